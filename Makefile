@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is made on first use: a machine with Python 3.11 or newer, pip and make is enough.
+# PYTHON=... chooses the interpreter.
+
+BIN = .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check bench fmt clean venv
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
+
+demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
+	@$(BIN)/shared-registry demo
+
+test: venv  ## run all tests; they start their own servers
+	$(BIN)/python -m pytest
+
+test-long: venv  ## the random tests against the model, for much longer
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/model
+
+check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.tools.lua_syntax
+
+bench: venv  ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+fmt: venv  ## format, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@PYTHON='$(PYTHON)' .ci/venv .venv
