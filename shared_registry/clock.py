@@ -1,0 +1,51 @@
+"""Local time: the monotonic clock that deadlines are kept on, replaceable in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """What the package asks of time. All values are seconds."""
+
+    def monotonic(self) -> float:
+        """Return a reading that never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that long; at once, but not before others had a turn, where it is not positive."""
+
+
+class SystemClock:
+    """The real one."""
+
+    def monotonic(self) -> float:
+        """Return the system's monotonic reading."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the running event loop."""
+        await asyncio.sleep(max(seconds, 0.0))
+
+
+async def finish_by(clock: Clock, deadline: float, work: Coroutine[Any, Any, T]) -> T:
+    """Await work until the deadline on that clock.
+
+    Raises:
+        TimeoutError: The deadline came first; the work was cancelled and has ended.
+    """
+    task = asyncio.ensure_future(work)
+    alarm = asyncio.ensure_future(clock.sleep(deadline - clock.monotonic()))
+    try:
+        await asyncio.wait((task, alarm), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise TimeoutError
+    finally:
+        alarm.cancel()
+        task.cancel()
+        await asyncio.gather(task, alarm, return_exceptions=True)

@@ -1,0 +1,78 @@
+"""Every Redis key of a namespace, spelled here and nowhere else.
+
+    sr:{<ns>}:meta             hash    schema, birth (id of this history), revision (id of the last event), epoch,
+                                       next_order, beat_at_ms, reap_after_ms, restored_revision
+    sr:{<ns>}:replicas         zset    url -> order
+    sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
+    sr:{<ns>}:replica:<url>    hash    spec, health, operator's word, load and revision of one replica
+    sr:{<ns>}:ready:primary    zset    url -> in_flight/weight: exactly the primaries that may take a session now
+    sr:{<ns>}:ready:secondary  zset    the same for the others
+    sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
+    sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch; expires with the lease
+    sr:{<ns>}:routers          zset    router key -> expires_at_ms
+    sr:{<ns>}:router:<key>     hash    how a router presents itself
+    sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' feed
+
+All carry the hash tag `{<ns>}`, so that one namespace lives in one slot of a Redis Cluster. `<url>` is canonical.
+"""
+
+from __future__ import annotations
+
+import re
+
+from shared_registry.errors import ConfigError
+
+NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Keys:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        """Spell the keys of a namespace.
+
+        Raises:
+            ConfigError: The namespace does not match `NAMESPACE_PATTERN`.
+        """
+        if not NAMESPACE_PATTERN.fullmatch(namespace):
+            raise ConfigError(
+                f"namespace: {namespace!r} must be 1 to 64 characters out of letters, digits, '_', '.' and '-'"
+            )
+        self.namespace = namespace
+        self.prefix = f"sr:{{{namespace}}}:"
+        self.meta = f"{self.prefix}meta"
+        self.replicas = f"{self.prefix}replicas"
+        self.removed = f"{self.prefix}removed"
+        self.replica_prefix = f"{self.prefix}replica:"
+        self.ready_primary = f"{self.prefix}ready:primary"
+        self.ready_secondary = f"{self.prefix}ready:secondary"
+        self.full = f"{self.prefix}full"
+        self.leader = f"{self.prefix}leader"
+        self.routers = f"{self.prefix}routers"
+        self.router_prefix = f"{self.prefix}router:"
+        self.events = f"{self.prefix}events"
+
+    def replica(self, url: str) -> str:
+        """Return the key of the replica with this canonical url."""
+        return self.replica_prefix + url
+
+    def router(self, key: str) -> str:
+        """Return the key of this router's record."""
+        return self.router_prefix + key
+
+    def expected_type(self, key: str) -> str | None:
+        """Return the Redis type that a key of this namespace must have; `None` for a key that is not the registry's."""
+        fixed = {
+            self.meta: "hash",
+            self.replicas: "zset",
+            self.removed: "zset",
+            self.ready_primary: "zset",
+            self.ready_secondary: "zset",
+            self.full: "set",
+            self.leader: "hash",
+            self.routers: "zset",
+            self.events: "stream",
+        }
+        if key.startswith((self.replica_prefix, self.router_prefix)):
+            return "hash"
+        return fixed.get(key)

@@ -1,0 +1,295 @@
+"""What the registry knows: endpoints, health, records and the live handles on them. Pure data, no I/O.
+
+Times are float seconds since the epoch on the Redis server's clock, `None` where it never happened.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from shared_registry.urls import canonical_url
+
+ORIGIN = "0-0"
+"""The revision before the first event of a history."""
+
+
+class ReplicaStatus(enum.Enum):
+    """What the probes say of a replica."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class AdminState(enum.Enum):
+    """What the operator says of a replica. Health never overrides it.
+
+    `DRAINING` takes no new session but is still probed; `DISABLED` is not probed either; `REMOVED` marks what is
+    left of a deregistered replica.
+    """
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+    REMOVED = "removed"
+
+
+class Source(enum.Enum):
+    """Who wrote a replica's spec: a config file at a router's start, or an operator or program on purpose."""
+
+    SEED = "seed"
+    EXPLICIT = "explicit"
+
+
+@dataclass
+class ReplicaEndpoint:
+    """One replica as configured. Validated where it enters the registry, not when built.
+
+    Attributes:
+        url: http(s) origin without a path.
+        name: A label for people; defaults to none.
+        primary: Primaries form the first tier; the others serve when no primary can.
+        weight: Relative share of the load, > 0.
+        capacity: The most sessions at once; 0 means unlimited.
+        order: Position in the list, lowest first; `None` appends.
+    """
+
+    url: str
+    name: str | None = None
+    primary: bool = False
+    weight: float = 1.0
+    capacity: int = 0
+    order: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaHealth:
+    """A replica's health at one moment."""
+
+    status: ReplicaStatus = ReplicaStatus.UNKNOWN
+    last_ok_at: float | None = None
+    last_failure_at: float | None = None
+    consecutive_failures: int = 0
+    consecutive_successes: int = 0
+    last_latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """All that Redis holds of one replica, at one moment.
+
+    Attributes:
+        key: The canonical url, the replica's name in Redis.
+        incarnation: Random, new at each registration after a removal: a late result for an earlier life of the
+            same url carries another one and is dropped.
+        in_flight: Sessions on it over all routers, when it was last read.
+        revision: Id of the event that last changed what routing depends on.
+    """
+
+    key: str
+    endpoint: ReplicaEndpoint
+    health: ReplicaHealth = ReplicaHealth()
+    incarnation: str = ""
+    source: Source = Source.SEED
+    registered_at: float | None = None
+    status_since: float | None = None
+    last_error: str = ""
+    admin: AdminState = AdminState.ACTIVE
+    admin_since: float | None = None
+    admin_reason: str = ""
+    in_flight: int = 0
+    revision: str = ORIGIN
+
+    @property
+    def is_selectable(self) -> bool:
+        """Healthy and active: `select()` may return it."""
+        return self.health.status is ReplicaStatus.HEALTHY and self.admin is AdminState.ACTIVE
+
+    @property
+    def is_probed(self) -> bool:
+        """The leader probes it: neither disabled nor removed."""
+        return self.admin in (AdminState.ACTIVE, AdminState.DRAINING)
+
+    def after_event(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Return what is known after an event that carries `record`; an event carries no load."""
+        if not is_later(record.revision, self.revision):
+            return self
+        return replace(record, in_flight=self.in_flight)
+
+    def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Return what is known after reading `record`, whose counters and load may be newer than its revision."""
+        return self if is_later(self.revision, record.revision) else record
+
+
+class Replica:
+    """A live handle on one replica: keep it, and read its attributes later for what is known then.
+
+    There is one handle per url. Its whole record is replaced at once, so readers never see half a change.
+    """
+
+    __slots__ = ("__weakref__", "record")
+
+    record: ReplicaRecord
+
+    def __init__(self, endpoint: ReplicaEndpoint, health: ReplicaHealth = ReplicaHealth()) -> None:
+        self.record = ReplicaRecord(canonical_url(endpoint.url), endpoint, health)
+
+    @classmethod
+    def of(cls, record: ReplicaRecord) -> Replica:
+        """Return a new handle on a record."""
+        replica = cls.__new__(cls)
+        replica.record = record
+        return replica
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.url} {self.health.status.value} {self.admin.value}>"
+
+    @property
+    def key(self) -> str:
+        """The canonical url."""
+        return self.record.key
+
+    @property
+    def endpoint(self) -> ReplicaEndpoint:
+        """The spec in force, which an operator may have changed since the config was read."""
+        return self.record.endpoint
+
+    @property
+    def health(self) -> ReplicaHealth:
+        """The health last heard of; an immutable snapshot."""
+        return self.record.health
+
+    @property
+    def admin(self) -> AdminState:
+        """The operator's word on it."""
+        return self.record.admin
+
+    @property
+    def url(self) -> str:
+        """The url as it was given, for display and for connecting."""
+        return self.record.endpoint.url
+
+    @property
+    def name(self) -> str | None:
+        """The label given to it."""
+        return self.record.endpoint.name
+
+    @property
+    def primary(self) -> bool:
+        """Whether it belongs to the first tier."""
+        return self.record.endpoint.primary
+
+    @property
+    def in_flight(self) -> int:
+        """Sessions on it over all routers, as of the last refresh."""
+        return self.record.in_flight
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether its status is healthy, whatever the operator says of it."""
+        return self.record.health.status is ReplicaStatus.HEALTHY
+
+
+class EventKind(enum.Enum):
+    """Every kind of change that the feed carries; `OTHER` for one that only a later version knows."""
+
+    OTHER = "other"
+
+    REPLICA_REGISTERED = "replica_registered"
+    REPLICA_UPDATED = "replica_updated"
+    REPLICA_DEREGISTERED = "replica_deregistered"
+    REPLICA_HEALTHY = "replica_healthy"
+    REPLICA_UNHEALTHY = "replica_unhealthy"
+    REPLICA_ADMIN = "replica_admin"
+    LEADER_ELECTED = "leader_elected"
+    LEADER_RESIGNED = "leader_resigned"
+    ROUTER_JOINED = "router_joined"
+    ROUTER_LEFT = "router_left"
+    ROUTER_EXPIRED = "router_expired"
+    VIEW_RESTORED = "view_restored"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change, in its place in the order of all changes.
+
+    Attributes:
+        id: The revision that the change made.
+        previous: The revision that it was made upon; another one than the reader's means a gap.
+        at: When, in seconds on the Redis server's clock.
+        router: Key of the router that did it or, for router events, that it is about.
+        epoch: The highest epoch at that moment.
+        by: Who asked for it, where somebody did.
+        reason: Why, in the words of whoever asked or of the failed probe.
+        record: The replica after the change, for replica events.
+    """
+
+    id: str
+    kind: EventKind
+    at: float
+    previous: str
+    router: str
+    epoch: int
+    by: str = ""
+    reason: str = ""
+    record: ReplicaRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as last heard of.
+
+    Attributes:
+        epoch: The fencing token: strictly larger at every election.
+        elected_at: Seconds on the Redis server's clock.
+    """
+
+    router: str
+    epoch: int
+    elected_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one probe of one replica found.
+
+    Attributes:
+        error: Why it failed, or `None` for a success.
+    """
+
+    key: str
+    incarnation: str
+    latency_ms: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """How many results in a row change a status."""
+
+    failure: int = 3
+    recovery: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInfo:
+    """How a router presents itself to operators."""
+
+    key: str
+    host: str
+    pid: int
+    version: str
+    started_at: float
+    url: str = ""
+    config_fingerprint: str = ""
+
+
+def is_later(revision: str, other: str) -> bool:
+    """Return whether a revision comes after another: stream ids compare by their two numbers, not as text."""
+    return _order(revision) > _order(other)
+
+
+def _order(revision: str) -> tuple[int, int]:
+    milliseconds, _, sequence = revision.partition("-")
+    return int(milliseconds), int(sequence or 0)

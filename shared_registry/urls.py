@@ -1,0 +1,112 @@
+"""Replica urls: what is accepted, and the canonical form under which a replica is known."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from shared_registry.errors import ConfigError
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_URL_LENGTH = 1024
+_EXAMPLE = "http://10.0.0.1:8000"
+_NETLOC = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port>[0-9]*))?")
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+def canonical_url(url: str, *, field: str = "url") -> str:
+    """Return the form of a replica's url that names it in Redis.
+
+    Scheme and host in lower case, default port and trailing slash dropped, addresses in their one standard
+    spelling, so that every spelling of one origin is one replica. Names are not looked up.
+
+    Args:
+        url: An http or https origin such as `http://10.0.0.1:8000`.
+        field: How the caller names the value in an error message.
+
+    Raises:
+        ConfigError: The url is no plain http(s) origin. The message never shows credentials or a query.
+    """
+    parts = _split(url, field)
+    _refuse_extras(url, parts, field)
+    netloc = _NETLOC.fullmatch(parts.netloc.lower())
+    if netloc is None:
+        raise ConfigError(f"{field}: {parts.netloc!r} is not host:port; IPv6 addresses go in brackets, without a zone")
+    host = _canonical_host(netloc["host"], field)
+    port = _port(netloc["port"], field)
+    suffix = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{host}{suffix}"
+
+
+def _split(url: str, field: str) -> SplitResult:
+    """Split after refusing what must not be shown or what `urlsplit` would silently drop."""
+    if not isinstance(url, str):
+        raise ConfigError(f"{field}: expected an http(s) url such as {_EXAMPLE}, got {type(url).__name__}")
+    if not url:
+        raise ConfigError(f"{field}: expected an http(s) url such as {_EXAMPLE}, got an empty text")
+    if len(url) > MAX_URL_LENGTH:
+        raise ConfigError(f"{field}: a url of {len(url)} characters; the limit is {MAX_URL_LENGTH}")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ConfigError(f"{field}: contains white space or control characters; remove them")
+    if "@" in url:
+        raise ConfigError(f"{field}: contains credentials; remove what stands before the '@', and the '@'")
+    if not url.isascii():
+        raise ConfigError(f"{field}: {url!r} is not plain ASCII; write international names in their xn-- form")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError(f"{field}: {_shown(url)} is not a url; expected something like {_EXAMPLE}") from None
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ConfigError(f"{field}: {_shown(url)} must start with http:// or https://")
+    if not parts.netloc:
+        raise ConfigError(f"{field}: {_shown(url)} has no host; expected something like {_EXAMPLE}")
+    return parts
+
+
+def _refuse_extras(url: str, parts: SplitResult, field: str) -> None:
+    if parts.path not in ("", "/"):
+        raise ConfigError(
+            f"{field}: {_shown(url)} must be given without a path; set health_check_path to choose what is probed"
+        )
+    if "?" in url or "#" in url:
+        raise ConfigError(f"{field}: {_shown(url)} must not carry a query/fragment; give scheme, host and port only")
+
+
+def _shown(url: str) -> str:
+    """Quote a url up to its query, which may carry a token."""
+    return repr(re.split("[?#]", url, maxsplit=1)[0])
+
+
+def _canonical_host(host: str, field: str) -> str:
+    if host.startswith("["):
+        return f"[{_canonical_ipv6(host[1:-1], field)}]"
+    if not _HOST.fullmatch(host):
+        raise ConfigError(f"{field}: {host!r} is not a host name; use letters, digits, '-', '_' and single dots")
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        # Resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1: a second spelling that would go unnoticed.
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ConfigError(f"{field}: {host!r} is not an IPv4 address; write four decimal numbers") from None
+    return host
+
+
+def _canonical_ipv6(text: str, field: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ConfigError(f"{field}: {text!r} is not an IPv6 address") from None
+    # str() of a mapped address differs between Python versions, and routers need not all run the same one.
+    return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)
+
+
+def _port(text: str | None, field: str) -> int | None:
+    if not text:
+        return None
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"{field}: {text} is not a valid port; use 1 to 65535")
+    return port

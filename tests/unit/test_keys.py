@@ -1,0 +1,76 @@
+"""How keys are spelled: other programs and redis-cli sessions rely on it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from redis.crc import key_slot
+
+from shared_registry import keys as keys_module
+from shared_registry.errors import ConfigError
+from shared_registry.keys import Keys
+
+SPELLED = {
+    "meta": ("sr:{a.B-1_}:meta", "hash"),
+    "replicas": ("sr:{a.B-1_}:replicas", "zset"),
+    "removed": ("sr:{a.B-1_}:removed", "zset"),
+    "ready_primary": ("sr:{a.B-1_}:ready:primary", "zset"),
+    "ready_secondary": ("sr:{a.B-1_}:ready:secondary", "zset"),
+    "full": ("sr:{a.B-1_}:full", "set"),
+    "leader": ("sr:{a.B-1_}:leader", "hash"),
+    "routers": ("sr:{a.B-1_}:routers", "zset"),
+    "events": ("sr:{a.B-1_}:events", "stream"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_key_is_spelled_and_typed_as_documented(name: str) -> None:
+    keys = Keys("a.B-1_")
+    spelled, kind = SPELLED[name]
+    assert getattr(keys, name) == spelled
+    assert keys.expected_type(spelled) == kind
+
+
+def test_no_key_is_left_out_above() -> None:
+    keys = Keys("a.B-1_")
+    named = {name for name in vars(keys) if not name.endswith("prefix")} - {"namespace"}
+    assert named == set(SPELLED)
+
+
+def test_replicas_and_routers_have_a_key_each() -> None:
+    keys = Keys("ns")
+    assert keys.replica("http://[::1]:80") == "sr:{ns}:replica:http://[::1]:80"
+    assert keys.router("a~1") == "sr:{ns}:router:a~1"
+    assert keys.replica("") == keys.replica_prefix
+    assert keys.router("") == keys.router_prefix
+    assert keys.expected_type(keys.replica("http://a")) == keys.expected_type(keys.router("a~1")) == "hash"
+
+
+@pytest.mark.parametrize("key", ["sr:{ns}:other", "sr:{ns}:", "sr:{other}:meta", "sr:{ns}:meta:x", "meta", ""])
+def test_what_is_not_a_key_of_the_registry_has_no_type(key: str) -> None:
+    assert Keys("ns").expected_type(key) is None
+
+
+def test_all_keys_of_a_namespace_live_in_one_slot() -> None:
+    keys = Keys("default")
+    spelled = [*(getattr(keys, name) for name in SPELLED), keys.replica("http://{a}b"), keys.router("{x}~1")]
+    assert {key_slot(key.encode()) for key in spelled} == {key_slot(b"default")}
+
+
+def test_the_map_of_the_keyspace_is_complete() -> None:
+    documented = dict(re.findall(r"^ {4}sr:\{<ns>\}:(\S+)\s+(\w+) ", keys_module.__doc__ or "", re.MULTILINE))
+    prefix = "sr:{a.B-1_}:"
+    wanted = {spelled.removeprefix(prefix): kind for spelled, kind in SPELLED.values()}
+    assert documented == wanted | {"replica:<url>": "hash", "router:<key>": "hash"}
+
+
+@pytest.mark.parametrize("namespace", ["a", "default", "llama-3.1_70B", "x" * 64, "-", "0"])
+def test_a_namespace_of_letters_digits_and_some_marks_is_accepted(namespace: str) -> None:
+    assert Keys(namespace).prefix == f"sr:{{{namespace}}}:"
+
+
+@pytest.mark.parametrize("namespace", ["", "x" * 65, "a b", "a:b", "{a}", "a*", "ü", "a\n", "a/b"])
+def test_other_namespaces_are_refused(namespace: str) -> None:
+    with pytest.raises(ConfigError, match="namespace"):
+        Keys(namespace)
