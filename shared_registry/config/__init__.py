@@ -1,0 +1,19 @@
+"""Settings: what each means, what fits together, and where the values come from."""
+
+from shared_registry.config.problems import InvalidSettings, Problem
+from shared_registry.config.settings import SHARED_SETTINGS, RouterConfig, validate_endpoint
+from shared_registry.config.sources import LoadedConfig, Origin, OriginKind, from_env, load_config, load_yaml
+
+__all__ = [
+    "SHARED_SETTINGS",
+    "InvalidSettings",
+    "LoadedConfig",
+    "Origin",
+    "OriginKind",
+    "Problem",
+    "RouterConfig",
+    "from_env",
+    "load_config",
+    "load_yaml",
+    "validate_endpoint",
+]

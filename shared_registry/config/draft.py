@@ -1,0 +1,143 @@
+"""Settings on their way into a `RouterConfig`: raw values, where each was read, and what is wrong so far."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from shared_registry.config.problems import InvalidSettings, Problem
+from shared_registry.config.settings import RouterConfig
+from shared_registry.model import ReplicaEndpoint
+
+
+class OriginKind(enum.Enum):
+    """Where a setting can come from, weakest first."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting's value was read.
+
+    Attributes:
+        place: The key and file or the variable, in words for people.
+    """
+
+    kind: OriginKind
+    place: str = ""
+
+    def __str__(self) -> str:
+        return self.place or f"the {self.kind.value}"
+
+
+@dataclass
+class Draft:
+    """What one source, or several in turn, say; `build()` makes a config of it."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def put(self, name: str, value: object, origin: Origin) -> None:
+        """Set a value in the spelling of its source; see `read_as`."""
+        self.values[name] = read_as(SETTING_KINDS[name], value)
+        self.origins[name] = origin
+
+    def update(self, stronger: Draft) -> None:
+        """Take over what a stronger source says."""
+        self.values |= stronger.values
+        self.origins |= stronger.origins
+        self.problems += stronger.problems
+
+    def build(self) -> RouterConfig:
+        """Return the config, or list everything that is wrong, with where each value was read.
+
+        Raises:
+            ConfigError: Anything is wrong.
+        """
+        problems = self.problems
+        config = None
+        try:
+            config = RouterConfig(**typing.cast("dict[str, Any]", self.values))
+        except InvalidSettings as error:
+            problems = problems + [self._located(problem) for problem in error.problems]
+        if problems or config is None:
+            raise InvalidSettings(problems)
+        return config
+
+    def _located(self, problem: Problem) -> Problem:
+        places = [str(self.origins[name]) for name in problem.fields if name in self.origins]
+        return Problem(problem.text, problem.fields, " and ".join(dict.fromkeys(places)))
+
+
+def _kinds(settings: type) -> dict[str, type]:
+    """Return the plain type of each field, `None` left out of unions."""
+    hints = typing.get_type_hints(settings)
+    kinds = {}
+    for item in fields(settings):
+        hint = hints[item.name]
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+        kinds[item.name] = typing.get_origin(hint) or hint
+    return kinds
+
+
+SETTING_KINDS = _kinds(RouterConfig)
+ENDPOINT_KINDS = _kinds(ReplicaEndpoint)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def read_as(kind: type, value: object) -> object:
+    """Read a value from a file or variable, where types get lost, as the kind that a setting is.
+
+    What is no spelling of that kind stays as it is, for the config's own checks to refuse.
+    """
+    return _READERS[kind](value) if kind in _READERS else value
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _flag(value: object) -> object:
+    return _FLAGS.get(str(value).strip().lower(), value) if isinstance(value, str | int) else value
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else value
+
+
+def _number(value: object) -> object:
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value
+
+
+def _mapping(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+_READERS: Mapping[type, Callable[[object], object]] = {
+    str: _text,
+    bool: _flag,
+    int: _whole,
+    float: _number,
+    dict: _mapping,
+}

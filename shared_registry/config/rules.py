@@ -1,0 +1,184 @@
+"""What a single setting may be: the types that the config's fields have, and the checks behind them."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from pydantic import Field, PlainValidator
+
+from shared_registry.config.problems import InvalidSettings, Problem, shorten
+from shared_registry.errors import ConfigError
+from shared_registry.keys import NAMESPACE_PATTERN
+from shared_registry.model import ReplicaEndpoint
+from shared_registry.redis_urls import check_redis_url
+from shared_registry.urls import canonical_url
+
+JsonScalar = str | int | float | bool
+"""What `health_check_expect` may ask for."""
+
+MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
+"""Beyond these, in_flight/weight and shares of a ring lose their meaning in doubles."""
+MAX_INTEGER = 2**53
+"""The largest whole number that Lua and sorted sets keep exactly."""
+MAX_NAME_LENGTH = 200
+
+_ROUTER_ID = re.compile(r"[^\s~/]{1,64}")
+_MISSING = object()
+
+
+def default_router_id() -> str:
+    """Return this host's name as a router id."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", socket.gethostname())[:64].strip("-.") or "router"
+
+
+def check_namespace(value: object) -> str:
+    """Return a namespace fit to stand between the braces of a hash tag."""
+    if isinstance(value, str) and NAMESPACE_PATTERN.fullmatch(value):
+        return value
+    raise ConfigError(f"namespace: {shorten(value)} is not usable; write 1 to 64 of A-Z a-z 0-9 '_' '.' '-'")
+
+
+def check_router_id(value: object) -> str:
+    """Return a router id, derived from the host's name where there is none."""
+    if value is None:
+        return default_router_id()
+    if isinstance(value, str) and _ROUTER_ID.fullmatch(value) and value.isprintable():
+        return value
+    raise ConfigError(f"router_id: {shorten(value)} is not usable; write 1 to 64 characters without '~', '/' or spaces")
+
+
+def check_host(value: object) -> str:
+    """Return an address or name to bind to."""
+    if isinstance(value, str) and re.fullmatch(r"\S+", value) and value.isprintable():
+        return value
+    raise ConfigError(f"host: {shorten(value)} is no address; write one such as 0.0.0.0 (every interface) or 127.0.0.1")
+
+
+def check_health_path(value: object) -> str:
+    """Return what follows a replica's url in a probe."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ConfigError(f"health_check_path: {shorten(value)} must start with '/', such as /health")
+    if not re.fullmatch(r"[!-~]+", value) or "#" in value:
+        raise ConfigError(
+            f"health_check_path: {shorten(value)} has white space, '#' or non-ASCII characters; percent-encode them"
+        )
+    return value
+
+
+def check_expect(value: object) -> dict[str, JsonScalar]:
+    """Return what a probe's JSON body must hold; `None` and an empty mapping ask for nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"health_check_expect: must be a mapping such as {{'status': 'ready'}}, got {shorten(value)}")
+    for key, wanted in value.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"health_check_expect: its keys must be text, got {shorten(key)}; quote it")
+        if not isinstance(wanted, JsonScalar) or (isinstance(wanted, float) and not math.isfinite(wanted)):
+            place = f"health_check_expect[{shorten(key)}]"
+            raise ConfigError(f"{place}: must be text, a finite number or true/false, got {shorten(wanted)}")
+    return dict(value)
+
+
+def check_replicas(value: object) -> list[ReplicaEndpoint]:
+    """Return checked copies of the endpoints; two with the same origin are refused."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ConfigError(f"replicas: must be a list of ReplicaEndpoint, got {type(value).__name__}")
+    checked: list[ReplicaEndpoint] = []
+    problems: list[Problem] = []
+    first_seen: dict[str, int] = {}
+    for index, endpoint in enumerate(value):
+        try:
+            checked.append(validate_endpoint(endpoint, f"replicas[{index}]"))
+        except InvalidSettings as error:
+            problems += error.problems
+            continue
+        key = canonical_url(checked[-1].url)
+        earlier = first_seen.setdefault(key, index)
+        if earlier != index:
+            problems.append(
+                Problem(f"replicas[{index}].url: Duplicate of replicas[{earlier}] ({key}); list each replica once")
+            )
+    if problems:
+        raise InvalidSettings(problems)
+    return checked
+
+
+def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpoint:
+    """Return a checked copy of an endpoint.
+
+    Args:
+        endpoint: A `ReplicaEndpoint` or any object with its attributes; all but `url` may be missing.
+        field: How the caller names it in an error message, such as `replicas[3]`.
+
+    Raises:
+        ConfigError: Something about it is wrong; the message lists everything that is.
+    """
+    if isinstance(endpoint, type) or not hasattr(endpoint, "url"):
+        text = f"must have a url, as ReplicaEndpoint('http://host:port') has; got {type(endpoint).__name__}"
+        raise InvalidSettings([Problem(f"{field}: {text}")])
+    problems: list[Problem] = []
+    copy = ReplicaEndpoint(endpoint.url)
+    try:
+        canonical_url(copy.url, field=f"{field}.url")
+    except ConfigError as error:
+        problems.append(Problem(str(error)))
+    for name, (is_right, remedy) in _ENDPOINT_RULES.items():
+        value = getattr(endpoint, name, _MISSING)
+        if value is _MISSING:
+            continue
+        if not is_right(value):
+            problems.append(Problem(f"{field}.{name}: {remedy}, got {shorten(value)}"))
+        setattr(copy, name, value)
+    if problems:
+        raise InvalidSettings(problems)
+    copy.name = copy.name or None
+    copy.weight = float(copy.weight)
+    return copy
+
+
+def _is_name(value: object) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= MAX_NAME_LENGTH and value.isprintable())
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and MIN_WEIGHT <= value <= MAX_WEIGHT
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
+
+
+def _is_order(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
+_ENDPOINT_RULES = {
+    "name": (_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
+    "primary": (_is_flag, "must be True or False"),
+    "weight": (_is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"),
+    "capacity": (_is_count, "must be a whole number of sessions; 0 means unlimited"),
+    "order": (_is_order, "must be a whole number from 0, or None to append"),
+}
+
+Seconds = Annotated[float, Field(gt=0)]
+Period = Annotated[float, Field(ge=0.01, le=3600)]
+"""Of a loop of our own: faster only burns CPU, slower is an outage."""
+Expiry = Annotated[float, Field(ge=0.1, le=3600)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, PlainValidator(check_host)]
+Replicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
+HealthPath = Annotated[str, PlainValidator(check_health_path)]
+Expectations = Annotated[dict[str, JsonScalar], PlainValidator(check_expect)]
+RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
+Namespace = Annotated[str, PlainValidator(check_namespace)]
+RouterId = Annotated[str, PlainValidator(check_router_id)]

@@ -1,0 +1,158 @@
+"""Reads settings from a YAML (or JSON) file.
+
+    router:
+      host, port, namespace, redis_url, router_id, lease_seconds, ...    all settings but those below, by their names
+      replicas: [{url, name, primary, weight, capacity, order}]          or just the url
+      health_check: {path, interval_seconds, timeout_seconds, failure_threshold, recovery_threshold, expect,
+                     fast_interval_seconds, probe_concurrency}
+
+Other top-level blocks belong to others. A key without a value counts as absent. Unknown keys are named in a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_as
+from shared_registry.config.problems import Problem, nearest
+from shared_registry.config.settings import RouterConfig
+from shared_registry.errors import ConfigError
+from shared_registry.model import ReplicaEndpoint
+
+logger = logging.getLogger(__name__)
+
+HEALTH_CHECK_KEYS = {
+    "path": "health_check_path",
+    "interval_seconds": "health_check_interval_seconds",
+    "timeout_seconds": "health_check_timeout_seconds",
+    "failure_threshold": "failure_threshold",
+    "recovery_threshold": "recovery_threshold",
+    "expect": "health_check_expect",
+    "fast_interval_seconds": "fast_interval_seconds",
+    "probe_concurrency": "probe_concurrency",
+}
+"""Keys of the `health_check` block, and the settings that they are."""
+
+ROUTER_KEYS = tuple(item.name for item in fields(RouterConfig) if item.name not in HEALTH_CHECK_KEYS.values())
+"""Settings that stand in the `router` block under their own names."""
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Draft:
+    """Read the `router` block of a file.
+
+    Raises:
+        ConfigError: There is no such file, no such block, or it is no YAML. Wrong values are listed in the draft.
+    """
+    name = os.fspath(path)
+    return _Reader(name).read(_router_block(name, _parse(name)))
+
+
+def _parse(name: str) -> object:
+    try:
+        return yaml.safe_load(Path(name).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except yaml.MarkedYAMLError as error:
+        # str(error) would quote the line, which may hold a password.
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{name}: not YAML: {place}{error.problem}; correct the syntax there") from None
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"{name}: not text: {error.reason} at {error.position}; save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: not usable YAML ({type(error).__name__}); simplify or quote its values") from None
+
+
+def _router_block(name: str, document: object) -> Mapping[object, object]:
+    if document is None:
+        raise ConfigError(f"{name}: is empty; write a router: block, or `router: {{}}` for the defaults")
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{name}: must be a mapping with a router: block, not {_kind(document)}")
+    if "router" not in document:
+        guess = nearest("router", map(str, document))
+        hint = f"did you mean {guess}: to be router:?" if guess else "add one, or `router: {}` for the defaults"
+        raise ConfigError(f"{name}: has no router: block; {hint}")
+    router = document["router"]
+    if not isinstance(router, Mapping):
+        raise ConfigError(
+            f"{name}: router: must be a mapping, not {_kind(router)}; write `router: {{}}` for the defaults"
+        )
+    return router
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+class _Reader:
+    """Reads one file's blocks into a draft."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._draft = Draft()
+
+    def read(self, router: Mapping[object, object]) -> Draft:
+        blocks = dict(router)
+        health_check = blocks.pop("health_check", None)
+        replicas = blocks.pop("replicas", None)
+        self._settings("router", blocks, {key: key for key in ROUTER_KEYS}, also=("health_check",))
+        if isinstance(health_check, Mapping):
+            self._settings("router.health_check", health_check, HEALTH_CHECK_KEYS)
+        elif health_check is not None:
+            text = f"{self._name}: router.health_check: must be a mapping such as {{path: /health}}"
+            self._draft.problems.append(Problem(f"{text}, not {_kind(health_check)}"))
+        if replicas is not None:
+            self._draft.put("replicas", self._endpoints(replicas), self._origin("router.replicas"))
+        return self._draft
+
+    def _settings(
+        self, block: str, items: Mapping[object, object], keys: Mapping[str, str], also: tuple[str, ...] = ()
+    ) -> None:
+        for key, value in items.items():
+            setting = keys.get(str(key))
+            if setting is None:
+                self._warn(block, str(key), [*keys, *also])
+            elif value is not None:
+                self._draft.put(setting, value, self._origin(f"{block}.{key}"))
+
+    def _endpoints(self, items: object) -> object:
+        """Make endpoints of what can be one; the rest stays as it is, to be refused under its place in the list."""
+        if not isinstance(items, list):
+            return items
+        return [self._endpoint(f"router.replicas[{index}]", item) for index, item in enumerate(items)]
+
+    def _endpoint(self, block: str, item: object) -> object:
+        if isinstance(item, str):
+            return ReplicaEndpoint(item)
+        if not isinstance(item, Mapping):
+            return item
+        values: dict[str, Any] = {"url": ""}
+        for key, value in item.items():
+            kind = ENDPOINT_KINDS.get(str(key))
+            if kind is None:
+                self._warn(block, str(key), ENDPOINT_KINDS)
+            elif value is not None:
+                values[str(key)] = read_as(kind, value)
+        return ReplicaEndpoint(**values)
+
+    def _origin(self, key: str) -> Origin:
+        return Origin(OriginKind.FILE, f"{key} in {self._name}")
+
+    def _warn(self, block: str, key: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        guess = _HOMES.get(key) or nearest(key, known)
+        hint = f"did you mean {guess}?" if guess else f"known keys: {', '.join(known)}"
+        logger.warning("%s: unknown key %r in %s is ignored; %s", self._name, key, block, hint)
+
+
+_HOMES = {key: f"router.{key}" for key in ROUTER_KEYS} | {
+    spelling: f"router.health_check.{key}" for key, setting in HEALTH_CHECK_KEYS.items() for spelling in (key, setting)
+}
+"""Where a key belongs that stands in the wrong block."""

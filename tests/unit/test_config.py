@@ -1,0 +1,476 @@
+"""The settings: defaults, what is refused and in which words, which do not fit together, and what is shown of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+import textwrap
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared_registry.config import SHARED_SETTINGS, InvalidSettings, RouterConfig, validate_endpoint
+from shared_registry.errors import ConfigError, RegistryError
+from shared_registry.model import ReplicaEndpoint
+
+INF, NAN = math.inf, math.nan
+A, B = "http://a:8000", "http://b:8000"
+
+THE_ORIGINALS: dict[str, Any] = {
+    "host": "0.0.0.0",
+    "port": 9000,
+    "replicas": [],
+    "health_check_path": "/health",
+    "health_check_interval_seconds": 5.0,
+    "health_check_timeout_seconds": 2.0,
+    "failure_threshold": 3,
+    "recovery_threshold": 2,
+}
+OURS: dict[str, Any] = {
+    "health_check_expect": {},
+    "redis_url": "redis://127.0.0.1:6379/0",
+    "namespace": "default",
+    "router_id": None,
+    "lease_seconds": 3.0,
+    "renew_interval_seconds": 1.0,
+    "heartbeat_seconds": 1.0,
+    "router_expiry_seconds": 5.0,
+    "fast_interval_seconds": 1.0,
+    "probe_concurrency": 256,
+    "refresh_seconds": 1.0,
+    "max_staleness_seconds": None,
+    "redis_timeout_seconds": 1.0,
+}
+LOCAL_SETTINGS = {
+    "host",
+    "port",
+    "replicas",
+    "redis_url",
+    "namespace",
+    "router_id",
+    "probe_concurrency",
+    "refresh_seconds",
+    "max_staleness_seconds",
+    "redis_timeout_seconds",
+}
+NAMES = [*THE_ORIGINALS, *OURS]
+
+
+def config(**settings: Any) -> RouterConfig:
+    return RouterConfig(**settings)
+
+
+def refusal(settings: Mapping[str, Any]) -> str:
+    with pytest.raises(InvalidSettings) as caught:
+        config(**settings)
+    return str(caught.value)
+
+
+def test_the_originals_settings_come_first_in_their_order_with_their_defaults() -> None:
+    assert [field.name for field in dataclasses.fields(RouterConfig)] == NAMES
+    assert {name: getattr(RouterConfig(), name) for name in THE_ORIGINALS} == THE_ORIGINALS
+    assert config(*()) == RouterConfig(*THE_ORIGINALS.values())
+
+
+def test_our_defaults() -> None:
+    default = RouterConfig()
+    assert {name: getattr(default, name) for name in OURS} == {**OURS, "router_id": default.router_id}
+    assert default.router_id
+
+
+@pytest.mark.parametrize(
+    ("host_name", "router_id"),
+    [
+        ("gpu-1.example.com", "gpu-1.example.com"),
+        ("my host/a~b", "my-host-a-b"),
+        ("x" * 80, "x" * 64),
+        ("bücher", "b-cher"),
+        ("~", "router"),
+        ("", "router"),
+    ],
+)
+def test_router_id_is_derived_from_the_host_name(
+    monkeypatch: pytest.MonkeyPatch, host_name: str, router_id: str
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host_name)
+    assert config().router_id == config(router_id=None).router_id == router_id
+
+
+def test_plain_constructors_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARED_REGISTRY_PORT", "1")
+    assert RouterConfig().port == RouterConfig.adopt(SimpleNamespace(host="h")).port == 9000
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"port": 0},
+        {"port": 65535},
+        {"host": "::"},
+        {"health_check_interval_seconds": 1},
+        {"health_check_interval_seconds": 0.001},
+        {"health_check_interval_seconds": 1e6},
+        {"health_check_timeout_seconds": 60.0, "health_check_interval_seconds": 1.0},
+        {"failure_threshold": 1, "recovery_threshold": 1},
+        {"health_check_path": "/"},
+        {"health_check_path": "/ready?full=1&x=%20"},
+        {"health_check_expect": {"status": "ready", "n": 1, "x": 0.5, "ok": True}},
+        {"health_check_expect": None},
+        {"namespace": "A.b_c-9"},
+        {"namespace": "x" * 64},
+        {"router_id": "host:9000"},
+        {"router_id": "x" * 64},
+        {"lease_seconds": 0.3, "renew_interval_seconds": 0.1},
+        {"lease_seconds": 2.5, "renew_interval_seconds": 1.2},
+        {"max_staleness_seconds": 2},
+        {"max_staleness_seconds": 1.0, "refresh_seconds": 0.5},
+        {"replicas": (ReplicaEndpoint(A), ReplicaEndpoint(B, primary=True), ReplicaEndpoint("http://c", primary=True))},
+    ],
+)
+def test_accepted(settings: dict[str, Any]) -> None:
+    made = config(**settings)
+    for name, value in settings.items():
+        assert getattr(made, name) == (list(value) if name == "replicas" else value or type(getattr(made, name))())
+
+
+SECONDS = [name for name in NAMES if name.endswith("_seconds")]
+WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency"]
+WORDS = ["host", "health_check_path", "namespace", "redis_url"]
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, NAN, INF, -INF, "5", True, b"1", [], 10**400])
+def test_durations_are_positive_finite_numbers(name: str, value: object) -> None:
+    assert refusal({name: value}).startswith(f"{name}: must be ")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [-1, 1.5, 3.0, "3", True, NAN, None])
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    assert refusal({name: value}).startswith(f"{name}: must be ")
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("value", [None, 3, True, b"x", ["x"], "", " ", "a b", "a\n", "a\x00", "\u2028"])
+def test_words_are_clean_text(name: str, value: object) -> None:
+    assert refusal({name: value}).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"port": 65536}, "port: must be at most 65535, got 65536; the default is 9000"),
+        ({"failure_threshold": 0}, "failure_threshold: must be at least 1, got 0; the default is 3"),
+        ({"recovery_threshold": 0}, "recovery_threshold: must be at least 1, got 0"),
+        ({"probe_concurrency": 0}, "probe_concurrency: must be at least 1"),
+        ({"health_check_interval_seconds": 0.0}, "must be greater than 0, got 0.0; the default is 5.0"),
+        ({"health_check_timeout_seconds": "2s"}, "must be a number, got '2s'; the default is 2.0"),
+        ({"lease_seconds": 1e9}, "lease_seconds: must be at most 3600"),
+        ({"lease_seconds": 0.01, "renew_interval_seconds": 0.01}, "lease_seconds: must be at least 0.1"),
+        ({"refresh_seconds": 0.001}, "refresh_seconds: must be at least 0.01"),
+        ({"health_check_path": "health"}, "health_check_path: 'health' must start with '/'"),
+        ({"health_check_path": "/a b"}, "percent-encode"),
+        ({"health_check_path": "/a#b"}, "percent-encode"),
+        ({"health_check_path": "/ä"}, "percent-encode"),
+        ({"health_check_path": "/a\r\nHost: x"}, "percent-encode"),
+        ({"namespace": "a{b}"}, "namespace: 'a{b}' is not usable; write 1 to 64"),
+        ({"namespace": "x" * 65}, "namespace: "),
+        ({"namespace": "a\n"}, "namespace: "),
+        ({"router_id": "a~b"}, "router_id: 'a~b' is not usable"),
+        ({"router_id": "a/b"}, "router_id: "),
+        ({"router_id": "a b"}, "router_id: "),
+        ({"router_id": "a\n"}, "router_id: "),
+        ({"router_id": "a\x00"}, "router_id: "),
+        ({"router_id": ""}, "router_id: "),
+        ({"router_id": "x" * 65}, "router_id: "),
+        ({"router_id": 7}, "router_id: 7 is not usable"),
+        ({"redis_url": "http://h"}, "redis_url: its scheme is not one of redis, rediss, unix"),
+        ({"health_check_expect": "ready"}, "health_check_expect: must be a mapping"),
+        ({"health_check_expect": {1: "x"}}, "health_check_expect: its keys must be text, got 1; quote it"),
+        ({"health_check_expect": {"a": None}}, "health_check_expect['a']: must be text, a finite number or true/false"),
+        ({"health_check_expect": {"a": [1]}}, "health_check_expect['a']"),
+        ({"health_check_expect": {"a": NAN}}, "health_check_expect['a']"),
+        ({"health_check_expect": {"a": -INF}}, "health_check_expect['a']"),
+        (
+            {"renew_interval_seconds": 1.5},
+            "renew_interval_seconds: must be below half of lease_seconds (3), got 1.5; use",
+        ),
+        (
+            {"lease_seconds": 2},
+            "renew_interval_seconds: must be below half of lease_seconds (2), got 1; use about 0.667",
+        ),
+        ({"heartbeat_seconds": 2.5}, "heartbeat_seconds: must be below half of router_expiry_seconds (5), got 2.5"),
+        ({"router_expiry_seconds": 2.0}, "heartbeat_seconds: must be below half of router_expiry_seconds (2), got 1"),
+        ({"max_staleness_seconds": 1.9}, "max_staleness_seconds: must be at least twice refresh_seconds (1), got 1.9"),
+        (
+            {"refresh_seconds": 5.0, "max_staleness_seconds": 4.0},
+            "max_staleness_seconds: must be at least twice refresh_seconds",
+        ),
+        ({"prot": 1}, "prot: no such setting; did you mean port?"),
+        ({"zzz": 1}, "zzz: no such setting; remove it"),
+    ],
+)
+def test_refused_in_words_that_name_field_value_and_remedy(settings: dict[str, Any], message: str) -> None:
+    assert message in refusal(settings)
+
+
+def test_the_error_is_a_registry_error_and_a_value_error() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(port=-1)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, RegistryError)
+    assert caught.value.__suppress_context__  # pydantic's own error would show the values
+    assert caught.value.__cause__ is None
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_one_message_lists_everything_that_is_wrong_across_fields_too() -> None:
+    message = refusal(
+        {
+            "port": -1,
+            "lease_seconds": 1.0,
+            "router_expiry_seconds": 1.0,
+            "max_staleness_seconds": 0.1,
+            "replicas": [
+                ReplicaEndpoint("ftp://a"),
+                ReplicaEndpoint(B, weight=0, capacity=-1),
+                ReplicaEndpoint(B + "/x"),
+            ],
+            "unheard_of": 1,
+        }
+    )
+    lines = message.splitlines()
+    assert lines[0] == "9 settings are wrong:"
+    assert [line.removeprefix("  - ").partition(":")[0] for line in lines[1:]] == [
+        "port",
+        "replicas[0].url",
+        "replicas[1].weight",
+        "replicas[1].capacity",
+        "replicas[2].url",
+        "renew_interval_seconds",
+        "heartbeat_seconds",
+        "max_staleness_seconds",
+        "unheard_of",
+    ]
+
+
+def test_a_field_that_is_wrong_itself_is_not_held_against_its_neighbour() -> None:
+    assert refusal({"lease_seconds": NAN}).count("\n") == 0
+
+
+def test_too_many_positional_values_are_one_problem() -> None:
+    values: list[Any] = [getattr(RouterConfig(), name) for name in NAMES]
+    with pytest.raises(ConfigError) as caught:
+        RouterConfig(*[*values, 1, 2, 3])
+    assert str(caught.value) == "too many values: there are 21 settings; give them by name"
+
+
+def test_messages_stay_short_whatever_the_value() -> None:
+    nested: list[object] = []
+    for _ in range(60):
+        nested = [nested, nested]
+    for value in ("x" * 10**6, nested, {"a": ["b" * 10**6]}, {"a" * 10**6: None}, 10**5000):
+        for name in ("port", "namespace", "health_check_path", "health_check_expect", "lease_seconds"):
+            assert len(refusal({name: value})) < 400
+
+
+# --- replicas -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("replicas", "message"),
+    [
+        ([ReplicaEndpoint(f"{A}/v1")], "replicas[0].url: 'http://a:8000/v1' must be given without a path"),
+        ([ReplicaEndpoint(f"{A}?x=1")], "query/fragment"),
+        ([ReplicaEndpoint(A), ReplicaEndpoint(A)], "replicas[1].url: Duplicate of replicas[0] (http://a:8000); list"),
+        (
+            [ReplicaEndpoint("HTTP://A:80/"), ReplicaEndpoint(B), ReplicaEndpoint("http://a")],
+            "replicas[2].url: Duplicate",
+        ),
+        ([ReplicaEndpoint("http://u:secret@a")], "replicas[0].url: contains credentials"),
+        ([A], "replicas[0]: must have a url"),
+        ([None], "replicas[0]: must have a url"),
+        ([ReplicaEndpoint], "replicas[0]: must have a url"),
+        ([type("Endpoint", (), {"url": A})], "replicas[0]: must have a url"),
+        (A, "replicas: must be a list of ReplicaEndpoint, got str"),
+        (None, "replicas: must be a list of ReplicaEndpoint, got NoneType"),
+        ({"url": "http://u:secret@a"}, "replicas: must be a list of ReplicaEndpoint, got dict"),
+        (
+            [{"url": "http://u:secret@a"}],
+            "replicas[0]: must have a url, as ReplicaEndpoint('http://host:port') has; got dict",
+        ),
+    ],
+)
+def test_replicas_refused(replicas: object, message: str) -> None:
+    text = refusal({"replicas": replicas})
+    assert message in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("url", value) for value in ("", None, 8000, "a:8000")],
+        *[("name", value) for value in (3, b"x", "a\nb", "\x1b[31m", "x" * 201)],
+        *[("primary", value) for value in ("false", 0, 1, None)],
+        *[("weight", value) for value in (0, -1, 0.0, NAN, INF, -INF, "1", True, None, 1e-300, 1e300, 10**400)],
+        *[("capacity", value) for value in (-1, 1.0, "1", True, None, NAN, 2**53 + 1)],
+        *[("order", value) for value in (-1, 1.0, "1", False, 2**53 + 1)],
+    ],
+)
+def test_endpoint_fields_refused(field: str, value: Any) -> None:
+    endpoint = ReplicaEndpoint(**{"url": A, field: value})
+    with pytest.raises(ConfigError) as caught:
+        validate_endpoint(endpoint, f"replicas[{7}]")
+    assert str(caught.value).startswith(f"replicas[7].{field}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_endpoint_is_copied_and_keeps_its_spelling() -> None:
+    given = ReplicaEndpoint("HTTP://A:80/", name="", primary=True, weight=2, capacity=3, order=0)
+    checked = validate_endpoint(given)
+    assert checked == ReplicaEndpoint("HTTP://A:80/", name=None, primary=True, weight=2.0, capacity=3, order=0)
+    assert checked is not given
+    assert isinstance(checked.weight, float)
+
+
+def test_foreign_endpoints_are_taken_by_their_attributes() -> None:
+    foreign = SimpleNamespace(url=A, name="one", primary=True, weight=2.0, zone="x")
+    assert validate_endpoint(foreign) == ReplicaEndpoint(A, "one", primary=True, weight=2.0)
+    assert validate_endpoint(SimpleNamespace(url=A)) == ReplicaEndpoint(A)
+
+
+def test_what_the_caller_passed_stays_the_callers() -> None:
+    replicas, expect = [ReplicaEndpoint(A)], {"status": "ready"}
+    made = config(replicas=replicas, health_check_expect=expect)
+    replicas[0].weight, expect["status"] = -1.0, "no"
+    replicas.clear()
+    assert made.replicas == [ReplicaEndpoint(A)]
+    assert made.health_check_expect == {"status": "ready"}
+
+
+# --- adopting, replacing, showing -----------------------------------------------------------------------------------
+
+
+def test_adopts_any_object_with_the_originals_attributes() -> None:
+    class Foreign:
+        host, port = "127.0.0.1", 9100
+        health_check_interval_seconds, health_check_timeout_seconds = 1, 0.5
+        failure_threshold = 5
+        unheard_of = object()
+
+        @property
+        def replicas(self) -> list[object]:
+            return [SimpleNamespace(url=A, name=None, primary=True, weight=1)]
+
+    assert RouterConfig.adopt(Foreign()) == RouterConfig(
+        host="127.0.0.1",
+        port=9100,
+        replicas=[ReplicaEndpoint(A, primary=True)],
+        health_check_interval_seconds=1.0,
+        health_check_timeout_seconds=0.5,
+        failure_threshold=5,
+    )
+
+
+def test_adopting_ours_returns_it_and_a_wrong_one_is_refused() -> None:
+    ours = RouterConfig(port=1)
+    assert RouterConfig.adopt(ours) is ours
+    with pytest.raises(ConfigError, match="failure_threshold: must be at least 1"):
+        RouterConfig.adopt(SimpleNamespace(failure_threshold=0))
+
+
+@pytest.mark.parametrize("source", [None, {"host": "h"}, "router.yaml", RouterConfig, object()])
+def test_what_is_no_config_is_not_adopted(source: object) -> None:
+    with pytest.raises(ConfigError, match="has no setting such as host or replicas; pass a RouterConfig"):
+        RouterConfig.adopt(source)
+
+
+def test_replace_checks_again_and_nothing_changes_in_place() -> None:
+    base = config(port=1, replicas=[ReplicaEndpoint(A)])
+    assert dataclasses.replace(base, port=2) == config(port=2, replicas=[ReplicaEndpoint(A)])
+    with pytest.raises(ConfigError, match="renew_interval_seconds"):
+        dataclasses.replace(base, lease_seconds=1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        base.port = 3  # type: ignore[misc]
+    assert copy.deepcopy(base) == pickle.loads(pickle.dumps(base)) == base
+
+
+@pytest.mark.parametrize(("interval", "effective"), [(5.0, 1.0), (1.0, 1.0), (0.5, 0.5)])
+def test_the_fast_interval_is_never_more_than_the_ordinary_one(interval: float, effective: float) -> None:
+    made = config(health_check_interval_seconds=interval)
+    assert made.fast_interval_seconds == 1.0
+    assert made.effective_fast_interval_seconds == effective
+
+
+@pytest.mark.parametrize("secret_url", ["redis://u:secret@h/0", "redis://h/0?password=secret", "redis://secret@h"])
+def test_passwords_are_never_shown(secret_url: str) -> None:
+    made = config(redis_url=secret_url, replicas=[ReplicaEndpoint(A)])
+    assert made.redis_url == secret_url
+    for text in (repr(made), str(made), f"{[made]}", str(made.shown())):
+        assert "secret" not in text
+        assert "***" in text
+    for name in NAMES:
+        assert f"{name}=" in repr(made)
+        assert name in made.shown()
+    assert "secret" not in refusal({"redis_url": secret_url + " ", "port": -1})
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 1,
+    "replicas": [ReplicaEndpoint(A)],
+    "health_check_path": "/readyz",
+    "health_check_interval_seconds": 6.0,
+    "health_check_timeout_seconds": 3.0,
+    "failure_threshold": 4,
+    "recovery_threshold": 3,
+    "health_check_expect": {"status": "ready"},
+    "redis_url": "redis://h",
+    "namespace": "other",
+    "router_id": "other",
+    "lease_seconds": 4.0,
+    "renew_interval_seconds": 0.5,
+    "heartbeat_seconds": 0.5,
+    "router_expiry_seconds": 6.0,
+    "fast_interval_seconds": 0.5,
+    "probe_concurrency": 1,
+    "refresh_seconds": 2.0,
+    "max_staleness_seconds": 9.0,
+    "redis_timeout_seconds": 2.0,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(name: str) -> None:
+    assert (name in SHARED_SETTINGS) != (name in LOCAL_SETTINGS)
+    changed = config(**{name: OTHER_VALUES[name]})
+    assert (changed.fingerprint() != config().fingerprint()) == (name in SHARED_SETTINGS)
+
+
+def test_the_fingerprint_is_the_same_everywhere() -> None:
+    assert config().fingerprint() == "f28fa4a0e023"
+    assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
+    one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
+    assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()
+    prints = {config(health_check_expect={"a": value}).fingerprint() for value in (1, 1.0, True, "1")}
+    assert len(prints) == 4
+
+
+def test_a_fast_interval_that_does_not_count_does_not_show_in_the_fingerprint() -> None:
+    clamped = config(health_check_interval_seconds=0.5)
+    assert clamped.fingerprint() == dataclasses.replace(clamped, fast_interval_seconds=0.5).fingerprint()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_explained(name: str) -> None:
+    described = vars(RouterConfig)["__pydantic_fields__"][name].description or ""
+    first_sentence, _, more = " ".join(described.split()).partition(". ")
+    assert first_sentence
+    assert more
+    assert ("seconds" in first_sentence.lower()) == (name in SECONDS)
+    assert described == textwrap.dedent(described)
