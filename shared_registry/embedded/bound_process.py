@@ -1,0 +1,133 @@
+"""A child process that cannot outlive this one, however this one ends.
+
+Neither the kernel nor a clean-up handler can promise that alone: PR_SET_PDEATHSIG is Linux only and fires when the
+*thread* that forked exits; atexit never runs after SIGKILL. So a second child, a tiny shell, waits on a pipe whose
+other end only this process holds. When this process is gone, for whatever reason, the kernel closes that end; the
+shell reads the end of the pipe and kills the first child. Works the same on Linux and macOS.
+
+    this process ──pipe──► watchdog      kills the child when the pipe ends; stands down when it reads a line
+                 ──pipe──► gate ≡ child  a shell that becomes the program only once the watchdog watches it
+
+The gate closes the gap between the two starts: a parent that dies there takes the gate with it.
+
+Not promised: a watchdog that is itself killed watches no more, and a program that detaches itself (daemonizes) is not
+watched at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+_GATE = 'read -r line && exec "$@"'
+_WATCHDOG = 'read -r line || kill -9 "$1"'
+
+
+class BoundProcess:
+    """A running child process, killed within moments of this process's end.
+
+    It runs in a session of its own: neither Ctrl-C in the terminal nor a signal to this process's group reaches it,
+    so that its owner decides when it stops. Any thread may create one, and may exit afterwards. In a process made from
+    this one by `os.fork()`, whose child it is not, every method takes it for ended and does nothing.
+
+    Not safe for concurrent use: one thread at a time.
+    """
+
+    def __init__(self, argv: Sequence[str | Path], *, cwd: Path, output: IO[bytes]) -> None:
+        """Start a program.
+
+        Args:
+            argv: The program and its arguments. One that cannot be executed makes the child exit with 126 or 127.
+            cwd: The child's working directory.
+            output: An open file for the child's stdout and stderr.
+
+        Raises:
+            OSError: No process could be started.
+        """
+        self._child = _shell(_GATE, "gate", *map(str, argv), cwd=cwd, output=output)
+        try:
+            self._watchdog = _shell(_WATCHDOG, "watchdog", str(self._child.pid), cwd=Path("/"), output=None)
+        except BaseException:
+            self._child.kill()
+            self._child.wait()
+            _close(self._child)
+            raise
+        _live.add(self)
+        _say_line(self._child)
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._child.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal that ended it), `None` while the program runs."""
+        if self._child.poll() is not None:
+            self._dismiss_watchdog()
+        return self._child.returncode
+
+    def stop(self, grace_seconds: float) -> None:
+        """End the program: SIGTERM, and SIGKILL after `grace_seconds`. Returns when it is gone; twice is harmless."""
+        self._child.terminate()
+        self._child.send_signal(signal.SIGCONT)  # a stopped process takes no SIGTERM before it continues
+        try:
+            self._child.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._dismiss_watchdog()
+
+    def kill(self) -> None:
+        """End the program by SIGKILL, as a crash would. Returns when it is gone; twice is harmless."""
+        self._child.kill()
+        self._child.wait()
+        self._dismiss_watchdog()
+
+    def _dismiss_watchdog(self) -> None:
+        # Only once the child is reaped: before, it would go unwatched. Not later: its process id may be reused.
+        _say_line(self._watchdog)
+        self._watchdog.wait()
+
+    def disown(self) -> None:
+        """Close the pipe's end that a fork has copied; otherwise the copy would keep the child alive."""
+        _close(self._watchdog)
+
+
+_live: weakref.WeakSet[BoundProcess] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for process in _live:
+        process.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def _shell(script: str, *words: str, cwd: Path, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, *words],
+        cwd=cwd,
+        stdin=subprocess.PIPE,  # Popen makes pipes that no other child inherits
+        stdout=output or subprocess.DEVNULL,
+        stderr=output or subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )
+
+
+def _say_line(shell: subprocess.Popen[bytes]) -> None:
+    if shell.stdin is not None and not shell.stdin.closed:
+        with contextlib.suppress(OSError):  # a shell that is gone has nothing to hear
+            shell.stdin.write(b"\n")
+        _close(shell)
+
+
+def _close(shell: subprocess.Popen[bytes]) -> None:
+    if shell.stdin is not None:
+        shell.stdin.close()

@@ -1,0 +1,58 @@
+"""Real servers for tests. Every one is started here, is ours alone, and is gone afterwards, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.embedded.server_binary import find_server_binary
+from shared_registry.errors import ConfigError
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> Path:
+    """The server program to test against: SHARED_REGISTRY_TEST_SERVER, otherwise the embedded one."""
+    chosen = os.environ.get("SHARED_REGISTRY_TEST_SERVER")
+    if chosen:
+        if not os.access(chosen, os.X_OK):
+            pytest.fail(f"SHARED_REGISTRY_TEST_SERVER={chosen} is not a program")
+        return Path(chosen)
+    try:
+        return find_server_binary()
+    except ConfigError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def server(redis_binary: Path) -> Iterator[EmbeddedServer]:
+    """One server for the whole run. Tests share it: keep to `namespace`, and leave its settings alone."""
+    with EmbeddedServer(binary=redis_binary) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(redis_binary: Path) -> Iterator[Callable[..., EmbeddedServer]]:
+    """Start a server for one test, which may kill, pause and restart it. Takes `EmbeddedServer`'s arguments."""
+    with contextlib.ExitStack() as servers:
+        yield lambda **options: servers.enter_context(EmbeddedServer(**{"binary": redis_binary, **options}))
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[str]:
+    """A namespace on `server` that is this test's alone, named after it; its keys are deleted afterwards."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name)[:40]
+    namespace = f"{name}.{secrets.token_hex(6)}"
+    yield namespace
+    with Redis.from_url(server.url) as client:
+        for key in client.scan_iter(match=f"sr:{{{namespace}}}:*", count=1000):
+            client.delete(key)
