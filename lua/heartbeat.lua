@@ -1,0 +1,68 @@
+-- Keeps a router alive in `routers`, and tells it what it may have missed and whom it may reap.
+--
+-- The only script that puts a router there. A beat that finds the last one missing, in the future or older than
+-- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
+-- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
+--
+-- KEYS    meta routers router events router_prefix
+-- ARGV    key expiry_ms birth host pid version started_at_ms url config_fingerprint
+-- RETURNS alive, birth, revision, joined (0|1), expired router…  |  wrong_type …|wrong_schema …
+-- WRITES  meta routers router events
+-- COST    O(log routers)
+
+-- include lib/history.lua
+-- include lib/events.lua
+
+local EXPIRED_LIMIT = 16
+
+local meta, routers, router, events, router_prefix = unpack(KEYS)
+local key, expiry_ms, birth, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
+
+local refused = refusal(meta, {routers, 'zset', router, 'hash', events, 'stream'})
+if refused then
+  return refused
+end
+
+local now_ms = server_now_ms()
+local expiry = tonumber(expiry_ms)
+local far_ahead = redis.call('ZRANGEBYSCORE', routers, '(' .. whole(now_ms + expiry), '+inf')
+for _, far in ipairs(far_ahead) do
+  refused = type_refusal({router_prefix .. far, 'hash'})
+  if refused then
+    return refused
+  end
+end
+
+begin_history({meta = meta, events = events}, birth)
+local beats = redis.call('HMGET', meta, 'beat_at_ms', 'reap_after_ms')
+local last_beat, reap_after = tonumber(beats[1] or ''), tonumber(beats[2] or '0')
+if not last_beat or last_beat > now_ms or now_ms - last_beat > expiry / 2 then
+  reap_after = now_ms + expiry
+end
+-- A clock set back must not put reaping off for as long as it was wrong.
+reap_after = math.min(reap_after, now_ms + expiry)
+redis.call('HSET', meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after))
+
+for _, far in ipairs(far_ahead) do
+  local own = tonumber(redis.call('HGET', router_prefix .. far, 'expiry_ms') or expiry_ms)
+  if tonumber(redis.call('ZSCORE', routers, far)) > now_ms + own then
+    redis.call('ZADD', routers, whole(now_ms + own), far)
+  end
+end
+
+local joined = redis.call('ZSCORE', routers, key) == false
+redis.call('ZADD', routers, whole(now_ms + expiry), key)
+redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
+  'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
+if joined then
+  emit({meta = meta, events = events}, now_ms, {'kind', 'router_joined', 'router', key})
+end
+
+local history = redis.call('HMGET', meta, 'birth', 'revision')
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0'}
+if now_ms >= reap_after then
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', routers, '-inf', whole(now_ms), 'LIMIT', 0, EXPIRED_LIMIT)) do
+    reply[#reply + 1] = gone
+  end
+end
+return reply

@@ -1,0 +1,61 @@
+-- The health state machine: one success or failure applied to a replica's hash.
+--
+-- Success: failures = 0, successes + 1; unknown becomes healthy at once, unhealthy after `recovery` successes in a
+-- row; on becoming healthy successes = 0. Failure: successes = 0, failures + 1; anything but unhealthy becomes
+-- unhealthy at `failure` failures in a row.
+
+-- include lib/events.lua
+-- include lib/ready.lua
+
+-- Returns the new status, or nil where it stays; counters: failures and successes after this result.
+local function next_health(status, failures, successes, ok, thresholds)
+  if ok then
+    successes = successes + 1
+    if status == 'unknown' or (status == 'unhealthy' and successes >= thresholds.recovery) then
+      return 'healthy', 0, 0
+    end
+    return nil, 0, successes
+  end
+  failures = failures + 1
+  if status ~= 'unhealthy' and failures >= thresholds.failure then
+    return 'unhealthy', failures, 0
+  end
+  return nil, failures, 0
+end
+
+-- Applies a result to the replica of that url and incarnation; drops it for any other, and for a tombstone.
+-- keys: meta, events, primary, secondary, full. result: url, incarnation, ok, latency, reason.
+-- origin: router, and by where it was no probe. Appends an event to reply if the status changed.
+-- Returns whether it was applied.
+local function apply_result(keys, replica_key, result, thresholds, now_ms, origin, reply)
+  local state = redis.call('HMGET', replica_key, 'incarnation', 'admin', 'status', 'consecutive_failures',
+    'consecutive_successes')
+  if state[1] ~= result.incarnation or state[2] == 'removed' then
+    return false
+  end
+  local status, failures, successes =
+    next_health(state[3], tonumber(state[4]), tonumber(state[5]), result.ok, thresholds)
+  local update = {'consecutive_failures', whole(failures), 'consecutive_successes', whole(successes)}
+  local function set(field, value)
+    update[#update + 1] = field
+    update[#update + 1] = value
+  end
+  if result.ok then
+    set('last_ok_at_ms', whole(now_ms))
+    set('last_latency_ms', result.latency)
+  else
+    set('last_failure_at_ms', whole(now_ms))
+    set('last_error', result.reason)
+  end
+  if status then
+    set('status', status)
+    set('status_since_ms', whole(now_ms))
+  end
+  redis.call('HSET', replica_key, unpack(update))
+  if status then
+    refresh_ready(keys, replica_key, result.url)
+    emit_replica(keys, now_ms, replica_key, result.url,
+      {'kind', 'replica_' .. status, 'router', origin.router, 'by', origin.by, 'reason', result.reason}, reply)
+  end
+  return true
+end

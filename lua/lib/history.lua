@@ -1,0 +1,11 @@
+-- A history begins when its birth is written: the first script that finds none writes the caller's.
+
+-- include lib/refusal.lua
+
+-- What the feed still holds of an earlier history goes: its events do not lead to this one.
+local function begin_history(feed, birth)
+  if redis.call('HSETNX', feed.meta, 'birth', birth) == 1 then
+    redis.call('HSET', feed.meta, 'schema', SCHEMA)
+    redis.call('DEL', feed.events)
+  end
+end

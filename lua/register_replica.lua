@@ -1,0 +1,93 @@
+-- Registers a replica, or changes the spec of one that is there; its health, admin state and load stay.
+--
+-- A seed (from a config file) neither revives what was removed nor overrides an explicit spec. A request that
+-- already ran, even one that a removal followed, does nothing: its id is kept as incarnation or spec_request.
+--
+-- KEYS    meta replicas removed replica ready_primary ready_secondary full events
+-- ARGV    mode request birth router by replica_url url name primary weight capacity order
+-- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed replica ready_primary ready_secondary full events
+-- COST    O(log replicas)
+
+-- include lib/history.lua
+-- include lib/events.lua
+-- include lib/ready.lua
+
+local meta, replicas, removed, replica, ready_primary, ready_secondary, full, events = unpack(KEYS)
+local mode, request, birth, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
+
+local refused = refusal(meta, {
+  replicas, 'zset', removed, 'zset', replica, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
+  events, 'stream',
+})
+if refused then
+  return refused
+end
+
+local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source')
+local incarnation, spec_request, admin, source = stored[1], stored[2], stored[3], stored[4]
+if incarnation and (incarnation == request or spec_request == request) then
+  return {'unchanged'}
+end
+local is_new = not incarnation or admin == 'removed'
+if mode == 'seed' and admin == 'removed' then
+  return {'tombstone'}
+end
+if mode == 'seed' and not is_new and source == 'explicit' then
+  return {'overridden'}
+end
+
+local function position()
+  if order ~= '' then
+    return tonumber(order)
+  end
+  local current = redis.call('ZSCORE', replicas, replica_url)
+  if current then
+    return tonumber(current)
+  end
+  local last = redis.call('ZREVRANGE', replicas, 0, 0, 'WITHSCORES')
+  return math.max(tonumber(redis.call('HGET', meta, 'next_order') or '0'), last[2] and tonumber(last[2]) + 1 or 0)
+end
+
+local placed = position()
+local spec = {
+  'url', url, 'name', name, 'primary', primary, 'weight', weight, 'capacity', capacity, 'order', whole(placed),
+  'source', mode,
+}
+local changed = is_new
+for i = 1, #spec, 2 do
+  if not changed and redis.call('HGET', replica, spec[i]) ~= spec[i + 1] then
+    changed = true
+  end
+end
+if not changed then
+  return {'unchanged'}
+end
+
+local now_ms = server_now_ms()
+begin_history({meta = meta, events = events}, birth)
+redis.call('HSET', meta, 'next_order',
+  whole(math.max(tonumber(redis.call('HGET', meta, 'next_order') or '0'), placed + 1)))
+redis.call('ZADD', replicas, whole(placed), replica_url)
+redis.call('HSET', replica, 'spec_request', request, unpack(spec))
+if mode == 'explicit' then
+  redis.call('HDEL', replica, 'restored_from')
+elseif is_new then
+  -- A view that survived a loss of history knows better than a config file; see restore_view.
+  redis.call('HSET', replica, 'restored_from', '0-0')
+end
+if is_new then
+  local at = whole(now_ms)
+  redis.call('PERSIST', replica)
+  redis.call('ZREM', removed, replica_url)
+  redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error')
+  redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
+    'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
+    'admin_since_ms', at, 'admin_reason', '')
+  redis.call('HSETNX', replica, 'in_flight', '0')
+end
+refresh_ready({primary = ready_primary, secondary = ready_secondary, full = full}, replica, replica_url)
+local reply = {is_new and 'created' or 'updated'}
+emit_replica({meta = meta, events = events}, now_ms, replica, replica_url,
+  {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', router, 'by', by, 'reason', ''}, reply)
+return reply

@@ -1,0 +1,22 @@
+-- Extends the lease of the leader that holds this token; never makes a leader.
+--
+-- KEYS    leader
+-- ARGV    token lease_ms
+-- RETURNS renewed|lost  |  wrong_type …
+-- WRITES  leader
+-- COST    O(1)
+
+-- include lib/refusal.lua
+
+local leader = unpack(KEYS)
+local token, lease_ms = unpack(ARGV)
+
+local refused = type_refusal({leader, 'hash'})
+if refused then
+  return refused
+end
+if redis.call('HGET', leader, 'token') ~= token then
+  return {'lost'}
+end
+redis.call('PEXPIRE', leader, lease_ms)
+return {'renewed'}

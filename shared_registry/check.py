@@ -1,0 +1,139 @@
+"""Verifies the invariants of a namespace live, while routers work on it. Reads only.
+
+What must agree about one replica is read at one instant, so that a change under way is no violation. The scan for
+foreign keys and types, and the walk along the feed, take their time and skip what changes meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shared_registry.errors import KeyConflict
+from shared_registry.keys import Keys
+from shared_registry.model import ORIGIN, Event
+from shared_registry.reader import RECORDS_AT_ONCE, Inspection, Reader
+
+RELATIVE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One invariant that does not hold.
+
+    Attributes:
+        rule: `type`, `load`, `ready`, `membership` or `feed`.
+        key: The Redis key to look at.
+    """
+
+    rule: str
+    key: str
+    message: str
+
+
+async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
+    """Return every violation found; an empty list means that all holds.
+
+    Raises:
+        StoreUnavailable: Redis did not answer in time.
+    """
+    types = await reader.key_types()
+    found = list(_type_violations(types, keys))
+    if found:
+        return found
+    urls = {key.removeprefix(keys.replica_prefix) for key in types if key.startswith(keys.replica_prefix)}
+    urls |= set(await reader.urls()) | set(await reader.ready_urls())
+    for inspection in await reader.inspect(sorted(urls)):
+        found += inspection_violations(inspection, keys)
+    found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]
+    head = await reader.head()
+    try:
+        events = [event async for event in reader.all_events()]
+    except KeyConflict as error:
+        return [*found, Violation("type", keys.events, str(error))]
+    found += feed_violations(events, keys)
+    last = events[-1].id if events else ORIGIN
+    if head != await reader.head() or head.revision == last:
+        return found
+    if events:
+        found.append(Violation("feed", keys.meta, f"its revision {head.revision} is not the last event's id {last}"))
+    else:
+        found.append(Violation("feed", keys.events, f"is empty, although the revision is {head.revision}"))
+    return found
+
+
+def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
+    """Yield what does not agree about one replica."""
+    key = keys.replica(inspection.url)
+    fields = inspection.fields
+    if inspection.order is not None and not fields:
+        yield Violation("membership", keys.replicas, f"{inspection.url} has no hash")
+    if fields and (inspection.order is None) is not (fields.get("admin") == "removed"):
+        yield Violation("membership", key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
+    elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
+        yield Violation("membership", key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
+    try:
+        weight, capacity = float(fields.get("weight", "1")), int(fields.get("capacity", "0"))
+        in_flight = int(fields.get("in_flight", "0"))
+    except ValueError as error:
+        yield Violation("type", key, f"a number does not parse: {error}")
+        return
+    if not 0 < weight < math.inf:
+        yield Violation("type", key, f"weight is {weight}, must be above 0 and finite")
+        return
+    if in_flight < 0:
+        yield Violation("load", key, f"in_flight is {in_flight}")
+    may_serve = fields.get("status") == "healthy" and fields.get("admin") == "active"
+    is_full = capacity > 0 and in_flight >= capacity
+    is_primary = fields.get("primary") == "1"
+    score = in_flight / weight
+    wanted_primary = score if may_serve and not is_full and is_primary else None
+    wanted_secondary = score if may_serve and not is_full and not is_primary else None
+    if not _agree(inspection.ready_primary, wanted_primary):
+        text = f"{inspection.url} has {inspection.ready_primary}, should have {wanted_primary}"
+        yield Violation("ready", keys.ready_primary, text)
+    if not _agree(inspection.ready_secondary, wanted_secondary):
+        text = f"{inspection.url} has {inspection.ready_secondary}, should have {wanted_secondary}"
+        yield Violation("ready", keys.ready_secondary, text)
+    if inspection.is_full is not (may_serve and is_full):
+        yield Violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+
+
+def feed_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
+    """Yield where the feed is broken: an event that does not follow the one before it, or an epoch that fell."""
+    for before, event in itertools.pairwise(events):
+        if event.previous != before.id:
+            yield Violation("feed", keys.events, f"{event.id} follows {event.previous}, but stands after {before.id}")
+        if event.epoch < before.epoch:
+            yield Violation("feed", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}")
+
+
+async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:
+    """Yield the registered replicas that a mirror could not read; one by one only where a chunk fails."""
+    for chunk in (urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)):
+        try:
+            await reader.records(chunk)
+        except KeyConflict as error:
+            if len(chunk) == 1:
+                yield Violation("type", keys.replica(chunk[0]), str(error))
+                continue
+            for url in chunk:
+                async for violation in _unreadable(reader, keys, [url]):
+                    yield violation
+
+
+def _type_violations(types: dict[str, str], keys: Keys) -> Iterable[Violation]:
+    for key, found in sorted(types.items()):
+        wanted = keys.expected_type(key)
+        if wanted is None:
+            yield Violation("type", key, f"is no key of the registry (a {found}); move or delete it")
+        elif found not in (wanted, "none"):
+            yield Violation("type", key, f"is a {found}, not a {wanted}; move or delete it")
+
+
+def _agree(found: float | None, wanted: float | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return math.isclose(found, wanted, rel_tol=RELATIVE_TOLERANCE)

@@ -1,0 +1,275 @@
+"""What a mirror reads: the head of the history, replica records, the feed. Reads only, in bounded pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared_registry.client import Client, Clients, bounded
+from shared_registry.errors import KeyConflict
+from shared_registry.keys import Keys
+from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaRecord
+from shared_registry.scripts import Scripts
+from shared_registry.wire import parse_event, parse_leader, parse_record
+
+RECORDS_AT_ONCE = 200
+URLS_AT_ONCE = 1000
+EVENTS_AT_ONCE = 500
+KEYS_AT_ONCE = 1000
+BLOCK_MARGIN_SECONDS = 1.0
+SCAN_SECONDS = 30.0
+HEAD_FIELDS = ("birth", "revision", "epoch")
+INSPECTED_FIELDS = ("status", "admin", "primary", "weight", "capacity", "in_flight", "order")
+
+
+class Gap(Exception):
+    """Events between the reader's revision and the feed's are gone; only a full read helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a history stands. `birth` is `None` before anything was written, or after all was lost."""
+
+    birth: str | None
+    revision: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Where one replica stands in every key, at one instant.
+
+    Attributes:
+        order: Its score in `replicas`, `None` where it is not there; likewise the ready scores.
+        fields: What its hash holds of status, admin, primary, weight, capacity, in_flight and order.
+    """
+
+    url: str
+    order: float | None
+    ready_primary: float | None
+    ready_secondary: float | None
+    is_full: bool
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole of a namespace's replicas as of one revision.
+
+    Attributes:
+        removed: Those known to be removed, with the revision by which they were, or a later one.
+    """
+
+    head: Head
+    records: dict[str, ReplicaRecord]
+    removed: dict[str, str]
+    leader: Leader | None
+
+
+class Reader:
+    """Reads one namespace. Ordinary reads and the blocking one use separate clients.
+
+    Every method raises `StoreUnavailable` past the timeout and `KeyConflict` for what it cannot parse.
+    """
+
+    def __init__(self, clients: Clients, keys: Keys, *, timeout_seconds: float = 1.0) -> None:
+        self._commands = clients.commands
+        self._blocking = clients.blocking
+        self._longest_block_seconds = clients.longest_block_seconds
+        self._scripts = Scripts(clients.commands, keys)
+        self._keys = keys
+        self._timeout_seconds = timeout_seconds
+
+    async def head(self) -> Head:
+        """Return birth, revision and epoch."""
+        async with bounded(self._timeout_seconds):
+            values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
+        return _head(values)
+
+    async def leader(self) -> Leader | None:
+        """Return who leads now."""
+        async with bounded(self._timeout_seconds):
+            return parse_leader(await self._commands.hgetall(self._keys.leader))
+
+    async def server_time(self) -> float:
+        """Return the server's clock, in seconds since the epoch."""
+        async with bounded(self._timeout_seconds):
+            seconds, microseconds = await self._commands.time()
+        return int(seconds) + int(microseconds) / 1e6
+
+    async def urls(self) -> list[str]:
+        """Return the canonical urls of all registered replicas, lowest order first."""
+        return await self._members(self._keys.replicas)
+
+    async def removed(self) -> list[str]:
+        """Return the canonical urls of the replicas that were removed within seven days."""
+        return await self._members(self._keys.removed)
+
+    async def _members(self, key: str) -> list[str]:
+        urls: list[str] = []
+        while True:
+            async with bounded(self._timeout_seconds):
+                page = await self._commands.zrange(key, len(urls), len(urls) + URLS_AT_ONCE - 1)
+            urls += page
+            if len(page) < URLS_AT_ONCE:
+                return list(dict.fromkeys(urls))
+
+    async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
+        """Return the records of those that are registered."""
+        records: dict[str, ReplicaRecord] = {}
+        for at in range(0, len(urls), RECORDS_AT_ONCE):
+            chunk = urls[at : at + RECORDS_AT_ONCE]
+            async with bounded(self._timeout_seconds):
+                pipeline = self._commands.pipeline(transaction=False)
+                for url in chunk:
+                    pipeline.hgetall(self._keys.replica(url))
+                hashes = await _execute(pipeline)
+            for url, fields in zip(chunk, hashes, strict=True):
+                if fields and fields.get("admin") != AdminState.REMOVED.value:
+                    records[url] = parse_record(url, fields)
+            await asyncio.sleep(0)
+        return records
+
+    async def snapshot(self) -> Snapshot:
+        """Return all replicas as of one revision: what changed while reading is applied from the feed.
+
+        Raises:
+            Gap: The history changed, or the feed was trimmed, while reading. Worth trying again at once.
+        """
+        before = await self.head()
+        records = await self.records(await self.urls())
+        removed = dict.fromkeys(await self.removed(), before.revision)
+        revision = before.revision
+        while events := await self.events(after=revision):
+            for event in events:
+                if event.previous != revision:
+                    raise Gap
+                revision = event.id
+                _advance(records, removed, event)
+        leader = await self.leader()
+        after = await self.head()
+        if after.birth != before.birth:
+            raise Gap
+        return Snapshot(Head(after.birth, revision, after.epoch), records, removed, leader)
+
+    async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
+        """Return up to that many events that follow a revision, oldest first."""
+        async with bounded(self._timeout_seconds):
+            entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
+        return [parse_event(event_id, fields) for event_id, fields in entries]
+
+    async def last_events(self, count: int) -> list[Event]:
+        """Return up to that many of the latest events, oldest first."""
+        async with bounded(self._timeout_seconds):
+            entries = await self._commands.xrevrange(self._keys.events, count=count)
+        return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
+
+    async def all_events(self) -> AsyncIterator[Event]:
+        """Yield the feed from its oldest event on."""
+        after = ORIGIN
+        while events := await self.events(after=after):
+            for event in events:
+                yield event
+            after = events[-1].id
+
+    async def key_types(self) -> dict[str, str]:
+        """Return every key of the namespace with its type."""
+        found: list[str] = []
+        pattern = self._keys.prefix + "*"
+        async with bounded(SCAN_SECONDS):
+            found.extend([key async for key in self._commands.scan_iter(match=pattern, count=KEYS_AT_ONCE)])
+        types: dict[str, str] = {}
+        for at in range(0, len(found), RECORDS_AT_ONCE):
+            chunk = found[at : at + RECORDS_AT_ONCE]
+            async with bounded(self._timeout_seconds):
+                pipeline = self._commands.pipeline(transaction=False)
+                for key in chunk:
+                    pipeline.type(key)
+                types.update(zip(chunk, await _execute(pipeline), strict=True))
+        return types
+
+    async def ready_urls(self) -> list[str]:
+        """Return the urls in the ready sets and in `full`."""
+        async with bounded(self._timeout_seconds):
+            return [
+                *await self._commands.zrange(self._keys.ready_primary, 0, -1),
+                *await self._commands.zrange(self._keys.ready_secondary, 0, -1),
+                *await self._commands.smembers(self._keys.full),
+            ]
+
+    async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
+        """Return where these replicas stand, each as of one instant."""
+        found: list[Inspection] = []
+        for at in range(0, len(urls), RECORDS_AT_ONCE):
+            chunk = urls[at : at + RECORDS_AT_ONCE]
+            async with bounded(self._timeout_seconds):
+                reply = await self._scripts.inspect_replicas(chunk)
+            width = 4 + len(INSPECTED_FIELDS)
+            for position, url in enumerate(chunk):
+                values = reply.values[position * width : (position + 1) * width]
+                scores = [float(value) if value else None for value in values[:3]]
+                fields = {name: value for name, value in zip(INSPECTED_FIELDS, values[4:], strict=True) if value}
+                found.append(Inspection(url, scores[0], scores[1], scores[2], values[3] == "1", fields))
+        return found
+
+    async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
+        """Return the events that follow a revision, waiting up to that long for the first."""
+        seconds = min(seconds, self._longest_block_seconds)
+        async with bounded(seconds + BLOCK_MARGIN_SECONDS):
+            streams = await self._blocking.xread(
+                {self._keys.events: after}, count=EVENTS_AT_ONCE, block=max(1, round(seconds * 1000))
+            )
+        return _stream_events(streams)
+
+    async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
+        """Return the head, and the events that follow a revision as read after it, both on the feed's connection."""
+        async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS):
+            pipeline = self._blocking.pipeline(transaction=False)
+            pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
+            pipeline.xread({self._keys.events: after}, count=EVENTS_AT_ONCE)
+            values, streams = await _execute(pipeline)
+        return _head(values), _stream_events(streams)
+
+
+async def _execute(pipeline: Client) -> list[Any]:
+    """Return the replies of a pipeline; raise the first error as the server put it, which redis-py 6 garbles."""
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _head(values: Sequence[str | None]) -> Head:
+    birth, revision, epoch = values
+    try:
+        return Head(birth, revision or ORIGIN, int(epoch or 0))
+    except ValueError:
+        raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
+
+
+def _advance(records: dict[str, ReplicaRecord], removed: dict[str, str], event: Event) -> None:
+    if event.record is None:
+        return
+    key = event.record.key
+    if event.record.admin is AdminState.REMOVED:
+        records.pop(key, None)
+        removed[key] = event.id
+    else:
+        known = records.get(key)
+        records[key] = known.after_event(event.record) if known else event.record
+        removed.pop(key, None)
+
+
+def _stream_events(streams: object) -> list[Event]:
+    """Return the events in XREAD's reply for one stream, which redis-py gives as a list or, in RESP3, a dict."""
+    if not streams:
+        return []
+    if isinstance(streams, dict):
+        (batches,) = streams.values()
+        entries = [entry for batch in batches for entry in batch]
+    else:
+        ((_, entries),) = streams  # type: ignore[misc]
+    return [parse_event(event_id, fields) for event_id, fields in entries]

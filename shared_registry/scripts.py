@@ -1,0 +1,201 @@
+"""The Lua commands as typed calls. Each returns the reply as it came: a status word, and values.
+
+Seconds become milliseconds here. A command goes out by its digest, and as text where the server does not know it
+(a restart, a failover, SCRIPT FLUSH).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.exceptions import NoScriptError
+
+from shared_registry.client import Client
+from shared_registry.keys import Keys
+from shared_registry.lua_files import assemble, command_names
+from shared_registry.model import ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
+from shared_registry.wire import milliseconds
+
+
+class Reply(NamedTuple):
+    """What a command answered."""
+
+    status: str
+    values: list[str]
+
+
+class _Command(NamedTuple):
+    text: str
+    digest: str
+
+
+def _load() -> dict[str, _Command]:
+    texts = {name: assemble(name) for name in command_names()}
+    return {
+        name: _Command(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        for name, text in texts.items()
+    }
+
+
+class Scripts:
+    """One method per file in `lua/`, bound to a client and a namespace.
+
+    Errors are those of redis-py; the caller bounds the time. A cancelled call may or may not have been executed.
+    """
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._commands = _load()
+
+    async def _run(self, name: str, keys: Sequence[str], args: Sequence[str]) -> Reply:
+        command = self._commands[name]
+        try:
+            reply = await self._client.evalsha(command.digest, len(keys), *keys, *args)
+        except NoScriptError:
+            reply = await self._client.eval(command.text, len(keys), *keys, *args)
+        return Reply(reply[0], reply[1:])
+
+    async def register_replica(
+        self, *, mode: Source, request: str, birth: str, router: str, by: str, key: str, endpoint: ReplicaEndpoint
+    ) -> Reply:
+        """`created` or `updated` and the event; `unchanged`, `tombstone` or `overridden`."""
+        keys = self._keys
+        return await self._run(
+            "register_replica",
+            [keys.meta, keys.replicas, keys.removed, keys.replica(key), *self._ready_keys, keys.events],
+            [
+                mode.value,
+                request,
+                birth,
+                router,
+                by,
+                key,
+                endpoint.url,
+                endpoint.name or "",
+                "1" if endpoint.primary else "0",
+                repr(float(endpoint.weight)),
+                str(endpoint.capacity),
+                "" if endpoint.order is None else str(endpoint.order),
+            ],
+        )
+
+    async def deregister_replica(self, *, key: str, incarnation: str, router: str, by: str, reason: str) -> Reply:
+        """`removed` and the event, or `not_found`."""
+        keys = self._keys
+        return await self._run(
+            "deregister_replica",
+            [keys.meta, keys.replicas, keys.removed, keys.replica(key), *self._ready_keys, keys.events],
+            [key, incarnation, router, by, reason],
+        )
+
+    async def set_admin(self, *, key: str, state: str, router: str, by: str, reason: str) -> Reply:
+        """`set` and the event, `unchanged` or `not_found`."""
+        keys = self._keys
+        return await self._run(
+            "set_admin",
+            [keys.meta, keys.replica(key), *self._ready_keys, keys.events],
+            [key, state, router, by, reason],
+        )
+
+    async def campaign(self, *, router: str, token: str, lease_seconds: float, seen_epoch: int, birth: str) -> Reply:
+        """`elected` and the epoch; or `held`, by whom, epoch, elected_at_ms, remaining ms."""
+        keys = self._keys
+        return await self._run(
+            "campaign",
+            [keys.meta, keys.leader, keys.events],
+            [router, token, milliseconds(lease_seconds), str(seen_epoch), birth],
+        )
+
+    async def renew(self, *, token: str, lease_seconds: float) -> Reply:
+        """`renewed` or `lost`."""
+        return await self._run("renew", [self._keys.leader], [token, milliseconds(lease_seconds)])
+
+    async def resign(self, *, token: str) -> Reply:
+        """`resigned` or `lost`."""
+        return await self._run("resign", [self._keys.meta, self._keys.leader, self._keys.events], [token])
+
+    async def report_probes(
+        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
+    ) -> Reply:
+        """`applied`, how many were dropped, and the events; `duplicate` or `fenced`."""
+        keys = self._keys
+        args = [token, str(epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
+        for result in results:
+            ok = "0" if result.error is not None else "1"
+            args += [result.key, result.incarnation, ok, f"{result.latency_ms:.3f}", result.error or ""]
+        return await self._run(
+            "report_probes",
+            [keys.meta, keys.leader, *self._ready_keys, keys.events, keys.replica_prefix],
+            args,
+        )
+
+    async def record_outcome(self, *, result: ProbeResult, thresholds: Thresholds, router: str, by: str) -> Reply:
+        """`applied` and the event, if any; or `not_found`. Not safe to run twice."""
+        keys = self._keys
+        return await self._run(
+            "record_outcome",
+            [keys.meta, keys.replica(result.key), *self._ready_keys, keys.events],
+            [
+                result.key,
+                result.incarnation,
+                "0" if result.error is not None else "1",
+                f"{result.latency_ms:.3f}",
+                result.error or "",
+                str(thresholds.failure),
+                str(thresholds.recovery),
+                router,
+                by,
+            ],
+        )
+
+    async def heartbeat(self, *, info: RouterInfo, expiry_seconds: float, birth: str) -> Reply:
+        """`alive`, birth, revision, whether the router joined, and the routers to reap."""
+        keys = self._keys
+        return await self._run(
+            "heartbeat",
+            [keys.meta, keys.routers, keys.router(info.key), keys.events, keys.router_prefix],
+            [
+                info.key,
+                milliseconds(expiry_seconds),
+                birth,
+                info.host,
+                str(info.pid),
+                info.version,
+                milliseconds(info.started_at),
+                info.url,
+                info.config_fingerprint,
+            ],
+        )
+
+    async def reap_router(self, *, key: str, by: str) -> Reply:
+        """`reaped`, `alive` or `not_found`."""
+        keys = self._keys
+        return await self._run("reap_router", [keys.meta, keys.routers, keys.router(key), keys.events], [key, by])
+
+    async def leave_cluster(self, *, key: str) -> Reply:
+        """`left` or `not_found`."""
+        keys = self._keys
+        return await self._run("leave_cluster", [keys.meta, keys.routers, keys.router(key), keys.events], [key])
+
+    async def restore_view(
+        self, *, birth: str, router: str, view_birth: str, view_revision: str, is_complete: bool, entries: Sequence[str]
+    ) -> Reply:
+        """`restored` and the events, or `superseded`. Entries come from `wire.restored_entry`."""
+        keys = self._keys
+        return await self._run(
+            "restore_view",
+            [keys.meta, keys.replicas, keys.removed, *self._ready_keys, keys.events, keys.replica_prefix],
+            [birth, router, view_birth, view_revision, "1" if is_complete else "0", *entries],
+        )
+
+    async def inspect_replicas(self, urls: Sequence[str]) -> Reply:
+        """`inspected`, and eleven values for each url."""
+        keys = self._keys
+        return await self._run("inspect_replicas", [keys.replicas, *self._ready_keys, keys.replica_prefix], list(urls))
+
+    @property
+    def _ready_keys(self) -> tuple[str, str, str]:
+        return self._keys.ready_primary, self._keys.ready_secondary, self._keys.full

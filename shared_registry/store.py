@@ -1,0 +1,242 @@
+"""The registry's verbs over Redis: arguments in, results or errors out. Status words end here.
+
+Every call is bounded by the store's timeout and raises `StoreUnavailable` past it. All but `record_outcome` may be
+repeated after that: the commands are idempotent by tokens that the caller makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from shared_registry.client import Client, bounded
+from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
+from shared_registry.keys import Keys
+from shared_registry.model import (
+    AdminState,
+    Event,
+    Leader,
+    ProbeResult,
+    ReplicaEndpoint,
+    RouterInfo,
+    Source,
+    Thresholds,
+)
+from shared_registry.scripts import Reply, Scripts
+from shared_registry.wire import parse_events
+
+CALLS_AT_ONCE = 16
+
+
+def new_token() -> str:
+    """Return a random id for an incarnation, a candidacy or a birth."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Elected:
+    """This candidate leads, under that epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else leads, for at most that long unless they renew."""
+
+    leader: Leader
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a batch of probe results.
+
+    Attributes:
+        events: The status changes that it made.
+        dropped: Results for replicas that were removed, or removed and registered again, meanwhile.
+        is_duplicate: The batch had been applied before; the feed brings its events.
+    """
+
+    events: Sequence[Event] = ()
+    dropped: int = 0
+    is_duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat learned.
+
+    Attributes:
+        joined: The router was not among the live ones before.
+        expired: Routers that may be reaped.
+    """
+
+    birth: str
+    revision: str
+    joined: bool
+    expired: Sequence[str]
+
+
+class Store:
+    """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
+
+    def __init__(self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0) -> None:
+        """Bind the verbs.
+
+        Args:
+            client: See `client.connect`.
+            keys: The namespace.
+            router: This router's key, which goes into the events that it causes.
+            timeout_seconds: The longest that a call may take.
+        """
+        self._scripts = Scripts(client, keys)
+        self._router = router
+        self._timeout_seconds = timeout_seconds
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
+
+    async def register(
+        self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
+    ) -> list[Event]:
+        """Register a replica or change its spec; return the event, or nothing where nothing changed.
+
+        Args:
+            key: The canonical url.
+            endpoint: A validated spec.
+            mode: A seed yields to what operators did.
+            request: Made by `new_token` once per request, and kept over its repetitions.
+            by: Who asked.
+        """
+        async with self._call():
+            reply = await self._scripts.register_replica(
+                mode=mode, request=request, birth=new_token(), router=self._router, by=by, key=key, endpoint=endpoint
+            )
+        _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
+        return parse_events(reply.values)
+
+    async def deregister(self, key: str, incarnation: str, *, by: str = "", reason: str = "") -> list[Event] | None:
+        """Remove a replica; `None` where that incarnation is not registered."""
+        async with self._call():
+            reply = await self._scripts.deregister_replica(
+                key=key, incarnation=incarnation, router=self._router, by=by, reason=reason
+            )
+        return parse_events(reply.values) if _expect(reply, "removed", "not_found") == "removed" else None
+
+    async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
+        """Set the operator's word; `None` where the replica is not registered."""
+        async with self._call():
+            reply = await self._scripts.set_admin(key=key, state=state.value, router=self._router, by=by, reason=reason)
+        return None if _expect(reply, "set", "unchanged", "not_found") == "not_found" else parse_events(reply.values)
+
+    async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
+        """Stand for leader. The same token again finds itself elected and begins its lease anew."""
+        async with self._call():
+            reply = await self._scripts.campaign(
+                router=self._router, token=token, lease_seconds=lease_seconds, seen_epoch=seen_epoch, birth=new_token()
+            )
+        if _expect(reply, "elected", "held") == "elected":
+            return Elected(int(reply.values[0]))
+        router, epoch, elected_at_ms, remaining_ms = reply.values
+        return Held(Leader(router, int(epoch), int(elected_at_ms) / 1000), int(remaining_ms) / 1000)
+
+    async def renew(self, token: str, *, lease_seconds: float) -> bool:
+        """Extend the lease; `False` where the token no longer leads."""
+        async with self._call():
+            reply = await self._scripts.renew(token=token, lease_seconds=lease_seconds)
+        return _expect(reply, "renewed", "lost") == "renewed"
+
+    async def resign(self, token: str) -> bool:
+        """End the lease; `False` where the token did not lead."""
+        async with self._call():
+            reply = await self._scripts.resign(token=token)
+        return _expect(reply, "resigned", "lost") == "resigned"
+
+    async def report(
+        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
+    ) -> Report:
+        """Apply a batch of probe results, at most once whatever the number of calls.
+
+        Raises:
+            Fenced: Token and epoch are not the leader's; nothing was written.
+        """
+        async with self._call():
+            reply = await self._scripts.report_probes(
+                token=token, epoch=epoch, batch=batch, thresholds=thresholds, results=results
+            )
+        status = _expect(reply, "applied", "duplicate", "fenced")
+        if status == "fenced":
+            raise Fenced(f"epoch {epoch} is over; its {len(results)} probe results were refused")
+        if status == "duplicate":
+            return Report(is_duplicate=True)
+        return Report(parse_events(reply.values[1:]), dropped=int(reply.values[0]))
+
+    async def record_outcome(self, result: ProbeResult, thresholds: Thresholds, *, by: str = "") -> list[Event]:
+        """Count one outcome; return the status change, if it made one. Never repeated: it would count twice."""
+        async with self._call():
+            reply = await self._scripts.record_outcome(result=result, thresholds=thresholds, router=self._router, by=by)
+        return parse_events(reply.values) if _expect(reply, "applied", "not_found") == "applied" else []
+
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
+        """Keep a router among the live ones."""
+        async with self._call():
+            reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+        _expect(reply, "alive")
+        birth, revision, joined, *expired = reply.values
+        return Beat(birth, revision, joined == "1", expired)
+
+    async def reap(self, router: str) -> bool:
+        """Remove a router that has expired; `False` where it is back, or gone already."""
+        async with self._call():
+            reply = await self._scripts.reap_router(key=router, by=self._router)
+        return _expect(reply, "reaped", "alive", "not_found") == "reaped"
+
+    async def leave(self) -> bool:
+        """Take this router out of the live ones; `False` where it was not among them."""
+        async with self._call():
+            reply = await self._scripts.leave_cluster(key=self._router)
+        return _expect(reply, "left", "not_found") == "left"
+
+    async def restore(
+        self, entries: Sequence[Sequence[str]], *, view_birth: str, view_revision: str, is_complete: bool = False
+    ) -> list[Event] | None:
+        """Put back part of a view that outlived the history; `None` where a later view has been put back already.
+
+        Args:
+            entries: See `wire.restored_entry`; at most 200.
+            view_birth: The history that was lost.
+            view_revision: How far the view had followed it.
+            is_complete: All of the view is in now; earlier views come too late.
+        """
+        async with self._call():
+            reply = await self._scripts.restore_view(
+                birth=new_token(),
+                router=self._router,
+                view_birth=view_birth,
+                view_revision=view_revision,
+                is_complete=is_complete,
+                entries=[text for entry in entries for text in entry],
+            )
+        return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
+
+    @contextlib.asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        async with bounded(self._timeout_seconds), self._slots:
+            yield
+
+
+def _expect(reply: Reply, *words: str) -> str:
+    """Return the status word if it is one of these; raise what it means otherwise."""
+    if reply.status in words:
+        return reply.status
+    if reply.status == "wrong_type":
+        key, found, wanted = reply.values
+        raise KeyConflict(f"key {key} is a {found}, not a {wanted}; move or delete it, nothing was written")
+    if reply.status == "wrong_schema":
+        raise StoreRefused(
+            f"this namespace was written by schema {reply.values[0]}, this version writes {reply.values[1]}; "
+            "upgrade, or use another namespace"
+        )
+    raise StoreError(f"a command answered {reply.status!r}, which this version does not know")

@@ -1,0 +1,115 @@
+"""A key of another type, or a namespace of another schema, is refused before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.errors import KeyConflict, StoreRefused
+from shared_registry.lua_files import command_names
+from shared_registry.model import AdminState, ProbeResult
+from shared_registry.wire import removed_entry
+from tests.redis.support import THRESHOLDS, A, Space, info, on_server
+from tests.unit.lua_header import read_header
+
+EPOCH = 7
+RESULT = ProbeResult(A, "first", 1.0)
+CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
+    "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
+    "deregister_replica": lambda space: space.store.deregister(A, "first"),
+    "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
+    "leave_cluster": lambda space: space.store.leave(),
+    "reap_router": lambda space: space.store.reap("router~1"),
+    "record_outcome": lambda space: space.store.record_outcome(RESULT, THRESHOLDS),
+    "register_replica": lambda space: space.add(request="second", capacity=1),
+    "renew": lambda space: space.store.renew("token", lease_seconds=60),
+    "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
+    "resign": lambda space: space.store.resign("token"),
+    "restore_view": lambda space: space.store.restore(
+        [removed_entry("removed", A)], view_birth="old", view_revision="1-0"
+    ),
+    "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
+}
+CHECKS_NOTHING = {"inspect_replicas"}  # reads only, and `check` has looked at the types before
+
+
+@pytest.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    async with on_server(server.url, namespace) as space:
+        yield space
+
+
+async def populate(space: Space) -> None:
+    """Make a state in which every command would write."""
+    await space.add(request="first", primary=True)
+    await space.make("healthy")
+    await space.elect()
+    space.raw.hset(space.keys.leader, "epoch", EPOCH)
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    await space.store.heartbeat(info("router~2"), expiry_seconds=60)
+    space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})
+    space.expire_router("router~1")
+
+
+def key_of(space: Space, name: str) -> str:
+    """Return a key that a command touches, by the name that its header has for it."""
+    own = {
+        "replica": space.keys.replica(A),
+        "replica_prefix": space.keys.replica(A),
+        "router": space.keys.router("router~1"),
+        "router_prefix": space.keys.router("router~2"),
+    }
+    return own.get(name) or str(getattr(space.keys, name))
+
+
+def test_every_command_is_tried() -> None:
+    assert set(CALLS) == set(command_names()) - CHECKS_NOTHING
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in CALLS for name in read_header(command).names("KEYS")]
+)
+@pytest.mark.parametrize("value", ["text", ["list"]])
+async def test_a_key_of_another_type_is_named_and_nothing_is_written(
+    space: Space, command: str, name: str, value: str | list[str]
+) -> None:
+    await populate(space)
+    key = key_of(space, name)
+    space.raw.delete(key)
+    if isinstance(value, list):
+        space.raw.sadd(key, *value) if space.keys.expected_type(key) != "set" else space.raw.zadd(key, {"list": 1})
+    else:
+        space.raw.set(key, value)
+    before = space.dump()
+    with pytest.raises(KeyConflict) as caught:
+        await CALLS[command](space)
+    assert key in str(caught.value)
+    assert str(space.keys.expected_type(key)) in str(caught.value)
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("command", [name for name in CALLS if "meta" in read_header(name).names("KEYS")])
+async def test_a_namespace_of_another_schema_is_refused(space: Space, command: str) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", "2")
+    before = space.dump()
+    with pytest.raises(StoreRefused, match="schema 2, this version writes 1"):
+        await CALLS[command](space)
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("command", CALLS)
+async def test_every_command_writes_where_nothing_is_wrong(space: Space, command: str) -> None:
+    """Otherwise the tests above would show nothing."""
+    await populate(space)
+    if command == "campaign":
+        space.raw.delete(space.keys.leader)
+    if command == "restore_view":
+        space.raw.delete(*space.dump())
+    space.raw.persist(space.keys.leader)
+    before = space.dump(), space.raw.pttl(space.keys.leader)
+    await CALLS[command](space)
+    assert (space.dump(), space.raw.pttl(space.keys.leader)) != before

@@ -1,0 +1,91 @@
+"""How commands are found, and put together with what they include."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from lupa import lua51
+
+from shared_registry.lua_files import LUA_DIR, assemble, command_names
+
+
+def write(directory: Path, **files: str) -> None:
+    (directory / "lib").mkdir(exist_ok=True)
+    for name, text in files.items():
+        path = (
+            directory / "lib" / f"{name.removeprefix('lib_')}.lua"
+            if name.startswith("lib_")
+            else directory / f"{name}.lua"
+        )
+        path.write_text(text, encoding="utf-8")
+
+
+def test_the_commands_are_the_files_at_the_top_sorted(tmp_path: Path) -> None:
+    write(tmp_path, b="", a="", lib_c="")
+    (tmp_path / "notes.txt").touch()
+    assert command_names(tmp_path) == ["a", "b"]
+
+
+def test_an_include_is_put_where_it_stands(tmp_path: Path) -> None:
+    write(tmp_path, a="one\n-- include lib/x.lua\nthree\n", lib_x="two\n")
+    assert assemble("a", tmp_path) == "one\ntwo\nthree\n"
+
+
+def test_every_file_is_put_in_once_at_its_first_mention(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="-- include lib/x.lua\n-- include lib/y.lua\n-- include lib/x.lua\na\n",
+        lib_x="-- include lib/z.lua\nx\n",
+        lib_y="-- include lib/z.lua\n-- include lib/x.lua\ny\n",
+        lib_z="z\n",
+    )
+    assert assemble("a", tmp_path) == "z\nx\ny\na\n"
+
+
+def test_files_that_include_each_other_end(tmp_path: Path) -> None:
+    write(tmp_path, a="-- include lib/x.lua\na\n", lib_x="-- include lib/y.lua\nx\n", lib_y="-- include lib/x.lua\ny\n")
+    assert assemble("a", tmp_path) == "y\nx\na\n"
+
+
+def test_only_a_whole_line_is_an_include(tmp_path: Path) -> None:
+    text = (
+        " -- include lib/x.lua\nlocal a = 1 -- include lib/x.lua\n-- include other/x.lua\n-- include lib/x.lua indeed\n"
+    )
+    write(tmp_path, a=text, lib_x="x\n")
+    assert assemble("a", tmp_path) == text
+
+
+@pytest.mark.parametrize("text", ["-- include lib/missing.lua\n", None])
+def test_what_is_not_there_is_an_error_that_names_it(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        write(tmp_path, a=text)
+    with pytest.raises(FileNotFoundError, match=r"missing\.lua|a\.lua"):
+        assemble("a", tmp_path)
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_every_command_of_the_package_compiles_whole(name: str) -> None:
+    text = assemble(name)
+    lua51.LuaRuntime().compile(text)
+    assert not re.search(r"^\s*-- include", text, re.MULTILINE)
+
+
+def test_every_shared_piece_is_used() -> None:
+    everything = "".join(path.read_text(encoding="utf-8") for path in LUA_DIR.rglob("*.lua"))
+    for path in (LUA_DIR / "lib").glob("*.lua"):
+        assert f"-- include lib/{path.name}\n" in everything
+        for function in re.findall(r"^local function (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert len(re.findall(rf"\b{function}\(", everything)) >= 2, f"{function} is not called"
+
+
+@pytest.mark.parametrize("path", sorted(LUA_DIR.rglob("*.lua")), ids=lambda path: path.name)
+def test_every_file_is_plain_text_with_lines_that_fit(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.replace("…", "").isascii()
+    assert text.endswith("\n")
+    assert "\t" not in text
+    assert "\r" not in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert not re.search(r"[ ]+$", text, re.MULTILINE)

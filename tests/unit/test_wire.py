@@ -1,0 +1,248 @@
+"""What Redis holds as text becomes records and events, digit by digit; what does not parse is named."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_registry.errors import KeyConflict
+from shared_registry.model import (
+    AdminState,
+    Event,
+    EventKind,
+    Leader,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+    Source,
+)
+from shared_registry.wire import (
+    RESTORED_FIELDS,
+    milliseconds,
+    parse_event,
+    parse_events,
+    parse_leader,
+    parse_record,
+    removed_entry,
+    restored_entry,
+)
+
+KEY = "http://10.0.0.1:8000"
+HASH = {
+    "url": "http://10.0.0.1:8000/",
+    "name": "a",
+    "primary": "1",
+    "weight": "0.30000000000000004",
+    "capacity": "4",
+    "order": "7",
+    "incarnation": "abc",
+    "source": "explicit",
+    "registered_at_ms": "1700000000001",
+    "status": "healthy",
+    "status_since_ms": "1700000000002",
+    "consecutive_failures": "1",
+    "consecutive_successes": "2",
+    "last_ok_at_ms": "1700000000003",
+    "last_failure_at_ms": "1700000000004",
+    "last_latency_ms": "12.346",
+    "last_error": "refused",
+    "admin": "draining",
+    "admin_since_ms": "1700000000005",
+    "admin_reason": "deploy",
+    "in_flight": "3",
+    "revision": "1700000000006-7",
+}
+RECORD = ReplicaRecord(
+    key=KEY,
+    endpoint=ReplicaEndpoint("http://10.0.0.1:8000/", "a", primary=True, weight=0.1 + 0.2, capacity=4, order=7),
+    health=ReplicaHealth(
+        status=ReplicaStatus.HEALTHY,
+        last_ok_at=1700000000.003,
+        last_failure_at=1700000000.004,
+        consecutive_failures=1,
+        consecutive_successes=2,
+        last_latency_ms=12.346,
+    ),
+    incarnation="abc",
+    source=Source.EXPLICIT,
+    registered_at=1700000000.001,
+    status_since=1700000000.002,
+    last_error="refused",
+    admin=AdminState.DRAINING,
+    admin_since=1700000000.005,
+    admin_reason="deploy",
+    in_flight=3,
+    revision="1700000000006-7",
+)
+MAY_BE_MISSING = {
+    "registered_at_ms",
+    "status_since_ms",
+    "last_ok_at_ms",
+    "last_failure_at_ms",
+    "last_latency_ms",
+    "last_error",
+    "admin_since_ms",
+    "admin_reason",
+    "in_flight",
+}
+MALFORMED = {
+    "weight": "heavy",
+    "capacity": "1.5",
+    "order": "first",
+    "source": "nobody",
+    "status": "fine",
+    "consecutive_failures": "",
+    "consecutive_successes": "two",
+    "registered_at_ms": "1e3",
+    "status_since_ms": "now",
+    "last_ok_at_ms": "12.5",
+    "last_failure_at_ms": "-",
+    "last_latency_ms": "fast",
+    "admin": "retired",
+    "admin_since_ms": "then",
+    "in_flight": "many",
+}
+EVENT = {"kind": "router_joined", "at_ms": "1700000000123", "prev": "1-2", "router": "r~1", "epoch": "9007199254740991"}
+
+
+def test_a_hash_becomes_a_record() -> None:
+    assert parse_record(KEY, HASH) == RECORD
+
+
+def test_an_event_gives_its_own_revision_to_the_record_it_carries() -> None:
+    assert parse_record(KEY, HASH, "9-9") == replace(RECORD, revision="9-9")
+
+
+def test_what_never_happened_is_none() -> None:
+    record = parse_record(KEY, {name: value for name, value in HASH.items() if name not in MAY_BE_MISSING})
+    health = record.health
+    assert (health.last_ok_at, health.last_failure_at, health.last_latency_ms) == (None, None, None)
+    assert (record.registered_at, record.status_since, record.admin_since) == (None, None, None)
+    assert (record.last_error, record.admin_reason, record.in_flight) == ("", "", 0)
+
+
+def test_an_empty_name_is_no_name_and_only_1_is_primary() -> None:
+    record = parse_record(KEY, HASH | {"name": "", "primary": "0"})
+    assert (record.endpoint.name, record.endpoint.primary) == (None, False)
+
+
+@pytest.mark.parametrize("name", sorted(HASH.keys() - MAY_BE_MISSING))
+def test_a_missing_field_is_named(name: str) -> None:
+    with pytest.raises(KeyConflict, match=f"replica {KEY}: field {name} is missing"):
+        parse_record(KEY, {field: value for field, value in HASH.items() if field != name})
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_field_is_named_and_shown(name: str) -> None:
+    with pytest.raises(KeyConflict, match=f"replica {KEY}: field {name} holds '{MALFORMED[name]}'"):
+        parse_record(KEY, HASH | {name: MALFORMED[name]})
+
+
+@given(st.floats(min_value=0, exclude_min=True, allow_infinity=False))
+def test_every_weight_survives_its_text(weight: float) -> None:
+    assert parse_record(KEY, HASH | {"weight": repr(weight)}).endpoint.weight == weight
+
+
+@pytest.mark.parametrize("weight", [1e-7, 0.1 + 0.2, 1 / 3, 5e-324, 1e300])
+def test_such_weights_too(weight: float) -> None:
+    assert parse_record(KEY, HASH | {"weight": repr(weight)}).endpoint.weight == weight
+
+
+@given(st.integers(0, 2**63))
+def test_every_whole_number_survives_its_text(number: int) -> None:
+    record = parse_record(KEY, HASH | {"capacity": str(number), "order": str(number), "in_flight": str(number)})
+    assert (record.endpoint.capacity, record.endpoint.order, record.in_flight) == (number, number, number)
+    assert parse_event("1-0", EVENT | {"epoch": str(number)}).epoch == number
+
+
+@given(st.integers(0, 2**42))
+def test_a_time_in_milliseconds_survives_seconds(at_ms: int) -> None:
+    assert milliseconds(at_ms / 1000) == str(at_ms)
+    assert parse_record(KEY, HASH | {"last_ok_at_ms": str(at_ms)}).health.last_ok_at == at_ms / 1000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0"), (0.0004, "0"), (0.0006, "1"), (3.0, "3000"), (2.9999, "3000")]
+)
+def test_durations_are_whole_milliseconds(seconds: float, text: str) -> None:
+    assert milliseconds(seconds) == text
+
+
+def test_an_event_about_no_replica() -> None:
+    event = parse_event("5-1", EVENT)
+    assert event == Event("5-1", EventKind.ROUTER_JOINED, 1700000000.123, "1-2", "r~1", 9007199254740991)
+
+
+def test_an_event_about_a_replica_carries_its_record() -> None:
+    entry = EVENT | HASH | {"kind": "replica_admin", "replica": KEY, "by": "me", "reason": "deploy"}
+    del entry["in_flight"], entry["revision"]
+    event = parse_event("5-1", entry)
+    assert (event.by, event.reason) == ("me", "deploy")
+    assert event.record == replace(RECORD, in_flight=0, revision="5-1")
+
+
+@pytest.mark.parametrize("name", EVENT)
+def test_a_missing_field_of_an_event_is_named(name: str) -> None:
+    with pytest.raises(KeyConflict, match=f"event 5-1: field {name} is missing"):
+        parse_event("5-1", {field: value for field, value in EVENT.items() if field != name})
+
+
+@pytest.mark.parametrize(("name", "value"), [("at_ms", "noon"), ("epoch", "1.0")])
+def test_a_malformed_field_of_an_event_is_named(name: str, value: str) -> None:
+    with pytest.raises(KeyConflict, match=f"event 5-1: field {name} holds '{value}'"):
+        parse_event("5-1", EVENT | {name: value})
+
+
+def test_a_kind_that_only_a_later_version_knows_is_passed_on() -> None:
+    event = parse_event("5-1", EVENT | {"kind": "party"})
+    assert (event.kind, event.id, event.previous) == (EventKind.OTHER, "5-1", "1-2")
+
+
+def test_events_in_a_reply_follow_each_other() -> None:
+    entry = [text for pair in EVENT.items() for text in pair]
+    values = ["1-0", str(len(entry)), *entry, "2-0", str(len(entry) + 2), *entry, "by", "me"]
+    assert [(event.id, event.by) for event in parse_events(values)] == [("1-0", ""), ("2-0", "me")]
+    assert parse_events([]) == []
+
+
+def test_a_leader_or_nobody() -> None:
+    fields = {"router": "r~1", "token": "secret", "epoch": "9007199254740991", "elected_at_ms": "1700000000123"}
+    assert parse_leader(fields) == Leader("r~1", 9007199254740991, 1700000000.123)
+    assert parse_leader({}) is None
+    with pytest.raises(KeyConflict, match="leader: field epoch is missing"):
+        parse_leader({name: value for name, value in fields.items() if name != "epoch"})
+
+
+RESTORED_NAMES = [
+    *("url", "name", "primary", "weight", "capacity", "order", "source", "incarnation"),
+    *("registered_at_ms", "admin_since_ms", "admin", "admin_reason", "status", "status_since_ms"),
+    *("consecutive_failures", "consecutive_successes", "last_ok_at_ms", "last_failure_at_ms"),
+    *("last_latency_ms", "last_error"),
+]
+
+
+def test_a_record_put_back_is_what_it_was() -> None:
+    kind, key, *values = restored_entry("replica", RECORD)
+    assert (kind, key, len(values)) == ("replica", KEY, RESTORED_FIELDS)
+    fields = dict(zip(RESTORED_NAMES, values, strict=True))
+    assert fields == {name: HASH[name] for name in RESTORED_NAMES}
+    assert parse_record(KEY, fields, RECORD.revision) == replace(RECORD, in_flight=0)
+
+
+def test_a_record_put_back_leaves_empty_what_never_happened() -> None:
+    fields = dict(
+        zip(RESTORED_NAMES, restored_entry("replica", ReplicaRecord(KEY, ReplicaEndpoint(KEY)))[2:], strict=True)
+    )
+    empty = {name for name, value in fields.items() if not value}
+    assert empty >= {name for name in MAY_BE_MISSING if name.endswith("_ms")} - {"in_flight"}
+    assert len(removed_entry("removed", KEY)) == 2 + RESTORED_FIELDS
+
+
+def test_an_unlimited_number_is_no_weight_to_reckon_with() -> None:
+    """The settings refuse such weights; a hash that holds one still parses, and `check` reports it."""
+    assert math.isinf(parse_record(KEY, HASH | {"weight": "inf"}).endpoint.weight)
