@@ -1,0 +1,141 @@
+"""A router's view of the replicas: the live handles, and the order in which `select()` prefers them.
+
+Pure state, no I/O. It changes in steps: each ends with the preference prepared, so that selecting reads one
+attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from shared_registry.model import ORIGIN, AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, is_later
+
+Policy = Callable[[Iterable[Replica]], tuple[Replica, ...]]
+
+
+class View:
+    """The handles of all replicas, one per url for as long as anybody holds it.
+
+    Attributes:
+        first: What `select()` returns; `None` with no selectable replica, or while withheld.
+        preference: All selectable replicas, best first; empty while withheld.
+        removed: Canonical urls of replicas known to be removed, each with the revision by which it was.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.first: Replica | None = None
+        self.preference: tuple[Replica, ...] = ()
+        self.removed: dict[str, str] = {}
+        self._policy = policy
+        self._replicas: dict[str, Replica] = {}
+        self._ordered: tuple[Replica, ...] = ()
+        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
+        self._is_withheld = False
+        self._is_sorted = True
+
+    def all(self) -> tuple[Replica, ...]:
+        """Return the registered replicas in order."""
+        return self._ordered
+
+    def get(self, key: str) -> Replica | None:
+        """Return the handle of the replica with this canonical url."""
+        return self._replicas.get(key)
+
+    def handle(self, record: ReplicaRecord) -> Replica:
+        """Return the handle of a replica that may not be shown (yet), with this record where there was none."""
+        replica = self._handles.get(record.key)
+        if replica is None:
+            replica = self._handles[record.key] = Replica.of(record)
+        return replica
+
+    def first_except(self, excluded: Collection[str]) -> Replica | None:
+        """Return the best selectable replica whose canonical url is not excluded."""
+        return next((replica for replica in self.preference if replica.key not in excluded), None)
+
+    def show_configured(self, endpoints: Iterable[ReplicaEndpoint]) -> None:
+        """Show these endpoints, all unknown, in the order that registering them one by one would give."""
+        records: dict[str, ReplicaRecord] = {}
+        next_order = 0
+        for endpoint in endpoints:
+            order = next_order if endpoint.order is None else endpoint.order
+            next_order = max(next_order, order + 1)
+            record = Replica(replace(endpoint, order=order)).record
+            records[record.key] = record
+        self.replace_all(records)
+
+    def set_health(self, replica: Replica, health: ReplicaHealth) -> None:
+        """Show this health of a replica."""
+        replica.record = replace(replica.record, health=health)
+        self._prepare()
+
+    def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, str] | None = None) -> None:
+        """Show exactly these records, as read anew."""
+        self.removed = dict(removed or {})
+        for key in self._replicas.keys() - records.keys():
+            self._drop(key)
+        for key, record in records.items():
+            self._show(key, record)
+        self._prepare()
+
+    def read(self, records: Iterable[ReplicaRecord]) -> None:
+        """Take over what was read of known replicas; older revisions and unknown replicas are ignored."""
+        for record in records:
+            if replica := self._replicas.get(record.key):
+                self._set(replica, replica.record.after_read(record))
+        self._prepare()
+
+    def apply(self, records: Iterable[ReplicaRecord]) -> None:
+        """Take over what events carried, in their order; older revisions are ignored."""
+        for record in records:
+            replica = self._replicas.get(record.key)
+            if record.admin is AdminState.REMOVED:
+                self._remove(replica, record)
+            elif replica is not None:
+                self._set(replica, replica.record.after_event(record))
+            elif is_later(record.revision, self.removed.get(record.key, ORIGIN)):
+                self._show(record.key, record)
+        self._prepare()
+
+    def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  a claim, like the attribute
+        """Let nothing be selected, or let it again."""
+        self._is_withheld = is_withheld
+        self._prepare()
+
+    def _show(self, key: str, record: ReplicaRecord) -> None:
+        replica = self.handle(record)
+        replica.record = record
+        self._replicas[key] = replica
+        self._is_sorted = False
+        self.removed.pop(key, None)
+
+    def _drop(self, key: str) -> None:
+        replica = self._replicas.pop(key)
+        self._is_sorted = False
+        replica.record = replace(replica.record, admin=AdminState.REMOVED)
+
+    def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
+        if replica is None:
+            if is_later(record.revision, self.removed.get(record.key, ORIGIN)):
+                self.removed[record.key] = record.revision
+        elif is_later(record.revision, replica.record.revision):
+            self._drop(record.key)
+            replica.record = record
+            self.removed[record.key] = record.revision
+
+    def _set(self, replica: Replica, record: ReplicaRecord) -> None:
+        self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order
+        replica.record = record
+
+    def _prepare(self) -> None:
+        """Bring order and preference in line with the records; sort only where that can have changed."""
+        if not self._is_sorted:
+            self._ordered = tuple(sorted(self._replicas.values(), key=_position))
+            self._is_sorted = True
+        self.preference = () if self._is_withheld else self._policy(self._ordered)
+        self.first = self.preference[0] if self.preference else None
+
+
+def _position(replica: Replica) -> tuple[int, str]:
+    return replica.record.endpoint.order or 0, replica.key
