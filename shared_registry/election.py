@@ -1,0 +1,231 @@
+"""Leader election by a lease in Redis: campaign, renew, resign.
+
+What it promises: each epoch has one leader, epochs rise, and a leader stops believing in itself before its lease can
+have ended on the server, as long as local and server clocks run at nearly the same rate (a tenth of the lease is kept
+as margin). What it does not: during a pause of the process two may believe at once. That is why every write of a
+leader carries its token and epoch, which Redis compares within the same command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared_registry.backoff import Backoff
+from shared_registry.clock import Clock, finish_by
+from shared_registry.errors import Fenced, StoreError
+from shared_registry.model import Event, EventKind
+from shared_registry.store import Elected, Held, new_token
+
+MARGIN_SHARE = 0.1
+JITTER_SECONDS = 0.05
+logger = logging.getLogger(__name__)
+
+
+class LeaseStore(Protocol):
+    """What an election asks of the store."""
+
+    async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
+        """Stand for leader."""
+
+    async def renew(self, token: str, *, lease_seconds: float) -> bool:
+        """Extend the lease."""
+
+    async def resign(self, token: str) -> bool:
+        """End the lease."""
+
+
+@dataclass
+class Term:
+    """One leadership. Valid until its deadline, which renewals move.
+
+    Attributes:
+        epoch: The fencing token, for everything that is written during this term.
+        token: The candidate's own, compared together with the epoch.
+        deadline: On the monotonic clock; past it the leader must not act.
+    """
+
+    epoch: int
+    token: str
+    deadline: float
+    clock: Clock
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the leader may still act."""
+        return self.clock.monotonic() < self.deadline
+
+
+class Election:
+    """Stands for leader again and again, and runs `lead` while it leads. One `run` at a time."""
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        *,
+        lead: Callable[[Term], Awaitable[None]],
+        lease_seconds: float,
+        renew_interval_seconds: float,
+        seen_epoch: Callable[[], int],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """Set up; nothing is sent before `run`.
+
+        Args:
+            store: Where the lease lives.
+            lead: Runs as a task while this router leads. It is cancelled when the term ends, and may use a
+                bounded time then to finish; when it returns or raises, the leader resigns.
+            lease_seconds: How long a leader that fell silent still counts as one.
+            renew_interval_seconds: How often it is renewed; under half of the lease.
+            seen_epoch: The highest epoch that this router knows of.
+            clock: For the deadline.
+            rng: For jitter.
+        """
+        self._store = store
+        self._lead = lead
+        self._lease_seconds = lease_seconds
+        self._renew_interval_seconds = renew_interval_seconds
+        self._seen_epoch = seen_epoch
+        self._clock = clock
+        self._rng = rng
+        self._backoff = Backoff(rng=rng)
+        self._vacancy = asyncio.Event()
+        self._term: Term | None = None
+        self._highest_epoch = 0
+        self._is_in_trouble = False
+
+    @property
+    def term(self) -> Term | None:
+        """The current term, while this router leads."""
+        return self._term if self._term is not None and self._term.is_current else None
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Stand at once when a leader has resigned. For `Mirror.subscribed`."""
+        if any(event.kind is EventKind.LEADER_RESIGNED for event in events):
+            self._vacancy.set()
+
+    async def run(self) -> None:
+        """Take part until cancelled; then finish an outstanding campaign, and resign."""
+        while True:
+            await self._serve(await self._win())
+
+    async def _win(self) -> Term:
+        """Campaign with one token until elected."""
+        token = new_token()
+        attempt: asyncio.Future[Elected | Held] | None = None
+        try:
+            while True:
+                self._vacancy.clear()
+                asked_at = self._clock.monotonic()
+                attempt = asyncio.ensure_future(self._campaign(token))
+                try:
+                    outcome = await asyncio.shield(attempt)
+                except StoreError as error:
+                    self._report_trouble(error)
+                    await self._clock.sleep(self._backoff.next_seconds())
+                    continue
+                self._end_trouble()
+                if isinstance(outcome, Elected):
+                    return Term(outcome.epoch, token, self._deadline(asked_at), self._clock)
+                await self._wait_for_vacancy(outcome)
+        except asyncio.CancelledError:
+            if attempt is not None:
+                await self._withdraw(token, attempt)
+            raise
+
+    async def _campaign(self, token: str) -> Elected | Held:
+        seen = max(self._seen_epoch(), self._highest_epoch)
+        outcome = await self._store.campaign(token, lease_seconds=self._lease_seconds, seen_epoch=seen)
+        epoch = outcome.epoch if isinstance(outcome, Elected) else outcome.leader.epoch
+        self._highest_epoch = max(self._highest_epoch, epoch)
+        return outcome
+
+    async def _withdraw(self, token: str, attempt: asyncio.Future[Elected | Held]) -> None:
+        """Learn how the last campaign ended, and resign unless it certainly won no lease."""
+        with contextlib.suppress(StoreError):
+            if isinstance(await attempt, Held):
+                return
+        with contextlib.suppress(StoreError):
+            await self._store.resign(token)
+
+    async def _wait_for_vacancy(self, held: Held) -> None:
+        """Wait until the holder's lease can have ended, or it resigned."""
+        deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
+        with contextlib.suppress(TimeoutError):
+            await finish_by(self._clock, deadline, _until(self._vacancy))
+
+    async def _serve(self, term: Term) -> None:
+        logger.info("leader: leading in epoch %d", term.epoch)
+        self._term = term
+        lead = asyncio.ensure_future(self._lead(term))
+        renewals = asyncio.ensure_future(self._renew_until_lost(term))
+        try:
+            await asyncio.wait((lead, renewals), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(term, lead, renewals)
+        _raise_failure(lead)
+        _raise_failure(renewals)
+
+    async def _end(self, term: Term, lead: asyncio.Future[None], renewals: asyncio.Future[None]) -> None:
+        """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
+        lead.cancel()
+        try:
+            await asyncio.gather(lead, return_exceptions=True)
+        finally:
+            renewals.cancel()  # also where the caller will not wait any longer, or they would go on forever
+            self._term = None
+        await asyncio.gather(renewals, return_exceptions=True)
+        if not renewals.cancelled() or not term.is_current:
+            logger.warning("leader: lost epoch %d", term.epoch)
+        with contextlib.suppress(StoreError):
+            await self._store.resign(term.token)
+
+    async def _renew_until_lost(self, term: Term) -> None:
+        """Renew; return when another leads, or when the deadline comes first."""
+        delay = self._renew_interval_seconds
+        while True:
+            await self._clock.sleep(min(delay, term.deadline - self._clock.monotonic()))
+            if not term.is_current:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                renewal = self._store.renew(term.token, lease_seconds=self._lease_seconds)
+                if not await finish_by(self._clock, term.deadline, renewal):
+                    return
+            except TimeoutError:
+                return
+            except StoreError as error:
+                self._report_trouble(error)
+                delay = self._backoff.next_seconds()
+            else:
+                self._end_trouble()
+                term.deadline = self._deadline(asked_at)
+                delay = self._renew_interval_seconds
+
+    def _deadline(self, asked_at: float) -> float:
+        return asked_at + self._lease_seconds * (1 - MARGIN_SHARE)
+
+    def _report_trouble(self, error: StoreError) -> None:
+        if not self._is_in_trouble:
+            self._is_in_trouble = True
+            logger.warning("leader: %s", error)
+
+    def _end_trouble(self) -> None:
+        self._is_in_trouble = False
+        self._backoff.reset()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _raise_failure(task: asyncio.Future[None]) -> None:
+    """Let a failure reach the caller, unless it only says that the term is over."""
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Fenced):
+        raise error
