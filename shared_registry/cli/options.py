@@ -1,0 +1,97 @@
+"""What the command's options mean to all of its commands: which registry, and how to print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared_registry.config import RouterConfig, load_config
+
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        help="The Redis that holds the registry. With a password rather in SHARED_REGISTRY_REDIS_URL: "
+        "a command line is there for all to see.",
+        show_default=False,
+    ),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", metavar="NAME", help="The registry within that Redis.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """Options that may stand before or after the command's name."""
+
+    redis: str | None = None
+    namespace: str | None = None
+    as_json: bool = False
+
+    def load(self, path: Path | None = None) -> RouterConfig:
+        """Return the settings in force: command line over environment over file over defaults.
+
+        Raises:
+            ConfigError: Anything is wrong with them.
+        """
+        overrides = {"redis_url": self.redis, "namespace": self.namespace}
+        return load_config(path, overrides=overrides).config
+
+
+def given(context: typer.Context, redis: str | None, namespace: str | None, *, as_json: bool) -> GlobalOptions:
+    """Return what was given after the command's name, over what was given before it."""
+    before = context.obj if isinstance(context.obj, GlobalOptions) else GlobalOptions()
+    return GlobalOptions(redis or before.redis, namespace or before.namespace, as_json or before.as_json)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
+    """Send the package's log to standard error.
+
+    Args:
+        as_json: One JSON object a line.
+        is_service: Of a command that runs on: with the time, and from level info on. Otherwise only warnings.
+    """
+    handler = logging.StreamHandler()
+    if as_json and is_service:
+        handler.setFormatter(_JsonFormatter())
+    elif is_service:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    else:
+        logging.addLevelName(logging.WARNING, "warning")
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    package = logging.getLogger("shared_registry")
+    package.handlers = [handler]
+    package.propagate = False
+    package.setLevel(logging.INFO if is_service else logging.WARNING)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

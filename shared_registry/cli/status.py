@@ -1,0 +1,125 @@
+"""How `shared-registry status` and `check` show what an observer sees: for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared_registry.check import Violation
+from shared_registry.config import RouterConfig
+from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
+from shared_registry.observer import Overview
+from shared_registry.redis_urls import mask_redis_url
+
+UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
+STYLES = {
+    ReplicaStatus.HEALTHY: "green",
+    ReplicaStatus.UNHEALTHY: "red",
+    ReplicaStatus.UNKNOWN: "yellow",
+    AdminState.ACTIVE: "",
+    AdminState.DRAINING: "yellow",
+    AdminState.DISABLED: "red",
+}
+
+
+def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
+    """Return the status for programs. Times are seconds since the epoch on the Redis server's clock."""
+    leader = overview.leader
+    return {
+        "redis": mask_redis_url(config.redis_url),
+        "namespace": config.namespace,
+        "at": overview.at,
+        "birth": overview.head.birth,
+        "revision": overview.head.revision,
+        "epoch": overview.head.epoch,
+        "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
+        "live_routers": overview.live_routers,
+        "replicas": [_replica_document(record) for record in overview.replicas],
+    }
+
+
+def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
+    endpoint, health = record.endpoint, record.health
+    return {
+        "url": endpoint.url,
+        "name": endpoint.name,
+        "primary": endpoint.primary,
+        "weight": endpoint.weight,
+        "capacity": endpoint.capacity,
+        "in_flight": record.in_flight,
+        "status": health.status.value,
+        "status_since": record.status_since,
+        "admin": record.admin.value,
+        "admin_reason": record.admin_reason,
+        "last_ok_at": health.last_ok_at,
+        "last_failure_at": health.last_failure_at,
+        "last_latency_ms": health.last_latency_ms,
+        "last_error": record.last_error,
+        "consecutive_failures": health.consecutive_failures,
+        "consecutive_successes": health.consecutive_successes,
+    }
+
+
+def show_status(console: Console, config: RouterConfig, overview: Overview) -> None:
+    """Print the status for people."""
+    head, leader = overview.head, overview.leader
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
+    if head.birth is None:
+        facts.add_row("", "nothing is there yet: start a router, or see whether url and namespace are the right ones")
+    facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
+    facts.add_row("routers", f"{overview.live_routers} live")
+    facts.add_row("revision", f"{head.revision} of birth {head.birth or '-'}")
+    console.print(facts)
+    if overview.replicas:
+        console.print(_replica_table(overview))
+    else:
+        console.print("no replicas are registered")
+
+
+def _replica_table(overview: Overview) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("replica", "tier", "status", "admin"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("in flight", "latency", "last ok", "failures"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in overview.replicas:
+        endpoint, health = record.endpoint, record.health
+        table.add_row(
+            Text(f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url),
+            "primary" if endpoint.primary else "secondary",
+            Text(health.status.value, STYLES[health.status]),
+            Text(record.admin.value, STYLES.get(record.admin, "")),
+            f"{record.in_flight}/{endpoint.capacity}" if endpoint.capacity else str(record.in_flight),
+            "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
+            "never" if health.last_ok_at is None else _age(overview.at - health.last_ok_at),
+            str(health.consecutive_failures),
+        )
+    return table
+
+
+def _age(seconds: float) -> str:
+    for length, unit in UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0.0):.1f} s ago"
+
+
+def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:
+    """Return the outcome of a check for programs."""
+    return {
+        "redis": mask_redis_url(config.redis_url),
+        "namespace": config.namespace,
+        "is_clean": not violations,
+        "violations": [{"rule": one.rule, "key": one.key, "message": one.message} for one in violations],
+    }
+
+
+def check_lines(config: RouterConfig, violations: list[Violation]) -> list[str]:
+    """Return the outcome of a check for people: a line for each violation, or one that says all is well."""
+    if not violations:
+        return [f"namespace {config.namespace}: all invariants hold"]
+    return [f"{one.rule}: {one.key}: {one.message}" for one in violations]

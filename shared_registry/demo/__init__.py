@@ -1,0 +1,1 @@
+"""`shared-registry demo`: a cluster of local processes, and what befalls it."""
