@@ -1,0 +1,115 @@
+"""A TCP proxy in front of a server, which does to connections what networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+
+class FaultyProxy:
+    """Forwards 127.0.0.1:`port` to another port of 127.0.0.1. Change a fault at any time; it holds for what follows.
+
+    Attributes:
+        delay_seconds: How long every piece waits, in each direction.
+        piece_bytes: The most that is passed on at once; small is a trickle.
+        loses_commands: What clients send is swallowed; the connection stays.
+        loses_replies: What the server sends is swallowed; the connection stays.
+        cuts_at_reply: The next reply ends its connection instead of arriving: the command was executed.
+        refuses: New connections are closed at once.
+        connections: How many were accepted.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self.delay_seconds = 0.0
+        self.piece_bytes = 65536
+        self.loses_commands = False
+        self.loses_replies = False
+        self.cuts_at_reply = False
+        self.refuses = False
+        self.connections = 0
+        self.port = 0
+        self._server_port = server_port
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def heal(self) -> None:
+        """End every fault."""
+        self.__dict__.update(
+            delay_seconds=0.0,
+            piece_bytes=65536,
+            loses_commands=False,
+            loses_replies=False,
+            cuts_at_reply=False,
+            refuses=False,
+        )
+
+    def cut(self) -> None:
+        """End every connection now."""
+        for task in self._open:
+            task.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        self.connections += 1
+        try:
+            if not self.refuses:
+                await self._connect(reader, writer)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._open.discard(task)
+            writer.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            return
+        try:
+            commands = asyncio.ensure_future(self._pass(reader, server_writer, is_reply=False))
+            replies = asyncio.ensure_future(self._pass(server_reader, writer, is_reply=True))
+            try:
+                await asyncio.wait((commands, replies), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                commands.cancel()
+                replies.cancel()
+                await asyncio.gather(commands, replies, return_exceptions=True)
+        finally:
+            server_writer.transport.abort()
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool) -> None:
+        """Pass on what comes until an end is closed."""
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if is_reply and self.cuts_at_reply:
+                    self.cuts_at_reply = False
+                    return
+                if self.loses_replies if is_reply else self.loses_commands:
+                    continue
+                for at in range(0, len(data), self.piece_bytes):
+                    if self.delay_seconds:
+                        await asyncio.sleep(self.delay_seconds)
+                    sink.write(data[at : at + self.piece_bytes])
+                    await sink.drain()

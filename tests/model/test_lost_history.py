@@ -1,0 +1,217 @@
+"""Losses of history at random: views of several ages, put back in any order and call by call between other writes.
+
+What must come out is said by `Truth`, from the views and from what was written since; it knows nothing of marks,
+chunks or the order of calls. Besides, the model says what every single call does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from shared_registry.model import Source
+from tests.model import strategies as some
+from tests.model.bench import Router
+from tests.model.effort import takes_long
+from tests.model.rules import HEALTH, OPERATOR, SPEC, KnownView, Namespace, Spec, copy_of, is_later
+from tests.model.steps import Place, Steps
+from tests.model.strategies import Step
+from tests.model.test_machine import run_machine
+from tests.model.values import Fields
+
+ROUTERS = 4
+CONFIGURED = ("http://10.0.0.1:8000", "https://b.example")
+"""What the config file of a router that starts names."""
+routers = st.integers(0, ROUTERS - 1)
+
+
+class Truth:
+    """What must be there after a loss, from the views that were put back and from what was done on purpose since.
+
+    Attributes:
+        told: For each url the newest view that told of it so far.
+        written: What somebody wrote on purpose since.
+        probed: What probes found since.
+    """
+
+    def __init__(self, rules: Namespace) -> None:
+        self.rules = rules
+        self.told: dict[str, KnownView] = {}
+        self.written: dict[str, Fields] = {}
+        self.probed: dict[str, Fields] = {}
+
+    def tell(self, view: KnownView, urls: Iterable[str]) -> None:
+        """A router puts back what its view knows of these replicas."""
+        for url in urls:
+            if url not in self.told or is_later(view.revision, self.told[url].revision):
+                self.told[url] = view
+
+    def note(self, before: dict[str, Fields]) -> None:
+        """Take what a step other than putting back has changed since for meant."""
+        for url, fields in self.rules.hashes.items():
+            was = before.get(url, {})
+            if fields == was:
+                continue
+            if "restored_from" not in fields:
+                self.written[url] = chosen(fields, SPEC + OPERATOR)
+            if fields["incarnation"] != was.get("incarnation"):
+                self.probed.pop(url, None)
+            elif chosen(fields, HEALTH) != chosen(was, HEALTH):
+                self.probed[url] = chosen(fields, HEALTH)
+
+    def expect(self) -> None:
+        """Fail where something is neither as it was written or probed since, nor as the newest view has it."""
+        for url, fields in self.probed.items():
+            assert chosen(self.rules.hashes[url], HEALTH) == fields, f"{url} lost what probes found"
+        for url, fields in self.written.items():
+            assert chosen(self.rules.hashes[url], SPEC + OPERATOR) == fields, f"{url} lost what was written"
+        for url in self.told.keys() - self.written.keys():
+            self._expect_known(url, self.told[url].hashes.get(url))
+
+    def _expect_known(self, url: str, known: Fields | None) -> None:
+        there = self.rules.alive().get(url)
+        if known is None:
+            assert there is None, f"{url} came back"
+            return
+        assert there is not None, f"{url} is gone"
+        assert chosen(there, SPEC + OPERATOR) == chosen(known, SPEC + OPERATOR)
+        assert url in self.probed or there["status"] == known["status"]
+
+
+class Losses(Steps):
+    """Routers are cut off one after the other, everything is lost, and they come back bit by bit."""
+
+    router_count = ROUTERS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.truth: Truth | None = None
+
+    def probe(self, by: int, key: str, error: str, times: int) -> None:
+        if not self.expected.leader:
+            self.campaign(by)
+        for _ in range(times):
+            self.report(by, leader=0, jump=1, limits=(3, 2), results=[(key, 0, error, 1.5)])
+
+    def age(self, number: int) -> None:
+        """Cut a router off: what it knows grows old."""
+        if self.truth is None:
+            self.cut_off(number)
+
+    def lose(self) -> None:
+        if self.truth is None:
+            self.lose_everything()
+            self.truth = Truth(self.expected)
+
+    def restart_router(self, number: int) -> None:
+        """A router dies, whatever it was about to put back, and starts again with its config file."""
+        old = self.routers[number]
+        self.place.runner.run(old.stop())
+        self.routers[number] = Router(old.name, self.bench)
+        self.start(number)
+        for url in CONFIGURED:
+            if url not in self.expected.alive():
+                self.register(number, Source.SEED, (url, Spec(url, weight=2.0)))
+
+    def read_again(self, number: int) -> None:
+        """Let a router that follows read all again, as after a gap."""
+        router = self.routers[number]
+        if router.is_following:
+            self.do(router.mirror.load, lambda: None)
+
+    def put_back(self, number: int, calls: int) -> None:
+        """Let a router that was cut off make the next calls that put its view back; after the last it follows."""
+        for _ in range(calls):
+            if self.truth is None or self.routers[number].known is None:
+                return
+            self._put_back_one(number, self.routers[number])
+
+    def _put_back_one(self, number: int, router: Router) -> None:
+        assert self.truth is not None
+        view = router.known
+        assert view is not None
+        if router.steps is None:
+            self.place.runner.run(router.begin_to_put_back())
+        assert router.steps is not None
+        if router.steps.waiting is None:
+            router.steps = None
+            self.let_back(number)
+            return
+        truth, (entries, is_complete) = self.truth, router.steps.waiting
+
+        def effect() -> str:
+            status = self.expected.restore_view(view, entries, router=router.name, is_complete=is_complete)
+            if status == "restored":
+                truth.tell(view, (url for kind, url in entries if kind != "absent"))
+            return status
+
+        self.do(router.put_back_next, effect)
+
+    def settle(self) -> None:
+        """Let every router put all of its view back, and follow: the new history has begun."""
+        for number in range(ROUTERS):
+            while self.truth is not None and self.routers[number].known is not None:
+                self.put_back(number, 1)
+        self.truth = None
+
+    def _do(self, step: Step) -> None:
+        command, arguments = step
+        before, truth = copy_of(self.expected.hashes), self.truth
+        command(self, **arguments)
+        if truth is not None:
+            if command not in (Losses.put_back, Losses.settle):
+                truth.note(before)
+            truth.expect()
+
+    # --- how they follow each other ---
+
+    writes = (
+        (3, Steps.register, {"by": routers, "mode": st.just(Source.EXPLICIT), "replica": some.specs()}),
+        (2, Steps.deregister, {"by": routers, "key": some.urls}),
+        (3, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
+        (4, probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
+        (1, Steps.record_outcome, {"by": routers, "verdict": some.verdicts, "limits": some.limits}),
+    )
+
+    @initialize(life=st.lists(some.step(*writes, (4, age, {"number": routers})), min_size=4, max_size=15))
+    def begin(self, life: list[Step]) -> None:
+        for number in range(ROUTERS):
+            self.start(number)
+        for url in CONFIGURED:
+            self.register(0, Source.SEED, (url, Spec(url)))
+        for step in life:
+            self._do(step)
+        self.lose()
+
+    @rule(
+        step=some.step(
+            *writes,
+            (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
+            (1, read_again, {"number": routers}),
+            (2, restart_router, {"number": routers}),
+            (12, put_back, {"number": routers, "calls": st.integers(1, 3)}),
+            (1, settle, {}),
+            (2, age, {"number": routers}),
+            (2, lose, {}),
+        )
+    )
+    def happen(self, step: Step) -> None:
+        self._do(step)
+
+    def teardown(self) -> None:
+        try:
+            if not self.has_failed:
+                self.settle()
+        finally:
+            super().teardown()
+
+
+def chosen(fields: Fields, names: Sequence[str]) -> Fields:
+    return {name: fields[name] for name in names if name in fields}
+
+
+@takes_long
+def test_the_newest_view_comes_out_and_nothing_written_since_is_lost(place_on: Callable[..., Place]) -> None:
+    run_machine(Losses, place_on(), examples=25, steps=20)

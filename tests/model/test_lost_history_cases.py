@@ -1,0 +1,232 @@
+"""Losses of history that once went wrong, or look as if they could: views of several ages put back in some order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from shared_registry import restoration
+from shared_registry.check import find_violations
+from shared_registry.clock import SystemClock
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.mirror import Mirror
+from shared_registry.model import Event, Source
+from shared_registry.policy import priority
+from shared_registry.restoration import restore_view
+from shared_registry.view import View
+from shared_registry.wire import removed_entry
+from tests.redis.support import A, B, C, Space, on_server
+
+
+@pytest.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    async with on_server(server.url, namespace) as space:
+        yield space
+        assert await find_violations(space.reader, space.keys) == []
+
+
+async def never() -> None:
+    raise AssertionError("this mirror reads once and does not follow")
+
+
+async def seen(space: Space) -> Mirror:
+    """Return a mirror that knows what there is now, and learns no more."""
+    mirror = Mirror(
+        space.reader,
+        View(priority),
+        refresh_seconds=1.0,
+        max_staleness_seconds=None,
+        clock=SystemClock(),
+        rng=random.Random(1),
+        on_lost_history=never,
+    )
+    await mirror.load()
+    return mirror
+
+
+async def put_back(space: Space, mirror: Mirror, store: Any = None) -> bool:
+    assert mirror.birth is not None
+    return await restore_view(
+        store or space.store, space.reader, mirror.view, birth=mirror.birth, revision=mirror.revision
+    )
+
+
+def lose(space: Space) -> None:
+    if keys := space.dump():
+        space.raw.delete(*keys)
+
+
+def shown(mirror: Mirror) -> dict[str, tuple[str, str]]:
+    return {replica.key: (replica.health.status.value, replica.admin.value) for replica in mirror.view.all()}
+
+
+class Interrupted:
+    """A store that does something else just before one of its calls."""
+
+    def __init__(self, space: Space, call: int, act: Callable[[], object]) -> None:
+        self._space = space
+        self._call = call
+        self._act = act
+
+    async def restore(self, entries: Sequence[Sequence[str]], **more: Any) -> list[Event] | None:
+        self._call -= 1
+        if self._call == 0:
+            result = self._act()
+            if asyncio.iscoroutine(result):
+                await result
+        return await self._space.store.restore(entries, **more)
+
+
+async def test_the_health_of_an_earlier_life_does_not_pass_to_the_next(space: Space) -> None:
+    await space.add(A)
+    await space.make("healthy", A)
+    older = await seen(space)
+    await space.remove(A)
+    await space.add(A)
+    newer = await seen(space)
+    lose(space)
+    await put_back(space, older)
+    await put_back(space, newer)
+    assert space.fields(A)["incarnation"] == newer.view.all()[0].record.incarnation
+    assert space.fields(A)["status"] == "unknown"
+    assert "last_ok_at_ms" not in space.fields(A)
+    assert space.ready() == (set(), set(), set())
+
+
+@pytest.mark.parametrize("is_seeded", [True, False])
+async def test_what_was_probed_since_the_loss_stays_whoever_registered_it(space: Space, is_seeded: bool) -> None:
+    await space.add(A, capacity=1)
+    older = await seen(space)
+    await space.remove(A)
+    await space.add(A, capacity=2)
+    newer = await seen(space)
+    lose(space)
+    if is_seeded:
+        await space.add(A, mode=Source.SEED)
+    else:
+        await put_back(space, older)
+    await space.make("unhealthy", A)
+    await put_back(space, newer)
+    assert (space.fields(A)["capacity"], space.fields(A)["status"]) == ("2", "unhealthy")
+
+
+async def test_a_registration_after_a_removal_that_an_older_view_still_shows_undoes_it(space: Space) -> None:
+    await space.add(A)
+    await space.remove(A)
+    older = await seen(space)
+    await space.add(A)
+    newer = await seen(space)
+    lose(space)
+    await put_back(space, older)
+    assert space.raw.zrange(space.keys.removed, 0, -1) == [A]
+    await put_back(space, newer)
+    assert shown(await seen(space)) == {A: ("unknown", "active")}
+    assert space.raw.zrange(space.keys.removed, 0, -1) == []
+    assert space.raw.ttl(space.keys.replica(A)) == -1
+
+
+async def test_a_removal_that_one_router_knew_of_outlives_that_router(space: Space) -> None:
+    await space.add(A)
+    await space.remove(A)
+    only_one = await seen(space)
+    lose(space)
+    await space.add(B)
+    follower = await seen(space)
+    before = follower.revision
+    await put_back(space, only_one)
+    events = await space.reader.events(after=before)
+    assert [event.kind.value for event in events] == ["view_restored"]
+    follower.view.apply(event.record for event in events if event.record)
+    lose(space)
+    await put_back(space, follower)
+    assert await space.add(A, mode=Source.SEED) == []
+    assert await space.reader.urls() == [B]
+
+
+@pytest.mark.parametrize("young_comes_first", [True, False])
+async def test_a_history_that_was_lost_before_all_was_put_back_does_not_undo_an_earlier_one(
+    space: Space, young_comes_first: bool
+) -> None:
+    """Redis is lost twice; in between, a router that has just started read what there was by then."""
+    await space.add(A)
+    await space.add(B)
+    await space.make("healthy", B)
+    old = await seen(space)
+    lose(space)
+    await space.add(C, mode=Source.SEED)
+    young = await seen(space)
+    lose(space)
+    for mirror in (young, old) if young_comes_first else (old, young):
+        await put_back(space, mirror)
+    assert shown(await seen(space)) == {
+        A: ("unknown", "active"),
+        B: ("healthy", "active"),
+        C: ("unknown", "active"),
+    }
+
+
+async def test_what_a_later_view_of_the_same_history_does_not_know_is_gone(space: Space) -> None:
+    """Its removal is longer ago than tombstones last."""
+    await space.add(A)
+    await space.add(B)
+    older = await seen(space)
+    await space.remove(A)
+    space.raw.delete(space.keys.removed, space.keys.replica(A))
+    newer = await seen(space)
+    lose(space)
+    await put_back(space, older)
+    await put_back(space, newer)
+    assert shown(await seen(space)) == {B: ("unknown", "active")}
+    lose(space)
+    await put_back(space, newer)
+    assert not await put_back(space, older)
+    assert shown(await seen(space)) == {B: ("unknown", "active")}
+
+
+async def test_what_is_known_to_be_removed_is_not_removed_again_for_being_unknown(space: Space) -> None:
+    await space.add(A)
+    await space.remove(A)
+    mirror = await seen(space)
+    lose(space)
+    await put_back(space, mirror)
+    before = space.dump()
+    later = f"{int(mirror.revision.partition('-')[0]) + 1}-0"
+    events = await space.store.restore([removed_entry("absent", A)], view_birth=mirror.birth or "", view_revision=later)
+    assert events == []
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("is_repeated_by_the_same", [True, False])
+async def test_a_view_put_back_again_changes_nothing(space: Space, is_repeated_by_the_same: bool) -> None:
+    await space.add(A)
+    await space.make("unhealthy", A)
+    await space.add(B)
+    await space.remove(B)
+    mirror = await seen(space)
+    lose(space)
+    await put_back(space, mirror)
+    before = space.dump()
+    await put_back(space, mirror, None if is_repeated_by_the_same else space.store_of("router~2"))
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+async def test_a_loss_while_a_view_is_put_back_takes_nothing_of_it(
+    space: Space, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", 1)
+    for url in (A, B, C):
+        await space.add(url)
+    mirror = await seen(space)
+    lose(space)
+
+    async def lose_again() -> None:
+        lose(space)
+        await space.add("http://10.0.0.9", mode=Source.SEED)
+
+    await put_back(space, mirror, Interrupted(space, call, lose_again))
+    assert set(shown(await seen(space))) >= {A, B, C}

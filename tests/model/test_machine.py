@@ -1,0 +1,153 @@
+"""Random commands on a real server and on the model: every key, two mirrors and the check agree after each of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
+
+from shared_registry.model import Source
+from tests.model import strategies as some
+from tests.model.effort import effort, takes_long
+from tests.model.rules import Spec
+from tests.model.steps import Place, Steps
+from tests.model.strategies import Step
+
+routers = st.integers(0, Steps.router_count - 1)
+
+
+class Commands(Steps):
+    """Every command, and everything that may happen around them."""
+
+    @initialize(
+        replicas=st.lists(some.specs(), min_size=1, max_size=3), has_leader=st.sampled_from([True, True, False])
+    )
+    def begin(self, replicas: list[tuple[str, Spec]], has_leader: bool) -> None:
+        for number in range(self.router_count):
+            self.start(number)
+        for replica in replicas:
+            self.register(0, Source.EXPLICIT, replica)
+        if has_leader:
+            self.campaign(0)
+
+    def probe(self, by: int, key: str, error: str, times: int) -> None:
+        """What the leader does most: the same result of one replica some times."""
+        if not self.expected.leader:
+            self.campaign(by)
+        for _ in range(times):
+            self.report(by, leader=0, jump=1, limits=(3, 2), results=[(key, 0, error, 1.5)])
+
+    def die(self, by: int, number: int) -> None:
+        """A router beats no more for long, while the others do, and is reaped."""
+        self.disturb_beats(0, -1000)
+        self.rewrite_expiry(number, -1000)
+        self.reap(by, number)
+
+    @rule(
+        step=some.step(
+            (
+                4,
+                Steps.register,
+                {
+                    "by": routers,
+                    "mode": some.modes,
+                    "replica": some.specs(),
+                    "old_request": st.sampled_from([None, None, None, 0, 1, 2]),
+                },
+            ),
+            (2, Steps.deregister, {"by": routers, "key": some.urls, "which": some.mostly_current}),
+            (2, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
+            (2, Steps.carry, {"key": some.urls, "load": st.integers(0, 3)}),
+            (6, probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
+            (
+                4,
+                Steps.report,
+                {
+                    "by": routers,
+                    "leader": some.mostly_current,
+                    "jump": st.sampled_from([1, 1, 1, 1, 0, -1, 5]),
+                    "limits": some.limits,
+                    "results": st.lists(some.verdicts, min_size=1, max_size=4),
+                },
+            ),
+            (2, Steps.record_outcome, {"by": routers, "verdict": some.verdicts, "limits": some.limits}),
+            (
+                2,
+                Steps.campaign,
+                {
+                    "by": routers,
+                    "old_token": st.sampled_from([None, None, None, 0, 1]),
+                    "ahead": st.sampled_from([0, 0, 10**6]),
+                },
+            ),
+            (1, Steps.renew, {"by": routers, "leader": some.mostly_current}),
+            (1, Steps.resign, {"by": routers, "leader": some.mostly_current}),
+            (1, Steps.expire_lease, {}),
+            (1, Steps.beat, {"number": routers}),
+            (
+                1,
+                Steps.disturb_beats,
+                {
+                    "beat_ms": st.sampled_from([None, 0, 0, -10_000, 100_000]),
+                    "reap_after_ms": st.sampled_from([-1000, -1000, 10**9]),
+                },
+            ),
+            (1, Steps.rewrite_expiry, {"number": routers, "by_ms": st.sampled_from([-1000, 10**9])}),
+            (1, Steps.reap, {"by": routers, "number": routers}),
+            (1, die, {"by": routers, "number": routers}),
+            (1, Steps.leave, {"number": routers}),
+            (2, Steps.repeat, {"which": some.mostly_current}),
+            (1, Steps.forget_scripts, {}),
+            (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
+            (2, Steps.cut_off, {"number": routers}),
+            (4, Steps.let_back, {"number": routers}),
+            (1, Steps.lose_everything, {}),
+        )
+    )
+    def step(self, step: Step) -> None:
+        command, arguments = step
+        command(self, **arguments)
+
+
+class Restarts(Commands):
+    """The same on a server that is killed and started again, with its data and without."""
+
+    restarts_left = 3
+
+    @precondition(lambda self: self.restarts_left)
+    @rule(keeps_data=st.booleans(), is_meant=st.sampled_from([False, False, False, True]))
+    def restart(self, keeps_data: bool, is_meant: bool) -> None:
+        if not is_meant:
+            return
+        self.restarts_left -= 1
+        server = self.place.server
+        if not keeps_data:
+            for number in range(self.router_count):
+                self.cut_off(number)
+        server.kill()
+        if not keeps_data:
+            shutil.rmtree(server.data_dir / "appendonlydir", ignore_errors=True)
+            (server.data_dir / "appendonly.aof").unlink(missing_ok=True)  # before Redis 7
+        server.start()
+        self.do(self.bench.raw.connection_pool.disconnect, lambda: None if keeps_data else self.expected.lose())
+
+
+def run_machine(machine: type[Steps], place: Place, *, examples: int, steps: int) -> None:
+    """Run a machine at that place."""
+    run_state_machine_as_test(
+        type(machine.__name__, (machine,), {"place": place}), settings=effort(examples=examples, steps=steps)
+    )
+
+
+@takes_long
+def test_server_and_mirrors_do_what_the_model_does(place_on: Callable[..., Place]) -> None:
+    run_machine(Commands, place_on(), examples=60, steps=30)
+
+
+@takes_long
+def test_restarts_change_nothing_where_data_is_kept_and_mirrors_put_back_what_is_not(
+    place_on: Callable[..., Place],
+) -> None:
+    run_machine(Restarts, place_on(appendonly="yes"), examples=12, steps=25)
