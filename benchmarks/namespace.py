@@ -1,0 +1,130 @@
+"""A namespace from outside: filled with replicas before a measurement, watched and asked about during one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from shared_registry.client import Client, connect
+from shared_registry.keys import Keys
+from shared_registry.lua_files import assemble
+from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Thresholds
+from shared_registry.store import Elected, Store, new_token
+
+NAMESPACE = "default"
+PATIENCE_SECONDS = 30.0
+RESULTS_AT_ONCE = 500
+COMMANDS_AT_ONCE = 500
+
+
+def local_urls(count: int, port: int) -> list[str]:
+    """Return that many origins on this machine."""
+    return [f"http://127.0.{n // 250 + 1}.{n % 250 + 1}:{port}" for n in range(count)]
+
+
+def distant_urls(count: int) -> list[str]:
+    """Return that many origins where nobody answers."""
+    return [f"http://10.{n >> 16}.{n >> 8 & 255}.{n & 255}:8000" for n in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def client_of(redis_url: str) -> AsyncIterator[Client]:
+    """Connect a client."""
+    clients = connect(redis_url, timeout_seconds=PATIENCE_SECONDS, block_seconds=1.0)
+    try:
+        yield clients.commands
+    finally:
+        await clients.close()
+
+
+class _Recorder:
+    """Stands in for a client: keeps the script calls that it is given, for a pipeline to send."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def evalsha(self, *call: object) -> list[str]:
+        self.calls.append(call)
+        return ["created"]
+
+
+async def fill(redis_url: str, count: int, namespace: str = NAMESPACE) -> list[str]:
+    """Register `distant_urls`, the first one primary, and report them healthy; return them."""
+    urls = distant_urls(count)
+    async with client_of(redis_url) as client:
+        results = await _register(client, urls, namespace)
+        store = Store(client, Keys(namespace), router="filler", timeout_seconds=PATIENCE_SECONDS)
+        await _report(store, results)
+    return urls
+
+
+async def _register(client: Client, urls: Sequence[str], namespace: str) -> list[ProbeResult]:
+    """Register many in pipelines; return a success for each."""
+    recorder, results = _Recorder(), []
+    store = Store(recorder, Keys(namespace), router="filler")
+    for at, url in enumerate(urls):
+        request = new_token()  # which becomes the incarnation
+        endpoint = ReplicaEndpoint(url, primary=at == 0)
+        await store.register(url, endpoint, mode=Source.EXPLICIT, request=request, by="benchmark")
+        results.append(ProbeResult(url, request, 1.0))
+    await client.script_load(assemble("register_replica"))
+    for at in range(0, len(recorder.calls), COMMANDS_AT_ONCE):
+        pipeline = client.pipeline(transaction=False)
+        for call in recorder.calls[at : at + COMMANDS_AT_ONCE]:
+            pipeline.evalsha(*call)
+        await pipeline.execute()
+    return results
+
+
+async def _report(store: Store, results: Sequence[ProbeResult]) -> None:
+    token = new_token()
+    term = await store.campaign(token, lease_seconds=PATIENCE_SECONDS, seen_epoch=0)
+    if not isinstance(term, Elected):
+        raise TypeError("somebody else leads")
+    for batch, at in enumerate(range(0, len(results), RESULTS_AT_ONCE), start=1):
+        await store.report(
+            token=token,
+            epoch=term.epoch,
+            batch=batch,
+            thresholds=Thresholds(),
+            results=results[at : at + RESULTS_AT_ONCE],
+        )
+    await store.resign(token)
+
+
+async def leader_of(client: Client, namespace: str = NAMESPACE) -> str:
+    """Return the key of the router that leads, waiting for one."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            router: str | None = await client.hget(Keys(namespace).leader, "router")
+            if router:
+                return router
+            await asyncio.sleep(0.02)
+
+
+async def next_election(client: Client, namespace: str = NAMESPACE) -> tuple[str, float]:
+    """Return who is elected next, and when that was seen here on the monotonic clock."""
+    events = Keys(namespace).events
+    after = await revision_of(client, namespace)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            for _, entries in await client.xread({events: after}, block=1000):
+                seen_at = time.monotonic()
+                for event_id, fields in entries:
+                    after = event_id
+                    if fields["kind"] == EventKind.LEADER_ELECTED.value:
+                        return fields["router"], seen_at
+
+
+async def revision_of(client: Client, namespace: str = NAMESPACE) -> str:
+    """Return the id of the last event."""
+    revision: str | None = await client.hget(Keys(namespace).meta, "revision")
+    return revision or ORIGIN
+
+
+async def count_events(client: Client, *, after: str = ORIGIN, kind: EventKind | None = None) -> int:
+    """Return how many events, of a kind or of all, follow a revision in the feed."""
+    entries = await client.xrange(Keys(NAMESPACE).events, min=f"({after}")
+    return sum(kind is None or fields["kind"] == kind.value for _, fields in entries)
