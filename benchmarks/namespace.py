@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
+from shared_registry.answers import Elected
 from shared_registry.client import Client, connect
 from shared_registry.keys import Keys
 from shared_registry.lua_files import assemble
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Thresholds
-from shared_registry.store import Elected, Store, new_token
+from shared_registry.store import Store, new_token
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0

@@ -1,9 +1,10 @@
 -- Removes the replica of one incarnation. Its hash stays as a tombstone: a seed does not bring it back, and late
--- results find it removed. The tombstone goes seven days after the last session on it has ended.
+-- results find it removed. The tombstone goes seven days after the last session on it has ended. When it is to be
+-- drained first and sessions are on it, it drains, and whatever ends the last of them removes it.
 --
 -- KEYS    meta replicas removed replica ready_primary ready_secondary full events
--- ARGV    replica_url incarnation router by reason
--- RETURNS removed, event  |  not_found  |  wrong_type …|wrong_schema …
+-- ARGV    replica_url incarnation router by reason when_drained
+-- RETURNS removed|draining, event  |  not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed replica ready_primary ready_secondary full events
 -- COST    O(log replicas)
 
@@ -13,7 +14,7 @@
 -- include lib/tombstones.lua
 
 local meta, replicas, removed, replica, ready_primary, ready_secondary, full, events = unpack(KEYS)
-local replica_url, incarnation, router, by, reason = unpack(ARGV)
+local replica_url, incarnation, router, by, reason, when_drained = unpack(ARGV)
 
 local refused = refusal(meta, {
   replicas, 'zset', removed, 'zset', replica, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
@@ -22,15 +23,26 @@ local refused = refusal(meta, {
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'incarnation', 'admin')
+local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained')
 if stored[1] ~= incarnation or stored[2] == 'removed' then
   return {'not_found'}
 end
 
 local now_ms = server_now_ms()
-bury({replicas = replicas, removed = removed}, replica, replica_url, now_ms, reason)
+local is_drained = when_drained ~= '1' or tonumber(stored[3]) == 0
+if not is_drained and stored[4] == '1' then
+  return {'draining'}
+end
+if is_drained then
+  bury({replicas = replicas, removed = removed}, replica, replica_url, now_ms, reason)
+else
+  redis.call('HDEL', replica, 'restored_from')
+  redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,
+    'removes_when_drained', '1')
+end
 refresh_ready({primary = ready_primary, secondary = ready_secondary, full = full}, replica, replica_url)
-local reply = {'removed'}
+local reply = {is_drained and 'removed' or 'draining'}
+local kind = is_drained and 'replica_deregistered' or 'replica_admin'
 emit_replica({meta = meta, events = events}, now_ms, replica, replica_url,
-  {'kind', 'replica_deregistered', 'router', router, 'by', by, 'reason', reason}, reply)
+  {'kind', kind, 'router', router, 'by', by, 'reason', reason}, reply)
 return reply

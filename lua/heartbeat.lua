@@ -4,9 +4,9 @@
 -- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
 -- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
 --
--- KEYS    meta routers router events router_prefix
+-- KEYS    meta routers router leases events router_prefix
 -- ARGV    key expiry_ms birth host pid version started_at_ms url config_fingerprint
--- RETURNS alive, birth, revision, joined (0|1), expired router…  |  wrong_type …|wrong_schema …
+-- RETURNS alive, birth, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers router events
 -- COST    O(log routers)
 
@@ -15,10 +15,10 @@
 
 local EXPIRED_LIMIT = 16
 
-local meta, routers, router, events, router_prefix = unpack(KEYS)
+local meta, routers, router, leases, events, router_prefix = unpack(KEYS)
 local key, expiry_ms, birth, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
 
-local refused = refusal(meta, {routers, 'zset', router, 'hash', events, 'stream'})
+local refused = refusal(meta, {routers, 'zset', router, 'hash', leases, 'hash', events, 'stream'})
 if refused then
   return refused
 end
@@ -54,12 +54,14 @@ local joined = redis.call('ZSCORE', routers, key) == false
 redis.call('ZADD', routers, whole(now_ms + expiry), key)
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
+redis.call('HDEL', router, 'reap_cursor')
 if joined then
   emit({meta = meta, events = events}, now_ms, {'kind', 'router_joined', 'router', key})
 end
 
 local history = redis.call('HMGET', meta, 'birth', 'revision')
-local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0'}
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0',
+  whole(redis.call('HLEN', leases))}
 if now_ms >= reap_after then
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', routers, '-inf', whole(now_ms), 'LIMIT', 0, EXPIRED_LIMIT)) do
     reply[#reply + 1] = gone

@@ -1,24 +1,45 @@
--- A router's clean stop: takes it out of `routers`.
+-- A router's clean stop: ends its leases, some at a time, and takes it out of `routers` with the last of them.
 --
--- KEYS    meta routers router events
--- ARGV    key
--- RETURNS left|not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta routers router events
--- COST    O(log routers)
+-- KEYS    meta replicas removed routers router leases ready_primary ready_secondary full events replica_prefix
+--         affinity_prefix
+-- ARGV    key affinity_ms
+-- RETURNS left|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed routers router leases ready_primary ready_secondary full events replica_prefix
+--         affinity_prefix
+-- COST    O(500 * log replicas)
 
--- include lib/refusal.lua
--- include lib/events.lua
+-- include lib/partings.lua
 
-local meta, routers, router, events = unpack(KEYS)
-local key = unpack(ARGV)
+local meta, replicas, removed, routers, router, leases, ready_primary, ready_secondary, full, events, replica_prefix,
+  affinity_prefix = unpack(KEYS)
+local key, affinity_ms = unpack(ARGV)
 
-local refused = refusal(meta, {routers, 'zset', router, 'hash', events, 'stream'})
+local refused = refusal(meta, {
+  replicas, 'zset', removed, 'zset', routers, 'zset', router, 'hash', leases, 'hash', ready_primary, 'zset',
+  ready_secondary, 'zset', full, 'set', events, 'stream',
+})
 if refused then
   return refused
 end
-if redis.call('ZREM', routers, key) == 0 then
+if not redis.call('ZSCORE', routers, key) then
   return {'not_found'}
 end
+
+local now_ms = server_now_ms()
+local keys = {
+  meta = meta, events = events, replicas = replicas, removed = removed, router = router, leases = leases,
+  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
+  affinity_prefix = affinity_prefix,
+}
+local leases_left
+refused, leases_left = end_some(keys, now_ms, key, affinity_ms, {})
+if refused then
+  return refused
+end
+if leases_left > 0 then
+  return {'partial', whole(leases_left)}
+end
+redis.call('ZREM', routers, key)
 redis.call('DEL', router)
-emit({meta = meta, events = events}, server_now_ms(), {'kind', 'router_left', 'router', key})
+emit(keys, now_ms, {'kind', 'router_left', 'router', key})
 return {'left'}

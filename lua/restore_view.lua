@@ -9,7 +9,7 @@
 -- complete view is in, earlier ones of its history are superseded.
 --
 -- KEYS    meta replicas removed ready_primary ready_secondary full events replica_prefix
--- ARGV    birth router view_birth view_revision is_complete … (kind url, and 20 fields; see FIELDS)
+-- ARGV    birth router view_birth view_revision is_complete … (kind url, and 21 fields; see FIELDS)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed ready_primary ready_secondary full events replica_prefix
 -- COST    O(entries * log replicas)
@@ -22,11 +22,11 @@
 
 local FIELDS = {
   'url', 'name', 'primary', 'weight', 'capacity', 'order', 'source', 'incarnation', 'registered_at_ms',
-  'admin_since_ms', 'admin', 'admin_reason',
+  'admin_since_ms', 'admin', 'admin_reason', 'removes_when_drained',
   'status', 'status_since_ms', 'consecutive_failures', 'consecutive_successes', 'last_ok_at_ms', 'last_failure_at_ms',
   'last_latency_ms', 'last_error',
 }
-local FIRST_HEALTH_FIELD = 13
+local FIRST_HEALTH_FIELD = 14
 local ENTRY_WIDTH = 2 + #FIELDS
 -- The hash of a replica of which only the removal is known: as much as its event must carry.
 local NAMELESS = {

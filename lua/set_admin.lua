@@ -1,4 +1,5 @@
--- Sets the operator's word on a replica: active, draining or disabled. Health never overrides it.
+-- Sets the operator's word on a replica: active, draining or disabled. Health never overrides it. Active calls off a
+-- removal that waits for the last session.
 --
 -- KEYS    meta replica ready_primary ready_secondary full events
 -- ARGV    replica_url state router by reason
@@ -29,6 +30,9 @@ end
 
 local now_ms = server_now_ms()
 redis.call('HDEL', replica, 'restored_from')
+if state == 'active' then
+  redis.call('HDEL', replica, 'removes_when_drained')
+end
 redis.call('HSET', replica, 'admin', state, 'admin_reason', reason)
 if stored[1] ~= state then
   redis.call('HSET', replica, 'admin_since_ms', whole(now_ms))

@@ -14,7 +14,9 @@ from shared_registry.errors import (
     ConfigError,
     Fenced,
     KeyConflict,
+    NoHealthyReplica,
     RegistryError,
+    Saturated,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -31,6 +33,7 @@ from shared_registry.model import (
     ReplicaHealth,
     ReplicaStatus,
 )
+from shared_registry.placement import Lease
 from shared_registry.probe import HttpProbe
 from shared_registry.registry import SharedReplicaRegistry
 
@@ -43,12 +46,15 @@ __all__ = [
     "HttpProbe",
     "KeyConflict",
     "Leader",
+    "Lease",
+    "NoHealthyReplica",
     "RegistryError",
     "Replica",
     "ReplicaEndpoint",
     "ReplicaHealth",
     "ReplicaStatus",
     "RouterConfig",
+    "Saturated",
     "SharedReplicaRegistry",
     "StoreError",
     "StoreRefused",

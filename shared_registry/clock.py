@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
@@ -30,6 +31,16 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running event loop."""
         await asyncio.sleep(max(seconds, 0.0))
+
+
+async def wait_until(clock: Clock, deadline: float, event: asyncio.Event) -> None:
+    """Return when the event is set, or at the deadline on that clock."""
+
+    async def wait() -> None:
+        await event.wait()
+
+    with contextlib.suppress(TimeoutError):
+        await finish_by(clock, deadline, wait())
 
 
 async def finish_by(clock: Clock, deadline: float, work: Coroutine[Any, Any, T]) -> T:

@@ -16,11 +16,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared_registry.answers import Elected, Held
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, finish_by
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind
-from shared_registry.store import Elected, Held, new_token
+from shared_registry.store import new_token
 
 MARGIN_SHARE = 0.1
 JITTER_SECONDS = 0.05

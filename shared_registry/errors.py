@@ -4,6 +4,8 @@
     ├── ConfigError (also ValueError)      a setting, a url or a file is wrong; names the field and the remedy
     ├── UsageError                         the call does not fit the registry's state, such as a verb before start
     ├── UnknownReplica (also LookupError)  no such replica in the shared registry
+    ├── NoHealthyReplica                   no replica that may take sessions is healthy; worth trying again later
+    ├── Saturated                          all that are have as many sessions as they may take; likewise
     └── StoreError                         Redis could not do it
         ├── StoreUnavailable               no answer in time; worth trying again later
         ├── StoreRefused                   wrong password, missing rights, unsupported version or schema
@@ -30,6 +32,14 @@ class UsageError(RegistryError):
 
 class UnknownReplica(RegistryError, LookupError):
     """The named replica is not registered, or was removed."""
+
+
+class NoHealthyReplica(RegistryError):
+    """No replica is healthy and active, but perhaps those that the caller excluded. Worth trying again later."""
+
+
+class Saturated(RegistryError):
+    """Every healthy, active replica has as many sessions as its capacity allows. Worth trying again later."""
 
 
 class StoreError(RegistryError):

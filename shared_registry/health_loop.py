@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared_registry.answers import Report
 from shared_registry.backoff import Backoff
-from shared_registry.clock import Clock, finish_by
+from shared_registry.clock import Clock, wait_until
 from shared_registry.election import Term
 from shared_registry.errors import Fenced, StoreError, StoreUnavailable
 from shared_registry.model import Event, ProbeResult, ReplicaRecord, Thresholds
 from shared_registry.probe import HttpProbe, guarded
 from shared_registry.schedule import Schedule
-from shared_registry.store import Report
 
 RESULTS_AT_ONCE = 500
 REPORT_INTERVAL_SECONDS = 0.1
@@ -151,8 +151,7 @@ class HealthLoop:
         """Wait for a due time, or until woken."""
         self._wake.clear()
         self._waits_until = min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            await finish_by(self._clock, self._waits_until, _until(self._wake))
+        await wait_until(self._clock, self._waits_until, self._wake)
 
     async def _probe_one(
         self, key: str, term: Term, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
@@ -230,7 +229,3 @@ class _Reports:
                 results=self._batch,
             )
             self._batch = ()
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()

@@ -10,7 +10,9 @@
     sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
-    sr:{<ns>}:router:<key>     hash    how a router presents itself
+    sr:{<ns>}:router:<key>     hash    how a router presents itself; reap_cursor while it is reaped
+    sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
+    sr:{<ns>}:affinity:<sha>   string  url on which a session is or was; expires some time after its end
     sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' feed
 
 All carry the hash tag `{<ns>}`, so that one namespace lives in one slot of a Redis Cluster. `<url>` is canonical.
@@ -50,6 +52,8 @@ class Keys:
         self.leader = f"{self.prefix}leader"
         self.routers = f"{self.prefix}routers"
         self.router_prefix = f"{self.prefix}router:"
+        self.leases_prefix = f"{self.prefix}leases:"
+        self.affinity_prefix = f"{self.prefix}affinity:"
         self.events = f"{self.prefix}events"
 
     def replica(self, url: str) -> str:
@@ -59,6 +63,10 @@ class Keys:
     def router(self, key: str) -> str:
         """Return the key of this router's record."""
         return self.router_prefix + key
+
+    def leases(self, router: str) -> str:
+        """Return the key of the leases that this router holds."""
+        return self.leases_prefix + router
 
     def expected_type(self, key: str) -> str | None:
         """Return the Redis type that a key of this namespace must have; `None` for a key that is not the registry's."""
@@ -73,6 +81,8 @@ class Keys:
             self.routers: "zset",
             self.events: "stream",
         }
-        if key.startswith((self.replica_prefix, self.router_prefix)):
+        if key.startswith((self.replica_prefix, self.router_prefix, self.leases_prefix)):
             return "hash"
+        if key.startswith(self.affinity_prefix):
+            return "string"
         return fixed.get(key)

@@ -83,6 +83,7 @@ class ReplicaRecord:
         key: The canonical url, the replica's name in Redis.
         incarnation: Random, new at each registration after a removal: a late result for an earlier life of the
             same url carries another one and is dropped.
+        removes_when_drained: Whatever ends the last session on it removes it.
         in_flight: Sessions on it over all routers, when it was last read.
         revision: Id of the event that last changed what routing depends on.
     """
@@ -98,6 +99,7 @@ class ReplicaRecord:
     admin: AdminState = AdminState.ACTIVE
     admin_since: float | None = None
     admin_reason: str = ""
+    removes_when_drained: bool = False
     in_flight: int = 0
     revision: str = ORIGIN
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from shared_registry.cooldown import Cooldown
 from shared_registry.errors import StoreError
 from shared_registry.health import after_failure, after_success
 from shared_registry.model import ProbeResult, Replica, Thresholds
@@ -17,10 +18,12 @@ logger = logging.getLogger(__name__)
 class Outcomes:
     """Counts outcomes, and never raises: what Redis cannot be told is dropped, with one line in the log."""
 
-    def __init__(self, state: SharedState, view: View) -> None:
+    def __init__(self, state: SharedState, view: View, cooldown: Cooldown) -> None:
         self.is_shared = False
         self._state = state
         self._view = view
+        self._cooldown = cooldown
+        self._has_reported: set[str] = set()
         self._is_dropping = False
 
     async def success(self, replica: Replica, thresholds: Thresholds, *, latency_ms: float) -> None:
@@ -38,9 +41,28 @@ class Outcomes:
         else:
             self._view.set_health(replica, after_failure(replica.health, thresholds, at=time.time()))
 
-    async def _record(self, result: ProbeResult, thresholds: Thresholds) -> None:
+    async def passive(self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str) -> None:
+        """Weigh what a session met. A success says something only where a failure was reported before it."""
+        key = replica.key
+        if ok:
+            self._cooldown.end(key)
+            if key not in self._has_reported:
+                return
+            self._has_reported.discard(key)
+        else:
+            self._cooldown.begin(key)
+            self._has_reported.add(key)
+        if self.is_shared:
+            result = ProbeResult(key, replica.record.incarnation, 0.0, None if ok else reason)
+            await self._record(result, thresholds, is_passive=True)
+        elif ok:
+            await self.success(replica, thresholds, latency_ms=0.0)
+        else:
+            await self.failure(replica, thresholds, reason=reason)
+
+    async def _record(self, result: ProbeResult, thresholds: Thresholds, *, is_passive: bool = False) -> None:
         try:
-            await self._state.record_outcome(result, thresholds)
+            await self._state.record_outcome(result, thresholds, is_passive=is_passive)
         except StoreError as error:
             if not self._is_dropping:
                 self._is_dropping = True

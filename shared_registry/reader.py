@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
-from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaRecord
+from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
 from shared_registry.scripts import Scripts
 from shared_registry.wire import parse_event, parse_leader, parse_record
 
@@ -18,6 +18,7 @@ RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
 KEYS_AT_ONCE = 1000
+LEASES_AT_ONCE = 500
 BLOCK_MARGIN_SECONDS = 1.0
 SCAN_SECONDS = 30.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
@@ -198,6 +199,44 @@ class Reader:
                 *await self._commands.zrange(self._keys.ready_secondary, 0, -1),
                 *await self._commands.smembers(self._keys.full),
             ]
+
+    async def in_flight(self, key: str) -> int | None:
+        """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
+        async with bounded(self._timeout_seconds):
+            value = await self._commands.hget(self._keys.replica(key), "in_flight")
+        return None if value is None else int(value)
+
+    async def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
+        """Yield a router's leases in pieces, as lease id to canonical url.
+
+        One that is there throughout comes at least once; one that comes or goes meanwhile may or may not.
+        """
+        cursor = 0
+        while True:
+            async with bounded(self._timeout_seconds):
+                cursor, page = await self._commands.hscan(self._keys.leases(router), cursor, count=LEASES_AT_ONCE)
+            if page:
+                yield page
+            if int(cursor) == 0:
+                return
+
+    async def loads(self, endpoints: Mapping[str, ReplicaEndpoint]) -> tuple[dict[str, int], list[str]]:
+        """Return the sessions on those of these replicas that are healthy and active, and the routers' keys.
+
+        From the ready sets alone: a replica's score is its load over its weight.
+        """
+        keys = self._keys
+        async with bounded(self._timeout_seconds):
+            pipeline = self._commands.pipeline(transaction=False)
+            pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
+            pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
+            pipeline.smembers(keys.full)
+            pipeline.zrange(keys.routers, 0, -1)
+            primary, secondary, full, routers = await _execute(pipeline)
+        scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
+        loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
+        loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
+        return loads, routers
 
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
         """Return where these replicas stand, each as of one instant."""

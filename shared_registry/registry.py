@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import random
 import socket
@@ -22,7 +23,8 @@ from shared_registry.check import Violation, find_violations
 from shared_registry.client import Client, Clients
 from shared_registry.clock import Clock, SystemClock
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, UsageError
+from shared_registry.cooldown import Cooldown
+from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, UnknownReplica, UsageError
 from shared_registry.keys import Keys
 from shared_registry.leadership import Leadership
 from shared_registry.membership import Membership
@@ -38,6 +40,7 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.outcomes import Outcomes
+from shared_registry.placement import Lease, Placement, PlacementSettings
 from shared_registry.policy import priority
 from shared_registry.probe import HttpProbe
 from shared_registry.probe.text import one_line
@@ -49,6 +52,7 @@ from shared_registry.supervise import keep_running
 from shared_registry.urls import canonical_url
 from shared_registry.view import View
 
+DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -109,17 +113,30 @@ class SharedReplicaRegistry:
             on_lost_history=self._contribute_view,
         )
         self._state = SharedState(self._store, self._reader, self._mirror)
+        self._placement = Placement(
+            self._store,
+            self._reader,
+            self._mirror,
+            PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds),
+            router=self.router_key,
+            join=self._join,
+            clock=self._clock,
+            rng=self._rng,
+        )
         self._membership = Membership(
             self._store,
             self._router_info(),
             heartbeat_seconds=settings.heartbeat_seconds,
             expiry_seconds=settings.router_expiry_seconds,
+            affinity_seconds=settings.affinity_seconds,
+            begin_beat=self._placement.begin_beat,
             clock=self._clock,
             rng=self._rng,
         )
         self._leadership = Leadership(self._store, self._mirror, self._state, clock=self._clock, rng=self._rng)
         self._tasks: asyncio.Task[None] | None = None
-        self._outcomes = Outcomes(self._state, self._view)
+        self._cooldown = Cooldown(self._view, seconds=settings.local_cooldown_seconds, clock=self._clock)
+        self._outcomes = Outcomes(self._state, self._view, self._cooldown)
 
     async def start(self, *, timeout_seconds: float | None = None) -> None:
         """Join the routers, read the shared state, register the configured replicas that are new to it.
@@ -247,6 +264,63 @@ class SharedReplicaRegistry:
         thresholds = Thresholds(failure_threshold, self.config.recovery_threshold)
         await self._outcomes.failure(replica, thresholds, reason=one_line(str(reason)))
 
+    async def report_outcome(self, replica: Replica, ok: bool, reason: str = "") -> None:  # noqa: FBT001  a claim
+        """Tell how connecting a session to a replica went. Never raises; while Redis is away it is dropped.
+
+        A failure puts the replica last in this router's own choices for `local_cooldown_seconds`. As evidence for all
+        it counts towards `failure_threshold`, but among several live routers one alone does not bring a replica over
+        it; a later success takes the own failures back.
+
+        Args:
+            replica: Where the session went.
+            ok: Whether it could be connected.
+            reason: Why not, for the operator.
+        """
+        thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
+        await self._outcomes.passive(replica, thresholds, ok=ok, reason=one_line(str(reason)) or "connecting failed")
+
+    async def acquire(self, session: str | None = None, *, exclude: Collection[Replica | str] = ()) -> Lease:
+        """Take a slot for a session: on the least loaded replica of the first tier that has room. One round trip.
+
+        No placement exceeds a replica's capacity, however many routers there are. The lease lives until it is released
+        or this router ends, however long that is. Cancelled at any point the call leaves nothing behind, at the latest
+        after the next reconciliation.
+
+        Args:
+            session: A name by which the session returns to the replica where it is, or was within `affinity_seconds`,
+                while that one is ready. Only its digest goes to Redis.
+            exclude: Replicas, or urls, that were tried in vain.
+
+        Raises:
+            Saturated: Every healthy replica is full.
+            NoHealthyReplica: None is healthy and active.
+            StoreUnavailable: Redis is away, and `degraded_placement` has nothing to offer.
+            UsageError: The registry is not started.
+        """
+        self._expect_started()
+        excluded = {_key_of(one) for one in exclude}
+        return await self._placement.acquire(session, avoided=self._view.cooling - excluded, excluded=excluded)
+
+    async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
+
+        Args:
+            replica: Named by handle, url or name.
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UnknownReplica: It is not registered, and no session is on it.
+        """
+        key = self._state.key_of(replica)
+        deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
+        if await self._reader.in_flight(key) is None:
+            raise UnknownReplica(f"no replica {key} is registered")
+        while await self._reader.in_flight(key):
+            if self._clock.monotonic() >= deadline:
+                return False
+            await self._clock.sleep(min(DRAIN_POLL_SECONDS, deadline - self._clock.monotonic()))
+        return True
+
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "") -> Replica:
         """Add a replica, or change the spec of one that is there; its health and load stay.
 
@@ -257,13 +331,21 @@ class SharedReplicaRegistry:
         replica = await self._state.register(spec, mode=Source.EXPLICIT, by=by)
         return replica or self._view.handle(Replica(spec).record)
 
-    async def deregister(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
+    async def deregister(
+        self, replica: Replica | str, *, by: str = "", reason: str = "", when_drained: bool = False
+    ) -> None:
         """Remove a replica, named by handle, url or name. Config files do not bring it back.
+
+        Args:
+            replica: Which.
+            by: Who asked.
+            reason: Why, for the operator.
+            when_drained: Let it drain first; whatever ends the last session on it removes it. `enable` calls it off.
 
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.deregister(self._state.key_of(replica), by=by, reason=reason)
+        await self._state.deregister(self._state.key_of(replica), by=by, reason=reason, when_drained=when_drained)
 
     async def drain(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Let a replica finish its sessions and take no new one; it is still probed.
@@ -324,15 +406,19 @@ class SharedReplicaRegistry:
             )
         if self._leadership.is_running:
             raise UsageError("a health check loop runs on this registry already; end it before you run another")
-        if not self.is_started:
-            raise UsageError("the registry is not started; await start() first")
+        self._expect_started()
         settings, probe = RouterConfig.adopt(config or self.config), http_get or self._http_get
         work = functools.partial(self._leadership.run, settings, probe)
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
-            works = {"mirror": self._mirror.run, "heartbeat": self._membership.run}
+            works = {
+                "mirror": self._mirror.run,
+                "heartbeat": self._membership.run,
+                "leases": self._placement.run,
+                "cooldown": self._cooldown.run,
+            }
             if self.health_checks:
                 works["health checks"] = lambda: self._leadership.run(self.config, self._http_get)
             for name, work in works.items():
@@ -356,9 +442,17 @@ class SharedReplicaRegistry:
                 return
 
     async def _close(self) -> None:
+        self._placement.close()
         with contextlib.suppress(StoreError):
-            await self._store.leave()
+            await self._membership.leave()
         await self._clients.close()
+
+    async def _join(self) -> None:
+        await self._membership.beat()
+
+    def _expect_started(self) -> None:
+        if not self.is_started:
+            raise UsageError("the registry is not started; await start() first")
 
     async def _seed(self) -> None:
         """Register the configured replicas that are not registered as configured.

@@ -7,7 +7,7 @@ Seconds become milliseconds here. A command goes out by its digest, and as text 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -82,13 +82,15 @@ class Scripts:
             ],
         )
 
-    async def deregister_replica(self, *, key: str, incarnation: str, router: str, by: str, reason: str) -> Reply:
-        """`removed` and the event, or `not_found`."""
+    async def deregister_replica(
+        self, *, key: str, incarnation: str, router: str, by: str, reason: str, when_drained: bool
+    ) -> Reply:
+        """`removed` or `draining` and the event, if it was not draining for that already; or `not_found`."""
         keys = self._keys
         return await self._run(
             "deregister_replica",
             [keys.meta, keys.replicas, keys.removed, keys.replica(key), *self._ready_keys, keys.events],
-            [key, incarnation, router, by, reason],
+            [key, incarnation, router, by, reason, "1" if when_drained else "0"],
         )
 
     async def set_admin(self, *, key: str, state: str, router: str, by: str, reason: str) -> Reply:
@@ -132,12 +134,14 @@ class Scripts:
             args,
         )
 
-    async def record_outcome(self, *, result: ProbeResult, thresholds: Thresholds, router: str, by: str) -> Reply:
+    async def record_outcome(
+        self, *, result: ProbeResult, thresholds: Thresholds, router: str, by: str, is_passive: bool
+    ) -> Reply:
         """`applied` and the event, if any; or `not_found`. Not safe to run twice."""
         keys = self._keys
         return await self._run(
             "record_outcome",
-            [keys.meta, keys.replica(result.key), *self._ready_keys, keys.events],
+            [keys.meta, keys.routers, keys.replica(result.key), *self._ready_keys, keys.events],
             [
                 result.key,
                 result.incarnation,
@@ -148,15 +152,16 @@ class Scripts:
                 str(thresholds.recovery),
                 router,
                 by,
+                "1" if is_passive else "0",
             ],
         )
 
     async def heartbeat(self, *, info: RouterInfo, expiry_seconds: float, birth: str) -> Reply:
-        """`alive`, birth, revision, whether the router joined, and the routers to reap."""
+        """`alive`, birth, revision, whether the router joined, how many leases it has, and the routers to reap."""
         keys = self._keys
         return await self._run(
             "heartbeat",
-            [keys.meta, keys.routers, keys.router(info.key), keys.events, keys.router_prefix],
+            [keys.meta, keys.routers, keys.router(info.key), keys.leases(info.key), keys.events, keys.router_prefix],
             [
                 info.key,
                 milliseconds(expiry_seconds),
@@ -170,15 +175,83 @@ class Scripts:
             ],
         )
 
-    async def reap_router(self, *, key: str, by: str) -> Reply:
-        """`reaped`, `alive` or `not_found`."""
-        keys = self._keys
-        return await self._run("reap_router", [keys.meta, keys.routers, keys.router(key), keys.events], [key, by])
+    async def reap_router(self, *, key: str, by: str, affinity_seconds: float) -> Reply:
+        """`reaped`; `partial` and how many leases are left; `alive` or `not_found`."""
+        return await self._run("reap_router", self._parting_keys(key), [key, by, milliseconds(affinity_seconds)])
 
-    async def leave_cluster(self, *, key: str) -> Reply:
-        """`left` or `not_found`."""
+    async def leave_cluster(self, *, key: str, affinity_seconds: float) -> Reply:
+        """`left`; `partial` and how many leases are left; or `not_found`."""
+        return await self._run("leave_cluster", self._parting_keys(key), [key, milliseconds(affinity_seconds)])
+
+    def _parting_keys(self, router: str) -> list[str]:
         keys = self._keys
-        return await self._run("leave_cluster", [keys.meta, keys.routers, keys.router(key), keys.events], [key])
+        return [
+            keys.meta,
+            keys.replicas,
+            keys.removed,
+            keys.routers,
+            keys.router(router),
+            keys.leases(router),
+            *self._ready_keys,
+            keys.events,
+            keys.replica_prefix,
+            keys.affinity_prefix,
+        ]
+
+    async def acquire_lease(
+        self, *, router: str, lease_id: str, avoided: Collection[str], excluded: Collection[str]
+    ) -> Reply:
+        """`granted` or `held`, the replica's url and revision; `saturated`, `no_healthy` or `not_registered`."""
+        keys = self._keys
+        return await self._run(
+            "acquire_lease",
+            [
+                keys.meta,
+                keys.routers,
+                keys.leases(router),
+                *self._ready_keys,
+                keys.replica_prefix,
+                keys.affinity_prefix,
+            ],
+            [router, lease_id, str(len(avoided)), *avoided, *excluded],
+        )
+
+    async def release_lease(self, *, router: str, lease_id: str, affinity_seconds: float) -> Reply:
+        """`released` and the event, if a replica was removed with its last session; or `not_found`."""
+        keys = self._keys
+        return await self._run(
+            "release_lease",
+            [
+                keys.meta,
+                keys.replicas,
+                keys.removed,
+                keys.leases(router),
+                *self._ready_keys,
+                keys.events,
+                keys.replica_prefix,
+                keys.affinity_prefix,
+            ],
+            [router, lease_id, milliseconds(affinity_seconds)],
+        )
+
+    async def restore_leases(self, *, router: str, leases: Mapping[str, str]) -> Reply:
+        """`restored`, how many, how many urls are over capacity, these, and urls not there; or `not_registered`."""
+        keys = self._keys
+        return await self._run(
+            "restore_leases",
+            [
+                keys.meta,
+                keys.replicas,
+                keys.removed,
+                keys.routers,
+                keys.leases(router),
+                *self._ready_keys,
+                keys.events,
+                keys.replica_prefix,
+                keys.affinity_prefix,
+            ],
+            [router, *(text for lease in leases.items() for text in lease)],
+        )
 
     async def restore_view(
         self, *, birth: str, router: str, view_birth: str, view_revision: str, is_complete: bool, entries: Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from shared_registry.answers import Report
 from shared_registry.errors import UnknownReplica
 from shared_registry.mirror import Mirror
 from shared_registry.model import (
@@ -17,7 +18,7 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.reader import Reader
-from shared_registry.store import Report, Store, new_token
+from shared_registry.store import Store, new_token
 from shared_registry.urls import canonical_url
 
 
@@ -75,14 +76,16 @@ class SharedState:
         self._mirror.apply_reply(events, generation)
         return self._mirror.view.get(key)
 
-    async def deregister(self, key: str, *, by: str, reason: str) -> None:
-        """Remove a replica.
+    async def deregister(self, key: str, *, by: str, reason: str, when_drained: bool = False) -> None:
+        """Remove a replica, at once or with the last session on it.
 
         Raises:
             UnknownReplica: It is not registered.
         """
         generation = self._mirror.generation
-        events = await self._store.deregister(key, await self._incarnation(key), by=by, reason=reason)
+        events = await self._store.deregister(
+            key, await self._incarnation(key), by=by, reason=reason, when_drained=when_drained
+        )
         self._took(events, generation, key)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str, reason: str) -> None:
@@ -94,10 +97,11 @@ class SharedState:
         generation = self._mirror.generation
         self._took(await self._store.set_admin(key, state, by=by, reason=reason), generation, key)
 
-    async def record_outcome(self, result: ProbeResult, thresholds: Thresholds) -> None:
+    async def record_outcome(self, result: ProbeResult, thresholds: Thresholds, *, is_passive: bool = False) -> None:
         """Count one outcome that this router saw. Not repeated if its reply is lost."""
         generation = self._mirror.generation
-        self._mirror.apply_reply(await self._store.record_outcome(result, thresholds), generation)
+        events = await self._store.record_outcome(result, thresholds, is_passive=is_passive)
+        self._mirror.apply_reply(events, generation)
 
     async def report(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]

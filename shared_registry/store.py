@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
+from shared_registry.answers import Beat, Denial, Elected, Grant, Held, Parting, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.keys import Keys
@@ -34,51 +34,6 @@ CALLS_AT_ONCE = 16
 def new_token() -> str:
     """Return a random id for an incarnation, a candidacy or a birth."""
     return secrets.token_hex(8)
-
-
-@dataclass(frozen=True, slots=True)
-class Elected:
-    """This candidate leads, under that epoch."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Somebody else leads, for at most that long unless they renew."""
-
-    leader: Leader
-    remaining_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of a batch of probe results.
-
-    Attributes:
-        events: The status changes that it made.
-        dropped: Results for replicas that were removed, or removed and registered again, meanwhile.
-        is_duplicate: The batch had been applied before; the feed brings its events.
-    """
-
-    events: Sequence[Event] = ()
-    dropped: int = 0
-    is_duplicate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What a heartbeat learned.
-
-    Attributes:
-        joined: The router was not among the live ones before.
-        expired: Routers that may be reaped.
-    """
-
-    birth: str
-    revision: str
-    joined: bool
-    expired: Sequence[str]
 
 
 class Store:
@@ -117,13 +72,20 @@ class Store:
         _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
         return parse_events(reply.values)
 
-    async def deregister(self, key: str, incarnation: str, *, by: str = "", reason: str = "") -> list[Event] | None:
-        """Remove a replica; `None` where that incarnation is not registered."""
+    async def deregister(
+        self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
+    ) -> list[Event] | None:
+        """Remove a replica, or let it drain first; `None` where that incarnation is not registered."""
         async with self._call():
             reply = await self._scripts.deregister_replica(
-                key=key, incarnation=incarnation, router=self._router, by=by, reason=reason
+                key=key,
+                incarnation=incarnation,
+                router=self._router,
+                by=by,
+                reason=reason,
+                when_drained=when_drained,
             )
-        return parse_events(reply.values) if _expect(reply, "removed", "not_found") == "removed" else None
+        return None if _expect(reply, "removed", "draining", "not_found") == "not_found" else parse_events(reply.values)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
         """Set the operator's word; `None` where the replica is not registered."""
@@ -173,10 +135,17 @@ class Store:
             return Report(is_duplicate=True)
         return Report(parse_events(reply.values[1:]), dropped=int(reply.values[0]))
 
-    async def record_outcome(self, result: ProbeResult, thresholds: Thresholds, *, by: str = "") -> list[Event]:
-        """Count one outcome; return the status change, if it made one. Never repeated: it would count twice."""
+    async def record_outcome(
+        self, result: ProbeResult, thresholds: Thresholds, *, by: str = "", is_passive: bool = False
+    ) -> list[Event]:
+        """Count one outcome; return the status change, if it made one. Never repeated: it would count twice.
+
+        Passive evidence of one router alone, among several live ones, changes no status.
+        """
         async with self._call():
-            reply = await self._scripts.record_outcome(result=result, thresholds=thresholds, router=self._router, by=by)
+            reply = await self._scripts.record_outcome(
+                result=result, thresholds=thresholds, router=self._router, by=by, is_passive=is_passive
+            )
         return parse_events(reply.values) if _expect(reply, "applied", "not_found") == "applied" else []
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
@@ -184,20 +153,70 @@ class Store:
         async with self._call():
             reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
         _expect(reply, "alive")
-        birth, revision, joined, *expired = reply.values
-        return Beat(birth, revision, joined == "1", expired)
+        birth, revision, joined, leases, *expired = reply.values
+        return Beat(birth, revision, joined == "1", expired, int(leases))
 
-    async def reap(self, router: str) -> bool:
-        """Remove a router that has expired; `False` where it is back, or gone already."""
-        async with self._call():
-            reply = await self._scripts.reap_router(key=router, by=self._router)
-        return _expect(reply, "reaped", "alive", "not_found") == "reaped"
+    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Parting:
+        """End leases of a router that has expired, and remove it with the last; refused where it is back, or gone.
 
-    async def leave(self) -> bool:
-        """Take this router out of the live ones; `False` where it was not among them."""
+        One call ends some hundred leases; where it says partial, call again at once.
+
+        Args:
+            router: Its key.
+            affinity_seconds: How long the sessions may find their replicas again.
+        """
         async with self._call():
-            reply = await self._scripts.leave_cluster(key=self._router)
-        return _expect(reply, "left", "not_found") == "left"
+            reply = await self._scripts.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
+        return _PARTINGS[_expect(reply, "reaped", "partial", "alive", "not_found")]
+
+    async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
+        """End this router's leases, and take it out of the live ones with the last; refused where it is not one.
+
+        Like `reap`, some at a time.
+        """
+        async with self._call():
+            reply = await self._scripts.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
+        return _PARTINGS[_expect(reply, "left", "partial", "not_found")]
+
+    async def acquire(
+        self, lease_id: str, *, avoided: Collection[str] = (), excluded: Collection[str] = ()
+    ) -> Grant | Denial:
+        """Give a session a slot; return which, or why there is none.
+
+        Args:
+            lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
+            avoided: Canonical urls taken only where there is nothing else.
+            excluded: Canonical urls never taken.
+        """
+        async with self._call():
+            reply = await self._scripts.acquire_lease(
+                router=self._router, lease_id=lease_id, avoided=avoided, excluded=excluded
+            )
+        if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
+            return Denial(reply.status)
+        return Grant(*reply.values)
+
+    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0) -> list[Event]:
+        """End a lease, if there is one; return the event, if its replica was removed with it."""
+        async with self._call():
+            reply = await self._scripts.release_lease(
+                router=self._router, lease_id=lease_id, affinity_seconds=affinity_seconds
+            )
+        _expect(reply, "released", "not_found")
+        return parse_events(reply.values)
+
+    async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
+        """Put back leases that this router holds; `None` where it is not among the live ones.
+
+        Args:
+            leases: Lease id to canonical url; at most 500.
+        """
+        async with self._call():
+            reply = await self._scripts.restore_leases(router=self._router, leases=leases)
+        if _expect(reply, "restored", "not_registered") == "not_registered":
+            return None
+        count, over, *urls = reply.values
+        return Restored(int(count), urls[: int(over)], urls[int(over) :])
 
     async def restore(
         self, entries: Sequence[Sequence[str]], *, view_birth: str, view_revision: str, is_complete: bool = False
@@ -225,6 +244,16 @@ class Store:
     async def _call(self) -> AsyncIterator[None]:
         async with bounded(self._timeout_seconds), self._slots:
             yield
+
+
+_PARTINGS = {
+    "reaped": Parting.DONE,
+    "left": Parting.DONE,
+    "partial": Parting.PARTIAL,
+    "alive": Parting.REFUSED,
+    "not_found": Parting.REFUSED,
+}
+_DENIALS = tuple(denial.value for denial in Denial)
 
 
 def _expect(reply: Reply, *words: str) -> str:

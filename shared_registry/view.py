@@ -33,6 +33,7 @@ class View:
         self._ordered: tuple[Replica, ...] = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
         self._is_withheld = False
+        self._cooling: frozenset[str] = frozenset()
         self._is_sorted = True
 
     def all(self) -> tuple[Replica, ...]:
@@ -103,6 +104,16 @@ class View:
         self._is_withheld = is_withheld
         self._prepare()
 
+    @property
+    def cooling(self) -> frozenset[str]:
+        """Canonical urls of the replicas that come last for some time."""
+        return self._cooling
+
+    def cool(self, keys: Iterable[str]) -> None:
+        """Let these replicas, and no others, come last: they are selected only where there is nothing else."""
+        self._cooling = frozenset(keys)
+        self._prepare()
+
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
         replica.record = record
@@ -133,7 +144,10 @@ class View:
         if not self._is_sorted:
             self._ordered = tuple(sorted(self._replicas.values(), key=_position))
             self._is_sorted = True
-        self.preference = () if self._is_withheld else self._policy(self._ordered)
+        preference = () if self._is_withheld else self._policy(self._ordered)
+        if self._cooling:
+            preference = tuple(sorted(preference, key=lambda replica: replica.key in self._cooling))
+        self.preference = preference
         self.first = self.preference[0] if self.preference else None
 
 

@@ -69,6 +69,7 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
         admin=read("admin", AdminState),
         admin_since=read.optional_seconds("admin_since_ms"),
         admin_reason=read.optional("admin_reason", str) or "",
+        removes_when_drained=read.optional("removes_when_drained", str) == "1",
         in_flight=read.optional("in_flight", int) or 0,
         revision=revision or read("revision", str),
     )
@@ -101,7 +102,7 @@ def _event_kind(text: str) -> EventKind:
 
 
 _EVENT_KINDS = {kind.value for kind in EventKind}
-RESTORED_FIELDS = 20
+RESTORED_FIELDS = 21
 
 
 def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
@@ -122,6 +123,7 @@ def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
         _optional_milliseconds(record.admin_since),
         record.admin.value,
         record.admin_reason,
+        "1" if record.removes_when_drained else "0",
         health.status.value,
         _optional_milliseconds(record.status_since),
         str(health.consecutive_failures),

@@ -23,27 +23,50 @@ local function next_health(status, failures, successes, ok, thresholds)
   return nil, failures, 0
 end
 
+-- What a router saw in passing, while others live too, is evidence and no verdict: alone it brings a replica to one
+-- failure below the threshold, and its success takes back its own failures and nothing else.
+-- witness: the router that alone has seen all failures counted so far, false where several did, or a probe.
+-- Returns the status to write, or nil where it stays, the counters, and the witness.
+local function weigh_passive(status, failures, successes, witness, result, thresholds, router)
+  local is_alone = failures == 0 or witness == router
+  if result.ok then
+    return nil, is_alone and 0 or failures, successes, not is_alone and witness
+  end
+  if is_alone and status ~= 'unhealthy' and failures + 1 >= thresholds.failure then
+    return nil, math.max(failures, thresholds.failure - 1), 0, router
+  end
+  status, failures, successes = next_health(status, failures, successes, false, thresholds)
+  return status, failures, successes, is_alone and router
+end
+
 -- Applies a result to the replica of that url and incarnation; drops it for any other, and for a tombstone.
--- keys: meta, events, primary, secondary, full. result: url, incarnation, ok, latency, reason.
--- origin: router, and by where it was no probe. Appends an event to reply if the status changed.
--- Returns whether it was applied.
+-- keys: meta, events, primary, secondary, full. result: url, incarnation, ok, latency, reason. origin: router; by where
+-- it was no probe; is_passive where it is to be weighed as passive evidence. Appends an event to reply if the status
+-- changed. Returns whether it was applied.
 local function apply_result(keys, replica_key, result, thresholds, now_ms, origin, reply)
   local state = redis.call('HMGET', replica_key, 'incarnation', 'admin', 'status', 'consecutive_failures',
-    'consecutive_successes')
+    'consecutive_successes', 'failing_witness')
   if state[1] ~= result.incarnation or state[2] == 'removed' then
     return false
   end
-  local status, failures, successes =
-    next_health(state[3], tonumber(state[4]), tonumber(state[5]), result.ok, thresholds)
+  local status, failures, successes = state[3], tonumber(state[4]), tonumber(state[5])
+  local witness = state[6]
+  if origin.is_passive then
+    status, failures, successes, witness =
+      weigh_passive(status, failures, successes, witness, result, thresholds, origin.router)
+  else
+    status, failures, successes = next_health(status, failures, successes, result.ok, thresholds)
+    witness = false
+  end
   local update = {'consecutive_failures', whole(failures), 'consecutive_successes', whole(successes)}
   local function set(field, value)
     update[#update + 1] = field
     update[#update + 1] = value
   end
-  if result.ok then
+  if result.ok and not origin.is_passive then
     set('last_ok_at_ms', whole(now_ms))
     set('last_latency_ms', result.latency)
-  else
+  elseif not result.ok then
     set('last_failure_at_ms', whole(now_ms))
     set('last_error', result.reason)
   end
@@ -51,7 +74,13 @@ local function apply_result(keys, replica_key, result, thresholds, now_ms, origi
     set('status', status)
     set('status_since_ms', whole(now_ms))
   end
+  if witness then
+    set('failing_witness', witness)
+  end
   redis.call('HSET', replica_key, unpack(update))
+  if state[6] and not witness then
+    redis.call('HDEL', replica_key, 'failing_witness')
+  end
   if status then
     refresh_ready(keys, replica_key, result.url)
     emit_replica(keys, now_ms, replica_key, result.url,

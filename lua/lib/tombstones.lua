@@ -9,7 +9,7 @@ local TOMBSTONE_MS = 604800000
 -- keys: replicas, removed.
 local function bury(keys, replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
-  redis.call('HDEL', replica_key, 'restored_from')
+  redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
   redis.call('HSET', replica_key, 'admin', 'removed', 'admin_since_ms', whole(now_ms), 'admin_reason', reason)
   redis.call('ZREMRANGEBYSCORE', keys.removed, '-inf', whole(now_ms - TOMBSTONE_MS))
   redis.call('ZADD', keys.removed, whole(now_ms), url)

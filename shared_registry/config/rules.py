@@ -6,9 +6,9 @@ import math
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from shared_registry.config.problems import InvalidSettings, Problem, shorten
 from shared_registry.errors import ConfigError
@@ -173,6 +173,11 @@ Seconds = Annotated[float, Field(gt=0)]
 Period = Annotated[float, Field(ge=0.01, le=3600)]
 """Of a loop of our own: faster only burns CPU, slower is an outage."""
 Expiry = Annotated[float, Field(ge=0.1, le=3600)]
+Grace = Annotated[float, Field(ge=0, le=86_400)]
+DegradedPlacement = Annotated[
+    Literal["share", "off", "unlimited"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
+]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]

@@ -18,8 +18,10 @@ from pydantic.dataclasses import dataclass
 from shared_registry.config.problems import InvalidSettings, Problem, in_one_error
 from shared_registry.config.rules import (
     Count,
+    DegradedPlacement,
     Expectations,
     Expiry,
+    Grace,
     HealthPath,
     Host,
     Namespace,
@@ -48,6 +50,7 @@ SHARED_SETTINGS = (
     "renew_interval_seconds",
     "heartbeat_seconds",
     "router_expiry_seconds",
+    "affinity_seconds",
 )
 """What the routers of one registry should agree on: any of them may lead, and all judge each other's silence."""
 
@@ -178,6 +181,22 @@ class RouterConfig:
     default: an old view serves better than none, and connecting to a dead replica fails fast anyway. Set it where
     routing to a replica that may have been withdrawn is worse than refusing. At least `refresh_seconds`, for a healthy
     mirror is that old."""
+
+    affinity_seconds: Grace = 300.0
+    """Seconds after a session's end for which its replica is remembered: `acquire(session)` with the same name returns
+    to it while it is ready. 0 forgets at once; while a session runs it is remembered in any case. Five minutes let a
+    user reconnect to warm caches. Raising it keeps one small key for each session that long."""
+
+    degraded_placement: DegradedPlacement = "share"
+    """What `acquire()` does while Redis is away. `share`: this router goes on with its equal share of the free slots
+    that it saw last, so that all routers together stay within capacity as far as each saw the truth. `off`: it raises
+    `StoreUnavailable`. `unlimited`: it places by health alone, for replicas that can bear it. What was placed is
+    counted once Redis is back."""
+
+    local_cooldown_seconds: Grace = 5.0
+    """Seconds for which a replica that this router failed to connect to comes last in its own choices: other routers
+    may still reach it, and the verdict on it takes some probes more. 0 for none. Raising it spares sessions a failed
+    try each; lowering it returns sooner to one that only hiccuped."""
 
     redis_timeout_seconds: Period = 1.0
     """Seconds to wait for a connection to Redis or for an answer before `StoreUnavailable`. A script takes well under a

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
+from shared_registry.answers import Elected, Held
 from shared_registry.client import Clients
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
-from shared_registry.store import Elected, Held
 from tests.model.bench import Bench, Router, now_ms
 from tests.model.rules import EXPIRY_MS, LEASE_MS, Outcome, Spec
 from tests.model.values import Fields, exact

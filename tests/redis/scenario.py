@@ -11,7 +11,7 @@ from shared_registry.lua_files import assemble, command_names
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source
 from shared_registry.scripts import Reply, Scripts
 from shared_registry.wire import removed_entry, restored_entry
-from tests.redis.support import THRESHOLDS, A, B, C, Space, info
+from tests.redis.support import THRESHOLDS, A, B, C, D, E, Space, info
 
 
 class ScriptRunner:
@@ -43,6 +43,8 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     await _election(scripts, space)
     await _probes(scripts, space)
     await _routers(scripts, space)
+    await _leases(LeaseCalls(scripts, space), space)
+    await _partings(LeaseCalls(scripts, space), space)
     await _history(scripts, space)
     await _expect("inspected", scripts.inspect_replicas([A, B, C]))
 
@@ -64,7 +66,9 @@ async def _replicas(scripts: Scripts, space: Space) -> None:
         )
 
     def deregister(incarnation: str, url: str = A) -> Awaitable[Reply]:
-        return scripts.deregister_replica(key=url, incarnation=incarnation, router="r~1", by="me", reason="why")
+        return scripts.deregister_replica(
+            key=url, incarnation=incarnation, router="r~1", by="me", reason="why", when_drained=False
+        )
 
     def set_admin(state: str, reason: str = "") -> Awaitable[Reply]:
         return scripts.set_admin(key=A, state=state, router="r~1", by="me", reason=reason)
@@ -125,12 +129,14 @@ async def _probes(scripts: Scripts, space: Space) -> None:
     reply = scripts.report_probes(token="t0", epoch=epoch, batch=9, thresholds=THRESHOLDS, results=batches[0])
     await _expect("fenced", reply)
     for result in [bad(B), bad(B), bad(B), good(B)]:
-        outcome = scripts.record_outcome(result=result, thresholds=THRESHOLDS, router="r~1", by="me")
+        outcome = scripts.record_outcome(result=result, thresholds=THRESHOLDS, router="r~1", by="me", is_passive=False)
         await _expect("applied", outcome)
     gone = ProbeResult(C, "c1", 1.0)
-    await _expect("not_found", scripts.record_outcome(result=gone, thresholds=THRESHOLDS, router="r~1", by=""))
+    await _expect(
+        "not_found", scripts.record_outcome(result=gone, thresholds=THRESHOLDS, router="r~1", by="", is_passive=True)
+    )
     # A replica whose last slot is taken: it moves to `full` with the next change.
-    await scripts.record_outcome(result=good(B), thresholds=THRESHOLDS, router="r~1", by="")
+    await scripts.record_outcome(result=good(B), thresholds=THRESHOLDS, router="r~1", by="", is_passive=False)
     space.raw.hset(space.keys.replica(B), "in_flight", "2")
     await _expect("set", scripts.set_admin(key=B, state="active", router="r~1", by="", reason="refresh"))
     assert space.ready() == ({A}, set(), {B})
@@ -140,16 +146,113 @@ async def _routers(scripts: Scripts, space: Space) -> None:
     def beat(key: str) -> Awaitable[Reply]:
         return scripts.heartbeat(info=info(key), expiry_seconds=5, birth="birth")
 
-    await _expect("not_found", scripts.leave_cluster(key="r~1"))
-    await _expect("not_found", scripts.reap_router(key="r~2", by="r~1"))
+    def leave() -> Awaitable[Reply]:
+        return scripts.leave_cluster(key="r~1", affinity_seconds=60)
+
+    def reap() -> Awaitable[Reply]:
+        return scripts.reap_router(key="r~2", by="r~1", affinity_seconds=60)
+
+    await _expect("not_found", leave())
+    await _expect("not_found", reap())
     await _expect("alive", beat("r~1"))
     await _expect("alive", beat("r~2"))
-    await _expect("alive", scripts.reap_router(key="r~2", by="r~1"))
+    await _expect("alive", reap())
     space.raw.zadd(space.keys.routers, {"r~1": space.now_ms() + 10**9})
     await _expect("alive", beat("r~2"))
     space.expire_router("r~2")
-    await _expect("reaped", scripts.reap_router(key="r~2", by="r~1"))
-    await _expect("left", scripts.leave_cluster(key="r~1"))
+    await _expect("reaped", reap())
+    await _expect("left", leave())
+
+
+class LeaseCalls:
+    """The commands on leases, with what stays the same filled in."""
+
+    def __init__(self, scripts: Scripts, space: Space) -> None:
+        self.scripts = scripts
+        self.space = space
+
+    def acquire(self, lease_id: str, *excluded: str, avoided: Sequence[str] = ()) -> Awaitable[Reply]:
+        return self.scripts.acquire_lease(router="r~1", lease_id=lease_id, avoided=avoided, excluded=excluded)
+
+    def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[Reply]:
+        return self.scripts.release_lease(router="r~1", lease_id=lease_id, affinity_seconds=affinity_seconds)
+
+    def restore(self, leases: dict[str, str], router: str = "r~1") -> Awaitable[Reply]:
+        return self.scripts.restore_leases(router=router, leases=leases)
+
+    def deregister(self, url: str, *, when_drained: bool = True) -> Awaitable[Reply]:
+        incarnation = self.space.incarnation(url)
+        return self.scripts.deregister_replica(
+            key=url, incarnation=incarnation, router="r~1", by="me", reason="why", when_drained=when_drained
+        )
+
+    async def beat(self) -> None:
+        for router in ("r~1", "r~2"):
+            await self.scripts.heartbeat(info=info(router), expiry_seconds=5, birth="birth")
+
+
+async def _leases(calls: LeaseCalls, space: Space) -> None:
+    """Leases on A, which is unlimited, and on D and E, which take one each."""
+    first, other, third, fourth = (f"{number:08x}" for number in range(4))
+    await _expect("not_registered", calls.acquire(first))
+    await _expect("not_registered", calls.restore({first: A}))
+    await calls.beat()
+    await _expect("granted", calls.acquire(first))
+    await _expect("held", calls.acquire(first))
+    await _expect("saturated", calls.acquire(other, A))  # B is full
+    for state, answer in (("disabled", "no_healthy"), ("active", "saturated")):
+        await calls.scripts.set_admin(key=B, state=state, router="r~1", by="", reason="")
+        await _expect(answer, calls.acquire(other, A))
+    for url in (D, E):
+        await space.add(url, primary=url == D, capacity=1)
+        await space.make("healthy", url)
+    await _expect("granted", calls.acquire(f"{other}:session", E, avoided=[A]))
+    await _expect("released", calls.release(f"{other}:session"))
+    await _expect("granted", calls.acquire(f"{other}:session"))
+    await _expect("granted", calls.acquire(f"{third}:session", avoided=[A, E]))
+    moved = f"{third}:session"
+    await _expect("restored", calls.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
+    await _expect("draining", calls.deregister(D))
+    await _expect("draining", calls.deregister(D))
+    await _expect("restored", calls.restore({moved: D}))
+    await _expect("restored", calls.restore({moved: E}))
+    await _expect("released", calls.release(f"{other}:session"))
+    await _expect("released", calls.release(fourth))
+    await _expect("not_found", calls.release(fourth))
+    assert space.fields(D)["admin"] == AdminState.REMOVED.value
+    await _expect("removed", calls.deregister(E, when_drained=False))
+    await _expect("restored", calls.restore({moved: A}))
+    await _expect("restored", calls.restore({moved: E}))
+    await _expect("released", calls.release(moved, 0))
+    await _expect("released", calls.release(first))
+    await space.add(D)
+    await _expect("restored", calls.restore({first: D}))
+    await _expect("draining", calls.deregister(D))
+    await _expect("restored", calls.restore({first: A}))
+    assert space.fields(D)["admin"] == AdminState.REMOVED.value
+
+
+async def _partings(calls: LeaseCalls, space: Space) -> None:
+    """Routers with many leases leave, and are reaped."""
+
+    def leave() -> Awaitable[Reply]:
+        return calls.scripts.leave_cluster(key="r~1", affinity_seconds=60)
+
+    def reap() -> Awaitable[Reply]:
+        return calls.scripts.reap_router(key="r~2", by="r~1", affinity_seconds=0)
+
+    ids = [f"{number:08x}:{number}" for number in range(1300)]
+    for router, part in (("r~1", leave), ("r~2", reap)):
+        await space.add(D)
+        await _expect("restored", calls.restore(dict.fromkeys(ids, D), router))
+        await _expect("draining", calls.deregister(D))
+        space.expire_router("r~2")
+        await _expect("partial", part())
+        while (await part()).status == "partial":
+            pass
+        assert space.fields(D)["admin"] == AdminState.REMOVED.value
+        assert not space.raw.exists(space.keys.leases(router))
+    assert space.fields(A)["in_flight"] == "0"
 
 
 async def _history(scripts: Scripts, space: Space) -> None:

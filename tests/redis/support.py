@@ -12,13 +12,14 @@ from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 from redis import Redis
 
 from shared_registry import client
+from shared_registry.answers import Elected, Report
 from shared_registry.client import Clients
 from shared_registry.keys import Keys
 from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
 from shared_registry.reader import Reader
-from shared_registry.store import Elected, Report, Store, new_token
+from shared_registry.store import Store, new_token
 
-A, B, C = "http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"
+A, B, C, D, E = (f"http://10.0.0.{number}:8000" for number in range(1, 6))
 THRESHOLDS = Thresholds(failure=3, recovery=2)
 TIMEOUT_SECONDS = 10.0
 """Generous: a busy machine must not fail a test that is not about time."""

@@ -18,6 +18,7 @@ from redis.asyncio import RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
 
 from shared_registry import client
+from shared_registry.answers import Elected
 from shared_registry.client import Client, Clients
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
@@ -26,7 +27,7 @@ from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRe
 from shared_registry.keys import Keys
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source
 from shared_registry.reader import Reader
-from shared_registry.store import Elected, Store, new_token
+from shared_registry.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, info, until
 
 OwnServer = Callable[..., EmbeddedServer]

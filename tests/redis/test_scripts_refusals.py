@@ -17,7 +17,9 @@ from tests.unit.lua_header import read_header
 
 EPOCH = 7
 RESULT = ProbeResult(A, "first", 1.0)
+LEASE = "0000000a:session"
 CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
+    "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
@@ -25,9 +27,11 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "reap_router": lambda space: space.store.reap("router~1"),
     "record_outcome": lambda space: space.store.record_outcome(RESULT, THRESHOLDS),
     "register_replica": lambda space: space.add(request="second", capacity=1),
+    "release_lease": lambda space: space.store.release(LEASE),
     "renew": lambda space: space.store.renew("token", lease_seconds=60),
     "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
     "resign": lambda space: space.store.resign("token"),
+    "restore_leases": lambda space: space.store.restore_leases({LEASE: A}),
     "restore_view": lambda space: space.store.restore(
         [removed_entry("removed", A)], view_birth="old", view_revision="1-0"
     ),
@@ -49,6 +53,7 @@ async def populate(space: Space) -> None:
     await space.elect()
     space.raw.hset(space.keys.leader, "epoch", EPOCH)
     await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    await space.store.acquire(LEASE)
     await space.store.heartbeat(info("router~2"), expiry_seconds=60)
     space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})
     space.expire_router("router~1")
@@ -58,6 +63,8 @@ def key_of(space: Space, name: str) -> str:
     """Return a key that a command touches, by the name that its header has for it."""
     own = {
         "replica": space.keys.replica(A),
+        "affinity_prefix": space.keys.affinity_prefix + "session",
+        "leases": space.keys.leases("router~1"),
         "replica_prefix": space.keys.replica(A),
         "router": space.keys.router("router~1"),
         "router_prefix": space.keys.router("router~2"),
@@ -79,8 +86,9 @@ async def test_a_key_of_another_type_is_named_and_nothing_is_written(
     await populate(space)
     key = key_of(space, name)
     space.raw.delete(key)
-    if isinstance(value, list):
-        space.raw.sadd(key, *value) if space.keys.expected_type(key) != "set" else space.raw.zadd(key, {"list": 1})
+    expected = space.keys.expected_type(key)
+    if isinstance(value, list) or expected == "string":
+        space.raw.sadd(key, *value) if expected != "set" else space.raw.zadd(key, {"list": 1})
     else:
         space.raw.set(key, value)
     before = space.dump()
@@ -107,6 +115,8 @@ async def test_every_command_writes_where_nothing_is_wrong(space: Space, command
     await populate(space)
     if command == "campaign":
         space.raw.delete(space.keys.leader)
+    if command == "restore_leases":
+        space.raw.delete(space.keys.leases("router~1"))
     if command == "restore_view":
         space.raw.delete(*space.dump())
     space.raw.persist(space.keys.leader)

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared_registry.answers import Beat, Parting
 from shared_registry.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
-from shared_registry.store import Beat
 from tests.redis.support import Space, info, on_server
 
 EXPIRY_MS = 60_000
 ONE, TWO = "router~1", "router~2"
+DONE, REFUSED = Parting.DONE, Parting.REFUSED
 
 
 @pytest.fixture
@@ -90,13 +91,13 @@ async def test_only_expired_routers_are_offered_for_reaping_and_at_most_16(space
 
 async def test_an_expired_router_is_reaped_with_its_record(space: Space) -> None:
     await steady(space, TWO)
-    assert await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is DONE
     assert space.raw.zrange(space.keys.routers, 0, -1) == [ONE]
     assert not space.raw.exists(space.keys.router(TWO))
     (event,) = await space.reader.last_events(1)
     assert (event.kind, event.router, event.by) == (EventKind.ROUTER_EXPIRED, TWO, ONE)
     before = space.dump()
-    assert not await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is REFUSED
     assert space.dump() == before
 
 
@@ -105,7 +106,7 @@ async def test_a_router_that_is_back_in_time_is_not_reaped(space: Space) -> None
     assert (await beat(space)).expired == [TWO]
     assert not (await beat(space, TWO)).joined
     before = space.dump()
-    assert not await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is REFUSED
     assert space.dump() == before
 
 
@@ -119,8 +120,8 @@ async def test_a_reaped_router_joins_anew(space: Space) -> None:
 async def test_a_living_router_and_an_unknown_one_are_not_reaped(space: Space) -> None:
     await steady(space)
     before = space.dump()
-    assert not await space.store.reap(ONE)
-    assert not await space.store.reap("router~9")
+    assert await space.store.reap(ONE) is REFUSED
+    assert await space.store.reap("router~9") is REFUSED
     assert space.dump() == before
 
 
@@ -142,12 +143,12 @@ async def test_nobody_is_reaped_within_one_expiry_after_an_outage(space: Space, 
     assert (await beat(space)).expired == []
     assert EXPIRY_MS - 5_000 < meta_in_ms(space, "reap_after_ms") <= EXPIRY_MS
     before = space.dump()
-    assert not await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is REFUSED
     assert space.dump() == before
     assert (await beat(space)).expired == []
     set_meta(space, reap_after_ms=-1)
     assert (await beat(space)).expired == [TWO]
-    assert await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is DONE
 
 
 async def test_a_beat_in_time_does_not_put_reaping_off(space: Space) -> None:
@@ -159,7 +160,7 @@ async def test_a_beat_in_time_does_not_put_reaping_off(space: Space) -> None:
 async def test_nobody_is_reaped_where_it_was_never_said_from_when_on(space: Space) -> None:
     await steady(space, TWO)
     space.raw.hdel(space.keys.meta, "reap_after_ms")
-    assert not await space.store.reap(TWO)
+    assert await space.store.reap(TWO) is REFUSED
 
 
 async def test_reaping_is_not_put_off_for_as_long_as_the_clock_was_wrong(space: Space) -> None:
@@ -191,13 +192,13 @@ async def test_ones_own_expiry_far_ahead_is_brought_back(space: Space) -> None:
 async def test_leaving_takes_only_oneself_and_only_once(space: Space) -> None:
     await beat(space)
     await beat(space, TWO)
-    assert await space.store.leave()
+    assert await space.store.leave() is DONE
     assert space.raw.zrange(space.keys.routers, 0, -1) == [TWO]
     assert not space.raw.exists(space.keys.router(ONE))
     (event,) = await space.reader.last_events(1)
     assert (event.kind, event.router) == (EventKind.ROUTER_LEFT, ONE)
     before = space.dump()
-    assert not await space.store.leave()
+    assert await space.store.leave() is REFUSED
     assert space.dump() == before
 
 

@@ -14,11 +14,12 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from shared_registry import client
+from shared_registry.answers import Elected
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.keys import Keys
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source
-from shared_registry.store import Elected, Store, new_token
+from shared_registry.store import Store, new_token
 from tests.redis.losing_proxy import LosingProxy, Loss
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
 

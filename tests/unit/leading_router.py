@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from shared_registry.answers import Report
 from shared_registry.election import Term
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
@@ -23,7 +24,6 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
-from shared_registry.store import Report
 from tests.unit.fake_clock import START, FakeClock
 
 INTERVAL = 5.0

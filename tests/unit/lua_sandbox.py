@@ -34,11 +34,13 @@ end
 WRITES = {
     "DEL",
     "HDEL",
+    "HINCRBY",
     "HSET",
     "HSETNX",
     "PERSIST",
     "PEXPIRE",
     "SADD",
+    "SET",
     "SREM",
     "XADD",
     "ZADD",
@@ -46,15 +48,23 @@ WRITES = {
     "ZREMRANGEBYSCORE",
 }
 READS = {
+    "EXISTS",
+    "GET",
     "HEXISTS",
     "HGET",
     "HGETALL",
+    "HLEN",
     "HMGET",
+    "HSCAN",
     "PTTL",
+    "SCARD",
     "SISMEMBER",
     "TIME",
     "TYPE",
+    "ZCOUNT",
+    "ZRANGE",
     "ZRANGEBYSCORE",
+    "ZRANK",
     "ZREVRANGE",
     "ZSCORE",
 }
@@ -97,7 +107,7 @@ class Sandbox(ScriptRunner):
             if command == "TYPE":
                 return lua.table_from({"ok": reply})
             if isinstance(reply, list):
-                return lua.table_from([False if value is None else value for value in reply])
+                return lua.table_from([False if value is None else value for value in reply], recursive=True)
             return False if reply is None else reply
 
         reply = lua.eval(_RUN)(text, lua.table_from(keys), lua.table_from(args), call)

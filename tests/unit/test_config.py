@@ -43,6 +43,9 @@ OURS: dict[str, Any] = {
     "probe_concurrency": 256,
     "refresh_seconds": 1.0,
     "max_staleness_seconds": None,
+    "affinity_seconds": 300.0,
+    "degraded_placement": "share",
+    "local_cooldown_seconds": 5.0,
     "redis_timeout_seconds": 1.0,
 }
 LOCAL_SETTINGS = {
@@ -55,6 +58,8 @@ LOCAL_SETTINGS = {
     "probe_concurrency",
     "refresh_seconds",
     "max_staleness_seconds",
+    "degraded_placement",
+    "local_cooldown_seconds",
     "redis_timeout_seconds",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
@@ -138,6 +143,7 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
+MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds"}
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -145,6 +151,9 @@ WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 @pytest.mark.parametrize("name", SECONDS)
 @pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, NAN, INF, -INF, "5", True, b"1", [], 10**400])
 def test_durations_are_positive_finite_numbers(name: str, value: object) -> None:
+    if name in MAY_BE_ZERO and value in (0, 0.0) and not isinstance(value, bool):
+        assert getattr(config(**{name: value}), name) == 0.0
+        return
     assert refusal({name: value}).startswith(f"{name}: must be ")
 
 
@@ -164,6 +173,7 @@ def test_words_are_clean_text(name: str, value: object) -> None:
     ("settings", "message"),
     [
         ({"port": 65536}, "port: must be at most 65535, got 65536; the default is 9000"),
+        ({"degraded_placement": "some"}, "degraded_placement: must be 'share', 'off' or 'unlimited', got 'some'"),
         ({"failure_threshold": 0}, "failure_threshold: must be at least 1, got 0; the default is 3"),
         ({"recovery_threshold": 0}, "recovery_threshold: must be at least 1, got 0"),
         ({"probe_concurrency": 0}, "probe_concurrency: must be at least 1"),
@@ -266,7 +276,7 @@ def test_too_many_positional_values_are_one_problem() -> None:
     values: list[Any] = [getattr(RouterConfig(), name) for name in NAMES]
     with pytest.raises(ConfigError) as caught:
         RouterConfig(*[*values, 1, 2, 3])
-    assert str(caught.value) == "too many values: there are 21 settings; give them by name"
+    assert str(caught.value) == f"too many values: there are {len(NAMES)} settings; give them by name"
 
 
 def test_messages_stay_short_whatever_the_value() -> None:
@@ -441,6 +451,9 @@ OTHER_VALUES: dict[str, Any] = {
     "probe_concurrency": 1,
     "refresh_seconds": 2.0,
     "max_staleness_seconds": 9.0,
+    "affinity_seconds": 60.0,
+    "degraded_placement": "off",
+    "local_cooldown_seconds": 0.0,
     "redis_timeout_seconds": 2.0,
 }
 
@@ -453,7 +466,7 @@ def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(n
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "f28fa4a0e023"
+    assert config().fingerprint() == "dd7db55f5d86"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

@@ -38,6 +38,9 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "probe_concurrency": ("8", 8),
     "refresh_seconds": ("2", 2.0),
     "max_staleness_seconds": ("30", 30.0),
+    "affinity_seconds": ("0", 0.0),
+    "degraded_placement": ("off", "off"),
+    "local_cooldown_seconds": ("1", 1.0),
     "redis_timeout_seconds": ("2", 2.0),
 }
 

@@ -62,7 +62,12 @@ def test_the_map_of_the_keyspace_is_complete() -> None:
     documented = dict(re.findall(r"^ {4}sr:\{<ns>\}:(\S+)\s+(\w+) ", keys_module.__doc__ or "", re.MULTILINE))
     prefix = "sr:{a.B-1_}:"
     wanted = {spelled.removeprefix(prefix): kind for spelled, kind in SPELLED.values()}
-    assert documented == wanted | {"replica:<url>": "hash", "router:<key>": "hash"}
+    assert documented == wanted | {
+        "replica:<url>": "hash",
+        "router:<key>": "hash",
+        "leases:<key>": "hash",
+        "affinity:<sha>": "string",
+    }
 
 
 @pytest.mark.parametrize("namespace", ["a", "default", "llama-3.1_70B", "x" * 64, "-", "0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -10,14 +11,15 @@ from typing import cast
 
 import pytest
 
+from shared_registry.answers import Beat, Parting
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.membership import Membership
 from shared_registry.model import RouterInfo
-from shared_registry.store import Beat, Store
+from shared_registry.store import Store
 from tests.unit.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
-HEARTBEAT, EXPIRY = 1.0, 5.0
+HEARTBEAT, EXPIRY, AFFINITY = 1.0, 5.0, 60.0
 
 
 class ScriptedStore:
@@ -28,6 +30,9 @@ class ScriptedStore:
         self.reaped: list[str] = []
         self.expired: list[str] = []
         self.back: set[str] = set()
+        self.pieces: dict[str, int] = {}
+        self.seconds_a_piece = 0.0
+        self.checked: list[Beat] = []
         self.is_listed = False
         self.error: StoreError | None = None
         self.reap_error: StoreError | None = None
@@ -43,14 +48,30 @@ class ScriptedStore:
         joined, self.is_listed = not self.is_listed, True
         return Beat("birth", "1-1", joined, list(self.expired))
 
-    async def reap(self, router: str) -> bool:
+    async def reap(self, router: str, *, affinity_seconds: float) -> Parting:
+        assert affinity_seconds == AFFINITY
+        if self.seconds_a_piece:
+            await self._clock.sleep(self.seconds_a_piece)
         if self.reap_error:
             raise self.reap_error
         if router in self.back:
-            return False
+            return Parting.REFUSED
+        if self._has_more(router):
+            return Parting.PARTIAL
         self.expired.remove(router)
         self.reaped.append(router)
-        return True
+        return Parting.DONE
+
+    async def leave(self, *, affinity_seconds: float) -> Parting:
+        assert affinity_seconds == AFFINITY
+        if self._has_more(INFO.key):
+            return Parting.PARTIAL
+        self.is_listed = False
+        return Parting.DONE
+
+    def _has_more(self, router: str) -> bool:
+        self.pieces[router] = self.pieces.get(router, 0) - 1
+        return self.pieces[router] > 0
 
 
 @pytest.fixture
@@ -69,6 +90,8 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         INFO,
         heartbeat_seconds=HEARTBEAT,
         expiry_seconds=EXPIRY,
+        affinity_seconds=AFFINITY,
+        begin_beat=lambda: store.checked.append,
         clock=clock,
         rng=random.Random(1),
     )
@@ -141,6 +164,36 @@ async def test_a_second_outage_is_logged_again_and_tried_soon(
     await clock.advance(1.5)
     first, second = store.beats[beats : beats + 2]
     assert second - first <= 0.1
+
+
+async def test_a_router_with_many_leases_is_reaped_piece_by_piece_at_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.expired, store.pieces = ["b~1"], {"b~1": 100}
+    await clock.advance(HEARTBEAT)
+    assert (store.reaped, store.pieces["b~1"]) == (["b~1"], 0)
+
+
+async def test_reaping_does_not_keep_it_from_beating(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.expired, store.pieces = ["b~1"], {"b~1": 50}
+    store.seconds_a_piece = 0.1
+    await clock.advance(10)
+    assert store.reaped == ["b~1"]
+    assert max(late - early for early, late in itertools.pairwise(store.beats)) < EXPIRY / 2
+
+
+async def test_leaving_goes_on_until_nothing_is_left(store: ScriptedStore, clock: FakeClock) -> None:
+    store.pieces = {INFO.key: 3}
+    store.is_listed = True
+    await member(store, clock).leave()
+    assert not store.is_listed
+
+
+async def test_every_beat_is_checked(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
+    await clock.advance(3)
+    assert len(store.checked) == len(store.beats)
 
 
 async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(

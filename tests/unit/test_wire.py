@@ -54,6 +54,7 @@ HASH = {
     "admin": "draining",
     "admin_since_ms": "1700000000005",
     "admin_reason": "deploy",
+    "removes_when_drained": "1",
     "in_flight": "3",
     "revision": "1700000000006-7",
 }
@@ -74,6 +75,7 @@ RECORD = ReplicaRecord(
     status_since=1700000000.002,
     last_error="refused",
     admin=AdminState.DRAINING,
+    removes_when_drained=True,
     admin_since=1700000000.005,
     admin_reason="deploy",
     in_flight=3,
@@ -88,6 +90,7 @@ MAY_BE_MISSING = {
     "last_error",
     "admin_since_ms",
     "admin_reason",
+    "removes_when_drained",
     "in_flight",
 }
 MALFORMED = {
@@ -220,7 +223,15 @@ def test_a_leader_or_nobody() -> None:
 
 RESTORED_NAMES = [
     *("url", "name", "primary", "weight", "capacity", "order", "source", "incarnation"),
-    *("registered_at_ms", "admin_since_ms", "admin", "admin_reason", "status", "status_since_ms"),
+    *(
+        "registered_at_ms",
+        "admin_since_ms",
+        "admin",
+        "admin_reason",
+        "removes_when_drained",
+        "status",
+        "status_since_ms",
+    ),
     *("consecutive_failures", "consecutive_successes", "last_ok_at_ms", "last_failure_at_ms"),
     *("last_latency_ms", "last_error"),
 ]

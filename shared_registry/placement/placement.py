@@ -1,0 +1,276 @@
+"""Acquiring and releasing leases: one script call each, and nothing left behind by a crash, an outage or a cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared_registry.answers import Beat, Denial, Grant
+from shared_registry.clock import Clock
+from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
+from shared_registry.mirror import Mirror
+from shared_registry.model import (
+    ORIGIN,
+    AdminState,
+    Event,
+    Replica,
+    ReplicaEndpoint,
+    ReplicaRecord,
+    ReplicaStatus,
+    is_later,
+)
+from shared_registry.placement.degraded import DegradedPlacement, Loads
+from shared_registry.placement.lease import Lease, new_lease_id
+from shared_registry.placement.ledger import Ledger
+from shared_registry.placement.reconciliation import Reconciler
+from shared_registry.reader import Reader
+from shared_registry.store import Store
+
+TRIES_TO_JOIN = 3
+IDLE_SECONDS = 60.0
+"""For how long after the last acquire the loads are still looked at."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlacementSettings:
+    """See `RouterConfig` for each."""
+
+    affinity_seconds: float
+    degraded: Literal["share", "off", "unlimited"]
+    refresh_seconds: float
+
+
+class Placement:
+    """One router's leases. Safe for concurrent use within an event loop.
+
+    `begin_beat` belongs before every heartbeat, and `run` must be kept running.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        mirror: Mirror,
+        settings: PlacementSettings,
+        *,
+        router: str,
+        join: Callable[[], Awaitable[object]],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """Set up; nothing is sent before the first acquire.
+
+        Args:
+            store: Where leases are kept.
+            reader: Where they are read again.
+            mirror: For the handles of replicas, and for choosing while Redis is away.
+            settings: See there.
+            router: This router's key.
+            join: Makes it one of the live routers.
+            clock: For waiting.
+            rng: For jitter.
+        """
+        self.ledger = Ledger()
+        self.reconciler = Reconciler(
+            store,
+            reader,
+            self.ledger,
+            router=router,
+            join=join,
+            affinity_seconds=settings.affinity_seconds,
+            clock=clock,
+            rng=rng,
+        )
+        self._store = store
+        self._reader = reader
+        self._mirror = mirror
+        self._settings = settings
+        self._join = join
+        self._clock = clock
+        self._degraded = DegradedPlacement(settings.degraded, router=router)
+        self._birth = mirror.birth
+        self._used_at = -IDLE_SECONDS
+        self._is_degraded = False
+
+    async def acquire(self, session: str | None, *, avoided: Collection[str], excluded: Collection[str]) -> Lease:
+        """Return a lease on the least loaded replica that has room, or on the one where the session was before.
+
+        Cancelled at any point it leaves nothing behind, at the latest after the next reconciliation.
+
+        Args:
+            session: Its name, by which it returns to the same replica.
+            avoided: Canonical urls taken only where there is nothing else.
+            excluded: Canonical urls never taken.
+
+        Raises:
+            Saturated: All replicas are full.
+            NoHealthyReplica: None is healthy and active.
+            StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
+        """
+        lease_id = new_lease_id(session)
+        self._used_at = self._clock.monotonic()
+        self.ledger.ask(lease_id)
+        try:
+            grant = await self._ask(lease_id, avoided, excluded)
+            replica = None if isinstance(grant, Denial) else await self._handle(grant.key)
+        except StoreUnavailable as error:
+            return self._place_without_redis(lease_id, session, excluded, error)
+        except BaseException:
+            self.ledger.give_up(lease_id)
+            self.reconciler.ask()
+            raise
+        if isinstance(grant, Denial) or replica is None:
+            self.ledger.drop(lease_id)
+            raise _denied(grant)
+        self._end_degraded()
+        self._degraded.take(grant.key)
+        return self._hold(lease_id, replica, session, grant.revision)
+
+    async def run(self) -> None:
+        """Reconcile when it is due, and look at the loads now and then, until cancelled."""
+        with self._mirror.subscribed(self._notice):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.reconciler.run())
+                group.create_task(self._look_at_loads())
+
+    async def _look_at_loads(self) -> None:
+        """See who has how much while leases are asked for, for the case that Redis goes away."""
+        while True:
+            await self._clock.sleep(self._settings.refresh_seconds)
+            if self._needs_loads():
+                try:
+                    in_flight, routers = await self._reader.loads(
+                        {replica.key: replica.endpoint for replica in self._mirror.view.preference}
+                    )
+                except StoreError:
+                    continue  # the mirror says that Redis is away
+                self._degraded.see(Loads(in_flight, routers))
+
+    def _notice(self, events: Sequence[Event]) -> None:
+        """Tell leases that their replica is lost; no events mean that all was read anew."""
+        if not self.ledger.held and self._birth == self._mirror.birth:
+            return
+        if self._birth != self._mirror.birth:
+            self._birth = self._mirror.birth
+            self.reconciler.ask()
+        gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
+        if events and not gone:
+            return
+        for lease in self.ledger.held.values():
+            lost_at = gone.get(lease.replica.key, ORIGIN)
+            if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
+                lease.lost.set()
+
+    def begin_beat(self) -> Callable[[Beat], None]:
+        """Return what reconciles if the beat that begins counts what this router cannot have held meanwhile."""
+        mark = self.ledger.mark()
+
+        def end(beat: Beat) -> None:
+            low, high = self.ledger.bounds(mark)
+            if not low <= beat.leases <= high or (beat.joined and high > 0):
+                self.reconciler.ask()
+
+        return end
+
+    def close(self) -> None:
+        """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
+        self.ledger.clear()
+
+    async def _ask(self, lease_id: str, avoided: Collection[str], excluded: Collection[str]) -> Grant | Denial:
+        for _ in range(TRIES_TO_JOIN):
+            answer = await self._store.acquire(lease_id, avoided=avoided, excluded=excluded)
+            if answer is not Denial.NOT_REGISTERED:
+                return answer
+            # Others took us for dead, or history was lost: what is still held here counts before anything new.
+            await self._join()
+            await self.reconciler.reconcile()
+        raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+
+    async def _handle(self, key: str) -> Replica:
+        """Return a replica's handle, also of one that the mirror has not heard of yet."""
+        view = self._mirror.view
+        replica = view.get(key)
+        if replica is None:
+            record = (await self._reader.records([key])).get(key)
+            replica = view.handle(record or Replica(ReplicaEndpoint(key)).record)
+        return replica
+
+    def _place_without_redis(
+        self, lease_id: str, session: str | None, excluded: Collection[str], error: StoreUnavailable
+    ) -> Lease:
+        self.reconciler.ask()
+        replica = self._degraded.choose(self._mirror.view.preference, excluded)
+        if replica is None:
+            self.ledger.give_up(lease_id)
+            raise error
+        if not self._is_degraded:
+            self._is_degraded = True
+            logger.warning("placement: placing without Redis (%s): %s", self._settings.degraded, error)
+        self._degraded.take(replica.key)
+        return self._hold(lease_id, replica, session, replica.record.revision, is_degraded=True)
+
+    def _end_degraded(self) -> None:
+        if self._is_degraded:
+            self._is_degraded = False
+            logger.info("placement: placing through Redis again")
+
+    def _hold(
+        self, lease_id: str, replica: Replica, session: str | None, revision: str, *, is_degraded: bool = False
+    ) -> Lease:
+        lease = Lease(
+            lease_id,
+            replica,
+            session=session,
+            acquired_at=time.time(),
+            revision=revision,
+            end=self._end,
+            is_degraded=is_degraded,
+        )
+        self.ledger.hold(lease)
+        return lease
+
+    async def _end(self, lease: Lease) -> None:
+        if not self.ledger.begin_end(lease.id):
+            return
+        self._degraded.give_back(lease.replica.key)
+        generation = self._mirror.generation
+        try:
+            events = await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)
+        except StoreError:
+            self.reconciler.ask()
+        except BaseException:
+            self.reconciler.ask()
+            raise
+        else:
+            self.ledger.end(lease.id)
+            self._mirror.apply_reply(events, generation)
+
+    def _is_gone(self, lease: Lease) -> bool:
+        replica = self._mirror.view.get(lease.replica.key)
+        if replica is None:
+            return not is_later(lease.revision, self._mirror.revision)
+        return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
+
+    def _needs_loads(self) -> bool:
+        return (
+            self._settings.degraded == "share"
+            and self._clock.monotonic() - self._used_at < IDLE_SECONDS
+            and any(replica.endpoint.capacity for replica in self._mirror.view.preference)
+        )
+
+
+def _denied(answer: Grant | Denial) -> Saturated | NoHealthyReplica:
+    if answer is Denial.SATURATED:
+        return Saturated("every healthy replica has as many sessions as its capacity allows; try again later")
+    return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
+
+
+def _is_lost(record: ReplicaRecord) -> bool:
+    status, admin = record.health.status, record.admin
+    return status is ReplicaStatus.UNHEALTHY or admin is AdminState.REMOVED

@@ -1,0 +1,139 @@
+"""Makes Redis and this router agree on which leases the router holds, after anything that may have parted them.
+
+What is held here and missing there is put back; what is there and nobody's here is released. A task of its own, so
+that however long it takes, the router goes on beating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+
+from shared_registry.backoff import Backoff
+from shared_registry.clock import Clock, wait_until
+from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.placement.ledger import Ledger
+from shared_registry.reader import Reader
+from shared_registry.store import Store
+
+EVERY_SECONDS = 60.0
+RESTORED_AT_ONCE = 500
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Compares when asked, and once a minute. One `run` at a time; `reconcile` may be awaited by anybody."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        ledger: Ledger,
+        *,
+        router: str,
+        join: Callable[[], Awaitable[object]],
+        affinity_seconds: float,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: Where leases are put back and released.
+            reader: Where they are read.
+            ledger: What this router holds.
+            router: Its key.
+            join: Makes it one of the live routers, without which it may hold nothing.
+            affinity_seconds: How long a released session may find its replica again.
+            clock: For waiting.
+            rng: For jitter.
+        """
+        self._store = store
+        self._reader = reader
+        self._ledger = ledger
+        self._router = router
+        self._join = join
+        self._affinity_seconds = affinity_seconds
+        self._clock = clock
+        self._backoff = Backoff(rng=rng)
+        self._is_asked = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._is_in_trouble = False
+
+    def ask(self) -> None:
+        """Let it compare soon."""
+        self._is_asked.set()
+
+    async def run(self) -> None:
+        """Compare whenever asked, and once a minute, until cancelled."""
+        while True:
+            await wait_until(self._clock, self._clock.monotonic() + EVERY_SECONDS, self._is_asked)
+            try:
+                await self.reconcile()
+            except StoreError as error:
+                if not self._is_in_trouble:
+                    self._is_in_trouble = True
+                    logger.warning("placement: leases cannot be compared: %s", error)
+                await self._clock.sleep(self._backoff.next_seconds())
+            else:
+                self._is_in_trouble = False
+                self._backoff.reset()
+
+    async def reconcile(self) -> None:
+        """Compare once.
+
+        Raises:
+            StoreError: Redis could not be told all of it; to be repeated.
+        """
+        async with self._lock:
+            self._is_asked.clear()
+            try:
+                await self._compare()
+            except BaseException:
+                self.ask()
+                raise
+
+    async def _compare(self) -> None:
+        held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
+        there: dict[str, str] = {}
+        strangers: list[str] = []
+        async for page in self._reader.leases(self._router):
+            there |= page
+            strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+        missing = [lease_id for lease_id, key in held.items() if there.get(lease_id) != key]
+        for chunk in _chunks(missing, RESTORED_AT_ONCE):
+            await self._put_back(chunk)
+        for lease_id in [*strangers, *self._ledger.ending]:
+            await self._release(lease_id)
+
+    async def _put_back(self, lease_ids: Iterable[str]) -> None:
+        leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
+        if not leases:
+            return
+        restored = await self._store.restore_leases(leases)
+        if restored is None:
+            await self._join()
+            restored = await self._store.restore_leases(leases)
+        if restored is None:
+            raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+        self._ledger.confirm(leases, not_there=restored.not_there)
+        if restored.count:
+            logger.warning("placement: put back %d leases that Redis did not have", restored.count)
+        for url in restored.over_capacity:
+            logger.warning("placement: %s has more sessions than its capacity after leases were put back", url)
+        for lease_id in leases:
+            if lease_id not in self._ledger.held:  # its release, begun meanwhile, may have come first
+                await self._release(lease_id)
+
+    async def _release(self, lease_id: str) -> None:
+        await self._store.release(lease_id, affinity_seconds=self._affinity_seconds)
+        self._ledger.end(lease_id)
+
+
+def _chunks(items: list[str], size: int) -> Iterable[list[str]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
