@@ -6,6 +6,7 @@ foreign keys and types, and the walk along the feed, take their time and skip wh
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
 from shared_registry.model import ORIGIN, Event
-from shared_registry.reader import RECORDS_AT_ONCE, Inspection, Reader
+from shared_registry.reader import RECORDS_AT_ONCE, Inspection, LeaseInspection, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 
@@ -24,13 +25,17 @@ class Violation:
     """One invariant that does not hold.
 
     Attributes:
-        rule: `type`, `load`, `ready`, `membership` or `feed`.
+        rule: `type`, `load`, `lease`, `ready`, `membership` or `feed`.
         key: The Redis key to look at.
+        url: Canonical url of the replica that it is about, if it is about one.
+        event: For a break in the feed, the event behind it.
     """
 
     rule: str
     key: str
     message: str
+    url: str = ""
+    event: str = ""
 
 
 async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
@@ -47,6 +52,8 @@ async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
     urls |= set(await reader.urls()) | set(await reader.ready_urls())
     for inspection in await reader.inspect(sorted(urls)):
         found += inspection_violations(inspection, keys)
+    routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
+    found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
     found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]
     head = await reader.head()
     try:
@@ -67,24 +74,25 @@ async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
 def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
     """Yield what does not agree about one replica."""
     key = keys.replica(inspection.url)
+    violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
     if inspection.order is not None and not fields:
-        yield Violation("membership", keys.replicas, f"{inspection.url} has no hash")
+        yield violation("membership", keys.replicas, f"{inspection.url} has no hash")
     if fields and (inspection.order is None) is not (fields.get("admin") == "removed"):
-        yield Violation("membership", key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
+        yield violation("membership", key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
     elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
-        yield Violation("membership", key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
+        yield violation("membership", key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
     try:
         weight, capacity = float(fields.get("weight", "1")), int(fields.get("capacity", "0"))
         in_flight = int(fields.get("in_flight", "0"))
     except ValueError as error:
-        yield Violation("type", key, f"a number does not parse: {error}")
+        yield violation("type", key, f"a number does not parse: {error}")
         return
     if not 0 < weight < math.inf:
-        yield Violation("type", key, f"weight is {weight}, must be above 0 and finite")
+        yield violation("type", key, f"weight is {weight}, must be above 0 and finite")
         return
     if in_flight < 0:
-        yield Violation("load", key, f"in_flight is {in_flight}")
+        yield violation("load", key, f"in_flight is {in_flight}")
     may_serve = fields.get("status") == "healthy" and fields.get("admin") == "active"
     is_full = capacity > 0 and in_flight >= capacity
     is_primary = fields.get("primary") == "1"
@@ -93,21 +101,37 @@ def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violat
     wanted_secondary = score if may_serve and not is_full and not is_primary else None
     if not _agree(inspection.ready_primary, wanted_primary):
         text = f"{inspection.url} has {inspection.ready_primary}, should have {wanted_primary}"
-        yield Violation("ready", keys.ready_primary, text)
+        yield violation("ready", keys.ready_primary, text)
     if not _agree(inspection.ready_secondary, wanted_secondary):
         text = f"{inspection.url} has {inspection.ready_secondary}, should have {wanted_secondary}"
-        yield Violation("ready", keys.ready_secondary, text)
+        yield violation("ready", keys.ready_secondary, text)
     if inspection.is_full is not (may_serve and is_full):
-        yield Violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+        yield violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+
+
+def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violation]:
+    """Yield loads that are not the number of leases, and leases that nobody would end."""
+    for url, in_flight, count in inspection.wrong:
+        text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
+        yield Violation("load", keys.replica(url), text, url=url)
+    for router in inspection.strangers:
+        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped")
 
 
 def feed_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
     """Yield where the feed is broken: an event that does not follow the one before it, or an epoch that fell."""
     for before, event in itertools.pairwise(events):
         if event.previous != before.id:
-            yield Violation("feed", keys.events, f"{event.id} follows {event.previous}, but stands after {before.id}")
+            yield Violation(
+                "feed",
+                keys.events,
+                f"{event.id} follows {event.previous}, but stands after {before.id}",
+                event=event.id,
+            )
         if event.epoch < before.epoch:
-            yield Violation("feed", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}")
+            yield Violation(
+                "feed", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}", event=event.id
+            )
 
 
 async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:

@@ -1,7 +1,8 @@
 """This router's live copy of the shared state: reads all once, then follows the feed.
 
 What makes it read all again (a gap): an event whose predecessor is not ours; a polled revision other than ours
-with no event to explain it, in either direction; another birth. While Redis is away it keeps the last view.
+with no event to explain it, in either direction; another birth; an event that says so. While Redis is away it keeps
+the last view.
 """
 
 from __future__ import annotations
@@ -213,6 +214,8 @@ class Mirror:
             self._take(events)
             brought = {event.id for event in events}
             self._give_up([event for event in passed if event.id not in brought])
+            if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
+                raise Gap  # what was put in order is on no event
             self._confirm()
 
     def _give_up(self, lost: Sequence[Event]) -> None:

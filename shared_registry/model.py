@@ -210,6 +210,7 @@ class EventKind(enum.Enum):
     ROUTER_LEFT = "router_left"
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"
+    NAMESPACE_REPAIRED = "namespace_repaired"
 
 
 @dataclass(frozen=True, slots=True)

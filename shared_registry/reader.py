@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,19 @@ class Inspection:
     ready_secondary: float | None
     is_full: bool
     fields: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInspection:
+    """What does not agree about leases.
+
+    Attributes:
+        strangers: Routers with leases that are not among the live ones.
+        wrong: Canonical url, its in_flight (empty without a hash), and how many leases name it, where these differ.
+    """
+
+    strangers: Sequence[str]
+    wrong: Sequence[tuple[str, str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +265,15 @@ class Reader:
                 fields = {name: value for name, value in zip(INSPECTED_FIELDS, values[4:], strict=True) if value}
                 found.append(Inspection(url, scores[0], scores[1], scores[2], values[3] == "1", fields))
         return found
+
+    async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
+        """Return which loads are not the number of leases, and which of these routers are none, as of one instant."""
+        async with bounded(self._timeout_seconds):
+            reply = await self._scripts.inspect_leases(routers=routers, urls=urls)
+        strangers = int(reply.values[0])
+        rest = reply.values[1 + strangers :]
+        wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
+        return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
 
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""

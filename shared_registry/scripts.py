@@ -269,6 +269,35 @@ class Scripts:
         keys = self._keys
         return await self._run("inspect_replicas", [keys.replicas, *self._ready_keys, keys.replica_prefix], list(urls))
 
+    async def inspect_leases(self, *, routers: Collection[str], urls: Collection[str]) -> Reply:
+        """`inspected`, how many routers are none, these, and url, in_flight and leases where these differ."""
+        keys = self._keys
+        return await self._run(
+            "inspect_leases",
+            [keys.routers, keys.replica_prefix, keys.leases_prefix],
+            [str(len(routers)), *routers, *urls],
+        )
+
+    async def repair_namespace(
+        self, *, router: str, by: str, first_event: str, routers: Collection[str], urls: Collection[str]
+    ) -> Reply:
+        """`repaired`, and how many things were wrong."""
+        keys = self._keys
+        return await self._run(
+            "repair_namespace",
+            [
+                keys.meta,
+                keys.replicas,
+                keys.removed,
+                keys.routers,
+                *self._ready_keys,
+                keys.events,
+                keys.replica_prefix,
+                keys.leases_prefix,
+            ],
+            [router, by, first_event, str(len(routers)), *routers, *urls],
+        )
+
     @property
     def _ready_keys(self) -> tuple[str, str, str]:
         return self._keys.ready_primary, self._keys.ready_secondary, self._keys.full

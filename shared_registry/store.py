@@ -240,6 +240,22 @@ class Store:
             )
         return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
 
+    async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:
+        """Put in order what follows from the rest; return how many things were wrong. See `repair.repair`.
+
+        Args:
+            urls: Canonical urls to look at; at most 200.
+            routers: Keys of routers whose leases end unless they are live.
+            first_event: Cut the feed so that it begins with this one; empty for not at all.
+            by: Who asked.
+        """
+        async with self._call():
+            reply = await self._scripts.repair_namespace(
+                router=self._router, by=by, first_event=first_event, routers=routers, urls=urls
+            )
+        _expect(reply, "repaired")
+        return int(reply.values[0])
+
     @contextlib.asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
         async with bounded(self._timeout_seconds), self._slots:

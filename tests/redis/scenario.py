@@ -47,6 +47,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     await _partings(LeaseCalls(scripts, space), space)
     await _history(scripts, space)
     await _expect("inspected", scripts.inspect_replicas([A, B, C]))
+    await _repair(scripts, space)
 
 
 async def _expect(status: str, reply: Awaitable[Reply]) -> None:
@@ -283,6 +284,28 @@ async def _history(scripts: Scripts, space: Space) -> None:
     await _expect("superseded", restore(later, entry(known)))
     assert space.fields(A)["admin"] == AdminState.ACTIVE.value
     assert space.fields(B)["admin"] == AdminState.REMOVED.value
+
+
+async def _repair(scripts: Scripts, space: Space) -> None:
+    """Puts in order what was written by hand."""
+    space.raw.hset(space.keys.replica(A), "in_flight", "9")
+    space.raw.zadd(space.keys.ready_secondary, {C: 1})
+    space.raw.zadd(space.keys.replicas, {C: 9, "http://x": 1})
+    space.raw.persist(space.keys.replica(C))
+    space.raw.sadd(space.keys.full, A)
+    space.raw.zadd(space.keys.removed, {A: 1})
+    space.raw.zadd(space.keys.routers, {"r~1": 1})
+    space.raw.hset(space.keys.leases("r~1"), "00000001", A)
+    space.raw.hset(space.keys.leases("gone~1"), "00000002", A)
+    urls, routers = [A, B, C, "http://x"], ["gone~1"]
+    await _expect("inspected", scripts.inspect_leases(routers=routers, urls=urls))
+    _, (first_event, _), *_ = space.raw.xrange(space.keys.events)
+    await _expect(
+        "repaired",
+        scripts.repair_namespace(router="r~1", by="me", first_event=first_event, routers=routers, urls=urls),
+    )
+    assert space.fields(A)["in_flight"] == "1"
+    assert not space.raw.exists(space.keys.leases("gone~1"))
 
 
 def _shifted(revision: str, steps: int) -> str:

@@ -111,6 +111,18 @@ class Space:
     def failure(self, url: str = A, error: str = "refused") -> ProbeResult:
         return ProbeResult(url, self.incarnation(url), 0.0, error)
 
+    def plant_load(self, url: str, sessions: int) -> None:
+        """Let a router hold that many leases on a replica; the ready sets are not brought in line."""
+        router = "planted~1"
+        planted = self.raw.hgetall(self.keys.leases(router))
+        for lease_id in [one for one, where in planted.items() if where == url]:
+            self.raw.hdel(self.keys.leases(router), lease_id)
+        if sessions:
+            leases = {f"{number:08x}:{url}": url for number in range(sessions)}
+            self.raw.hset(self.keys.leases(router), mapping=leases)
+            self.raw.zadd(self.keys.routers, {router: self.now_ms() + 60_000})
+        self.raw.hset(self.keys.replica(url), "in_flight", sessions)
+
     def expire_router(self, key: str) -> None:
         """Make a router one that has not beaten for long, in a cluster that has beaten all the time."""
         now = self.now_ms()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from shared_registry.answers import Grant
 from shared_registry.check import Violation, find_violations
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.errors import StoreUnavailable
-from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source
+from shared_registry.errors import KeyConflict, StoreUnavailable
+from shared_registry.model import AdminState, EventKind, ProbeResult, ReplicaEndpoint, Source
+from shared_registry.repair import REPAIRABLE, repair
 from shared_registry.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, B, C, Space, info, on_server
 
@@ -26,17 +29,17 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
 
 
 async def populate(space: Space) -> None:
-    """A is a ready primary, B is full, C is a tombstone; a leader and a router are there."""
+    """A is a ready primary with a session, B is full, C is a tombstone; a leader and a router are there."""
     await space.add(A, primary=True, weight=3.0)
     await space.add(B, capacity=2)
-    space.raw.hset(space.keys.replica(A), "in_flight", 1)
-    space.raw.hset(space.keys.replica(B), "in_flight", 2)
     for url in (A, B):
         await space.make("healthy", url)
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    for lease_id, excluded in (("00000001", B), ("00000002", A), ("00000003", A)):
+        await space.store.acquire(lease_id, excluded=[excluded])
     await space.add(C)
     await space.remove(C)
     await space.elect()
-    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
     assert space.ready() == ({A}, set(), {B})
 
 
@@ -93,6 +96,26 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {
         "events",
         "field kind is missing",
     ),
+    "a load without leases": (replica(A, in_flight=2), "load", "replica:" + A, "in_flight is 2, but 1 leases name it"),
+    "a lease that is not counted": (
+        lambda s: s.raw.hset(s.keys.leases("router~1"), "00000009", B),
+        "load",
+        "replica:" + B,
+        "in_flight is 2, but 3",
+    ),
+    "a lease on nothing": (
+        lambda s: s.raw.hset(s.keys.leases("router~1"), "00000009", "http://x"),
+        "load",
+        "replica:http://x",
+        "in_flight is missing, but 1",
+    ),
+    "leases of nobody": (
+        lambda s: s.raw.hset(s.keys.leases("router~9"), "00000009", A),
+        "lease",
+        "leases:router~9",
+        "belongs to no router",
+    ),
+    "a list for leases": (lambda s: s.raw.rpush(s.keys.leases("r"), "x"), "type", "leases:r", "is a list"),
     "a negative load": (replica(A, in_flight=-1), "load", "replica:" + A, "in_flight is -1"),
     "a load that the score does not show": (replica(A, in_flight=2), "ready", "ready:primary", "should have 0.666"),
     "a load at which it is full": (replica(A, capacity=1), "ready", "ready:primary", "should have None"),
@@ -238,4 +261,68 @@ async def test_nothing_is_found_while_routers_are_at_work(space: Space) -> None:
             counts["checked"] += 1
 
     await asyncio.gather(*(work(number) for number in range(4)), check())
+    assert await found(space) == []
+
+
+NOT_REPAIRED = {"a lease on nothing"}
+IS_A_LOAD = {"a load that is no number"}
+"""It does not parse, and it follows from the leases all the same."""
+
+
+@pytest.mark.parametrize("case", [name for name in PLANTED if PLANTED[name][1] in REPAIRABLE or name in IS_A_LOAD])
+async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -> None:
+    await populate(space)
+    PLANTED[case][0](space)
+    assert await repair(space.store, space.keys, await found(space), by="me")
+    left = await found(space)
+    assert [each.key for each in left] == ([space.keys.replica("http://x")] if case in NOT_REPAIRED else [])
+    (event,) = await space.reader.last_events(1)
+    assert ((event.kind, event.by) == (EventKind.NAMESPACE_REPAIRED, "me")) is (case not in NOT_REPAIRED)
+
+
+@pytest.mark.parametrize(
+    "case", [name for name in PLANTED if PLANTED[name][1] not in REPAIRABLE and name not in IS_A_LOAD]
+)
+async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: str) -> None:
+    await populate(space)
+    PLANTED[case][0](space)
+    before = await found(space)
+    with contextlib.suppress(KeyConflict):
+        await repair(space.store, space.keys, before, by="me")
+    assert [each for each in before if each.rule == "type"] == [
+        each for each in await found(space) if each.rule == "type"
+    ]
+
+
+async def test_repairing_what_is_right_changes_nothing(space: Space) -> None:
+    await populate(space)
+    before = space.dump()
+    assert not await repair(space.store, space.keys, [], by="me")
+    urls = [A, B, C, "http://never"]
+    assert await space.store.repair(urls=urls, routers=["router~1"], first_event="", by="me") == 0
+    assert space.dump() == before
+
+
+async def test_repairing_while_routers_are_at_work_loses_nothing(space: Space) -> None:
+    await populate(space)
+    is_over = False
+
+    async def work(number: int) -> None:
+        store = space.store_of(f"router~{number}")
+        await store.heartbeat(info(f"router~{number}"), expiry_seconds=60)
+        turn = 0
+        while not is_over:
+            turn += 1
+            lease_id = f"{number}{turn:07x}"
+            if isinstance(await store.acquire(lease_id), Grant) and turn % 3:
+                await store.release(lease_id)
+
+    async def repair_often() -> None:
+        nonlocal is_over
+        for _ in range(50):
+            await space.store.repair(urls=[A, B, C], routers=[], first_event="", by="me")
+            assert [each for each in await found(space) if each.rule == "load"] == []
+        is_over = True
+
+    await asyncio.gather(*(work(number) for number in range(2, 5)), repair_often())
     assert await found(space) == []

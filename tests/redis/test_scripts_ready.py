@@ -89,7 +89,7 @@ class Model:
                 await self.set_admin(url, state)
             case ("load", str(url), int(in_flight)) if url in self.replicas:
                 self.replicas[url].in_flight = in_flight
-                self.space.raw.hset(self.space.keys.replica(url), "in_flight", in_flight)
+                self.space.plant_load(url, in_flight)
                 await self.set_admin(url, self.replicas[url].admin)
             case (("outcome" | "report") as way, str(url), bool(ok)) if url in self.replicas:
                 await self.see(way, url, ok=ok)

@@ -28,6 +28,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "record_outcome": lambda space: space.store.record_outcome(RESULT, THRESHOLDS),
     "register_replica": lambda space: space.add(request="second", capacity=1),
     "release_lease": lambda space: space.store.release(LEASE),
+    "repair_namespace": lambda space: space.store.repair(urls=[A], routers=["router~1"], first_event="", by=""),
     "renew": lambda space: space.store.renew("token", lease_seconds=60),
     "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
     "resign": lambda space: space.store.resign("token"),
@@ -37,7 +38,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     ),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
 }
-CHECKS_NOTHING = {"inspect_replicas"}  # reads only, and `check` has looked at the types before
+CHECKS_NOTHING = {"inspect_leases", "inspect_replicas"}  # reads only, and `check` has looked at the types before
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def key_of(space: Space, name: str) -> str:
         "replica": space.keys.replica(A),
         "affinity_prefix": space.keys.affinity_prefix + "session",
         "leases": space.keys.leases("router~1"),
+        "leases_prefix": space.keys.leases("router~1"),
         "replica_prefix": space.keys.replica(A),
         "router": space.keys.router("router~1"),
         "router_prefix": space.keys.router("router~2"),
@@ -115,6 +117,8 @@ async def test_every_command_writes_where_nothing_is_wrong(space: Space, command
     await populate(space)
     if command == "campaign":
         space.raw.delete(space.keys.leader)
+    if command == "repair_namespace":
+        space.raw.hset(space.keys.replica(A), "in_flight", 9)
     if command == "restore_leases":
         space.raw.delete(space.keys.leases("router~1"))
     if command == "restore_view":

@@ -151,7 +151,7 @@ async def test_an_update_changes_the_spec_and_nothing_else(space: Space, field: 
     await space.add(**known)
     await space.make("healthy")
     await space.store.set_admin(A, AdminState.DRAINING, reason="deploy")
-    space.raw.hset(space.keys.replica(A), "in_flight", "2")
+    space.plant_load(A, 2)
     before = space.fields(A)
     (event,) = await space.add(request="later", **{**known, field: value})
     assert space.fields(A) == before | {field: text, "spec_request": "later", "revision": event.id}
@@ -164,7 +164,7 @@ async def test_an_update_of_tier_and_capacity_moves_a_ready_replica(space: Space
     assert space.ready() == ({A}, set(), set())
     await space.add(primary=False)
     assert space.ready() == (set(), {A}, set())
-    space.raw.hset(space.keys.replica(A), "in_flight", "3")
+    space.plant_load(A, 3)
     await space.add(primary=False, capacity=3)
     assert space.ready() == (set(), set(), {A})
     await space.add(primary=False, capacity=4, weight=0.5)
@@ -210,7 +210,7 @@ async def test_a_replica_added_again_is_a_new_one_that_keeps_its_sessions(space:
     await space.add()
     await space.make("unhealthy")
     await space.store.set_admin(A, AdminState.DISABLED, reason="broken")
-    space.raw.hset(space.keys.replica(A), "in_flight", "2")
+    space.plant_load(A, 2)
     first = space.incarnation(A)
     await space.remove()
     await space.add()
@@ -248,7 +248,7 @@ async def test_a_removal_takes_it_out_of_everything_but_leaves_a_tombstone_for_a
 
 async def test_a_tombstone_with_sessions_on_it_does_not_expire(space: Space) -> None:
     await space.add()
-    space.raw.hset(space.keys.replica(A), "in_flight", "1")
+    space.plant_load(A, 1)
     await space.remove()
     assert space.raw.pttl(space.keys.replica(A)) == -1
 
@@ -270,7 +270,7 @@ async def test_only_healthy_active_replicas_with_room_are_ready(
     space: Space, state: AdminState, status: str, capacity: int, in_flight: int
 ) -> None:
     await space.add(capacity=capacity)
-    space.raw.hset(space.keys.replica(A), "in_flight", in_flight)
+    space.plant_load(A, in_flight)
     if status != "unknown":
         await space.make(status)
     await space.store.set_admin(A, AdminState.DRAINING, reason="first")

@@ -1,0 +1,40 @@
+-- Counts all leases at one instant, for `check`: names replicas whose load is another number, and those of the listed
+-- routers that hold leases without being in `routers`.
+--
+-- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls; urls that leases name
+-- are looked at in any case.
+--
+-- KEYS    routers replica_prefix leases_prefix
+-- ARGV    listed … (name)
+-- RETURNS inspected, how many routers, these, then for each replica: url, in_flight ('' without a hash), leases
+-- WRITES
+-- COST    O(all leases + urls)
+
+-- include lib/values.lua
+-- include lib/lease_counts.lua
+
+local FIRST_NAME = 2
+
+local routers, replica_prefix, leases_prefix = unpack(KEYS)
+local listed = unpack(ARGV, 1, 1)
+
+local counts = count_leases(routers, leases_prefix)
+local reply = {'inspected', ''}
+for i = FIRST_NAME, #ARGV do
+  local name = ARGV[i]
+  if i >= FIRST_NAME + tonumber(listed) then
+    counts[name] = counts[name] or 0
+  elseif redis.call('EXISTS', leases_prefix .. name) == 1 and not redis.call('ZSCORE', routers, name) then
+    reply[#reply + 1] = name
+  end
+end
+reply[2] = whole(#reply - 2)
+for url, count in pairs(counts) do
+  local in_flight = redis.call('HGET', replica_prefix .. url, 'in_flight')
+  if tonumber(in_flight or '') ~= count and (in_flight or count > 0) then
+    reply[#reply + 1] = url
+    reply[#reply + 1] = in_flight or ''
+    reply[#reply + 1] = whole(count)
+  end
+end
+return reply

@@ -1,0 +1,127 @@
+-- Puts in order what follows from the rest: loads from leases, ready sets from hashes, membership from both. Leases of
+-- routers that are not in `routers` end. For `check --repair`, after a script was cut short or somebody wrote by hand.
+--
+-- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls. A hash with a number
+-- that is none is left alone. The feed is cut so that it begins with `first_event`, where that is given, and ends with
+-- an event that makes all mirrors read everything anew. Where nothing is wrong nothing is written.
+--
+-- KEYS    meta replicas removed routers ready_primary ready_secondary full events replica_prefix leases_prefix
+-- ARGV    router by first_event listed … (name)
+-- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed ready_primary ready_secondary full events replica_prefix leases_prefix
+-- COST    O(all leases + urls * log replicas)
+
+-- include lib/refusal.lua
+-- include lib/events.lua
+-- include lib/ready.lua
+-- include lib/tombstones.lua
+-- include lib/lease_counts.lua
+
+local FIRST_NAME = 5
+
+local meta, replicas, removed, routers, ready_primary, ready_secondary, full, events, replica_prefix, leases_prefix =
+  unpack(KEYS)
+local router, by, first_event, listed = unpack(ARGV, 1, 4)
+
+local refused = refusal(meta, {
+  replicas, 'zset', removed, 'zset', routers, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
+  events, 'stream',
+})
+for i = FIRST_NAME, #ARGV do
+  local prefix = i < FIRST_NAME + tonumber(listed) and leases_prefix or replica_prefix
+  refused = refused or type_refusal({prefix .. ARGV[i], 'hash'})
+end
+if refused then
+  return refused
+end
+
+local now_ms = server_now_ms()
+local sets = {primary = ready_primary, secondary = ready_secondary, full = full}
+
+local changes = 0
+
+-- Counts what a command says that it changed.
+local function count(changed)
+  changes = changes + changed
+end
+
+local function is_number(text)
+  return tonumber(text or '') ~= nil
+end
+
+local function repair_field(replica, field, value)
+  if redis.call('HGET', replica, field) ~= value then
+    redis.call('HSET', replica, field, value)
+    count(1)
+  end
+end
+
+-- Brings `replicas`, `removed` and the time to live in line with the hash.
+local function repair_membership(replica, url, in_flight)
+  local state = redis.call('HMGET', replica, 'admin', 'order')
+  if state[1] and state[1] ~= 'removed' then
+    local order = is_number(state[2]) and state[2] or redis.call('ZSCORE', replicas, url) or '0'
+    repair_field(replica, 'order', order)
+    count(redis.call('ZADD', replicas, 'CH', order, url))
+    count(redis.call('ZREM', removed, url))
+    count(redis.call('PERSIST', replica))
+    return
+  end
+  count(redis.call('ZREM', replicas, url))
+  if state[1] then
+    count(redis.call('ZADD', removed, 'NX', whole(now_ms), url))
+    if in_flight > 0 then
+      count(redis.call('PERSIST', replica))
+    elseif redis.call('PTTL', replica) < 0 then
+      count(redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS)))
+    end
+  end
+end
+
+-- Where a url stands in the ready sets and in `full`, as one text.
+local function standing(url)
+  return table.concat({
+    redis.call('ZSCORE', ready_primary, url) or '-', redis.call('ZSCORE', ready_secondary, url) or '-',
+    whole(redis.call('SISMEMBER', full, url)),
+  }, ' ')
+end
+
+local function repair_ready(replica, url)
+  local before = standing(url)
+  refresh_ready(sets, replica, url)
+  if standing(url) ~= before then
+    count(1)
+  end
+end
+
+for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
+  if not redis.call('ZSCORE', routers, ARGV[i]) then
+    count(redis.call('DEL', leases_prefix .. ARGV[i]))
+  end
+end
+local leases = count_leases(routers, leases_prefix)
+for i = FIRST_NAME + tonumber(listed), #ARGV do
+  local url = ARGV[i]
+  local replica = replica_prefix .. url
+  local state = redis.call('HMGET', replica, 'weight', 'capacity', 'admin')
+  local in_flight = leases[url] or 0
+  if not state[3] or (is_number(state[1]) and tonumber(state[1]) > 0 and is_number(state[2])) then
+    repair_membership(replica, url, in_flight)
+    if state[3] then
+      repair_field(replica, 'in_flight', whole(in_flight))
+    end
+    repair_ready(replica, url)
+  end
+end
+if first_event ~= '' then
+  count(redis.call('XTRIM', events, 'MINID', first_event))
+end
+local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+if last and redis.call('HGET', meta, 'revision') ~= last[1] then
+  redis.call('HSET', meta, 'revision', last[1])
+  count(1)
+end
+if changes > 0 or not last then
+  emit({meta = meta, events = events}, now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
+end
+return {'repaired', whole(changes)}
