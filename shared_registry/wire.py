@@ -92,6 +92,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         by=read.optional("by", str) or "",
         reason=read.optional("reason", str) or "",
         record=parse_record(replica, fields, event_id) if replica else None,
+        sit_out_seconds=read.optional_seconds("sit_out_ms"),
     )
 
 
