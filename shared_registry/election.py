@@ -116,7 +116,7 @@ class Election:
         return self._term if self._term is not None and self._term.is_current else None
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Stand at once when a leader has resigned; stop when it is this one that was deposed. For `Mirror.subscribed`."""
+        """Stand at once when a leader has resigned, or stop where this one was deposed. For `Mirror.subscribed`."""
         for event in events:
             if event.kind is EventKind.LEADER_RESIGNED:
                 self._vacancy.set()

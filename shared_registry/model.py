@@ -287,6 +287,19 @@ class RouterInfo:
     config_fingerprint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RouterRecord:
+    """A router as the others see it.
+
+    Attributes:
+        last_beat_at: When it last said that it lives; likewise `expires_at`, when it counts as dead unless it beats.
+    """
+
+    info: RouterInfo
+    last_beat_at: float
+    expires_at: float
+
+
 def is_later(revision: str, other: str) -> bool:
     """Return whether a revision comes after another: stream ids compare by their two numbers, not as text."""
     return _order(revision) > _order(other)
