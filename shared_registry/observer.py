@@ -84,6 +84,10 @@ class Observer(Outsider):
             secondaries = await self._clients.commands.zcard(self._keys.ready_secondary)
         return int(primaries + secondaries)
 
+    async def head(self) -> Head:
+        """Return which history there is, and how far it has come."""
+        return await self._reader.head()
+
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""
         return await self._reader.last_events(count)
