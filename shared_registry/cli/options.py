@@ -36,7 +36,7 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
 ]
 TargetsArgument = Annotated[
-    list[str], typer.Argument(metavar="TARGET...", help="Replicas, by name or by url.", show_default=False)
+    list[str], typer.Argument(metavar="TARGET", help="Replicas, by name or by url.", show_default=False)
 ]
 
 
