@@ -214,9 +214,9 @@ EVERY_CHANGE = [["add", A], ["remove", A, "--yes"], ["drain", A], ["enable", A],
 
 @pytest.mark.parametrize("words", EVERY_CHANGE, ids=lambda words: words[0])
 def test_no_redis_is_3(words: list[str]) -> None:
-    done = invoke(*words, SHARED_REGISTRY_REDIS_URL="redis://127.0.0.1:1/0")
+    done = invoke(*words, SHARED_REGISTRY_REDIS_URL=f"redis://ann:{SECRET}@127.0.0.1:1/0")
     assert is_one_error(done, 3), done
-    assert "redis://127.0.0.1:1/0" in done.err
+    assert "redis://ann:***@127.0.0.1:1/0" in done.err
     assert done.err.count("--redis") == 1
 
 
