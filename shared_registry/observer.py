@@ -53,6 +53,26 @@ class RouterList:
     routers: list[RouterRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """A session's hold on a slot.
+
+    Attributes:
+        id: Random; where the session was named, its digest follows a colon.
+        router: Key of the router that holds it.
+        key: Canonical url of the replica.
+    """
+
+    id: str
+    router: str
+    key: str
+
+    @property
+    def session_digest(self) -> str | None:
+        """The SHA-256 of the session's name, in hex; `None` where it has none."""
+        return self.id.partition(":")[2] or None
+
+
 class Observer(Outsider):
     """`async with Observer(config) as observer: await observer.overview()`."""
 
@@ -76,6 +96,16 @@ class Observer(Outsider):
             if fields:
                 found.append(parse_router(key, fields, expires_at_ms))
         return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
+
+    async def leases(self) -> list[LeaseRecord]:
+        """Return all leases, router by router; one that comes or goes meanwhile may be left out."""
+        async with client.bounded(self._timeout_seconds):
+            routers = await self._clients.commands.zrange(self._keys.routers, 0, -1)
+        found: dict[str, LeaseRecord] = {}
+        for router in sorted(routers):
+            async for page in self._reader.leases(router):
+                found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
+        return list(found.values())
 
     async def ready_count(self) -> int:
         """Return how many replicas may take a session now: healthy, active and below their capacity."""

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared_registry import client
+from shared_registry.check import Violation, find_violations
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
 from shared_registry.outsider import Outsider
+from shared_registry.repair import repair
 from shared_registry.store import Store, new_token
 from shared_registry.urls import canonical_url
 
@@ -149,12 +151,35 @@ class Operator(Outsider):
             return Change.GONE
         return _ADMIN_CHANGES[state] if events else Change.UNCHANGED
 
-    async def remove(self, target: Target, *, reason: str = "") -> Change:
-        """Remove the life of a replica that was found; another one, registered since, stays."""
+    async def remove(self, target: Target, *, reason: str = "", when_drained: bool = False) -> Change:
+        """Remove the life of a replica that was found; another one, registered since, stays.
+
+        Args:
+            target: Which.
+            reason: Why, for the event.
+            when_drained: Let it drain first where sessions are on it; the end of the last one removes it.
+        """
         if not target.incarnation:
             return Change.UNCHANGED
-        events = await self._store.deregister(target.key, target.incarnation, by=self.by, reason=reason)
-        return Change.GONE if events is None else Change.REMOVED
+        events = await self._store.deregister(
+            target.key, target.incarnation, by=self.by, reason=reason, when_drained=when_drained
+        )
+        if events is None:
+            return Change.GONE
+        if not events:
+            return Change.UNCHANGED
+        return Change.REMOVED if events[0].kind is EventKind.REPLICA_DEREGISTERED else Change.DRAINING
+
+    async def sessions_left(self, targets: Sequence[Target]) -> int:
+        """Return how many sessions these replicas have in all, also those that were removed meanwhile."""
+        return sum([await self._reader.in_flight(target.key) or 0 for target in targets])
+
+    async def repair(self) -> list[Violation]:
+        """Put in order what follows from the rest; return what is wrong afterwards."""
+        found = await find_violations(self._reader, self._keys)
+        if await repair(self._store, self._keys, found, by=self.by):
+            found = await find_violations(self._reader, self._keys)
+        return found
 
     async def step_down(self, *, sit_out_seconds: float | None = None, reason: str = "") -> Deposition | None:
         """End the term of whoever leads now; `None` where nobody does.

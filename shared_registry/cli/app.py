@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from shared_registry._version import __version__
-from shared_registry.cli import key_list, leader, replicas, settings_commands, watching
+from shared_registry.cli import checking, key_list, leader, replicas, settings_commands, watching
 from shared_registry.cli.console import new_console
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK, exit_code
 from shared_registry.cli.options import (
@@ -132,6 +132,6 @@ def demo(
     raise typer.Exit(INTERRUPTED if is_observed is None else OK if is_observed else FOUND_WRONG)
 
 
-for commands in (watching.commands, replicas.commands, leader.commands, key_list.commands):
+for commands in (watching.commands, checking.commands, replicas.commands, leader.commands, key_list.commands):
     app.add_typer(commands)
 app.add_typer(settings_commands.commands, name="config")

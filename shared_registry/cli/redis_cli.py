@@ -48,6 +48,7 @@ def looks(keys: Keys) -> list[Look]:
         Look("milliseconds until the lease ends, unless it is renewed; -2: nobody leads", ("PTTL", keys.leader)),
         Look("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
         Look("how one router presents itself", ("HGETALL", keys.router("<key>")), "router"),
+        Look("the leases that one router holds: id, replica", ("HGETALL", keys.leases("<key>")), "router"),
         Look("what happened last, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
     ]
 

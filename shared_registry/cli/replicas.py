@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import typer
 
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
-from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.draining import wait_drained
+from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
 from shared_registry.cli.options import (
     ByOption,
     ConfigOption,
@@ -24,10 +26,12 @@ from shared_registry.cli.options import (
     given,
     log_to_stderr,
     print_json,
+    seconds_above_zero,
 )
 from shared_registry.errors import UsageError
 from shared_registry.model import AdminState
 from shared_registry.operations import Operator, Target, user_at_host
+from shared_registry.stop_signals import until_stopped
 
 commands = typer.Typer()
 
@@ -87,6 +91,9 @@ def remove(
     targets: TargetsArgument,
     *,
     reason: ReasonOption = None,
+    when_drained: Annotated[
+        bool, typer.Option("--when-drained", help="Drain first; the end of the last session removes it.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
     by: ByOption = None,
     config: ConfigOption = None,
@@ -96,7 +103,8 @@ def remove(
 ) -> None:
     """Remove replicas. Config files do not bring them back; `add` does.
 
-    The outcomes are removed, and unchanged for one that was removed within the last seven days.
+    The outcomes are removed; draining for one that has sessions and is to be drained first, which `enable` calls off;
+    and unchanged for one that is so already, or was removed within the last seven days.
 
     --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
     replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
@@ -110,19 +118,33 @@ def remove(
         raise typer.Exit(FOUND_WRONG)
 
     async def work(operator: Operator) -> Results:
-        return await change_each(found, lambda target: operator.remove(target, reason=reason or ""))
+        return await change_each(
+            found, lambda target: operator.remove(target, reason=reason or "", when_drained=when_drained)
+        )
 
     task.finish(operate(task.settings, task.by, work))
 
 
 @commands.command(
-    epilog="Examples: `shared-registry drain gpu-7 --reason upgrade`; `shared-registry drain gpu-7 gpu-8`"
+    epilog="Examples: `shared-registry drain gpu-7 --reason upgrade`; "
+    "`shared-registry drain gpu-7 gpu-8 --wait --timeout 3600 && reboot`"
 )
 def drain(
     context: typer.Context,
     targets: TargetsArgument,
     *,
     reason: ReasonOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until no session is left, and show how many are.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="With --wait: give up after that, with exit code 1; default: never.",
+            callback=seconds_above_zero,
+            show_default=False,
+        ),
+    ] = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -131,13 +153,20 @@ def drain(
 ) -> None:
     """Let replicas finish their sessions and take no new ones. They are still probed; `enable` undoes it.
 
-    The outcomes are draining and unchanged.
+    The outcomes are draining and unchanged. With --wait, progress is told on standard error.
 
     --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
     replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    task.set_admin(targets, AdminState.DRAINING, reason)
+    if timeout is not None and not wait:
+        raise UsageError("--timeout: says how long --wait waits; add --wait")
+    results = task.set_admin(targets, AdminState.DRAINING, reason)
+    if wait and results.failure is None:
+        task.tell(results)
+        left = task.wait_drained(targets, timeout_seconds=timeout)
+        raise typer.Exit(OK if left == 0 and results.are_as_asked else FOUND_WRONG)
+    task.finish(results)
 
 
 @commands.command(
@@ -161,7 +190,7 @@ def enable(
     replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    task.set_admin(targets, AdminState.ACTIVE, None)
+    task.finish(task.set_admin(targets, AdminState.ACTIVE, None))
 
 
 @commands.command(epilog="Example: `shared-registry disable gpu-7 --reason 'under repair'`")
@@ -184,7 +213,7 @@ def disable(
     replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    task.set_admin(targets, AdminState.DISABLED, reason)
+    task.finish(task.set_admin(targets, AdminState.DISABLED, reason))
 
 
 class _Task:
@@ -196,8 +225,8 @@ class _Task:
         self.settings = options.load(config)
         self.by = by or user_at_host()
 
-    def set_admin(self, names: Sequence[str], state: AdminState, reason: str | None) -> None:
-        """Find all replicas, then change each, and exit."""
+    def set_admin(self, names: Sequence[str], state: AdminState, reason: str | None) -> Results:
+        """Find all replicas, then change each."""
 
         def change(operator: Operator) -> Callable[[Target], Awaitable[Any]]:
             return lambda target: operator.set_admin(target, state, reason=reason or "")
@@ -205,10 +234,23 @@ class _Task:
         async def work(operator: Operator) -> Results:
             return await change_each(await operator.find(names), change(operator))
 
-        self.finish(operate(self.settings, self.by, work))
+        return operate(self.settings, self.by, work)
+
+    def wait_drained(self, names: Sequence[str], *, timeout_seconds: float | None) -> int:
+        """Wait until these replicas have no session, and return how many are left when the time is up."""
+        with explained(self.settings):
+            left = asyncio.run(until_stopped(wait_drained(self.settings, names, timeout_seconds=timeout_seconds)))
+        if left is None:
+            raise typer.Exit(INTERRUPTED)
+        return left
 
     def finish(self, results: Results) -> None:
         """Tell what became of each replica, and exit."""
+        self.tell(results)
+        raise typer.Exit(OK if results.are_as_asked else FOUND_WRONG)
+
+    def tell(self, results: Results) -> None:
+        """Tell what became of each replica; raise what kept the rest from being changed."""
         if self._options.as_json:
             print_json(results_document(self.settings, self.by, results))
         else:
@@ -216,7 +258,6 @@ class _Task:
         if results.failure is not None:
             with explained(self.settings):
                 raise results.failure
-        raise typer.Exit(OK if results.are_as_asked else FOUND_WRONG)
 
 
 def _is_confirmed(targets: Sequence[Target]) -> bool:

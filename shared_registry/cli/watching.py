@@ -1,4 +1,4 @@
-"""The commands that look: status, routers, events, wait, check."""
+"""The commands that look: status, routers, leases, events, wait."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from shared_registry.cli.access import explained, observe, place
 from shared_registry.cli.console import new_console, print_line
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.lease_list import leases_document, leases_text
 from shared_registry.cli.live import follow_events, watch_status
 from shared_registry.cli.options import (
     ConfigOption,
@@ -27,7 +28,7 @@ from shared_registry.cli.options import (
     seconds_above_zero,
 )
 from shared_registry.cli.router_list import routers_document, routers_text
-from shared_registry.cli.status import check_document, check_lines, status_document, status_text
+from shared_registry.cli.status import status_document, status_text
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
@@ -116,6 +117,32 @@ def routers(
         print_json(routers_document(settings, found))
     else:
         new_console().print(routers_text(settings, found))
+
+
+@commands.command(epilog="Examples: `shared-registry leases`; `shared-registry leases --json -n pool`")
+def leases(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the leases: which router holds a slot on which replica, and for which session.
+
+    Sessions are shown by the beginning of their name's SHA-256; the names themselves are not in Redis.
+
+    --json prints one object: redis, namespace, and leases [{id, router, url, session_digest}], the last of them null
+    for a session without a name.
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr()
+    settings = options.load(config)
+    found = observe(settings, Observer.leases)
+    if options.as_json:
+        print_json(leases_document(settings, found))
+    else:
+        new_console().print(leases_text(settings, found))
 
 
 def _revision(text: str | None) -> str | None:
@@ -245,27 +272,3 @@ def wait(
         verdict = "" if found >= ready else "; `shared-registry status` shows what keeps the others"
         print_line(f"{found} ready, {ready} wanted, after {seconds:.1f} s{verdict}")
     raise typer.Exit(OK if found >= ready else FOUND_WRONG)
-
-
-@commands.command(epilog="Example: `shared-registry check -n pool || alert`")
-def check(
-    context: typer.Context,
-    *,
-    config: ConfigOption = None,
-    redis: RedisOption = None,
-    namespace: NamespaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Verify the registry's invariants in Redis while routers work on it; exit with 1 if one is violated.
-
-    --json prints one object: redis, namespace, is_clean, and violations [{rule, key, message}].
-    """
-    options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr()
-    settings = options.load(config)
-    violations = observe(settings, Observer.check)
-    if options.as_json:
-        print_json(check_document(settings, violations))
-    else:
-        sys.stdout.writelines(line + "\n" for line in check_lines(settings, violations))
-    raise typer.Exit(FOUND_WRONG if violations else OK)

@@ -1,0 +1,63 @@
+"""`shared-registry check`: verifies the invariants, and repairs what follows from the rest."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shared_registry.cli.access import observe, operate
+from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.options import (
+    ByOption,
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    given,
+    log_to_stderr,
+    print_json,
+)
+from shared_registry.cli.status import check_document, check_lines
+from shared_registry.observer import Observer
+from shared_registry.operations import Operator
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Examples: `shared-registry check -n pool || alert`; `shared-registry check --repair --by ann@desk`"
+)
+def check(
+    context: typer.Context,
+    *,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Put in order what follows from the rest: loads, ready sets, membership, the feed; then check again.",
+        ),
+    ] = False,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify the registry's invariants in Redis while routers work on it; exit with 1 if one is violated.
+
+    With --repair it tells what is still wrong afterwards: keys of another type, and values that do not parse, are left
+    to their owner. What was repaired is an event.
+
+    --json prints one object: redis, namespace, is_clean, and violations [{rule, key, message}].
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr()
+    settings = options.load(config)
+    violations = operate(settings, by, Operator.repair) if repair else observe(settings, Observer.check)
+    if options.as_json:
+        print_json(check_document(settings, violations))
+    else:
+        sys.stdout.writelines(line + "\n" for line in check_lines(settings, violations))
+    raise typer.Exit(FOUND_WRONG if violations else OK)
