@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
-import os
 import random
-import socket
-import time
 from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
 from shared_registry import client
-from shared_registry._version import __version__
-from shared_registry.backoff import Backoff
 from shared_registry.check import Violation, find_violations
-from shared_registry.client import Client, Clients
+from shared_registry.client import Client
 from shared_registry.clock import Clock, SystemClock
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.cooldown import Cooldown
 from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, UnknownReplica, UsageError
-from shared_registry.keys import Keys
-from shared_registry.leadership import Leadership
-from shared_registry.membership import Membership
-from shared_registry.mirror import Mirror
-from shared_registry.model import (
-    AdminState,
-    Event,
-    Leader,
-    Replica,
-    ReplicaEndpoint,
-    RouterInfo,
-    Source,
-    Thresholds,
-)
-from shared_registry.outcomes import Outcomes
-from shared_registry.placement import Lease, Placement, PlacementSettings
-from shared_registry.policy import priority
+from shared_registry.joining import join
+from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
+from shared_registry.parts import assemble
+from shared_registry.placement import Lease
 from shared_registry.probe import HttpProbe
 from shared_registry.probe.text import one_line
-from shared_registry.reader import Reader
-from shared_registry.restoration import restore_view
-from shared_registry.shared_state import SharedState
-from shared_registry.store import Store, new_token
+from shared_registry.store import new_token
 from shared_registry.supervise import keep_running
 from shared_registry.urls import canonical_url
-from shared_registry.view import View
 
 DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
@@ -89,56 +65,18 @@ class SharedReplicaRegistry:
         Raises:
             ConfigError: A setting is wrong; the message lists everything that is.
         """
-        self.config = settings = RouterConfig.adopt(config)
+        self.config = RouterConfig.adopt(config)
         self.health_checks = health_checks
-        self.router_key = f"{settings.router_id}~{new_token()}"
+        self.router_key = f"{self.config.router_id}~{new_token()}"
         self._http_get = http_get
         self._clock = clock or SystemClock()
         self._rng = random.Random()
-        self._keys = Keys(settings.namespace)
-        self._clients = self._connect(redis)
-        self._store = Store(
-            self._clients.commands, self._keys, router=self.router_key, timeout_seconds=settings.redis_timeout_seconds
+        self._parts = parts = assemble(
+            self.config, router_key=self.router_key, redis=redis, clock=self._clock, rng=self._rng
         )
-        self._reader = Reader(self._clients, self._keys, timeout_seconds=settings.redis_timeout_seconds)
-        self._view = View(priority)
-        self._view.show_configured(settings.replicas)
-        self._mirror = Mirror(
-            self._reader,
-            self._view,
-            refresh_seconds=settings.refresh_seconds,
-            max_staleness_seconds=settings.max_staleness_seconds,
-            clock=self._clock,
-            rng=self._rng,
-            on_lost_history=self._contribute_view,
-        )
-        self._state = SharedState(self._store, self._reader, self._mirror)
-        self._placement = Placement(
-            self._store,
-            self._reader,
-            self._mirror,
-            PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds),
-            router=self.router_key,
-            join=self._join,
-            clock=self._clock,
-            rng=self._rng,
-        )
-        self._membership = Membership(
-            self._store,
-            self._router_info(),
-            heartbeat_seconds=settings.heartbeat_seconds,
-            expiry_seconds=settings.router_expiry_seconds,
-            affinity_seconds=settings.affinity_seconds,
-            begin_beat=self._placement.begin_beat,
-            clock=self._clock,
-            rng=self._rng,
-        )
-        self._leadership = Leadership(
-            self._store, self._mirror, self._state, router=self.router_key, clock=self._clock, rng=self._rng
-        )
+        self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
+        self._state, self._outcomes = parts.state, parts.outcomes
         self._tasks: asyncio.Task[None] | None = None
-        self._cooldown = Cooldown(self._view, seconds=settings.local_cooldown_seconds, clock=self._clock)
-        self._outcomes = Outcomes(self._state, self._view, self._cooldown)
 
     async def start(self, *, timeout_seconds: float | None = None) -> None:
         """Join the routers, read the shared state, register the configured replicas that are new to it.
@@ -158,7 +96,7 @@ class SharedReplicaRegistry:
             raise UsageError("the registry was started already; call stop() first")
         try:
             async with asyncio.timeout(timeout_seconds) as scope:
-                await self._open()
+                await join(self._parts, self.config, clock=self._clock, rng=self._rng)
         except BaseException as error:
             await self._close()
             if isinstance(error, TimeoutError) and scope.expired():
@@ -223,7 +161,7 @@ class SharedReplicaRegistry:
     @property
     def is_leader(self) -> bool:
         """Whether this router leads, by its own clock: past its lease it says no, whatever Redis says."""
-        return self._leadership.is_leader
+        return self._parts.leadership.is_leader
 
     @property
     def leader(self) -> Leader | None:
@@ -301,7 +239,7 @@ class SharedReplicaRegistry:
         """
         self._expect_started()
         excluded = {_key_of(one) for one in exclude}
-        return await self._placement.acquire(session, avoided=self._view.cooling - excluded, excluded=excluded)
+        return await self._parts.placement.acquire(session, avoided=self._view.cooling - excluded, excluded=excluded)
 
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
@@ -381,7 +319,7 @@ class SharedReplicaRegistry:
 
     async def check(self) -> list[Violation]:
         """Verify the invariants of the namespace live; return what does not hold."""
-        return await find_violations(self._reader, self._keys)
+        return await find_violations(self._reader, self._parts.keys)
 
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read again what the feed does not carry: probe times, latencies, counters, load.
@@ -406,89 +344,35 @@ class SharedReplicaRegistry:
             raise UsageError(
                 "this registry runs its own health checks; build it with health_checks=False to run the loop yourself"
             )
-        if self._leadership.is_running:
+        if self._parts.leadership.is_running:
             raise UsageError("a health check loop runs on this registry already; end it before you run another")
         self._expect_started()
         settings, probe = RouterConfig.adopt(config or self.config), http_get or self._http_get
-        work = functools.partial(self._leadership.run, settings, probe)
+        work = functools.partial(self._parts.leadership.run, settings, probe)
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
             works = {
                 "mirror": self._mirror.run,
-                "heartbeat": self._membership.run,
-                "leases": self._placement.run,
-                "cooldown": self._cooldown.run,
+                "heartbeat": self._parts.membership.run,
+                "leases": self._parts.placement.run,
+                "cooldown": self._parts.cooldown.run,
             }
             if self.health_checks:
-                works["health checks"] = lambda: self._leadership.run(self.config, self._http_get)
+                works["health checks"] = lambda: self._parts.leadership.run(self.config, self._http_get)
             for name, work in works.items():
                 group.create_task(keep_running(name, work, clock=self._clock, rng=self._rng), name=name)
 
-    async def _open(self) -> None:
-        backoff = Backoff(rng=self._rng)
-        is_in_trouble = False
-        while True:
-            try:
-                await client.verify_server(self._clients.commands, timeout_seconds=self.config.redis_timeout_seconds)
-                await self._membership.beat()
-                await self._seed()
-                await self._mirror.load()
-            except StoreUnavailable as error:
-                if not is_in_trouble:
-                    is_in_trouble = True
-                    logger.warning("redis: waiting for %s: %s", client.redacted(self.config.redis_url), error)
-                await self._clock.sleep(backoff.next_seconds())
-            else:
-                return
-
     async def _close(self) -> None:
-        self._placement.close()
+        self._parts.placement.close()
         with contextlib.suppress(StoreError):
-            await self._membership.leave()
+            await self._parts.membership.leave()
         await self._clients.close()
-
-    async def _join(self) -> None:
-        await self._membership.beat()
 
     def _expect_started(self) -> None:
         if not self.is_started:
             raise UsageError("the registry is not started; await start() first")
-
-    async def _seed(self) -> None:
-        """Register the configured replicas that are not registered as configured.
-
-        Comes before the first read of all, or the view would show none of them for a moment.
-        """
-        registered = await self._reader.records([canonical_url(endpoint.url) for endpoint in self.config.replicas])
-        for endpoint in self.config.replicas:
-            known = registered.get(canonical_url(endpoint.url))
-            if known is None or not _is_spec_of(known.endpoint, endpoint):
-                await self._state.register(endpoint, mode=Source.SEED, by="config")
-
-    async def _contribute_view(self) -> None:
-        if self.birth is not None:
-            await restore_view(self._store, self._reader, self._view, birth=self.birth, revision=self.revision)
-
-    def _connect(self, redis: Client | None) -> Clients:
-        if redis is not None:
-            return client.adopt(redis)
-        return client.connect(
-            self.config.redis_url,
-            timeout_seconds=self.config.redis_timeout_seconds,
-            block_seconds=self.config.refresh_seconds,
-        )
-
-    def _router_info(self) -> RouterInfo:
-        return RouterInfo(
-            key=self.router_key,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=__version__,
-            started_at=time.time(),
-            config_fingerprint=self.config.fingerprint(),
-        )
 
 
 def _key_of(replica: Replica | str) -> str:
@@ -499,11 +383,6 @@ def _key_of(replica: Replica | str) -> str:
         return canonical_url(replica)
     except ConfigError:
         return replica
-
-
-def _is_spec_of(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> bool:
-    order = known.order if configured.order is None else configured.order
-    return known == dataclasses.replace(configured, order=order)
 
 
 def _log_death(tasks: asyncio.Task[None]) -> None:

@@ -1,0 +1,140 @@
+"""What one router's registry is made of, put together. Nothing here runs or connects."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from dataclasses import dataclass
+
+from shared_registry import client
+from shared_registry._version import __version__
+from shared_registry.client import Client, Clients
+from shared_registry.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.cooldown import Cooldown
+from shared_registry.keys import Keys
+from shared_registry.leadership import Leadership
+from shared_registry.membership import Membership
+from shared_registry.mirror import Mirror
+from shared_registry.model import RouterInfo
+from shared_registry.outcomes import Outcomes
+from shared_registry.placement import Placement, PlacementSettings
+from shared_registry.policy import priority
+from shared_registry.reader import Reader
+from shared_registry.restoration import restore_view
+from shared_registry.shared_state import SharedState
+from shared_registry.store import Store
+from shared_registry.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one router's registry, each of which says itself what it does."""
+
+    keys: Keys
+    clients: Clients
+    reader: Reader
+    view: View
+    mirror: Mirror
+    state: SharedState
+    placement: Placement
+    membership: Membership
+    leadership: Leadership
+    cooldown: Cooldown
+    outcomes: Outcomes
+
+
+def assemble(
+    settings: RouterConfig, *, router_key: str, redis: Client | None, clock: Clock, rng: random.Random
+) -> Parts:
+    """Build the parts, and make them known to each other.
+
+    Args:
+        settings: Of this router.
+        router_key: Its key, new at each start.
+        redis: A client of the caller's; `None` builds one from the settings.
+        clock: For waits, ages and deadlines.
+        rng: For jitter.
+
+    Raises:
+        ConfigError: The client cannot be used.
+    """
+    keys = Keys(settings.namespace)
+    clients = _connect(settings, redis)
+    store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
+    reader = Reader(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
+    view = View(priority)
+    view.show_configured(settings.replicas)
+
+    async def contribute_view() -> None:
+        if mirror.birth is not None:
+            await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+
+    async def beat() -> None:
+        await membership.beat()
+
+    mirror = Mirror(
+        reader,
+        view,
+        refresh_seconds=settings.refresh_seconds,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=clock,
+        rng=rng,
+        on_lost_history=contribute_view,
+    )
+    state = SharedState(store, reader, mirror)
+    placement = Placement(
+        store,
+        reader,
+        mirror,
+        PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds),
+        router=router_key,
+        join=beat,
+        clock=clock,
+        rng=rng,
+    )
+    membership = Membership(
+        store,
+        _router_info(settings, router_key),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        expiry_seconds=settings.router_expiry_seconds,
+        affinity_seconds=settings.affinity_seconds,
+        begin_beat=placement.begin_beat,
+        clock=clock,
+        rng=rng,
+    )
+    cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
+    return Parts(
+        keys=keys,
+        clients=clients,
+        reader=reader,
+        view=view,
+        mirror=mirror,
+        state=state,
+        placement=placement,
+        membership=membership,
+        leadership=Leadership(store, mirror, state, router=router_key, clock=clock, rng=rng),
+        cooldown=cooldown,
+        outcomes=Outcomes(state, view, cooldown),
+    )
+
+
+def _connect(settings: RouterConfig, redis: Client | None) -> Clients:
+    if redis is not None:
+        return client.adopt(redis)
+    return client.connect(
+        settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, block_seconds=settings.refresh_seconds
+    )
+
+
+def _router_info(settings: RouterConfig, router_key: str) -> RouterInfo:
+    return RouterInfo(
+        key=router_key,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=__version__,
+        started_at=time.time(),
+        config_fingerprint=settings.fingerprint(),
+    )
