@@ -23,7 +23,7 @@ from typing import Protocol
 
 from shared_registry.answers import Elected, Held
 from shared_registry.backoff import Backoff
-from shared_registry.clock import Clock, finish_by
+from shared_registry.clock import Clock, finish_by, wait_until
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind
 from shared_registry.store import new_token
@@ -185,8 +185,7 @@ class Election:
     async def _wait_for_vacancy(self, held: Held) -> None:
         """Wait until the holder's lease can have ended, or it resigned."""
         deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
-        with contextlib.suppress(TimeoutError):
-            await finish_by(self._clock, deadline, _until(self._vacancy))
+        await wait_until(self._clock, deadline, self._vacancy)
 
     async def _serve(self, term: Term) -> None:
         if self._is_sitting_out:  # its deposition has overtaken the reply to its campaign
