@@ -81,7 +81,7 @@ class ReplicaProcess(Child):
 
     async def start(self) -> None:
         """Start it; it listens some moments later."""
-        await self.run([sys.executable, "-I", _REPLICA, str(self.port)], self._take_port)
+        await self.run([sys.executable, "-I", _REPLICA, "--name", self.name, "--port", str(self.port)], self._take_port)
 
     def _take_port(self, message: dict[str, Any]) -> None:
         self.port = message["port"]
