@@ -3,8 +3,8 @@
     GET  /health               200 {"status": "ok"}: it lives
     GET  /readyz               200 {"status": "warming"} for --warmup-seconds, then {"status": "ready"}
     WS   /v1/stream            the client's first frame is {"type": "session_init_v2", "client_id": …}, the answer
-                               {"type": "session_ready", "replica": …, "client_id": …}; then numbered binary frames until
-                               the client closes, and an echo of whatever it sends meanwhile
+                               {"type": "session_ready", "replica": …, "client_id": …}; then numbered binary frames
+                               until the client closes, and an echo of whatever it sends meanwhile
     POST /v1/chat/completions  repeats the last message, at once or, with "stream": true, as server-sent events
 
 Prints its port, in JSON, once it listens. Imports nothing else of this package, so that it is up in a moment when it is
