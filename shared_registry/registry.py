@@ -71,6 +71,7 @@ class SharedReplicaRegistry:
         http_get: HttpProbe | None = None,
         health_checks: bool = True,
         clock: Clock | None = None,
+        url: str = "",
     ) -> None:
         """Set up; nothing connects before `start`.
 
@@ -81,6 +82,7 @@ class SharedReplicaRegistry:
             http_get: Replaces the HTTP probe.
             health_checks: Whether this router may lead, and then probes for all.
             clock: Replaces the monotonic clock.
+            url: Where this router serves, for operators to see.
 
         Raises:
             ConfigError: A setting is wrong; the message lists everything that is.
@@ -111,7 +113,7 @@ class SharedReplicaRegistry:
         self._state = SharedState(self._store, self._reader, self._mirror)
         self._membership = Membership(
             self._store,
-            self._router_info(),
+            self._router_info(url),
             heartbeat_seconds=settings.heartbeat_seconds,
             expiry_seconds=settings.router_expiry_seconds,
             clock=self._clock,
@@ -384,13 +386,14 @@ class SharedReplicaRegistry:
             block_seconds=self.config.refresh_seconds,
         )
 
-    def _router_info(self) -> RouterInfo:
+    def _router_info(self, url: str) -> RouterInfo:
         return RouterInfo(
             key=self.router_key,
             host=socket.gethostname(),
             pid=os.getpid(),
             version=__version__,
             started_at=time.time(),
+            url=url,
             config_fingerprint=self.config.fingerprint(),
         )
 

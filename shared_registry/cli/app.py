@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
@@ -27,7 +26,7 @@ from shared_registry.cli.options import (
     log_to_stderr,
     print_json,
 )
-from shared_registry.cli.run import run_router
+from shared_registry.cli.serve import SERVE_EXAMPLE, serve
 from shared_registry.cli.status import check_document, check_lines, show_status, status_document
 from shared_registry.config import RouterConfig
 from shared_registry.demo.report import ConsoleAudience, JsonAudience
@@ -35,7 +34,6 @@ from shared_registry.demo.story import run_demo
 from shared_registry.errors import ConfigError, RegistryError, StoreRefused, StoreUnavailable, UsageError
 from shared_registry.observer import Observer
 from shared_registry.redis_urls import mask_redis_url
-from shared_registry.stop_signals import until_stopped
 
 T = TypeVar("T")
 OK, FOUND_WRONG, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -76,12 +74,6 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001  typer passes it by pos
         raise typer.Exit
 
 
-def _duration(seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise typer.BadParameter("must be a number of seconds above 0")
-    return seconds
-
-
 @app.callback()
 def _begin(
     context: typer.Context,
@@ -97,34 +89,7 @@ def _begin(
     context.obj = GlobalOptions(redis, namespace, as_json)
 
 
-@app.command(epilog="Example: `shared-registry run --config router.yaml --wait-redis 30`")
-def run(
-    context: typer.Context,
-    *,
-    config: ConfigOption = None,
-    wait_redis: Annotated[
-        float | None,
-        typer.Option(
-            "--wait-redis",
-            metavar="SECONDS",
-            help="Give up, with exit code 3, if Redis cannot be used that long after the start; default: keep trying.",
-            callback=_duration,
-            show_default=False,
-        ),
-    ] = None,
-    redis: RedisOption = None,
-    namespace: NamespaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run one router's registry without a proxy: join, stand for leader, probe while leading.
-
-    Logs who leads and what becomes of the replicas on standard error; with --json a JSON object a line.
-    SIGTERM and Ctrl-C end it cleanly: it resigns, leaves, and exits with 0.
-    """
-    options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr(as_json=options.as_json, is_service=True)
-    settings = options.load(config)
-    asyncio.run(until_stopped(run_router(settings, wait_seconds=wait_redis)))
+app.command(epilog=SERVE_EXAMPLE)(serve)
 
 
 @app.command(

@@ -42,13 +42,17 @@ class GlobalOptions:
     namespace: str | None = None
     as_json: bool = False
 
-    def load(self, path: Path | None = None) -> RouterConfig:
+    def load(self, path: Path | None = None, **overrides: Any) -> RouterConfig:
         """Return the settings in force: command line over environment over file over defaults.
+
+        Args:
+            path: The file.
+            overrides: Settings that further options give; `None` where they were not given.
 
         Raises:
             ConfigError: Anything is wrong with them.
         """
-        overrides = {"redis_url": self.redis, "namespace": self.namespace}
+        overrides |= {"redis_url": self.redis, "namespace": self.namespace}
         return load_config(path, overrides=overrides).config
 
 
@@ -92,6 +96,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if url := getattr(record, "url", None):
+            line["url"] = url
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

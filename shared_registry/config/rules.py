@@ -173,6 +173,8 @@ Seconds = Annotated[float, Field(gt=0)]
 Period = Annotated[float, Field(ge=0.01, le=3600)]
 """Of a loop of our own: faster only burns CPU, slower is an outage."""
 Expiry = Annotated[float, Field(ge=0.1, le=3600)]
+Grace = Annotated[float, Field(ge=0)]
+FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
