@@ -4,6 +4,10 @@ What it promises: each epoch has one leader, epochs rise, and a leader stops bel
 have ended on the server, as long as local and server clocks run at nearly the same rate (a tenth of the lease is kept
 as margin). What it does not: during a pause of the process two may believe at once. That is why every write of a
 leader carries its token and epoch, which Redis compares within the same command.
+
+A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the feed,
+stops leading, and does not stand again for as long as the event says, so that another takes over where there is one.
+That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +73,7 @@ class Election:
         self,
         store: LeaseStore,
         *,
+        router: str,
         lead: Callable[[Term], Awaitable[None]],
         lease_seconds: float,
         renew_interval_seconds: float,
@@ -79,6 +85,7 @@ class Election:
 
         Args:
             store: Where the lease lives.
+            router: The key under which this router stands.
             lead: Runs as a task while this router leads. It is cancelled when the term ends, and may use a
                 bounded time then to finish; when it returns or raises, the leader resigns.
             lease_seconds: How long a leader that fell silent still counts as one.
@@ -88,6 +95,7 @@ class Election:
             rng: For jitter.
         """
         self._store = store
+        self._router = router
         self._lead = lead
         self._lease_seconds = lease_seconds
         self._renew_interval_seconds = renew_interval_seconds
@@ -96,6 +104,8 @@ class Election:
         self._rng = rng
         self._backoff = Backoff(rng=rng)
         self._vacancy = asyncio.Event()
+        self._deposition = asyncio.Event()
+        self._sits_out_until = -math.inf
         self._term: Term | None = None
         self._highest_epoch = 0
         self._is_in_trouble = False
@@ -106,9 +116,24 @@ class Election:
         return self._term if self._term is not None and self._term.is_current else None
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Stand at once when a leader has resigned. For `Mirror.subscribed`."""
-        if any(event.kind is EventKind.LEADER_RESIGNED for event in events):
-            self._vacancy.set()
+        """Stand at once when a leader has resigned, or stop where this one was deposed. For `Mirror.subscribed`."""
+        for event in events:
+            if event.kind is EventKind.LEADER_RESIGNED:
+                self._vacancy.set()
+                if event.router == self._router and event.sit_out_seconds is not None:
+                    self._step_down(event, event.sit_out_seconds)
+
+    @property
+    def _is_sitting_out(self) -> bool:
+        return self._clock.monotonic() < self._sits_out_until
+
+    def _step_down(self, event: Event, seconds: float) -> None:
+        now = self._clock.monotonic()
+        self._sits_out_until = now + seconds
+        if self._term is not None:
+            self._term.deadline = min(self._term.deadline, now)
+        self._deposition.set()
+        logger.info("leader: stepping down for %s, sitting out %g s", event.by or "somebody", seconds)
 
     async def run(self) -> None:
         """Take part until cancelled; then finish an outstanding campaign, and resign."""
@@ -121,6 +146,8 @@ class Election:
         attempt: asyncio.Future[Elected | Held] | None = None
         try:
             while True:
+                while self._is_sitting_out:
+                    await self._clock.sleep(self._sits_out_until - self._clock.monotonic())
                 self._vacancy.clear()
                 asked_at = self._clock.monotonic()
                 attempt = asyncio.ensure_future(self._campaign(token))
@@ -161,16 +188,25 @@ class Election:
             await finish_by(self._clock, deadline, _until(self._vacancy))
 
     async def _serve(self, term: Term) -> None:
+        if self._is_sitting_out:  # its deposition has overtaken the reply to its campaign
+            with contextlib.suppress(StoreError):
+                await self._store.resign(term.token)
+            return
+        self._deposition.clear()
         logger.info("leader: leading in epoch %d", term.epoch)
         self._term = term
         lead = asyncio.ensure_future(self._lead(term))
         renewals = asyncio.ensure_future(self._renew_until_lost(term))
+        deposition = asyncio.ensure_future(_until(self._deposition))
         try:
-            await asyncio.wait((lead, renewals), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            deposition.cancel()
             await self._end(term, lead, renewals)
         _raise_failure(lead)
         _raise_failure(renewals)
+        if not renewals.cancelled():  # let the feed tell first whether somebody asked for it
+            await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
 
     async def _end(self, term: Term, lead: asyncio.Future[None], renewals: asyncio.Future[None]) -> None:
         """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
@@ -181,7 +217,7 @@ class Election:
             renewals.cancel()  # also where the caller will not wait any longer, or they would go on forever
             self._term = None
         await asyncio.gather(renewals, return_exceptions=True)
-        if not renewals.cancelled() or not term.is_current:
+        if not self._deposition.is_set() and (not renewals.cancelled() or not term.is_current):
             logger.warning("leader: lost epoch %d", term.epoch)
         with contextlib.suppress(StoreError):
             await self._store.resign(term.token)
@@ -205,6 +241,8 @@ class Election:
                 delay = self._backoff.next_seconds()
             else:
                 self._end_trouble()
+                if self._deposition.is_set():
+                    return
                 term.deadline = self._deadline(asked_at)
                 delay = self._renew_interval_seconds
 

@@ -19,10 +19,13 @@ from shared_registry.store import Store
 class Leadership:
     """Wires election and health loop to one router's store and mirror. One `run` at a time."""
 
-    def __init__(self, store: Store, mirror: Mirror, state: SharedState, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, store: Store, mirror: Mirror, state: SharedState, *, router: str, clock: Clock, rng: random.Random
+    ) -> None:
         self._store = store
         self._mirror = mirror
         self._state = state
+        self._router = router
         self._clock = clock
         self._rng = rng
         self._election: Election | None = None
@@ -58,6 +61,7 @@ class Leadership:
             )
             self._election = Election(
                 self._store,
+                router=self._router,
                 lead=loop.run,
                 lease_seconds=config.lease_seconds,
                 renew_interval_seconds=config.renew_interval_seconds,

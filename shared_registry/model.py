@@ -223,6 +223,7 @@ class Event:
         by: Who asked for it, where somebody did.
         reason: Why, in the words of whoever asked or of the failed probe.
         record: The replica after the change, for replica events.
+        sit_out_seconds: Of a leader that an operator deposed: how long it is not to stand again.
     """
 
     id: str
@@ -234,6 +235,7 @@ class Event:
     by: str = ""
     reason: str = ""
     record: ReplicaRecord | None = None
+    sit_out_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,19 @@ class RouterInfo:
     started_at: float
     url: str = ""
     config_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRecord:
+    """A router as the others see it.
+
+    Attributes:
+        last_beat_at: When it last said that it lives; likewise `expires_at`, when it counts as dead unless it beats.
+    """
+
+    info: RouterInfo
+    last_beat_at: float
+    expires_at: float
 
 
 def is_later(revision: str, other: str) -> bool:

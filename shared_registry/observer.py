@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from shared_registry import client
 from shared_registry.check import Violation, find_violations
-from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
-from shared_registry.keys import Keys
-from shared_registry.model import Leader, ReplicaRecord
-from shared_registry.reader import Gap, Head, Reader, Snapshot
-from shared_registry.wire import milliseconds
+from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
+from shared_registry.outsider import Outsider
+from shared_registry.reader import Gap, Head, Snapshot
+from shared_registry.wire import milliseconds, parse_router
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
@@ -39,36 +38,23 @@ class Overview:
     replicas: list[ReplicaRecord]
 
 
-class Observer:
-    """`async with Observer(config) as observer: await observer.overview()`; of the config only Redis matters.
+@dataclass(frozen=True, slots=True)
+class RouterList:
+    """The routers of a registry at one moment.
 
-    All methods raise `StoreUnavailable` when Redis does not answer in time, and `KeyConflict` for what they cannot
-    parse.
+    Attributes:
+        at: When, in seconds on the Redis server's clock.
+        leader: Who leads; `None` while nobody does.
+        routers: All that are listed, by key; also those that have expired and were not reaped yet.
     """
 
-    def __init__(self, config: RouterConfig) -> None:
-        """Set up; nothing connects before `async with`."""
-        self._timeout_seconds = config.redis_timeout_seconds
-        self._keys = Keys(config.namespace)
-        self._clients = client.connect(
-            config.redis_url, timeout_seconds=self._timeout_seconds, block_seconds=config.refresh_seconds
-        )
-        self._reader = Reader(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
+    at: float
+    leader: Leader | None
+    routers: list[RouterRecord]
 
-    async def __aenter__(self) -> Self:
-        """Connect, and refuse a server that the registry cannot work on."""
-        try:
-            await client.verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
-        except BaseException:
-            await self._clients.close()
-            raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Disconnect."""
-        await self._clients.close()
+class Observer(Outsider):
+    """`async with Observer(config) as observer: await observer.overview()`."""
 
     async def overview(self) -> Overview:
         """Return the state as of one revision; load, counters and routers are a little newer."""
@@ -79,9 +65,49 @@ class Observer:
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
         return Overview(now, snapshot.head, snapshot.leader, live, replicas)
 
+    async def routers(self) -> RouterList:
+        """Return the routers. One that leaves meanwhile is left out."""
+        async with client.bounded(self._timeout_seconds):
+            listed = await self._clients.commands.zrange(self._keys.routers, 0, -1, withscores=True)
+        found = []
+        for key, expires_at_ms in sorted(listed):
+            async with client.bounded(self._timeout_seconds):
+                fields = await self._clients.commands.hgetall(self._keys.router(key))
+            if fields:
+                found.append(parse_router(key, fields, expires_at_ms))
+        return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
+
+    async def ready_count(self) -> int:
+        """Return how many replicas may take a session now: healthy, active and below their capacity."""
+        async with client.bounded(self._timeout_seconds):
+            primaries = await self._clients.commands.zcard(self._keys.ready_primary)
+            secondaries = await self._clients.commands.zcard(self._keys.ready_secondary)
+        return int(primaries + secondaries)
+
+    async def head(self) -> Head:
+        """Return which history there is, and how far it has come."""
+        return await self._reader.head()
+
+    async def last_events(self, count: int) -> list[Event]:
+        """Return up to that many of the latest events, oldest first."""
+        return await self._reader.last_events(count)
+
+    async def events(self, *, after: str, count: int) -> list[Event]:
+        """Return up to that many events that follow a revision, oldest first."""
+        return await self._reader.events(after=after, count=count)
+
+    async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
+        """Return the events that follow a revision, waiting up to that long for the first."""
+        return await self._reader.wait_events(after=after, seconds=seconds)
+
     async def check(self) -> list[Violation]:
         """Return which invariants of the namespace do not hold; all do where the list is empty."""
         return await find_violations(self._reader, self._keys)
+
+    async def ask(self, words: Sequence[str]) -> Any:
+        """Return what Redis answers to one command that only reads, as redis-py understands it."""
+        async with client.bounded(self._timeout_seconds):
+            return await self._clients.commands.execute_command(*words)
 
     async def _snapshot(self) -> Snapshot:
         for _ in range(SNAPSHOT_TRIES):

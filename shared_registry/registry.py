@@ -119,7 +119,9 @@ class SharedReplicaRegistry:
             clock=self._clock,
             rng=self._rng,
         )
-        self._leadership = Leadership(self._store, self._mirror, self._state, clock=self._clock, rng=self._rng)
+        self._leadership = Leadership(
+            self._store, self._mirror, self._state, router=self.router_key, clock=self._clock, rng=self._rng
+        )
         self._tasks: asyncio.Task[None] | None = None
         self._outcomes = Outcomes(self._state, self._view)
 

@@ -117,6 +117,14 @@ class Scripts:
         """`resigned` or `lost`."""
         return await self._run("resign", [self._keys.meta, self._keys.leader, self._keys.events], [token])
 
+    async def step_down(self, *, epoch: int, sit_out_seconds: float, by: str, reason: str) -> Reply:
+        """`deposed` and whose lease it was, or `over`."""
+        return await self._run(
+            "step_down",
+            [self._keys.meta, self._keys.leader, self._keys.events],
+            [str(epoch), milliseconds(sit_out_seconds), by, reason],
+        )
+
     async def report_probes(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Reply:

@@ -154,6 +154,19 @@ class Store:
             reply = await self._scripts.resign(token=token)
         return _expect(reply, "resigned", "lost") == "resigned"
 
+    async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
+        """End the lease of whoever leads in that epoch, and return who it was; `None` where the epoch is over.
+
+        Args:
+            epoch: Names the term, so that repeating the call does not end the next one.
+            sit_out_seconds: How long the deposed router is not to stand again.
+            by: Who asked.
+            reason: Why.
+        """
+        async with self._call():
+            reply = await self._scripts.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
+        return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
+
     async def report(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Report:

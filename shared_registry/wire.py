@@ -18,6 +18,8 @@ from shared_registry.model import (
     ReplicaHealth,
     ReplicaRecord,
     ReplicaStatus,
+    RouterInfo,
+    RouterRecord,
     Source,
 )
 
@@ -92,6 +94,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         by=read.optional("by", str) or "",
         reason=read.optional("reason", str) or "",
         record=parse_record(replica, fields, event_id) if replica else None,
+        sit_out_seconds=read.optional_seconds("sit_out_ms"),
     )
 
 
@@ -166,6 +169,25 @@ def parse_leader(fields: Mapping[str, str]) -> Leader | None:
         return None
     read = _Fields("leader", fields)
     return Leader(read("router", str), read("epoch", int), read("elected_at_ms", int) / 1000)
+
+
+def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> RouterRecord:
+    """Return the router that a hash and its place in `routers` hold.
+
+    Raises:
+        KeyConflict: A field is missing or malformed.
+    """
+    read = _Fields(f"router {key}", fields)
+    info = RouterInfo(
+        key=key,
+        host=read("host", str),
+        pid=read("pid", int),
+        version=read("version", str),
+        started_at=read("started_at_ms", int) / 1000,
+        url=read.optional("url", str) or "",
+        config_fingerprint=read.optional("config_fingerprint", str) or "",
+    )
+    return RouterRecord(info, (expires_at_ms - read("expiry_ms", int)) / 1000, expires_at_ms / 1000)
 
 
 class _Fields:

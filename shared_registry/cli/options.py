@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_registry.config import RouterConfig, load_config
+from shared_registry.config import LoadedConfig, RouterConfig, load_config
+
+LONGEST_TEXT = 500
 
 RedisOption = Annotated[
     str | None,
@@ -31,6 +34,38 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
+]
+TargetsArgument = Annotated[
+    list[str], typer.Argument(metavar="TARGET...", help="Replicas, by name or by url.", show_default=False)
+]
+
+
+def seconds_above_zero(seconds: float | None) -> float | None:
+    """Refuse a duration that is none."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise typer.BadParameter("must be a number of seconds above 0")
+    return seconds
+
+
+def _one_line(text: str | None) -> str | None:
+    if text is not None and (len(text) > LONGEST_TEXT or not text.isprintable()):
+        raise typer.BadParameter(f"must be one line of at most {LONGEST_TEXT} printable characters")
+    return text
+
+
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Why, for the events.", callback=_one_line, show_default=False),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="WHO",
+        help="Who asks for it, for the events; default: user@host.",
+        callback=_one_line,
+        show_default=False,
+    ),
 ]
 
 
@@ -52,8 +87,12 @@ class GlobalOptions:
         Raises:
             ConfigError: Anything is wrong with them.
         """
+        return self.load_with_origins(path, **overrides).config
+
+    def load_with_origins(self, path: Path | None = None, **overrides: Any) -> LoadedConfig:
+        """Return the settings in force, and where each came from."""
         overrides |= {"redis_url": self.redis, "namespace": self.namespace}
-        return load_config(path, overrides=overrides).config
+        return load_config(path, overrides=overrides)
 
 
 def given(context: typer.Context, redis: str | None, namespace: str | None, *, as_json: bool) -> GlobalOptions:
@@ -62,9 +101,10 @@ def given(context: typer.Context, redis: str | None, namespace: str | None, *, a
     return GlobalOptions(redis or before.redis, namespace or before.namespace, as_json or before.as_json)
 
 
-def print_json(document: object) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+def print_json(document: object, *, is_line: bool = False) -> None:
+    """Print one JSON document on standard output; in one line where another follows."""
+    sys.stdout.write(json.dumps(document, indent=None if is_line else 2) + "\n")
+    sys.stdout.flush()
 
 
 def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from shared_registry.cli.options import (
     RedisOption,
     given,
     log_to_stderr,
+    seconds_above_zero,
 )
 from shared_registry.config import RouterConfig
 from shared_registry.router import server
@@ -27,12 +27,6 @@ SERVE_EXAMPLE = (
     "`SHARED_REGISTRY_REPLICAS=http://10.0.0.1:8000,http://10.0.0.2:8000 shared-registry serve --port 9000`"
 )
 logger = logging.getLogger(__name__)
-
-
-def _duration(seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise typer.BadParameter("must be a number of seconds above 0")
-    return seconds
 
 
 def serve(
@@ -52,7 +46,7 @@ def serve(
             "--wait-redis",
             metavar="SECONDS",
             help="Give up, with exit code 3, if Redis cannot be used that long after the start; default: keep trying.",
-            callback=_duration,
+            callback=seconds_above_zero,
             show_default=False,
         ),
     ] = None,

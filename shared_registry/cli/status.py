@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from shared_registry.check import Violation
+from shared_registry.cli.access import place
+from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 from shared_registry.observer import Overview
 from shared_registry.redis_urls import mask_redis_url
 
-UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 STYLES = {
     ReplicaStatus.HEALTHY: "green",
     ReplicaStatus.UNHEALTHY: "red",
@@ -29,8 +30,7 @@ def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
     """Return the status for programs. Times are seconds since the epoch on the Redis server's clock."""
     leader = overview.leader
     return {
-        "redis": mask_redis_url(config.redis_url),
-        "namespace": config.namespace,
+        **place(config),
         "at": overview.at,
         "birth": overview.head.birth,
         "revision": overview.head.revision,
@@ -63,8 +63,8 @@ def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
     }
 
 
-def show_status(console: Console, config: RouterConfig, overview: Overview) -> None:
-    """Print the status for people."""
+def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
+    """Return the status for people."""
     head, leader = overview.head, overview.leader
     facts = Table.grid(padding=(0, 2))
     facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
@@ -73,11 +73,7 @@ def show_status(console: Console, config: RouterConfig, overview: Overview) -> N
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
     facts.add_row("routers", f"{overview.live_routers} live")
     facts.add_row("revision", f"{head.revision} of birth {head.birth or '-'}")
-    console.print(facts)
-    if overview.replicas:
-        console.print(_replica_table(overview))
-    else:
-        console.print("no replicas are registered")
+    return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 
 
 def _replica_table(overview: Overview) -> Table:
@@ -92,27 +88,23 @@ def _replica_table(overview: Overview) -> Table:
             Text(f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url),
             "primary" if endpoint.primary else "secondary",
             Text(health.status.value, STYLES[health.status]),
-            Text(record.admin.value, STYLES.get(record.admin, "")),
+            Text(_admin(record), STYLES.get(record.admin, "")),
             f"{record.in_flight}/{endpoint.capacity}" if endpoint.capacity else str(record.in_flight),
             "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
-            "never" if health.last_ok_at is None else _age(overview.at - health.last_ok_at),
+            "never" if health.last_ok_at is None else f"{duration(overview.at - health.last_ok_at)} ago",
             str(health.consecutive_failures),
         )
     return table
 
 
-def _age(seconds: float) -> str:
-    for length, unit in UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(seconds, 0.0):.1f} s ago"
+def _admin(record: ReplicaRecord) -> str:
+    return f"{record.admin.value}: {printable(record.admin_reason)}" if record.admin_reason else record.admin.value
 
 
 def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:
     """Return the outcome of a check for programs."""
     return {
-        "redis": mask_redis_url(config.redis_url),
-        "namespace": config.namespace,
+        **place(config),
         "is_clean": not violations,
         "violations": [{"rule": one.rule, "key": one.key, "message": one.message} for one in violations],
     }

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from shared_registry import client
 from shared_registry.config import RouterConfig
 from shared_registry.demo.process import Child, ReplicaProcess, RouterProcess
-from shared_registry.keys import Keys
-from shared_registry.model import AdminState, ReplicaEndpoint, Source
+from shared_registry.model import AdminState, ReplicaEndpoint
 from shared_registry.observer import Observer
-from shared_registry.store import Store, new_token
-from shared_registry.urls import canonical_url
+from shared_registry.operations import Operator
 
 REPLICAS, ROUTERS = 3, 3
 FAST_SETTINGS: dict[str, float] = {
@@ -58,12 +56,15 @@ class Cluster:
         self.replicas = {name: ReplicaProcess(name) for name in (f"replica-{n}" for n in range(1, REPLICAS + 1))}
         self.routers = {name: RouterProcess(name) for name in (f"router-{n}" for n in range(1, ROUTERS + 1))}
         self.observer = Observer(self.config)
-        self._clients = client.connect(redis_url, timeout_seconds=5.0, block_seconds=0.0)
-        self._store = Store(self._clients.commands, Keys(namespace), router=OPERATOR, timeout_seconds=5.0)
+        self._operator = Operator(self.config, by=OPERATOR)
+        self._connected = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Connect to Redis; `start` does the rest."""
-        await self.observer.__aenter__()
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.observer)
+            await stack.enter_async_context(self._operator)
+            self._connected = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -72,8 +73,7 @@ class Cluster:
         """Kill all processes: their Redis goes too, so there is nobody to take leave of."""
         for child in self._children():
             child.kill()
-        await self._clients.close()
-        await self.observer.__aexit__(None, None, None)
+        await self._connected.aclose()
 
     async def start(self) -> None:
         """Start all processes. The routers take some moments more until they select."""
@@ -139,9 +139,8 @@ class Cluster:
 
     async def drain(self, name: str) -> None:
         """Drain a replica, as an operator would."""
-        key = canonical_url(self.replicas[name].url)
-        if await self._store.set_admin(key, AdminState.DRAINING, by=OPERATOR, reason="shown in the demo") is None:
-            raise StepFailed(f"{name} is not registered")
+        [target] = await self._operator.find([name])
+        await self._operator.set_admin(target, AdminState.DRAINING, reason="shown in the demo")
 
     async def add_primary(self, name: str) -> float:
         """Start one more replica, register it as a primary, and return when that was, on the monotonic clock."""
@@ -150,8 +149,7 @@ class Cluster:
         await self.until(lambda: replica.port != 0)
         endpoint = self._endpoint(name, is_primary=True)
         begun = time.monotonic()
-        key, request = canonical_url(endpoint.url), new_token()
-        await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=request, by=OPERATOR)
+        await self._operator.register(endpoint)
         return begun
 
     def _endpoint(self, name: str, *, is_primary: bool) -> ReplicaEndpoint:

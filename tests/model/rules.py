@@ -330,6 +330,15 @@ class Namespace:
         self._emit("leader_resigned", router=router)
         return "resigned"
 
+    def step_down(self, *, epoch: int, sit_out_ms: str, by: str, reason: str) -> str:
+        self._tick()
+        if not self.leader or exact(self.leader["epoch"]) != epoch:
+            return "over"
+        router = self.leader["router"]
+        self.leader = {}
+        self._emit("leader_resigned", router=router, by=by, reason=reason, sit_out_ms=sit_out_ms)
+        return "deposed"
+
     # --- routers ---
 
     def heartbeat(self, *, key: str, presented: Fields) -> str:

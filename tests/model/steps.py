@@ -246,6 +246,13 @@ class Steps(RuleBasedStateMachine):
         token, router = pick(self._tokens[::-1], leader)[0], self.routers[by]
         self.do_repeatably(lambda: router.store.resign(token), lambda: self.expected.resign(token=token))
 
+    def step_down(self, by: int, leader: int, reason: str) -> None:
+        epoch, router = pick(self._tokens[::-1], leader)[1], self.routers[by]
+        self.do_repeatably(
+            lambda: router.store.step_down(epoch, sit_out_seconds=1.5, by="operator", reason=reason),
+            lambda: self.expected.step_down(epoch=epoch, sit_out_ms="1500", by="operator", reason=reason),
+        )
+
     def expire_lease(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 

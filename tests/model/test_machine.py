@@ -84,6 +84,7 @@ class Commands(Steps):
             ),
             (1, Steps.renew, {"by": routers, "leader": some.mostly_current}),
             (1, Steps.resign, {"by": routers, "leader": some.mostly_current}),
+            (1, Steps.step_down, {"by": routers, "leader": some.mostly_current, "reason": some.reasons}),
             (1, Steps.expire_lease, {}),
             (1, Steps.beat, {"number": routers}),
             (

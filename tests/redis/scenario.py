@@ -104,6 +104,14 @@ async def _election(scripts: Scripts, space: Space) -> None:
     await _expect("held", campaign("r~2", "t2"))
     await _expect("resigned", scripts.resign(token="t1"))
 
+    def step_down(epoch: int) -> Awaitable[Reply]:
+        return scripts.step_down(epoch=epoch, sit_out_seconds=9, by="me", reason="why")
+
+    await _expect("over", step_down(1))
+    epoch = int((await campaign("r~1", "t2")).values[0])
+    await _expect("over", step_down(epoch - 1))
+    await _expect("deposed", step_down(epoch))
+
 
 async def _probes(scripts: Scripts, space: Space) -> None:
     elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")

@@ -215,8 +215,15 @@ async def do_something(space: Space, store: Store, rng: random.Random) -> None:
         store.leave,
         lambda: store.campaign(token, lease_seconds=60, seen_epoch=0),
         lambda: store.resign(token),
+        lambda: step_down(space, store),
     ]
     await rng.choice(calls)()
+
+
+async def step_down(space: Space, store: Store) -> None:
+    leader = await space.reader.leader()
+    if leader is not None:
+        await store.step_down(leader.epoch, sit_out_seconds=9, by="me")
 
 
 async def test_nothing_is_found_while_routers_are_at_work(space: Space) -> None:

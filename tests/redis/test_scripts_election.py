@@ -174,6 +174,28 @@ async def test_resigning_ends_ones_own_lease_and_tells_the_others(space: Space) 
     assert not await space.store.resign("mine")
 
 
+async def test_deposing_ends_the_lease_of_that_epoch_and_tells_whose_it_was(space: Space) -> None:
+    epoch = await epoch_of(space, "mine")
+    before = space.dump()
+    for other in (epoch - 1, epoch + 1, 0):
+        assert await space.store.step_down(other, sit_out_seconds=9) is None
+    assert space.dump() == before
+    operator = space.store_of("operator")
+    assert await operator.step_down(epoch, sit_out_seconds=4.5, by="ann@desk", reason="upgrade") == "router~1"
+    assert not space.raw.exists(space.keys.leader)
+    _, event = await space.reader.last_events(9)
+    assert (event.kind, event.router, event.epoch) == (EventKind.LEADER_RESIGNED, "router~1", epoch)
+    assert (event.by, event.reason, event.sit_out_seconds) == ("ann@desk", "upgrade", 4.5)
+    assert not await space.store.renew("mine", lease_seconds=60)
+    assert await epoch_of(space, "next") > epoch
+
+
+async def test_a_resignation_asks_nobody_to_sit_out(space: Space) -> None:
+    await epoch_of(space, "mine")
+    await space.store.resign("mine")
+    assert (await space.reader.last_events(1))[0].sit_out_seconds is None
+
+
 async def test_a_leader_hash_without_a_token_is_no_leader(space: Space) -> None:
     space.raw.hset(space.keys.leader, "router", "someone")
     assert not await space.store.resign("")

@@ -32,6 +32,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
         [removed_entry("removed", A)], view_birth="old", view_revision="1-0"
     ),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
+    "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
 }
 CHECKS_NOTHING = {"inspect_replicas"}  # reads only, and `check` has looked at the types before
 

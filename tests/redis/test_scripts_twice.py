@@ -116,6 +116,15 @@ async def test_a_candidacy_repeated_later_finds_itself_elected_or_the_successor(
     assert space.dump() == before
 
 
+async def test_a_deposition_repeated_after_the_next_election_leaves_the_successor_alone(space: Space) -> None:
+    epoch = await space.elect("old")
+    assert await space.store.step_down(epoch, sit_out_seconds=9, by="me") == "router~1"
+    await space.elect("new")
+    before = space.dump()
+    assert await space.store.step_down(epoch, sit_out_seconds=9, by="me") is None
+    assert space.dump() == before
+
+
 async def test_a_batch_repeated_after_the_next_one_is_a_duplicate(space: Space) -> None:
     await space.add()
     epoch = await space.elect()

@@ -24,6 +24,7 @@ from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
 
 OwnServer = Callable[..., EmbeddedServer]
 Call = Callable[[Space], Awaitable[object]]
+EPOCH = 7
 SHORT_SECONDS = 0.3
 
 
@@ -40,14 +41,14 @@ async def on_own(server: EmbeddedServer, *, timeout_seconds: float = 10.0) -> As
         yield space
 
 
-async def populate(space: Space) -> int:
-    """Register A, elect, and let two routers join, of which the second has expired; return the epoch."""
+async def populate(space: Space) -> None:
+    """Register A, elect in epoch 7, and let two routers join, of which the second has expired."""
     await space.add(request="first")
-    epoch = await space.elect()
+    await space.elect()
+    space.raw.hset(space.keys.leader, "epoch", EPOCH)
     await space.store.heartbeat(info("router~1"), expiry_seconds=60)
     await space.store.heartbeat(info("router~2"), expiry_seconds=60)
     space.expire_router("router~2")
-    return epoch
 
 
 CALLS: dict[str, Call] = {
@@ -56,11 +57,12 @@ CALLS: dict[str, Call] = {
     "deregister": lambda space: space.store.deregister(A, "first"),
     "campaign": lambda space: space.store.campaign("token", lease_seconds=60, seen_epoch=0),
     "renew": lambda space: space.store.renew("token", lease_seconds=60),
-    "report": lambda space: space.report(7, 1, ProbeResult(A, "first", 1.0)),
+    "report": lambda space: space.report(EPOCH, 1, ProbeResult(A, "first", 1.0)),
     "heartbeat": lambda space: space.store.heartbeat(info("router~3"), expiry_seconds=60),
     "reap": lambda space: space.store.reap("router~2"),
     "leave": lambda space: space.store.leave(),
     "resign": lambda space: space.store.resign("token"),
+    "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
     "head": lambda space: space.reader.head(),
 }
@@ -158,7 +160,6 @@ async def test_commands_are_sent_again_where_the_server_forgot_them(own_server: 
 async def test_what_frees_runs_when_memory_is_short_and_what_does_not_writes_nothing(own_server: OwnServer) -> None:
     async with on_own(own_server()) as space:
         await populate(space)
-        space.raw.hset(space.keys.leader, "epoch", "7")
         space.raw.config_set("maxmemory", 1)
         with pytest.raises(ResponseError, match=r"OOM|maxmemory"):
             space.raw.set("x", "y")
@@ -167,7 +168,7 @@ async def test_what_frees_runs_when_memory_is_short_and_what_does_not_writes_not
             with pytest.raises(StoreUnavailable, match="maxmemory"):
                 await CALLS[name](space)
             assert space.dump() == before, name
-        for name in ("head", "renew", "reap", "leave", "deregister", "resign"):
+        for name in ("head", "renew", "reap", "leave", "deregister", "step_down"):
             assert await CALLS[name](space), name
         assert name_set(space) == {"meta", "removed", "replica:" + A, "events"}
         with pytest.raises(StoreUnavailable, match="maxmemory"):
@@ -175,6 +176,8 @@ async def test_what_frees_runs_when_memory_is_short_and_what_does_not_writes_not
         assert name_set(space) == {"meta", "removed", "replica:" + A, "events"}
         space.raw.config_set("maxmemory", 0)
         assert isinstance(await CALLS["campaign"](space), Elected)
+        space.raw.config_set("maxmemory", 1)
+        assert await CALLS["resign"](space)
 
 
 def name_set(space: Space) -> set[str]:

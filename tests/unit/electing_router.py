@@ -123,6 +123,7 @@ class Router:
         self.work: Callable[[Term], Coroutine[Any, Any, None]] = self._until_cancelled
         self.election = Election(
             self.store,
+            router=name,
             lead=self._lead,
             lease_seconds=LEASE,
             renew_interval_seconds=RENEW,

@@ -1,0 +1,29 @@
+-- Ends the lease of whoever leads in this epoch, because an operator asks for it, and tells the holder to sit out and
+-- the others that they may stand.
+--
+-- The epoch that is to end is named, so that a repetition does not depose the successor.
+--
+-- KEYS    meta leader events
+-- ARGV    epoch sit_out_ms by reason
+-- RETURNS deposed, router  |  over  |  wrong_type …|wrong_schema …
+-- WRITES  meta leader events
+-- COST    O(1)
+
+-- include lib/refusal.lua
+-- include lib/events.lua
+
+local meta, leader, events = unpack(KEYS)
+local epoch, sit_out_ms, by, reason = unpack(ARGV)
+
+local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+if refused then
+  return refused
+end
+local holder = redis.call('HMGET', leader, 'epoch', 'router')
+if holder[1] ~= epoch then
+  return {'over'}
+end
+redis.call('DEL', leader)
+emit({meta = meta, events = events}, server_now_ms(),
+  {'kind', 'leader_resigned', 'router', holder[2], 'by', by, 'reason', reason, 'sit_out_ms', sit_out_ms})
+return {'deposed', holder[2]}

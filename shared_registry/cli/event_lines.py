@@ -1,0 +1,64 @@
+"""How `shared-registry events` shows what happened: for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_registry.cli.console import printable, timestamp
+from shared_registry.model import Event, EventKind, ReplicaRecord
+
+_SPECS = (EventKind.REPLICA_REGISTERED, EventKind.REPLICA_UPDATED)
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """Return an event for programs."""
+    record = event.record
+    return {
+        "id": event.id,
+        "kind": event.kind.value,
+        "at": event.at,
+        "previous": event.previous,
+        "router": event.router,
+        "epoch": event.epoch,
+        "by": event.by,
+        "reason": event.reason,
+        "sit_out_seconds": event.sit_out_seconds,
+        "replica": record
+        and {
+            "url": record.endpoint.url,
+            "name": record.endpoint.name,
+            "primary": record.endpoint.primary,
+            "weight": record.endpoint.weight,
+            "capacity": record.endpoint.capacity,
+            "order": record.endpoint.order,
+            "status": record.health.status.value,
+            "admin": record.admin.value,
+        },
+    }
+
+
+def event_line(event: Event) -> str:
+    """Return an event for people, in one line that begins with what `--after` takes."""
+    what = _replica(event, event.record) if event.record else _router(event)
+    by = f" by {event.by}" if event.by else ""
+    reason = f": {event.reason}" if event.reason else ""
+    return printable(f"{event.id}  {timestamp(event.at)}  {event.kind.value:<20}  {what}{by}{reason}")
+
+
+def _replica(event: Event, record: ReplicaRecord) -> str:
+    endpoint = record.endpoint
+    label = f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url
+    if event.kind in _SPECS:
+        tier = "primary" if endpoint.primary else "secondary"
+        return f"{label} {tier}, weight {endpoint.weight:g}, capacity {endpoint.capacity or 'unlimited'}"
+    if event.kind is EventKind.REPLICA_ADMIN:
+        return f"{label} {record.admin.value}"
+    return label
+
+
+def _router(event: Event) -> str:
+    if event.kind is EventKind.LEADER_ELECTED:
+        return f"{event.router} in epoch {event.epoch}"
+    if event.sit_out_seconds is not None:
+        return f"{event.router} asked to step down, sits out {event.sit_out_seconds:g} s"
+    return event.router

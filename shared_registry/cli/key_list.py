@@ -1,0 +1,115 @@
+"""`shared-registry keys`: the redis-cli commands for a namespace, and what they show."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from shared_registry.cli.access import observe, place
+from shared_registry.cli.console import print_line, printable
+from shared_registry.cli.options import (
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    given,
+    log_to_stderr,
+    print_json,
+)
+from shared_registry.cli.redis_cli import Look, looks, redis_cli
+from shared_registry.keys import Keys
+from shared_registry.observer import Observer
+
+MOST_EACH = 20
+"""Replicas and routers that are shown one by one; a registry may have thousands."""
+Shown = tuple[Look, tuple[str, ...], Any]
+commands = typer.Typer()
+
+
+@commands.command(epilog="Examples: `shared-registry keys -n pool`; `shared-registry keys --show`")
+def keys(
+    context: typer.Context,
+    *,
+    show: Annotated[
+        bool, typer.Option("--show", help="Run them, here and without redis-cli, and print what Redis answers.")
+    ] = False,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the redis-cli commands that show what is in Redis for this namespace. All of them only read.
+
+    Without --show it connects to nothing, and `<url>` and `<key>` stand for a replica's url and a router's key. A
+    password is never printed: redis-cli takes it from REDISCLI_AUTH.
+
+    --json prints one object: redis, namespace, redis_cli (the program with its options), note, and commands [{shows,
+    words}]; with --show each of these has a reply besides, and those for a replica or router are there for each, up to
+    20 of them.
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr()
+    settings = options.load(config)
+    found = looks(Keys(settings.namespace))
+    program, note = redis_cli(settings.redis_url)
+    replies = observe(settings, lambda observer: _ask(observer, found)) if show else [(one, one.words) for one in found]
+    if options.as_json:
+        document = {**place(settings), "redis_cli": program, "note": note, "commands": list(map(_document, replies))}
+        print_json(document)
+        return
+    if note:
+        print_line(f"# {note}")
+    for look, words, *reply in replies:
+        print_line(f"# {look.shows}")
+        print_line(shlex.join([*program, *words]))
+        for line in _lines(reply[0]) if reply else ():
+            print_line(f"  {printable(line)}")
+
+
+async def _ask(observer: Observer, found: Sequence[Look]) -> list[Shown]:
+    names = {
+        "replica": [record.key for record in (await observer.overview()).replicas][:MOST_EACH],
+        "router": [one.info.key for one in (await observer.routers()).routers][:MOST_EACH],
+    }
+    commands_of = [(look, look.of(name)) for look in found for name in (names[look.each] if look.each else [""])]
+    return [(look, words, await observer.ask(words)) for look, words in commands_of]
+
+
+def _document(shown: tuple[Any, ...]) -> dict[str, Any]:
+    look, words, *reply = shown
+    return {"shows": look.shows, "words": list(words), **({"reply": _plain(reply[0])} if reply else {})}
+
+
+def _plain(reply: Any) -> Any:
+    """Return a reply as JSON has it; redis-py makes sets and tuples of some."""
+    if isinstance(reply, Mapping):
+        return {str(field): _plain(value) for field, value in reply.items()}
+    if isinstance(reply, set):
+        return sorted(reply)
+    return [_plain(one) for one in reply] if isinstance(reply, list | tuple) else reply
+
+
+def _lines(reply: Any) -> Iterator[str]:
+    reply = _plain(reply)
+    if isinstance(reply, dict):
+        yield from (f"{field}: {value}" for field, value in reply.items())
+    elif isinstance(reply, list) and reply and isinstance(reply[0], list):
+        for event_id, fields in reply:
+            yield f"{event_id}: " + ", ".join(f"{field} {value}" for field, value in fields.items())
+    elif isinstance(reply, list):
+        yield from _pairs(reply)
+    else:
+        yield str(reply)
+    if reply in ([], {}):
+        yield "nothing"
+
+
+def _pairs(reply: list[Any]) -> Iterator[str]:
+    """A sorted set comes as member, score, member, score; a set as members, which never look like numbers."""
+    if len(reply) % 2 == 0 and all(str(score).replace(".", "", 1).isdigit() for score in reply[1::2]):
+        yield from (f"{member}: {score}" for member, score in zip(reply[::2], reply[1::2], strict=True))
+    else:
+        yield from map(str, reply)

@@ -1,0 +1,111 @@
+"""What goes on until Ctrl-C: the status table that renews itself, and the feed as it comes. An outage ends neither."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from shared_registry.cli.access import place
+from shared_registry.cli.console import duration, new_console
+from shared_registry.cli.options import print_json
+from shared_registry.cli.status import status_document, status_text
+from shared_registry.config import RouterConfig
+from shared_registry.errors import StoreError
+from shared_registry.model import ORIGIN, Event, is_later
+from shared_registry.observer import Observer, Overview
+
+PAUSE_SECONDS = 0.5
+Show = Callable[[Overview, float, StoreError | None], None]
+"""Shows an overview, how many seconds old it is, and why it is not renewed."""
+
+
+async def watch_status(settings: RouterConfig, *, interval_seconds: float, as_json: bool) -> None:
+    """Show the status again and again until cancelled.
+
+    Raises:
+        StoreError: There is nothing to show in the first place.
+    """
+    async with Observer(settings) as observer:
+        first = await observer.overview()
+        if as_json:
+            await _renew(observer, first, interval_seconds, _json_lines(settings))
+            return
+        console = new_console(None if sys.stdout.isatty() else 250)
+        if not console.is_terminal:
+            await _renew(observer, first, interval_seconds, lambda *seen: console.print(_page(settings, *seen), ""))
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            await _renew(
+                observer, first, interval_seconds, lambda *seen: live.update(_page(settings, *seen), refresh=True)
+            )
+
+
+async def _renew(observer: Observer, overview: Overview, interval_seconds: float, show: Show) -> None:
+    seen_at = time.monotonic()
+    trouble: StoreError | None = None
+    while True:
+        show(overview, time.monotonic() - seen_at, trouble)
+        await asyncio.sleep(interval_seconds)
+        try:
+            overview, seen_at, trouble = await observer.overview(), time.monotonic(), None
+        except StoreError as error:
+            trouble = error
+
+
+def _page(settings: RouterConfig, overview: Overview, age: float, trouble: StoreError | None) -> Group:
+    page = status_text(settings, overview)
+    return Group(page, Text(f"{duration(age)} old: {trouble}", "red")) if trouble else Group(page)
+
+
+def _json_lines(settings: RouterConfig) -> Show:
+    def show(overview: Overview, age: float, trouble: StoreError | None) -> None:
+        if trouble is None:
+            print_json(status_document(settings, overview), is_line=True)
+        else:
+            print_json({**place(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True)
+
+    return show
+
+
+async def follow_events(observer: Observer, *, after: str, is_known: bool, show: Callable[[Event], None]) -> None:
+    """Show each event that follows a revision until cancelled; gaps and outages are told on standard error.
+
+    Args:
+        observer: Where to read.
+        after: The revision.
+        is_known: Whether it is one that was read, so that the next event has to name it.
+        show: Called with each event.
+    """
+    is_away = False
+    while True:
+        try:
+            events = await observer.wait_events(after=after, seconds=1.0)
+            head = None if events else await observer.head()
+        except StoreError as error:
+            if not is_away:
+                _note(f"{error}; waiting for it")
+            is_away = True
+            await asyncio.sleep(PAUSE_SECONDS)
+            continue
+        if is_away:
+            _note("Redis is back")
+        is_away = False
+        for event in events:
+            if is_known and event.previous != after:
+                _note("events are missing here: the feed was trimmed, or its history was lost")
+            show(event)
+            after, is_known = event.id, True
+        if head is not None and is_known and is_later(after, head.revision):
+            _note("the feed begins anew: its history was lost")
+            after, is_known = ORIGIN, True
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+    sys.stderr.flush()

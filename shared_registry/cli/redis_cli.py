@@ -1,0 +1,99 @@
+"""How to look at a registry with redis-cli: the program's options for a Redis url, and the commands worth knowing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from shared_registry.keys import Keys
+
+EVENTS_SHOWN = "10"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One command that only reads.
+
+    Attributes:
+        shows: What one sees.
+        words: The command with its arguments.
+        each: Whether it is there once per `replica` or per `router`, whose name stands for `<url>` or `<key>` then.
+    """
+
+    shows: str
+    words: tuple[str, ...]
+    each: str = ""
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """Return the command for one replica or router."""
+        return tuple(re.sub(r"<(url|key)>$", lambda _: name, word) for word in self.words)
+
+
+def looks(keys: Keys) -> list[Look]:
+    """Return what is worth looking at in a namespace."""
+    return [
+        Look("the history: schema, birth, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
+        Look("the replicas, lowest order first", ("ZRANGE", keys.replicas, "0", "-1", "WITHSCORES")),
+        Look("all of one replica: spec, health, operator's word, load", ("HGETALL", keys.replica("<url>")), "replica"),
+        Look(
+            "primaries that may take a session now, by in_flight / weight",
+            ("ZRANGE", keys.ready_primary, "0", "-1", "WITHSCORES"),
+        ),
+        Look("the same for the others", ("ZRANGE", keys.ready_secondary, "0", "-1", "WITHSCORES")),
+        Look("replicas that are healthy and active, and full", ("SMEMBERS", keys.full)),
+        Look("replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")),
+        Look("who leads, in which epoch, since when", ("HGETALL", keys.leader)),
+        Look("milliseconds until the lease ends, unless it is renewed; -2: nobody leads", ("PTTL", keys.leader)),
+        Look("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
+        Look("how one router presents itself", ("HGETALL", keys.router("<key>")), "router"),
+        Look("what happened last, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
+    ]
+
+
+def redis_cli(url: str) -> tuple[list[str], str]:
+    """Return the program with its options for a checked url, without its password, and what to know besides."""
+    parts = urlsplit(url)
+    user_part, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = user_part.partition(":")
+    notes: list[str] = []
+    options = {"redis+sentinel": _sentinel, "redis+cluster": _cluster, "unix": _socket}.get(parts.scheme, _server)
+    words = ["redis-cli", *options(url, hosts, notes.append)]
+    if parts.scheme == "rediss":
+        words.append("--tls")
+    if user and password:
+        words += ["--user", unquote(user)]
+    if user_part or "password=" in (parts.query or ""):
+        notes.append("put the password into REDISCLI_AUTH")
+    return words, "; ".join(notes)
+
+
+Note = Callable[[str], None]
+
+
+def _server(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
+    parts = urlsplit(url)
+    database = parts.path.strip("/") or parse_qs(parts.query).get("db", ["0"])[0]
+    return [*_host(f"{parts.scheme}://{hosts}", 6379), "-n", database]
+
+
+def _socket(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
+    parts = urlsplit(url)
+    return ["-s", parts.path, "-n", parse_qs(parts.query).get("db", ["0"])[0]]
+
+
+def _cluster(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
+    return ["-c", *_host(f"redis://{hosts.split(',', maxsplit=1)[0]}", 6379)]
+
+
+def _sentinel(url: str, hosts: str, note: Note) -> list[str]:
+    master, _, database = urlsplit(url).path.strip("/").partition("/")
+    asked = " ".join(["redis-cli", *_host(f"redis://{hosts.split(',', maxsplit=1)[0]}", 26379)])
+    note(f"HOST and PORT of the master: {asked} SENTINEL get-master-addr-by-name {master}")
+    return ["-h", "HOST", "-p", "PORT", "-n", database or "0"]
+
+
+def _host(url: str, default_port: int) -> list[str]:
+    parts = urlsplit(url)
+    return ["-h", parts.hostname or "127.0.0.1", "-p", str(parts.port or default_port)]

@@ -1,0 +1,228 @@
+"""The commands that change replicas: add, remove, drain, enable, disable."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared_registry.cli.access import explained, operate
+from shared_registry.cli.changes import Results, change_each, result_lines, results_document
+from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.options import (
+    ByOption,
+    ConfigOption,
+    GlobalOptions,
+    JsonOption,
+    NamespaceOption,
+    ReasonOption,
+    RedisOption,
+    TargetsArgument,
+    given,
+    log_to_stderr,
+    print_json,
+)
+from shared_registry.errors import UsageError
+from shared_registry.model import AdminState
+from shared_registry.operations import Operator, Target, user_at_host
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Examples: `shared-registry add http://10.0.0.7:8000 --name gpu-7 --capacity 4`; "
+    "`shared-registry add http://10.0.0.8:8000 http://10.0.0.9:8000 --primary`"
+)
+def add(
+    context: typer.Context,
+    urls: Annotated[
+        list[str], typer.Argument(metavar="URL...", help="http(s) origins without a path.", show_default=False)
+    ],
+    *,
+    name: Annotated[str | None, typer.Option(help="A label for people; of one replica.", show_default=False)] = None,
+    primary: Annotated[
+        bool | None, typer.Option("--primary/--secondary", help="The tier; secondaries serve when no primary can.")
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="Share of the load; default: 1.", show_default=False)] = None,
+    capacity: Annotated[
+        int | None, typer.Option(help="Most sessions at once; 0, the default, is unlimited.", show_default=False)
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(help="Place in the list, lowest first; default: the end.", show_default=False)
+    ] = None,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register replicas, or change the ones that are there: what is not given stays, and so do health and load.
+
+    A new replica takes sessions after its first successful probe. The outcomes are registered, updated and unchanged.
+
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
+    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    """
+    asked = {"name": name, "primary": primary, "weight": weight, "capacity": capacity, "order": order}
+    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
+    for field in ("name", "order"):
+        if field in changes and len(urls) > 1:
+            raise UsageError(f"--{field}: belongs to one replica; add several with one command each")
+    task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
+
+    async def work(operator: Operator) -> Results:
+        return await change_each(await operator.plan(urls, changes), operator.register)
+
+    task.finish(operate(task.settings, task.by, work))
+
+
+@commands.command(
+    epilog="Examples: `shared-registry remove gpu-7 --reason 'broken fan'`; `shared-registry remove gpu-7 gpu-8 --yes`"
+)
+def remove(
+    context: typer.Context,
+    targets: TargetsArgument,
+    *,
+    reason: ReasonOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove replicas. Config files do not bring them back; `add` does.
+
+    The outcomes are removed, and unchanged for one that was removed within the last seven days.
+
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
+    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    """
+    task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("--yes: is needed to remove replicas where nobody can be asked; nothing was changed")
+    found = operate(task.settings, task.by, lambda operator: operator.find(targets, also_removed=True))
+    if not yes and not _is_confirmed([target for target in found if target.incarnation]):
+        sys.stderr.write("nothing was changed\n")
+        raise typer.Exit(FOUND_WRONG)
+
+    async def work(operator: Operator) -> Results:
+        return await change_each(found, lambda target: operator.remove(target, reason=reason or ""))
+
+    task.finish(operate(task.settings, task.by, work))
+
+
+@commands.command(
+    epilog="Examples: `shared-registry drain gpu-7 --reason upgrade`; `shared-registry drain gpu-7 gpu-8`"
+)
+def drain(
+    context: typer.Context,
+    targets: TargetsArgument,
+    *,
+    reason: ReasonOption = None,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let replicas finish their sessions and take no new ones. They are still probed; `enable` undoes it.
+
+    The outcomes are draining and unchanged.
+
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
+    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    """
+    task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
+    task.set_admin(targets, AdminState.DRAINING, reason)
+
+
+@commands.command(
+    epilog="Examples: `shared-registry enable gpu-7`; `shared-registry enable http://10.0.0.7:8000 gpu-8`"
+)
+def enable(
+    context: typer.Context,
+    targets: TargetsArgument,
+    *,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo `drain` and `disable`: the replicas take sessions again as soon as they are healthy.
+
+    The outcomes are enabled and unchanged.
+
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
+    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    """
+    task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
+    task.set_admin(targets, AdminState.ACTIVE, None)
+
+
+@commands.command(epilog="Example: `shared-registry disable gpu-7 --reason 'under repair'`")
+def disable(
+    context: typer.Context,
+    targets: TargetsArgument,
+    *,
+    reason: ReasonOption = None,
+    by: ByOption = None,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take replicas out: no new sessions and no probes. `enable` undoes it.
+
+    The outcomes are disabled and unchanged.
+
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
+    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    """
+    task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
+    task.set_admin(targets, AdminState.DISABLED, reason)
+
+
+class _Task:
+    """What these commands have in common: who asks for it, which registry it is about, and how the results are told."""
+
+    def __init__(self, options: GlobalOptions, config: Path | None, by: str | None) -> None:
+        log_to_stderr()
+        self._options = options
+        self.settings = options.load(config)
+        self.by = by or user_at_host()
+
+    def set_admin(self, names: Sequence[str], state: AdminState, reason: str | None) -> None:
+        """Find all replicas, then change each, and exit."""
+
+        def change(operator: Operator) -> Callable[[Target], Awaitable[Any]]:
+            return lambda target: operator.set_admin(target, state, reason=reason or "")
+
+        async def work(operator: Operator) -> Results:
+            return await change_each(await operator.find(names), change(operator))
+
+        self.finish(operate(self.settings, self.by, work))
+
+    def finish(self, results: Results) -> None:
+        """Tell what became of each replica, and exit."""
+        if self._options.as_json:
+            print_json(results_document(self.settings, self.by, results))
+        else:
+            sys.stdout.writelines(line + "\n" for line in result_lines(results))
+        if results.failure is not None:
+            with explained(self.settings):
+                raise results.failure
+        raise typer.Exit(OK if results.are_as_asked else FOUND_WRONG)
+
+
+def _is_confirmed(targets: Sequence[Target]) -> bool:
+    if not targets:
+        return True
+    for target in targets:
+        sys.stderr.write(f"{f'{target.name} {target.url}' if target.name else target.url}\n")
+    what = "this replica" if len(targets) == 1 else f"these {len(targets)} replicas"
+    return typer.confirm(f"Remove {what}?", err=True)

@@ -1,0 +1,148 @@
+"""`shared-registry config`: is a file right, and which settings are in force."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from shared_registry.cli.console import new_console, print_line
+from shared_registry.cli.exit_codes import FOUND_WRONG
+from shared_registry.cli.options import (
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    given,
+    log_to_stderr,
+    print_json,
+)
+from shared_registry.config import InvalidSettings, LoadedConfig, load_yaml
+from shared_registry.errors import ConfigError
+
+commands = typer.Typer(no_args_is_help=True, help="Verify a router's YAML file, or show the settings in force.")
+
+
+@commands.command(epilog="Examples: `shared-registry config validate router.yaml`")
+def validate(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A router's YAML file.", show_default=False)],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a router's YAML file, by itself: without the environment, and without Redis.
+
+    Everything that is wrong is told at once, and unknown keys with the nearest known one. Exits with 1 if anything is
+    wrong, with 2 if the file cannot be read; an unknown key is no more than a warning.
+
+    --json prints one object: file, is_valid, problems [{message, settings}], and warnings [message].
+    """
+    options = given(context, None, None, as_json=as_json)
+    log_to_stderr()
+    if not os.access(file, os.R_OK) or file.is_dir():
+        raise ConfigError(f"{file}: cannot be read; check the path and its permissions")
+    warnings = _Warnings()
+    replicas, problems = 0, []
+    with warnings:
+        try:
+            replicas = len(load_yaml(file).replicas)
+        except InvalidSettings as error:
+            problems = [{"message": str(one), "settings": list(one.fields)} for one in error.problems]
+        except ConfigError as error:
+            problems = [{"message": str(error), "settings": []}]
+    if options.as_json:
+        verdict = {"file": str(file), "is_valid": not problems, "problems": problems, "warnings": warnings.messages}
+        print_json(verdict)
+    else:
+        sys.stderr.writelines(f"warning: {message}\n" for message in warnings.messages)
+        for problem in problems:
+            print_line(str(problem["message"]))
+        if not problems:
+            print_line(f"{file}: valid; {replicas} {'replica' if replicas == 1 else 'replicas'}")
+    if problems:
+        raise typer.Exit(FOUND_WRONG)
+
+
+@commands.command(
+    epilog="Examples: `shared-registry config show --config router.yaml`; "
+    "`SHARED_REGISTRY_LEASE_SECONDS=5 shared-registry config show --json`"
+)
+def show(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every setting in force and where it came from: command line, environment, file or default.
+
+    Passwords are masked. Connects to nothing.
+
+    --json prints one object: fingerprint, and settings {name: {value, origin, place}}, where origin is `default`,
+    `file`, `environment` or `command line`, and place the key and file, or the variable. The fingerprint is what
+    `routers` compares.
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr()
+    loaded = options.load_with_origins(config)
+    if options.as_json:
+        print_json(_document(loaded))
+    else:
+        new_console().print(_table(loaded))
+
+
+def _document(loaded: LoadedConfig) -> dict[str, Any]:
+    settings = {
+        name: {"value": value, "origin": loaded.origins[name].kind.value, "place": loaded.origins[name].place}
+        for name, value in loaded.config.shown().items()
+    }
+    return {"fingerprint": loaded.config.fingerprint(), "settings": settings}
+
+
+def _table(loaded: LoadedConfig) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    for name, value in loaded.config.shown().items():
+        lines = [_replica(one) for one in value] if name == "replicas" else [_text(value)]
+        table.add_row(name, Text("\n".join(lines) or "none"), Text(str(loaded.origins[name])))
+    return table
+
+
+def _replica(endpoint: dict[str, Any]) -> str:
+    others = [f"{name} {_text(value)}" for name, value in endpoint.items() if name != "url" and value is not None]
+    return ", ".join([endpoint["url"], *others])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(one)}" for key, one in value.items()) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Warnings(logging.Handler):
+    """Collects what the package warns of in its block, instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        self._package = logging.getLogger("shared_registry")
+        self._others: list[logging.Handler] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        self._others, self._package.handlers = self._package.handlers, [self]
+
+    def __exit__(self, *error: object) -> None:
+        self._package.handlers = self._others
