@@ -1,4 +1,4 @@
-"""docker-compose.yml, really run: built, started, used, hurt, and taken down. `make test-compose`; not part of `make test`.
+"""docker-compose.yml, really run: built, started, used, hurt, and taken down. `make test-compose`, not `make test`.
 
 Takes whatever compose answers, v2 (`docker compose`) or v1 (`docker-compose`), and ports 9001 to 9003 of this machine.
 The tests share one cluster, and each leaves it whole.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,11 +34,10 @@ BUILD_SECONDS = 180.0
 def compose_command() -> list[str]:
     """Return how compose is called here; fail where it is not there, for whoever runs this wants it tested."""
     for words in (["docker", "compose"], ["docker-compose"]):
-        if (
-            shutil.which(words[0])
-            and subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0
-        ):
-            return words
+        if shutil.which(words[0]):
+            done = subprocess.run([*words, "version"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return words
     pytest.fail("neither `docker compose` nor `docker-compose` works here; install one")
 
 
@@ -71,17 +72,20 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     stack = Stack()
+    is_up = False
     try:
         stack("up", "--build", "--detach", seconds=BUILD_SECONDS)
         wait_for(lambda: all(is_whole(port) for port in ROUTERS.values()), "four healthy replicas on each router")
+        is_up = True
         yield stack
-    except BaseException:
-        print(subprocess.run([*stack._words, "logs", "--tail", "30"], cwd=ROOT, capture_output=True, text=True).stdout)
-        raise
     finally:
-        stack("down", "--volumes", "--remove-orphans", seconds=60)
+        try:
+            if not is_up or request.session.testsfailed:
+                sys.stderr.write(stack("logs", "--tail", "30"))
+        finally:
+            stack("down", "--volumes", "--remove-orphans", seconds=60)
 
 
 def wait_for(condition: Callable[[], object], what: str) -> float:
@@ -134,29 +138,17 @@ def test_health_checks_of_the_containers_pass(stack: Stack) -> None:
 
 def test_redis_holds_what_the_documentation_says(stack: Stack) -> None:
     page = (ROOT / "docs" / "redis-keys.md").read_text(encoding="utf-8")
-    commands = [
-        [
-            word.replace("{default}", "{compose}").replace("10.0.0.1", "replica-1")
-            for word in re.findall(r"'(.+?)'|(\S+)", line)
-            for word in word
-            if word
-        ]
-        for line in re.findall(r"^redis-cli (.*)$", page, re.MULTILINE)
-    ]
+    lines = re.findall(r"^redis-cli (.*)$", page.replace("{default}", "{compose}"), re.MULTILINE)
+    commands = [shlex.split(line.replace("10.0.0.1", "replica-1")) for line in lines]
     assert len(commands) >= 7
     shown = {" ".join(words): stack.redis_cli(*words) for words in commands}
     assert all(shown.values()), shown
     replicas = shown["ZRANGE sr:{compose}:replicas 0 -1 WITHSCORES"]
     assert replicas[::2] == [f"http://{name}:8000" for name in REPLICAS]
     assert shown["ZRANGE sr:{compose}:ready:primary 0 -1 WITHSCORES"] == ["http://replica-1:8000", "0"]
-    lines = shown["HGETALL sr:{compose}:replica:http://replica-1:8000"]
-    record = dict(zip(lines[::2], lines[1::2], strict=True))
-    assert (record["name"], record["primary"], record["status"], record["admin"]) == (
-        "replica-1",
-        "1",
-        "healthy",
-        "active",
-    )
+    fields = shown["HGETALL sr:{compose}:replica:http://replica-1:8000"]
+    record = dict(zip(fields[::2], fields[1::2], strict=True))
+    assert [record[name] for name in ("name", "primary", "status", "admin")] == ["replica-1", "1", "healthy", "active"]
     assert len(shown["ZRANGE sr:{compose}:routers 0 -1 WITHSCORES"]) == 6
     assert stack.redis_cli("CONFIG", "GET", "maxmemory-policy") == ["maxmemory-policy", "noeviction"]
 
