@@ -86,11 +86,12 @@ def demo(
 ) -> None:
     """Watch a cluster of routers survive: a Valkey, replicas and routers, all real processes on this machine.
 
-    Kills a replica and the leading router, drains and adds replicas, and shows what every router selects. Needs neither
-    Docker nor root, reads no settings, and leaves nothing behind. Exits with 0 only if each step was really observed.
+    Kills a replica and the leading router, drains and adds replicas, and shows where sessions through every router go.
+    Needs neither Docker nor root, reads no settings, and leaves nothing behind. Exits with 0 only if each step was
+    really observed.
 
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
-    observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, detail}].
+    observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
     """
     options = given(context, None, namespace, as_json=as_json)
     if options.redis is not None:
