@@ -1,4 +1,4 @@
-"""The demo's cluster: replicas and routers as processes, sessions through every router, and an operator's hand on it."""
+"""The demo's cluster: replicas and routers as processes, sessions through all routers, and an operator's hand on it."""
 
 from __future__ import annotations
 

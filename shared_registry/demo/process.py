@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class CommandProcess(Child):
     """One `shared-registry` command that ends by itself, as an operator would type it."""
 
     def __init__(self, *words: str) -> None:
-        super().__init__(f"shared-registry {' '.join(words)}")
+        super().__init__(shlex.join(["shared-registry", *words]))
         self._words = words
 
     async def start(self, redis_url: str, namespace: str) -> None:

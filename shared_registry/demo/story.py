@@ -63,8 +63,8 @@ async def kill_primary(cluster: Cluster) -> Seen:
     elsewhere = await cluster.until(lambda: all_select_another(cluster, PRIMARY), since=killed_at)
     seconds = await cluster.until(lambda: all_say(cluster, PRIMARY, ReplicaStatus.UNHEALTHY), since=killed_at)
     detail = (
-        f"SIGKILL to process {pid}; sessions go elsewhere after {elsewhere:.2f} s, unhealthy for all after {seconds:.2f} s;"
-        f" {cluster.failures - failures} sessions failed meanwhile"
+        f"SIGKILL to process {pid}; sessions go elsewhere after {elsewhere:.2f} s, unhealthy for all"
+        f" after {seconds:.2f} s; {cluster.failures - failures} sessions failed meanwhile"
     )
     return Seen(seconds, detail, lambda: all_select_another(cluster, PRIMARY))
 
@@ -121,7 +121,7 @@ async def drain_primary(cluster: Cluster) -> Seen:
 
 
 async def add_replica(cluster: Cluster) -> Seen:
-    """An operator adds a primary that just started: it is probed at once, and sessions through every router reach it."""
+    """An operator adds a primary that just started: it is probed at once, and sessions through all routers reach it."""
     replica = await cluster.add_replica(ADDED)
     command = await cluster.operate("add", replica.url, "--name", ADDED, "--primary")
     await cluster.until(lambda: all_select(cluster, ADDED))

@@ -1,4 +1,4 @@
-"""What a router shows to those who use it: which replica takes new sessions, whether open ones go on, and its /status."""
+"""What a router shows to those who use it: where new sessions end up, whether open ones go on, and its /status."""
 
 from __future__ import annotations
 
