@@ -56,12 +56,12 @@ async def serve(
         url = _url_of(listener)
         router = Router(config, url=url)
         server = _server(router, config)
+        on_listening(url)  # who connects from now on waits for moments, and is not refused
         async with router.running(wait_seconds=wait_seconds):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
                 while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
                     await asyncio.sleep(START_POLL_SECONDS)
-                on_listening(url)
                 await _first_of(serving, stop.asked.wait())
                 router.begin_stop()
                 server.close_listeners()
