@@ -197,7 +197,7 @@ class RouterConfig:
     before it answers needs as much; raising it keeps exchanges with replicas that hang for as long. WebSocket
     sessions may be silent for ever."""
 
-    peer_timeout_seconds: Seconds = 60.0
+    peer_timeout_seconds: Expiry = 60.0
     """Seconds after which a connection is cut whose other end has vanished without a word, or takes nothing of what
     is sent to it; by the system's TCP, to the second, on Linux. A client or replica that is only slow is not concerned:
     one byte acknowledged begins the time anew. Lowering it frees what the vanished held sooner; raising it forgives

@@ -56,23 +56,35 @@ async def serve(
         url = _url_of(listener)
         router = Router(config, url=url)
         server = _server(router, config)
+        on_listening(url)  # who connects from now on waits for moments, and is not refused
         async with router.running(wait_seconds=wait_seconds):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
                 while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
                     await asyncio.sleep(START_POLL_SECONDS)
-                on_listening(url)
                 await _first_of(serving, stop.asked.wait())
                 router.begin_stop()
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
-                server.should_exit = True
+                server.exit()
                 await serving
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to others, and can close its listeners before the rest."""
+    """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._exit = asyncio.Event()
+
+    def exit(self) -> None:
+        """Have it end: close all that is left."""
+        self._exit.set()
+
+    async def main_loop(self) -> None:
+        """Do nothing: what uvicorn does ten times a second here is about headers and limits that are not used."""
+        await self._exit.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -124,10 +124,23 @@ class WebSocketProxy:
             ping_timeout=None,
             max_size=self._config.max_frame_bytes,
             max_queue=1,
+            create_connection=_Connection,
             **options,
         )
         tcp.apply(self._tcp_options, connection.transport.get_extra_info("socket"))
         return connection
+
+
+class _Connection(ClientConnection):
+    """Gives up on a replica that should close the connection, because it was closed or has failed, and does not."""
+
+    _is_awaited = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._is_awaited and self.protocol.close_expected():
+            self._is_awaited = True
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
 
 class _Connect(connect):

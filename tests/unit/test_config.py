@@ -44,6 +44,12 @@ OURS: dict[str, Any] = {
     "refresh_seconds": 1.0,
     "max_staleness_seconds": None,
     "redis_timeout_seconds": 1.0,
+    "connect_timeout_seconds": 2.0,
+    "response_timeout_seconds": 300.0,
+    "peer_timeout_seconds": 60.0,
+    "header_timeout_seconds": 10.0,
+    "max_frame_bytes": 64 * 1024 * 1024,
+    "grace_seconds": 30.0,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -56,6 +62,12 @@ LOCAL_SETTINGS = {
     "refresh_seconds",
     "max_staleness_seconds",
     "redis_timeout_seconds",
+    "connect_timeout_seconds",
+    "response_timeout_seconds",
+    "peer_timeout_seconds",
+    "header_timeout_seconds",
+    "max_frame_bytes",
+    "grace_seconds",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -138,13 +150,16 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency"]
+WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
 
 @pytest.mark.parametrize("name", SECONDS)
 @pytest.mark.parametrize("value", [0, 0.0, -1, -0.5, NAN, INF, -INF, "5", True, b"1", [], 10**400])
 def test_durations_are_positive_finite_numbers(name: str, value: object) -> None:
+    if name == "grace_seconds" and value == 0:
+        assert config(grace_seconds=0).grace_seconds == 0.0
+        return
     assert refusal({name: value}).startswith(f"{name}: must be ")
 
 
@@ -266,7 +281,7 @@ def test_too_many_positional_values_are_one_problem() -> None:
     values: list[Any] = [getattr(RouterConfig(), name) for name in NAMES]
     with pytest.raises(ConfigError) as caught:
         RouterConfig(*[*values, 1, 2, 3])
-    assert str(caught.value) == "too many values: there are 21 settings; give them by name"
+    assert str(caught.value) == "too many values: there are 27 settings; give them by name"
 
 
 def test_messages_stay_short_whatever_the_value() -> None:
@@ -442,6 +457,12 @@ OTHER_VALUES: dict[str, Any] = {
     "refresh_seconds": 2.0,
     "max_staleness_seconds": 9.0,
     "redis_timeout_seconds": 2.0,
+    "connect_timeout_seconds": 3.0,
+    "response_timeout_seconds": 3.0,
+    "peer_timeout_seconds": 3.0,
+    "header_timeout_seconds": 3.0,
+    "max_frame_bytes": 2048,
+    "grace_seconds": 0.0,
 }
 
 
