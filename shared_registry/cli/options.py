@@ -36,7 +36,7 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
 ]
 TargetsArgument = Annotated[
-    list[str], typer.Argument(metavar="TARGET...", help="Replicas, by name or by url.", show_default=False)
+    list[str], typer.Argument(metavar="TARGET", help="Replicas, by name or by url.", show_default=False)
 ]
 
 
@@ -120,12 +120,16 @@ def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
     elif is_service:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     else:
-        logging.addLevelName(logging.WARNING, "warning")
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_PlainFormatter())
     package = logging.getLogger("shared_registry")
     package.handlers = [handler]
     package.propagate = False
     package.setLevel(logging.INFO if is_service else logging.WARNING)
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 class _JsonFormatter(logging.Formatter):

@@ -39,7 +39,7 @@ commands = typer.Typer()
 def add(
     context: typer.Context,
     urls: Annotated[
-        list[str], typer.Argument(metavar="URL...", help="http(s) origins without a path.", show_default=False)
+        list[str], typer.Argument(metavar="URL", help="http(s) origins without a path.", show_default=False)
     ],
     *,
     name: Annotated[str | None, typer.Option(help="A label for people; of one replica.", show_default=False)] = None,
@@ -225,4 +225,6 @@ def _is_confirmed(targets: Sequence[Target]) -> bool:
     for target in targets:
         sys.stderr.write(f"{f'{target.name} {target.url}' if target.name else target.url}\n")
     what = "this replica" if len(targets) == 1 else f"these {len(targets)} replicas"
-    return typer.confirm(f"Remove {what}?", err=True)
+    sys.stderr.write(f"Remove {what}? [y/N] ")  # typer's own question writes to standard output, which is for results
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -242,8 +242,8 @@ def wait(
         document = {"wanted": ready, "ready": found, "is_ready": found >= ready, "seconds": round(seconds, 3)}
         print_json({**place(settings), **document})
     else:
-        verdict = "ready" if found >= ready else "not enough; `shared-registry status` shows what is wrong"
-        print_line(f"{found} of {ready} replicas may take a session after {seconds:.1f} s: {verdict}")
+        verdict = "" if found >= ready else "; `shared-registry status` shows what keeps the others"
+        print_line(f"{found} ready, {ready} wanted, after {seconds:.1f} s{verdict}")
     raise typer.Exit(OK if found >= ready else FOUND_WRONG)
 
 

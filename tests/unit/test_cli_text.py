@@ -1,0 +1,135 @@
+"""What the command prints, apart from Redis: lines, urls for redis-cli, results that are told one by one."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+
+import pytest
+
+from shared_registry.cli.changes import Result, Results, change_each, result_lines
+from shared_registry.cli.console import duration, printable, timestamp
+from shared_registry.cli.event_lines import event_line
+from shared_registry.cli.redis_cli import looks, redis_cli
+from shared_registry.errors import StoreUnavailable
+from shared_registry.keys import Keys
+from shared_registry.model import AdminState, Event, EventKind, ReplicaEndpoint, ReplicaRecord
+from shared_registry.operations import Change, user_at_host
+from shared_registry.redis_urls import check_redis_url
+
+A, B, C = (ReplicaEndpoint(f"http://{host}") for host in "abc")
+RECORD = ReplicaRecord("http://a", ReplicaEndpoint("http://a", "gpu-1", primary=True, capacity=4))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0.0 s"), (0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min"), (7200, "2 h"), (86400 * 3, "3 d")],
+)
+def test_a_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_time_is_told_in_utc() -> None:
+    assert timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
+
+
+def test_what_others_wrote_cannot_drive_the_terminal() -> None:
+    assert printable("ünïcode stays") == "ünïcode stays"
+    assert printable("a\x1b[2Jb\nc\x9b") == r"a\x1b[2Jb\nc\x9b"
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("No username set")])
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", fails)
+    assert user_at_host() == f"uid-{os.getuid()}@{socket.gethostname()}"
+
+
+def event(kind: EventKind, *, record: ReplicaRecord | None = None, sit_out: float | None = None, **who: str) -> Event:
+    return Event("17-1", kind, 0.0, "16-0", "r~1", 12, record=record, sit_out_seconds=sit_out, **who)
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (event(EventKind.ROUTER_JOINED), "router_joined         r~1"),
+        (event(EventKind.LEADER_ELECTED), "leader_elected        r~1 in epoch 12"),
+        (event(EventKind.LEADER_RESIGNED), "leader_resigned       r~1"),
+        (
+            event(EventKind.LEADER_RESIGNED, sit_out=9.0, by="ann", reason="why"),
+            "leader_resigned       r~1 asked to step down, sits out 9 s by ann: why",
+        ),
+        (
+            event(EventKind.REPLICA_REGISTERED, record=RECORD, by="ann"),
+            "replica_registered    gpu-1 http://a primary, weight 1, capacity 4 by ann",
+        ),
+        (
+            event(EventKind.REPLICA_ADMIN, record=ReplicaRecord("http://c", C, admin=AdminState.DRAINING)),
+            "replica_admin         http://c draining",
+        ),
+        (
+            event(EventKind.REPLICA_UNHEALTHY, record=RECORD, reason="a\x1b[0m"),
+            r"replica_unhealthy     gpu-1 http://a: a\x1b[0m",
+        ),
+    ],
+)
+def test_an_event_is_one_line(shown: Event, text: str) -> None:
+    assert event_line(shown) == f"17-1  1970-01-01T00:00:00.000Z  {text}"
+
+
+async def test_a_lost_reply_leaves_one_unknown_and_the_rest_untried() -> None:
+    async def change(endpoint: ReplicaEndpoint) -> Change:
+        if endpoint is B:
+            raise StoreUnavailable("no answer")
+        return Change.DRAINING
+
+    results = await change_each([A, B, C], change)
+    assert [one.outcome for one in results.each] == ["draining", "unknown", "not_tried"]
+    assert str(results.failure) == "no answer"
+    assert not results.are_as_asked
+    assert result_lines(results) == ["http://a: draining", "http://b: unknown", "http://c: not tried"]
+
+
+def test_a_replica_that_went_meanwhile_is_not_as_asked() -> None:
+    assert Results([Result("http://a", None, "unchanged")]).are_as_asked
+    assert not Results([Result("http://a", None, "draining"), Result("http://b", None, "gone")]).are_as_asked
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "note"),
+    [
+        ("redis://h", "redis-cli -h h -p 6379 -n 0", ""),
+        ("redis://h:7000/3", "redis-cli -h h -p 7000 -n 3", ""),
+        ("redis://h?db=2", "redis-cli -h h -p 6379 -n 2", ""),
+        ("redis://[::1]:7000", "redis-cli -h ::1 -p 7000 -n 0", ""),
+        ("rediss://ann:geheim@h", "redis-cli -h h -p 6379 -n 0 --tls --user ann", "REDISCLI_AUTH"),
+        ("redis://:geheim@h", "redis-cli -h h -p 6379 -n 0", "REDISCLI_AUTH"),
+        ("redis://geheim@h", "redis-cli -h h -p 6379 -n 0", "REDISCLI_AUTH"),
+        ("redis://h?password=geheim", "redis-cli -h h -p 6379 -n 0", "REDISCLI_AUTH"),
+        ("unix:///run/redis.sock?db=1", "redis-cli -s /run/redis.sock -n 1", ""),
+        ("redis+cluster://h1:1,h2:2", "redis-cli -c -h h1 -p 1", ""),
+        (
+            "redis+sentinel://:geheim@h1,h2/main/4",
+            "redis-cli -h HOST -p PORT -n 4",
+            "redis-cli -h h1 -p 26379 SENTINEL get-master-addr-by-name main",
+        ),
+    ],
+)
+def test_redis_cli_is_given_the_same_redis_and_no_password(url: str, words: str, note: str) -> None:
+    check_redis_url(url)
+    program, told = redis_cli(url)
+    assert " ".join(program) == words
+    assert note in told
+    assert bool(note) is bool(told)
+    assert "geheim" not in told
+
+
+def test_every_command_worth_knowing_only_reads_and_names_whose_it_is() -> None:
+    for look in looks(Keys("pool")):
+        assert look.words[0] in ("HGETALL", "ZRANGE", "SMEMBERS", "PTTL", "XREVRANGE")
+        assert look.words[1].startswith("sr:{pool}:")
+        assert ("<" in look.words[1]) is bool(look.each)
+        assert "<" not in look.of(r"http://[::1]\1")[1]
