@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from shared_registry.config import load_yaml
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.keys import Keys
 from tests.examples.programs import EXAMPLES, SECONDS, answer, free_port, mock_replica, program, session
@@ -108,3 +111,26 @@ def test_the_diff_for_fastvideo_is_one_import() -> None:
     assert [line[0] for line in changed] == ["-", "+"]
     assert all("import" in line for line in changed)
     assert "shared_registry.fastvideo" in changed[1]
+
+
+def test_llm_gateway(variables: dict[str, str], replicas: dict[str, str], tmp_path: Path) -> None:
+    settings = (EXAMPLES / "llm_gateway" / "router.yaml").read_text()
+    for url, there in zip(replicas.values(), ("http://127.0.0.1:8000", "http://127.0.0.1:8001"), strict=True):
+        assert there in settings
+        settings = settings.replace(there, url)
+    path = tmp_path / "router.yaml"
+    path.write_text(settings)
+    port = free_port()
+    gateway = f"http://127.0.0.1:{port}"
+    serve = ("-m", "shared_registry", "serve", "--config", str(path), "--port", str(port))
+    with program(*serve, **variables):
+        until_healthy(f"{gateway}/status")
+        chat = [sys.executable, str(EXAMPLES / "llm_gateway" / "chat.py"), gateway, "good morning"]
+        done = subprocess.run(chat, capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert (done.stdout, done.stderr) == ("gpu-a heard: good morning\n", "")
+
+
+@pytest.mark.parametrize("name", ["fastvideo", "llm_gateway", "compose"])
+def test_settings_of_examples_load_without_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_yaml(EXAMPLES / name / "router.yaml").replicas
+    assert caplog.text == ""
