@@ -74,8 +74,9 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
+        self.stopping = stopping
         self._exit = asyncio.Event()
 
     def exit(self) -> None:
@@ -91,11 +92,20 @@ class _Server(uvicorn.Server):
         yield
 
     def close_listeners(self) -> None:
-        """Accept nobody new; close idle connections, and others after the response under way."""
+        """Accept no new connections, and end those of HTTP with the next response.
+
+        Idle ones stay until then: a client that is just sending a request on one gets its answer, and a load balancer
+        that asks for /readyz on one learns why it should go.
+        """
+        self.stopping.set()
         for server in self.servers:
             server.close()
         for connection in tuple(self.server_state.connections):
-            if isinstance(connection, HttpToolsProtocol):
+            if (
+                isinstance(connection, HttpToolsProtocol)
+                and connection.cycle
+                and not connection.cycle.response_complete
+            ):
                 connection.shutdown()
 
 
@@ -103,7 +113,10 @@ def _server(router: Router, config: RouterConfig) -> _Server:
     for name in ("uvicorn", "uvicorn.error", "websockets.server"):
         # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    protocol = functools.partial(BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds)
+    stopping = asyncio.Event()
+    protocol = functools.partial(
+        BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds, stopping=stopping
+    )
     return _Server(
         uvicorn.Config(
             router.app,
@@ -121,7 +134,8 @@ def _server(router: Router, config: RouterConfig) -> _Server:
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=LAST_SECONDS,
-        )
+        ),
+        stopping,
     )
 
 

@@ -172,6 +172,11 @@ def _judged(error: InvalidStatus) -> Exception:
     return NotReached(f"WebSocket handshake: HTTP {status}", is_evidence=status not in BUSY)
 
 
+async def _refuse(send: Send, refusal: HandshakeRefused) -> None:
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": refusal.headers})
+    await send({"type": "websocket.http.response.body", "body": refusal.body})
+
+
 async def _accept(send: Send, replica: ClientConnection) -> None:
     answered = replica.response.headers.raw_items() if replica.response else ()
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answered]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from websockets.asyncio.client import connect
 
 from shared_registry.embedded import EmbeddedServer
 from tests.router.backend import Backend
 from tests.router.conftest import RunningRouter, StartRouter, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 THE_ORIGINALS = ["url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures"]
 

@@ -15,6 +15,8 @@ from shared_registry.router import websocket
 from tests.router.backend import Backend, RawBackend
 from tests.router.conftest import SECONDS, RunningRouter, StartRouter, until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 BIG = 64 * 1024 * 1024
 
 
