@@ -6,10 +6,10 @@ uvicorn itself waits for the end of a head for ever, and keeps all of it. Its pa
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -76,8 +76,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(_TOO_LONG)
             return
         super().on_headers_complete()
-        if self.cycle is not None and self._stopping.is_set():
-            self.cycle.keep_alive = False
+        if self._stopping.is_set():
+            self.end_after_response()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over to the WebSocket protocol; refuse what it would leave unanswered."""
@@ -94,10 +94,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
             self._refuse(_TOO_LONG)  # its own limits on lines are narrower
 
+    def end_after_response(self) -> None:
+        """Close the connection after the response under way, if there is one."""
+        if (cycle := self._cycle) is not None:
+            cycle.keep_alive = False
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        return cast("RequestResponseCycle | None", self.cycle)  # None before the first request, which uvicorn hides
+
     @property
     def _is_idle(self) -> bool:
         is_http = self.transport.get_protocol() is self  # and no WebSocket by now
-        return is_http and (self.cycle is None or self.cycle.response_complete)
+        return is_http and ((cycle := self._cycle) is None or cycle.response_complete)
 
     def _begin_head(self) -> None:
         self._head_bytes = 0

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
@@ -31,7 +30,7 @@ from shared_registry.stop_signals import StopRequest
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
-LAST_SECONDS = 2
+LAST_SECONDS = 1
 """How long sessions have to take note of their end after the grace."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
@@ -67,6 +66,7 @@ async def serve(
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
+                router.end_requests()
                 server.exit()
                 await serving
 
@@ -101,12 +101,8 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for connection in tuple(self.server_state.connections):
-            if (
-                isinstance(connection, HttpToolsProtocol)
-                and connection.cycle
-                and not connection.cycle.response_complete
-            ):
-                connection.shutdown()
+            if isinstance(connection, BoundedHttpProtocol):
+                connection.end_after_response()
 
 
 def _server(router: Router, config: RouterConfig) -> _Server:

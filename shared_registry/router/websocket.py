@@ -123,7 +123,7 @@ class WebSocketProxy:
             ping_interval=PING_SECONDS,
             ping_timeout=None,
             max_size=self._config.max_frame_bytes,
-            max_queue=1,
+            max_queue=0,
             create_connection=_Connection,
             **options,
         )

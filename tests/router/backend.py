@@ -180,9 +180,9 @@ class Backend:
             await self.go_on.wait()
             do = "count"
         if do == "pour":
-            message = bytes(int(websocket.query_params.get("bytes", len(CHUNK))))
+            poured = bytes(int(websocket.query_params.get("bytes", len(CHUNK))))
             for _ in range(int(websocket.query_params["messages"])):
-                await websocket.send_bytes(message)
+                await websocket.send_bytes(poured)
         while True:
             message = await websocket.receive()
             if message["type"] == "websocket.disconnect":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import httpx
@@ -16,7 +16,8 @@ from tests.router.conftest import SECONDS, RunningRouter, StartRouter, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 
 
 async def exchange(router: RunningRouter, request: bytes) -> bytes:
@@ -207,7 +208,7 @@ async def test_a_client_that_leaves_within_its_body_takes_its_request_with_it(
     await asyncio.wait_for(backend.left.wait(), SECONDS)
 
     async def is_over() -> bool:
-        return (await router.status())["sessions"] == 0
+        return bool((await router.status())["sessions"] == 0)
 
     await until(is_over, "the request is over")
 
