@@ -209,9 +209,10 @@ class RouterConfig:
 
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
     """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who
-    sent it. A session may hold a few messages in memory, so that
+    sent it. A session holds one message at a time in each
+    direction, but several copies of it on the way, so that
 
-        sessions x 3 x the largest message really sent
+        sessions x 6 x the largest message really sent
 
     is what slow peers can make a router need. Lowering it bounds that; the default takes what video needs."""
 

@@ -6,14 +6,18 @@ uvicorn itself waits for the end of a head for ever, and keeps all of it. Its pa
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+
+from shared_registry.router.headers import AmbiguousRequest, has_body, refuse_ambiguous
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request's line and headers together."""
+_BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
 
@@ -29,8 +33,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         header_timeout_seconds: float,
+        stopping: asyncio.Event,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._stopping = stopping
         self._header_timeout_seconds = header_timeout_seconds
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -52,6 +58,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > LONGEST_HEAD:
                 self._refuse(_TOO_LONG)
+        elif self._is_idle and self.timeout_keep_alive_task is None:
+            # Bytes that begin no request, such as empty lines, have stopped the clock of an idle connection.
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def on_message_begin(self) -> None:
         """Start the clock for a further request."""
@@ -62,10 +72,41 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock; begin the request."""
         self._end_head()
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LONGEST_HEAD:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > LONGEST_HEAD:
             self._refuse(_TOO_LONG)
-        else:
-            super().on_headers_complete()
+            return
+        super().on_headers_complete()
+        if self._stopping.is_set():
+            self.end_after_response()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand over to the WebSocket protocol; refuse what it would leave unanswered."""
+        try:
+            refuse_ambiguous(self.headers, self.scope["http_version"])
+        except AmbiguousRequest:
+            self._refuse(_BAD)
+            return
+        if has_body(self.headers):
+            self._refuse(_BAD)
+            return
+        super().handle_websocket_upgrade()
+        protocol = self.transport.get_protocol()
+        if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
+            self._refuse(_TOO_LONG)  # its own limits on lines are narrower
+
+    def end_after_response(self) -> None:
+        """Close the connection after the response under way, if there is one."""
+        if (cycle := self._cycle) is not None:
+            cycle.keep_alive = False
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        return cast("RequestResponseCycle | None", self.cycle)  # None before the first request, which uvicorn hides
+
+    @property
+    def _is_idle(self) -> bool:
+        is_http = self.transport.get_protocol() is self  # and no WebSocket by now
+        return is_http and ((cycle := self._cycle) is None or cycle.response_complete)
 
     def _begin_head(self) -> None:
         self._head_bytes = 0

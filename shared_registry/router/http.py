@@ -105,6 +105,7 @@ class HttpProxy:
         self._dispatcher = dispatcher
         self._pools = pools
         silence = config.response_timeout_seconds
+        self._exchanges: set[asyncio.Task[None]] = set()
         self._timeouts = {"connect": config.connect_timeout_seconds, "read": silence, "write": silence, "pool": None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,15 +119,22 @@ class HttpProxy:
         if not headers.has_body(scope["headers"]):
             body.skip()
         exchange = asyncio.create_task(self._exchange(scope, body, send))
+        self._exchanges.add(exchange)
         leaving = asyncio.create_task(body.client_left())
         try:
             await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if exchange.done():
+            if exchange.done() and not exchange.cancelled():
                 exchange.result()
         finally:
+            self._exchanges.discard(exchange)
             for task in (exchange, leaving):
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
+
+    def break_off(self) -> None:
+        """End all requests under way."""
+        for exchange in self._exchanges:
+            exchange.cancel()
 
     async def _exchange(self, scope: Scope, body: RequestBody, send: Send) -> None:
         client = scope["client"][0] if scope.get("client") else None

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
@@ -31,7 +30,7 @@ from shared_registry.stop_signals import StopRequest
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
-LAST_SECONDS = 2
+LAST_SECONDS = 1
 """How long sessions have to take note of their end after the grace."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
@@ -67,6 +66,7 @@ async def serve(
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
+                router.end_requests()
                 server.exit()
                 await serving
 
@@ -74,8 +74,9 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
+        self.stopping = stopping
         self._exit = asyncio.Event()
 
     def exit(self) -> None:
@@ -91,19 +92,27 @@ class _Server(uvicorn.Server):
         yield
 
     def close_listeners(self) -> None:
-        """Accept nobody new; close idle connections, and others after the response under way."""
+        """Accept no new connections, and end those of HTTP with the next response.
+
+        Idle ones stay until then: a client that is just sending a request on one gets its answer, and a load balancer
+        that asks for /readyz on one learns why it should go.
+        """
+        self.stopping.set()
         for server in self.servers:
             server.close()
         for connection in tuple(self.server_state.connections):
-            if isinstance(connection, HttpToolsProtocol):
-                connection.shutdown()
+            if isinstance(connection, BoundedHttpProtocol):
+                connection.end_after_response()
 
 
 def _server(router: Router, config: RouterConfig) -> _Server:
     for name in ("uvicorn", "uvicorn.error", "websockets.server"):
         # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    protocol = functools.partial(BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds)
+    stopping = asyncio.Event()
+    protocol = functools.partial(
+        BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds, stopping=stopping
+    )
     return _Server(
         uvicorn.Config(
             router.app,
@@ -121,7 +130,8 @@ def _server(router: Router, config: RouterConfig) -> _Server:
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=LAST_SECONDS,
-        )
+        ),
+        stopping,
     )
 
 

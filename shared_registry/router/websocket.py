@@ -123,7 +123,7 @@ class WebSocketProxy:
             ping_interval=PING_SECONDS,
             ping_timeout=None,
             max_size=self._config.max_frame_bytes,
-            max_queue=1,
+            max_queue=0,
             create_connection=_Connection,
             **options,
         )
@@ -170,6 +170,11 @@ def _judged(error: InvalidStatus) -> Exception:
         kept = [pair for pair in headers.to_client(pairs, status=status) if pair[0] != b"content-length"]
         return HandshakeRefused(status, kept, bytes(response.body or b""))
     return NotReached(f"WebSocket handshake: HTTP {status}", is_evidence=status not in BUSY)
+
+
+async def _refuse(send: Send, refusal: HandshakeRefused) -> None:
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": refusal.headers})
+    await send({"type": "websocket.http.response.body", "body": refusal.body})
 
 
 async def _accept(send: Send, replica: ClientConnection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def test_wrong_usage_exits_with_2(words: list[str]) -> None:
     done = run(*words)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--host", "127.0.0.1", "--port", str(port))
+    assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
+    assert f"port: cannot listen on 127.0.0.1:{port} (Address already in use)" in done.err
+    assert "--port" in done.err
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_here_is_one_clear_line(host: str) -> None:
+    done = run("serve", "--host", host, "--port", "0")
+    assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
+    assert done.err.startswith("error: ")
+    assert f"cannot listen on {host}:0" in done.err
 
 
 # What help there is

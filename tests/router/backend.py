@@ -33,15 +33,11 @@ class Backend:
     """
 
     def __init__(self) -> None:
-        self.scopes: list[Any] = []
-        self.closes: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
-        self.events: asyncio.Queue[str | None] = asyncio.Queue()
-        self.left = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.forget()
         self.port = 0
         self._app = Starlette(
             routes=[
-                Route("/health", lambda request: Response()),
+                Route("/health", self._health),
                 Route("/upload", self._upload, methods=["POST", "PUT"]),
                 Route("/download", self._download),
                 Route("/events", self._events),
@@ -51,6 +47,14 @@ class Backend:
                 WebSocketRoute("/{path:path}", self._websocket),
             ]
         )
+
+    def forget(self) -> None:
+        """Begin anew for another test."""
+        self.scopes: list[Any] = []
+        self.closes: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        self.events: asyncio.Queue[str | None] = asyncio.Queue()
+        self.left = asyncio.Event()
+        self.go_on = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -89,6 +93,9 @@ class Backend:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _health(self, request: Request) -> Response:
+        return Response()
+
     async def _upload(self, request: Request) -> Response:
         count = 0
         async for chunk in request.stream():
@@ -107,24 +114,30 @@ class Backend:
         return StreamingResponse(chunks())
 
     async def _events(self, request: Request) -> Response:
+        events, left = self.events, self.left
+
         async def lines() -> AsyncIterator[str]:
             try:
-                while (event := await self.events.get()) is not None:
+                while (event := await events.get()) is not None:
                     yield f"data: {event}\n\n"
             finally:
-                self.left.set()
+                left.set()
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     async def _wait(self, request: Request) -> Response:
+        left, go_on = self.left, self.go_on
         self.scopes.append(request.scope)
-        with contextlib.suppress(ClientDisconnect):
+        try:
             await request.body()
+        except ClientDisconnect:
+            left.set()
+            raise
         leaving = asyncio.create_task(_until_gone(request))
-        going_on = asyncio.create_task(self.go_on.wait())
+        going_on = asyncio.create_task(go_on.wait())
         await asyncio.wait((leaving, going_on), return_when=asyncio.FIRST_COMPLETED)
         if leaving.done():
-            self.left.set()
+            left.set()
         for task in (leaving, going_on):
             task.cancel()
         return PlainTextResponse("at last")
@@ -146,6 +159,7 @@ class Backend:
 
     async def _websocket(self, websocket: WebSocket) -> None:
         self.scopes.append(websocket.scope)
+        closes = self.closes
         wanted = websocket.query_params
         if "reject" in wanted:
             await websocket.send_denial_response(PlainTextResponse("not you", int(wanted["reject"])))
@@ -156,7 +170,7 @@ class Backend:
         try:
             await self._converse(websocket, wanted.get("do", "echo"))
         except WebSocketDisconnect as end:
-            self.closes.put_nowait((end.code, end.reason))
+            closes.put_nowait((end.code, end.reason))
 
     async def _converse(self, websocket: WebSocket, do: str) -> None:
         if do == "die":  # returning without a close breaks the connection off
@@ -164,9 +178,11 @@ class Backend:
             return
         if do == "stall":
             await self.go_on.wait()
+            do = "count"
         if do == "pour":
+            poured = bytes(int(websocket.query_params.get("bytes", len(CHUNK))))
             for _ in range(int(websocket.query_params["messages"])):
-                await websocket.send_bytes(CHUNK)
+                await websocket.send_bytes(poured)
         while True:
             message = await websocket.receive()
             if message["type"] == "websocket.disconnect":

@@ -1,16 +1,21 @@
-"""Routers for tests: in this process where that is enough, as processes where memory and signals matter."""
+"""Routers for tests: in this process where that is enough, as processes where memory and signals matter.
+
+The tests of a module share an event loop, and most of them a router: a quarter of a second to start and end one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
@@ -62,7 +67,7 @@ class RunningRouter:
 StartRouter = Callable[..., Awaitable[RunningRouter]]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[StartRouter]:
     """Start a router in front of replicas, given by url; wait until all of them are healthy, unless told not to."""
     async with contextlib.AsyncExitStack() as stack:
@@ -110,16 +115,36 @@ async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: 
         await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def backend() -> AsyncIterator[Backend]:
-    async with Backend() as backend:
-        yield backend
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server: EmbeddedServer) -> AsyncIterator[tuple[RunningRouter, Backend]]:
+    """One router in front of one replica for all tests of a module that do no harm to either."""
+    async with Backend() as backend, router_of_its_own(server, backend.url) as router:
+        yield router, backend
+
+
+@contextlib.asynccontextmanager
+async def router_of_its_own(server: EmbeddedServer, replica: str) -> AsyncIterator[RunningRouter]:
+    """Run a router in front of one replica, in a namespace that nobody else uses."""
+    namespace = f"shared.{secrets.token_hex(6)}"
+    endpoints = [ReplicaEndpoint(replica, primary=True)]
+    config = RouterConfig(redis_url=server.url, namespace=namespace, replicas=endpoints, **FAST)
+    async with running_router(config) as router:
+        await until(lambda: all_healthy(router, 1), "the replica is healthy")
+        yield router
 
 
 @pytest.fixture
-async def router(start_router: StartRouter, backend: Backend) -> RunningRouter:
+def backend(shared: tuple[RunningRouter, Backend]) -> Backend:
+    """The replica behind `router`, as if new."""
+    _, backend = shared
+    backend.forget()
+    return backend
+
+
+@pytest.fixture
+def router(shared: tuple[RunningRouter, Backend], backend: Backend) -> RunningRouter:
     """A router in front of `backend`."""
-    return await start_router(backend.url)
+    return shared[0]
 
 
 class RouterProcess:

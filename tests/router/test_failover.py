@@ -9,16 +9,19 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from tests.router.backend import Backend, RawBackend
 from tests.router.conftest import RunningRouter, StartRouter, until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 NEVER = {"health_check_interval_seconds": 3600.0, "fast_interval_seconds": 3600.0}
 """Leaves the verdict to what sessions meet."""
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def second() -> AsyncIterator[Backend]:
     async with Backend() as backend:
         yield backend

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from websockets.asyncio.client import connect
 
 from shared_registry.embedded import EmbeddedServer
 from tests.router.backend import Backend
 from tests.router.conftest import RunningRouter, StartRouter, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 THE_ORIGINALS = ["url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures"]
 
@@ -42,7 +45,7 @@ async def test_status_counts_live_sessions(router: RunningRouter) -> None:
         assert (await router.status())["sessions"] == 1
 
     async def none_is_left() -> bool:
-        return (await router.status())["sessions"] == 0
+        return bool((await router.status())["sessions"] == 0)
 
     await until(none_is_left, "no session is left")
 
@@ -52,7 +55,7 @@ async def test_probe_results_show_within_a_refresh(start_router: StartRouter, ba
     before = (await router.status())["replicas"][0]["last_ok_at"]
 
     async def is_newer() -> bool:
-        return (await router.status())["replicas"][0]["last_ok_at"] > before
+        return bool((await router.status())["replicas"][0]["last_ok_at"] > before)
 
     await until(is_newer, "a newer probe shows")
 

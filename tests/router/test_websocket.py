@@ -15,6 +15,8 @@ from shared_registry.router import websocket
 from tests.router.backend import Backend, RawBackend
 from tests.router.conftest import SECONDS, RunningRouter, StartRouter, until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 BIG = 64 * 1024 * 1024
 
 
@@ -198,7 +200,7 @@ async def test_a_client_that_breaks_off_while_much_comes_is_told_to_the_replica(
     client.transport.abort()
 
     async def is_over() -> bool:
-        return (await router.status())["sessions"] == 0
+        return bool((await router.status())["sessions"] == 0)
 
     await until(is_over, "the session is over")
 
