@@ -1,4 +1,4 @@
-"""docs/redis-cli.md shows what is really there: every hash that it prints has those fields on a server, and no other."""
+"""docs/redis-cli.md shows what is really there: each hash that it prints has those fields on a server, and no other."""
 
 from __future__ import annotations
 
