@@ -59,7 +59,7 @@ async def test_a_session_that_misses_a_frame_or_is_closed_does_not_go_on(behave:
     async with router(behave) as url:
         session = await Session.open(url, "client")
         session.read_on()
-        await until(lambda: session.trouble)
+        await until(lambda: session.trouble != "")
         assert (session.trouble, session.goes_on) == (trouble, False)
         await session.close()
 
