@@ -4,10 +4,10 @@
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check bench fmt clean venv
+.PHONY: help demo test test-compose test-long check bench fmt clean venv
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
 
 demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
 	@$(BIN)/shared-registry demo
@@ -15,8 +15,11 @@ demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
 test: venv  ## run all tests; they start their own servers
 	$(BIN)/python -m pytest
 
-test-long: venv  ## the random tests against the model, for much longer
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/model
+test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003
+	$(BIN)/python -m pytest -m compose tests/compose
+
+test-long: venv  ## the random tests against the model for much longer; the demo interrupted at every step
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_demo.py
 
 check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from benchmarks import failover, fleet, idle, memory, mirror_start, outage, probe_round, propagation, selecting
+from benchmarks import failover, fleet, idle, memory, mirror_start, outage, probe_round, propagation, router, selecting
 from benchmarks.rows import Row, machine_facts, show
 
 
@@ -40,6 +40,7 @@ SUBJECTS: dict[str, Subject] = {
     "mirror-start": mirror_start,
     "memory": memory,
     "probe-round": probe_round,
+    "router": router,
     "idle": idle,
     "outage": outage,
 }

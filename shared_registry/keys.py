@@ -1,7 +1,7 @@
 """Every Redis key of a namespace, spelled here and nowhere else.
 
     sr:{<ns>}:meta             hash    schema, birth (id of this history), revision (id of the last event), epoch,
-                                       next_order, beat_at_ms, reap_after_ms, restored_revision
+                                       next_order, beat_at_ms, reap_after_ms, restored:<birth>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
     sr:{<ns>}:replica:<url>    hash    spec, health, operator's word, load and revision of one replica

@@ -47,13 +47,14 @@ class Parts:
 
 
 def assemble(
-    settings: RouterConfig, *, router_key: str, redis: Client | None, clock: Clock, rng: random.Random
+    settings: RouterConfig, *, router_key: str, url: str, redis: Client | None, clock: Clock, rng: random.Random
 ) -> Parts:
     """Build the parts, and make them known to each other.
 
     Args:
         settings: Of this router.
         router_key: Its key, new at each start.
+        url: Where the router serves, for operators to see.
         redis: A client of the caller's; `None` builds one from the settings.
         clock: For waits, ages and deadlines.
         rng: For jitter.
@@ -97,7 +98,7 @@ def assemble(
     )
     membership = Membership(
         store,
-        _router_info(settings, router_key),
+        _router_info(settings, router_key, url),
         heartbeat_seconds=settings.heartbeat_seconds,
         expiry_seconds=settings.router_expiry_seconds,
         affinity_seconds=settings.affinity_seconds,
@@ -129,12 +130,13 @@ def _connect(settings: RouterConfig, redis: Client | None) -> Clients:
     )
 
 
-def _router_info(settings: RouterConfig, router_key: str) -> RouterInfo:
+def _router_info(settings: RouterConfig, router_key: str, url: str) -> RouterInfo:
     return RouterInfo(
         key=router_key,
         host=socket.gethostname(),
         pid=os.getpid(),
         version=__version__,
         started_at=time.time(),
+        url=url,
         config_fingerprint=settings.fingerprint(),
     )

@@ -51,6 +51,7 @@ class SharedReplicaRegistry:
         http_get: HttpProbe | None = None,
         health_checks: bool = True,
         clock: Clock | None = None,
+        url: str = "",
     ) -> None:
         """Set up; nothing connects before `start`.
 
@@ -61,6 +62,7 @@ class SharedReplicaRegistry:
             http_get: Replaces the HTTP probe.
             health_checks: Whether this router may lead, and then probes for all.
             clock: Replaces the monotonic clock.
+            url: Where this router serves, for operators to see.
 
         Raises:
             ConfigError: A setting is wrong; the message lists everything that is.
@@ -72,7 +74,7 @@ class SharedReplicaRegistry:
         self._clock = clock or SystemClock()
         self._rng = random.Random()
         self._parts = parts = assemble(
-            self.config, router_key=self.router_key, redis=redis, clock=self._clock, rng=self._rng
+            self.config, router_key=self.router_key, url=url, redis=redis, clock=self._clock, rng=self._rng
         )
         self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
         self._state, self._outcomes = parts.state, parts.outcomes

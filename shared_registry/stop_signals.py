@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,6 +31,42 @@ async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
     finally:
         _ignore(loop)
     return None if task.cancelled() else task.result()
+
+
+class StopRequest:
+    """Whether somebody wants this process to stop.
+
+    Attributes:
+        asked: Set by the first request.
+        urgent: Set by the second: whoever asks again does not want to wait.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.urgent = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask once more."""
+        if self.asked.is_set():
+            self.urgent.set()
+        self.asked.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take signals for requests meanwhile. A third one does what it does by default."""
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            self.ask()
+            if self.urgent.is_set():
+                _ignore(loop)
+
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, ask)
+        try:
+            yield
+        finally:
+            _ignore(loop)
 
 
 def _ignore(loop: asyncio.AbstractEventLoop) -> None:

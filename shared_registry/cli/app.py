@@ -6,7 +6,6 @@ settings, credentials), 3 Redis cannot be reached.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import Annotated
 
@@ -17,7 +16,6 @@ from shared_registry.cli import checking, key_list, leader, replicas, settings_c
 from shared_registry.cli.console import new_console
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK, exit_code
 from shared_registry.cli.options import (
-    ConfigOption,
     GlobalOptions,
     JsonOption,
     NamespaceOption,
@@ -25,13 +23,11 @@ from shared_registry.cli.options import (
     given,
     log_to_stderr,
     print_json,
-    seconds_above_zero,
 )
-from shared_registry.cli.run import run_router
+from shared_registry.cli.serve import SERVE_EXAMPLE, serve
 from shared_registry.demo.report import ConsoleAudience, JsonAudience
 from shared_registry.demo.story import run_demo
 from shared_registry.errors import RegistryError, UsageError
-from shared_registry.stop_signals import until_stopped
 
 app = typer.Typer(
     name="shared-registry",
@@ -75,34 +71,7 @@ def _begin(
     context.obj = GlobalOptions(redis, namespace, as_json)
 
 
-@app.command(epilog="Example: `shared-registry run --config router.yaml --wait-redis 30`")
-def run(
-    context: typer.Context,
-    *,
-    config: ConfigOption = None,
-    wait_redis: Annotated[
-        float | None,
-        typer.Option(
-            "--wait-redis",
-            metavar="SECONDS",
-            help="Give up, with exit code 3, if Redis cannot be used that long after the start; default: keep trying.",
-            callback=seconds_above_zero,
-            show_default=False,
-        ),
-    ] = None,
-    redis: RedisOption = None,
-    namespace: NamespaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run one router's registry without a proxy: join, stand for leader, probe while leading.
-
-    Logs who leads and what becomes of the replicas on standard error; with --json a JSON object a line.
-    SIGTERM and Ctrl-C end it cleanly: it resigns, leaves, and exits with 0.
-    """
-    options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr(as_json=options.as_json, is_service=True)
-    settings = options.load(config)
-    asyncio.run(until_stopped(run_router(settings, wait_seconds=wait_redis)))
+app.command(epilog=SERVE_EXAMPLE)(serve)
 
 
 @app.command(epilog="Examples: `shared-registry demo`; `shared-registry demo --keep`")
@@ -117,11 +86,12 @@ def demo(
 ) -> None:
     """Watch a cluster of routers survive: a Valkey, replicas and routers, all real processes on this machine.
 
-    Kills a replica and the leading router, drains and adds replicas, and shows what every router selects. Needs neither
-    Docker nor root, reads no settings, and leaves nothing behind. Exits with 0 only if each step was really observed.
+    Kills a replica and the leading router, drains and adds replicas, and shows where sessions through every router go.
+    Needs neither Docker nor root, reads no settings, and leaves nothing behind. Exits with 0 only if each step was
+    really observed.
 
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
-    observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, detail}].
+    observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
     """
     options = given(context, None, namespace, as_json=as_json)
     if options.redis is not None:

@@ -77,17 +77,22 @@ class GlobalOptions:
     namespace: str | None = None
     as_json: bool = False
 
-    def load(self, path: Path | None = None) -> RouterConfig:
+    def load(self, path: Path | None = None, **overrides: Any) -> RouterConfig:
         """Return the settings in force: command line over environment over file over defaults.
+
+        Args:
+            path: The file.
+            overrides: Settings that further options give; `None` where they were not given.
 
         Raises:
             ConfigError: Anything is wrong with them.
         """
-        return self.load_with_origins(path).config
+        return self.load_with_origins(path, **overrides).config
 
-    def load_with_origins(self, path: Path | None = None) -> LoadedConfig:
+    def load_with_origins(self, path: Path | None = None, **overrides: Any) -> LoadedConfig:
         """Return the settings in force, and where each came from."""
-        return load_config(path, overrides={"redis_url": self.redis, "namespace": self.namespace})
+        overrides |= {"redis_url": self.redis, "namespace": self.namespace}
+        return load_config(path, overrides=overrides)
 
 
 def given(context: typer.Context, redis: str | None, namespace: str | None, *, as_json: bool) -> GlobalOptions:
@@ -135,6 +140,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if url := getattr(record, "url", None):
+            line["url"] = url
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

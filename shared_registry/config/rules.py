@@ -178,6 +178,7 @@ DegradedPlacement = Annotated[
     Literal["share", "off", "unlimited"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
+FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]

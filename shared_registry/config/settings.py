@@ -21,6 +21,7 @@ from shared_registry.config.rules import (
     DegradedPlacement,
     Expectations,
     Expiry,
+    FrameBytes,
     Grace,
     HealthPath,
     Host,
@@ -202,6 +203,41 @@ class RouterConfig:
     """Seconds to wait for a connection to Redis or for an answer before `StoreUnavailable`. A script takes well under a
     millisecond, so 1 s is a stall and not a slow answer. Lowering it fails sooner under load; raising it lets callers
     wait longer, and see `lease_seconds` for how far it may go."""
+
+    connect_timeout_seconds: Seconds = 2.0
+    """Seconds for the router to connect to a replica, the WebSocket handshake included, before it tries another one.
+    Far above what a replica in the same network takes, also a busy one. Lowering it passes over a silent replica
+    sooner; raising it lets clients wait longer for one."""
+
+    response_timeout_seconds: Seconds = 300.0
+    """Seconds without a byte after which a proxied HTTP exchange is given up: from the client while it sends its
+    request, from the replica until its response begins and between two pieces of it. A replica that computes for long
+    before it answers needs as much; raising it keeps exchanges with replicas that hang for as long. WebSocket
+    sessions may be silent for ever."""
+
+    peer_timeout_seconds: Expiry = 60.0
+    """Seconds after which a connection is cut whose other end has vanished without a word, or takes nothing of what
+    is sent to it; by the system's TCP, to the second, on Linux. A client or replica that is only slow is not concerned:
+    one byte acknowledged begins the time anew. Lowering it frees what the vanished held sooner; raising it forgives
+    longer breaks of the network."""
+
+    header_timeout_seconds: Seconds = 10.0
+    """Seconds in which a client must have sent the head of a request, once it has begun or has just connected, before
+    it is cut off with 408. Bounds what a client costs that sends a byte at a time."""
+
+    max_frame_bytes: FrameBytes = 64 * 1024 * 1024
+    """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who
+    sent it. A session holds one message at a time in each
+    direction, but several copies of it on the way, so that
+
+        sessions x 6 x the largest message really sent
+
+    is what slow peers can make a router need. Lowering it bounds that; the default takes what video needs."""
+
+    grace_seconds: Grace = 30.0
+    """Seconds that live sessions have to finish when the router is asked to stop, before they are closed with 1012.
+    It has resigned and accepts nobody new by then. 30 is what Kubernetes leaves by default; raise both together. 0
+    closes them at once."""
 
     @field_validator("renew_interval_seconds")
     @classmethod

@@ -1,22 +1,25 @@
-"""The demo's cluster: replicas and routers as processes, what the routers report, and an operator's hand on it."""
+"""The demo's cluster: replicas and routers as processes, sessions through all routers, and an operator's hand on it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shared_registry.config import RouterConfig
-from shared_registry.demo.process import Child, ReplicaProcess, RouterProcess
-from shared_registry.model import AdminState, ReplicaEndpoint
-from shared_registry.observer import Observer
-from shared_registry.operations import Operator
+import yaml
 
-REPLICAS, ROUTERS = 3, 3
+from shared_registry.config import RouterConfig
+from shared_registry.config.yaml_file import HEALTH_CHECK_KEYS
+from shared_registry.demo.process import HOST, Child, CommandProcess, ReplicaProcess, RouterProcess
+from shared_registry.demo.watch import Refused, RouterWatch, Session
+from shared_registry.model import EventKind
+from shared_registry.observer import Observer
+
+REPLICAS, ROUTERS = 4, 3
+PRIMARY = "replica-1"
 FAST_SETTINGS: dict[str, float] = {
     "lease_seconds": 1.5,
     "renew_interval_seconds": 0.4,
@@ -29,7 +32,7 @@ FAST_SETTINGS: dict[str, float] = {
 }
 """What makes a matter of seconds out of what takes up to ten with the defaults, which spare Redis and replicas."""
 POLL_SECONDS = 0.01
-OPERATOR = "demo"
+EVENTS = 20
 
 
 class StepFailed(Exception):
@@ -37,17 +40,25 @@ class StepFailed(Exception):
 
 
 class Cluster:
-    """`async with Cluster(redis_url, namespace)`: replica-1, a primary, two more replicas, and three routers.
+    """`async with Cluster(redis_url, namespace, directory)`: replica-1, a primary, three more, and three routers.
 
     Whatever was started is gone after it.
 
     Attributes:
+        config: What the routers share.
         replicas: By name, also those that were killed; likewise `routers`.
+        watches: What each live router shows.
         observer: Looks at the registry from outside.
     """
 
-    def __init__(self, redis_url: str, namespace: str) -> None:
-        """Set up; nothing runs before `async with`."""
+    def __init__(self, redis_url: str, namespace: str, directory: Path) -> None:
+        """Set up; nothing runs before `async with`.
+
+        Args:
+            redis_url: A Redis that is there.
+            namespace: Where in it the registry lives.
+            directory: Where the routers' configuration is written.
+        """
         self.config = RouterConfig(
             redis_url=redis_url,
             namespace=namespace,
@@ -55,62 +66,115 @@ class Cluster:
         )
         self.replicas = {name: ReplicaProcess(name) for name in (f"replica-{n}" for n in range(1, REPLICAS + 1))}
         self.routers = {name: RouterProcess(name) for name in (f"router-{n}" for n in range(1, ROUTERS + 1))}
+        self.watches: dict[str, RouterWatch] = {}
         self.observer = Observer(self.config)
-        self._operator = Operator(self.config, by=OPERATOR)
-        self._connected = contextlib.AsyncExitStack()
+        self._directory = directory
+        self._retired: list[RouterWatch] = []
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, Session] = {}
+        self._command: CommandProcess | None = None
 
     async def __aenter__(self) -> Self:
         """Connect to Redis; `start` does the rest."""
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.observer)
-            await stack.enter_async_context(self._operator)
-            self._connected = stack.pop_all()
+        await self.observer.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Kill all processes: their Redis goes too, so there is nobody to take leave of."""
+        await _cancel(self._watching.values())
         for child in self._children():
             child.kill()
-        await self._connected.aclose()
+        await self._close_held()
+        await self.observer.__aexit__(None, None, None)
 
     async def start(self) -> None:
-        """Start all processes. The routers take some moments more until they select."""
+        """Start all processes, and watch the routers. They take some moments more until they select."""
         for replica in self.replicas.values():
             await replica.start()
         await self.until(lambda: all(replica.port for replica in self.replicas.values()))
-        endpoints = [self._endpoint(name, is_primary=name == "replica-1") for name in self.replicas]
-        settings: dict[str, Any] = FAST_SETTINGS | {
-            "redis_url": self.config.redis_url,
-            "namespace": self.config.namespace,
-            "replicas": [asdict(endpoint) for endpoint in endpoints],
-        }
-        for router in self.routers.values():
-            await router.start(settings)
+        for name, router in self.routers.items():
+            path = self._directory / f"{name}.yaml"
+            path.write_text(yaml.safe_dump({"router": self._router_block(name)}, sort_keys=False))
+            await router.start(path)
+        await self.until(lambda: all(router.url for router in self.routers.values()))
+        for name, router in self.routers.items():
+            watch = self.watches[name] = RouterWatch(name, router.url)
+            self._watching[name] = asyncio.create_task(watch.run())
+
+    async def kill_router(self, name: str) -> None:
+        """Kill a router, which nobody watches from then on."""
+        self.routers[name].kill()
+        self._retired.append(self.watches.pop(name))
+        await _cancel([self._watching.pop(name)])
+
+    async def add_replica(self, name: str) -> ReplicaProcess:
+        """Start one more replica, which no router knows yet."""
+        replica = self.replicas[name] = ReplicaProcess(name)
+        await replica.start()
+        await self.until(lambda: replica.port != 0)
+        return replica
+
+    async def operate(self, *words: str) -> CommandProcess:
+        """Start a `shared-registry` command, as an operator would type it; `finish` awaits its end."""
+        self._command = CommandProcess(*words)
+        await self._command.start(self.config.redis_url, self.config.namespace)
+        return self._command
+
+    async def finish(self, command: CommandProcess) -> None:
+        """Wait until a command has ended.
+
+        Raises:
+            StepFailed: It did not exit with 0.
+        """
+        await self.until(lambda: command.exit_status is not None)
+        command.kill()
+        self._command = None
+
+    async def seconds_since(self, kind: EventKind) -> float:
+        """Return how long ago the latest event of a kind was, by the clock that this machine and its Redis share."""
+        now = time.time()
+        events = [event for event in await self.observer.last_events(EVENTS) if event.kind is kind]
+        if not events:
+            raise StepFailed(f"there is no event {kind.value}")
+        return max(now - events[-1].at, 0.0)
+
+    async def hold(self) -> dict[str, Session]:
+        """Open a session through each live router and read on in it, until the next call; return them by router."""
+        await self._close_held()
+        try:
+            for name in self.watches:
+                self._held[name] = await Session.open(self.routers[name].url, f"held-{name}")
+                self._held[name].read_on()
+        except Refused as error:
+            raise StepFailed(f"no session through {name}: {error}") from error
+        return dict(self._held)
 
     @property
-    def live_routers(self) -> list[RouterProcess]:
-        """The routers that run."""
-        return [router for router in self.routers.values() if router.pid is not None]
+    def sessions(self) -> int:
+        """How many sessions were opened so far, one after the other through each router."""
+        return sum(watch.sessions for watch in [*self.watches.values(), *self._retired])
+
+    @property
+    def failures(self) -> int:
+        """How many sessions did not come about so far."""
+        return sum(watch.failures for watch in [*self.watches.values(), *self._retired])
 
     def selected(self) -> dict[str, str | None]:
-        """Return the name of the replica that each live router selected last."""
-        names = {replica.url: name for name, replica in self.replicas.items()}
-        latest = {router.name: router.latest for router in self.live_routers}
-        return {router: names.get(report.selected or "") if report else None for router, report in latest.items()}
+        """Return the name of the replica that took the latest session through each live router."""
+        return {name: watch.selected for name, watch in self.watches.items()}
 
-    def leader(self) -> tuple[RouterProcess, int] | None:
+    def leader(self) -> tuple[str, int] | None:
         """Return which live router leads, and its epoch, where it says so and all others agree."""
-        reports = [router.latest for router in self.live_routers]
-        views = {(report.leader, report.epoch) if report else (None, None) for report in reports}
-        if len(views) != 1:
+        shown = [watch.status for watch in self.watches.values()]
+        views = {(one["leader"]["router"], one["leader"]["epoch"]) if one.get("leader") else None for one in shown}
+        view = views.pop() if len(views) == 1 else None
+        if view is None:
             return None
-        [(key, epoch)] = views
-        for router in self.live_routers:
-            if epoch is not None and router.latest and router.latest.router == key and router.latest.is_leader:
-                return router, epoch
-        return None
+        key, epoch = view
+        leading = [name for name, watch in self.watches.items() if watch.status["router"] == key]
+        return (leading[0], epoch) if leading and self.watches[leading[0]].status["is_leader"] else None
 
     async def until(self, condition: Callable[[], bool], *, since: float | None = None) -> float:
         """Wait until the condition holds; return how many seconds that was after `since`, by default now.
@@ -122,7 +186,7 @@ class Cluster:
         while not condition():
             self._expect_no_crash()
             await asyncio.sleep(POLL_SECONDS)
-        return time.monotonic() - begun
+        return max(time.monotonic() - begun, 0.0)
 
     async def lasts(self, condition: Callable[[], bool], seconds: float) -> None:
         """Watch the condition for some time.
@@ -133,32 +197,50 @@ class Cluster:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if not condition():
-                raise StepFailed(f"it did not last {seconds:g} s: selected is {self.selected()}")
+                trouble = [f"{name}: {watch.trouble}" for name, watch in self.watches.items() if watch.trouble]
+                raise StepFailed(f"it did not last {seconds:g} s: selected is {self.selected()} {'; '.join(trouble)}")
             self._expect_no_crash()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def drain(self, name: str) -> None:
-        """Drain a replica, as an operator would."""
-        [target] = await self._operator.find([name])
-        await self._operator.set_admin(target, AdminState.DRAINING, reason="shown in the demo")
+    def _router_block(self, name: str) -> dict[str, Any]:
+        settings: dict[str, Any] = FAST_SETTINGS | {"health_check_path": "/readyz"}
+        return {
+            "host": HOST,
+            "port": 0,
+            "router_id": name,
+            "redis_url": self.config.redis_url,
+            "namespace": self.config.namespace,
+            "replicas": [
+                {"url": replica.url, "name": replica.name, "primary": replica.name == PRIMARY}
+                for replica in self.replicas.values()
+            ],
+            "health_check": {
+                key: settings.pop(setting) for key, setting in HEALTH_CHECK_KEYS.items() if setting in settings
+            },
+            **settings,
+        }
 
-    async def add_primary(self, name: str) -> float:
-        """Start one more replica, register it as a primary, and return when that was, on the monotonic clock."""
-        replica = self.replicas[name] = ReplicaProcess(name)
-        await replica.start()
-        await self.until(lambda: replica.port != 0)
-        endpoint = self._endpoint(name, is_primary=True)
-        begun = time.monotonic()
-        await self._operator.register(endpoint)
-        return begun
-
-    def _endpoint(self, name: str, *, is_primary: bool) -> ReplicaEndpoint:
-        return ReplicaEndpoint(self.replicas[name].url, name, primary=is_primary)
+    async def _close_held(self) -> None:
+        held, self._held = self._held, {}
+        await asyncio.gather(*(session.close() for session in held.values()))
 
     def _children(self) -> list[Child]:
-        return [*self.replicas.values(), *self.routers.values()]
+        command = [self._command] if self._command else []
+        return [*self.replicas.values(), *self.routers.values(), *command]
 
     def _expect_no_crash(self) -> None:
-        for child in self._children():
-            if child.has_crashed:
+        for child in [*self.replicas.values(), *self.routers.values()]:
+            if child.has_ended:
                 raise StepFailed(f"{child.name} has ended by itself; it said:\n{child.log}")
+        if self._command and self._command.exit_status:
+            raise StepFailed(f"{self._command.name} exited with {self._command.exit_status}: {self._command.log}")
+        for name, task in self._watching.items():
+            if task.done():
+                raise StepFailed(f"{name} is no longer watched: {task.exception()!r}")
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

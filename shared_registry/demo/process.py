@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from shared_registry.demo import replica as demo_replica
-from shared_registry.demo.router import Report
 from shared_registry.embedded.bound_process import BoundProcess
 
+HOST = demo_replica.HOST
 LOG_LINES = 20
-REPORTS_KEPT = 1000
 _REPLICA = str(Path(demo_replica.__file__).absolute())
-_ROUTER = "import sys; sys.path[:] = sys.argv[2:]; from shared_registry.demo.router import main; main(sys.argv[1])"
-"""Imports from where this process does, not from whatever lies in the current directory."""
+_COMMAND = (sys.executable, "-P", "-m", "shared_registry")
+"""`shared-registry`, also where it is not on the PATH. -P: it imports from where this process does, and not from
+whatever lies in the current directory."""
 
 
 class Child:
@@ -27,12 +28,12 @@ class Child:
 
     Attributes:
         name: What the demo calls it.
-        has_crashed: Whether it has ended by itself.
+        has_ended: Whether it has ended by itself.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.has_crashed = False
+        self.has_ended = False
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._process: BoundProcess | None = None
         self._pipe: asyncio.ReadTransport | None = None
@@ -43,8 +44,13 @@ class Child:
         return self._process.pid if self._process else None
 
     @property
+    def exit_status(self) -> int | None:
+        """What it has ended with by itself; `None` while it runs, before the start and after `kill()`."""
+        return self._process.poll() if self._process else None
+
+    @property
     def log(self) -> str:
-        """The last lines that it printed besides JSON, such as a traceback."""
+        """The last lines that it printed, such as a traceback."""
         return "\n".join(self._log)
 
     def kill(self) -> None:
@@ -55,15 +61,16 @@ class Child:
             self._process.kill()
         self._pipe = self._process = None
 
-    async def run(self, argv: list[str], on_message: Callable[[dict[str, Any]], None]) -> None:
+    async def run(self, argv: Sequence[str], on_message: Callable[[dict[str, Any]], None]) -> None:
         """Start it, and hand every JSON line that it prints to `on_message`."""
+        self.has_ended = False
         read_end, write_end = os.pipe()
         source = os.fdopen(read_end, "rb", buffering=0)
         with os.fdopen(write_end, "wb", buffering=0) as output:
-            process = self._process = BoundProcess(argv, cwd=Path("/"), output=output)
+            process = self._process = BoundProcess(argv, cwd=Path("/"), output=output, env=_environment())
 
         def end() -> None:
-            self.has_crashed = self._process is process
+            self.has_ended = self._process is process
 
         lines = _Lines(on_message, self._log.append, end)
         self._pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: lines, source)
@@ -77,37 +84,54 @@ class ReplicaProcess(Child):
     @property
     def url(self) -> str:
         """Where it serves."""
-        return f"http://{demo_replica.HOST}:{self.port}"
+        return f"http://{HOST}:{self.port}"
 
     async def start(self) -> None:
         """Start it; it listens some moments later."""
-        await self.run([sys.executable, "-I", _REPLICA, str(self.port)], self._take_port)
+        argv = [sys.executable, "-I", _REPLICA, "--name", self.name, "--port", str(self.port)]
+        await self.run(argv, self._take_port)
 
     def _take_port(self, message: dict[str, Any]) -> None:
         self.port = message["port"]
 
 
 class RouterProcess(Child):
-    """One router, and what it has reported, latest last."""
+    """One `shared-registry serve`.
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
+    Attributes:
+        url: Where it serves; empty until it does.
+    """
 
-    @property
-    def latest(self) -> Report | None:
-        """What it reported last; `None` before the first report."""
-        return self.reports[-1] if self.reports else None
+    url = ""
 
-    async def start(self, settings: dict[str, Any]) -> None:
-        """Start it with a `RouterConfig`'s settings."""
-        argv = [sys.executable, "-c", _ROUTER, json.dumps(settings | {"router_id": self.name}), *_search_path()]
-        await self.run(argv, lambda message: self.reports.append(Report(**message)))
+    async def start(self, config: Path) -> None:
+        """Start it with a router's YAML file; it listens some moments later."""
+        argv = [*_COMMAND, "serve", "--config", str(config), "--json"]
+        await self.run(argv, self._take_line)
+
+    def _take_line(self, line: dict[str, Any]) -> None:
+        self.url = line.get("url", self.url)
+        self._log.append(str(line.get("message", line)))
 
 
-def _search_path() -> list[str]:
-    """Return where this process imports from; an empty entry is the current directory."""
-    return [str(Path(entry).absolute()) for entry in sys.path]
+class CommandProcess(Child):
+    """One `shared-registry` command that ends by itself, as an operator would type it."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__(shlex.join(["shared-registry", *words]))
+        self._words = words
+
+    async def start(self, redis_url: str, namespace: str) -> None:
+        """Start it on a registry."""
+        argv = [*_COMMAND, "--redis", redis_url, "--namespace", namespace, *self._words]
+        await self.run(argv, lambda message: self._log.append(json.dumps(message)))
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without settings of the registry, and with the places it imports from."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARED_REGISTRY_")}
+    paths = [str(Path(entry).absolute()) for entry in sys.path]  # an empty entry is the current directory
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class _Lines(asyncio.Protocol):

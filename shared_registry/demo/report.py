@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from shared_registry.config import RouterConfig
 from shared_registry.demo.cluster import FAST_SETTINGS
 from shared_registry.keys import Keys
 
+CHAT = '{"stream": true, "messages": [{"role": "user", "content": "good morning"}]}'
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -21,8 +23,10 @@ class StepResult:
     Attributes:
         observed: Whether every router was seen to do what it should, in time, and to stay so.
         seconds: From the act to when the last router showed it; `None` where it was not observed.
-        selected: The replica that each live router selects in the end.
+        selected: The replica that took the latest session through each live router.
         leader: The router that leads in the end, where all agree; `None` otherwise, as is `epoch`.
+        sessions: How many were opened meanwhile, one after the other through each router.
+        failed_sessions: How many did not come about.
     """
 
     number: int
@@ -33,6 +37,8 @@ class StepResult:
     selected: dict[str, str | None]
     leader: str | None
     epoch: int | None
+    sessions: int
+    failed_sessions: int
     detail: str
 
 
@@ -62,7 +68,7 @@ class Audience(Protocol):
     def end(self, outcome: Outcome) -> None:
         """All is over."""
 
-    def keep(self, redis: str, port: int, namespace: str) -> None:
+    def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
         """All stays up to be looked at."""
 
 
@@ -85,7 +91,7 @@ class JsonAudience:
         """Print what happened."""
         self._print_json(asdict(outcome) | {"settings": FAST_SETTINGS})
 
-    def keep(self, redis: str, port: int, namespace: str) -> None:
+    def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
         """Say nothing: the document has named the Redis."""
 
 
@@ -99,7 +105,7 @@ class ConsoleAudience:
         """Say what is about to be seen."""
         defaults = {item.name: item.default for item in fields(RouterConfig)}
         values = ", ".join(f"{name} {value:g} ({defaults[name]:g})" for name, value in FAST_SETTINGS.items())
-        self._say("A Valkey, 3 replicas (replica-1 is the primary) and 3 routers, each a process of this machine.")
+        self._say("A Valkey, 4 replicas (replica-1 is the primary) and 3 routers, each a process of this machine.")
         self._say(f"Redis: {redis}, namespace {namespace}", style="dim")
         self._say(f"Faster than the defaults, which stand in brackets: {values}", style="dim")
 
@@ -119,24 +125,29 @@ class ConsoleAudience:
     def end(self, outcome: Outcome) -> None:
         """Sum up."""
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for heading in ("", "step", "observed", "selected", "leader"):
+        for heading in ("", "step", "observed", "selected", "leader", "epoch"):
             table.add_column(heading, overflow="fold")
-        table.add_column("took", justify="right", no_wrap=True)
+        for heading in ("sessions", "failed", "took"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for step in outcome.steps:
             selected = ", ".join(dict.fromkeys(str(replica) for replica in step.selected.values()))
             took = "-" if step.seconds is None else f"{step.seconds:.2f} s"
             observed = "yes" if step.observed else "NO"
-            table.add_row(str(step.number), step.title, observed, selected, step.leader or "-", took)
+            facts = (step.leader or "-", str(step.epoch or "-"), str(step.sessions), str(step.failed_sessions), took)
+            table.add_row(str(step.number), step.title, observed, selected, *facts)
         self._say("")
         self._console.print(table)
         verdict = "every step was observed" if outcome.observed else "NOT every step was observed"
         self._say(f"\n{verdict}, in {outcome.seconds:.1f} s", style="bold green" if outcome.observed else "bold red")
 
-    def keep(self, redis: str, port: int, namespace: str) -> None:
+    def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
         """Say where to look."""
         keys = Keys(namespace)
         self._say("\nAll stays up until Ctrl-C. Have a look:", style="bold")
+        router = next(iter(routers.values()))
         for line in (
+            *(f"{name}  {url}/status" for name, url in routers.items()),
+            f"curl -N {router}/v1/chat/completions -d '{CHAT}'",
             f"shared-registry --redis {redis} -n {namespace} status",
             f"redis-cli -p {port} hgetall '{keys.leader}'",
             f"redis-cli -p {port} zrange '{keys.routers}' 0 -1 withscores",

@@ -1,23 +1,26 @@
 """The story of `shared-registry demo`: what befalls a cluster of routers, step by step.
 
 A step acts, waits until every router is seen to react, and watches for a moment whether it lasts. Nothing is taken for
-granted: what a router selects is what its own process reports. A step that is not observed ends the story.
+granted: what a router selects is where a session opened through its port ends up. A step that is not observed ends the
+story.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from shared_registry.demo.cluster import Cluster, StepFailed
+from shared_registry.demo.cluster import PRIMARY, REPLICAS, Cluster, StepFailed
 from shared_registry.demo.report import Audience, Outcome, StepResult
+from shared_registry.demo.watch import RouterWatch, Session
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import RegistryError
+from shared_registry.model import EventKind, ReplicaStatus
 from shared_registry.stop_signals import until_stopped
 
-PRIMARY, ADDED = "replica-1", "replica-4"
+ADDED = "replica-5"
 WATCH_SECONDS = 1.0
 
 
@@ -36,25 +39,38 @@ class Seen:
 
 
 async def start(cluster: Cluster) -> Seen:
-    """All processes start; all routers select the primary, and have a leader."""
+    """All processes start; sessions through every router reach the primary, and the routers have a leader."""
     begun = time.monotonic()
     await cluster.start()
-    seconds = await cluster.until(lambda: all_select(cluster, PRIMARY) and cluster.leader() is not None, since=begun)
-    return Seen(seconds, f"{len(cluster.live_routers)} router processes started", lambda: all_select(cluster, PRIMARY))
+    seconds = await cluster.until(
+        lambda: (
+            all_select(cluster, PRIMARY)
+            and cluster.leader() is not None
+            and all(map(knows_all_healthy, watches(cluster)))
+        ),
+        since=begun,
+    )
+    urls = ", ".join(f"{name} at {router.url}" for name, router in cluster.routers.items())
+    return Seen(seconds, urls, lambda: all_select(cluster, PRIMARY))
 
 
 async def kill_primary(cluster: Cluster) -> Seen:
-    """The leader's probes fail, and all routers select another replica."""
+    """Sessions go elsewhere as soon as it refuses them; the verdict reaches all routers."""
     primary = cluster.replicas[PRIMARY]
-    detail = f"SIGKILL to process {primary.pid}"
+    pid, failures = primary.pid, cluster.failures
     killed_at = time.monotonic()
     primary.kill()
-    seconds = await cluster.until(lambda: all_select_another(cluster, PRIMARY), since=killed_at)
+    elsewhere = await cluster.until(lambda: all_select_another(cluster, PRIMARY), since=killed_at)
+    seconds = await cluster.until(lambda: all_say(cluster, PRIMARY, ReplicaStatus.UNHEALTHY), since=killed_at)
+    detail = (
+        f"SIGKILL to process {pid}; sessions go elsewhere after {elsewhere:.2f} s, unhealthy for all"
+        f" after {seconds:.2f} s; {cluster.failures - failures} sessions failed meanwhile"
+    )
     return Seen(seconds, detail, lambda: all_select_another(cluster, PRIMARY))
 
 
 async def restart_primary(cluster: Cluster) -> Seen:
-    """The leader's probes succeed again, and all routers return to the primary."""
+    """The leader's probes succeed again, and sessions through every router return to the primary."""
     primary = cluster.replicas[PRIMARY]
     started_at = time.monotonic()
     await primary.start()
@@ -63,73 +79,79 @@ async def restart_primary(cluster: Cluster) -> Seen:
 
 
 async def kill_leader(cluster: Cluster) -> Seen:
-    """Its lease runs out, another router is elected under a higher epoch, and selection never noticed."""
+    """Its lease runs out, another router is elected under a higher epoch, and sessions through the others go on."""
     await cluster.until(lambda: cluster.leader() is not None)
     before = cluster.leader()
     if before is None:
         raise StepFailed("the routers do not agree on who leads")
     victim, old_epoch = before
-    detail = f"SIGKILL to {victim.name}, process {victim.pid}"
+    held = await cluster.hold()
+    pid = cluster.routers[victim].pid
     killed_at = time.monotonic()
-    victim.kill()
-    reports_before = {router.name: router.latest for router in cluster.live_routers}
+    await cluster.kill_router(victim)
+    del held[victim]
+    sessions, failures = cluster.sessions, cluster.failures
 
     def is_succeeded() -> bool:
         leader = cluster.leader()
         return leader is not None and leader[1] > old_epoch
 
     seconds = await cluster.until(is_succeeded, since=killed_at)
-    selections = 0
-    for router in cluster.live_routers:
-        first, last = reports_before[router.name], router.latest
-        if first is None or last is None:
-            raise StepFailed(f"{router.name} has not reported")
-        meanwhile = [report for report in router.reports if report.selections > first.selections]
-        if last.misses > first.misses or any(report.selected != first.selected for report in meanwhile):
-            raise StepFailed(f"{router.name} did not select {PRIMARY} all the time: {meanwhile}")
-        selections += last.selections - first.selections
-    detail += f"; {selections} selections meanwhile, none in vain and none of another replica"
-    return Seen(seconds, detail, lambda: all_select(cluster, PRIMARY))
+    if failed := cluster.failures - failures:
+        raise StepFailed(f"{failed} sessions through the other routers failed")
+    detail = (
+        f"SIGKILL to {victim}, process {pid}; {cluster.sessions - sessions} sessions opened through the others"
+        f" meanwhile, none in vain; {len(held)} open ones go on"
+    )
+    return Seen(seconds, detail, lambda: all_select(cluster, PRIMARY) and go_on(held))
 
 
 async def drain_primary(cluster: Cluster) -> Seen:
-    """An operator drains the primary: it is healthy, but nobody selects it."""
-    drained_at = time.monotonic()
-    await cluster.drain(PRIMARY)
-    seconds = await cluster.until(lambda: all_select_another(cluster, PRIMARY), since=drained_at)
-    return Seen(seconds, f"{PRIMARY} is healthy, but draining", lambda: all_select_another(cluster, PRIMARY))
+    """An operator drains the primary: new sessions go elsewhere, those that it has go on."""
+    held = await cluster.hold()
+    failures = cluster.failures
+    command = await cluster.operate("drain", PRIMARY, "--reason", "shown in the demo")
+    await cluster.until(lambda: all_select_another(cluster, PRIMARY))
+    seconds = await cluster.seconds_since(EventKind.REPLICA_ADMIN)
+    await cluster.finish(command)
+    if failed := cluster.failures - failures:
+        raise StepFailed(f"{failed} sessions failed")
+    detail = f"{command.name}; {len(held)} open sessions on {PRIMARY} go on, no new one failed"
+    return Seen(seconds, detail, lambda: all_select_another(cluster, PRIMARY) and go_on(held))
 
 
 async def add_replica(cluster: Cluster) -> Seen:
-    """An operator registers a new primary: it is probed at once, and all routers select it."""
-    added_at = await cluster.add_primary(ADDED)
-    seconds = await cluster.until(lambda: all_select(cluster, ADDED), since=added_at)
-    return Seen(seconds, f"{ADDED} at {cluster.replicas[ADDED].url}", lambda: all_select(cluster, ADDED))
+    """An operator adds a primary that just started: it is probed at once, and sessions through all routers reach it."""
+    replica = await cluster.add_replica(ADDED)
+    command = await cluster.operate("add", replica.url, "--name", ADDED, "--primary")
+    await cluster.until(lambda: all_select(cluster, ADDED))
+    seconds = await cluster.seconds_since(EventKind.REPLICA_REGISTERED)
+    await cluster.finish(command)
+    return Seen(seconds, command.name, lambda: all_select(cluster, ADDED))
 
 
 async def check(cluster: Cluster) -> Seen:
     """What Redis holds is consistent, and the killed router is forgotten."""
     begun = time.monotonic()
-    violations = await cluster.observer.check()
-    if violations:
-        raise StepFailed("; ".join(f"{one.key}: {one.message}" for one in violations))
+    command = await cluster.operate("check")
+    await cluster.finish(command)
     seconds = time.monotonic() - begun
     overview = await cluster.observer.overview()
-    while overview.live_routers != len(cluster.live_routers):
+    while overview.live_routers != len(cluster.watches):
         await asyncio.sleep(0.1)
         overview = await cluster.observer.overview()
-    detail = f"no invariant violated; {len(overview.replicas)} replicas, {overview.live_routers} live routers"
-    return Seen(seconds, detail, lambda: all_select(cluster, ADDED))
+    facts = f"{len(overview.replicas)} replicas, {overview.live_routers} live routers"
+    return Seen(seconds, f"{command.name}: {command.log}; {facts}", lambda: all_select(cluster, ADDED))
 
 
 STEPS: tuple[tuple[str, float, Callable[[Cluster], Awaitable[Seen]]], ...] = (
-    ("All routers select the primary", 30.0, start),
-    ("The primary's process is killed: all select another replica", 15.0, kill_primary),
+    ("All routers send sessions to the primary", 30.0, start),
+    ("The primary's process is killed: all use another replica", 15.0, kill_primary),
     ("It is restarted: all return to it", 15.0, restart_primary),
-    ("The leading router is killed: another leads, selection goes on", 15.0, kill_leader),
-    ("The primary is drained: nobody selects it", 10.0, drain_primary),
-    ("A new primary is registered while all run: all select it", 15.0, add_replica),
-    ("check() finds nothing wrong", 10.0, check),
+    ("The leading router is killed: another leads, sessions go on", 15.0, kill_leader),
+    ("The primary is drained: no new sessions, open ones go on", 10.0, drain_primary),
+    ("A fifth replica is added, a primary: all use it", 15.0, add_replica),
+    ("The check finds nothing wrong", 10.0, check),
 )
 """Title, deadline in seconds, act. The deadlines are generous: they tell never from late on a busy machine."""
 
@@ -154,10 +176,11 @@ async def _play(server: EmbeddedServer, namespace: str, audience: Audience, *, k
     outcomes: list[Outcome] = []
 
     async def story() -> None:
-        async with Cluster(server.url, namespace) as cluster:
+        async with Cluster(server.url, namespace, server.data_dir) as cluster:
             outcomes.append(await _tell(cluster, audience))
             if keep:
-                audience.keep(server.url, server.port, namespace)
+                urls = {name: cluster.routers[name].url for name in cluster.watches}
+                audience.keep(urls, server.url, server.port, namespace)
                 await asyncio.Event().wait()
 
     await until_stopped(story())
@@ -171,6 +194,7 @@ async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
     results: list[StepResult] = []
     for number, (title, deadline_seconds, act) in enumerate(STEPS, 1):
         audience.act(number, title)
+        sessions, failures = cluster.sessions, cluster.failures
         seen, trouble = await _observe(cluster, act, deadline_seconds)
         leader = cluster.leader()
         result = StepResult(
@@ -180,8 +204,10 @@ async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
             seconds=round(seen.seconds, 3) if seen and not trouble else None,
             deadline_seconds=deadline_seconds,
             selected=cluster.selected(),
-            leader=leader[0].name if leader else None,
+            leader=leader[0] if leader else None,
             epoch=leader[1] if leader else None,
+            sessions=cluster.sessions - sessions,
+            failed_sessions=cluster.failures - failures,
             detail=trouble or (seen.detail if seen else ""),
         )
         results.append(result)
@@ -209,11 +235,32 @@ async def _observe(
     return seen, ""
 
 
+def watches(cluster: Cluster) -> list[RouterWatch]:
+    """Return what the live routers show."""
+    return list(cluster.watches.values())
+
+
 def all_select(cluster: Cluster, name: str) -> bool:
-    """Whether every live router selects that replica."""
+    """Whether the latest session through every live router is on that replica."""
     return set(cluster.selected().values()) == {name}
 
 
 def all_select_another(cluster: Cluster, name: str) -> bool:
-    """Whether every live router selects a replica, and none that one."""
+    """Whether the latest session through every live router is on a replica, and not on that one."""
     return not {name, None} & set(cluster.selected().values())
+
+
+def all_say(cluster: Cluster, name: str, status: ReplicaStatus) -> bool:
+    """Whether the replica has that status for every live router."""
+    return {watch.replica_status(name) for watch in watches(cluster)} == {status.value}
+
+
+def knows_all_healthy(watch: RouterWatch) -> bool:
+    """Whether the router knows all of the first replicas as healthy."""
+    shown = watch.status.get("replicas", [])
+    return [one["status"] for one in shown] == [ReplicaStatus.HEALTHY.value] * REPLICAS
+
+
+def go_on(held: Mapping[str, Session]) -> bool:
+    """Whether frames still come in all of these sessions, and none was missing."""
+    return all(session.goes_on for session in held.values())

@@ -21,7 +21,7 @@ import os
 import signal
 import subprocess
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -39,18 +39,21 @@ class BoundProcess:
     Not safe for concurrent use: one thread at a time.
     """
 
-    def __init__(self, argv: Sequence[str | Path], *, cwd: Path, output: IO[bytes]) -> None:
+    def __init__(
+        self, argv: Sequence[str | Path], *, cwd: Path, output: IO[bytes], env: Mapping[str, str] | None = None
+    ) -> None:
         """Start a program.
 
         Args:
             argv: The program and its arguments. One that cannot be executed makes the child exit with 126 or 127.
             cwd: The child's working directory.
             output: An open file for the child's stdout and stderr.
+            env: The child's environment; by default a copy of this process's.
 
         Raises:
             OSError: No process could be started.
         """
-        self._child = _shell(_GATE, "gate", *map(str, argv), cwd=cwd, output=output)
+        self._child = _shell(_GATE, "gate", *map(str, argv), cwd=cwd, output=output, env=env)
         try:
             self._watchdog = _shell(_WATCHDOG, "watchdog", str(self._child.pid), cwd=Path("/"), output=None)
         except BaseException:
@@ -109,10 +112,13 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def _shell(script: str, *words: str, cwd: Path, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+def _shell(
+    script: str, *words: str, cwd: Path, output: IO[bytes] | None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ["/bin/sh", "-c", script, *words],
         cwd=cwd,
+        env=env,
         stdin=subprocess.PIPE,  # Popen makes pipes that no other child inherits
         stdout=output or subprocess.DEVNULL,
         stderr=output or subprocess.DEVNULL,

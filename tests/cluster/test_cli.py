@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.replica_server import ReplicaServer
 
 OwnServer = Callable[..., EmbeddedServer]
 
+SERVE = ["serve", "--host", "127.0.0.1", "--port", "0"]
 NOBODY = "redis://127.0.0.1:1/0"
 SECRET = "geheim"
 REPLICA_FIELDS = [
@@ -83,13 +85,13 @@ def is_one_error(done: Done, code: int) -> bool:
 )
 def test_a_wrong_file_is_told(tmp_path: Path, text: str, named: list[str]) -> None:
     path = write(tmp_path, text)
-    done = run("run", "--config", path)
+    done = run("serve", "--config", path)
     assert is_one_error(done, 2), done
     assert all(word in done.err for word in [*named, path]), done.err
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    done = run("run", "--config", str(tmp_path / "none.yaml"))
+    done = run("serve", "--config", str(tmp_path / "none.yaml"))
     assert is_one_error(done, 2), done
     assert "none.yaml" in done.err
     assert "check the path" in done.err
@@ -109,7 +111,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ["status", "-n", "a b"],
         ["--namespace", "a b", "check"],
         ["status", "--redis", f"http://u:{SECRET}@a"],
-        ["--redis", f"redis://u:{SECRET}@a:b", "run"],
+        ["--redis", f"redis://u:{SECRET}@a:b", "serve"],
         ["check", "--redis", f"redis://{SECRET}@a/b"],
         ["status", "--redis", f"redis://a?password={SECRET}&socket_timeout=soon"],
     ],
@@ -121,12 +123,29 @@ def test_a_wrong_option_is_told_without_the_secret_in_it(words: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [["stat"], ["status", "--no-such"], ["run", "--wait-redis", "0"], ["run", "--wait-redis", "nan"]]
+    "words", [["stat"], ["status", "--no-such"], ["serve", "--wait-redis", "0"], ["serve", "--wait-redis", "nan"]]
 )
 def test_wrong_usage_exits_with_2(words: list[str]) -> None:
     done = run(*words)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--host", "127.0.0.1", "--port", str(port))
+    assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
+    assert f"port: cannot listen on 127.0.0.1:{port} (Address already in use)" in done.err
+    assert "--port" in done.err
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_here_is_one_clear_line(host: str) -> None:
+    done = run("serve", "--host", host, "--port", "0")
+    assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
+    assert done.err.startswith("error: ")
+    assert f"cannot listen on {host}:0" in done.err
 
 
 # What help there is
@@ -136,7 +155,7 @@ def test_says_its_version() -> None:
     assert run("--version").out == f"shared-registry {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["run", "status", "check", "demo"])
+@pytest.mark.parametrize("name", ["serve", "status", "check", "demo"])
 def test_help_has_an_example(name: str) -> None:
     done = run(name, "--help")
     assert done.code == 0
@@ -153,19 +172,20 @@ def test_no_redis_is_3(name: str) -> None:
     assert NOBODY in done.err
 
 
-def test_run_gives_up_after_the_wait_with_one_line_per_edge() -> None:
-    done = run("run", "--wait-redis", "0.5", SHARED_REGISTRY_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1/0")
+def test_serve_gives_up_after_the_wait_with_one_line_per_edge() -> None:
+    done = run(*SERVE, "--wait-redis", "0.5", SHARED_REGISTRY_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1/0")
     assert is_one_error(done, 3), done
-    waiting, last = done.err_lines
+    serving, waiting, last = done.err_lines
+    assert "serving on http://127.0.0.1:" in serving
     assert "WARNING" in waiting
     assert "waiting for" in waiting
     assert "within 0.5 s" in last
 
 
-def test_run_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> None:
+def test_serve_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> None:
     server = own_server()
     server.stop()
-    with running(tmp_path, "run", SHARED_REGISTRY_REDIS_URL=server.url) as router:
+    with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=server.url) as router:
         wait_for(lambda: "waiting for" in router.err, "the first line")
         server.start()
         wait_for(lambda: "leads in epoch" in router.err, "leading")
@@ -174,11 +194,12 @@ def test_run_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> No
     assert done.err.count("waiting for") == done.err.count("has joined") == 1
 
 
-@pytest.mark.parametrize("name", ["run", "status", "check"])
+@pytest.mark.parametrize("name", ["serve", "status", "check"])
 @pytest.mark.parametrize("credentials", ["", f":not-{SECRET}@", f"user:not-{SECRET}@"])
 def test_a_wrong_password_is_told_and_not_shown(own_server: OwnServer, name: str, credentials: str) -> None:
     server = own_server(config={"requirepass": SECRET})
-    done = run(name, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
+    words = SERVE if name == "serve" else [name]
+    done = run(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
     assert is_one_error(done, 2), done
     assert "password" in done.err
 
@@ -192,13 +213,14 @@ def test_the_right_password_is_not_shown_either(own_server: OwnServer) -> None:
         assert SECRET not in done.out
 
 
-@pytest.mark.parametrize("name", ["status", "check", "run"])
+@pytest.mark.parametrize("name", ["status", "check", "serve"])
 def test_a_server_that_may_evict_keys_is_warned_of(own_server: OwnServer, tmp_path: Path, name: str) -> None:
     server = own_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
-    with running(tmp_path, name, SHARED_REGISTRY_REDIS_URL=server.url) as command:
-        if name == "run":
+    words = SERVE if name == "serve" else [name]
+    with running(tmp_path, *words, SHARED_REGISTRY_REDIS_URL=server.url) as command:
+        if name == "serve":
             wait_for(lambda: "has joined" in command.err, "joining")
-        done = command.ends(signal.SIGTERM if name == "run" else None)
+        done = command.ends(signal.SIGTERM if name == "serve" else None)
     assert done.code == 0
     [warning] = [line for line in done.err_lines if "allkeys-lru" in line]
     assert "warning" in warning.lower()
@@ -217,9 +239,9 @@ def test_a_key_of_a_wrong_type_is_named(raw: Any, keys: Keys, on_server: dict[st
     assert is_one_error(run("status", **on_server), 1)
 
 
-def test_run_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, on_server: dict[str, str]) -> None:
+def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, on_server: dict[str, str]) -> None:
     raw.set(keys.routers, "text")
-    done = run("run", **on_server)
+    done = run(*SERVE, **on_server)
     assert is_one_error(done, 1), done
     assert keys.routers in done.err
 
@@ -249,7 +271,7 @@ async def test_a_router_seen_from_outside(
 ) -> None:
     async with ReplicaServer() as replica:
         path = write(tmp_path, f"router: {{router_id: '[one]', replicas: [{{url: {replica.url()}, name: '[bold]a'}}]}}")
-        with running(tmp_path, "run", "-c", path, **on_server) as router:
+        with running(tmp_path, *SERVE, "-c", path, **on_server) as router:
             await asyncio.to_thread(wait_for, lambda: "new sessions go to [bold]a" in router.err, "a selection")
             status = await asyncio.to_thread(run, "status", "--json", **on_server)
             shown = await asyncio.to_thread(run, "status", **on_server)
@@ -274,7 +296,7 @@ async def test_a_router_seen_from_outside(
     assert [fields["kind"] for _, fields in raw.xrange(keys.events)][-2:] == ["leader_resigned", "router_left"]
 
 
-# How `run` goes on, and ends
+# How `serve` goes on, and ends
 
 
 def wait_until_leading(router: Running) -> None:
@@ -282,10 +304,10 @@ def wait_until_leading(router: Running) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_run_cleanly(
+def test_a_signal_ends_serve_cleanly(
     raw: Any, keys: Keys, on_server: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path, "run", **on_server) as router:
+    with running(tmp_path, *SERVE, **on_server) as router:
         wait_until_leading(router)
         assert raw.zcard(keys.routers) == 1
         done = router.ends(number)
@@ -296,24 +318,29 @@ def test_a_signal_ends_run_cleanly(
 
 
 def test_a_signal_ends_the_wait_for_redis(tmp_path: Path) -> None:
-    with running(tmp_path, "run", SHARED_REGISTRY_REDIS_URL=NOBODY) as router:
+    with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=NOBODY) as router:
         wait_for(lambda: "waiting for" in router.err, "the first line")
         done = router.ends(signal.SIGTERM)
     assert done.code == 0
-    assert len(done.err_lines) == 1
+    serving, waiting, stopped = done.err_lines
+    assert "serving on" in serving
+    assert "waiting for" in waiting
+    assert "has stopped" in stopped
 
 
-def test_run_logs_json_for_programs(on_server: dict[str, str], tmp_path: Path) -> None:
-    with running(tmp_path, "--json", "run", **on_server) as router:
+def test_serve_logs_json_for_programs(on_server: dict[str, str], tmp_path: Path) -> None:
+    with running(tmp_path, "--json", *SERVE, **on_server) as router:
         wait_until_leading(router)
         done = router.ends(signal.SIGTERM)
     lines = [json.loads(line) for line in done.err_lines]
-    assert all(line.keys() == {"at", "level", "logger", "message"} for line in lines)
+    fields = {"at", "level", "logger", "message"}
+    assert [line["url"] for line in lines if line.keys() == {*fields, "url"}] == [lines[0]["url"]]
+    assert all(line.keys() == fields for line in lines[1:])
 
 
-def test_run_outlives_redis_and_tells_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:
+def test_serve_outlives_redis_and_tells_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:
     server = own_server()
-    with running(tmp_path, "run", SHARED_REGISTRY_REDIS_URL=server.url) as router:
+    with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=server.url) as router:
         wait_until_leading(router)
         server.kill()
         wait_for(lambda: "keeping the last view" in router.err and "lost epoch" in router.err, "both edges")

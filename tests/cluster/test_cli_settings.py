@@ -46,7 +46,7 @@ def test_every_command_has_the_common_options_an_example_and_a_page(name: str) -
     if name not in WITHOUT_REDIS:
         assert {"--redis", "--namespace", "-n", "--config"} <= options
     assert f"`shared-registry {name}" in one.epilog or f" shared-registry {name}" in one.epilog
-    if name != "run":
+    if name != "serve":
         assert "--json prints one object" in one.help
     assert f"shared-registry {name}" in CLI_PAGE
     [section] = [part for part in CLI_PAGE.split("\n## ") if f"`{name}`" in part.partition("\n")[0]]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import re
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from shared_registry.demo import story
-from shared_registry.demo.cluster import Cluster
-from shared_registry.demo.report import JsonAudience
+from shared_registry.demo.cluster import Cluster, StepFailed
+from shared_registry.demo.report import ConsoleAudience, JsonAudience
 from shared_registry.demo.story import Seen
+from shared_registry.embedded import EmbeddedServer
 from tests.cluster.command import (
     SECONDS,
     Running,
@@ -31,12 +36,18 @@ from tests.cluster.command import (
     wait_for,
 )
 
-ROUTERS = "demo.router"
+ROUTERS = "serve --config"
+STORY = len(story.STEPS)
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_server(redis_binary: Path) -> None:
-    """Skip, as all tests do, where there is no server program."""
+@pytest.fixture(autouse=True, scope="module")
+def kept(redis_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The whole story, which plays from the first test of this module on, beside the others."""
+    own = tmp_path_factory.mktemp("kept")
+    environment = {"TMPDIR": str(own), "SHARED_REGISTRY_REDIS_URL": "redis://127.0.0.1:1"}
+    with running(tmp_path_factory.mktemp("output"), "demo", "--json", "--keep", "-n", "kept", **environment) as played:
+        yield played
+    assert list(own.iterdir()) == []
 
 
 def children_of(played: Running, what: str) -> set[int]:
@@ -44,66 +55,48 @@ def children_of(played: Running, what: str) -> set[int]:
 
 
 def wait_for_step(played: Running, number: int) -> None:
-    wait_for(lambda: f"\n{number}. " in played.out, f"step {number}")
+    wait_for(lambda: f"\n{number}. " in played.out, f"step {number}", seconds=55)
 
 
-def test_every_step_is_observed(tmp_path: Path) -> None:
-    done = run("demo", "--json", TMPDIR=str(tmp_path), SHARED_REGISTRY_REDIS_URL="redis://127.0.0.1:1")
-    told = json.loads(done.out)
-    assert (done.code, done.err, told["observed"]) == (0, "", True)
-    steps = told["steps"]
-    assert [step["number"] for step in steps] == [1, 2, 3, 4, 5, 6, 7]
-    assert all(step["observed"] and step["seconds"] <= step["deadline_seconds"] for step in steps)
-    selected = [set(step["selected"].values()) for step in steps]
-    assert selected[0] == selected[2] == selected[3] == {"replica-1"}
-    assert not {"replica-1", None} & (selected[1] | selected[4])
-    assert selected[5] == selected[6] == {"replica-4"}
-    assert [len(step["selected"]) for step in steps] == [3, 3, 3, 2, 2, 2, 2]
-    epochs = [step["epoch"] for step in steps]
-    assert epochs == sorted(epochs)
-    assert epochs[3] > epochs[2]
-    assert steps[3]["leader"] not in (None, steps[2]["leader"])
-    assert told["seconds"] < 45
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_keep_stays_up_to_be_looked_at_until_ctrl_c(tmp_path: Path) -> None:
-    with running(tmp_path, "demo", "--keep", "-n", "kept") as played:
-        wait_for(lambda: "until Ctrl-C" in played.out, "the end of the story", seconds=55)
-        wait_for(lambda: "xrevrange" in played.out, "all hints")
-        assert "every step was observed" in played.out
-        [redis] = set(re.findall(r"redis://127\.0\.0\.1:\d+/0", played.out))
-        status = json.loads(run("--redis", redis, "-n", "kept", "status", "--json").out)
-        assert status["live_routers"] == 2
-        assert [replica["name"] for replica in status["replicas"]] == [f"replica-{number}" for number in range(1, 5)]
-        pids = set(descendants(played.process.pid))
-        assert played.ends(signal.SIGINT).code == 0
-        wait_for(lambda: not alive(pids), "the end of all processes")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_takes_everything_along(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        # Another one in each run; all of them in the long run.
+        pytest.param(signal.SIGINT, random.choice(range(2, 6)), id="SIGINT at some step"),
+        pytest.param(signal.SIGTERM, 1, id="SIGTERM while starting"),
+        *(pytest.param(signal.SIGINT, step, marks=pytest.mark.long) for step in range(1, STORY + 1)),
+    ],
+)
+def test_a_signal_takes_everything_along(tmp_path: Path, number: signal.Signals, step: int) -> None:
     own = tmp_path / "tmp"
     own.mkdir()
     with running(tmp_path, "demo", TMPDIR=str(own)) as played:
-        wait_for_step(played, 2)
+        wait_for_step(played, step)
+        time.sleep(random.random() / 2)  # anywhere in it
         pids = set(descendants(played.process.pid))
-        assert len(children_of(played, ROUTERS)) == 3
+        assert pids
         done = played.ends(number)
         assert (done.code, done.err) == (130, "")
         assert not alive(pids)
+        assert not descendants_named(str(own))
         assert list(own.iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["while starting", "midway"])
-def test_sigkill_leaves_no_process_behind(tmp_path: Path, moment: str) -> None:
+def descendants_named(what: str) -> list[str]:
+    """Return the command lines of all processes that name something, whoever started them."""
+    table = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True)
+    return [line for line in table.stdout.splitlines() if what in line]
+
+
+@pytest.mark.parametrize("step", [0, *(pytest.param(step, marks=pytest.mark.long) for step in range(2, STORY + 1))])
+def test_sigkill_leaves_no_process_behind(tmp_path: Path, step: int) -> None:
     with running(tmp_path, "demo") as played:
-        if moment == "midway":
-            wait_for_step(played, 3)
+        if step:
+            wait_for_step(played, step)
         else:
-            wait_for(lambda: children_of(played, ROUTERS), "the first router")
+            wait_for(lambda: len(children_of(played, ROUTERS)) == 3, "three routers")
         pids = set(descendants(played.process.pid))
-        assert pids
+        assert len(pids) > 8
         played.ends(signal.SIGKILL)
         wait_for(lambda: not alive(pids), "the end of all processes", seconds=5)
 
@@ -151,6 +144,56 @@ def test_what_is_not_observed_ends_the_story(
     [step] = told[0]["steps"]
     assert (told[0]["observed"], step["observed"], step["seconds"]) == (False, False, None)
     assert detail in step["detail"]
+
+
+def is_document(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
+
+
+def test_every_step_is_observed_and_all_stays_up_to_be_looked_at(kept: Running) -> None:
+    wait_for(lambda: is_document(kept.out), "the end of the story", seconds=55)
+    told = json.loads(kept.out)
+    assert (told["observed"], kept.err) == (True, "")
+    steps = told["steps"]
+    assert [step["number"] for step in steps] == list(range(1, STORY + 1))
+    assert all(step["observed"] and step["seconds"] <= step["deadline_seconds"] for step in steps)
+    assert all(step["sessions"] >= 3 for step in steps)
+    selected = [set(step["selected"].values()) for step in steps]
+    assert selected[0] == selected[2] == selected[3] == {"replica-1"}
+    assert not {"replica-1", None} & (selected[1] | selected[4])
+    assert selected[5] == selected[6] == {"replica-5"}
+    assert [len(step["selected"]) for step in steps] == [3, 3, 3, 2, 2, 2, 2]
+    epochs = [step["epoch"] for step in steps]
+    assert epochs == sorted(epochs)
+    assert epochs[3] > epochs[2]
+    assert steps[3]["leader"] not in (None, steps[2]["leader"])
+    assert told["seconds"] < 45
+    status = json.loads(run("--redis", told["redis"], "-n", "kept", "status", "--json").out)
+    assert status["live_routers"] == 2
+    assert [replica["name"] for replica in status["replicas"]] == [f"replica-{number}" for number in range(1, 6)]
+    pids = set(descendants(kept.process.pid))
+    done = kept.ends(signal.SIGINT)
+    assert (done.code, done.err) == (0, "")
+    assert not alive(pids)
+
+
+def test_what_stays_up_is_told_with_where_to_look() -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    ConsoleAudience(console).keep({"router-2": "http://127.0.0.1:9002"}, "redis://127.0.0.1:7/0", 7, "kept")
+    told = console.export_text()
+    assert "until Ctrl-C" in told
+    assert "http://127.0.0.1:9002/status" in told
+    assert "shared-registry --redis redis://127.0.0.1:7/0 -n kept status" in told
+    assert "redis-cli -p 7 hgetall 'sr:{kept}:leader'" in told
+
+
+async def test_a_command_that_fails_is_told(server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
+    async with Cluster(server.url, namespace, tmp_path) as cluster:
+        await cluster.operate("drain", "nobody")
+        with pytest.raises(StepFailed, match=r"drain nobody exited with 1: (.|\n)*nobody"):
+            await cluster.until(lambda: False)
 
 
 def test_takes_no_redis_of_others() -> None:

@@ -47,6 +47,12 @@ OURS: dict[str, Any] = {
     "degraded_placement": "share",
     "local_cooldown_seconds": 5.0,
     "redis_timeout_seconds": 1.0,
+    "connect_timeout_seconds": 2.0,
+    "response_timeout_seconds": 300.0,
+    "peer_timeout_seconds": 60.0,
+    "header_timeout_seconds": 10.0,
+    "max_frame_bytes": 64 * 1024 * 1024,
+    "grace_seconds": 30.0,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -61,6 +67,12 @@ LOCAL_SETTINGS = {
     "degraded_placement",
     "local_cooldown_seconds",
     "redis_timeout_seconds",
+    "connect_timeout_seconds",
+    "response_timeout_seconds",
+    "peer_timeout_seconds",
+    "header_timeout_seconds",
+    "max_frame_bytes",
+    "grace_seconds",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -143,8 +155,8 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds"}
-WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency"]
+MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds", "grace_seconds"}
+WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
 
@@ -455,6 +467,12 @@ OTHER_VALUES: dict[str, Any] = {
     "degraded_placement": "off",
     "local_cooldown_seconds": 0.0,
     "redis_timeout_seconds": 2.0,
+    "connect_timeout_seconds": 3.0,
+    "response_timeout_seconds": 3.0,
+    "peer_timeout_seconds": 3.0,
+    "header_timeout_seconds": 3.0,
+    "max_frame_bytes": 2048,
+    "grace_seconds": 0.0,
 }
 
 

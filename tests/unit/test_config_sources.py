@@ -42,6 +42,12 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "degraded_placement": ("off", "off"),
     "local_cooldown_seconds": ("1", 1.0),
     "redis_timeout_seconds": ("2", 2.0),
+    "connect_timeout_seconds": ("3", 3.0),
+    "response_timeout_seconds": ("60", 60.0),
+    "peer_timeout_seconds": ("15", 15.0),
+    "header_timeout_seconds": ("5", 5.0),
+    "max_frame_bytes": ("1048576", 1048576),
+    "grace_seconds": ("0", 0.0),
 }
 
 

@@ -248,7 +248,7 @@ def test_everything_wrong_in_a_file_is_listed_at_once(path: Path) -> None:
             "'redis_url' in router.health_check is ignored; did you mean router.redis_url?",
         ),
         ("replicas: [{url: http://a, wieght: 1}]", "'wieght' in router.replicas[0] is ignored; did you mean weight?"),
-        ("zzz: 1", "unknown key 'zzz' in router is ignored; known keys: affinity_seconds, degraded_placement,"),
+        ("zzz: 1", "unknown key 'zzz' in router is ignored; known keys: affinity_seconds, connect_timeout_seconds,"),
         ("1: 2", "unknown key '1' in router is ignored"),
         ("on: 2", "unknown key 'True' in router is ignored"),
     ],

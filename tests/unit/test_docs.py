@@ -1,4 +1,4 @@
-"""The documentation names only tests that exist."""
+"""The documentation names only tests that exist, and links only to what is there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 GUARANTEES = TESTS.parent / "docs" / "guarantees.md"
+PAGES = [path for folder in ("", "docs/", "examples/*/") for path in sorted(TESTS.parent.glob(f"{folder}*.md"))]
+LINKS = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", GUARANTEES.read_text(encoding="utf-8"))))
 
 
@@ -19,3 +21,11 @@ def test_every_test_that_a_guarantee_names_exists(file: str, test: str) -> None:
 
 def test_guarantees_name_tests() -> None:
     assert len(NAMED) > 25
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TESTS.parent)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in LINKS.findall(page.read_text(encoding="utf-8")):
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name} links to {target}"
+        assert not anchor or f"\n## {anchor}\n" in there.read_text(encoding="utf-8"), f"{target} has no {anchor}"

@@ -1,42 +1,13 @@
-"""`shared-registry run`: one router's part in the registry, without a proxy, told in log lines."""
+"""Tells in log lines who leads, what becomes of the replicas, and where new sessions go."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
-from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
 
-LOOK_SECONDS = 0.1
 logger = logging.getLogger(__name__)
-
-
-async def run_router(config: RouterConfig, *, wait_seconds: float | None) -> None:
-    """Join, stand for leader, probe while leading, and tell what changes, until cancelled; then resign and leave.
-
-    Args:
-        config: The router's settings.
-        wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
-
-    Raises:
-        StoreUnavailable: Redis could not be reached in that time.
-        StoreError: Redis refuses, or holds something that is not ours.
-    """
-    registry = SharedReplicaRegistry(config)
-    await registry.start(timeout_seconds=wait_seconds)
-    try:
-        where = mask_redis_url(config.redis_url)
-        logger.info("router: %s has joined namespace %s at %s", registry.router_key, config.namespace, where)
-        narrator = Narrator(registry)
-        while True:
-            narrator.look()
-            await asyncio.sleep(LOOK_SECONDS)
-    finally:
-        await registry.stop()
-        logger.info("router: %s has stopped", registry.router_key)
 
 
 class Narrator:

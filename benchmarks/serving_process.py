@@ -1,0 +1,55 @@
+"""A process that serves: an echoing replica, or a router in front of one, as `shared-registry serve` runs it.
+
+Its settings come as the first line: `config` (of `RouterConfig`) and `replicas` (urls) for a router, nothing for a
+replica. Answers with the `url` once it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import uvloop
+
+from benchmarks.processes import Answer, parents_lines, say, serve
+from shared_registry import RouterConfig
+from shared_registry.model import ReplicaEndpoint
+from shared_registry.router import server
+from shared_registry.stop_signals import StopRequest
+from tests.router.backend import Backend
+
+
+async def usage() -> Answer:
+    """Say how much CPU this process has used."""
+    return {"cpu": time.process_time()}
+
+
+async def main() -> None:
+    """Serve until the parent is gone, or SIGTERM comes."""
+    lines = await parents_lines()
+    settings = json.loads(await lines.readline())
+    if "config" in settings:
+        await _route(settings, lines)
+    else:
+        async with Backend() as replica:
+            say({"url": replica.url})
+            await serve({"usage": usage}, lines)
+
+
+async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
+    config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
+    stop = StopRequest()
+    serving = asyncio.create_task(server.serve(config, stop, on_listening=lambda url: say({"url": url})))
+    try:
+        await serve({"usage": usage}, lines)
+    finally:
+        stop.ask()
+        stop.ask()
+        await serving
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,90 @@
+"""`shared-registry serve`: the reference router, told in log lines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from shared_registry.cli.options import (
+    ConfigOption,
+    JsonOption,
+    NamespaceOption,
+    RedisOption,
+    given,
+    log_to_stderr,
+    seconds_above_zero,
+)
+from shared_registry.config import RouterConfig
+from shared_registry.stop_signals import StopRequest
+
+SERVE_EXAMPLE = (
+    "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
+    "`SHARED_REGISTRY_REPLICAS=http://10.0.0.1:8000,http://10.0.0.2:8000 shared-registry serve --port 9000`"
+)
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="HOST", help="Address to listen on.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", "-p", metavar="PORT", help="Port to listen on; 0 takes a free one.", show_default=False),
+    ] = None,
+    wait_redis: Annotated[
+        float | None,
+        typer.Option(
+            "--wait-redis",
+            metavar="SECONDS",
+            help="Give up, with exit code 3, if Redis cannot be used that long after the start; default: keep trying.",
+            callback=seconds_above_zero,
+            show_default=False,
+        ),
+    ] = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a router: accept sessions, WebSocket and HTTP, and proxy each to a replica; lead and probe when elected.
+
+    GET /status, /healthz and /readyz are its own pages; all else goes to replicas. Logs where it serves, who leads and
+    what becomes of the replicas on standard error; with --json a JSON object a line, the one that says where it serves
+    with its `url`.
+
+    SIGTERM and Ctrl-C end it cleanly: it resigns, accepts nobody new, lets live sessions finish for grace_seconds, and
+    exits with 0. A second one closes them at once.
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr(as_json=options.as_json, is_service=True)
+    settings = options.load(config, host=host, port=port)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_until_stopped(settings, wait_redis))
+
+
+async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
+    from shared_registry.router import server  # noqa: PLC0415  a seventh of the start of every other command
+
+    def tell(url: str) -> None:
+        logger.info("router: serving on %s", url, extra={"url": url})
+
+    stop = StopRequest()
+    with stop.on_signals():
+        await server.serve(settings, stop, wait_seconds=wait_seconds, on_listening=tell)
+    logger.info("router: has stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,136 @@
+"""The router as an ASGI application, and the life of what it works with: registry, connections, background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from shared_registry.config import RouterConfig
+from shared_registry.errors import StoreError
+from shared_registry.redis_urls import mask_redis_url
+from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.router import tcp
+from shared_registry.router.dispatch import Dispatcher
+from shared_registry.router.http import HttpProxy
+from shared_registry.router.narrator import Narrator
+from shared_registry.router.outcomes import FailureReports
+from shared_registry.router.placement import Selection
+from shared_registry.router.pools import ReplicaPools
+from shared_registry.router.status import not_ready_reason, status_document
+from shared_registry.router.tls import TlsSettings
+from shared_registry.router.websocket import WebSocketProxy
+
+LOOK_SECONDS = 0.1
+logger = logging.getLogger(__name__)
+
+
+class Router:
+    """One router: `app` serves while `running()` lasts.
+
+    `app` has a lifespan of its own, for servers that run it without `shared_registry.router.server`.
+    """
+
+    def __init__(self, config: RouterConfig, *, url: str = "") -> None:
+        """Set up; nothing connects before `running()`.
+
+        Args:
+            config: Its settings.
+            url: Where it serves, for operators to see.
+        """
+        self.config = config
+        self.url = url
+        self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
+        self._stopping = asyncio.Event()
+        self._reports = FailureReports(self.registry)
+        self.dispatcher = Dispatcher(Selection(self.registry), self._reports)
+        tls = TlsSettings()
+        self._pools = ReplicaPools(self.registry.all, tls, tcp.liveness_options(config.peer_timeout_seconds))
+        self._http = HttpProxy(config, self.dispatcher, self._pools)
+        self.app = Starlette(
+            routes=[
+                Route("/status", self._status),
+                Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
+                Route("/{path:path}", self._http),
+                WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, tls)),
+            ],
+            lifespan=lambda _: self.running(),
+        )
+
+    def begin_stop(self) -> None:
+        """Resign at once, and tell load balancers to go elsewhere. Sessions go on until `running()` ends."""
+        self._stopping.set()
+
+    def end_requests(self) -> None:
+        """Break off what HTTP requests are under way. WebSockets are for the server to close."""
+        self._http.break_off()
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
+        """Take part in the registry; leave it in the end. Does not wait for Redis: `/readyz` says when it is there.
+
+        Args:
+            wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
+
+        Raises:
+            StoreUnavailable: Redis could not be reached in that time; the body was cancelled.
+            StoreError: Redis refuses, or holds something that is not ours; likewise.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                works = (self._take_part(wait_seconds), self._reports.run(), self._pools.sweep())
+                running = [tasks.create_task(work) for work in works]
+                try:
+                    yield
+                finally:
+                    for task in running:
+                        task.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+        finally:
+            await self._pools.close()
+
+    async def _take_part(self, wait_seconds: float | None) -> None:
+        registry, where = self.registry, mask_redis_url(self.config.redis_url)
+        await registry.start(timeout_seconds=wait_seconds)
+        try:
+            logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._narrate())
+                leading = tasks.create_task(registry.run_health_checks())
+                await self._stopping.wait()
+                leading.cancel()
+        finally:
+            await registry.stop()
+            logger.info("router: %s has left", registry.router_key)
+
+    async def _narrate(self) -> None:
+        narrator = Narrator(self.registry)
+        while True:
+            narrator.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _status(self, request: Request) -> Response:  # noqa: ARG002
+        if self.registry.is_started:
+            with contextlib.suppress(StoreError):  # the last view, then; its age stands in the document
+                await self.registry.refresh()
+        document = status_document(self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions)
+        return JSONResponse(document)
+
+    async def _healthz(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
+        reason = not_ready_reason(self.registry, is_stopping=self._stopping.is_set())
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)

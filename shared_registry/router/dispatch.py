@@ -1,0 +1,122 @@
+"""From a session to a connected replica: choose one, and where it cannot be reached, the next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from shared_registry.model import Replica
+from shared_registry.router.outcomes import FailureReports
+from shared_registry.router.placement import NoReplica, Placement, Session
+
+MOST_TRIES = 5
+"""Replicas that one session tries: enough to get past a rack that just went down, and an end to a client's waiting."""
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class NotReached(Exception):
+    """A replica did not take a session; nothing of the session has reached it, so that another one may be tried.
+
+    Attributes:
+        is_evidence: Whether it speaks against the replica's health. That it is busy does not.
+        is_timeout: Whether it stayed silent.
+    """
+
+    def __init__(self, reason: str, *, is_evidence: bool = True, is_timeout: bool = False) -> None:
+        super().__init__(reason)
+        self.is_evidence = is_evidence
+        self.is_timeout = is_timeout
+
+
+class Undeliverable(Exception):
+    """No replica took the session.
+
+    Attributes:
+        failures: What became of those that were tried; empty where there was none to try.
+    """
+
+    def __init__(self, failures: list[NotReached]) -> None:
+        super().__init__(_summary(failures))
+        self.failures = failures
+
+
+class Dispatcher:
+    """Finds replicas for sessions, and knows how many sessions have one."""
+
+    def __init__(self, placement: Placement, reports: FailureReports) -> None:
+        self._placement = placement
+        self._reports = reports
+        self._live = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def live_sessions(self) -> int:
+        """Sessions under way here, HTTP requests among them."""
+        return self._live
+
+    async def until_idle(self) -> None:
+        """Wait until no session is under way."""
+        await self._idle.wait()
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self, session: Session, dial: Callable[[Replica], AbstractAsyncContextManager[T]]
+    ) -> AsyncIterator[T]:
+        """Hold a replica and a connection to it, made by `dial`, for as long as the session lasts.
+
+        Args:
+            session: Who asks.
+            dial: Connects to one replica; raises `NotReached` where another one may be tried.
+
+        Raises:
+            Undeliverable: None could be reached.
+        """
+        with self._counted():
+            tried: list[Replica] = []
+            failures: list[NotReached] = []
+            while len(tried) < MOST_TRIES:
+                async with contextlib.AsyncExitStack() as stack:
+                    try:
+                        replica = await stack.enter_async_context(self._placement.place(session, exclude=tried))
+                        connection = await stack.enter_async_context(dial(replica))
+                    except NoReplica:
+                        break
+                    except NotReached as failure:
+                        tried.append(replica)
+                        failures.append(failure)
+                        self._note(replica, failure)
+                        continue
+                    yield connection
+                    return
+            raise Undeliverable(failures)
+
+    def _note(self, replica: Replica, failure: NotReached) -> None:
+        logger.warning("session: %s did not take it: %s", replica.url, failure)
+        if failure.is_evidence:
+            self._reports.add(replica, str(failure))
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._live += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._live -= 1
+            if not self._live:
+                self._idle.set()
+
+
+def _summary(failures: list[NotReached]) -> str:
+    if not failures:
+        return "no healthy replica can take the session; try again soon"
+    tried = "the one replica" if len(failures) == 1 else f"none of {len(failures)} replicas"
+    verb = "that was tried could not be reached" if len(failures) == 1 else "could be reached"
+    return f"{tried} {verb}; try again soon"

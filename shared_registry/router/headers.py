@@ -1,0 +1,126 @@
+"""What a proxy does to headers: which it refuses, which end at it, and which it adds. Pure.
+
+Headers are pairs of bytes as they came, names in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""What concerns one connection only, and is never passed on."""
+_NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
+"""What a `Connection` header does not get dropped by naming it: the meaning of the message rests on it."""
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_OF_THE_HANDSHAKE = b"sec-websocket-"
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+class AmbiguousRequest(Exception):
+    """Two readers of this request might disagree on where it ends, or whom it is for; the message says why."""
+
+
+def refuse_ambiguous(headers: Headers, http_version: str) -> None:
+    """Refuse what request smuggling lives on, however well the parser in front of us understands it.
+
+    Raises:
+        AmbiguousRequest: It has both Content-Length and Transfer-Encoding, several lengths or hosts, an encoding other
+            than chunked, or a header that is none.
+    """
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise AmbiguousRequest("a header's name is malformed")
+        if _FORBIDDEN.search(value):
+            raise AmbiguousRequest(f"the value of {name.decode()} has control characters")
+    lengths, encodings = _values(headers, b"content-length"), _values(headers, b"transfer-encoding")
+    if lengths and encodings:
+        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
+    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
+        raise AmbiguousRequest("Content-Length must be one decimal number")
+    if encodings and ([encoding.lower() for encoding in encodings] != [b"chunked"] or http_version == "1.0"):
+        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+    hosts = len(_values(headers, b"host"))
+    if hosts > 1 or (hosts == 0 and http_version != "1.0"):
+        raise AmbiguousRequest("it must name one Host")
+
+
+def has_body(headers: Headers) -> bool:
+    """Return whether a request that is not ambiguous announces a body."""
+    return is_chunked(headers) or any(int(length) for length in _values(headers, b"content-length"))
+
+
+def is_chunked(headers: Headers) -> bool:
+    """Return whether a request's body comes in chunks."""
+    return bool(_values(headers, b"transfer-encoding"))
+
+
+def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request as the replica gets them.
+
+    `Host` stays the client's, as with HAProxy and Envoy. The client's address is appended to `X-Forwarded-For`;
+    `X-Forwarded-Proto` and `-Host` are set unless a proxy in front has set them.
+
+    Args:
+        headers: As the client sent them.
+        client: The client's address, where it has one.
+        scheme: How the client connected: http, https, ws or wss.
+    """
+    dropped = _hop_by_hop(headers) | {b"expect"}  # who reads the body answers it
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    passed = [(name, value) for name, value in kept if name not in _FORWARDED]
+    came_from = _values(kept, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
+    if came_from:
+        passed.append((b"x-forwarded-for", b", ".join(came_from)))
+    secure = scheme in ("https", "wss")
+    passed.append((b"x-forwarded-proto", _first(kept, b"x-forwarded-proto") or (b"https" if secure else b"http")))
+    host = _first(kept, b"x-forwarded-host") or _first(kept, b"host")
+    if host:
+        passed.append((b"x-forwarded-host", host))
+    if is_chunked(headers):
+        passed.append((b"transfer-encoding", b"chunked"))
+    return passed
+
+
+def to_client(headers: Iterable[tuple[bytes, bytes]], *, status: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response as the client gets them."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = _hop_by_hop(lowered)
+    if status in (204, 304):  # never followed by a body, whatever its length would have been
+        dropped |= {b"content-length"}
+    return [(name, value) for name, value in lowered if name not in dropped]
+
+
+def of_handshake(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return what is passed on of a WebSocket handshake's headers, in either direction: all but the handshake's own."""
+    return [(name, value) for name, value in headers if not name.startswith(_OF_THE_HANDSHAKE)]
+
+
+def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
+    named = {name.strip().lower() for value in _values(headers, b"connection") for name in value.split(b",")}
+    return HOP_BY_HOP | (named - _NOT_TO_BE_NAMED)
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def _first(headers: Headers, name: bytes) -> bytes | None:
+    return next(iter(_values(headers, name)), None)

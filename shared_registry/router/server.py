@@ -1,0 +1,193 @@
+"""Serves a router over TCP, and ends it as operators expect.
+
+    first request    /readyz turns 503, leadership is resigned, the listener closes; live sessions go on
+    after the grace  what is left of them is closed: WebSockets with 1012, HTTP responses by breaking off
+    second request   the grace ends at once
+
+uvicorn serves. What it does at its own shutdown, to close every WebSocket at once, is put off to the second step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+import uvicorn
+
+from shared_registry.config import RouterConfig
+from shared_registry.errors import ConfigError
+from shared_registry.router import tcp
+from shared_registry.router.app import Router
+from shared_registry.router.client_protocol import BoundedHttpProtocol
+from shared_registry.router.websocket import PING_SECONDS
+from shared_registry.stop_signals import StopRequest
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 65
+"""How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
+LAST_SECONDS = 1
+"""How long sessions have to take note of their end after the grace."""
+START_POLL_SECONDS = 0.005
+logger = logging.getLogger(__name__)
+
+
+async def serve(
+    config: RouterConfig, stop: StopRequest, *, wait_seconds: float | None = None, on_listening: Callable[[str], None]
+) -> None:
+    """Run a router until it is asked to stop, and has.
+
+    Args:
+        config: Its settings.
+        stop: Who asks.
+        wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
+        on_listening: Called with the url under which it serves, as soon as it does.
+
+    Raises:
+        ConfigError: It cannot listen there.
+        StoreError: Redis could not be reached in that time, or refuses.
+    """
+    with _listener(config) as listener:
+        url = _url_of(listener)
+        router = Router(config, url=url)
+        server = _server(router, config)
+        on_listening(url)  # who connects from now on waits for moments, and is not refused
+        async with router.running(wait_seconds=wait_seconds):
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
+                    await asyncio.sleep(START_POLL_SECONDS)
+                await _first_of(serving, stop.asked.wait())
+                router.begin_stop()
+                server.close_listeners()
+                await _grace(router, stop, config.grace_seconds)
+            finally:
+                router.end_requests()
+                server.exit()
+                await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self.stopping = stopping
+        self._exit = asyncio.Event()
+
+    def exit(self) -> None:
+        """Have it end: close all that is left."""
+        self._exit.set()
+
+    async def main_loop(self) -> None:
+        """Do nothing: what uvicorn does ten times a second here is about headers and limits that are not used."""
+        await self._exit.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def close_listeners(self) -> None:
+        """Accept no new connections, and end those of HTTP with the next response.
+
+        Idle ones stay until then: a client that is just sending a request on one gets its answer, and a load balancer
+        that asks for /readyz on one learns why it should go.
+        """
+        self.stopping.set()
+        for server in self.servers:
+            server.close()
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, BoundedHttpProtocol):
+                connection.end_after_response()
+
+
+def _server(router: Router, config: RouterConfig) -> _Server:
+    for name in ("uvicorn", "uvicorn.error", "websockets.server"):
+        # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    stopping = asyncio.Event()
+    protocol = functools.partial(
+        BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds, stopping=stopping
+    )
+    return _Server(
+        uvicorn.Config(
+            router.app,
+            lifespan="off",  # `running()` does it
+            http=cast("type[asyncio.Protocol]", protocol),
+            ws="websockets-sansio",
+            ws_max_size=config.max_frame_bytes,
+            ws_per_message_deflate=False,
+            ws_ping_interval=PING_SECONDS,
+            ws_ping_timeout=None,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=LAST_SECONDS,
+        ),
+        stopping,
+    )
+
+
+async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:
+    live = router.dispatcher.live_sessions
+    if live:
+        logger.info("router: stopping; %d sessions have %g s to finish", live, seconds)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await _first_of(router.dispatcher.until_idle(), stop.urgent.wait())
+    left = router.dispatcher.live_sessions
+    if left:
+        logger.warning("router: closing %d sessions that have not finished", left)
+
+
+async def _first_of(*works: Awaitable[Any]) -> None:
+    """Return when one of them is done; cancel those that were begun here."""
+    tasks = [work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task, work in zip(tasks, works, strict=True):
+            if task is not work:
+                task.cancel()
+
+
+@contextlib.contextmanager
+def _listener(config: RouterConfig) -> Iterator[socket.socket]:
+    """Bind before anything else is begun, so that a port which is taken is told at once."""
+    where = f"{config.host}:{config.port}"
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"host: cannot listen on {where} ({_why(error)}); give an address of this machine") from None
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.apply(tcp.liveness_options(config.peer_timeout_seconds), listener)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            remedy = "choose another with --port, 0 for any free one, or end what uses it"
+            raise ConfigError(f"port: cannot listen on {where} ({_why(error)}); {remedy}") from None
+        listener.setblocking(False)  # noqa: FBT003
+        yield listener
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _url_of(listener: socket.socket) -> str:
+    """Return where others reach it: under this host's name, where it listens on every address."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

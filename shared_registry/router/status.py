@@ -1,0 +1,59 @@
+"""What a router tells of itself over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_registry.model import ReplicaRecord
+from shared_registry.registry import SharedReplicaRegistry
+
+
+def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int) -> dict[str, Any]:
+    """Return `GET /status`: the original's keys first, then ours. Times are on the Redis server's clock."""
+    leader = registry.leader
+    return {
+        "replicas": [_replica_document(replica.record) for replica in registry.all()],
+        "router": registry.router_key,
+        "url": url,
+        "namespace": registry.config.namespace,
+        "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
+        "is_leader": registry.is_leader,
+        "revision": registry.revision,
+        "birth": registry.birth,
+        "age_seconds": registry.age_seconds,
+        "is_stale": registry.is_stale,
+        "sessions": live_sessions,
+    }
+
+
+def not_ready_reason(registry: SharedReplicaRegistry, *, is_stopping: bool) -> str | None:
+    """Return why a load balancer should send nobody here; `None` where it should."""
+    if is_stopping:
+        return "stopping"
+    if not registry.is_started:
+        return "the shared state is not loaded yet"
+    if registry.is_stale:
+        return "the shared state is older than max_staleness_seconds"
+    return None
+
+
+def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
+    endpoint, health = record.endpoint, record.health
+    return {
+        "url": endpoint.url,
+        "primary": endpoint.primary,
+        "status": health.status.value,
+        "last_ok_at": health.last_ok_at,
+        "last_latency_ms": health.last_latency_ms,
+        "consecutive_failures": health.consecutive_failures,
+        "name": endpoint.name,
+        "weight": endpoint.weight,
+        "capacity": endpoint.capacity,
+        "in_flight": record.in_flight,
+        "admin": record.admin.value,
+        "admin_reason": record.admin_reason,
+        "status_since": record.status_since,
+        "last_failure_at": health.last_failure_at,
+        "last_error": record.last_error,
+        "consecutive_successes": health.consecutive_successes,
+    }

@@ -1,0 +1,130 @@
+"""How a router process ends: it resigns at once, its sessions may finish, and it says so with its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.router.backend import Backend
+from tests.router.conftest import SECONDS, RouterProcess, StartProcess, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def backend() -> AsyncIterator[Backend]:
+    async with Backend() as backend:
+        yield backend
+
+
+async def ended(router: RouterProcess) -> int:
+    return await asyncio.to_thread(router.command.process.wait, SECONDS)
+
+
+async def is_refused(router: RouterProcess) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(router.url).port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_live_sessions_finish_and_another_router_leads_at_once(
+    start_process: StartProcess, backend: Backend
+) -> None:
+    first = await start_process(backend.url, grace_seconds=30)
+    second = await start_process(backend.url)
+    async with (
+        httpx.AsyncClient(base_url=first.url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=second.url, trust_env=False) as other,
+        connect(f"{first.ws}/v1/stream", proxy=None) as client,
+        http.stream("GET", "/events") as events,
+    ):
+        assert (await http.get("/status")).json()["is_leader"] is True
+        begun = time.monotonic()
+        first.command.process.send_signal(signal.SIGTERM)
+
+        async def the_other_leads() -> bool:
+            return bool((await other.get("/status")).json()["is_leader"])
+
+        await until(the_other_leads, "the other leads")
+        assert time.monotonic() - begun < 2.0  # and not only when the lease of 3 s has ended
+
+        unready = await http.get("/readyz")  # over a connection that is still open
+        assert (unready.status_code, unready.json()["reason"]) == (503, "stopping")
+        assert unready.headers["connection"] == "close"
+        await until(lambda: is_refused(first), "nobody new is accepted")
+        lines = events.aiter_lines()
+        for text in ("still", "there"):
+            await client.send(text)
+            assert await client.recv() == text
+            backend.events.put_nowait(text)
+            assert (await anext(lines), await anext(lines)) == (f"data: {text}", "")
+        backend.events.put_nowait(None)
+        assert [line async for line in lines] == []
+        await client.close(3001, "done")
+    assert await asyncio.wait_for(backend.closes.get(), SECONDS) == (3001, "done")
+    assert await ended(first) == 0
+    assert first.has_said("2 sessions have 30 s to finish")
+    assert not first.has_said("closing")
+    assert "Traceback" not in first.command.err
+
+
+@pytest.mark.parametrize("is_impatient", [False, True])
+async def test_what_does_not_finish_is_closed_after_the_grace_or_at_a_second_signal(
+    start_process: StartProcess, backend: Backend, *, is_impatient: bool
+) -> None:
+    router = await start_process(backend.url, grace_seconds=30 if is_impatient else 0.3)
+    async with (
+        httpx.AsyncClient(base_url=router.url, trust_env=False) as http,
+        connect(f"{router.ws}/v1/stream", proxy=None) as client,
+        http.stream("GET", "/events") as events,
+    ):
+        await client.send("hello")
+        await client.recv()
+        router.command.process.send_signal(signal.SIGTERM)
+        if is_impatient:
+            await until(lambda: is_refused(router), "the first signal was heard")
+            router.command.process.send_signal(signal.SIGINT)
+        with pytest.raises(ConnectionClosed) as caught:
+            await asyncio.wait_for(client.recv(), SECONDS)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012
+        with pytest.raises(httpx.RemoteProtocolError):
+            [line async for line in events.aiter_lines()]
+    assert await asyncio.wait_for(backend.closes.get(), SECONDS) == (1012, "")
+    assert await ended(router) == 0
+    assert router.has_said("closing 2 sessions")
+    assert "Traceback" not in router.command.err
+
+
+async def test_a_stalled_session_does_not_keep_it(start_process: StartProcess, backend: Backend) -> None:
+    router = await start_process(backend.url, grace_seconds=0)
+    target = f"{router.ws}/?do=pour&messages=10000"
+    async with connect(target, proxy=None, max_queue=1, close_timeout=0.1):
+        await asyncio.sleep(0.1)
+        router.command.process.send_signal(signal.SIGTERM)
+        assert await ended(router) == 0
+    assert "Traceback" not in router.command.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_without_sessions_it_ends_at_once(
+    start_process: StartProcess, backend: Backend, number: signal.Signals
+) -> None:
+    router = await start_process(backend.url, grace_seconds=30)
+    begun = time.monotonic()
+    router.command.process.send_signal(number)
+    assert await ended(router) == 0
+    assert time.monotonic() - begun < SECONDS
+    assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: has stopped"

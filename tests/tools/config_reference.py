@@ -1,0 +1,133 @@
+"""Writes docs/configuration.md from the settings themselves: their docstrings, defaults, bounds and names.
+
+python -m tests.tools.config_reference            write it
+python -m tests.tools.config_reference --check    exit with 1 if it is not what would be written
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from shared_registry.config import RouterConfig
+from shared_registry.config.env import VARIABLES
+from shared_registry.config.settings import SHARED_SETTINGS
+from shared_registry.config.yaml_file import HEALTH_CHECK_KEYS
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+HEAD = """\
+# Configuration
+
+Made from the settings' own docstrings by `python -m tests.tools.config_reference`: change them in
+`shared_registry/config/settings.py`.
+
+A setting comes from, first wins: the command line (`--redis`, `--namespace`, and those that a command names in its
+`--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML file given with `--config`, the default. Code that
+builds `RouterConfig(...)` itself reads neither file nor environment. `shared-registry config show` prints the values in
+force and where each came from.
+
+```yaml
+router:
+  port: 9000
+  redis_url: redis://10.0.0.5:6379/0
+  namespace: video
+  replicas:
+    - {url: "http://10.0.0.1:8000", name: gpu-1, primary: true, weight: 2.0, capacity: 4}
+    - http://10.0.0.2:8000
+  health_check:
+    path: /readyz
+    expect: {status: ready}
+```
+
+A wrong value ends the start with one message that lists everything wrong, each with its place and a remedy. An unknown
+key inside `router:` is named in a warning, with the nearest known one; other top-level blocks belong to others and are
+not looked at. In the environment `SHARED_REGISTRY_REPLICAS` holds urls with commas between,
+`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`; an empty
+variable counts as absent.
+
+All routers of a namespace should agree on the settings marked *shared*: any of them may lead, and all judge each
+other's silence. Each router shows a fingerprint of them (`config_fingerprint` in its Redis record), so that a stray one
+is seen.
+
+| setting | default | YAML key below `router:` |
+|---|---|---|
+"""
+COMPUTED_DEFAULTS = {"router_id": "the host's name", "replicas": "none", "health_check_expect": "none"}
+KINDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
+
+
+def reference() -> str:
+    """Return the page."""
+    hints = get_type_hints(RouterConfig, include_extras=True)
+    settings = RouterConfig.__pydantic_fields__  # type: ignore[attr-defined]
+    rows = [f"| [`{name}`](#{name}) | {_default(name, settings[name])} | `{_yaml_key(name)}` |" for name in settings]
+    sections = [_section(name, info, hints[name]) for name, info in settings.items()]
+    return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections)
+
+
+def _section(name: str, info: Any, hint: object) -> str:
+    if not info.description:
+        raise SystemExit(f"{name} has no docstring")
+    facts = [_kind(hint), f"default {_default(name, info)}", f"`{_variable(name)}`"]
+    if name in SHARED_SETTINGS:
+        facts.append("*shared*")
+    return f"## {name}\n\n{', '.join(facts)}\n\n{_prose(info.description)}\n"
+
+
+def _prose(docstring: str) -> str:
+    """Return a docstring as Markdown: what is indented in it is a formula."""
+    return re.sub(r"(?m)^ {4}(\S.*)$", r"```\n\1\n```", docstring)
+
+
+def _kind(hint: object) -> str:
+    """Say what a setting may be, as far as its type tells; the docstring tells the rest."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is Annotated:
+        kind, *notes = parts
+        bounds = [bound for note in notes for bound in _bounds(note)]
+        return " ".join([KINDS.get(kind) or ("mapping" if get_origin(kind) is dict else "list"), *bounds])
+    return f"{_kind(parts[0])}, or none"
+
+
+def _bounds(note: Any) -> list[str]:
+    words = {"Gt": "above", "Ge": "from", "Le": "to"}
+    found = []
+    for one in getattr(note, "metadata", ()):
+        kind = type(one).__name__
+        if kind in words:
+            found.append(f"{words[kind]} {getattr(one, kind.lower()):g}")
+    return found
+
+
+def _default(name: str, info: Any) -> str:
+    if name in COMPUTED_DEFAULTS:
+        return COMPUTED_DEFAULTS[name]
+    value = info.default
+    return "none" if value is None else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _yaml_key(name: str) -> str:
+    inside = {setting: key for key, setting in HEALTH_CHECK_KEYS.items()}
+    return f"health_check.{inside[name]}" if name in inside else name
+
+
+def _variable(name: str) -> str:
+    [variable] = [variable for variable, setting in VARIABLES.items() if setting == name]
+    return variable
+
+
+def main() -> int:
+    """Write or check the page, and return the exit status."""
+    page = reference()
+    if sys.argv[1:] == ["--check"]:
+        is_current = PAGE.read_text(encoding="utf-8") == page
+        print(f"{PAGE.name}: {'current' if is_current else 'not current; run python -m tests.tools.config_reference'}")
+        return 0 if is_current else 1
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

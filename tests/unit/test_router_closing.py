@@ -1,0 +1,31 @@
+"""Close codes: what one side's end means to the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_registry.router.closing import Close, for_client, for_replica, shortened
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
+def test_codes_that_may_be_sent_pass(code: int) -> None:
+    assert for_replica(Close(code, "why")) == for_client(Close(code, "why")) == Close(code, "why")
+
+
+def test_no_code_is_the_ordinary_end() -> None:
+    assert for_replica(Close(1005)) == for_client(Close(1005)) == Close(1000)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 1016, 2999, 5000])
+def test_codes_that_must_not_be_sent_are_failures(code: int) -> None:
+    assert for_replica(Close(code)) == for_client(Close(code)) == Close(1011, f"closed with {code}")
+
+
+def test_a_connection_that_broke_is_going_away_to_the_replica_and_a_failure_to_the_client() -> None:
+    assert for_replica(Close(None)) == Close(1001, "the client's connection was lost")
+    assert for_client(Close(None)) is None
+
+
+def test_a_reason_is_cut_between_characters() -> None:
+    assert shortened("ü" * 100) == "ü" * 61
+    assert shortened("a" * 123) == "a" * 123

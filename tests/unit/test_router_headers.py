@@ -1,0 +1,117 @@
+"""What a proxy does to headers: a table of what passes, what ends here, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_registry.router.headers import (
+    HOP_BY_HOP,
+    AmbiguousRequest,
+    has_body,
+    is_chunked,
+    of_handshake,
+    refuse_ambiguous,
+    to_client,
+    to_replica,
+)
+
+Pairs = list[tuple[bytes, bytes]]
+HOST = (b"host", b"a:1")
+CHUNKED = (b"transfer-encoding", b"chunked")
+FORWARDED = [(b"x-forwarded-proto", b"http"), (b"x-forwarded-host", b"a:1")]
+
+
+def length(text: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", text
+
+
+@pytest.mark.parametrize("headers", [[HOST], [HOST, length(b"0")], [HOST, length(b"5")], [HOST, CHUNKED]])
+def test_one_framing_and_one_host_are_clear(headers: Pairs) -> None:
+    refuse_ambiguous(headers, "1.1")
+
+
+def test_an_old_client_names_no_host() -> None:
+    refuse_ambiguous([length(b"5")], "1.0")
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "why"),
+    [
+        ([HOST, length(b"5"), CHUNKED], "1.1", "both"),
+        ([HOST, length(b"5"), length(b"5")], "1.1", "one decimal number"),
+        ([HOST, length(b"5, 5")], "1.1", "one decimal number"),
+        ([HOST, length(b"+5")], "1.1", "one decimal number"),
+        ([HOST, length(b"")], "1.1", "one decimal number"),
+        ([HOST, length(b"\xb2")], "1.1", "one decimal number"),
+        ([HOST, length(b"9" * 19)], "1.1", "one decimal number"),
+        ([HOST, (b"transfer-encoding", b"gzip, chunked")], "1.1", "must be chunked"),
+        ([HOST, (b"transfer-encoding", b"identity")], "1.1", "must be chunked"),
+        ([HOST, CHUNKED, CHUNKED], "1.1", "must be chunked"),
+        ([HOST, CHUNKED], "1.0", "must be chunked"),
+        ([HOST, HOST], "1.1", "one Host"),
+        ([], "1.1", "one Host"),
+        ([HOST, (b"a b", b"c")], "1.1", "name is malformed"),
+        ([HOST, (b"", b"c")], "1.1", "name is malformed"),
+        ([HOST, (b"a", b"c\r\nd: e")], "1.1", "control characters"),
+        ([HOST, (b"a", b"\x00")], "1.1", "control characters"),
+    ],
+)
+def test_what_two_readers_might_take_for_two_things_is_refused(headers: Pairs, version: str, why: str) -> None:
+    with pytest.raises(AmbiguousRequest, match=why):
+        refuse_ambiguous(headers, version)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"), [([HOST], False), ([length(b"0")], False), ([length(b"1")], True), ([CHUNKED], True)]
+)
+def test_a_body_is_there_where_it_is_announced(headers: Pairs, expected: bool) -> None:
+    assert has_body(headers) is expected
+    assert is_chunked(headers) is (CHUNKED in headers)
+
+
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"} | {b"expect"}))
+def test_what_concerns_one_connection_ends_here(name: bytes) -> None:
+    assert to_replica([HOST, (name, b"x")], client=None, scheme="http") == [HOST, *FORWARDED]
+
+
+def test_what_connection_names_ends_here_too_but_for_what_the_message_rests_on() -> None:
+    named = (b"connection", b"close, X-Gone ,host, Content-Length,X-Forwarded-For")
+    headers = [HOST, named, (b"x-gone", b"1"), (b"x-stays", b"1"), length(b"5"), (b"x-forwarded-for", b"6.6.6.6")]
+    passed = to_replica(headers, client="10.0.0.1", scheme="http")
+    assert passed == [HOST, (b"x-stays", b"1"), length(b"5"), (b"x-forwarded-for", b"10.0.0.1"), *FORWARDED]
+
+
+def test_forwarding_is_told_and_what_a_proxy_in_front_told_is_kept() -> None:
+    told = [(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"x-forwarded-for", b"3.3.3.3")]
+    more = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"public")]
+    assert to_replica([HOST, *told, *more], client="::1", scheme="http") == [
+        HOST,
+        (b"x-forwarded-for", b"1.1.1.1, 2.2.2.2, 3.3.3.3, ::1"),
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told"), [("http", b"http"), ("ws", b"http"), ("https", b"https"), ("wss", b"https")]
+)
+def test_the_scheme_is_told_as_that_of_http(scheme: str, told: bytes) -> None:
+    assert (b"x-forwarded-proto", told) in to_replica([HOST], client=None, scheme=scheme)
+
+
+def test_a_chunked_body_stays_chunked() -> None:
+    assert to_replica([HOST, CHUNKED], client=None, scheme="http") == [HOST, *FORWARDED, CHUNKED]
+
+
+def test_a_response_loses_what_concerns_one_connection_and_keeps_its_order() -> None:
+    headers = [(b"Connection", b"X-Gone"), (b"X-Gone", b"1"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]
+    kept = [(b"set-cookie", b"a"), (b"set-cookie", b"b"), (b"content-length", b"5")]
+    assert to_client([*headers, CHUNKED, (b"Content-Length", b"5")], status=200) == kept
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [(200, True), (204, False), (304, False), (404, True)])
+def test_a_length_without_a_body_to_come_is_dropped(status: int, is_kept: bool) -> None:
+    assert bool(to_client([length(b"5")], status=status)) is is_kept
+
+
+def test_a_handshake_keeps_its_own_headers_to_itself() -> None:
+    assert of_handshake([HOST, (b"sec-websocket-key", b"x"), (b"sec-websocket-protocol", b"y")]) == [HOST]
