@@ -15,8 +15,10 @@ from shared_registry.errors import ConfigError
 from shared_registry.keys import NAMESPACE_PATTERN
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.redis_urls import check_redis_url
+from shared_registry.session_keys import FIRST_FRAME, SessionKeyPlace
 from shared_registry.urls import canonical_url
 
+OnLost = Literal["keep", "close"]
 JsonScalar = str | int | float | bool
 """What `health_check_expect` may ask for."""
 
@@ -56,6 +58,14 @@ def check_host(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"\S+", value) and value.isprintable():
         return value
     raise ConfigError(f"host: {shorten(value)} is no address; write one such as 0.0.0.0 (every interface) or 127.0.0.1")
+
+
+def check_session_key(value: object) -> str | None:
+    """Return where a session's key is found; `None` and an empty text stand for nowhere."""
+    if value is None or value == "":
+        return None
+    place = SessionKeyPlace.parse(value)
+    return f"{place.kind}{'.' if place.kind == FIRST_FRAME else ':'}{place.name}"
 
 
 def check_health_path(value: object) -> str:
@@ -183,6 +193,7 @@ Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
 Replicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
+SessionKey = Annotated[str | None, PlainValidator(check_session_key)]
 HealthPath = Annotated[str, PlainValidator(check_health_path)]
 Expectations = Annotated[dict[str, JsonScalar], PlainValidator(check_expect)]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

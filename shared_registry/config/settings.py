@@ -26,12 +26,14 @@ from shared_registry.config.rules import (
     HealthPath,
     Host,
     Namespace,
+    OnLost,
     Period,
     Port,
     RedisUrl,
     Replicas,
     RouterId,
     Seconds,
+    SessionKey,
     default_router_id,
     validate_endpoint,
 )
@@ -224,6 +226,16 @@ class RouterConfig:
     header_timeout_seconds: Seconds = 10.0
     """Seconds in which a client must have sent the head of a request, once it has begun or has just connected, before
     it is cut off with 408. Bounds what a client costs that sends a byte at a time."""
+
+    session_key: SessionKey = None
+    """Where the router finds the name of a session, by which it returns to its replica. One of `header:NAME`,
+    `cookie:NAME`, `query:NAME` or, of a WebSocket, `first_frame.FIELD`: a field of its first message, which must be
+    JSON, such as `first_frame.client_id`. None by default: every session is a new one. With `first_frame` a session is
+    accepted before it has a replica, which then gets that message first. See `affinity_seconds`."""
+
+    on_lost: OnLost = "keep"
+    """What the router does with a session whose replica turns unhealthy or is removed while it runs. `keep` lets it go
+    on, since it may well outlive a failing health check; `close` ends it, so that the client comes back elsewhere."""
 
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
     """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.env import VARIABLES
@@ -83,12 +83,15 @@ def _prose(docstring: str) -> str:
 
 def _kind(hint: object) -> str:
     """Say what a setting may be, as far as its type tells; the docstring tells the rest."""
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    if get_origin(hint) is Annotated:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
         kind, *notes = parts
-        bounds = [bound for note in notes for bound in _bounds(note)]
-        return " ".join([KINDS.get(kind) or ("mapping" if get_origin(kind) is dict else "list"), *bounds])
-    return f"{_kind(parts[0])}, or none"
+        return " ".join([_kind(kind), *(bound for note in notes for bound in _bounds(note))])
+    if origin is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if type(None) in parts:
+        return f"{_kind(parts[0])}, or none"
+    return next((word for kind, word in KINDS.items() if kind is hint), "") or ("mapping" if origin is dict else "list")
 
 
 def _bounds(note: Any) -> list[str]:

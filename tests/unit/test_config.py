@@ -51,6 +51,8 @@ OURS: dict[str, Any] = {
     "response_timeout_seconds": 300.0,
     "peer_timeout_seconds": 60.0,
     "header_timeout_seconds": 10.0,
+    "session_key": None,
+    "on_lost": "keep",
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
 }
@@ -71,6 +73,8 @@ LOCAL_SETTINGS = {
     "response_timeout_seconds",
     "peer_timeout_seconds",
     "header_timeout_seconds",
+    "session_key",
+    "on_lost",
     "max_frame_bytes",
     "grace_seconds",
 }
@@ -185,6 +189,13 @@ def test_words_are_clean_text(name: str, value: object) -> None:
     ("settings", "message"),
     [
         ({"port": 65536}, "port: must be at most 65535, got 65536; the default is 9000"),
+        ({"on_lost": "drop"}, "on_lost: must be 'keep' or 'close', got 'drop'"),
+        (
+            {"session_key": "body:id"},
+            "session_key: 'body:id' is not usable; write header:NAME, cookie:NAME, query:NAME or",
+        ),
+        ({"session_key": "first_frame."}, "session_key: 'first_frame.' is not usable"),
+        ({"session_key": "header:a b"}, "session_key: 'header:a b' is not usable"),
         ({"degraded_placement": "some"}, "degraded_placement: must be 'share', 'off' or 'unlimited', got 'some'"),
         ({"failure_threshold": 0}, "failure_threshold: must be at least 1, got 0; the default is 3"),
         ({"recovery_threshold": 0}, "recovery_threshold: must be at least 1, got 0"),
@@ -471,6 +482,8 @@ OTHER_VALUES: dict[str, Any] = {
     "response_timeout_seconds": 3.0,
     "peer_timeout_seconds": 3.0,
     "header_timeout_seconds": 3.0,
+    "session_key": "cookie:sid",
+    "on_lost": "close",
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
 }

@@ -46,6 +46,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "response_timeout_seconds": ("60", 60.0),
     "peer_timeout_seconds": ("15", 15.0),
     "header_timeout_seconds": ("5", 5.0),
+    "session_key": ("first_frame.client_id", "first_frame.client_id"),
+    "on_lost": ("close", "close"),
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
 }
