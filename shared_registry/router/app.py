@@ -16,7 +16,6 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
-from shared_registry.router import tcp
 from shared_registry.router.dispatch import Dispatcher
 from shared_registry.router.http import HttpProxy
 from shared_registry.router.narrator import Narrator
@@ -51,7 +50,7 @@ class Router:
         self._reports = FailureReports(self.registry)
         self.dispatcher = Dispatcher(Selection(self.registry), self._reports)
         tls = TlsSettings()
-        self._pools = ReplicaPools(self.registry.all, tls, tcp.liveness_options(config.peer_timeout_seconds))
+        self._pools = ReplicaPools(config, tls)
         self._http = HttpProxy(config, self.dispatcher, self._pools)
         self.app = Starlette(
             routes=[
@@ -97,7 +96,7 @@ class Router:
                 raise group.exceptions[0] from None
             raise
         finally:
-            await self._pools.close()
+            self._pools.close()
 
     async def _take_part(self, wait_seconds: float | None) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
