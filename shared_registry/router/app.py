@@ -51,13 +51,12 @@ class Router:
         self.dispatcher = Dispatcher(Selection(self.registry), self._reports)
         tls = TlsSettings()
         self._pools = ReplicaPools(config, tls)
-        self._http = HttpProxy(config, self.dispatcher, self._pools)
         self.app = Starlette(
             routes=[
                 Route("/status", self._status),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
-                Route("/{path:path}", self._http),
+                Route("/{path:path}", HttpProxy(config, self.dispatcher, self._pools)),
                 WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, tls)),
             ],
             lifespan=lambda _: self.running(),
@@ -66,10 +65,6 @@ class Router:
     def begin_stop(self) -> None:
         """Resign at once, and tell load balancers to go elsewhere. Sessions go on until `running()` ends."""
         self._stopping.set()
-
-    def end_requests(self) -> None:
-        """Break off what HTTP requests are under way. WebSockets are for the server to close."""
-        self._http.break_off()
 
     @contextlib.asynccontextmanager
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:

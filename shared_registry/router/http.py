@@ -123,7 +123,6 @@ class HttpProxy:
         self._silence_seconds = config.response_timeout_seconds
         self._dispatcher = dispatcher
         self._pools = pools
-        self._exchanges: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one request. Returning without a complete response makes the server break the connection."""
@@ -135,24 +134,17 @@ class HttpProxy:
         request = Request(scope, receive, silence_seconds=self._silence_seconds)
         reply = Reply(send)
         exchange = asyncio.create_task(self._exchange(request, reply))
-        self._exchanges.add(exchange)
         leaving = asyncio.create_task(request.left())
         try:
             await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if exchange.done() and not exchange.cancelled():
+            if exchange.done():
                 exchange.result()
         finally:
-            self._exchanges.discard(exchange)
             for task in (exchange, leaving):
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
         if request.is_silent and not reply.is_started:
             await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
-
-    def break_off(self) -> None:
-        """End all requests under way."""
-        for exchange in self._exchanges:
-            exchange.cancel()
 
     async def _exchange(self, request: Request, reply: Reply) -> None:
         try:
