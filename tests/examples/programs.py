@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ def program(*argv: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         yield process
-        assert process.poll() is None, f"{argv} has ended by itself, with {process.returncode}"
+        assert process.poll() in {None, -signal.SIGTERM}, f"{argv} has ended by itself, with {process.returncode}"
     finally:
         process.kill()
         process.communicate()

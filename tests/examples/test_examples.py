@@ -90,11 +90,14 @@ def test_fastvideo(server: EmbeddedServer, variables: dict[str, str], replicas: 
     for url, there in zip(replicas.values(), ("http://127.0.0.1:8000", "http://127.0.0.1:8001"), strict=True):
         settings = settings.replace(f"url: {there}\n", f"url: {url}\n")
     ports = [free_port(), free_port()]
+    routers: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
         for port in ports:
             path = tmp_path / f"router-{port}.yaml"
             path.write_text(settings.replace("port: 9000", f"port: {port}"))
-            stack.enter_context(program(str(EXAMPLES / "fastvideo" / "router.py"), str(path), **variables))
+            routers.append(
+                stack.enter_context(program(str(EXAMPLES / "fastvideo" / "router.py"), str(path), **variables))
+            )
         for port in ports:
             until_healthy(f"http://127.0.0.1:{port}/status")
             assert session(port)[0] == "gpu-a"
@@ -102,6 +105,10 @@ def test_fastvideo(server: EmbeddedServer, variables: dict[str, str], replicas: 
             keys = Keys(variables["SHARED_REGISTRY_NAMESPACE"])
             assert redis.zcard(keys.routers) == 2
             assert redis.exists(keys.leader)
+            for router in routers:
+                router.terminate()
+                router.wait(SECONDS)
+            assert (redis.zcard(keys.routers), redis.exists(keys.leader)) == (0, 0)
 
 
 def test_the_diff_for_fastvideo_is_one_import() -> None:
