@@ -94,7 +94,6 @@ class Placement:
         self._join = join
         self._clock = clock
         self._degraded = DegradedPlacement(settings.degraded, router=router)
-        self._birth = mirror.birth
         self._used_at = -IDLE_SECONDS
         self._is_degraded = False
 
@@ -153,12 +152,15 @@ class Placement:
                 self._degraded.see(Loads(in_flight, routers))
 
     def _notice(self, events: Sequence[Event]) -> None:
-        """Tell leases that their replica is lost; no events mean that all was read anew."""
-        if not self.ledger.held and self._birth == self._mirror.birth:
-            return
-        if self._birth != self._mirror.birth:
-            self._birth = self._mirror.birth
+        """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
+
+        Then Redis may be another one, which lost writes that it had acknowledged: counts alone do not tell that one
+        lease went and another came back.
+        """
+        if not events:
             self.reconciler.ask()
+        if not self.ledger.held:
+            return
         gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
         if events and not gone:
             return
