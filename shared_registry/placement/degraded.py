@@ -40,15 +40,21 @@ class DegradedPlacement:
         self._mode = mode
         self._router = router
         self._taken: Counter[str] = Counter()
+        self._taken_since: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """The loads are about to be read: they count what was taken and given back until now, and perhaps more."""
+        self._taken_since.clear()
 
     def see(self, loads: Loads) -> None:
-        """Take over new loads, which count what was taken and given back until now."""
+        """Take over the loads that were read. What was taken meanwhile is counted twice rather than not at all."""
         self.loads = loads
-        self._taken.clear()
+        self._taken = self._taken_since.copy()
 
     def take(self, key: str) -> None:
         """This router has taken a slot on a replica."""
         self._taken[key] += 1
+        self._taken_since[key] += 1
 
     def give_back(self, key: str) -> None:
         """This router has given a slot back."""

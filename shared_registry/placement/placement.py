@@ -143,6 +143,7 @@ class Placement:
         while True:
             await self._clock.sleep(self._settings.refresh_seconds)
             if self._needs_loads():
+                self._degraded.look()
                 try:
                     in_flight, routers = await self._reader.loads(
                         {replica.key: replica.endpoint for replica in self._mirror.view.preference}
