@@ -60,11 +60,14 @@ class DegradedPlacement:
         """This router has given a slot back."""
         self._taken[key] -= 1
 
-    def choose(self, preference: Sequence[Replica], excluded: Collection[str]) -> Replica | None:
+    def choose(
+        self, preference: Sequence[Replica], *, avoided: Collection[str] = (), excluded: Collection[str] = ()
+    ) -> Replica | None:
         """Return the replica for one session more; `None` where there is none that this router may use by itself.
 
         Args:
             preference: The selectable replicas, best first.
+            avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls never taken.
         """
         if self._mode == "off":
@@ -75,7 +78,8 @@ class DegradedPlacement:
             for replica in preference
             if replica.key not in excluded and self._taken[replica.key] < shares.get(replica.key, math.inf)
         ]
-        tier = [replica for replica in able if replica.primary] or able
+        wanted = [replica for replica in able if replica.key not in avoided] or able
+        tier = [replica for replica in wanted if replica.primary] or wanted
         return min(tier, key=self._load, default=None)
 
     def _load(self, replica: Replica) -> float:

@@ -119,7 +119,7 @@ class Placement:
             grant = await self._ask(lease_id, avoided, excluded)
             replica = None if isinstance(grant, Denial) else await self._handle(grant.key)
         except StoreUnavailable as error:
-            return self._place_without_redis(lease_id, session, excluded, error)
+            return self._place_without_redis(lease_id, session, avoided, excluded, error)
         except BaseException:
             self.ledger.give_up(lease_id)
             self.reconciler.ask()
@@ -205,10 +205,15 @@ class Placement:
         return replica
 
     def _place_without_redis(
-        self, lease_id: str, session: str | None, excluded: Collection[str], error: StoreUnavailable
+        self,
+        lease_id: str,
+        session: str | None,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        error: StoreUnavailable,
     ) -> Lease:
         self.reconciler.ask()
-        replica = self._degraded.choose(self._mirror.view.preference, excluded)
+        replica = self._degraded.choose(self._mirror.view.preference, avoided=avoided, excluded=excluded)
         if replica is None:
             self.ledger.give_up(lease_id)
             raise error
