@@ -12,7 +12,7 @@ from typing import Literal
 
 from shared_registry.answers import Beat, Denial, Grant
 from shared_registry.clock import Clock
-from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
+from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
 from shared_registry.mirror import Mirror
 from shared_registry.model import (
     ORIGIN,
@@ -95,6 +95,7 @@ class Placement:
         self._clock = clock
         self._degraded = DegradedPlacement(settings.degraded, router=router)
         self._used_at = -IDLE_SECONDS
+        self._closings = 0
         self._is_degraded = False
 
     async def acquire(self, session: str | None, *, avoided: Collection[str], excluded: Collection[str]) -> Lease:
@@ -111,14 +112,18 @@ class Placement:
             Saturated: All replicas are full.
             NoHealthyReplica: None is healthy and active.
             StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
+            UsageError: The registry was stopped meanwhile.
         """
         lease_id = new_lease_id(session)
+        closings = self._closings
         self._used_at = self._clock.monotonic()
         self.ledger.ask(lease_id)
         try:
-            grant = await self._ask(lease_id, avoided, excluded)
+            grant = await self._ask(lease_id, avoided, excluded, closings)
             replica = None if isinstance(grant, Denial) else await self._handle(grant.key)
+            self._expect_open(closings)
         except StoreUnavailable as error:
+            self._expect_open(closings)
             return self._place_without_redis(lease_id, session, avoided, excluded, error)
         except BaseException:
             self.ledger.give_up(lease_id)
@@ -184,12 +189,21 @@ class Placement:
     def close(self) -> None:
         """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
         self.ledger.clear()
+        self._closings += 1
 
-    async def _ask(self, lease_id: str, avoided: Collection[str], excluded: Collection[str]) -> Grant | Denial:
+    def _expect_open(self, closings: int) -> None:
+        """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
+        if closings != self._closings:
+            raise UsageError("the registry was stopped while a session was being placed")
+
+    async def _ask(
+        self, lease_id: str, avoided: Collection[str], excluded: Collection[str], closings: int
+    ) -> Grant | Denial:
         for _ in range(TRIES_TO_JOIN):
             answer = await self._store.acquire(lease_id, avoided=avoided, excluded=excluded)
             if answer is not Denial.NOT_REGISTERED:
                 return answer
+            self._expect_open(closings)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
             await self._join()
             await self.reconciler.reconcile()
