@@ -15,8 +15,8 @@ demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
 test: venv  ## run all tests; they start their own servers
 	$(BIN)/python -m pytest
 
-test-long: venv  ## the random tests against the model, for much longer
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/model
+test-long: venv  ## the random tests against the model, and of leases while all breaks, for much longer
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/model tests/cluster/test_leases.py
 
 check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
 	$(BIN)/ruff check .
