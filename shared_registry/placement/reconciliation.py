@@ -107,6 +107,7 @@ class Reconciler:
         # What was put back without an answer may have taken a replica over its capacity, which is to be told.
         missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
         self._unheard.intersection_update(missing)
+        self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
         for chunk in _chunks(missing, RESTORED_AT_ONCE):
             await self._put_back(chunk)
         for lease_id in [*strangers, *self._ledger.ending]:
