@@ -20,17 +20,29 @@ STRANGER = "f" * 32
 
 
 @pytest.fixture
-def server(own_server: Callable[..., EmbeddedServer], tmp_path: Path) -> EmbeddedServer:
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    async with on_server(server.url, namespace) as space:
+        await add_replicas(space)
+        yield space
+
+
+@pytest.fixture
+def mortal(own_server: Callable[..., EmbeddedServer], tmp_path: Path) -> EmbeddedServer:
+    """A server that the test may kill and flush."""
     return own_server(config={"appendonly": "yes", "appendfsync": "always"}, data_dir=tmp_path / "data")
 
 
 @pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        for url in (A, B):
-            await space.add(url, capacity=100)
-            await space.make("healthy", url)
+async def mortal_space(mortal: EmbeddedServer) -> AsyncIterator[Space]:
+    async with on_server(mortal.url, "mortal") as space:
+        await add_replicas(space)
         yield space
+
+
+async def add_replicas(space: Space) -> None:
+    for url in (A, B):
+        await space.add(url, capacity=100)
+        await space.make("healthy", url)
 
 
 async def plant(space: Space, router: str) -> None:
@@ -58,39 +70,41 @@ async def test_a_reconnect(server: EmbeddedServer, space: Space) -> None:
         await settle(space, registry)
 
 
-async def test_a_restarted_server(server: EmbeddedServer, space: Space) -> None:
+async def test_a_restarted_server(mortal: EmbeddedServer, mortal_space: Space) -> None:
     """It has lost a lease that it had acknowledged, and has another one that had been given back: no count tells."""
-    async with registry_on(server.url, space.keys.namespace, refresh_seconds=0.2) as registry:
+    async with registry_on(mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2) as registry:
         lost = await registry.acquire()
-        await space.store_of(registry.router_key).release(lost.id)
-        await plant(space, registry.router_key)
-        server.kill()
-        server.start()
-        await space.clients.commands.connection_pool.disconnect()
-        await until(lambda: list(leases(space)) == [lost.id])
-        await settle(space, registry)
+        await mortal_space.store_of(registry.router_key).release(lost.id)
+        await plant(mortal_space, registry.router_key)
+        mortal.kill()
+        mortal.start()
+        await mortal_space.clients.commands.connection_pool.disconnect()
+        await until(lambda: list(leases(mortal_space)) == [lost.id])
+        await settle(mortal_space, registry)
 
 
-async def test_another_history(server: EmbeddedServer, space: Space) -> None:
-    async with registry_on(server.url, space.keys.namespace, refresh_seconds=0.2) as registry:
+async def test_another_history(mortal: EmbeddedServer, mortal_space: Space) -> None:
+    async with registry_on(mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2) as registry:
         taken = [await registry.acquire() for _ in range(4)]
-        space.raw.flushall()
-        await space.store.heartbeat(info("other~1"), expiry_seconds=NEVER)
-        await until(lambda: leases(space) == held(registry))
-        await settle(space, registry)
-        assert len(leases(space)) == 4
+        mortal_space.raw.flushall()
+        await mortal_space.store.heartbeat(info("other~1"), expiry_seconds=NEVER)
+        await until(lambda: leases(mortal_space) == held(registry))
+        await settle(mortal_space, registry)
+        assert len(leases(mortal_space)) == 4
         assert not any(lease.lost.is_set() for lease in taken), "a loss of history is no news of a replica"
         for lease in taken:
             await lease.release()
-        await settle(space, registry)
+        await settle(mortal_space, registry)
 
 
-async def test_a_flush_while_it_is_asked_for_more(server: EmbeddedServer, space: Space) -> None:
-    async with registry_on(server.url, space.keys.namespace, refresh_seconds=0.2, heartbeat_seconds=0.2) as registry:
+async def test_a_flush_while_it_is_asked_for_more(mortal: EmbeddedServer, mortal_space: Space) -> None:
+    async with registry_on(
+        mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2, heartbeat_seconds=0.2
+    ) as registry:
         for _ in range(3):
             await registry.acquire()
-            space.raw.flushall()
-            await settle(space, registry)
+            mortal_space.raw.flushall()
+            await settle(mortal_space, registry)
         assert len(held(registry)) == 3
 
 
@@ -154,15 +168,15 @@ async def test_a_beat_that_counts_too_few(server: EmbeddedServer, space: Space) 
 
 
 async def test_a_release_while_redis_is_away_returns_at_once_and_is_told_later(
-    server: EmbeddedServer, space: Space
+    mortal: EmbeddedServer, mortal_space: Space
 ) -> None:
-    async with registry_on(server.url, space.keys.namespace) as registry:
+    async with registry_on(mortal.url, mortal_space.keys.namespace) as registry:
         ended, kept = await registry.acquire(), await registry.acquire()
-        server.kill()
+        mortal.kill()
         began = time.monotonic()
         await ended.release()
         assert time.monotonic() - began < 0.2
-        server.start()
-        await space.clients.commands.connection_pool.disconnect()
-        await until(lambda: list(leases(space)) == [kept.id])
-        await settle(space, registry)
+        mortal.start()
+        await mortal_space.clients.commands.connection_pool.disconnect()
+        await until(lambda: list(leases(mortal_space)) == [kept.id])
+        await settle(mortal_space, registry)
