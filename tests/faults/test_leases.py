@@ -11,8 +11,8 @@ from unittest import mock
 
 import pytest
 
-from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable
-from shared_registry.answers import Grant, Restored
+from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable, UsageError
+from shared_registry.answers import Denial, Grant, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
@@ -228,11 +228,42 @@ async def test_an_excess_is_reported_also_when_the_answer_was_lost(
 async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobody_back(
     space: Space, proxy: FaultyProxy
 ) -> None:
+    gate = asyncio.Event()
     async with registry_on(proxy.url, space.keys.namespace) as registry:
-        await registry.acquire()
-        asking = [asyncio.create_task(registry.acquire()) for _ in range(40)]
-        await asyncio.sleep(0)
-    await asyncio.wait(asking)
+        acquire = registry._store.acquire
+
+        async def late(lease_id: str, **options: Any) -> Grant | Denial:
+            await gate.wait()
+            return await acquire(lease_id, **options)
+
+        with mock.patch.object(registry._store, "acquire", late):
+            asking = asyncio.create_task(registry.acquire())
+            await until(lambda: registry._placement.ledger.mark().moving == 1)
+    gate.set()
+    with pytest.raises(UsageError, match="stopped"):
+        await asking
+    await registry._clients.close()  # what came late has opened them again
     assert leases(space) == {}
     assert space.raw.zrange(space.keys.routers, 0, -1) == []
-    assert held(registry) == {} or all(task.exception() is None for task in asking)
+
+
+async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_out(
+    registry: SharedReplicaRegistry, space: Space
+) -> None:
+    gate = asyncio.Event()
+    acquire = registry._store.acquire
+
+    async def slow(lease_id: str, **options: Any) -> Grant | Denial:
+        grant = await acquire(lease_id, **options)
+        await gate.wait()
+        return grant
+
+    with mock.patch.object(registry._store, "acquire", slow):
+        asking = asyncio.create_task(registry.acquire())
+        await until(lambda: len(leases(space)) == 1)
+        await registry.stop()
+        gate.set()
+        with pytest.raises(UsageError, match="stopped"):
+            await asking
+    assert leases(space) == {}
+    assert held(registry) == {}
