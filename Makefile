@@ -18,8 +18,8 @@ test: venv  ## run all tests; they start their own servers
 test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003
 	$(BIN)/python -m pytest -m compose tests/compose
 
-test-long: venv  ## the random tests against the model for much longer; the demo interrupted at every step
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_demo.py
+test-long: venv  ## for much longer: the model, leases while all breaks, the demo interrupted at every step
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_leases.py tests/cluster/test_demo.py
 
 check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
 	$(BIN)/ruff check .

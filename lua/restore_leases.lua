@@ -1,8 +1,9 @@
 -- Puts back leases that a living router holds and Redis lost, or gave away while the router was paused.
 --
 -- A lease that Redis has on another replica is moved: the router knows where its session runs. It may take a replica
--- over its capacity; such replicas are named, and take nothing new before they are below it again. Leases on replicas
--- that are not there at all are skipped, and these named too: nothing is ever counted where there is no hash.
+-- over its capacity; such replicas are named, also when it is repeated, and take nothing new before they are below it
+-- again. Leases on replicas that are not there at all are skipped, and these named too: nothing is ever counted where
+-- there is no hash.
 --
 -- KEYS    meta replicas removed routers leases ready_primary ready_secondary full events replica_prefix affinity_prefix
 -- ARGV    router … (lease_id url)
@@ -41,18 +42,18 @@ end
 
 local now_ms = server_now_ms()
 local restored = 0
-local changed, skipped = {}, {}
+local named, skipped = {}, {}
 for i = 2, #ARGV, LEASE_WIDTH do
   local lease_id, url = ARGV[i], ARGV[i + 1]
   local replica = replica_prefix .. url
   local elsewhere = redis.call('HGET', leases, lease_id)
-  if redis.call('HEXISTS', replica, 'in_flight') == 0 then
-    skipped[url] = true
-  elseif elsewhere ~= url then
+  local is_there = redis.call('HEXISTS', replica, 'in_flight') == 1
+  local is_named = is_there and named or skipped
+  is_named[url] = true
+  if is_there and elsewhere ~= url then
     redis.call('HSET', leases, lease_id, url)
     redis.call('HINCRBY', replica, 'in_flight', 1)
     redis.call('PERSIST', replica)
-    changed[url] = true
     if elsewhere then
       unload(keys, elsewhere, 1, now_ms, router, {})
     end
@@ -64,7 +65,7 @@ for i = 2, #ARGV, LEASE_WIDTH do
   end
 end
 local reply = {'restored', whole(restored), ''}
-for url in pairs(changed) do
+for url in pairs(named) do
   local state = redis.call('HMGET', replica_prefix .. url, 'in_flight', 'capacity')
   refresh_ready(keys, replica_prefix .. url, url)
   if tonumber(state[2]) > 0 and tonumber(state[1]) > tonumber(state[2]) then

@@ -91,7 +91,7 @@ class HealthLoop:
         self.refused_reports = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Look at the replicas again. For `Mirror.subscribed`; no events mean that all was read anew."""
+        """Look at the replicas again. For `Mirror.subscribed`; no events mean that anything may have changed."""
         if not events or any(event.record is not None for event in events):
             self._is_changed = True
             self._wake.set()

@@ -86,7 +86,10 @@ class Mirror:
 
     @contextlib.contextmanager
     def subscribed(self, *listeners: Listener) -> Iterator[None]:
-        """Call these with the events of every step, or with none after a full read. They must not block or raise."""
+        """Call these with the events of every step, or with none after a full read and after an outage.
+
+        They must not block or raise.
+        """
         self._listeners += listeners
         try:
             yield
@@ -256,6 +259,7 @@ class Mirror:
         if self._trouble is not None:
             self._trouble = None
             logger.info("redis: following the shared state again")
+            self._notify(())
         if self.is_stale:
             self._mark_stale(is_stale=False)
 

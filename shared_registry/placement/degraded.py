@@ -40,25 +40,34 @@ class DegradedPlacement:
         self._mode = mode
         self._router = router
         self._taken: Counter[str] = Counter()
+        self._taken_since: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """The loads are about to be read: they count what was taken and given back until now, and perhaps more."""
+        self._taken_since.clear()
 
     def see(self, loads: Loads) -> None:
-        """Take over new loads, which count what was taken and given back until now."""
+        """Take over the loads that were read. What was taken meanwhile is counted twice rather than not at all."""
         self.loads = loads
-        self._taken.clear()
+        self._taken = self._taken_since.copy()
 
     def take(self, key: str) -> None:
         """This router has taken a slot on a replica."""
         self._taken[key] += 1
+        self._taken_since[key] += 1
 
     def give_back(self, key: str) -> None:
         """This router has given a slot back."""
         self._taken[key] -= 1
 
-    def choose(self, preference: Sequence[Replica], excluded: Collection[str]) -> Replica | None:
+    def choose(
+        self, preference: Sequence[Replica], *, avoided: Collection[str] = (), excluded: Collection[str] = ()
+    ) -> Replica | None:
         """Return the replica for one session more; `None` where there is none that this router may use by itself.
 
         Args:
             preference: The selectable replicas, best first.
+            avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls never taken.
         """
         if self._mode == "off":
@@ -69,7 +78,8 @@ class DegradedPlacement:
             for replica in preference
             if replica.key not in excluded and self._taken[replica.key] < shares.get(replica.key, math.inf)
         ]
-        tier = [replica for replica in able if replica.primary] or able
+        wanted = [replica for replica in able if replica.key not in avoided] or able
+        tier = [replica for replica in wanted if replica.primary] or wanted
         return min(tier, key=self._load, default=None)
 
     def _load(self, replica: Replica) -> float:

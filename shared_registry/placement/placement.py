@@ -12,7 +12,7 @@ from typing import Literal
 
 from shared_registry.answers import Beat, Denial, Grant
 from shared_registry.clock import Clock
-from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
+from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
 from shared_registry.mirror import Mirror
 from shared_registry.model import (
     ORIGIN,
@@ -94,8 +94,8 @@ class Placement:
         self._join = join
         self._clock = clock
         self._degraded = DegradedPlacement(settings.degraded, router=router)
-        self._birth = mirror.birth
         self._used_at = -IDLE_SECONDS
+        self._closings = 0
         self._is_degraded = False
 
     async def acquire(self, session: str | None, *, avoided: Collection[str], excluded: Collection[str]) -> Lease:
@@ -112,15 +112,19 @@ class Placement:
             Saturated: All replicas are full.
             NoHealthyReplica: None is healthy and active.
             StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
+            UsageError: The registry was stopped meanwhile.
         """
         lease_id = new_lease_id(session)
+        closings = self._closings
         self._used_at = self._clock.monotonic()
         self.ledger.ask(lease_id)
         try:
-            grant = await self._ask(lease_id, avoided, excluded)
+            grant = await self._ask(lease_id, avoided, excluded, closings)
             replica = None if isinstance(grant, Denial) else await self._handle(grant.key)
+            self._expect_open(closings)
         except StoreUnavailable as error:
-            return self._place_without_redis(lease_id, session, excluded, error)
+            self._expect_open(closings)
+            return self._place_without_redis(lease_id, session, avoided, excluded, error)
         except BaseException:
             self.ledger.give_up(lease_id)
             self.reconciler.ask()
@@ -144,6 +148,7 @@ class Placement:
         while True:
             await self._clock.sleep(self._settings.refresh_seconds)
             if self._needs_loads():
+                self._degraded.look()
                 try:
                     in_flight, routers = await self._reader.loads(
                         {replica.key: replica.endpoint for replica in self._mirror.view.preference}
@@ -153,12 +158,15 @@ class Placement:
                 self._degraded.see(Loads(in_flight, routers))
 
     def _notice(self, events: Sequence[Event]) -> None:
-        """Tell leases that their replica is lost; no events mean that all was read anew."""
-        if not self.ledger.held and self._birth == self._mirror.birth:
-            return
-        if self._birth != self._mirror.birth:
-            self._birth = self._mirror.birth
+        """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
+
+        Then Redis may be another one, which lost writes that it had acknowledged: counts alone do not tell that one
+        lease went and another came back.
+        """
+        if not events:
             self.reconciler.ask()
+        if not self.ledger.held:
+            return
         gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
         if events and not gone:
             return
@@ -181,12 +189,21 @@ class Placement:
     def close(self) -> None:
         """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
         self.ledger.clear()
+        self._closings += 1
 
-    async def _ask(self, lease_id: str, avoided: Collection[str], excluded: Collection[str]) -> Grant | Denial:
+    def _expect_open(self, closings: int) -> None:
+        """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
+        if closings != self._closings:
+            raise UsageError("the registry was stopped while a session was being placed")
+
+    async def _ask(
+        self, lease_id: str, avoided: Collection[str], excluded: Collection[str], closings: int
+    ) -> Grant | Denial:
         for _ in range(TRIES_TO_JOIN):
             answer = await self._store.acquire(lease_id, avoided=avoided, excluded=excluded)
             if answer is not Denial.NOT_REGISTERED:
                 return answer
+            self._expect_open(closings)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
             await self._join()
             await self.reconciler.reconcile()
@@ -202,10 +219,15 @@ class Placement:
         return replica
 
     def _place_without_redis(
-        self, lease_id: str, session: str | None, excluded: Collection[str], error: StoreUnavailable
+        self,
+        lease_id: str,
+        session: str | None,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        error: StoreUnavailable,
     ) -> Lease:
         self.reconciler.ask()
-        replica = self._degraded.choose(self._mirror.view.preference, excluded)
+        replica = self._degraded.choose(self._mirror.view.preference, avoided=avoided, excluded=excluded)
         if replica is None:
             self.ledger.give_up(lease_id)
             raise error

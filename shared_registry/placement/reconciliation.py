@@ -61,6 +61,7 @@ class Reconciler:
         self._backoff = Backoff(rng=rng)
         self._is_asked = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._unheard: set[str] = set()
         self._is_in_trouble = False
 
     def ask(self) -> None:
@@ -103,7 +104,10 @@ class Reconciler:
         async for page in self._reader.leases(self._router):
             there |= page
             strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
-        missing = [lease_id for lease_id, key in held.items() if there.get(lease_id) != key]
+        # What was put back without an answer may have taken a replica over its capacity, which is to be told.
+        missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
+        self._unheard.intersection_update(missing)
+        self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
         for chunk in _chunks(missing, RESTORED_AT_ONCE):
             await self._put_back(chunk)
         for lease_id in [*strangers, *self._ledger.ending]:
@@ -113,12 +117,14 @@ class Reconciler:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
         if not leases:
             return
+        self._unheard.update(leases)
         restored = await self._store.restore_leases(leases)
         if restored is None:
             await self._join()
             restored = await self._store.restore_leases(leases)
         if restored is None:
             raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+        self._unheard.difference_update(leases)
         self._ledger.confirm(leases, not_there=restored.not_there)
         if restored.count:
             logger.warning("placement: put back %d leases that Redis did not have", restored.count)

@@ -1,0 +1,127 @@
+"""What became of the leases, put together from what processes wrote, the feed, and looks at Redis. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REPORT = "has more sessions than its capacity after leases were put back"
+LOOK_MARGIN_SECONDS = 0.5
+"""Between a lease's being put back and the look that sees it, or the log line that tells of it."""
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Load:
+    """One replica as Redis has it at one instant.
+
+    Attributes:
+        leases: How many leases name it, over all routers.
+    """
+
+    url: str
+    in_flight: int
+    capacity: int
+    leases: int
+
+    @property
+    def is_over(self) -> bool:
+        return 0 < self.capacity < self.in_flight
+
+
+@dataclass(frozen=True)
+class Look:
+    """All replicas at one instant."""
+
+    at: float
+    loads: Sequence[Load]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A slot that Redis gave away, for as long as it was that session's for certain."""
+
+    url: str
+    begin: float
+    end: float
+
+
+def placements(lines: Iterable[Line], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
+    """Return what one process was granted, until it was given back or the router was reaped.
+
+    A lease that is put back after that is no placement, nor is one that was taken while Redis was away.
+
+    Args:
+        lines: What it wrote, in order.
+        reaped_at: When routers were reaped, by their keys.
+    """
+    found: list[Placement] = []
+    begun: dict[str, tuple[str, float]] = {}
+    reaps: Sequence[float] = ()
+
+    def end(begin: float, released: float) -> float:
+        return min([released, *(at for at in reaps if at > begin)])
+
+    for line in lines:
+        if line["what"] == "ready":
+            reaps = reaped_at.get(line["router"], ())
+        elif line["what"] == "acquired" and not line["is_degraded"]:
+            begun[line["id"]] = line["url"], line["at"]
+        elif line["what"] == "released" and line["id"] in begun:
+            url, begin = begun.pop(line["id"])
+            found.append(Placement(url, begin, end(begin, line["at"])))
+    return found + [Placement(url, begin, end(begin, math.inf)) for url, begin in begun.values()]
+
+
+def most_at_once(found: Iterable[Placement]) -> dict[str, int]:
+    """Return how many placements each replica had at once at the most."""
+    steps: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for one in found:
+        steps[one.url] += [(one.begin, 1), (one.end, -1)]
+    return {url: max(itertools.accumulate(step for _, step in sorted(moves))) for url, moves in steps.items()}
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A time for which a replica had more sessions than its capacity."""
+
+    url: str
+    begin: float
+    end: float
+
+
+def excesses(looks: Iterable[Look]) -> list[Excess]:
+    """Return every such time that was seen."""
+    open_since: dict[str, tuple[float, float]] = {}
+    found: list[Excess] = []
+    for look in looks:
+        over = {load.url for load in look.loads if load.is_over}
+        for url in over:
+            open_since[url] = open_since.get(url, (look.at, look.at))[0], look.at
+        found += [Excess(url, *open_since.pop(url)) for url in open_since.keys() - over]
+    return found + [Excess(url, begin, end) for url, (begin, end) in open_since.items()]
+
+
+def is_reported(excess: Excess, histories: Iterable[Sequence[Line]]) -> bool:
+    """Return whether somebody logged it, or was killed before the answer came by which it would have known."""
+    for lines in histories:
+        unanswered: Line | None = None
+        for line in lines:
+            if line["what"] in ("restoring", "restored"):
+                unanswered = line if line["what"] == "restoring" else None
+            is_told = line["what"] == "log" and REPORT in line["text"] and excess.url in line["text"]
+            if is_told and excess.begin - LOOK_MARGIN_SECONDS <= line["at"]:
+                return True
+        if unanswered and excess.url in unanswered["leases"].values():
+            return True
+    return False
+
+
+def miscounts(looks: Iterable[Look]) -> list[tuple[float, Load]]:
+    """Return where a replica's count was not the number of the leases on it, and when."""
+    return [(look.at, load) for look in looks for load in look.loads if load.in_flight != load.leases]

@@ -1,0 +1,117 @@
+"""Leases and replicas made up for tests, and a store that keeps one router's leases as Redis would."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+
+from shared_registry.answers import Restored
+from shared_registry.errors import StoreError
+from shared_registry.model import Event, Replica, ReplicaEndpoint
+from shared_registry.placement.lease import Lease
+from shared_registry.placement.ledger import Ledger
+from shared_registry.reader import Reader
+from shared_registry.store import Store
+
+A, B, C = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3))
+
+
+async def nothing(_lease: Lease) -> None:
+    pass
+
+
+def a_lease(lease_id: str, url: str = A, *, is_degraded: bool = False) -> Lease:
+    replica = Replica(ReplicaEndpoint(url))
+    return Lease(lease_id, replica, session=None, acquired_at=0.0, revision="1-0", end=nothing, is_degraded=is_degraded)
+
+
+def hold(ledger: Ledger, lease_id: str, url: str = A, *, is_degraded: bool = False) -> Lease:
+    """Go through what acquiring does to a ledger."""
+    ledger.ask(lease_id)
+    lease = a_lease(lease_id, url, is_degraded=is_degraded)
+    ledger.hold(lease)
+    return lease
+
+
+class ScriptedStore:
+    """One router's leases, and the calls that were made; fails as the test says.
+
+    Attributes:
+        leases: What Redis has.
+        unknown: Urls of replicas that are not there.
+        full: Urls of replicas that anything put back takes over their capacity.
+        errors: What the next calls of a name raise, first come first.
+        answers_are_lost: Leases are put back, and nobody hears of it.
+    """
+
+    def __init__(self) -> None:
+        self.leases: dict[str, str] = {}
+        self.unknown: set[str] = set()
+        self.full: set[str] = set()
+        self.is_registered = True
+        self.joins = 0
+        self.calls: list[str] = []
+        self.restored: list[dict[str, str]] = []
+        self.released: list[str] = []
+        self.errors: dict[str, list[StoreError]] = {}
+        self.answers_are_lost = False
+        self.page_size = 2
+
+    def as_store(self) -> Store:
+        return cast("Store", self)
+
+    async def join(self) -> None:
+        self._begin("join")
+        self.joins += 1
+        self.is_registered = True
+
+    async def during(self, call: str) -> None:
+        """Do what happens while a call is under way; for a test to replace."""
+
+    async def leases_of(self, router: str) -> AsyncIterator[dict[str, str]]:
+        assert router == "r~1"
+        self._begin("leases")
+        left = list(self.leases.items())
+        while left:
+            page, left = dict(left[: self.page_size]), left[self.page_size :]
+            yield page
+            await self.during("leases")
+
+    async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
+        self._begin("restore_leases")
+        self.restored.append(dict(leases))
+        if not self.is_registered:
+            return None
+        there = {one: url for one, url in leases.items() if url not in self.unknown}
+        count = sum(self.leases.get(one) != url for one, url in there.items())
+        await self.during("restore_leases")
+        self.leases |= there
+        if self.answers_are_lost:
+            raise StoreError("lost")
+        over = sorted({url for url in there.values() if url in self.full})
+        return Restored(count, over, sorted(set(leases.values()) & self.unknown))
+
+    async def release(self, lease_id: str, *, affinity_seconds: float) -> list[Event]:
+        assert affinity_seconds == 60.0
+        self._begin("release")
+        self.released.append(lease_id)
+        self.leases.pop(lease_id, None)
+        return []
+
+    def _begin(self, call: str) -> None:
+        self.calls.append(call)
+        if self.errors.get(call):
+            raise self.errors[call].pop(0)
+
+
+class ScriptedReader:
+    """Reads a `ScriptedStore`."""
+
+    def __init__(self, store: ScriptedStore) -> None:
+        self._store = store
+
+    def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
+        return self._store.leases_of(router)
+
+    def as_reader(self) -> Reader:
+        return cast("Reader", self)

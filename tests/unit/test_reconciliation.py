@@ -1,0 +1,327 @@
+"""What is held and missing is put back, what is nobody's is released, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.placement.ledger import Ledger
+from shared_registry.placement.reconciliation import EVERY_SECONDS, RESTORED_AT_ONCE, Reconciler
+from tests.unit.fake_clock import FakeClock
+from tests.unit.leasing_router import A, B, ScriptedReader, ScriptedStore, hold
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store() -> ScriptedStore:
+    return ScriptedStore()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def reconciler(store: ScriptedStore, ledger: Ledger, clock: FakeClock) -> Reconciler:
+    return Reconciler(
+        store.as_store(),
+        ScriptedReader(store).as_reader(),
+        ledger,
+        router="r~1",
+        join=store.join,
+        affinity_seconds=60.0,
+        clock=clock,
+        rng=random.Random(1),
+    )
+
+
+@pytest.fixture
+async def running(reconciler: Reconciler, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.ensure_future(reconciler.run())
+    await clock.settle()
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def comparisons(store: ScriptedStore) -> int:
+    return store.calls.count("leases")
+
+
+async def test_where_both_agree_nothing_is_written(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    for lease_id in "abcde":
+        hold(ledger, lease_id)
+        store.leases[lease_id] = A
+    await reconciler.reconcile()
+    assert store.calls == ["leases"]
+
+
+async def test_what_is_missing_is_put_back_and_what_is_nobodys_released(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for lease_id in "abc":
+        hold(ledger, lease_id)
+    store.leases = {"a": A, "x": A, "y": B, "z": B}
+    await reconciler.reconcile()
+    assert store.leases == dict.fromkeys("abc", A)
+    assert store.restored == [{"b": A, "c": A}]
+    assert sorted(store.released) == ["x", "y", "z"]
+    assert caplog.messages == ["placement: put back 2 leases that Redis did not have"]
+
+
+async def test_a_lease_that_redis_has_elsewhere_is_moved(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a", B)
+    store.leases = {"a": A}
+    await reconciler.reconcile()
+    assert (store.leases, store.released) == ({"a": B}, [])
+
+
+async def test_what_is_acquired_or_ending_is_no_strangers(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    ledger.ask("acquiring")
+    hold(ledger, "ending")
+    ledger.begin_end("ending")
+    ledger.ask("given up")
+    ledger.give_up("given up")
+    store.leases = {"acquiring": A, "ending": A, "given up": A}
+    await reconciler.reconcile()
+    assert store.leases == {"acquiring": A}
+    assert ledger.ending == []
+
+
+async def test_a_page_is_judged_by_what_is_known_when_it_comes(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    """A lease that is acquired while the leases are paged is on a later page."""
+    store.leases = {"x": A, "y": A, "new": A}
+
+    async def acquire(call: str) -> None:
+        if not ledger.knows("new"):
+            hold(ledger, "new")
+
+    store.during = acquire  # type: ignore[method-assign]
+    await reconciler.reconcile()
+    assert store.leases == {"new": A}
+    assert store.restored == []
+
+
+async def test_many_are_put_back_piece_by_piece(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+    for number in range(2 * RESTORED_AT_ONCE + 1):
+        hold(ledger, str(number))
+    await reconciler.reconcile()
+    assert [len(piece) for piece in store.restored] == [RESTORED_AT_ONCE, RESTORED_AT_ONCE, 1]
+    assert len(store.leases) == 2 * RESTORED_AT_ONCE + 1
+
+
+async def test_a_release_begun_while_leases_are_put_back_is_sent_again(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    hold(ledger, "b")
+
+    async def release(call: str) -> None:
+        if call == "restore_leases":
+            ledger.begin_end("a")
+            store.leases.pop("a", None)
+            ledger.end("a")
+
+    store.during = release  # type: ignore[method-assign]
+    await reconciler.reconcile()
+    assert store.leases == {"b": A}
+
+
+async def test_a_lease_that_ended_while_they_were_read_is_not_put_back(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    store.leases = {"x": B}
+
+    async def release(call: str) -> None:
+        ledger.begin_end("a")
+        ledger.end("a")
+
+    store.during = release  # type: ignore[method-assign]
+    await reconciler.reconcile()
+    assert (store.leases, store.restored) == ({}, [])
+
+
+async def test_a_router_that_was_taken_for_dead_joins_first(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    store.is_registered = False
+    await reconciler.reconcile()
+    assert (store.joins, store.leases) == (1, {"a": A})
+
+
+async def test_a_router_that_is_not_let_in_says_so(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    store.is_registered = False
+
+    async def join() -> None:
+        store.joins += 1
+
+    reconciler._join = join
+    with pytest.raises(StoreUnavailable, match="not among the live ones"):
+        await reconciler.reconcile()
+    assert store.joins == 1
+
+
+async def test_replicas_over_their_capacity_are_reported(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold(ledger, "a")
+    hold(ledger, "b", B)
+    store.full = {B}
+    await reconciler.reconcile()
+    assert caplog.messages[1:] == [
+        f"placement: {B} has more sessions than its capacity after leases were put back",
+    ]
+
+
+async def test_an_excess_is_reported_once_the_answer_comes(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold(ledger, "a")
+    hold(ledger, "b")
+    store.full, store.answers_are_lost = {A}, True
+    with pytest.raises(StoreError):
+        await reconciler.reconcile()
+    assert (store.leases, caplog.messages) == ({"a": A, "b": A}, [])
+    ledger.begin_end("b")
+    store.answers_are_lost = False
+    await reconciler.reconcile()
+    assert caplog.messages == [f"placement: {A} has more sessions than its capacity after leases were put back"]
+    assert store.restored[1:] == [{"a": A}]
+    await reconciler.reconcile()
+    assert len(store.restored) == 2
+
+
+async def test_leases_on_replicas_that_redis_does_not_know_are_not_counted(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    hold(ledger, "b", B)
+    store.unknown = {B}
+    await reconciler.reconcile()
+    assert (store.leases, ledger.unconfirmed) == ({"a": A}, {"b"})
+    store.unknown = set()
+    await reconciler.reconcile()
+    assert (store.leases, ledger.unconfirmed) == ({"a": A, "b": B}, set())
+
+
+async def test_a_lease_placed_by_the_last_view_that_redis_has_is_confirmed(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a", is_degraded=True)
+    store.leases = {"a": A}
+    await reconciler.reconcile()
+    assert ledger.unconfirmed == set()
+
+
+async def test_it_compares_once_a_minute_unasked(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    await clock.advance(EVERY_SECONDS - 0.1)
+    assert comparisons(store) == 0
+    await clock.advance(0.2)
+    assert comparisons(store) == 1
+    store.leases = {"x": A}
+    await clock.advance(EVERY_SECONDS)
+    assert (comparisons(store), store.leases) == (2, {})
+
+
+async def test_it_compares_at_once_when_asked_and_once_for_many_asking(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
+) -> None:
+    for _ in range(5):
+        reconciler.ask()
+    await clock.advance()
+    assert comparisons(store) == 1
+    await clock.advance(EVERY_SECONDS / 2)
+    assert comparisons(store) == 1
+
+
+async def test_what_was_asked_while_it_compares_is_done_after_it(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.leases = {"x": A}
+
+    async def ask(call: str) -> None:
+        if comparisons(store) == 1:
+            reconciler.ask()
+
+    store.during = ask  # type: ignore[method-assign]
+    reconciler.ask()
+    await clock.advance()
+    assert comparisons(store) == 2
+
+
+async def test_while_it_cannot_it_tries_again_with_pauses_and_says_so_once(
+    running: asyncio.Task[None],
+    reconciler: Reconciler,
+    store: ScriptedStore,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(2):
+        store.calls.clear()
+        store.errors["leases"] = [StoreUnavailable("away")] * 100
+        reconciler.ask()
+        await clock.advance(20)
+        assert 20 <= comparisons(store) <= 60
+        store.errors.clear()
+        store.leases = {"x": A}
+        await clock.advance(1)
+        assert store.leases == {}
+    assert caplog.messages == ["placement: leases cannot be compared: away"] * 2
+
+
+@pytest.mark.parametrize("call", ["restore_leases", "release"])
+async def test_what_fails_half_way_is_done_the_next_time(
+    running: asyncio.Task[None],
+    reconciler: Reconciler,
+    store: ScriptedStore,
+    ledger: Ledger,
+    clock: FakeClock,
+    call: str,
+) -> None:
+    hold(ledger, "a")
+    store.leases = {"x": B}
+    store.errors[call] = [StoreUnavailable("away")]
+    reconciler.ask()
+    await clock.advance(1)
+    assert store.leases == {"a": A}
+
+
+async def test_cancelled_it_is_asked_for_again(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+    store.leases = {"x": A}
+    gate = asyncio.Event()
+
+    async def wait(call: str) -> None:
+        await gate.wait()
+
+    store.during = wait  # type: ignore[method-assign]
+    task = asyncio.create_task(reconciler.reconcile())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert reconciler._is_asked.is_set()
