@@ -19,7 +19,19 @@ from typing import Protocol
 
 from rich.console import Console
 
-from benchmarks import failover, fleet, idle, memory, mirror_start, outage, probe_round, propagation, router, selecting
+from benchmarks import (
+    failover,
+    fleet,
+    idle,
+    memory,
+    mirror_start,
+    outage,
+    placement,
+    probe_round,
+    propagation,
+    router,
+    selecting,
+)
 from benchmarks.rows import Row, machine_facts, show
 
 
@@ -36,6 +48,7 @@ SUBJECTS: dict[str, Subject] = {
     "selecting": selecting,
     "failover": failover,
     "fleet": fleet,
+    "placement": placement,
     "propagation": propagation,
     "mirror-start": mirror_start,
     "memory": memory,

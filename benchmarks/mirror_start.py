@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
-from benchmarks.namespace import client_of, fill
+from benchmarks.namespace import client_of, fill, longest_command
 from benchmarks.rows import Row, Target
 from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
@@ -21,7 +20,6 @@ TITLE = f"start() with {REPLICAS:,} replicas registered"
 REPETITIONS, REPETITIONS_QUICK = 5, 2
 START = Target(2.0)
 COMMAND = Target(5.0)
-LOG_LENGTH = 100_000
 
 
 async def measure(*, is_quick: bool) -> list[Row]:
@@ -32,7 +30,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
         for _ in range(REPETITIONS_QUICK if is_quick else REPETITIONS):
             empty.append(await _seconds_to_start(server.url, "nothing-there"))
             filled.append(await _seconds_to_start(server.url))
-        name, milliseconds = await _longest_command(server.url)
+        async with client_of(server.url) as client:
+            name, milliseconds = await longest_command(client, lambda: _seconds_to_start(server.url))
     return [
         Row("until ready", statistics.median(filled), "s", statistics.median(empty), "with none", START),
         Row(f"longest single command in Redis ({name})", milliseconds, "ms", target=COMMAND),
@@ -44,17 +43,3 @@ async def _seconds_to_start(redis_url: str, namespace: str = "default") -> float
     started = time.perf_counter()
     async with registry:
         return time.perf_counter() - started
-
-
-async def _longest_command(redis_url: str) -> tuple[str, float]:
-    async with client_of(redis_url) as client:
-        await client.config_set("slowlog-max-len", LOG_LENGTH)
-        await client.slowlog_reset()
-        await client.config_set("slowlog-log-slower-than", 0)
-        await _seconds_to_start(redis_url)
-        await client.config_set("slowlog-log-slower-than", -1)
-        entries: list[dict[str, Any]] = await client.slowlog_get(LOG_LENGTH)
-    longest = max(entries, key=lambda entry: int(entry["duration"]))
-    command = longest["command"]
-    words = (command.decode() if isinstance(command, bytes) else command).split()
-    return words[0], longest["duration"] / 1000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 from shared_registry.answers import Elected
 from shared_registry.client import Client, connect
@@ -18,6 +19,7 @@ NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0
 RESULTS_AT_ONCE = 500
 COMMANDS_AT_ONCE = 500
+LOG_LENGTH = 100_000
 
 
 def local_urls(count: int, port: int) -> list[str]:
@@ -51,25 +53,27 @@ class _Recorder:
         return ["created"]
 
 
-async def fill(redis_url: str, count: int, namespace: str = NAMESPACE) -> list[str]:
-    """Register `distant_urls`, the first one primary, and report them healthy; return them."""
+async def fill(
+    redis_url: str, count: int, namespace: str = NAMESPACE, *, primaries: int = 1, capacity: int = 0
+) -> list[str]:
+    """Register `distant_urls`, the first ones primary, and report them healthy; return them."""
     urls = distant_urls(count)
+    endpoints = [ReplicaEndpoint(url, primary=at < primaries, capacity=capacity) for at, url in enumerate(urls)]
     async with client_of(redis_url) as client:
-        results = await _register(client, urls, namespace)
+        results = await _register(client, endpoints, namespace)
         store = Store(client, Keys(namespace), router="filler", timeout_seconds=PATIENCE_SECONDS)
         await _report(store, results)
     return urls
 
 
-async def _register(client: Client, urls: Sequence[str], namespace: str) -> list[ProbeResult]:
+async def _register(client: Client, endpoints: Sequence[ReplicaEndpoint], namespace: str) -> list[ProbeResult]:
     """Register many in pipelines; return a success for each."""
     recorder, results = _Recorder(), []
     store = Store(recorder, Keys(namespace), router="filler")
-    for at, url in enumerate(urls):
+    for endpoint in endpoints:
         request = new_token()  # which becomes the incarnation
-        endpoint = ReplicaEndpoint(url, primary=at == 0)
-        await store.register(url, endpoint, mode=Source.EXPLICIT, request=request, by="benchmark")
-        results.append(ProbeResult(url, request, 1.0))
+        await store.register(endpoint.url, endpoint, mode=Source.EXPLICIT, request=request, by="benchmark")
+        results.append(ProbeResult(endpoint.url, request, 1.0))
     await client.script_load(assemble("register_replica"))
     for at in range(0, len(recorder.calls), COMMANDS_AT_ONCE):
         pipeline = client.pipeline(transaction=False)
@@ -129,3 +133,17 @@ async def count_events(client: Client, *, after: str = ORIGIN, kind: EventKind |
     """Return how many events, of a kind or of all, follow a revision in the feed."""
     entries = await client.xrange(Keys(NAMESPACE).events, min=f"({after}")
     return sum(kind is None or fields["kind"] == kind.value for _, fields in entries)
+
+
+async def longest_command(client: Client, work: Callable[[], Awaitable[object]]) -> tuple[str, float]:
+    """Return which single command kept the server busy longest during some work, and for how many milliseconds."""
+    await client.config_set("slowlog-max-len", LOG_LENGTH)
+    await client.slowlog_reset()
+    await client.config_set("slowlog-log-slower-than", 0)
+    await work()
+    await client.config_set("slowlog-log-slower-than", -1)
+    entries: list[dict[str, Any]] = await client.slowlog_get(LOG_LENGTH)
+    longest = max(entries, key=lambda entry: int(entry["duration"]))
+    command = longest["command"]
+    words = (command.decode() if isinstance(command, bytes) else command).split()
+    return words[0], longest["duration"] / 1000
