@@ -35,6 +35,7 @@ class Parts:
 
     keys: Keys
     clients: Clients
+    store: Store
     reader: Reader
     view: View
     mirror: Mirror
@@ -110,6 +111,7 @@ def assemble(
     return Parts(
         keys=keys,
         clients=clients,
+        store=store,
         reader=reader,
         view=view,
         mirror=mirror,

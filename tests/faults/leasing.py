@@ -32,13 +32,13 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
     registry = SharedReplicaRegistry(config, health_checks=False)
     beats: list[Beat] = []
-    heartbeat = registry._store.heartbeat
+    heartbeat = registry._parts.store.heartbeat
 
     async def counted(info: RouterInfo, *, expiry_seconds: float) -> Beat:
         beats.append(await heartbeat(info, expiry_seconds=expiry_seconds))
         return beats[-1]
 
-    with mock.patch.object(registry._store, "heartbeat", counted):
+    with mock.patch.object(registry._parts.store, "heartbeat", counted):
         await registry.start()
         try:
             await until(lambda: len(beats) >= 2 and registry._mirror._polled_at > 0)
@@ -49,7 +49,7 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
 
 def held(registry: SharedReplicaRegistry) -> dict[str, str]:
     """Return what a router holds, as lease id to url."""
-    return {lease_id: lease.replica.key for lease_id, lease in registry._placement.ledger.held.items()}
+    return {lease_id: lease.replica.key for lease_id, lease in registry._parts.placement.ledger.held.items()}
 
 
 def leases(space: Space) -> dict[str, str]:
@@ -65,7 +65,7 @@ def is_settled(space: Space, *registries: SharedReplicaRegistry) -> bool:
     all_held: dict[str, str] = {}
     for registry in registries:
         all_held |= held(registry)
-    moving = sum(registry._placement.ledger.mark().moving for registry in registries)
+    moving = sum(registry._parts.placement.ledger.mark().moving for registry in registries)
     return moving == 0 and leases(space) == all_held
 
 

@@ -61,7 +61,7 @@ def have_seen_all(space: Space, registries: list[SharedReplicaRegistry]) -> bool
     """Whether every router has seen the loads as they are, and each other."""
     wanted = Counter(leases(space).values())
     for registry in registries:
-        loads = registry._placement._degraded.loads
+        loads = registry._parts.placement._degraded.loads
         if loads is None or Counter(loads.in_flight) != wanted or len(loads.routers) != len(registries):
             return False
     return True

@@ -143,17 +143,17 @@ async def test_a_command_that_arrives_after_its_acquire_was_cleaned_up(space: Sp
     async with registry_on(proxy.url, namespace, heartbeat_seconds=HEARTBEAT, router_expiry_seconds=60.0) as registry:
         await registry.acquire("warm")
         releases: list[str] = []
-        release = registry._store.release
+        release = registry._parts.store.release
 
         async def counted(lease_id: str, *, affinity_seconds: float) -> list[Event]:
             events = await release(lease_id, affinity_seconds=affinity_seconds)
             releases.append(lease_id)
             return events
 
-        with mock.patch.object(registry._store, "release", counted):
+        with mock.patch.object(registry._parts.store, "release", counted):
             task = asyncio.create_task(registry.acquire())
             proxy.delay_seconds = 3 * HEARTBEAT
-            await until(lambda: registry._placement.ledger.mark().moving == 1)
+            await until(lambda: registry._parts.placement.ledger.mark().moving == 1)
             await asyncio.sleep(HEARTBEAT / 4)  # the command is on its way, and will not be there for some time
             task.cancel()
             proxy.delay_seconds = 0.0
@@ -212,14 +212,14 @@ async def test_an_excess_is_reported_also_when_the_answer_was_lost(
     await not_registered(registry, space)
     await space.store.heartbeat(info(), expiry_seconds=60.0)
     assert await space.store.acquire("0" * 32, excluded=[A, B]) == Grant(C, space.fields(C)["revision"])
-    put_back = registry._store.restore_leases
+    put_back = registry._parts.store.restore_leases
 
     async def lose_the_answer(leases: Mapping[str, str]) -> Restored | None:
         proxy.cuts_at_reply = space.raw.zscore(space.keys.routers, registry.router_key) is not None
         return await put_back(leases)
 
-    with mock.patch.object(registry._store, "restore_leases", lose_the_answer), pytest.raises(StoreUnavailable):
-        await registry._placement.reconciler.reconcile()
+    with mock.patch.object(registry._parts.store, "restore_leases", lose_the_answer), pytest.raises(StoreUnavailable):
+        await registry._parts.placement.reconciler.reconcile()
     assert lease.id in leases(space)
     await until(lambda: f"{C} has more sessions than its capacity" in caplog.text)
     assert [text for text in caplog.messages if "put back" in text and "capacity" not in text] == []
@@ -230,15 +230,15 @@ async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobod
 ) -> None:
     gate = asyncio.Event()
     async with registry_on(proxy.url, space.keys.namespace) as registry:
-        acquire = registry._store.acquire
+        acquire = registry._parts.store.acquire
 
         async def late(lease_id: str, **options: Any) -> Grant | Denial:
             await gate.wait()
             return await acquire(lease_id, **options)
 
-        with mock.patch.object(registry._store, "acquire", late):
+        with mock.patch.object(registry._parts.store, "acquire", late):
             asking = asyncio.create_task(registry.acquire())
-            await until(lambda: registry._placement.ledger.mark().moving == 1)
+            await until(lambda: registry._parts.placement.ledger.mark().moving == 1)
     gate.set()
     with pytest.raises(UsageError, match="stopped"):
         await asking
@@ -251,14 +251,14 @@ async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     gate = asyncio.Event()
-    acquire = registry._store.acquire
+    acquire = registry._parts.store.acquire
 
     async def slow(lease_id: str, **options: Any) -> Grant | Denial:
         grant = await acquire(lease_id, **options)
         await gate.wait()
         return grant
 
-    with mock.patch.object(registry._store, "acquire", slow):
+    with mock.patch.object(registry._parts.store, "acquire", slow):
         asking = asyncio.create_task(registry.acquire())
         await until(lambda: len(leases(space)) == 1)
         await registry.stop()
