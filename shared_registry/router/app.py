@@ -19,8 +19,8 @@ from shared_registry.registry import SharedReplicaRegistry
 from shared_registry.router.dispatch import Dispatcher
 from shared_registry.router.http import HttpProxy
 from shared_registry.router.narrator import Narrator
-from shared_registry.router.outcomes import FailureReports
-from shared_registry.router.placement import Selection
+from shared_registry.router.outcomes import OutcomeReports
+from shared_registry.router.placement import Placement
 from shared_registry.router.pools import ReplicaPools
 from shared_registry.router.status import not_ready_reason, status_document
 from shared_registry.router.tls import TlsSettings
@@ -47,8 +47,9 @@ class Router:
         self.url = url
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self._stopping = asyncio.Event()
-        self._reports = FailureReports(self.registry)
-        self.dispatcher = Dispatcher(Selection(self.registry), self._reports)
+        self._reports = OutcomeReports(self.registry)
+        placement = Placement(self.registry, config.on_lost)
+        self.dispatcher = Dispatcher(placement, self._reports)
         tls = TlsSettings()
         self._pools = ReplicaPools(config, tls)
         self.app = Starlette(
@@ -56,8 +57,8 @@ class Router:
                 Route("/status", self._status),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
-                Route("/{path:path}", HttpProxy(config, self.dispatcher, self._pools)),
-                WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, tls)),
+                Route("/{path:path}", HttpProxy(config, self.dispatcher, placement, self._pools)),
+                WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, placement, tls)),
             ],
             lifespan=lambda _: self.running(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NORMAL, GOING_AWAY, FAILED, RESTART, TRY_LATER = 1000, 1001, 1011, 1012, 1013
+NORMAL, GOING_AWAY, POLICY, FAILED, RESTART, TRY_LATER = 1000, 1001, 1008, 1011, 1012, 1013
 _NO_CODE = 1005
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 """Those that may stand in a close frame, besides the applications' own from 3000 to 4999."""

@@ -7,10 +7,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from shared_registry.model import Replica
-from shared_registry.router.outcomes import FailureReports
+from shared_registry.placement import Lease
+from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import NoReplica, Placement, Session
 
 MOST_TRIES = 5
@@ -41,15 +43,23 @@ class Undeliverable(Exception):
         failures: What became of those that were tried; empty where there was none to try.
     """
 
-    def __init__(self, failures: list[NotReached]) -> None:
-        super().__init__(_summary(failures))
+    def __init__(self, failures: list[NotReached], missing: NoReplica | None) -> None:
+        super().__init__(_summary(failures, missing))
         self.failures = failures
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Generic[T]):
+    """A session's slot, and the connection to its replica."""
+
+    lease: Lease
+    connection: T
 
 
 class Dispatcher:
     """Finds replicas for sessions, and knows how many sessions have one."""
 
-    def __init__(self, placement: Placement, reports: FailureReports) -> None:
+    def __init__(self, placement: Placement, reports: OutcomeReports) -> None:
         self._placement = placement
         self._reports = reports
         self._live = 0
@@ -68,8 +78,8 @@ class Dispatcher:
     @contextlib.asynccontextmanager
     async def connected(
         self, session: Session, dial: Callable[[Replica], AbstractAsyncContextManager[T]]
-    ) -> AsyncIterator[T]:
-        """Hold a replica and a connection to it, made by `dial`, for as long as the session lasts.
+    ) -> AsyncIterator[Placed[T]]:
+        """Hold a slot on a replica and a connection to it, made by `dial`, for as long as the session lasts.
 
         Args:
             session: Who asks.
@@ -81,26 +91,29 @@ class Dispatcher:
         with self._counted():
             tried: list[Replica] = []
             failures: list[NotReached] = []
+            missing: NoReplica | None = None
             while len(tried) < MOST_TRIES:
                 async with contextlib.AsyncExitStack() as stack:
                     try:
-                        replica = await stack.enter_async_context(self._placement.place(session, exclude=tried))
-                        connection = await stack.enter_async_context(dial(replica))
-                    except NoReplica:
+                        lease = await stack.enter_async_context(self._placement.place(session, exclude=tried))
+                        connection = await stack.enter_async_context(dial(lease.replica))
+                    except NoReplica as reason:
+                        missing = reason
                         break
                     except NotReached as failure:
-                        tried.append(replica)
+                        tried.append(lease.replica)
                         failures.append(failure)
-                        self._note(replica, failure)
+                        self._note(lease.replica, failure)
                         continue
-                    yield connection
+                    self._reports.success(lease.replica)
+                    yield Placed(lease, connection)
                     return
-            raise Undeliverable(failures)
+            raise Undeliverable(failures, missing)
 
     def _note(self, replica: Replica, failure: NotReached) -> None:
         logger.warning("session: %s did not take it: %s", replica.url, failure)
         if failure.is_evidence:
-            self._reports.add(replica, str(failure))
+            self._reports.failure(replica, str(failure))
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -114,7 +127,9 @@ class Dispatcher:
                 self._idle.set()
 
 
-def _summary(failures: list[NotReached]) -> str:
+def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
+    if not failures and missing is not None and missing.is_saturated:
+        return "every healthy replica is full; try again soon"
     if not failures:
         return "no healthy replica can take the session; try again soon"
     tried = "the one replica" if len(failures) == 1 else f"none of {len(failures)} replicas"

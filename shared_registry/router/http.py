@@ -22,9 +22,10 @@ from shared_registry.model import Replica
 from shared_registry.router import headers
 from shared_registry.router.dispatch import Dispatcher, Undeliverable
 from shared_registry.router.headers import AmbiguousRequest
-from shared_registry.router.placement import Session
+from shared_registry.router.placement import Placement, ReplicaLost, Session
 from shared_registry.router.pools import ReplicaPools
 from shared_registry.router.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
+from shared_registry.router.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -65,10 +66,9 @@ class Request:
         if not self.has_body:
             self._settled.set()
 
-    @property
-    def session(self) -> Session:
-        """What a placement may go by."""
-        return Session("http", self.path, tuple(self.scope["headers"]), self.client)
+    def session(self, session_key: SessionKey) -> Session:
+        """Return what a placement goes by."""
+        return Session("http", session_key.of_request(self.scope["headers"], self.scope["query_string"]))
 
     @property
     def is_held_back(self) -> bool:
@@ -119,9 +119,11 @@ class Request:
 class HttpProxy:
     """The ASGI application that every HTTP request goes to which is not the router's own."""
 
-    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, pools: ReplicaPools) -> None:
+    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, pools: ReplicaPools) -> None:
         self._silence_seconds = config.response_timeout_seconds
+        self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
+        self._placement = placement
         self._pools = pools
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,14 +149,15 @@ class HttpProxy:
             await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
 
     async def _exchange(self, request: Request, reply: Reply) -> None:
+        session = request.session(self._session_key)
         try:
-            async with self._dispatcher.connected(request.session, lambda one: self._dial(one, request)) as connection:
-                await reply.pass_on(connection)
+            async with self._dispatcher.connected(session, lambda replica: self._dial(replica, request)) as placed:
+                await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
         except Undeliverable as failure:
             await reply.answer(_refusal(failure), close=request.is_held_back)
         except Answer as answer:
             await reply.answer(answer, close=request.is_held_back)
-        except (ReplicaBroke, ReplicaSilent) as error:
+        except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
             logger.warning("http: %s %s: the replica: %s", request.method, request.path, error)
             await reply.answer(_failure(error), close=request.is_held_back)
 
@@ -242,6 +245,8 @@ def _refusal(failure: Undeliverable) -> Answer:
 def _failure(error: Exception) -> Answer:
     if isinstance(error, ReplicaSilent):
         return Answer(504, "worker_failed", "the replica did not respond in time")
+    if isinstance(error, ReplicaLost):
+        return Answer(502, "worker_failed", "the replica is not healthy any more")
     return Answer(502, "worker_failed", "the replica broke the connection off")
 
 

@@ -1,4 +1,4 @@
-"""Tells the registry of replicas that could not be reached, without making sessions wait for Redis."""
+"""Tells the registry how connecting to replicas went, without making sessions wait for Redis."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ LONGEST_QUEUE = 1000
 """Beyond it outcomes are dropped: of a replica that so many sessions failed on, the rest says nothing new."""
 
 
-class FailureReports:
-    """A queue of failures, and the task that reports them one after the other."""
+class OutcomeReports:
+    """A queue of outcomes, and the task that reports them one after the other."""
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
         self._registry = registry
-        self._queue: asyncio.Queue[tuple[Replica, str]] = asyncio.Queue(LONGEST_QUEUE)
+        self._failed: set[str] = set()
+        self._queue: asyncio.Queue[tuple[Replica, bool, str]] = asyncio.Queue(LONGEST_QUEUE)
 
-    def add(self, replica: Replica, reason: str) -> None:
+    def failure(self, replica: Replica, reason: str) -> None:
         """Have a failure reported soon."""
-        if not self._queue.full():
-            self._queue.put_nowait((replica, reason))
+        self._failed.add(replica.key)
+        self._add(replica, ok=False, reason=reason)
+
+    def success(self, replica: Replica) -> None:
+        """Have a success reported soon, where it takes back failures."""
+        if replica.key in self._failed:
+            self._failed.discard(replica.key)
+            self._add(replica, ok=True, reason="")
 
     async def run(self) -> None:
         """Report until cancelled."""
-        threshold = self._registry.config.failure_threshold
         while True:
-            replica, reason = await self._queue.get()
-            await self._registry.record_failure(replica, failure_threshold=threshold, reason=reason)
+            replica, ok, reason = await self._queue.get()
+            await self._registry.report_outcome(replica, ok, reason)
+
+    def _add(self, replica: Replica, *, ok: bool, reason: str) -> None:
+        if not self._queue.full():
+            self._queue.put_nowait((replica, ok, reason))

@@ -1,18 +1,36 @@
-"""How a session gets its replica: the one place that changes when sessions hold leases."""
+"""How a session gets its replica: it holds a lease on a slot for as long as it lasts."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, TypeVar
 
+from shared_registry.config.rules import OnLost
+from shared_registry.errors import RegistryError, Saturated
 from shared_registry.model import Replica
+from shared_registry.placement import Lease
 from shared_registry.registry import SharedReplicaRegistry
+
+T = TypeVar("T")
 
 
 class NoReplica(Exception):
-    """There is no replica to place a session on."""
+    """There is no replica to place a session on.
+
+    Attributes:
+        is_saturated: Whether there are healthy ones, and all of them are full.
+    """
+
+    def __init__(self, reason: str, *, is_saturated: bool = False) -> None:
+        super().__init__(reason)
+        self.is_saturated = is_saturated
+
+
+class ReplicaLost(Exception):
+    """The replica of a session turned unhealthy, or was removed, and such sessions are to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +39,23 @@ class Session:
 
     Attributes:
         kind: A WebSocket, or one HTTP request.
-        path: The path that was asked for, as it came.
-        headers: The client's, names in lower case.
-        client: The client's address, where it has one.
+        key: By which it is recognized when it comes again; `None` for one that is not.
     """
 
     kind: Literal["websocket", "http"]
-    path: str
-    headers: tuple[tuple[bytes, bytes], ...]
-    client: str | None
+    key: str | None
 
 
-class Placement(Protocol):
-    """Gives a session its replica."""
+class Placement:
+    """Gives sessions their leases, and says what becomes of those whose replica is lost."""
 
-    def place(
-        self, session: Session, *, exclude: Collection[Replica]
-    ) -> contextlib.AbstractAsyncContextManager[Replica]:
-        """Hold a replica for a session, until the context ends.
+    def __init__(self, registry: SharedReplicaRegistry, on_lost: OnLost) -> None:
+        self._registry = registry
+        self._on_lost = on_lost
+
+    @contextlib.asynccontextmanager
+    async def place(self, session: Session, *, exclude: Collection[Replica]) -> AsyncIterator[Lease]:
+        """Hold a slot for a session, until the context ends.
 
         Args:
             session: Who wants one.
@@ -47,18 +64,31 @@ class Placement(Protocol):
         Raises:
             NoReplica: There is none, on entering.
         """
+        try:
+            lease = await self._registry.acquire(session.key, exclude=exclude)
+        except Saturated as error:
+            raise NoReplica(str(error), is_saturated=True) from error
+        except RegistryError as error:
+            raise NoReplica(str(error)) from error
+        async with lease:
+            yield lease
 
+    async def unless_lost(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
+        """Do a session's work and return its result.
 
-class Selection:
-    """Places by `select()`: on the replica that is best at that moment, without holding anything."""
-
-    def __init__(self, registry: SharedReplicaRegistry) -> None:
-        self._registry = registry
-
-    @contextlib.asynccontextmanager
-    async def place(self, session: Session, *, exclude: Collection[Replica]) -> AsyncIterator[Replica]:  # noqa: ARG002
-        """Select a replica."""
-        replica = self._registry.select(exclude=exclude)
-        if replica is None:
-            raise NoReplica
-        yield replica
+        Raises:
+            ReplicaLost: Its replica was lost first, and such sessions are to be closed; the work was cancelled.
+        """
+        if self._on_lost == "keep":
+            return await work
+        working = asyncio.ensure_future(work)
+        losing = asyncio.ensure_future(lease.lost.wait())
+        try:
+            await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+        finally:
+            working.cancel()
+            losing.cancel()
+            await asyncio.gather(working, losing, return_exceptions=True)
+        raise ReplicaLost(f"{lease.replica.url} turned unhealthy or was removed")

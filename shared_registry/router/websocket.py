@@ -26,7 +26,8 @@ from shared_registry.model import Replica
 from shared_registry.router import closing, headers, tcp
 from shared_registry.router.closing import Close
 from shared_registry.router.dispatch import Dispatcher, NotReached, Undeliverable
-from shared_registry.router.placement import Session
+from shared_registry.router.placement import Placement, ReplicaLost, Session
+from shared_registry.router.session_key import SessionKey
 from shared_registry.router.tls import TlsSettings
 from shared_registry.urls import DEFAULT_PORTS
 
@@ -62,28 +63,54 @@ class Ending:
 class WebSocketProxy:
     """The ASGI application that every WebSocket goes to."""
 
-    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, tls: TlsSettings) -> None:
+    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, tls: TlsSettings) -> None:
         self._config = config
+        self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
+        self._placement = placement
         self._tls = tls
         self._tcp_options = tcp.liveness_options(config.peer_timeout_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one session from its handshake to its end."""
         await receive()  # websocket.connect
-        client = scope["client"][0] if scope.get("client") else None
-        target = scope["raw_path"].decode("ascii", "replace")
-        session = Session("websocket", target, tuple(scope["headers"]), client)
+        first: str | bytes | None = None
+        key = self._session_key.of_request(scope["headers"], scope["query_string"])
+        if self._session_key.is_in_first_frame:
+            first = await self._first_message(scope, receive, send)
+            if first is None:
+                return
+            key = self._session_key.of_frame(first)
+            scope = {**scope, "subprotocols": scope["subprotocols"][:1]}  # the one that the client was told
         try:
-            async with self._dispatcher.connected(session, lambda replica: self._dial(replica, scope)) as replica:
-                await _accept(send, replica)
-                await _bridge(receive, send, replica)
+            async with self._dispatcher.connected(
+                Session("websocket", key), lambda replica: self._dial(replica, scope)
+            ) as placed:
+                if first is None:
+                    await _accept(send, placed.connection)
+                bridge = _bridge(receive, send, placed.connection, first)
+                await self._placement.unless_lost(placed.lease, bridge)
         except Undeliverable as failure:
-            await send({"type": "websocket.accept"})
+            if first is None:
+                await send({"type": "websocket.accept"})
             await _fail(send, "gpu_unavailable", str(failure), closing.TRY_LATER)
         except HandshakeRefused as refusal:
-            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": refusal.headers})
-            await send({"type": "websocket.http.response.body", "body": refusal.body})
+            await _refuse(send, refusal, is_accepted=first is not None)
+        except ReplicaLost:
+            await _fail(send, "worker_failed", "the replica is not healthy any more", closing.FAILED)
+
+    async def _first_message(self, scope: Scope, receive: Receive, send: Send) -> str | bytes | None:
+        """Accept the session and return the first message; `None` where it is over before that has come."""
+        offered = scope["subprotocols"]
+        await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+        try:
+            async with asyncio.timeout(self._config.header_timeout_seconds):
+                message = await receive()
+        except TimeoutError:
+            text = f"the first message did not come within {self._config.header_timeout_seconds:g} s"
+            await _fail(send, "bad_request", text, closing.POLICY, retryable=False)
+            return None
+        return None if message["type"] == "websocket.disconnect" else _data(message)
 
     @contextlib.asynccontextmanager
     async def _dial(self, replica: Replica, scope: Scope) -> AsyncIterator[ClientConnection]:
@@ -172,7 +199,12 @@ def _judged(error: InvalidStatus) -> Exception:
     return NotReached(f"WebSocket handshake: HTTP {status}", is_evidence=status not in BUSY)
 
 
-async def _refuse(send: Send, refusal: HandshakeRefused) -> None:
+async def _refuse(send: Send, refusal: HandshakeRefused, *, is_accepted: bool) -> None:
+    """Pass on what a replica answered instead of 101; as a frame where the client's own handshake is over."""
+    if is_accepted:
+        text = f"the replica refused the session: HTTP {refusal.status}"
+        await _fail(send, "worker_failed", text, closing.FAILED, retryable=False)
+        return
     await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": refusal.headers})
     await send({"type": "websocket.http.response.body", "body": refusal.body})
 
@@ -184,8 +216,11 @@ async def _accept(send: Send, replica: ClientConnection) -> None:
     await send({"type": "websocket.accept", "subprotocol": replica.subprotocol, "headers": passed})
 
 
-async def _bridge(receive: Receive, send: Send, replica: ClientConnection) -> None:
-    """Pass messages both ways until one side ends, then end the other the same way."""
+async def _bridge(receive: Receive, send: Send, replica: ClientConnection, first: str | bytes | None) -> None:
+    """Pass messages both ways, an earlier one first, until one side ends, then end the other the same way."""
+    if first is not None:
+        with contextlib.suppress(ConnectionClosed):  # what comes back says so
+            await replica.send(first)
     ending = await _first_to_end(receive, send, replica)
     if ending.by == "client":
         close = closing.for_replica(ending.close)
@@ -219,11 +254,16 @@ async def _to_replica(receive: Receive, replica: ClientConnection) -> Ending | N
         message = await receive()
         if message["type"] == "websocket.disconnect":
             return Ending("client", _client_close(message))
-        text = message.get("text")
         try:
-            await replica.send(message["bytes"] if text is None else text)
+            await replica.send(_data(message))
         except ConnectionClosed:
             return None
+
+
+def _data(message: Message) -> str | bytes:
+    text: str | None = message.get("text")
+    data: bytes = message.get("bytes") or b""
+    return data if text is None else text
 
 
 async def _to_client(send: Send, replica: ClientConnection) -> Ending:
