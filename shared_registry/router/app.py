@@ -16,7 +16,6 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
-from shared_registry.router import tcp
 from shared_registry.router.dispatch import Dispatcher
 from shared_registry.router.http import HttpProxy
 from shared_registry.router.narrator import Narrator
@@ -51,14 +50,13 @@ class Router:
         self._reports = FailureReports(self.registry)
         self.dispatcher = Dispatcher(Selection(self.registry), self._reports)
         tls = TlsSettings()
-        self._pools = ReplicaPools(self.registry.all, tls, tcp.liveness_options(config.peer_timeout_seconds))
-        self._http = HttpProxy(config, self.dispatcher, self._pools)
+        self._pools = ReplicaPools(config, tls)
         self.app = Starlette(
             routes=[
                 Route("/status", self._status),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
-                Route("/{path:path}", self._http),
+                Route("/{path:path}", HttpProxy(config, self.dispatcher, self._pools)),
                 WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, tls)),
             ],
             lifespan=lambda _: self.running(),
@@ -67,10 +65,6 @@ class Router:
     def begin_stop(self) -> None:
         """Resign at once, and tell load balancers to go elsewhere. Sessions go on until `running()` ends."""
         self._stopping.set()
-
-    def end_requests(self) -> None:
-        """Break off what HTTP requests are under way. WebSockets are for the server to close."""
-        self._http.break_off()
 
     @contextlib.asynccontextmanager
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
@@ -97,7 +91,7 @@ class Router:
                 raise group.exceptions[0] from None
             raise
         finally:
-            await self._pools.close()
+            self._pools.close()
 
     async def _take_part(self, wait_seconds: float | None) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)

@@ -2,7 +2,8 @@
 
 Bodies are streamed in both directions, and are never inflated, deflated or held back, so that server-sent events
 arrive when they are sent. The request's body is read only once there is a connection to a replica; until then another
-replica can be tried. A response that breaks off breaks off for the client too: it never looks complete.
+replica can be tried. A replica may answer while the request still comes. A response that breaks off breaks off for the
+client too: it never looks complete.
 """
 
 from __future__ import annotations
@@ -14,30 +15,21 @@ import logging
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-import httpcore
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.router import headers
-from shared_registry.router.dispatch import Dispatcher, NotReached, Undeliverable
+from shared_registry.router.dispatch import Dispatcher, Undeliverable
 from shared_registry.router.headers import AmbiguousRequest
 from shared_registry.router.placement import Session
 from shared_registry.router.pools import ReplicaPools
-from shared_registry.urls import DEFAULT_PORTS
+from shared_registry.router.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
 
 RETRY_AFTER_SECONDS = 1
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that may be sent again where a kept connection turned out to be closed. Others may have taken effect."""
 logger = logging.getLogger(__name__)
-
-
-class ClientGone(Exception):
-    """The client has left in the middle of its request."""
-
-
-class ClientSilent(Exception):
-    """The client does not go on with its request."""
 
 
 class Answer(Exception):
@@ -50,155 +42,194 @@ class Answer(Exception):
         self.retry_after = retry_after
 
 
-class RequestBody:
-    """A request's body as it comes, and the client's leaving.
+class Request:
+    """One request: its head, its body as it comes, and whether its client is still there.
 
     Attributes:
-        is_begun: Whether anything of it was asked for: from then on no other replica can get the whole of it.
+        has_body: Whether a body is to be passed on.
+        is_silent: Whether the client did not go on with it.
     """
 
-    def __init__(self, receive: Receive, *, timeout_seconds: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, silence_seconds: float) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path = scope["raw_path"].decode("ascii", "replace")
+        self.client: str | None = scope["client"][0] if scope.get("client") else None
+        self.has_body = headers.has_body(scope["headers"])
+        self.is_silent = False
         self._receive = receive
-        self._timeout_seconds = timeout_seconds
-        self._is_complete = asyncio.Event()
-        self.is_begun = False
+        self._silence_seconds = silence_seconds
+        self._is_begun = False
+        self._is_gone = False
+        self._settled = asyncio.Event()
+        if not self.has_body:
+            self._settled.set()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    @property
+    def session(self) -> Session:
+        """What a placement may go by."""
+        return Session("http", self.path, tuple(self.scope["headers"]), self.client)
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its client waits to be told to send the body, and was not: nobody knows what it sends next."""
+        return self.has_body and not self._is_begun and any(name == b"expect" for name, _ in self.scope["headers"])
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again where a kept connection turned out to be closed."""
+        return self.method in REPEATABLE and not self.has_body
+
+    def for_replica(self, replica: Replica) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
+        """Return method, target and headers as the replica gets them."""
+        query = self.scope["query_string"]
+        passed = headers.to_replica(self.scope["headers"], client=self.client, scheme=self.scope["scheme"])
+        if not any(name == b"host" for name, _ in passed):
+            passed.insert(0, (b"host", urlsplit(replica.url).netloc.encode()))
+        return self.method, self.scope["raw_path"] + (b"?" + query if query else b""), passed
+
+    async def body(self) -> AsyncIterator[bytes]:
         """Yield it piece by piece; the first step tells a client that waits for it to go on.
 
-        Raises:
-            ClientGone: It will never be complete.
-            ClientSilent: Nothing came for too long.
+        Ends early where the client is gone or silent, after `left` has returned.
         """
-        self.is_begun = True
-        more = True
+        self._is_begun = more = True
         while more:
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with asyncio.timeout(self._silence_seconds):
                     message = await self._receive()
             except TimeoutError:
-                raise ClientSilent from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            more = message.get("more_body", False)
+                self.is_silent = True
+            self._is_gone = self.is_silent or message["type"] == "http.disconnect"
+            more = not self._is_gone and message.get("more_body", False)
             if not more:
-                self._is_complete.set()
-            if message["body"]:
+                self._settled.set()
+            if not self._is_gone and message["body"]:
                 yield message["body"]
+        if self._is_gone:
+            await asyncio.Event().wait()  # until we are cancelled: the request must not look complete
 
-    def skip(self) -> None:
-        """Say that there is none to be passed on."""
-        self._is_complete.set()
-
-    async def client_left(self) -> None:
-        """Return when the client has left after its whole request has come."""
-        await self._is_complete.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def left(self) -> None:
+        """Return when the client is gone, or does not go on with its request."""
+        await self._settled.wait()
+        while not self._is_gone:
+            self._is_gone = (await self._receive())["type"] == "http.disconnect"
 
 
 class HttpProxy:
     """The ASGI application that every HTTP request goes to which is not the router's own."""
 
     def __init__(self, config: RouterConfig, dispatcher: Dispatcher, pools: ReplicaPools) -> None:
-        self._config = config
+        self._silence_seconds = config.response_timeout_seconds
         self._dispatcher = dispatcher
         self._pools = pools
-        silence = config.response_timeout_seconds
-        self._exchanges: set[asyncio.Task[None]] = set()
-        self._timeouts = {"connect": config.connect_timeout_seconds, "read": silence, "write": silence, "pool": None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one request. Returning without a complete response makes the server break the connection."""
-        body = RequestBody(receive, timeout_seconds=self._config.response_timeout_seconds)
         try:
             headers.refuse_ambiguous(scope["headers"], scope["http_version"])
         except AmbiguousRequest as error:
             await _answer(send, Answer(400, "bad_request", f"the request is refused: {error}"), close=True)
             return
-        if not headers.has_body(scope["headers"]):
-            body.skip()
-        exchange = asyncio.create_task(self._exchange(scope, body, send))
-        self._exchanges.add(exchange)
-        leaving = asyncio.create_task(body.client_left())
+        request = Request(scope, receive, silence_seconds=self._silence_seconds)
+        reply = Reply(send)
+        exchange = asyncio.create_task(self._exchange(request, reply))
+        leaving = asyncio.create_task(request.left())
         try:
             await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if exchange.done() and not exchange.cancelled():
+            if exchange.done():
                 exchange.result()
         finally:
-            self._exchanges.discard(exchange)
             for task in (exchange, leaving):
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
+        if request.is_silent and not reply.is_started:
+            await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
 
-    def break_off(self) -> None:
-        """End all requests under way."""
-        for exchange in self._exchanges:
-            exchange.cancel()
-
-    async def _exchange(self, scope: Scope, body: RequestBody, send: Send) -> None:
-        client = scope["client"][0] if scope.get("client") else None
-        path = scope["raw_path"].decode("ascii", "replace")
-        session = Session("http", path, tuple(scope["headers"]), client)
-        is_started = False
+    async def _exchange(self, request: Request, reply: Reply) -> None:
         try:
-            async with self._dispatcher.connected(session, lambda one: self._dial(one, scope, body)) as response:
-                passed = headers.to_client(response.headers, status=response.status)
-                is_started = True
-                await send({"type": "http.response.start", "status": response.status, "headers": passed})
-                async for chunk in response.aiter_stream():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ClientGone:
-            return
-        except ClientSilent:
-            answer = Answer(408, "request_timeout", "the request's body did not come")
-            await _answer(send, answer, close=True)
+            async with self._dispatcher.connected(request.session, lambda one: self._dial(one, request)) as connection:
+                await reply.pass_on(connection)
         except Undeliverable as failure:
-            await _answer(send, _refusal(failure), close=headers.has_body(scope["headers"]))
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            logger.warning("http: %s %s: %s", scope["method"], path, _named(error))
-            if not is_started:
-                await _answer(send, _failure(error), close=headers.has_body(scope["headers"]))
+            await reply.answer(_refusal(failure), close=request.is_held_back)
+        except Answer as answer:
+            await reply.answer(answer, close=request.is_held_back)
+        except (ReplicaBroke, ReplicaSilent) as error:
+            logger.warning("http: %s %s: the replica: %s", request.method, request.path, error)
+            await reply.answer(_failure(error), close=request.is_held_back)
 
     @contextlib.asynccontextmanager
-    async def _dial(self, replica: Replica, scope: Scope, body: RequestBody) -> AsyncIterator[httpcore.Response]:
-        """Send the request and wait for the head of the response."""
-        pool = await self._pools.of(replica)
-        may_repeat = scope["method"] in REPEATABLE and not headers.has_body(scope["headers"])
+    async def _dial(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
+        """Connect, and begin the request; its body is sent for as long as the context lasts."""
+        connection = await self._begin(replica, request)
+        sending = asyncio.create_task(_send_body(connection, request)) if request.has_body else None
         try:
-            response = await pool.handle_async_request(self._request(replica, scope, body))
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            raise NotReached(_named(error), is_timeout=isinstance(error, httpcore.ConnectTimeout)) from error
-        except (httpcore.NetworkError, httpcore.RemoteProtocolError):
-            if not may_repeat:
-                raise
-            try:
-                response = await pool.handle_async_request(self._request(replica, scope, body))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                raise NotReached(_named(error), is_timeout=isinstance(error, httpcore.ConnectTimeout)) from error
-        try:
-            yield response
+            yield connection
+        except BaseException:
+            connection.abort()
+            raise
         finally:
-            await response.aclose()
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+            self._pools.give_back(replica, connection)
 
-    def _request(self, replica: Replica, scope: Scope, body: RequestBody) -> httpcore.Request:
-        parts = urlsplit(replica.url)
-        query = scope["query_string"]
-        url = httpcore.URL(
-            scheme=parts.scheme.encode(),
-            host=(parts.hostname or "").encode(),
-            port=parts.port or DEFAULT_PORTS[parts.scheme],
-            target=scope["raw_path"] + (b"?" + query if query else b""),
-        )
-        client = scope["client"][0] if scope.get("client") else None
-        passed = headers.to_replica(scope["headers"], client=client, scheme=scope["scheme"])
-        if not any(name == b"host" for name, _ in passed):
-            passed.append((b"host", parts.netloc.encode()))
-        content = body.chunks() if headers.has_body(scope["headers"]) else None
-        return httpcore.Request(
-            scope["method"], url, headers=passed, content=content, extensions={"timeout": self._timeouts}
-        )
+    async def _begin(self, replica: Replica, request: Request) -> ReplicaConnection:
+        while True:
+            connection = await self._pools.take(replica)
+            try:
+                await connection.send_head(*request.for_replica(replica))
+                if not request.has_body:
+                    await connection.end()
+                    await connection.hear()
+                return connection
+            except ReplicaBroke:
+                connection.abort()
+                if not (connection.is_used and not connection.has_heard and request.is_repeatable):
+                    raise
+            except ValueError as error:
+                connection.abort()
+                raise Answer(400, "bad_request", f"the request is refused: {error}") from error
+            except BaseException:
+                connection.abort()
+                raise
+
+
+class Reply:
+    """The response to one request.
+
+    Attributes:
+        is_started: Whether its head was sent: nothing else can be answered then.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self.is_started = False
+        self._send = send
+
+    async def pass_on(self, connection: ReplicaConnection) -> None:
+        """Send what the replica answers."""
+        status, fields = await connection.response()
+        self.is_started = True
+        passed = headers.to_client(fields, status=status)
+        await self._send({"type": "http.response.start", "status": status, "headers": passed})
+        async for chunk in connection.body():
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer(self, answer: Answer, *, close: bool) -> None:
+        """Send the router's own answer, unless it is too late for one."""
+        if not self.is_started:
+            self.is_started = True
+            await _answer(self._send, answer, close=close)
+
+
+async def _send_body(connection: ReplicaConnection, request: Request) -> None:
+    try:
+        async for chunk in request.body():
+            await connection.send(chunk)
+        await connection.end()
+    except (ReplicaBroke, ReplicaSilent):
+        return  # what it answered before may still be read, and whoever reads it meets the same
 
 
 def _refusal(failure: Undeliverable) -> Answer:
@@ -209,17 +240,17 @@ def _refusal(failure: Undeliverable) -> Answer:
 
 
 def _failure(error: Exception) -> Answer:
-    if isinstance(error, httpcore.TimeoutException):
+    if isinstance(error, ReplicaSilent):
         return Answer(504, "worker_failed", "the replica did not respond in time")
     return Answer(502, "worker_failed", "the replica broke the connection off")
 
 
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
 async def _answer(send: Send, answer: Answer, *, close: bool) -> None:
-    """Send the router's own answer; `close` where the rest of the request will not be read."""
+    """Send the router's own answer; `close` where what follows on the connection cannot be made sense of.
+
+    Otherwise the rest of the request is read and dropped: closing on a client that still sends would reset the
+    connection, and it would never see the answer.
+    """
     frame = {"type": "error", "code": answer.code, "message": str(answer), "retryable": answer.status >= 500}
     content = json.dumps(frame).encode()
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]

@@ -1,65 +1,89 @@
-"""Connections to replicas for HTTP: a pool for each replica, kept alive between requests.
-
-One pool for all would look through the connections of all replicas at every request.
-"""
+"""Connections to replicas for HTTP, kept alive between requests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import defaultdict
 from urllib.parse import urlsplit
 
-from httpcore import AsyncConnectionPool
-
+from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
+from shared_registry.probe.connection import reason_of
 from shared_registry.router import tcp
+from shared_registry.router.dispatch import NotReached
+from shared_registry.router.replica_connection import ReplicaConnection
 from shared_registry.router.tls import TlsSettings
+from shared_registry.urls import DEFAULT_PORTS
 
 IDLE_SECONDS = 2.0
 """How long a connection is kept for the next request. Less than the 5 s after which many servers close an idle one, so
 that a request hardly ever meets a connection that is being closed."""
-SWEEP_SECONDS = 5.0
 
 
 class ReplicaPools:
-    """The pools, by replica."""
+    """The idle connections, by replica."""
 
-    def __init__(
-        self, registered: Callable[[], Collection[Replica]], tls: TlsSettings, options: list[tcp.SocketOption]
-    ) -> None:
-        self._registered = registered
+    def __init__(self, config: RouterConfig, tls: TlsSettings) -> None:
+        self._config = config
         self._tls = tls
-        self._options = options
-        self._pools: dict[str, AsyncConnectionPool] = {}
+        self._options = tcp.liveness_options(config.peer_timeout_seconds)
+        self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
 
-    async def of(self, replica: Replica) -> AsyncConnectionPool:
-        """Return a replica's pool."""
-        context = await self._tls.context() if urlsplit(replica.url).scheme == "https" else None
-        pool = self._pools.get(replica.key)
-        if pool is None:
-            pool = self._pools[replica.key] = AsyncConnectionPool(
-                ssl_context=context,
-                max_connections=None,
-                keepalive_expiry=IDLE_SECONDS,
-                socket_options=self._options,
-            )
-        return pool
+    async def take(self, replica: Replica) -> ReplicaConnection:
+        """Return a connection: the one that was used last, or a new one.
+
+        Raises:
+            NotReached: The replica does not let us connect.
+        """
+        idle = self._idle.get(replica.key)
+        while idle:
+            connection = idle.pop()
+            if self._is_fresh(connection):
+                return connection
+            connection.abort()
+        return await self._open(replica)
+
+    def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
+        """Keep a connection after an exchange, if it can carry another."""
+        if connection.finish():
+            self._idle[replica.key].append(connection)
+        else:
+            connection.abort()
 
     async def sweep(self) -> None:
-        """Close connections that idle, and pools of replicas that are gone, now and then until cancelled."""
+        """Close what has idled for too long, now and then until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            registered = {replica.key for replica in self._registered()}
-            for key, pool in tuple(self._pools.items()):
-                connections = pool.connections
-                is_unused = all(connection.has_expired() or connection.is_closed() for connection in connections)
-                is_gone = key not in registered and all(connection.is_idle() for connection in connections)
-                if is_unused or is_gone:
-                    del self._pools[key]
-                    await pool.aclose()
+            await asyncio.sleep(IDLE_SECONDS)
+            for key, connections in tuple(self._idle.items()):
+                fresh = [connection for connection in connections if self._is_fresh(connection)]
+                for connection in connections:
+                    if connection not in fresh:
+                        connection.abort()
+                if fresh:
+                    self._idle[key] = fresh
+                else:
+                    del self._idle[key]
 
-    async def close(self) -> None:
-        """Close all connections."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            await pool.aclose()
+    def close(self) -> None:
+        """Close all that idle."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+
+    async def _open(self, replica: Replica) -> ReplicaConnection:
+        parts = urlsplit(replica.url)
+        context = await self._tls.context() if parts.scheme == "https" else None
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        seconds = self._config.connect_timeout_seconds
+        silence = self._config.response_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await ReplicaConnection.open(host, port, context, self._options, silence_seconds=silence)
+        except TimeoutError as error:
+            raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
+        except (OSError, UnicodeError) as error:
+            raise NotReached(f"ConnectError: {reason_of(error)}") from error
+
+    def _is_fresh(self, connection: ReplicaConnection) -> bool:
+        return connection.is_idle and asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS

@@ -31,7 +31,7 @@ BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
 LAST_SECONDS = 1
-"""How long sessions have to take note of their end after the grace."""
+"""How long WebSockets have to take note of their end after the grace; then HTTP responses are broken off, too."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,6 @@ async def serve(
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
-                router.end_requests()
                 server.exit()
                 await serving
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,9 +33,11 @@ class Backend:
         go_on: What /wait waits for, and a WebSocket with do=stall before it reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, certificate: Path | None = None) -> None:
+        """Set up; with a certificate, and its key in the same file, it speaks TLS."""
         self.forget()
         self.port = 0
+        self._certificate = certificate
         self._app = Starlette(
             routes=[
                 Route("/health", self._health),
@@ -58,7 +61,7 @@ class Backend:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._certificate else ''}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._socket = socket.create_server(("127.0.0.1", self.port), backlog=1024)
@@ -71,6 +74,8 @@ class Backend:
             ws="websockets-sansio",
             ws_max_size=2**30,
             ws_per_message_deflate=False,
+            ssl_certfile=self._certificate,
+            proxy_headers=False,
         )
         config.load()
         self._server = uvicorn.Server(config)

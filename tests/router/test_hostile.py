@@ -109,22 +109,22 @@ UPGRADE = (
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("extra", "status"),
     [
-        b"Host: b\r\n",
-        b"Cookie: " + b"a" * 10_000 + b"\r\n",
-        b"Content-Length: 5\r\n\r\nhello",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        (b"Host: b\r\n", b"400"),
+        (b"Content-Length: 5\r\n\r\nhello", b"400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n", b"400"),
+        (b"Cookie: " + b"a" * 10_000 + b"\r\n", b"431"),
     ],
-    ids=["two hosts", "a long line", "a length", "chunks"],
+    ids=["two hosts", "a length", "chunks", "a long line"],
 )
 async def test_a_handshake_that_nobody_would_answer_is_refused(
-    replica_and_router: tuple[RawBackend, RunningRouter], extra: bytes
+    replica_and_router: tuple[RawBackend, RunningRouter], extra: bytes, status: bytes
 ) -> None:
     replica, router = replica_and_router
     replica.heads.clear()
     answer = await exchange(router, UPGRADE + extra + b"\r\n")
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert answer.startswith(b"HTTP/1.1 " + status)
     assert replica.heads == []
 
 

@@ -182,6 +182,72 @@ async def test_events_arrive_as_they_are_sent(router: RunningRouter, backend: Ba
     await asyncio.wait_for(backend.left.wait(), SECONDS)
 
 
+async def test_a_replica_may_answer_while_the_request_still_comes(start_router: StartRouter) -> None:
+    async def echo(head: bytes, reader: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % much)
+        left = much
+        while left:
+            data = await reader.read(65536)
+            left -= len(data)
+            writer.write(data)
+            await writer.drain()
+
+    much = 20_000_000  # more than all buffers on the way together
+    async with RawBackend(echo) as replica:
+        router = await start_router(replica.url)
+        reader, writer = await asyncio.open_connection(*router.address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % much + bytes(much))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        assert await asyncio.wait_for(reader.readexactly(much), SECONDS) == bytes(much)
+        writer.close()
+
+
+async def test_an_answer_that_comes_before_the_end_of_the_request_ends_it(start_router: StartRouter) -> None:
+    async def refuse(head: bytes, reader: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+        await asyncio.Event().wait()
+
+    async with RawBackend(refuse) as replica:
+        router = await start_router(replica.url)
+        reader, writer = await asyncio.open_connection(*router.address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nbody")
+        answer = await asyncio.wait_for(reader.readuntil(b"big"), SECONDS)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        writer.close()
+
+
+async def test_a_replica_that_takes_no_request_is_504(start_router: StartRouter) -> None:
+    async def take_nothing(head: bytes, reader: Reader, writer: Writer) -> None:
+        await asyncio.Event().wait()
+
+    async with RawBackend(take_nothing) as replica:
+        router = await start_router(replica.url, response_timeout_seconds=0.3)
+        response = await router.http.post("/", content=bytes(30_000_000))
+        assert (response.status_code, response.json()["code"]) == (504, "worker_failed")
+
+
+async def test_a_surplus_answer_is_not_taken_for_the_next(start_router: StartRouter) -> None:
+    async def answer_twice(head: bytes, reader: Reader, writer: Writer) -> None:
+        path = head.split()[1]
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+
+    async with RawBackend(answer_twice) as replica:
+        router = await start_router(replica.url)
+        for path in ("/a", "/b", "/c"):
+            assert (await router.http.get(path)).text == path
+
+
+async def test_interim_responses_are_passed_over(start_router: StartRouter) -> None:
+    async def hint(head: bytes, reader: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with RawBackend(hint) as replica:
+        router = await start_router(replica.url)
+        assert (await router.http.get("/")).text == "ok"
+
+
 # What breaks off
 
 

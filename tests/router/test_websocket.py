@@ -145,6 +145,24 @@ async def test_what_the_replica_answers_to_the_handshake_reaches_the_client(
     assert (await router.status())["replicas"][0]["consecutive_failures"] == 0
 
 
+async def test_a_redirect_is_the_clients_to_follow(start_router: StartRouter, backend: Backend) -> None:
+    async def redirect(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        location = f"Location: {backend.url.replace('http', 'ws')}/elsewhere"
+        writer.write(f"HTTP/1.1 307 Elsewhere\r\n{location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    async with RawBackend(redirect) as replica:
+        router = await start_router(replica.url)
+        _, writer = answer = await asyncio.open_connection(*router.address)
+        handshake = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        key = b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + handshake + key + b"\r\n")
+        head = await asyncio.wait_for(answer[0].readuntil(b"\r\n\r\n"), SECONDS)
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 307 ")
+    assert b"/elsewhere" in head
+    assert backend.scopes == []
+
+
 async def test_no_compression_is_agreed_on(router: RunningRouter) -> None:
     async with dial(router, compression="deflate") as client:
         assert client.protocol.extensions == []
@@ -241,5 +259,5 @@ async def test_a_replica_that_speaks_gibberish_and_stays_is_a_failure(
     async with RawBackend(gibberish) as replica:
         router = await start_router(replica.url)
         async with dial(router) as client:
-            assert json.loads(await client.recv())["code"] == "worker_failed"
+            assert json.loads(await asyncio.wait_for(client.recv(), SECONDS))["code"] == "worker_failed"
             assert await closed_with(client) == (1011, "worker_failed")
