@@ -22,6 +22,6 @@ ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 9000
 # Healthy: Redis answers, and there is a replica that may take a session.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["shared-registry", "wait", "--ready", "1", "--timeout", "3"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=20s CMD ["shared-registry", "wait", "--ready", "1", "--timeout", "3"]
 ENTRYPOINT ["shared-registry"]
 CMD ["serve", "--config", "/etc/shared-registry/router.yaml"]
