@@ -37,6 +37,11 @@ def settings(redis_url: str, namespace: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def operator_settings(redis_url: str, namespace: str) -> dict[str, Any]:
+    """Return settings for the test itself, whose commands must not fail because the machine is busy."""
+    return settings(redis_url, namespace, redis_timeout_seconds=PATIENCE)
+
+
 class Cluster:
     """Lease processes in numbered places.
 

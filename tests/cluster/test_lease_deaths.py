@@ -17,7 +17,7 @@ from shared_registry.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from tests.cluster.fleet import fleet, leases, look
-from tests.cluster.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, settings
+from tests.cluster.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, operator_settings, settings
 from tests.redis.support import Space, on_server, until
 
 PROCESSES, SESSIONS = 3, 12
@@ -53,7 +53,9 @@ async def cluster(server: EmbeddedServer, space: Space, tmp_path: Path) -> Async
     config = settings(server.url, NAMESPACE)
     cluster = Cluster(tmp_path, config, sessions=SESSIONS, lasting_seconds=300.0, rng=random.Random(1))
     async with (
-        SharedReplicaRegistry(RouterConfig(**config), health_checks=False) as operator,
+        SharedReplicaRegistry(
+            RouterConfig(**operator_settings(server.url, NAMESPACE)), health_checks=False
+        ) as operator,
         fleet(operator, replicas=REPLICAS, capacity=CAPACITY),
     ):
         try:

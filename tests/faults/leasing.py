@@ -27,7 +27,7 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
         "heartbeat_seconds": NEVER,
         "router_expiry_seconds": 3 * NEVER,
         "refresh_seconds": NEVER,
-        "redis_timeout_seconds": 0.4,
+        "redis_timeout_seconds": 1.0,
     }
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
     registry = SharedReplicaRegistry(config, health_checks=False)

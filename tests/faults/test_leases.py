@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
@@ -20,7 +19,8 @@ from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, B, C, Space, info, on_server, until
 
 HEARTBEAT = 0.2
-TIMEOUT = 0.3
+TIMEOUT = 1.0
+"""Of a call to Redis: what takes a millisecond takes longer on a busy machine."""
 
 Prepare = Callable[[SharedReplicaRegistry, Space], Coroutine[Any, Any, None]]
 
@@ -120,16 +120,15 @@ FAULTS = {
 async def test_cancelled_while_the_network_fails(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy, fault: dict[str, Any], is_release: bool
 ) -> None:
-    for point, after_seconds in ((1, 0.0), (1, 0.04), (2, 0.0)):
+    for after_seconds in (0.0, 0.03, 0.06):
         lease = await registry.acquire() if is_release else None
         vars(proxy).update(fault)
         taken: list[Lease] = []
 
         async def acquire(taken: list[Lease] = taken) -> None:
-            with contextlib.suppress(StoreUnavailable):  # where it is not suspended as often as that
-                taken.append(await registry.acquire())
+            taken.append(await registry.acquire())
 
-        await cancel_at(lease.release if lease else acquire, point, after_seconds=after_seconds)
+        await cancel_at(lease.release if lease else acquire, 1, after_seconds=after_seconds)
         proxy.heal()
         proxy.cut()
         for one in taken:  # it was faster than its cancellation
@@ -193,7 +192,7 @@ async def test_a_lost_reply_to_acquire_while_placing_by_the_last_view(space: Spa
 async def test_a_lost_reply_to_release_ends_the_lease(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
 ) -> None:
-    for lose in ("cuts_at_reply", "loses_commands", "loses_replies"):
+    for lose in ("cuts_at_reply", "loses_replies"):
         lease = await registry.acquire()
         setattr(proxy, lose, True)
         await lease.release()
