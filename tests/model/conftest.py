@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0"}
 
 def in_small_pieces(name: str) -> str:
     """Return a command's text that ends so few leases at once that a router with some takes several calls to part."""
-    return assemble(name).replace("LEASES_AT_ONCE = 500", f"LEASES_AT_ONCE = {LEASES_AT_ONCE}")
+    return re.sub(r"LEASES_AT_ONCE = \d+", f"LEASES_AT_ONCE = {LEASES_AT_ONCE}", assemble(name))
 
 
 @pytest.fixture
