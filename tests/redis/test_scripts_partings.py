@@ -186,8 +186,8 @@ async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> 
 
 
 def plant(space: Space, count: int, urls: list[str]) -> None:
-    """Let TWO hold that many leases, half of them of named sessions."""
-    leases = {lease_id(session=f"s{n}" if n % 2 else ""): urls[n % len(urls)] for n in range(count)}
+    """Let TWO hold that many leases, half of them of a thousand named sessions."""
+    leases = {lease_id(session=f"s{n % 2000}" if n % 2 else ""): urls[n % len(urls)] for n in range(count)}
     loads = Counter(leases.values())
     pipeline = space.raw.pipeline(transaction=False)
     pipeline.hset(space.keys.leases(TWO), mapping=leases)
