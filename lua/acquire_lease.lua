@@ -73,13 +73,19 @@ local function least_loaded(tier, left_out)
   return at_place(tier, first, tonumber(string.sub(lease_id, 1, 8), 16) % (tied - #skipped), skipped)
 end
 
-local excluded, left_out = {}, {}
-for i = FIRST_URL, #ARGV do
-  left_out[#left_out + 1] = ARGV[i]
-  if i >= FIRST_URL + tonumber(avoided) then
-    excluded[#excluded + 1] = ARGV[i]
+-- The urls from that argument on, each once: a replica may be both avoided and excluded.
+local function urls_from(first)
+  local urls, seen = {}, {}
+  for i = first, #ARGV do
+    if not seen[ARGV[i]] then
+      seen[ARGV[i]] = true
+      urls[#urls + 1] = ARGV[i]
+    end
   end
+  return urls
 end
+
+local left_out, excluded = urls_from(FIRST_URL), urls_from(FIRST_URL + tonumber(avoided))
 
 local function may_take(url)
   for _, other in ipairs(left_out) do

@@ -7,7 +7,7 @@
 -- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router leases ready_primary ready_secondary full events replica_prefix
 --         affinity_prefix
--- COST    O(500 * log replicas)
+-- COST    O(250 * log replicas)
 
 -- include lib/partings.lua
 

@@ -80,7 +80,7 @@ if is_new then
   local at = whole(now_ms)
   redis.call('PERSIST', replica)
   redis.call('ZREM', removed, replica_url)
-  redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error')
+  redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness')
   redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')

@@ -86,6 +86,9 @@ local function put_back(replica, url, at)
     tonumber(known.registered_at_ms) or 0)
   if stored[3] and probed_at(stored[1], stored[2]) > known_at then
     last = FIRST_HEALTH_FIELD - 1
+  else
+    -- Who saw the failures that the view has is not known any more.
+    redis.call('HDEL', replica, 'failing_witness')
   end
   for i = 1, last do
     if known[FIELDS[i]] == '' and i >= FIRST_HEALTH_FIELD then

@@ -28,7 +28,7 @@ end
 -- witness: the router that alone has seen all failures counted so far, false where several did, or a probe.
 -- Returns the status to write, or nil where it stays, the counters, and the witness.
 local function weigh_passive(status, failures, successes, witness, result, thresholds, router)
-  local is_alone = failures == 0 or witness == router
+  local is_alone = witness == router or (failures == 0 and not witness)
   if result.ok then
     return nil, is_alone and 0 or failures, successes, not is_alone and witness
   end

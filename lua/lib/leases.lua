@@ -11,11 +11,18 @@ local function session_of(id)
   return string.match(id, ':(.+)$')
 end
 
--- Returns nil, or the reply for a key behind a lease that holds another type than ours.
-local function lease_refusal(keys, id, url)
-  local session = session_of(id)
+-- Each of these returns nil, or the reply for a key behind a lease that holds another type than ours.
+local function replica_refusal(keys, url)
   return type_refusal({keys.replica_prefix .. url, 'hash'})
-    or (session and type_refusal({keys.affinity_prefix .. session, 'string'}))
+end
+
+local function session_refusal(keys, id)
+  local session = session_of(id)
+  return session and type_refusal({keys.affinity_prefix .. session, 'string'})
+end
+
+local function lease_refusal(keys, id, url)
+  return replica_refusal(keys, url) or session_refusal(keys, id)
 end
 
 -- Takes sessions off a replica, removed or not, and does what waited for the last one to end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,8 +20,9 @@ from shared_registry.policy import priority
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 from shared_registry.view import View
-from tests.model.rules import KnownView, Namespace
-from tests.model.values import Fields, differences, exact
+from tests.model.keyspace import KnownView
+from tests.model.rules import Namespace
+from tests.model.values import Fields, Value, differences, exact
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0
@@ -28,7 +30,7 @@ TIMEOUT_SECONDS = 10.0
 REFRESH_SECONDS = 0.03
 CLOCK_SLACK_MS = 20
 """How far the server's clock, read at the start of its loop or of a script, may be off ours."""
-ONLY_IN_HASHES = {"spec_request", "restored_from"}
+ONLY_IN_HASHES = {"spec_request", "restored_from", "failing_witness"}
 
 Dump = dict[str, object]
 
@@ -208,7 +210,7 @@ class Bench:
         clock = (low - CLOCK_SLACK_MS, now_ms() + CLOCK_SLACK_MS)
         answered = self.listening.status
         found = await self.dump()
-        with self.expected.command(clock, self._new_events(found)):
+        with self.expected.command(clock, self._new_events(found), found):
             wanted = rule()
         assert wanted in (None, answered), f"answered {answered!r}, should have answered {wanted!r}"
         wrong = list(differences(self.expected.expected(), found))
@@ -228,6 +230,8 @@ class Bench:
                 pipeline.zrange(name, 0, -1, withscores=True)
             elif kind == "set":
                 pipeline.smembers(name)
+            elif kind == "string":
+                pipeline.get(name)
             else:
                 pipeline.xrange(name)
             pipeline.pttl(name)
@@ -243,8 +247,21 @@ class Bench:
     async def expect_sound(self) -> None:
         """Fail unless times to live are where they must be, and the registry's own check finds nothing."""
         assert self._with_ttl == self.expected.expected_to_expire()
+        self._expect_counted()
         if self._is_news:
             assert await find_violations(self.reader, self.keys) == []
+
+    def _expect_counted(self) -> None:
+        """Fail unless replicas count exactly the leases on them, and every lease is that of a router in `routers`."""
+        leases: dict[str, dict[str, str]] = self._found_under("leases:")
+        replicas: dict[str, dict[str, str]] = self._found_under("replica:")
+        counted = Counter({url: int(fields["in_flight"]) for url, fields in replicas.items()})
+        assert min(counted.values(), default=0) >= 0
+        assert +counted == Counter(url for held in leases.values() for url in held.values())
+        assert leases.keys() <= self.expected.routers.keys()
+
+    def _found_under(self, prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): value for name, value in self._found.items() if name.startswith(prefix)}
 
     async def expect_shown(self, router: Router) -> None:
         """Fail unless a router shows what it must: the present where it follows, the last it knew where not."""
@@ -260,7 +277,7 @@ class Bench:
 
     def _expect_view(self, router: Router, known: KnownView) -> None:
         wanted = {
-            url: {name: value for name, value in fields.items() if name not in ONLY_IN_HASHES and value != ""}
+            url: {name: value for name, value in fields.items() if is_shown(name, value)}
             for url, fields in known.hashes.items()
         }
         wrong = list(differences(wanted, router.shown(), router.name))
@@ -274,11 +291,11 @@ class Bench:
             assert shown is not None
             assert (shown.router, shown.epoch) == (wanted["router"], exact(wanted["epoch"]))
 
-    def _new_events(self, found: Dump) -> list[str]:
+    def _new_events(self, found: Dump) -> list[dict[str, str]]:
         known = {event_id for event_id, _ in self.expected.events}
         events = found.get("events", [])
         assert isinstance(events, list)
-        return [event["id"] for event in events if event["id"] not in known]
+        return [event for event in events if event["id"] not in known]
 
 
 def value_of(kind: str | None, reply: Any) -> object:
@@ -287,6 +304,11 @@ def value_of(kind: str | None, reply: Any) -> object:
     if kind == "stream":
         return [{"id": event_id, **fields} for event_id, fields in reply]
     return set(reply) if kind == "set" else reply
+
+
+def is_shown(name: str, value: Value) -> bool:
+    """Return whether a router shows this field of a replica's hash."""
+    return name not in ONLY_IN_HASHES and value != "" and (name, value) != ("removes_when_drained", "0")
 
 
 def fields_of(record: ReplicaRecord) -> Fields:
@@ -309,6 +331,7 @@ def fields_of(record: ReplicaRecord) -> Fields:
         "admin": record.admin.value,
         "admin_since_ms": ms(record.admin_since),
         "admin_reason": record.admin_reason,
+        "removes_when_drained": "1" if record.removes_when_drained else "",
         "status": health.status.value,
         "status_since_ms": ms(record.status_since),
         "consecutive_failures": str(health.consecutive_failures),

@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from shared_registry import restoration
+from shared_registry import restoration, scripts
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.lua_files import assemble
 from tests.model.bench import connect
-from tests.model.steps import ENTRIES_AT_ONCE, Place
+from tests.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
+
+SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0"}
+"""Otherwise a scan gives a small hash whole."""
+
+
+def in_small_pieces(name: str) -> str:
+    """Return a command's text that ends so few leases at once that a router with some takes several calls to part."""
+    return re.sub(r"LEASES_AT_ONCE = \d+", f"LEASES_AT_ONCE = {LEASES_AT_ONCE}", assemble(name))
 
 
 @pytest.fixture
@@ -23,11 +33,12 @@ def place_on(
 ) -> Iterator[Callable[..., Place]]:
     """Start a server of the test's own; takes settings of it."""
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", ENTRIES_AT_ONCE)
+    monkeypatch.setattr(scripts, "assemble", in_small_pieces)
     caplog.set_level(logging.ERROR, logger="shared_registry")  # losses are what these tests are made of
     with ExitStack() as stack:
 
         def start(**config: str) -> Place:
-            server = stack.enter_context(EmbeddedServer(binary=redis_binary, config=config))
+            server = stack.enter_context(EmbeddedServer(binary=redis_binary, config=SCANS_IN_PAGES | config))
             runner = stack.enter_context(asyncio.Runner())
             clients = connect(server.url)
             stack.callback(lambda: runner.run(clients.close()))

@@ -1,58 +1,26 @@
 """What every command does to a namespace: the rules in plain Python, without Redis, Lua or the code under test.
 
-One method per command, named after it, which returns the status word that the command must answer with. The keys of
-the namespace are attributes; what follows from others (the ready sets, the order in which to select) is derived from
-them anew each time, so that it cannot go astray here.
-
-What a command alone can know is given to it with `command`: the range in which the server's clock lies, and the ids of
-the events that appeared. A command that emits another number of events than there are ids fails.
+One method per command, named after it, which returns the status word that the command must answer with. See `Keyspace`
+for what they work on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.model.values import Anything, Fields, Number, Sum, Value, agree, exact
+from tests.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, place_of
+from tests.model.lease_rules import LeaseRules
+from tests.model.values import Fields, Number, Sum, Value, agree, exact
 
-ORIGIN = "0-0"
-EXPIRY_MS = 5_000
+EXPIRY_MS = 60_000
+"""So long that no router expires by itself while an example runs."""
 LEASE_MS = 60_000
-SPEC = ("url", "name", "primary", "weight", "capacity", "order", "source")
-OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
-PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
-HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_ON_THE_FEED = {"in_flight", "revision", "spec_request", "restored_from"}
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A replica as it is asked for; `order` empty where it is to be appended."""
-
-    url: str
-    name: str = ""
-    primary: bool = False
-    weight: float = 1.0
-    capacity: int = 0
-    order: str = ""
-
-    def fields(self, order: int, source: str) -> Fields:
-        return {
-            "url": self.url,
-            "name": self.name,
-            "primary": "1" if self.primary else "0",
-            "weight": repr(self.weight),
-            "capacity": str(self.capacity),
-            "order": str(order),
-            "source": source,
-        }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One probe's result; `error` empty for a success."""
+    """One probe's result, or what a router saw itself; `error` empty for a success."""
 
     url: str
     incarnation: str
@@ -60,112 +28,8 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class KnownView:
-    """What a router knew of a history up to a revision: a copy of the hashes and of which urls are removed."""
-
-    birth: str
-    revision: str
-    hashes: dict[str, Fields]
-    removed: frozenset[str]
-
-    @classmethod
-    def of_nothing(cls) -> KnownView:
-        """Return what a router knows that has read nothing yet."""
-        return cls("", ORIGIN, {}, frozenset())
-
-    @property
-    def preference(self) -> list[str]:
-        return preference_of(self.hashes)
-
-
-class Namespace:
+class Namespace(LeaseRules):
     """One namespace as it must be."""
-
-    def __init__(self) -> None:
-        self.lose()
-        self._now = Number(0, 0)
-        self._ids: list[str] = []
-
-    def lose(self) -> None:
-        """All keys are gone."""
-        self.meta: Fields = {}
-        self.replicas: dict[str, int] = {}
-        self.removed: dict[str, Sum] = {}
-        self.hashes: dict[str, Fields] = {}
-        self.expiring: set[str] = set()  # urls whose hash has a time to live
-        self.leader: Fields = {}
-        self.routers: dict[str, Value] = {}
-        self.router: dict[str, Fields] = {}
-        self.events: list[tuple[str, Fields]] = []
-
-    @contextlib.contextmanager
-    def command(self, clock: tuple[int, int], ids: Sequence[str]) -> Iterator[None]:
-        """Let one command, or several, run here as they ran on the server."""
-        self._clock, self._ids = clock, list(ids)
-        self._tick()
-        yield
-        assert not self._ids, f"the server has events that no rule explains: {self._ids}"
-
-    # --- what follows from the rest ---
-
-    @property
-    def revision(self) -> str:
-        revision = self.meta.get("revision", ORIGIN)
-        assert isinstance(revision, str)
-        return revision
-
-    @property
-    def birth(self) -> str | None:
-        birth = self.meta.get("birth")
-        return birth.text if isinstance(birth, Anything) else None
-
-    def alive(self) -> dict[str, Fields]:
-        """Return the hashes of the registered replicas."""
-        return {url: fields for url, fields in self.hashes.items() if fields["admin"] != "removed"}
-
-    def incarnation(self, url: str) -> str:
-        return str(self.hashes.get(url, {}).get("incarnation", ""))
-
-    def view(self) -> KnownView:
-        """Return what a router knows that has taken in all of it."""
-        assert self.birth is not None
-        return KnownView(self.birth, self.revision, copy_of(self.alive()), frozenset(self.removed))
-
-    @property
-    def preference(self) -> list[str]:
-        return preference_of(self.alive())
-
-    def expected(self) -> dict[str, object]:
-        """Return every key, without the namespace's prefix, with its value."""
-        ready: dict[str, dict[str, float]] = {"primary": {}, "secondary": {}}
-        full = set()
-        for url, fields in self.alive().items():
-            if fields["status"] == "healthy" and fields["admin"] == "active":
-                in_flight, capacity = int(str(fields["in_flight"])), int(str(fields["capacity"]))
-                if 0 < capacity <= in_flight:
-                    full.add(url)
-                else:
-                    tier = ready["primary" if fields["primary"] == "1" else "secondary"]
-                    tier[url] = in_flight / float(str(fields["weight"]))
-        keys: dict[str, object] = {
-            "meta": self.meta,
-            "replicas": {url: float(order) for url, order in self.replicas.items()},
-            "removed": self.removed,
-            "ready:primary": ready["primary"],
-            "ready:secondary": ready["secondary"],
-            "full": full,
-            "leader": self.leader,
-            "routers": self.routers,
-            "events": [{"id": event_id, **fields} for event_id, fields in self.events],
-            **{f"replica:{url}": fields for url, fields in self.hashes.items()},
-            **{f"router:{key}": fields for key, fields in self.router.items()},
-        }
-        return {key: value for key, value in keys.items() if value}
-
-    def expected_to_expire(self) -> set[str]:
-        """Return the keys that must have a time to live, which no others may have."""
-        return {f"replica:{url}" for url in self.expiring} | ({"leader"} if self.leader else set())
 
     # --- replicas ---
 
@@ -194,7 +58,7 @@ class Namespace:
         if is_new:
             self.expiring.discard(key)
             self.removed.pop(key, None)
-            for name in PROBED:
+            for name in (*PROBED, "failing_witness"):
                 replica.pop(name, None)
             replica |= {
                 "incarnation": request,
@@ -211,11 +75,24 @@ class Namespace:
         self._emit_replica(key, "replica_registered" if is_new else "replica_updated", router=router, by=by)
         return "created" if is_new else "updated"
 
-    def deregister_replica(self, *, key: str, incarnation: str, router: str, by: str, reason: str) -> str:
+    def deregister_replica(
+        self, *, key: str, incarnation: str, router: str, by: str, reason: str, when_drained: bool
+    ) -> str:
         self._tick()
-        stored = self.hashes.get(key, {})
-        if stored.get("incarnation") != incarnation or stored.get("admin") == "removed":
+        stored = self.alive().get(key, {})
+        if stored.get("incarnation") != incarnation:
             return "not_found"
+        if when_drained and self.in_flight(key):
+            if stored.get("removes_when_drained") != "1":
+                stored |= {
+                    "admin": "draining",
+                    "admin_since_ms": self._time(),
+                    "admin_reason": reason,
+                    "removes_when_drained": "1",
+                }
+                stored.pop("restored_from", None)
+                self._emit_replica(key, "replica_admin", router=router, by=by, reason=reason)
+            return "draining"
         self._bury(key, reason)
         self._emit_replica(key, "replica_deregistered", router=router, by=by, reason=reason)
         return "removed"
@@ -231,6 +108,8 @@ class Namespace:
             stored["admin_since_ms"] = self._time()
         stored |= {"admin": state, "admin_reason": reason}
         stored.pop("restored_from", None)
+        if state == "active":
+            stored.pop("removes_when_drained", None)
         self._emit_replica(key, "replica_admin", router=router, by=by, reason=reason)
         return "set"
 
@@ -240,19 +119,6 @@ class Namespace:
         if key in self.replicas:
             return self.replicas[key]
         return max(exact(self.meta.get("next_order", "0")), *(order + 1 for order in self.replicas.values()), 0)
-
-    def _place(self, key: str, order: int) -> None:
-        self.replicas[key] = order
-        self.meta["next_order"] = str(max(exact(self.meta.get("next_order", "0")), order + 1))
-
-    def _bury(self, key: str, reason: str) -> None:
-        self.replicas.pop(key, None)
-        replica = self.hashes[key]
-        replica.pop("restored_from", None)
-        replica |= {"admin": "removed", "admin_since_ms": self._time(), "admin_reason": reason}
-        self.removed[key] = self._time()
-        if replica["in_flight"] == "0":
-            self.expiring.add(key)
 
     # --- probes ---
 
@@ -269,32 +135,67 @@ class Namespace:
             self._apply(result, thresholds, router=self.leader["router"], by="")
         return "applied"
 
-    def record_outcome(self, *, result: Outcome, thresholds: tuple[int, int], router: str, by: str) -> str:
+    def record_outcome(
+        self, *, result: Outcome, thresholds: tuple[int, int], router: str, by: str, is_passive: bool
+    ) -> str:
         self._tick()
-        return "applied" if self._apply(result, thresholds, router=router, by=by) else "not_found"
+        live = [expires_at for expires_at in self.routers.values() if exact(expires_at) > self._now.high]
+        witness = router if is_passive and len(live) > 1 else None
+        return "applied" if self._apply(result, thresholds, router=router, by=by, witness=witness) else "not_found"
 
-    def _apply(self, result: Outcome, thresholds: tuple[int, int], *, router: Value, by: str) -> bool:
+    def _apply(
+        self, result: Outcome, thresholds: tuple[int, int], *, router: Value, by: str, witness: str | None = None
+    ) -> bool:
         replica = self.alive().get(result.url)
         if replica is None or replica["incarnation"] != result.incarnation:
             return False
+        if result.error:
+            replica |= {"last_failure_at_ms": self._time(), "last_error": result.error}
+        elif witness is None:
+            replica |= {"last_ok_at_ms": self._time(), "last_latency_ms": f"{result.latency_ms:.3f}"}
+        before = replica["status"]
+        if witness is None:
+            replica.pop("failing_witness", None)
+            self._count(replica, thresholds, is_ok=not result.error)
+        else:
+            self._weigh(replica, thresholds, witness, is_ok=not result.error)
+        if replica["status"] != before:
+            replica["status_since_ms"] = self._time()
+            self._emit_replica(result.url, f"replica_{replica['status']}", router=router, by=by, reason=result.error)
+        return True
+
+    def _count(self, replica: Fields, thresholds: tuple[int, int], *, is_ok: bool) -> None:
+        """The original's rules."""
         failure_threshold, recovery_threshold = thresholds
         failures, successes = exact(replica["consecutive_failures"]), exact(replica["consecutive_successes"])
-        status = before = replica["status"]
-        if result.error:
+        status = replica["status"]
+        if is_ok:
+            failures, successes = 0, successes + 1
+            if status == "unknown" or (status == "unhealthy" and successes >= recovery_threshold):
+                status, successes = "healthy", 0
+        else:
             failures, successes = failures + 1, 0
             if failures >= failure_threshold:
                 status = "unhealthy"
-            replica |= {"last_failure_at_ms": self._time(), "last_error": result.error}
+        replica |= {"status": status, "consecutive_failures": str(failures), "consecutive_successes": str(successes)}
+
+    def _weigh(self, replica: Fields, thresholds: tuple[int, int], witness: str, *, is_ok: bool) -> None:
+        """Passive evidence of one of several routers."""
+        failures, limit = exact(replica["consecutive_failures"]), thresholds[0] - 1
+        is_alone = replica.get("failing_witness", witness if failures == 0 else "several") == witness
+        if is_ok:
+            if is_alone:
+                replica["consecutive_failures"] = "0"
+                replica.pop("failing_witness", None)
+            return
+        if is_alone:
+            replica["failing_witness"] = witness
         else:
-            failures, successes = 0, successes + 1
-            if before == "unknown" or (before == "unhealthy" and successes >= recovery_threshold):
-                status, successes = "healthy", 0
-            replica |= {"last_ok_at_ms": self._time(), "last_latency_ms": f"{result.latency_ms:.3f}"}
-        replica |= {"consecutive_failures": str(failures), "consecutive_successes": str(successes)}
-        if status != before:
-            replica |= {"status": status, "status_since_ms": self._time()}
-            self._emit_replica(result.url, f"replica_{status}", router=router, by=by, reason=result.error)
-        return True
+            replica.pop("failing_witness", None)
+        if is_alone and replica["status"] != "unhealthy" and failures >= limit:
+            replica |= {"consecutive_failures": str(max(failures, limit)), "consecutive_successes": "0"}
+        else:
+            self._count(replica, thresholds, is_ok=False)
 
     # --- election ---
 
@@ -366,7 +267,7 @@ class Namespace:
             return set()
         return {router for router, expires_at in self.routers.items() if exact(expires_at) <= self._now.low}
 
-    def reap_router(self, *, key: str, by: str) -> str:
+    def reap_router(self, *, key: str, by: str, affinity_ms: int) -> str:
         self._tick()
         if key not in self.routers:
             return "not_found"
@@ -374,14 +275,18 @@ class Namespace:
             return "alive"
         if exact(self.routers[key]) > self._now.low:
             return "alive"
+        if not self._end_some(key, by, affinity_ms):
+            return "partial"
         self._part(key)
         self._emit("router_expired", router=key, by=by)
         return "reaped"
 
-    def leave_cluster(self, *, key: str) -> str:
+    def leave_cluster(self, *, key: str, affinity_ms: int) -> str:
         self._tick()
         if key not in self.routers:
             return "not_found"
+        if not self._end_some(key, key, affinity_ms):
+            return "partial"
         self._part(key)
         self._emit("router_left", router=key)
         return "left"
@@ -389,6 +294,7 @@ class Namespace:
     def _part(self, key: str) -> None:
         del self.routers[key]
         self.router.pop(key, None)
+        self.leases.pop(key, None)
 
     # --- after a loss of history ---
 
@@ -445,6 +351,9 @@ class Namespace:
                 replica.pop(name, None)
             else:
                 replica[name] = known[name]
+        if not keeps_health:
+            replica.pop("failing_witness", None)
+        replica["removes_when_drained"] = known.get("removes_when_drained", "0")
         replica.setdefault("in_flight", "0")
         self.expiring.discard(url)
         self.removed.pop(url, None)
@@ -452,38 +361,6 @@ class Namespace:
 
     def _listed(self) -> list[str]:
         return sorted(self.replicas, key=lambda url: (self.replicas[url], url))
-
-    # --- time, history and feed ---
-
-    def _tick(self) -> None:
-        self._now = Number(*self._clock)
-
-    def _time(self, plus: int = 0) -> Sum:
-        return Sum(self._now, plus)
-
-    def _begin_history(self) -> None:
-        if "birth" not in self.meta:
-            self.meta |= {"birth": Anything(), "schema": "1"}
-            self.events = []
-
-    def _emit(self, kind: str, **fields: Value) -> None:
-        assert self._ids, f"the server lacks an event: {kind} {fields}"
-        entry: Fields = {
-            "kind": kind,
-            "at_ms": self._time(),
-            "prev": self.revision,
-            "epoch": self.meta.get("epoch", "0"),
-            **fields,
-        }
-        event_id = self._ids.pop(0)
-        assert is_later(event_id, self.revision)
-        self.events.append((event_id, entry))
-        self.meta["revision"] = event_id
-
-    def _emit_replica(self, url: str, kind: str, *, router: Value, by: str, reason: str = "") -> None:
-        carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_ON_THE_FEED}
-        self._emit(kind, router=router, by=by, reason=reason, replica=url, **carried)
-        self.hashes[url]["revision"] = self.meta["revision"]
 
 
 def blank(url: str) -> Fields:
@@ -498,32 +375,5 @@ def blank(url: str) -> Fields:
     }
 
 
-def preference_of(hashes: dict[str, Fields]) -> list[str]:
-    """Return the urls that may be selected, best first: healthy and active, primaries before the others, in order."""
-
-    def tier(url: str) -> int:
-        return 0 if hashes[url]["primary"] == "1" else 1
-
-    selectable = [url for url, fields in hashes.items() if (fields["status"], fields["admin"]) == ("healthy", "active")]
-    return sorted(selectable, key=lambda url: (tier(url), *place_of(hashes, url)))
-
-
-def place_of(hashes: dict[str, Fields], url: str) -> tuple[int, str]:
-    return exact(hashes[url]["order"]), url
-
-
 def probed_at(fields: Fields) -> int:
     return max(exact(fields.get("last_ok_at_ms", "0")), exact(fields.get("last_failure_at_ms", "0")))
-
-
-def is_later(revision: str, other: str) -> bool:
-    def parts(text: str) -> tuple[int, int]:
-        milliseconds, sequence = text.split("-")
-        return int(milliseconds), int(sequence)
-
-    return parts(revision) > parts(other)
-
-
-def copy_of(hashes: dict[str, Fields]) -> dict[str, Fields]:
-    """Return a copy that keeps the numbers shared, so that settling one settles both."""
-    return {url: copy.copy(fields) for url, fields in hashes.items()}

@@ -14,13 +14,14 @@ from typing import TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from shared_registry.answers import Elected, Held
+from shared_registry.answers import Elected, Held, Parting
 from shared_registry.client import Clients
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
 from tests.model.bench import Bench, Router, now_ms
-from tests.model.rules import EXPIRY_MS, LEASE_MS, Outcome, Spec
+from tests.model.keyspace import Spec
+from tests.model.rules import EXPIRY_MS, LEASE_MS, Outcome
 from tests.model.values import Fields, exact
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ Verdict = tuple[str, int, str, float]
 
 ENTRIES_AT_ONCE = 2
 """So small that a view takes several calls to put back."""
+LEASES_AT_ONCE = 2
+"""So small that a router with some leases takes several calls to part."""
 SPELLINGS = {
     "http://10.0.0.1:8000": ("http://10.0.0.1:8000", "HTTP://10.0.0.1:8000/"),
     "https://b.example": ("https://B.example:443", "https://b.example"),
@@ -140,13 +143,13 @@ class Steps(RuleBasedStateMachine):
             ),
         )
 
-    def deregister(self, by: int, key: str, which: int = 0) -> None:
+    def deregister(self, by: int, key: str, which: int = 0, *, when_drained: bool = False) -> None:
         incarnation, router = self.incarnation(key, which), self.routers[by]
         self.write(
             router,
-            lambda: router.store.deregister(key, incarnation, by="me", reason="gone"),
+            lambda: router.store.deregister(key, incarnation, by="me", reason="gone", when_drained=when_drained),
             lambda: self.expected.deregister_replica(
-                key=key, incarnation=incarnation, router=router.name, by="me", reason="gone"
+                key=key, incarnation=incarnation, router=router.name, by="me", reason="gone", when_drained=when_drained
             ),
         )
 
@@ -157,22 +160,6 @@ class Steps(RuleBasedStateMachine):
             lambda: router.store.set_admin(key, state, by="you", reason=reason),
             lambda: self.expected.set_admin(key=key, state=state.value, router=router.name, by="you", reason=reason),
         )
-
-    def carry(self, key: str, load: int) -> None:
-        """Let a replica carry sessions; an operator's word makes the commands look at them."""
-        if key not in self.expected.alive():
-            return
-        reason, router = self.text("load"), self.routers[0]
-
-        async def command() -> None:
-            await self.bench.raw.hset(self.bench.keys.replica(key), "in_flight", load)
-            await router.store.set_admin(key, AdminState.ACTIVE, reason=reason)
-
-        def effect() -> str:
-            self.expected.hashes[key]["in_flight"] = str(load)
-            return self.expected.set_admin(key=key, state="active", router=router.name, by="", reason=reason)
-
-        self.do(command, effect)
 
     # --- probes ---
 
@@ -207,13 +194,17 @@ class Steps(RuleBasedStateMachine):
             ),
         )
 
-    def record_outcome(self, by: int, verdict: Verdict, limits: tuple[int, int]) -> None:
+    def record_outcome(self, by: int, verdict: Verdict, limits: tuple[int, int], *, is_passive: bool = False) -> None:
         key, which, error, latency = verdict
         outcome, router = Outcome(key, self.incarnation(key, which), latency, error), self.routers[by]
         self.write(
             router,
-            lambda: router.store.record_outcome(probe_result(outcome), Thresholds(*limits), by="session"),
-            lambda: self.expected.record_outcome(result=outcome, thresholds=limits, router=router.name, by="session"),
+            lambda: router.store.record_outcome(
+                probe_result(outcome), Thresholds(*limits), by="session", is_passive=is_passive
+            ),
+            lambda: self.expected.record_outcome(
+                result=outcome, thresholds=limits, router=router.name, by="session", is_passive=is_passive
+            ),
         )
 
     # --- election ---
@@ -253,7 +244,7 @@ class Steps(RuleBasedStateMachine):
             lambda: self.expected.step_down(epoch=epoch, sit_out_ms="1500", by="operator", reason=reason),
         )
 
-    def expire_lease(self) -> None:
+    def expire_lead(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 
     # --- routers ---
@@ -275,6 +266,7 @@ class Steps(RuleBasedStateMachine):
             lambda: self.expected.heartbeat(key=info.key, presented=presented),
         )
         assert (beat.birth, beat.revision, beat.joined) == (self.expected.birth, self.expected.revision, not was_there)
+        assert beat.leases == len(self.expected.leases.get(info.key, {}))
         assert set(beat.expired) == self.expected.expired()
 
     def disturb_beats(self, beat_ms: int | None, reap_after_ms: int) -> None:
@@ -308,13 +300,19 @@ class Steps(RuleBasedStateMachine):
 
         self.do(command, lambda: None)
 
-    def reap(self, by: int, number: int) -> None:
+    def reap(self, by: int, number: int, affinity_seconds: int = 0) -> Parting:
         router, gone = self.routers[by], self.routers[number].name
-        self.do_repeatably(lambda: router.store.reap(gone), lambda: self.expected.reap_router(key=gone, by=router.name))
+        return self.do_repeatably(
+            lambda: router.store.reap(gone, affinity_seconds=affinity_seconds),
+            lambda: self.expected.reap_router(key=gone, by=router.name, affinity_ms=affinity_seconds * 1000),
+        )
 
-    def leave(self, number: int) -> None:
+    def leave(self, number: int, affinity_seconds: int = 0) -> Parting:
         router = self.routers[number]
-        self.do_repeatably(router.store.leave, lambda: self.expected.leave_cluster(key=router.name))
+        return self.do_repeatably(
+            lambda: router.store.leave(affinity_seconds=affinity_seconds),
+            lambda: self.expected.leave_cluster(key=router.name, affinity_ms=affinity_seconds * 1000),
+        )
 
     # --- what may happen to any command, and to the mirrors ---
 

@@ -8,13 +8,13 @@ from typing import Any
 from hypothesis import strategies as st
 
 from shared_registry.model import AdminState, Source
-from tests.model.rules import Spec
+from tests.model.keyspace import Spec
 from tests.model.steps import SPELLINGS
 
-Step = tuple[Callable[..., None], dict[str, Any]]
+Step = tuple[Callable[..., object], dict[str, Any]]
 
 
-def step(*choices: tuple[int, Callable[..., None], dict[str, st.SearchStrategy[Any]]]) -> st.SearchStrategy[Step]:
+def step(*choices: tuple[int, Callable[..., object], dict[str, st.SearchStrategy[Any]]]) -> st.SearchStrategy[Step]:
     """Return one of these steps, with its arguments, as often as its weight says.
 
     One rule that draws the step, rather than a rule for each: Hypothesis would leave out most of the rules in most of
@@ -48,3 +48,9 @@ limits = st.sampled_from([(3, 2), (1, 1), (2, 3)])
 mostly_current = st.sampled_from([0, 0, 0, 0, 1, 2])
 errors = st.sampled_from(["", "", "refused", "status 503"])
 verdicts = st.tuples(urls, st.sampled_from([0, 0, 0, 1]), errors, st.floats(0, 1e4))
+sessions = st.sampled_from(["", "", "", "anna", "bert"])
+few_urls: st.SearchStrategy[list[str]] = st.one_of(st.just([]), st.just([]), st.lists(urls, max_size=2))
+affinities = st.sampled_from([0, 600])
+which = st.integers(0, 7)
+held = st.lists(st.tuples(which, st.one_of(st.none(), urls)), min_size=1, max_size=4)
+unheard_of = st.lists(st.tuples(sessions, urls), max_size=3)

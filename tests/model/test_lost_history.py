@@ -15,7 +15,9 @@ from shared_registry.model import Source
 from tests.model import strategies as some
 from tests.model.bench import Router
 from tests.model.effort import takes_long
-from tests.model.rules import HEALTH, OPERATOR, SPEC, KnownView, Namespace, Spec, copy_of, is_later
+from tests.model.keyspace import HEALTH, OPERATOR, SPEC, KnownView, Spec, copy_of, is_later
+from tests.model.lease_steps import LeaseSteps
+from tests.model.rules import Namespace
 from tests.model.steps import Place, Steps
 from tests.model.strategies import Step
 from tests.model.test_machine import run_machine
@@ -77,10 +79,11 @@ class Truth:
             return
         assert there is not None, f"{url} is gone"
         assert chosen(there, SPEC + OPERATOR) == chosen(known, SPEC + OPERATOR)
+        assert goes_when_drained(there) == goes_when_drained(known)
         assert url in self.probed or there["status"] == known["status"]
 
 
-class Losses(Steps):
+class Losses(LeaseSteps):
     """Routers are cut off one after the other, everything is lost, and they come back bit by bit."""
 
     router_count = ROUTERS
@@ -88,12 +91,6 @@ class Losses(Steps):
     def __init__(self) -> None:
         super().__init__()
         self.truth: Truth | None = None
-
-    def probe(self, by: int, key: str, error: str, times: int) -> None:
-        if not self.expected.leader:
-            self.campaign(by)
-        for _ in range(times):
-            self.report(by, leader=0, jump=1, limits=(3, 2), results=[(key, 0, error, 1.5)])
 
     def age(self, number: int) -> None:
         """Cut a router off: what it knows grows old."""
@@ -169,10 +166,18 @@ class Losses(Steps):
 
     writes = (
         (3, Steps.register, {"by": routers, "mode": st.just(Source.EXPLICIT), "replica": some.specs()}),
-        (2, Steps.deregister, {"by": routers, "key": some.urls}),
+        (3, Steps.deregister, {"by": routers, "key": some.urls, "when_drained": st.booleans()}),
         (3, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
-        (4, probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
-        (1, Steps.record_outcome, {"by": routers, "verdict": some.verdicts, "limits": some.limits}),
+        (4, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
+        (
+            2,
+            Steps.record_outcome,
+            {"by": routers, "verdict": some.verdicts, "limits": some.limits, "is_passive": st.booleans()},
+        ),
+        (2, Steps.beat, {"number": routers}),
+        (3, LeaseSteps.acquire, {"number": routers, "tie": st.integers(0, 2), "times": st.integers(1, 2)}),
+        (2, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": st.just(0)}),
+        (1, LeaseSteps.restore, {"number": routers, "held": some.held}),
     )
 
     @initialize(life=st.lists(some.step(*writes, (4, age, {"number": routers})), min_size=4, max_size=15))
@@ -210,6 +215,10 @@ class Losses(Steps):
 
 def chosen(fields: Fields, names: Sequence[str]) -> Fields:
     return {name: fields[name] for name in names if name in fields}
+
+
+def goes_when_drained(fields: Fields) -> bool:
+    return fields.get("removes_when_drained") == "1"
 
 
 @takes_long

@@ -11,18 +11,20 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from shared_registry.model import Source
 from tests.model import strategies as some
 from tests.model.effort import effort, takes_long
-from tests.model.rules import Spec
+from tests.model.keyspace import Spec
+from tests.model.lease_steps import LeaseSteps
+from tests.model.rules import EXPIRY_MS
 from tests.model.steps import Place, Steps
 from tests.model.strategies import Step
 
 routers = st.integers(0, Steps.router_count - 1)
 
 
-class Commands(Steps):
+class Commands(LeaseSteps):
     """Every command, and everything that may happen around them."""
 
     @initialize(
-        replicas=st.lists(some.specs(), min_size=1, max_size=3), has_leader=st.sampled_from([True, True, False])
+        replicas=st.lists(some.specs(), min_size=1, max_size=3), has_leader=st.sampled_from([True, True, True, False])
     )
     def begin(self, replicas: list[tuple[str, Spec]], has_leader: bool) -> None:
         for number in range(self.router_count):
@@ -31,19 +33,8 @@ class Commands(Steps):
             self.register(0, Source.EXPLICIT, replica)
         if has_leader:
             self.campaign(0)
-
-    def probe(self, by: int, key: str, error: str, times: int) -> None:
-        """What the leader does most: the same result of one replica some times."""
-        if not self.expected.leader:
-            self.campaign(by)
-        for _ in range(times):
-            self.report(by, leader=0, jump=1, limits=(3, 2), results=[(key, 0, error, 1.5)])
-
-    def die(self, by: int, number: int) -> None:
-        """A router beats no more for long, while the others do, and is reaped."""
-        self.disturb_beats(0, -1000)
-        self.rewrite_expiry(number, -1000)
-        self.reap(by, number)
+            results = [(key, 0, "", 1.5) for key, _ in replicas]
+            self.report(0, leader=0, jump=1, limits=(3, 2), results=results)
 
     @rule(
         step=some.step(
@@ -57,10 +48,27 @@ class Commands(Steps):
                     "old_request": st.sampled_from([None, None, None, 0, 1, 2]),
                 },
             ),
-            (2, Steps.deregister, {"by": routers, "key": some.urls, "which": some.mostly_current}),
+            (
+                2,
+                Steps.deregister,
+                {"by": routers, "key": some.urls, "which": some.mostly_current, "when_drained": st.booleans()},
+            ),
             (2, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
-            (2, Steps.carry, {"key": some.urls, "load": st.integers(0, 3)}),
-            (6, probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
+            (
+                8,
+                LeaseSteps.acquire,
+                {
+                    "number": routers,
+                    "tie": st.integers(0, 5),
+                    "session": some.sessions,
+                    "avoided": some.few_urls,
+                    "excluded": some.few_urls,
+                    "times": st.integers(1, 3),
+                },
+            ),
+            (3, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
+            (1, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
+            (6, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
             (
                 4,
                 Steps.report,
@@ -72,7 +80,11 @@ class Commands(Steps):
                     "results": st.lists(some.verdicts, min_size=1, max_size=4),
                 },
             ),
-            (2, Steps.record_outcome, {"by": routers, "verdict": some.verdicts, "limits": some.limits}),
+            (
+                3,
+                Steps.record_outcome,
+                {"by": routers, "verdict": some.verdicts, "limits": some.limits, "is_passive": st.booleans()},
+            ),
             (
                 2,
                 Steps.campaign,
@@ -85,20 +97,24 @@ class Commands(Steps):
             (1, Steps.renew, {"by": routers, "leader": some.mostly_current}),
             (1, Steps.resign, {"by": routers, "leader": some.mostly_current}),
             (1, Steps.step_down, {"by": routers, "leader": some.mostly_current, "reason": some.reasons}),
-            (1, Steps.expire_lease, {}),
-            (1, Steps.beat, {"number": routers}),
+            (1, Steps.expire_lead, {}),
+            (3, Steps.beat, {"number": routers}),
             (
                 1,
                 Steps.disturb_beats,
                 {
-                    "beat_ms": st.sampled_from([None, 0, 0, -10_000, 100_000]),
+                    "beat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS, EXPIRY_MS]),
                     "reap_after_ms": st.sampled_from([-1000, -1000, 10**9]),
                 },
             ),
             (1, Steps.rewrite_expiry, {"number": routers, "by_ms": st.sampled_from([-1000, 10**9])}),
-            (1, Steps.reap, {"by": routers, "number": routers}),
-            (1, die, {"by": routers, "number": routers}),
-            (1, Steps.leave, {"number": routers}),
+            (1, Steps.reap, {"by": routers, "number": routers, "affinity_seconds": some.affinities}),
+            (
+                2,
+                LeaseSteps.die,
+                {"by": routers, "number": routers, "affinity_seconds": some.affinities, "pieces": st.integers(1, 6)},
+            ),
+            (1, Steps.leave, {"number": routers, "affinity_seconds": some.affinities}),
             (2, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.forget_scripts, {}),
             (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
