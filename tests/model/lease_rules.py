@@ -61,19 +61,20 @@ class LeaseRules(Keyspace):
         self.restored = None
         if router not in self.routers:
             return "not_registered"
-        count, changed, not_there = 0, set(), set()
+        count, there, not_there = 0, set(), set()
         for lease_id, url in leases.items():
             elsewhere = self.leases.get(router, {}).get(lease_id)
             if url not in self.hashes:
                 not_there.add(url)
-            elif elsewhere != url:
+                continue
+            there.add(url)
+            if elsewhere != url:
                 self._record(router, lease_id, url)
                 self.expiring.discard(url)
                 if elsewhere:
                     self._unload(elsewhere, 1, router)
                 count += 1
-                changed.add(url)
-        over = {url for url in changed if 0 < int(str(self.hashes[url]["capacity"])) < self.in_flight(url)}
+        over = {url for url in there if 0 < int(str(self.hashes[url]["capacity"])) < self.in_flight(url)}
         self.restored = count, over, not_there
         return "restored"
 
