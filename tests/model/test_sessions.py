@@ -128,7 +128,7 @@ class Sessions(LeaseSteps):
                 Steps.deregister,
                 {"by": routers, "key": some.urls, "when_drained": st.sampled_from([True, True, True, False])},
             ),
-            (2, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
+            (4, Steps.set_admin, {"by": routers, "key": some.urls, "state": some.states, "reason": some.reasons}),
             (3, Steps.register, {"by": routers, "mode": some.modes, "replica": specs_of(some.urls)}),
             (
                 2,
@@ -147,6 +147,7 @@ class Sessions(LeaseSteps):
                     "pieces": st.integers(1, 6),
                 },
             ),
+            (2, Steps.reap, {"by": routers, "number": routers, "affinity_seconds": some.affinities}),
             (1, Steps.leave, {"number": routers, "affinity_seconds": some.affinities}),
             (
                 1,
