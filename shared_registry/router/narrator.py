@@ -7,6 +7,7 @@ import logging
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 from shared_registry.registry import SharedReplicaRegistry
 
+NAMED_AT_ONCE = 4
 logger = logging.getLogger(__name__)
 
 
@@ -18,7 +19,7 @@ class Narrator:
         self._seen: tuple[str | None, str] | None = None
         self._leader: tuple[str, int] | None = None
         self._records: dict[str, ReplicaRecord] = {}
-        self._selected: str | None = None
+        self._where = ""
 
     def look(self) -> None:
         """Compare, and log the differences. Cheap where nothing has happened."""
@@ -49,11 +50,17 @@ class Narrator:
             logger.info("replica: %s is removed", label(before[key]))
 
     def _look_at_selection(self) -> None:
-        replica = self._registry.select()
-        selected = replica.key if replica else None
-        if selected != self._selected:
-            self._selected = selected
-            where = f"new sessions go to {label(replica.record)}" if replica else "no replica can take a session"
+        """Tell which replicas new sessions go to: those of the first tier that has any."""
+        if self._registry.select() is None:
+            where = "no replica can take a session"
+        else:
+            able = [record for record in self._records.values() if record.is_selectable]
+            tier = [record for record in able if record.endpoint.primary] or able
+            where = f"new sessions go to {', '.join(label(record) for record in tier[:NAMED_AT_ONCE])}"
+            if len(tier) > NAMED_AT_ONCE:
+                where += f" and {len(tier) - NAMED_AT_ONCE} more"
+        if where != self._where:
+            self._where = where
             logger.info("select: %s", where)
 
 

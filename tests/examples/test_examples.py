@@ -134,7 +134,8 @@ def test_llm_gateway(variables: dict[str, str], replicas: dict[str, str], tmp_pa
         until_healthy(f"{gateway}/status")
         chat = [sys.executable, str(EXAMPLES / "llm_gateway" / "chat.py"), gateway, "good morning"]
         done = subprocess.run(chat, capture_output=True, text=True, timeout=SECONDS, check=False)
-        assert (done.stdout, done.stderr) == ("gpu-a heard: good morning\n", "")
+        assert done.stdout in {f"{name} heard: good morning\n" for name in ("gpu-a", "gpu-b")}
+        assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["fastvideo", "llm_gateway", "compose"])
