@@ -142,7 +142,7 @@ def test_redis_holds_what_the_documentation_says(stack: Stack) -> None:
     commands = [shlex.split(line.replace("10.0.0.1", "replica-1")) for line in lines]
     assert len(commands) >= 7
     shown = {" ".join(words): stack.redis_cli(*words) for words in commands}
-    assert all(shown.values()), shown
+    assert all(shown[one] for one in shown if ":leases:" not in one), shown  # nobody holds one just now
     replicas = shown["ZRANGE sr:{compose}:replicas 0 -1 WITHSCORES"]
     assert replicas[::2] == [f"http://{name}:8000" for name in REPLICAS]
     assert shown["ZRANGE sr:{compose}:ready:primary 0 -1 WITHSCORES"] == ["http://replica-1:8000", "0"]
@@ -157,7 +157,7 @@ def test_the_command_works_inside(stack: Stack) -> None:
     shown = json.loads(stack("exec", "-T", "router-1", "shared-registry", "status", "--json"))
     assert (shown["namespace"], shown["live_routers"], len(shown["replicas"])) == ("compose", 3, 4)
     stack("exec", "-T", "router-1", "shared-registry", "drain", "replica-1", "--reason", "trial")
-    wait_for(lambda: {session(port)[0] for port in ROUTERS.values()} == {"replica-2"}, "no session on the drained one")
+    wait_for(lambda: "replica-1" not in {session(port)[0] for port in ROUTERS.values()}, "no session on it")
     stack("exec", "-T", "router-1", "shared-registry", "enable", "replica-1")
     wait_for(lambda: {session(port)[0] for port in ROUTERS.values()} == {"replica-1"}, "sessions on it again")
 
@@ -181,7 +181,7 @@ def test_a_paused_replica_leaves_and_comes_back(stack: Stack) -> None:
     try:
         gone = [name for name in REPLICAS if name != "replica-1"]
         wait_for(lambda: all(healthy(port) == gone for port in ROUTERS.values()), "the paused replica unhealthy")
-        assert {session(port)[0] for port in ROUTERS.values()} == {"replica-2"}
+        assert {session(port)[0] for port in ROUTERS.values()} <= set(gone)
     finally:
         stack.docker("unpause", "replica-1")
     wait_for(lambda: all(is_whole(port) for port in ROUTERS.values()), "the replica healthy again")
