@@ -69,34 +69,14 @@ def assemble(
     reader = Reader(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
     view = View(priority)
     view.show_configured(settings.replicas)
-
-    async def contribute_view() -> None:
-        if mirror.birth is not None:
-            await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+    mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
+    state = SharedState(store, reader, mirror)
 
     async def beat() -> None:
         await membership.beat()
 
-    mirror = Mirror(
-        reader,
-        view,
-        refresh_seconds=settings.refresh_seconds,
-        max_staleness_seconds=settings.max_staleness_seconds,
-        clock=clock,
-        rng=rng,
-        on_lost_history=contribute_view,
-    )
-    state = SharedState(store, reader, mirror)
-    placement = Placement(
-        store,
-        reader,
-        mirror,
-        PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds),
-        router=router_key,
-        join=beat,
-        clock=clock,
-        rng=rng,
-    )
+    placed = PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds)
+    placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
@@ -122,6 +102,27 @@ def assemble(
         cooldown=cooldown,
         outcomes=Outcomes(state, view, cooldown),
     )
+
+
+def _mirror(
+    settings: RouterConfig, store: Store, reader: Reader, view: View, *, clock: Clock, rng: random.Random
+) -> Mirror:
+    """Build a mirror that contributes what it shows where history was lost."""
+
+    async def contribute_view() -> None:
+        if mirror.birth is not None:
+            await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+
+    mirror = Mirror(
+        reader,
+        view,
+        refresh_seconds=settings.refresh_seconds,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=clock,
+        rng=rng,
+        on_lost_history=contribute_view,
+    )
+    return mirror
 
 
 def _connect(settings: RouterConfig, redis: Client | None) -> Clients:

@@ -221,7 +221,9 @@ class SharedReplicaRegistry:
         thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
         await self._outcomes.passive(replica, thresholds, ok=ok, reason=one_line(str(reason)) or "connecting failed")
 
-    async def acquire(self, session: str | None = None, *, exclude: Collection[Replica | str] = ()) -> Lease:
+    async def acquire(
+        self, session: str | None = None, *, timeout: float = 0.0, exclude: Collection[Replica | str] = ()
+    ) -> Lease:
         """Take a slot for a session: on the least loaded replica of the first tier that has room. One round trip.
 
         No placement exceeds a replica's capacity, however many routers there are. The lease lives until it is released
@@ -231,15 +233,18 @@ class SharedReplicaRegistry:
         Args:
             session: A name by which the session returns to the replica where it is, or was within `affinity_seconds`,
                 while that one is ready. Only its digest goes to Redis.
+            timeout: How long to wait for a slot, in seconds. Only 0 yet: whoever finds none is told so at once.
             exclude: Replicas, or urls, that were tried in vain.
 
         Raises:
             Saturated: Every healthy replica is full.
             NoHealthyReplica: None is healthy and active.
             StoreUnavailable: Redis is away, and `degraded_placement` has nothing to offer.
-            UsageError: The registry is not started.
+            UsageError: The registry is not started, or it is to wait.
         """
         self._expect_started()
+        if timeout:
+            raise UsageError(f"timeout: waiting for a slot is not supported yet, got {timeout!r}; pass 0 and ask again")
         excluded = {_key_of(one) for one in exclude}
         return await self._parts.placement.acquire(session, avoided=self._view.cooling - excluded, excluded=excluded)
 
