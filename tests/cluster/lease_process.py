@@ -10,6 +10,7 @@ what they hold (`holding` tells what that is), SIGUSR2 lets them end (`empty`), 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -86,12 +87,11 @@ class Sessions:
                 await self._release(lease)
 
     async def _last(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._rng.expovariate(1 / self.lasting_seconds)):
                 await self.quiet.wait()
-        except TimeoutError:
-            return
-        await self.ending.wait()
+        if self.quiet.is_set():  # also where both came at once: what is held by then has been told
+            await self.ending.wait()
 
     async def tell_when_quiet(self) -> None:
         await self.quiet.wait()

@@ -114,7 +114,6 @@ async def assert_capacity_held(space: Space, cluster: Cluster, looks: list[Look]
     assert sum(count == CAPACITY for count in most.values()) > REPLICAS / 2, "most replicas were full at times"
     assert sum(line["what"] == "denied" for line in told) > 50 * CHAOS_SECONDS
     assert reaped_at
-    assert any(line["what"] == "restored" for line in told)
     print(  # noqa: T201  figures
         f"\n{len(placed)} placements by {len(cluster.all)} processes in {CHAOS_SECONDS:g} s, {len(looks)} looks, "
         f"{sum(map(len, reaped_at.values()))} reaps, {sum(line['what'] == 'restored' for line in told)} times leases "
@@ -122,6 +121,7 @@ async def assert_capacity_held(space: Space, cluster: Cluster, looks: list[Look]
     )
 
 
+@pytest.mark.alone
 @takes_long
 async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
     server: EmbeddedServer, space: Space, namespace: str, tmp_path: Path
@@ -144,7 +144,9 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
         well_at = time.monotonic()
 
         held = await cluster.hold()
-        await until(lambda: leases(space) == held, seconds=PATIENCE)
+        with contextlib.suppress(AssertionError):
+            await until(lambda: leases(space) == held, seconds=PATIENCE)
+        assert leases(space).items() ^ held.items() == set()
         print(f"all leases are true {time.monotonic() - well_at:.2f} s after the last trouble")  # noqa: T201
         assert held
         assert await find_violations(space.reader, space.keys) == []
