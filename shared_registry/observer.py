@@ -98,14 +98,14 @@ class Observer(Outsider):
         return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
 
     async def leases(self) -> list[LeaseRecord]:
-        """Return all leases, router by router; one that comes or goes meanwhile may be left out."""
+        """Return all leases by router, replica and id; one that comes or goes meanwhile may be left out."""
         async with client.bounded(self._timeout_seconds):
             routers = await self._clients.commands.zrange(self._keys.routers, 0, -1)
         found: dict[str, LeaseRecord] = {}
-        for router in sorted(routers):
+        for router in routers:
             async for page in self._reader.leases(router):
                 found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
-        return list(found.values())
+        return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
 
     async def ready_count(self) -> int:
         """Return how many replicas may take a session now: healthy, active and below their capacity."""
