@@ -54,28 +54,32 @@ class Placement:
 def placements(lines: Iterable[Line], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
     """Return what one process was granted, until it was given back or the router was reaped.
 
-    A lease that is put back after that is no placement, nor is one that was taken while Redis was away.
+    A lease that is put back after that is no placement, nor is one that was taken while Redis was away, nor one whose
+    router was reaped before it read the answer, because it was paused in between.
 
     Args:
         lines: What it wrote, in order.
         reaped_at: When routers were reaped, by their keys.
     """
     found: list[Placement] = []
-    begun: dict[str, tuple[str, float]] = {}
+    begun: dict[str, tuple[str, float, float]] = {}
     reaps: Sequence[float] = ()
 
-    def end(begin: float, released: float) -> float:
-        return min([released, *(at for at in reaps if at > begin)])
+    def add(url: str, asked_at: float, begin: float, released: float) -> None:
+        end = min([released, *(at for at in reaps if at > asked_at)])
+        if end > begin:
+            found.append(Placement(url, begin, end))
 
     for line in lines:
         if line["what"] == "ready":
             reaps = reaped_at.get(line["router"], ())
         elif line["what"] == "acquired" and not line["is_degraded"]:
-            begun[line["id"]] = line["url"], line["at"]
+            begun[line["id"]] = line["url"], line["asked_at"], line["at"]
         elif line["what"] == "released" and line["id"] in begun:
-            url, begin = begun.pop(line["id"])
-            found.append(Placement(url, begin, end(begin, line["at"])))
-    return found + [Placement(url, begin, end(begin, math.inf)) for url, begin in begun.values()]
+            add(*begun.pop(line["id"]), line["at"])
+    for url, asked_at, begin in begun.values():
+        add(url, asked_at, begin, math.inf)
+    return found
 
 
 def most_at_once(found: Iterable[Placement]) -> dict[str, int]:

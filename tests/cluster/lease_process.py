@@ -104,6 +104,7 @@ class Sessions:
     async def _acquire(self) -> Lease | None:
         patience = self._rng.random() * 0.004 if self._rng.random() < IMPATIENT else None
         name = f"user {self._rng.randrange(100)}" if self._rng.random() < 0.5 else None
+        asked_at = time.time()
         try:
             async with asyncio.timeout(patience):
                 lease = await self.router.acquire(name)
@@ -111,7 +112,7 @@ class Sessions:
             say("denied", why=type(error).__name__)
             return None
         self.held[lease.id] = lease
-        say("acquired", id=lease.id, url=lease.replica.key, is_degraded=lease.is_degraded)
+        say("acquired", id=lease.id, url=lease.replica.key, asked_at=asked_at, is_degraded=lease.is_degraded)
         return lease
 
     async def _release(self, lease: Lease) -> None:
