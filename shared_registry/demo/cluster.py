@@ -29,6 +29,7 @@ FAST_SETTINGS: dict[str, float] = {
     "health_check_timeout_seconds": 1.0,
     "fast_interval_seconds": 0.3,
     "redis_timeout_seconds": 0.8,
+    "local_cooldown_seconds": 1.0,
 }
 """What makes a matter of seconds out of what takes up to ten with the defaults, which spare Redis and replicas."""
 POLL_SECONDS = 0.01
