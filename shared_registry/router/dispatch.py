@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from shared_registry.model import Replica
 from shared_registry.placement import Lease
 from shared_registry.router.outcomes import OutcomeReports
-from shared_registry.router.placement import NoReplica, Placement, Session
+from shared_registry.router.placement import NoReplica, Placement
 
 MOST_TRIES = 5
 """Replicas that one session tries: enough to get past a rack that just went down, and an end to a client's waiting."""
@@ -77,12 +77,12 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def connected(
-        self, session: Session, dial: Callable[[Replica], AbstractAsyncContextManager[T]]
+        self, key: str | None, dial: Callable[[Replica], AbstractAsyncContextManager[T]]
     ) -> AsyncIterator[Placed[T]]:
         """Hold a slot on a replica and a connection to it, made by `dial`, for as long as the session lasts.
 
         Args:
-            session: Who asks.
+            key: By which the session is recognized when it comes again; `None` for one that is not.
             dial: Connects to one replica; raises `NotReached` where another one may be tried.
 
         Raises:
@@ -95,7 +95,7 @@ class Dispatcher:
             while len(tried) < MOST_TRIES:
                 async with contextlib.AsyncExitStack() as stack:
                     try:
-                        lease = await stack.enter_async_context(self._placement.place(session, exclude=tried))
+                        lease = await stack.enter_async_context(self._placement.place(key, exclude=tried))
                         connection = await stack.enter_async_context(dial(lease.replica))
                     except NoReplica as reason:
                         missing = reason

@@ -22,7 +22,7 @@ from shared_registry.model import Replica
 from shared_registry.router import headers
 from shared_registry.router.dispatch import Dispatcher, Undeliverable
 from shared_registry.router.headers import AmbiguousRequest
-from shared_registry.router.placement import Placement, ReplicaLost, Session
+from shared_registry.router.placement import Placement, ReplicaLost
 from shared_registry.router.pools import ReplicaPools
 from shared_registry.router.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.router.session_key import SessionKey
@@ -66,9 +66,9 @@ class Request:
         if not self.has_body:
             self._settled.set()
 
-    def session(self, session_key: SessionKey) -> Session:
-        """Return what a placement goes by."""
-        return Session("http", session_key.of_request(self.scope["headers"], self.scope["query_string"]))
+    def key(self, session_key: SessionKey) -> str | None:
+        """Return the key of its session."""
+        return session_key.of_request(self.scope["headers"], self.scope["query_string"])
 
     @property
     def is_held_back(self) -> bool:
@@ -149,9 +149,9 @@ class HttpProxy:
             await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
 
     async def _exchange(self, request: Request, reply: Reply) -> None:
-        session = request.session(self._session_key)
+        key = request.key(self._session_key)
         try:
-            async with self._dispatcher.connected(session, lambda replica: self._dial(replica, request)) as placed:
+            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
                 await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
         except Undeliverable as failure:
             await reply.answer(_refusal(failure), close=request.is_held_back)

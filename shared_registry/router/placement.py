@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Coroutine
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from shared_registry.config.rules import OnLost
 from shared_registry.errors import RegistryError, Saturated
@@ -33,19 +32,6 @@ class ReplicaLost(Exception):
     """The replica of a session turned unhealthy, or was removed, and such sessions are to be closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What is known of a session before it has a replica.
-
-    Attributes:
-        kind: A WebSocket, or one HTTP request.
-        key: By which it is recognized when it comes again; `None` for one that is not.
-    """
-
-    kind: Literal["websocket", "http"]
-    key: str | None
-
-
 class Placement:
     """Gives sessions their leases, and says what becomes of those whose replica is lost."""
 
@@ -54,18 +40,18 @@ class Placement:
         self._on_lost = on_lost
 
     @contextlib.asynccontextmanager
-    async def place(self, session: Session, *, exclude: Collection[Replica]) -> AsyncIterator[Lease]:
+    async def place(self, key: str | None, *, exclude: Collection[Replica]) -> AsyncIterator[Lease]:
         """Hold a slot for a session, until the context ends.
 
         Args:
-            session: Who wants one.
+            key: By which the session is recognized when it comes again; `None` for one that is not.
             exclude: Replicas that were tried in vain.
 
         Raises:
             NoReplica: There is none, on entering.
         """
         try:
-            lease = await self._registry.acquire(session.key, exclude=exclude)
+            lease = await self._registry.acquire(key, exclude=exclude)
         except Saturated as error:
             raise NoReplica(str(error), is_saturated=True) from error
         except RegistryError as error:

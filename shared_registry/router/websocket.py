@@ -26,7 +26,7 @@ from shared_registry.model import Replica
 from shared_registry.router import closing, headers, tcp
 from shared_registry.router.closing import Close
 from shared_registry.router.dispatch import Dispatcher, NotReached, Undeliverable
-from shared_registry.router.placement import Placement, ReplicaLost, Session
+from shared_registry.router.placement import Placement, ReplicaLost
 from shared_registry.router.session_key import SessionKey
 from shared_registry.router.tls import TlsSettings
 from shared_registry.urls import DEFAULT_PORTS
@@ -83,9 +83,7 @@ class WebSocketProxy:
             key = self._session_key.of_frame(first)
             scope = {**scope, "subprotocols": scope["subprotocols"][:1]}  # the one that the client was told
         try:
-            async with self._dispatcher.connected(
-                Session("websocket", key), lambda replica: self._dial(replica, scope)
-            ) as placed:
+            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, scope)) as placed:
                 if first is None:
                     await _accept(send, placed.connection)
                 bridge = _bridge(receive, send, placed.connection, first)
