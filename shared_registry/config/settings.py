@@ -54,6 +54,7 @@ SHARED_SETTINGS = (
     "heartbeat_seconds",
     "router_expiry_seconds",
     "affinity_seconds",
+    "max_queue",
 )
 """What the routers of one registry should agree on: any of them may lead, and all judge each other's silence."""
 
@@ -189,6 +190,12 @@ class RouterConfig:
     """Seconds after a session's end for which its replica is remembered: `acquire(session)` with the same name returns
     to it while it is ready. 0 forgets at once; while a session runs it is remembered in any case. Five minutes let a
     user reconnect to warm caches. Raising it keeps one small key for each session that long."""
+
+    max_queue: Count = 10_000
+    """Most sessions that may wait for a slot at once, over all routers: `acquire(timeout=...)` is refused with
+    `Saturated` at once while so many do. A session at the end of such a line waits for 10,000 others; lowering it
+    refuses those sooner who would wait in vain. Each costs Redis some 200 bytes, and a look at its position a
+    second."""
 
     degraded_placement: DegradedPlacement = "share"
     """What `acquire()` does while Redis is away. `share`: this router goes on with its equal share of the free slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.answers import Denial, Grant, Parting, Restored
+from shared_registry.answers import Denial, Denied, Grant, Parting, Restored
 from tests.model.steps import Steps, pick
 
 NEVER_WAS = "0000000d0000"
@@ -52,7 +52,7 @@ class LeaseSteps(Steps):
 
     def _ask(self, number: int, lease_id: str, avoided: Sequence[str], excluded: Sequence[str]) -> None:
         router = self.routers[number]
-        answers: list[Grant | Denial] = []
+        answers: list[Grant | Denied] = []
 
         async def command() -> None:
             answers.append(await router.store.acquire(lease_id, avoided=avoided, excluded=excluded))
@@ -62,7 +62,7 @@ class LeaseSteps(Steps):
                 router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded
             )
             granted, answer = self.expected.granted, answers[-1]
-            assert answer == (Denial(status) if granted is None else Grant(*granted))
+            assert answer == (Denied(Denial(status)) if granted is None else Grant(*granted))
             if granted:
                 self._known[number][lease_id] = granted[0]
             return status

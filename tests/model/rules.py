@@ -251,6 +251,7 @@ class Namespace(LeaseRules):
         if is_late or exact(reap_after) > soon.high:
             reap_after = soon
         self.meta |= {"beat_at_ms": self._time(), "reap_after_ms": reap_after}
+        self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
         for router, expires_at in self.routers.items():
             if exact(expires_at) > soon.high:
                 self.routers[router] = soon

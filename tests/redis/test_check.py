@@ -280,7 +280,7 @@ IS_A_LOAD = {"a load that is no number"}
 async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -> None:
     await populate(space)
     PLANTED[case][0](space)
-    assert await repair(space.store, space.keys, await found(space), by="me")
+    assert await repair(space.store, await found(space), by="me")
     left = await found(space)
     assert [each.key for each in left] == ([space.keys.replica("http://x")] if case in NOT_REPAIRED else [])
     (event,) = await space.reader.last_events(1)
@@ -295,7 +295,7 @@ async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: st
     PLANTED[case][0](space)
     before = await found(space)
     with contextlib.suppress(KeyConflict):
-        await repair(space.store, space.keys, before, by="me")
+        await repair(space.store, before, by="me")
     assert [each for each in before if each.rule == "type"] == [
         each for each in await found(space) if each.rule == "type"
     ]
@@ -304,7 +304,7 @@ async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: st
 async def test_repairing_what_is_right_changes_nothing(space: Space) -> None:
     await populate(space)
     before = space.dump()
-    assert not await repair(space.store, space.keys, [], by="me")
+    assert not await repair(space.store, [], by="me")
     urls = [A, B, C, "http://never"]
     assert await space.store.repair(urls=urls, routers=["router~1"], first_event="", by="me") == 0
     assert space.dump() == before

@@ -64,11 +64,13 @@ READS = {
     "TIME",
     "TYPE",
     "XREVRANGE",
+    "ZCARD",
     "ZCOUNT",
     "ZRANGE",
     "ZRANGEBYSCORE",
     "ZRANK",
     "ZREVRANGE",
+    "ZSCAN",
     "ZSCORE",
 }
 

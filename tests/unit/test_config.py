@@ -44,6 +44,7 @@ OURS: dict[str, Any] = {
     "refresh_seconds": 1.0,
     "max_staleness_seconds": None,
     "affinity_seconds": 300.0,
+    "max_queue": 10_000,
     "degraded_placement": "share",
     "local_cooldown_seconds": 5.0,
     "redis_timeout_seconds": 1.0,
@@ -475,6 +476,7 @@ OTHER_VALUES: dict[str, Any] = {
     "refresh_seconds": 2.0,
     "max_staleness_seconds": 9.0,
     "affinity_seconds": 60.0,
+    "max_queue": 5,
     "degraded_placement": "off",
     "local_cooldown_seconds": 0.0,
     "redis_timeout_seconds": 2.0,
@@ -497,7 +499,7 @@ def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(n
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "dd7db55f5d86"
+    assert config().fingerprint() == "75cd9e38037d"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

@@ -39,6 +39,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "refresh_seconds": ("2", 2.0),
     "max_staleness_seconds": ("30", 30.0),
     "affinity_seconds": ("0", 0.0),
+    "max_queue": ("7", 7),
     "degraded_placement": ("off", "off"),
     "local_cooldown_seconds": ("1", 1.0),
     "redis_timeout_seconds": ("2", 2.0),
