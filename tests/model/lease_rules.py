@@ -36,10 +36,9 @@ class LeaseRules(Keyspace):
 
     def _choose(self, lease_id: str, avoided: Collection[str], excluded: Collection[str]) -> str | None:
         ready, bound = self.ready(), self.affinity.get(session_of(lease_id))
-        left_out = {*avoided, *excluded}
-        if bound in ready.primary.keys() | ready.secondary.keys() and bound not in left_out:
-            return bound
-        for unwanted in (left_out, {*excluded}):
+        for unwanted in ({*avoided, *excluded}, {*excluded}):
+            if bound in ready.primary.keys() | ready.secondary.keys() and bound not in unwanted:
+                return bound
             for tier in (ready.primary, ready.secondary):
                 loads = {url: load for url, load in tier.items() if url not in unwanted}
                 if loads:
@@ -121,7 +120,7 @@ class LeaseRules(Keyspace):
         for url in self._as_they_appeared(set(ended.values())):
             self._unload(url, list(ended.values()).count(url), by)
         if left:
-            self.router.setdefault(router, {})["reap_cursor"] = Anything()
+            self.router.setdefault(router, {}).update({"reap_cursor": Anything(), "line_cursor": "done"})
         return not left
 
 

@@ -98,9 +98,7 @@ def test_every_command_is_tried() -> None:
     assert set(CALLS) == set(command_names()) - CHECKS_NOTHING
 
 
-@pytest.mark.parametrize(
-    ("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)]
-)
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
 @pytest.mark.parametrize("value", ["text", ["list"]])
 async def test_a_key_of_another_type_is_named_and_nothing_is_written(
     space: Space, command: str, name: str, value: str | list[str]
