@@ -25,6 +25,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.packing import pack_in_c
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
 
 Client: TypeAlias = Any
@@ -127,6 +128,7 @@ def _standalone(url: str, options: Mapping[str, Any]) -> Client:
     wait = options["socket_connect_timeout"]
     keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=wait, **options, **keepalive)
+    pack_in_c(pool)
     pool.connection_class(**pool.connection_kwargs)  # an option in the url that does not exist shows now
     return Redis.from_pool(pool)
 
@@ -157,7 +159,9 @@ def _sentinel(url: str, options: Mapping[str, Any]) -> Client:
         socket_keepalive=True,
         **options,
     )
-    return sentinel.master_for(master, db=int(database or 0))
+    client = sentinel.master_for(master, db=int(database or 0))
+    pack_in_c(client.connection_pool)
+    return client
 
 
 def _sentinels_of(client: Client) -> list[Client]:
