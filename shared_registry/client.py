@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from shared_registry.alarm import SharedAlarm
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.packing import pack_in_c
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
@@ -189,6 +190,19 @@ class _Addresses:
         return parts.hostname or "", parts.port or default_port
 
 
+class _OwnAlarm:
+    """A timer for one block."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def set(self, ring: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, ring)
+
+    def call_off(self, _ring: Callable[[], None]) -> None:
+        self._timer.cancel()
+
+
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€¦`
     """Bounds what is done with Redis in its block, and turns failures into the error tree.
 
@@ -205,15 +219,19 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
 
     __slots__ = ("_alarm", "_cancels", "_is_late", "_seconds", "_slots", "_task")
 
-    def __init__(self, seconds: float, *, slots: asyncio.Semaphore | None = None) -> None:
+    def __init__(
+        self, seconds: float, *, slots: asyncio.Semaphore | None = None, alarm: SharedAlarm | None = None
+    ) -> None:
         """Set up for one use.
 
         Args:
             seconds: The longest that the block may take.
             slots: Held during the block; waiting for one counts.
+            alarm: What keeps the time, of as many seconds; one of its own where none is given.
         """
         self._seconds = seconds
         self._slots = slots
+        self._alarm = alarm or _OwnAlarm(seconds)
         self._is_late = False
 
     async def __aenter__(self) -> None:
@@ -222,7 +240,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             raise RuntimeError("`bounded` should be used inside a task")
         self._task = task
         self._cancels = task.cancelling()
-        self._alarm = asyncio.get_running_loop().call_later(self._seconds, self._ring)
+        self._alarm.set(self._ring)
         if self._slots is not None:
             try:
                 await self._slots.acquire()
@@ -242,7 +260,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._task.cancel()
 
     def _end(self, error: BaseException | None) -> None:
-        self._alarm.cancel()
+        self._alarm.call_off(self._ring)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
         if cancels > self._cancels:
             if not isinstance(error, asyncio.CancelledError):

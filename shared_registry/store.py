@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 
+from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Elected, Grant, Held, Parting, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
@@ -50,6 +51,7 @@ class Store:
         self._scripts = Scripts(client, keys)
         self._router = router
         self._timeout_seconds = timeout_seconds
+        self._alarm = SharedAlarm(timeout_seconds)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def register(
@@ -269,7 +271,7 @@ class Store:
         return int(reply.values[0])
 
     def _call(self) -> bounded:
-        return bounded(self._timeout_seconds, slots=self._slots)
+        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm)
 
 
 _PARTINGS = {

@@ -8,14 +8,15 @@ import contextlib
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shared_registry.alarm import SharedAlarm
 from shared_registry.client import bounded
 from shared_registry.errors import StoreUnavailable
 
 SOON, NEVER = 0.02, 60.0
 
 
-async def held_up(seconds: float, slots: asyncio.Semaphore | None = None) -> None:
-    async with bounded(seconds, slots=slots):
+async def held_up(seconds: float, slots: asyncio.Semaphore | None = None, *, alarm: SharedAlarm | None = None) -> None:
+    async with bounded(seconds, slots=slots, alarm=alarm):
         await asyncio.sleep(NEVER)
 
 
@@ -134,3 +135,19 @@ async def test_an_inner_deadline_that_comes_first_leaves_the_outer_one_alone() -
         with pytest.raises(StoreUnavailable):
             await held_up(SOON)
     assert not outer.expired()
+
+
+async def test_blocks_that_share_an_alarm_are_each_bounded() -> None:
+    alarm = SharedAlarm(SOON)
+    async with bounded(SOON, alarm=alarm):
+        pass
+    blocks = [asyncio.create_task(held_up(SOON, alarm=alarm)) for _ in range(3)]
+    await turns()
+    blocks[1].cancel()
+    assert [type(each) for each in await asyncio.gather(*blocks, return_exceptions=True)] == [
+        StoreUnavailable,
+        asyncio.CancelledError,
+        StoreUnavailable,
+    ]
+    await asyncio.sleep(2 * SOON)
+    await turns()
