@@ -151,7 +151,7 @@ async def test_a_user_who_may_not_ask_for_lengths_is_not_told_of_another_type(sp
     await populate(space)
     name = f"no-lengths-{space.keys.namespace}"
     space.raw.acl_setuser(
-        name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hlen", "-scard", "-xlen", "-strlen", "-zcard"]
+        name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hlen", "-scard", "-xlen", "-strlen"]
     )
     try:
         async with on_server(space_url(space, user=name), space.keys.namespace, raw_url=space_url(space)) as restricted:
