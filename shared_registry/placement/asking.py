@@ -151,7 +151,9 @@ class Asker:
 
 
 async def _until_called(waiter: Waiter, on_position: OnPosition | None) -> None:
+    told = None
     while not waiter.is_called:
-        if on_position is not None and waiter.place is not None:
-            on_position(waiter.place.position, waiter.place.depth)
+        if on_position is not None and waiter.place is not None and waiter.place != told:
+            told = waiter.place
+            on_position(told.position, told.depth)
         await waiter.wait_news()
