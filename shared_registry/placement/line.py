@@ -32,20 +32,21 @@ class Waiter:
         is_served: It has its slot.
     """
 
-    __slots__ = ("_has_place", "_news", "is_called", "is_served", "place")
+    __slots__ = ("_news", "_on_look", "is_called", "is_served", "place")
 
-    def __init__(self, has_place: Callable[[], None]) -> None:
+    def __init__(self, on_look: Callable[[int], None]) -> None:
+        """Set up; `on_look` is called with the position whenever that was looked at."""
         self.place: Place | None = None
         self.is_called = False
         self.is_served = False
-        self._has_place = has_place
+        self._on_look = on_look
         self._news = asyncio.Event()
 
     def move(self, place: Place) -> None:
         """It stands there now."""
+        self._on_look(place.position)
         if place != self.place:
             self.place = place
-            self._has_place()
             self._news.set()
 
     def call(self) -> None:
@@ -97,20 +98,22 @@ class Line:
         self._is_needed = asyncio.Event()
         self._inbox = ORIGIN
 
-    def __len__(self) -> int:
-        """Return how many wait here."""
-        return len(self._waiters)
-
     @contextlib.contextmanager
     def standing(self, lease_id: str) -> Iterator[Waiter]:
         """Keep a session informed for as long as this is open. Open it before it asks, so that no wake-up is missed."""
-        waiter = self._waiters[lease_id] = Waiter(self._is_needed.set)
+
+        def look(position: int) -> None:
+            self._is_needed.set()
+            self.speed.see(self._clock.monotonic(), lease_id, position)
+
+        waiter = self._waiters[lease_id] = Waiter(look)
         try:
             yield waiter
         finally:
             del self._waiters[lease_id]
-            if not waiter.is_served:
-                self.speed.forget(lease_id)
+            if waiter.is_served and waiter.place is not None:
+                look(0)
+            self.speed.forget(lease_id)
             if not self._waiters:
                 self._is_needed.clear()
 
@@ -147,7 +150,6 @@ class Line:
         if not asked:
             return
         depth, positions = await self._reader.positions(self._router, list(asked))
-        self.speed.see(self._clock.monotonic(), positions)
         for lease_id, waiter in asked.items():
             position = positions.get(lease_id)
             if position is None:
