@@ -57,8 +57,8 @@ local function serve_queue(keys, now_ms)
         if not url or replica_refusal(keys, url) then
           return true, granted
         end
-        redis.call('ZREM', keys.queue, waiter)
         grant(keys, router, lease_id, url)
+        redis.call('ZREM', keys.queue, waiter)
         redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', 'lease_id', lease_id)
         granted = granted + 1
       end
