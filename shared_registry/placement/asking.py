@@ -112,7 +112,7 @@ class Asker:
                     request.sequence = answer.sequence
                     waiter.move(answer)
                     with contextlib.suppress(TimeoutError):
-                        await finish_by(self._clock, deadline, _until_called(waiter, on_position))
+                        await finish_by(self._clock, deadline, self._until_called(request, waiter, on_position))
                     self._expect_open(request)
                 elif isinstance(answer, Denied) and answer.why is Denial.EXCLUDED:
                     # Others than it wants have room, so that there is no line for it to stand in.
@@ -146,14 +146,15 @@ class Asker:
             await self._rejoin()
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
+    async def _until_called(self, request: Request, waiter: Waiter, on_position: OnPosition | None) -> None:
+        told = None
+        while not waiter.is_called:
+            if waiter.outage is not None and self._can_place_alone(request):
+                raise waiter.outage
+            if on_position is not None and waiter.place is not None and waiter.place != told:
+                told = waiter.place
+                on_position(told.position, told.depth)
+            await waiter.wait_news()
+
     async def _pause(self, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
-
-
-async def _until_called(waiter: Waiter, on_position: OnPosition | None) -> None:
-    told = None
-    while not waiter.is_called:
-        if on_position is not None and waiter.place is not None and waiter.place != told:
-            told = waiter.place
-            on_position(told.position, told.depth)
-        await waiter.wait_news()

@@ -30,24 +30,32 @@ class Waiter:
         place: Where it stands, as last heard; `None` before it has a place.
         is_called: Asking for it again is worthwhile: it was given a slot, or the line does not have it.
         is_served: It has its slot.
+        outage: Why Redis could not be asked where it stands, the last time.
     """
 
-    __slots__ = ("_news", "_on_look", "is_called", "is_served", "place")
+    __slots__ = ("_news", "_on_look", "is_called", "is_served", "outage", "place")
 
     def __init__(self, on_look: Callable[[int], None]) -> None:
         """Set up; `on_look` is called with the position whenever that was looked at."""
         self.place: Place | None = None
         self.is_called = False
         self.is_served = False
+        self.outage: StoreError | None = None
         self._on_look = on_look
         self._news = asyncio.Event()
 
     def move(self, place: Place) -> None:
         """It stands there now."""
+        self.outage = None
         self._on_look(place.position)
         if place != self.place:
             self.place = place
             self._news.set()
+
+    def cut_off(self, error: StoreError) -> None:
+        """Nobody can tell where it stands."""
+        self.outage = error
+        self._news.set()
 
     def call(self) -> None:
         """Let it ask."""
@@ -55,7 +63,7 @@ class Waiter:
         self._news.set()
 
     async def wait_news(self) -> None:
-        """Return once it was moved or called."""
+        """Return once it was moved, cut off or called."""
         await self._news.wait()
         self._news.clear()
 
@@ -138,8 +146,10 @@ class Line:
             await self._is_needed.wait()
             try:
                 await read()
-            except StoreError:  # the mirror says that Redis is away
+            except StoreError as error:  # the mirror says that Redis is away
                 self.rewind()
+                for waiter in list(self._waiters.values()):
+                    waiter.cut_off(error)
                 await self._clock.sleep(backoff.next_seconds())
             else:
                 backoff.reset()

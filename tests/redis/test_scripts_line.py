@@ -248,7 +248,7 @@ async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) 
     mine = [await wait(space) for _ in range(2)]
     plant(space, 5000, TWO, session="s")
     space.expire_router(TWO)
-    answers = []
+    answers: list[Parting] = []
     while not answers or answers[-1] is Parting.PARTIAL:
         answers.append(await space.store.reap(TWO, affinity_seconds=60))
     assert 3 <= len(answers) <= 12
