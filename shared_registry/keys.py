@@ -15,7 +15,7 @@
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url on which a session is or was; expires some time after its end
     sr:{<ns>}:queue            zset    <router key>/<lease id> of a session that waits -> its sequence
-    sr:{<ns>}:inbox:<key>      stream  lease_id of each slot that a waiter of this router was given: only a wake-up
+    sr:{<ns>}:inbox:<key>      stream  lease_id, url and revision of each slot that a waiter of this router was given
     sr:{<ns>}:place:<sha>      string  sequence that a session had when its router died; expires soon
     sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' feed
 

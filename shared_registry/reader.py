@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from shared_registry.answers import Grant
 from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
@@ -340,8 +341,8 @@ class Reader:
                 return
             at += LEASES_AT_ONCE
 
-    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, list[str]]:
-        """Return the lease ids that were given a slot while they waited, and up to where the inbox was read.
+    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
+        """Return up to where the inbox was read, and the slots that were given to who waited, by lease id.
 
         Args:
             router: Whose inbox.
@@ -350,7 +351,8 @@ class Reader:
         """
         key = self._keys.inbox(router)
         entries = _stream_entries(await self._block({key: after}, seconds))
-        return entries[-1][0] if entries else after, [fields["lease_id"] for _, fields in entries]
+        grants = {entry["lease_id"]: Grant(entry["url"], entry["revision"]) for _, entry in entries}
+        return entries[-1][0] if entries else after, grants
 
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""

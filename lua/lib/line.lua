@@ -59,7 +59,8 @@ local function serve_queue(keys, now_ms)
         end
         grant(keys, router, lease_id, url)
         redis.call('ZREM', keys.queue, waiter)
-        redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', 'lease_id', lease_id)
+        redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', 'lease_id', lease_id,
+          'url', url, 'revision', redis.call('HGET', keys.replica_prefix .. url, 'revision') or '0-0')
         granted = granted + 1
       end
     end

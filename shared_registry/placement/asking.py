@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
 from shared_registry.answers import Denial, Denied, Grant, Place
-from shared_registry.clock import Clock, finish_by
+from shared_registry.clock import Clock, call_at
 from shared_registry.errors import StoreUnavailable
 from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
 from shared_registry.store import Store
@@ -99,7 +98,7 @@ class Asker:
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
         with self._line.standing(request.lease_id) as waiter:
-            while self._clock.monotonic() < deadline:
+            while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
                 try:
                     answer = await self._as_member(request, functools.partial(self._queue, request))
@@ -108,21 +107,25 @@ class Asker:
                         raise
                     await self._pause(deadline)
                     continue
-                if isinstance(answer, Place):
+                if isinstance(answer, Grant):
+                    waiter.grant = answer
+                elif isinstance(answer, Place):
                     request.sequence = answer.sequence
                     waiter.move(answer)
-                    with contextlib.suppress(TimeoutError):
-                        await finish_by(self._clock, deadline, self._until_called(request, waiter, on_position))
+                    with call_at(self._clock, deadline, waiter.call):
+                        await self._until_called(request, waiter, on_position)
                     self._expect_open(request)
-                elif isinstance(answer, Denied) and answer.why is Denial.EXCLUDED:
+                elif answer.why is Denial.EXCLUDED:
                     # Others than it wants have room, so that there is no line for it to stand in.
                     await self._pause(deadline)
                 else:
-                    waiter.is_served = isinstance(answer, Grant)
                     return answer
-            last = await self.ask(request)
-            waiter.is_served = isinstance(last, Grant)
-            return last
+            if waiter.grant is None:
+                last = await self.ask(request)
+                if isinstance(last, Denied):
+                    return last
+                waiter.grant = last
+            return waiter.grant
 
     async def _queue(self, request: Request) -> Grant | Place | Denied:
         return await self._store.wait(

@@ -1,7 +1,7 @@
 """This router's sessions in the waiting line: who they are, where they stand, and when to ask for them again.
 
-The line itself is in Redis, and so is every decision. A wake-up says that asking is worthwhile, and nothing more: one
-that is lost costs its waiter up to a second.
+The line itself is in Redis, and so is every decision. A slot that is given to who waits comes through the router's
+inbox; where that is lost, the next look at the positions, within about a second, shows that asking again is worthwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 
-from shared_registry.answers import Place
+from shared_registry.answers import Grant, Place
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock
 from shared_registry.errors import StoreError
@@ -28,18 +28,18 @@ class Waiter:
 
     Attributes:
         place: Where it stands, as last heard; `None` before it has a place.
-        is_called: Asking for it again is worthwhile: it was given a slot, or the line does not have it.
-        is_served: It has its slot.
+        grant: The slot that it was given, as far as it was heard of.
+        is_called: Asking for it again is worthwhile: the line does not have it, or time is up.
         outage: Why Redis could not be asked where it stands, the last time.
     """
 
-    __slots__ = ("_news", "_on_look", "is_called", "is_served", "outage", "place")
+    __slots__ = ("_news", "_on_look", "grant", "is_called", "outage", "place")
 
     def __init__(self, on_look: Callable[[int], None]) -> None:
         """Set up; `on_look` is called with the position whenever that was looked at."""
         self.place: Place | None = None
+        self.grant: Grant | None = None
         self.is_called = False
-        self.is_served = False
         self.outage: StoreError | None = None
         self._on_look = on_look
         self._news = asyncio.Event()
@@ -56,6 +56,11 @@ class Waiter:
         """Nobody can tell where it stands."""
         self.outage = error
         self._news.set()
+
+    def serve(self, grant: Grant) -> None:
+        """It was given a slot."""
+        self.grant = grant
+        self.call()
 
     def call(self) -> None:
         """Let it ask."""
@@ -119,7 +124,7 @@ class Line:
             yield waiter
         finally:
             del self._waiters[lease_id]
-            if waiter.is_served and waiter.place is not None:
+            if waiter.grant is not None and waiter.place is not None:
                 look(0)
             self.speed.forget(lease_id)
             if not self._waiters:
@@ -168,10 +173,10 @@ class Line:
                 waiter.move(Place(waiter.place.sequence, position, depth))
 
     async def _read_inbox(self) -> None:
-        self._inbox, lease_ids = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
-        for lease_id in lease_ids:
+        self._inbox, grants = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
+        for lease_id, grant in grants.items():
             waiter = self._waiters.get(lease_id)
             if waiter is not None:
-                waiter.call()
+                waiter.serve(grant)
             elif not self._is_known(lease_id):
                 self._on_stranger()

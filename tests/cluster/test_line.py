@@ -64,6 +64,7 @@ async def test_thousands_are_served_in_the_order_in_which_they_came_over_all_pro
         told = [line for process in cluster.all for line in process.lines()]
     assert history.wrong == []
     assert history.deepest >= 2000
+    assert history.woken == history.served
     print(  # noqa: T201  figures
         f"\n{history.joined} joined the line, {history.deepest} at once, {history.served} were served, "
         f"{history.passed_over} times who had expired was passed by"

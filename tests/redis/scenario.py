@@ -294,7 +294,7 @@ class Waiters:
         space.raw.zadd(space.keys.queue, {f"r~2/{waiter}": 1})
         await _expect(status, reply)
         assert space.raw.hexists(space.keys.leases("r~2"), waiter)
-        assert space.raw.xrevrange(space.keys.inbox("r~2"))[0][1] == {"lease_id": waiter}
+        assert space.raw.xrevrange(space.keys.inbox("r~2"))[0][1]["lease_id"] == waiter
         assert not space.raw.exists(space.keys.queue)
 
 
