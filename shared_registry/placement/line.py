@@ -96,6 +96,7 @@ class Line:
         self._waiters: dict[str, Waiter] = {}
         self._is_needed = asyncio.Event()
         self._inbox = ORIGIN
+        self._is_rewound = False
 
     def __len__(self) -> int:
         """Return how many wait here."""
@@ -122,6 +123,7 @@ class Line:
     def rewind(self) -> None:
         """Read wake-ups from the beginning again: it may be another inbox, behind the old one."""
         self._inbox = ORIGIN
+        self._is_rewound = True
 
     async def run(self) -> None:
         """Read positions about once a second and wake-ups as they come, while anybody waits, until cancelled."""
@@ -144,10 +146,10 @@ class Line:
     async def _poll(self) -> None:
         await self._clock.sleep(POLL_SECONDS * (0.8 + 0.4 * self._rng.random()))
         asked = {lease_id: waiter for lease_id, waiter in self._waiters.items() if waiter.place is not None}
-        if not asked:
-            return
-        depth, positions = await self._reader.positions(self._router, list(asked))
-        self.speed.see(self._clock.monotonic(), positions)
+        depth, positions = await self._reader.positions(self._router, list(asked)) if asked else (0, {})
+        # Who has left meanwhile is not to be kept informed, nor taken for served later.
+        asked = {lease_id: waiter for lease_id, waiter in asked.items() if self._waiters.get(lease_id) is waiter}
+        self.speed.see(self._clock.monotonic(), {one: at for one, at in positions.items() if one in asked})
         for lease_id, waiter in asked.items():
             position = positions.get(lease_id)
             if position is None:
@@ -156,7 +158,10 @@ class Line:
                 waiter.move(Place(waiter.place.sequence, position, depth))
 
     async def _read_inbox(self) -> None:
-        self._inbox, lease_ids = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
+        self._is_rewound = False
+        read, lease_ids = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
+        if not self._is_rewound:
+            self._inbox = read
         for lease_id in lease_ids:
             waiter = self._waiters.get(lease_id)
             if waiter is not None:
