@@ -98,6 +98,7 @@ class Asker:
         Raises:
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
+        tell = _on_change(on_position)
         with self._line.standing(request.lease_id) as waiter:
             while self._clock.monotonic() < deadline:
                 waiter.is_called = False
@@ -106,17 +107,17 @@ class Asker:
                 except StoreUnavailable:
                     if waiter.place is None or self._can_place_alone(request):
                         raise
-                    await self._pause(deadline)
+                    await self._pause(request, deadline)
                     continue
                 if isinstance(answer, Place):
                     request.sequence = answer.sequence
                     waiter.move(answer)
                     with contextlib.suppress(TimeoutError):
-                        await finish_by(self._clock, deadline, _until_called(waiter, on_position))
+                        await finish_by(self._clock, deadline, _until_called(waiter, tell))
                     self._expect_open(request)
                 elif isinstance(answer, Denied) and answer.why is Denial.EXCLUDED:
                     # Others than it wants have room, so that there is no line for it to stand in.
-                    await self._pause(deadline)
+                    await self._pause(request, deadline)
                 else:
                     waiter.is_served = isinstance(answer, Grant)
                     return answer
@@ -146,12 +147,26 @@ class Asker:
             await self._rejoin()
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
-    async def _pause(self, deadline: float) -> None:
+    async def _pause(self, request: Request, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
+        self._expect_open(request)
 
 
-async def _until_called(waiter: Waiter, on_position: OnPosition | None) -> None:
+async def _until_called(waiter: Waiter, tell: OnPosition) -> None:
     while not waiter.is_called:
-        if on_position is not None and waiter.place is not None:
-            on_position(waiter.place.position, waiter.place.depth)
+        if waiter.place is not None:
+            tell(waiter.place.position, waiter.place.depth)
         await waiter.wait_news()
+
+
+def _on_change(on_position: OnPosition | None) -> OnPosition:
+    """Return what passes on where a session stands, unless that is what it said last."""
+    said: tuple[int, int] | None = None
+
+    def tell(position: int, depth: int) -> None:
+        nonlocal said
+        if on_position is not None and said != (position, depth):
+            said = position, depth
+            on_position(position, depth)
+
+    return tell
