@@ -22,7 +22,7 @@ from tests.model.rules import EXPIRY_MS
 from tests.model.steps import SPELLINGS, Place, Steps, pick
 from tests.model.strategies import Step
 from tests.model.test_machine import run_machine
-from tests.model.test_sessions import Sessions, routers
+from tests.model.test_sessions import ROUTERS, Sessions, routers
 
 capacities = st.sampled_from([1, 1, 1, 2, 2, 3])
 
@@ -50,6 +50,9 @@ class Waiting(Sessions):
         for number in (0, 1, 2):
             self.wait(number, tie=number, times=4)
 
+    def other_than(self, number: int, other: int) -> int:
+        return (number + 1) % ROUTERS if other == number else other
+
     def die_in_line(
         self,
         by: int,
@@ -66,7 +69,8 @@ class Waiting(Sessions):
 
         Its session comes to another router, which may have room for it by then.
         """
-        self.wait(number, tie=0, session=session, times=waiting)
+        by = self.other_than(number, by)
+        self.join_and_wait(number, tie=0, session=session, times=waiting)
         self.die(by, number, affinity_seconds, 1)
         if comes_back:
             self.beat(number)
@@ -81,7 +85,8 @@ class Waiting(Sessions):
 
     def pass_over(self, by: int, number: int, key: str, reap_until_ms: int, *, is_much: bool) -> None:
         """A router that waits beats no more, while others do, or none does; then there is room, and it asks again."""
-        self.wait(number, tie=0, times=2)
+        by = self.other_than(number, by)
+        self.join_and_wait(number, tie=0, times=2)
         self.join_and_wait(by, tie=0)
         self.disturb_beats(0, -1000, reap_until_ms)
         self.rewrite_expiry(number, -1000)
@@ -219,23 +224,23 @@ class Waiting(Sessions):
             (2, Sessions.heal, {}),
             (3, fail_and_recover, {"by": routers, "key": some.urls, "is_probed": st.booleans()}),
             (
-                2,
+                4,
                 flood,
                 {
                     "by": routers,
                     "number": routers,
                     "key": some.urls,
-                    "then": st.sampled_from([ask_once, ask_for_the_first, LineSteps.repair, Steps.beat]),
+                    "then": st.sampled_from([ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.beat]),
                 },
             ),
             (
-                3,
+                4,
                 pass_over,
                 {
                     "by": routers,
                     "number": routers,
                     "key": some.urls,
-                    "reap_until_ms": st.sampled_from([-500, EXPIRY_MS // 2, EXPIRY_MS // 2]),
+                    "reap_until_ms": st.sampled_from([-500, EXPIRY_MS // 2]),
                     "is_much": st.booleans(),
                 },
             ),
@@ -250,14 +255,14 @@ class Waiting(Sessions):
                 {"by": routers, "number": routers, "affinity_seconds": some.affinities, "pieces": st.integers(0, 6)},
             ),
             (
-                3,
+                4,
                 die_in_line,
                 {
                     "by": routers,
                     "number": routers,
                     "waiting": st.integers(1, 6),
-                    "session": st.sampled_from(["anna", "bert", ""]),
-                    "affinity_seconds": some.affinities,
+                    "session": st.sampled_from(["anna", "bert", "anna", "bert", ""]),
+                    "affinity_seconds": st.sampled_from([600, 600, 0]),
                     "comes_back": st.booleans(),
                     "key": some.urls,
                     "has_room": st.booleans(),

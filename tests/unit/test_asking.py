@@ -386,14 +386,21 @@ async def test_cancelled_it_leaves_the_line_and_says_whether_it_was_asking(
     assert (len(router.line), router.request.is_in_doubt) == (0, is_asking)
 
 
-@pytest.mark.parametrize("is_served", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "is_at_the_end", "is_served"),
+    [(GRANT, False, True), (FULL, False, False), (GRANT, True, True), (FULL, True, False)],
+)
 async def test_only_who_is_served_shows_how_fast_the_line_moves(
-    router: Router, clock: FakeClock, is_served: bool
+    router: Router, clock: FakeClock, answer: Grant | Denied, is_at_the_end: bool, is_served: bool
 ) -> None:
-    router.store.answers, router.store.last_answers = [THIRD], [GRANT if is_served else FULL]
+    router.store.answers = [THIRD] if is_at_the_end else [THIRD, answer]
+    router.store.last_answers = [answer]
     router.redis.places["a"] = 3
     task = router.wait()
-    await clock.advance(TIMEOUT)
+    await clock.advance(TIMEOUT / 2)
+    if not is_at_the_end:
+        router.redis.wake("a")
+    await clock.advance(TIMEOUT / 2 if is_at_the_end else 0.0)
     assert task.done()
     await clock.advance(2)
     assert (router.line.speed.seconds_to_pass(clock.monotonic(), 1) is not None) is is_served

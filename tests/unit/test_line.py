@@ -72,6 +72,13 @@ async def test_who_has_no_place_yet_is_not_asked_for(line: Line, redis: Scripted
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
 
+async def test_nor_is_it_beside_one_who_has(a: Waiter, line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.standing("b") as b:
+        await clock.advance(5)
+        assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
+        assert not b.is_called
+
+
 async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     await clock.advance(100)
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(redis.asked)]

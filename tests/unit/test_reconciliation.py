@@ -323,6 +323,11 @@ async def test_in_doubt_it_compares_also_where_something_has_ended(
     reconciler.ask_to_end()
     await clock.advance()
     assert (comparisons(store), store.leases) == (1, {})
+    ledger.ask("b")
+    ledger.give_up("b")
+    reconciler.ask_to_end()
+    await clock.advance()
+    assert (comparisons(store), ledger.ending) == (1, [])
 
 
 async def test_cancelled_while_it_tells_an_end_it_is_asked_for_again(
