@@ -116,5 +116,7 @@ local rank = redis.call('ZRANK', queue, waiter)
 if rank then
   return {'waiting', whole(tonumber(redis.call('ZSCORE', queue, waiter))), whole(rank + 1), depth}
 end
-local is_any_full = redis.call('SCARD', full) > 0
-return {is_any_full and 'saturated' or 'no_healthy', depth}
+-- What has room, and is not for newcomers yet, is healthy too.
+local is_any_healthy = redis.call('SCARD', full) > 0
+  or (is_behind and (redis.call('ZCARD', ready_primary) > 0 or redis.call('ZCARD', ready_secondary) > 0))
+return {is_any_healthy and 'saturated' or 'no_healthy', depth}

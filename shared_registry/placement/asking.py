@@ -97,6 +97,7 @@ class Asker:
         Raises:
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
+        tell = _on_change(on_position)
         with self._line.standing(request.lease_id) as waiter:
             while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
@@ -105,7 +106,7 @@ class Asker:
                 except StoreUnavailable:
                     if waiter.place is None or self._can_place_alone(request):
                         raise
-                    await self._pause(deadline)
+                    await self._pause(request, deadline)
                     continue
                 if isinstance(answer, Grant):
                     waiter.grant = answer
@@ -113,11 +114,11 @@ class Asker:
                     request.sequence = answer.sequence
                     waiter.move(answer)
                     with call_at(self._clock, deadline, waiter.call):
-                        await self._until_called(request, waiter, on_position)
+                        await self._until_called(request, waiter, tell)
                     self._expect_open(request)
                 elif answer.why is Denial.EXCLUDED:
                     # Others than it wants have room, so that there is no line for it to stand in.
-                    await self._pause(deadline)
+                    await self._pause(request, deadline)
                 else:
                     return answer
             if waiter.grant is None:
@@ -149,15 +150,27 @@ class Asker:
             await self._rejoin()
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
-    async def _until_called(self, request: Request, waiter: Waiter, on_position: OnPosition | None) -> None:
-        told = None
+    async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:
         while not waiter.is_called:
             if waiter.outage is not None and self._can_place_alone(request):
                 raise waiter.outage
-            if on_position is not None and waiter.place is not None and waiter.place != told:
-                told = waiter.place
-                on_position(told.position, told.depth)
+            if waiter.place is not None:
+                tell(waiter.place.position, waiter.place.depth)
             await waiter.wait_news()
 
-    async def _pause(self, deadline: float) -> None:
+    async def _pause(self, request: Request, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
+        self._expect_open(request)
+
+
+def _on_change(on_position: OnPosition | None) -> OnPosition:
+    """Return what passes on where a session stands, unless that is what it said last."""
+    said: tuple[int, int] | None = None
+
+    def tell(position: int, depth: int) -> None:
+        nonlocal said
+        if on_position is not None and said != (position, depth):
+            said = position, depth
+            on_position(position, depth)
+
+    return tell

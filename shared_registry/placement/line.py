@@ -110,6 +110,7 @@ class Line:
         self._waiters: dict[str, Waiter] = {}
         self._is_needed = asyncio.Event()
         self._inbox = ORIGIN
+        self._is_rewound = False
 
     @contextlib.contextmanager
     def standing(self, lease_id: str) -> Iterator[Waiter]:
@@ -138,6 +139,7 @@ class Line:
     def rewind(self) -> None:
         """Read wake-ups from the beginning again: it may be another inbox, behind the old one."""
         self._inbox = ORIGIN
+        self._is_rewound = True
 
     async def run(self) -> None:
         """Read positions about once a second and wake-ups as they come, while anybody waits, until cancelled."""
@@ -165,6 +167,8 @@ class Line:
         if not asked:
             return
         depth, positions = await self._reader.positions(self._router, list(asked))
+        # Who has left meanwhile is not to be kept informed.
+        asked = {lease_id: waiter for lease_id, waiter in asked.items() if self._waiters.get(lease_id) is waiter}
         for lease_id, waiter in asked.items():
             position = positions.get(lease_id)
             if position is None:
@@ -173,7 +177,10 @@ class Line:
                 waiter.move(Place(waiter.place.sequence, position, depth))
 
     async def _read_inbox(self) -> None:
-        self._inbox, grants = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
+        self._is_rewound = False
+        read, grants = await self._reader.wait_inbox(self._router, after=self._inbox, seconds=INBOX_SECONDS)
+        if not self._is_rewound:
+            self._inbox = read
         for lease_id, grant in grants.items():
             waiter = self._waiters.get(lease_id)
             if waiter is not None:

@@ -98,6 +98,7 @@ class ScriptedStore:
         self._begin("release")
         self.released.append(lease_id)
         self.leases.pop(lease_id, None)
+        self.waiting = [waiter for waiter in self.waiting if waiter != ("r~1", lease_id)]
         return []
 
     def _begin(self, call: str) -> None:
