@@ -90,7 +90,7 @@ async def router(clock: FakeClock) -> AsyncIterator[Router]:
     yield router
     running.cancel()
     await asyncio.wait([running])
-    assert len(router.line) == 0, "somebody was left in line"
+    assert len(router.line._waiters) == 0, "somebody was left in line"
 
 
 def calling_during(router: Router, call: str, what: Callable[[], None]) -> None:
@@ -218,7 +218,7 @@ async def test_what_on_position_raises_ends_the_waiting(router: Router, clock: F
     await clock.advance(1.2)
     with pytest.raises(ConnectionResetError):
         task.result()
-    assert len(router.line) == 0
+    assert len(router.line._waiters) == 0
     assert not router.request.is_in_doubt
 
 
@@ -383,7 +383,7 @@ async def test_cancelled_it_leaves_the_line_and_says_whether_it_was_asking(
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert task.cancelled()
-    assert (len(router.line), router.request.is_in_doubt) == (0, is_asking)
+    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, is_asking)
 
 
 @pytest.mark.parametrize(
@@ -409,4 +409,4 @@ async def test_only_who_is_served_shows_how_fast_the_line_moves(
 async def test_asked_without_waiting_it_asks_once(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
     assert await router.asker.ask(router.request) == FULL
-    assert (router.store.called, len(router.line)) == (["acquire"], 0)
+    assert (router.store.called, len(router.line._waiters)) == (["acquire"], 0)

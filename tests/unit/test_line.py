@@ -92,11 +92,11 @@ async def test_reading_ends_with_the_last_who_waits(line: Line, redis: ScriptedL
         first.move(Place("1", 1, 9))
         with line.standing("b") as second:
             second.move(Place("2", 2, 9))
-            assert len(line) == 2
+            assert len(line._waiters) == 2
         redis.places["a"] = 1
         await clock.advance(5)
         assert redis.asked[-1][1] == ["a"]
-    assert len(line) == 0
+    assert len(line._waiters) == 0
     await clock.advance(2)
     redis.asked.clear()
     redis.read_after.clear()
