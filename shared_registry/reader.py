@@ -312,6 +312,11 @@ class Reader:
         waiting, ready, *strangers = reply.values
         return QueueInspection(int(waiting), int(ready), strangers)
 
+    async def queue_depth(self) -> int:
+        """Return how many wait."""
+        async with bounded(self._timeout_seconds):
+            return int(await self._commands.zcard(self._keys.queue))
+
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
         """Return how many wait, and the positions, from 1, of those of these sessions of a router that do."""
         depth = 0
