@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -330,7 +330,7 @@ class Reader:
             positions |= {lease_id: int(position) for lease_id, position in found if position}
         return depth, positions
 
-    async def waiters(self) -> AsyncIterator[list[Waiting]]:
+    async def waiters(self) -> AsyncGenerator[list[Waiting], None]:
         """Yield all that wait, first come first, in pieces: as of one instant each."""
         at = 0
         while True:
