@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -313,6 +313,11 @@ class Reader:
         waiting, ready, *strangers = reply.values
         return QueueInspection(int(waiting), int(ready), strangers)
 
+    async def queue_depth(self) -> int:
+        """Return how many wait."""
+        async with bounded(self._timeout_seconds):
+            return int(await self._commands.zcard(self._keys.queue))
+
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
         """Return how many wait, and the positions, from 1, of those of these sessions of a router that do."""
         depth = 0
@@ -326,7 +331,7 @@ class Reader:
             positions |= {lease_id: int(position) for lease_id, position in found if position}
         return depth, positions
 
-    async def waiters(self) -> AsyncIterator[list[Waiting]]:
+    async def waiters(self) -> AsyncGenerator[list[Waiting], None]:
         """Yield all that wait, first come first, in pieces: as of one instant each."""
         at = 0
         while True:

@@ -263,6 +263,10 @@ class SharedReplicaRegistry:
             on_position=on_position,
         )
 
+    async def queue_depth(self) -> int:
+        """Return how many sessions wait for a slot, over all routers."""
+        return await self._reader.queue_depth()
+
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
 

@@ -244,6 +244,13 @@ class RouterConfig:
     """What the router does with a session whose replica turns unhealthy or is removed while it runs. `keep` lets it go
     on, since it may well outlive a failing health check; `close` ends it, so that the client comes back elsewhere."""
 
+    queue_timeout_seconds: Grace = 0.0
+    """Seconds for which a session may wait at the router for a slot, over all replicas that it tries. 0, the default,
+    refuses at once where every replica is full or none is healthy. Above it sessions stand in one line over all
+    routers, first come first (see `max_queue`): a WebSocket client is accepted and told its position, an HTTP request
+    goes unanswered meanwhile. Raising it rides out longer bursts and restarts of replicas; it costs an open connection
+    for each that waits, and clients and load balancers in front must be as patient."""
+
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
     """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who
     sent it. A session holds one message at a time in each

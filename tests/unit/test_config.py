@@ -54,6 +54,7 @@ OURS: dict[str, Any] = {
     "header_timeout_seconds": 10.0,
     "session_key": None,
     "on_lost": "keep",
+    "queue_timeout_seconds": 0.0,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
 }
@@ -76,6 +77,7 @@ LOCAL_SETTINGS = {
     "header_timeout_seconds",
     "session_key",
     "on_lost",
+    "queue_timeout_seconds",
     "max_frame_bytes",
     "grace_seconds",
 }
@@ -160,7 +162,7 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds", "grace_seconds"}
+MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds", "queue_timeout_seconds", "grace_seconds"}
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -486,6 +488,7 @@ OTHER_VALUES: dict[str, Any] = {
     "header_timeout_seconds": 3.0,
     "session_key": "cookie:sid",
     "on_lost": "close",
+    "queue_timeout_seconds": 30.0,
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
 }

@@ -49,6 +49,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "header_timeout_seconds": ("5", 5.0),
     "session_key": ("first_frame.client_id", "first_frame.client_id"),
     "on_lost": ("close", "close"),
+    "queue_timeout_seconds": ("30", 30.0),
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
 }

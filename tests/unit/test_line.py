@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared_registry.answers import Place
+from shared_registry.answers import Grant, Place
 from shared_registry.client import Clients
 from shared_registry.errors import StoreUnavailable
 from shared_registry.keys import Keys
@@ -21,6 +21,7 @@ from tests.unit.fake_clock import FakeClock
 from tests.unit.waiting_router import ROUTER, ScriptedLine
 
 KNOWN = {"a", "b", "ending"}
+GRANT = Grant("http://10.0.0.1:8000", "7-0")
 
 
 @pytest.fixture
@@ -230,17 +231,14 @@ async def test_all_are_called(a: Waiter, line: Line) -> None:
         await asyncio.wait_for(b.wait_news(), 1)
 
 
-async def test_its_speed_is_that_of_who_was_served(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as a, line.standing("b") as b:
-        a.move(Place("1", 4, 9))
-        b.move(Place("2", 8, 9))
-        redis.places |= {"a": 4, "b": 8}
+async def test_its_speed_is_that_of_who_moved(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.standing("a") as a:
+        a.move(Place("1", 8, 9))
+        redis.places |= {"a": 4}
         await clock.advance(1.3)
-        a.is_served = True
-        redis.places = {"b": 4}
-        await clock.advance(1.3)
-    seconds = line.speed.seconds_to_pass(clock.monotonic(), 4)
-    assert seconds == pytest.approx(1.0, abs=0.21)
+        a.serve(GRANT)
+    seconds = line.speed.seconds_to_pass(clock.monotonic(), 8)
+    assert seconds == pytest.approx(1.3, abs=0.01)
 
 
 async def test_who_gave_up_moved_nobody(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
@@ -263,7 +261,7 @@ async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
             a.move(Place("1", 2, 9))
             redis.places["a"] = 2
             await clock.advance(1.5)
-            a.is_served = True
+            a.serve(GRANT)
         await clock.advance(25)
     with line.standing("b") as b:
         b.move(Place("2", 2, 9))

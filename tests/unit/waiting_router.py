@@ -69,7 +69,7 @@ class ScriptedLine:
         await self.during("positions")
         return self.depth, found
 
-    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, list[str]]:
+    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
         assert router == ROUTER
         self.read_after.append(after)
         self._fail_as_told("wait_inbox")
@@ -78,7 +78,8 @@ class ScriptedLine:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 await finish_by(self._clock, self._clock.monotonic() + seconds, self._news.wait())
-        return (f"{len(self.inbox)}-0" if self.inbox else ORIGIN), self.inbox[at:]
+        grants = {lease_id: Grant("http://10.0.0.1:8000", "7-0") for lease_id in self.inbox[at:]}
+        return (f"{len(self.inbox)}-0" if self.inbox else ORIGIN), grants
 
     def _fail_as_told(self, call: str) -> None:
         if self.errors.get(call):
