@@ -140,15 +140,15 @@ async def test_a_deadline_that_is_past_leaves_one_look(router: Router, clock: Fa
     assert (task.result(), router.store.called) == (FULL, ["acquire"])
 
 
-async def test_called_by_its_inbox_it_asks_at_once_with_its_sequence(router: Router, clock: FakeClock) -> None:
-    router.store.answers = [THIRD, GRANT]
+async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD]
     router.redis.places["a"] = 3
     task = router.wait()
     await clock.advance(0.3)
     router.redis.wake("a")
     await clock.advance()
     assert task.result() == GRANT
-    assert router.store.calls == [(START, "wait"), (START + 0.3, "wait 77")]
+    assert router.store.calls == [(START, "wait")]
 
 
 async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClock) -> None:
@@ -198,7 +198,7 @@ async def test_called_without_having_moved_it_hears_nothing_new(router: Router, 
     router.redis.places["a"] = 3
     task = router.wait()
     for _ in range(3):
-        router.redis.wake("a")
+        router.line.call_all()
         await clock.advance(0.1)
     assert router.store.called == ["wait"] + ["wait 77"] * 3
     assert len(router.heard) == 1
@@ -399,7 +399,7 @@ async def test_only_who_is_served_shows_how_fast_the_line_moves(
     task = router.wait()
     await clock.advance(TIMEOUT / 2)
     if not is_at_the_end:
-        router.redis.wake("a")
+        router.line.call_all()
     await clock.advance(TIMEOUT / 2 if is_at_the_end else 0.0)
     assert task.done()
     await clock.advance(2)

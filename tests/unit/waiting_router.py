@@ -78,7 +78,7 @@ class ScriptedLine:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 await finish_by(self._clock, self._clock.monotonic() + seconds, self._news.wait())
-        grants = {lease_id: Grant("http://10.0.0.1:8000", "7-0") for lease_id in self.inbox[at:]}
+        grants = {lease_id: Grant("http://10.0.0.1:8000", "1-0") for lease_id in self.inbox[at:]}
         return (f"{len(self.inbox)}-0" if self.inbox else ORIGIN), grants
 
     def _fail_as_told(self, call: str) -> None:
