@@ -197,6 +197,7 @@ async def test_called_without_having_moved_it_hears_nothing_new(router: Router, 
     router.store.answers, router.store.last_answers = [THIRD], [FULL]
     router.redis.places["a"] = 3
     task = router.wait()
+    await clock.settle()
     for _ in range(3):
         router.line.call_all()
         await clock.advance(0.1)
