@@ -21,7 +21,7 @@ from shared_registry.mirror import Mirror
 from shared_registry.model import RouterInfo
 from shared_registry.outcomes import Outcomes
 from shared_registry.placement import Placement, PlacementSettings
-from shared_registry.policy import priority
+from shared_registry.policy import Selection, priority
 from shared_registry.reader import Reader
 from shared_registry.restoration import restore_view
 from shared_registry.shared_state import SharedState
@@ -48,7 +48,14 @@ class Parts:
 
 
 def assemble(
-    settings: RouterConfig, *, router_key: str, url: str, redis: Client | None, clock: Clock, rng: random.Random
+    settings: RouterConfig,
+    *,
+    router_key: str,
+    url: str,
+    redis: Client | None,
+    clock: Clock,
+    rng: random.Random,
+    selection_rng: random.Random,
 ) -> Parts:
     """Build the parts, and make them known to each other.
 
@@ -59,6 +66,7 @@ def assemble(
         redis: A client of the caller's; `None` builds one from the settings.
         clock: For waits, ages and deadlines.
         rng: For jitter.
+        selection_rng: For what the policies leave to chance.
 
     Raises:
         ConfigError: The client cannot be used.
@@ -67,7 +75,8 @@ def assemble(
     clients = _connect(settings, redis)
     store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
     reader = Reader(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
-    view = View(priority)
+    selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
+    view = View(priority, selection, panic_percent=settings.panic_percent)
     view.show_configured(settings.replicas)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)

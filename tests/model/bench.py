@@ -179,7 +179,7 @@ class Router:
         replica: Replica | None = view.first
         while replica is not None:
             chosen.append(replica.key)
-            replica = view.first_except(chosen)
+            replica = view.selection.select(None, None, chosen)
         return chosen
 
 
