@@ -16,6 +16,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.cooldown import Cooldown
 from shared_registry.keys import Keys
 from shared_registry.leadership import Leadership
+from shared_registry.load_feed import LoadFeed
 from shared_registry.membership import Membership
 from shared_registry.mirror import Mirror
 from shared_registry.model import RouterInfo
@@ -44,6 +45,7 @@ class Parts:
     membership: Membership
     leadership: Leadership
     cooldown: Cooldown
+    load_feed: LoadFeed
     outcomes: Outcomes
 
 
@@ -109,6 +111,7 @@ def assemble(
         membership=membership,
         leadership=Leadership(store, mirror, state, router=router_key, clock=clock, rng=rng),
         cooldown=cooldown,
+        load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown),
     )
 

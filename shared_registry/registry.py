@@ -389,6 +389,7 @@ class SharedReplicaRegistry:
                 "heartbeat": self._parts.membership.run,
                 "leases": self._parts.placement.run,
                 "cooldown": self._parts.cooldown.run,
+                "loads": self._parts.load_feed.run,
             }
             if self.health_checks:
                 works["health checks"] = lambda: self._parts.leadership.run(self.config, self._http_get)
