@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -24,7 +24,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from shared_registry.alarm import SharedAlarm
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.packing import pack_in_c
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
 
 Client: TypeAlias = Any
@@ -127,6 +129,7 @@ def _standalone(url: str, options: Mapping[str, Any]) -> Client:
     wait = options["socket_connect_timeout"]
     keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=wait, **options, **keepalive)
+    pack_in_c(pool)
     pool.connection_class(**pool.connection_kwargs)  # an option in the url that does not exist shows now
     return Redis.from_pool(pool)
 
@@ -157,7 +160,9 @@ def _sentinel(url: str, options: Mapping[str, Any]) -> Client:
         socket_keepalive=True,
         **options,
     )
-    return sentinel.master_for(master, db=int(database or 0))
+    client = sentinel.master_for(master, db=int(database or 0))
+    pack_in_c(client.connection_pool)
+    return client
 
 
 def _sentinels_of(client: Client) -> list[Client]:
@@ -185,8 +190,24 @@ class _Addresses:
         return parts.hostname or "", parts.port or default_port
 
 
+class _OwnAlarm:
+    """A timer for one block."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def set(self, ring: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, ring)
+
+    def call_off(self, _ring: Callable[[], None]) -> None:
+        self._timer.cancel()
+
+
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€¦`
     """Bounds what is done with Redis in its block, and turns failures into the error tree.
+
+    It stands in for `asyncio.timeout` and keeps its rules: a deadline that comes first cancels the block, and a
+    cancellation from elsewhere stays one. One object for all of it, since every call pays for it.
 
     Raises:
         StoreUnavailable: No connection, no answer in time, or a server that is loading, failing over or out of
@@ -196,32 +217,59 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         StoreError: Any other error reply.
     """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("_alarm", "_cancels", "_is_late", "_seconds", "_slots", "_task")
+
+    def __init__(
+        self, seconds: float, *, slots: asyncio.Semaphore | None = None, alarm: SharedAlarm | None = None
+    ) -> None:
+        """Set up for one use.
+
+        Args:
+            seconds: The longest that the block may take.
+            slots: Held during the block; waiting for one counts.
+            alarm: What keeps the time, of as many seconds; one of its own where none is given.
+        """
         self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
-        self._cancels = 0
+        self._slots = slots
+        self._alarm = alarm or _OwnAlarm(seconds)
+        self._is_late = False
 
     async def __aenter__(self) -> None:
-        self._cancels = _cancels_asked()
-        await self._timeout.__aenter__()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("`bounded` should be used inside a task")
+        self._task = task
+        self._cancels = task.cancelling()
+        self._alarm.set(self._ring)
+        if self._slots is not None:
+            try:
+                await self._slots.acquire()
+            except BaseException as error:
+                self._end(error)
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
+        if self._slots is not None:
+            self._slots.release()
+        self._end(error)
+
+    def _ring(self) -> None:
+        self._is_late = True
+        self._task.cancel()
+
+    def _end(self, error: BaseException | None) -> None:
+        self._alarm.call_off(self._ring)
+        cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
+        if cancels > self._cancels:
+            if not isinstance(error, asyncio.CancelledError):
+                # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that meets the result.
+                raise asyncio.CancelledError
+        elif self._is_late and isinstance(error, asyncio.CancelledError):
             raise StoreUnavailable(f"Redis did not answer within {self._seconds:g} s") from error
-        if kind is not asyncio.CancelledError and _cancels_asked() > self._cancels:
-            # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that meets the result.
-            raise asyncio.CancelledError
         if isinstance(error, (exceptions.RedisError, exceptions.RedisClusterException, OSError)):
             raise meaning_of(error) from error
-
-
-def _cancels_asked() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
 
 
 def meaning_of(error: Exception) -> StoreError:

@@ -7,10 +7,10 @@ repeated after that: the commands are idempotent by tokens that the caller makes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Elected, Grant, Held, Parting, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
@@ -51,6 +51,7 @@ class Store:
         self._scripts = Scripts(client, keys)
         self._router = router
         self._timeout_seconds = timeout_seconds
+        self._alarm = SharedAlarm(timeout_seconds)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def register(
@@ -269,10 +270,8 @@ class Store:
         _expect(reply, "repaired")
         return int(reply.values[0])
 
-    @contextlib.asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
-        async with bounded(self._timeout_seconds), self._slots:
-            yield
+    def _call(self) -> bounded:
+        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm)
 
 
 _PARTINGS = {

@@ -2,28 +2,40 @@
 
 local SCHEMA = '1'
 
+-- What tells how long a key is refuses a key of another type, and costs less than TYPE, which answers with a table.
+local LENGTH_OF = {hash = 'HLEN', set = 'SCARD', stream = 'XLEN', string = 'STRLEN', zset = 'ZCARD'}
+
+-- Returns nil, or the reply for a key that holds another type than expected.
+local function type_conflict(key, expected)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= 'none' and found ~= expected then
+    return {'wrong_type', key, found, expected}
+  end
+  return nil
+end
+
 -- Returns nil, or the reply for a key that holds another type than ours.
 -- expected: flat list of key, type.
 local function type_refusal(expected)
   for i = 1, #expected, 2 do
-    local found = redis.call('TYPE', expected[i])['ok']
-    if found ~= 'none' and found ~= expected[i + 1] then
-      return {'wrong_type', expected[i], found, expected[i + 1]}
+    local key, wanted = expected[i], expected[i + 1]
+    local conflict = type(redis.pcall(LENGTH_OF[wanted], key)) == 'table' and type_conflict(key, wanted)
+    if conflict then
+      return conflict
     end
   end
   return nil
 end
 
--- Returns nil, or the reply for a namespace that another schema wrote.
-local function schema_refusal(meta)
-  local schema = redis.call('HGET', meta, 'schema')
-  if schema and schema ~= SCHEMA then
+-- Returns nil, or the reply that refuses: first the types, then the schema of a namespace that another version wrote.
+local function refusal(meta, expected)
+  local schema = redis.pcall('HGET', meta, 'schema')
+  if type(schema) == 'table' then
+    return type_conflict(meta, 'hash') or schema
+  end
+  local refused = type_refusal(expected)
+  if not refused and schema and schema ~= SCHEMA then
     return {'wrong_schema', schema, SCHEMA}
   end
-  return nil
-end
-
--- Returns nil, or the reply that refuses: first the types, then the schema.
-local function refusal(meta, expected)
-  return type_refusal({meta, 'hash'}) or type_refusal(expected) or schema_refusal(meta)
+  return refused
 end

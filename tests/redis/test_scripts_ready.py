@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from shared_registry.model import AdminState, ProbeResult, Source
 from tests.redis.support import THRESHOLDS, A, B, Space, on_server
 
 _namespaces = itertools.count()
+PLACES = ("ready_primary", "ready_secondary", "full")
 
 
 @dataclass
@@ -169,3 +171,27 @@ def test_any_sequence_of_commands_leaves_exactly_the_ready_ones_ready(
             space.raw.delete(*space.dump())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("place", [*PLACES, "nowhere"])
+async def test_wherever_somebody_put_a_replica_by_hand_it_comes_to_be_in_its_one_place(
+    server: EmbeddedServer, namespace: str, place: str
+) -> None:
+    async with on_server(server.url, namespace) as space:
+        await space.add(A, primary=place != "ready_secondary", weight=2.0, capacity=3)
+        await space.make("healthy", A)
+        space.plant_load(A, 3 if place == "full" else 1)
+        state = AdminState.DRAINING if place == "nowhere" else AdminState.ACTIVE
+        for number, planted in enumerate(itertools.product([False, True], repeat=len(PLACES))):
+            for name, is_there in zip(PLACES, planted, strict=True):
+                key = getattr(space.keys, name)
+                space.raw.delete(key)
+                if is_there:
+                    space.raw.sadd(key, A) if name == "full" else space.raw.zadd(key, {A: 7})
+            await space.store.set_admin(A, state, reason=f"{number}")
+            assert [name for name, urls in zip(PLACES, space.ready(), strict=True) if A in urls] == [place] * (
+                place != "nowhere"
+            )
+            if place.startswith("ready"):
+                assert space.raw.zscore(getattr(space.keys, place), A) == 0.5
+            assert await find_violations(space.reader, space.keys) == []

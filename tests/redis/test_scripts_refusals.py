@@ -128,3 +128,22 @@ async def test_every_command_writes_where_nothing_is_wrong(space: Space, command
     before = space.dump(), space.raw.pttl(space.keys.leader)
     await CALLS[command](space)
     assert (space.dump(), space.raw.pttl(space.keys.leader)) != before
+
+
+async def test_a_user_who_may_not_ask_for_lengths_is_not_told_of_another_type(space: Space) -> None:
+    await populate(space)
+    name = f"no-lengths-{space.keys.namespace}"
+    space.raw.acl_setuser(
+        name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hlen", "-scard", "-xlen", "-strlen", "-zcard"]
+    )
+    try:
+        async with on_server(space_url(space, user=name), space.keys.namespace, raw_url=space_url(space)) as restricted:
+            await restricted.store.release(LEASE)
+        assert space.raw.hlen(space.keys.leases("router~1")) == 0
+    finally:
+        space.raw.acl_deluser(name)
+
+
+def space_url(space: Space, *, user: str = "") -> str:
+    options = space.raw.connection_pool.connection_kwargs
+    return f"redis://{user + ':any@' if user else ''}{options['host']}:{options['port']}/{options.get('db', 0)}"

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lupa import lua51
+from redis.exceptions import ResponseError
 
 from tests.redis.scenario import ScriptRunner
 
 _RUN = """
-function(text, keys, args, call)
+function(text, keys, args, call, pcall)
   local allowed = {
-    KEYS = keys, ARGV = args, redis = {call = call}, string = string, table = table, ipairs = ipairs, pairs = pairs,
-    tonumber = tonumber, tostring = tostring, type = type, unpack = unpack, error = error,
+    KEYS = keys, ARGV = args, redis = {call = call, pcall = pcall}, string = string, table = table, ipairs = ipairs,
+    pairs = pairs, tonumber = tonumber, tostring = tostring, type = type, unpack = unpack, error = error,
     math = {floor = math.floor, max = math.max, min = math.min},
   }
   local function refuse(_, name)
@@ -61,9 +62,12 @@ READS = {
     "PTTL",
     "SCARD",
     "SISMEMBER",
+    "STRLEN",
     "TIME",
     "TYPE",
+    "XLEN",
     "XREVRANGE",
+    "ZCARD",
     "ZCOUNT",
     "ZRANGE",
     "ZRANGEBYSCORE",
@@ -113,7 +117,13 @@ class Sandbox(ScriptRunner):
                 return lua.table_from([False if value is None else value for value in reply], recursive=True)
             return False if reply is None else reply
 
-        reply = lua.eval(_RUN)(text, lua.table_from(keys), lua.table_from(args), call)
+        def pcall(command: str, *words: Any) -> Any:
+            try:
+                return call(command, *words)
+            except ResponseError as error:
+                return lua.table_from({"err": str(error)})
+
+        reply = lua.eval(_RUN)(text, lua.table_from(keys), lua.table_from(args), call, pcall)
         values = [reply[at] for at in range(1, len(reply) + 1)]
         assert all(isinstance(value, str) for value in values), f"{name} answered with more than text: {values}"
         return values

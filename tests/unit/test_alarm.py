@@ -1,0 +1,138 @@
+"""The alarm that many waits share, by the loop's clock and timers in the hands of the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shared_registry.alarm import SharedAlarm
+
+SECONDS = 2.0
+
+
+class Timers:
+    """Stands in for the loop's clock and timers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.set_to: list[tuple[float, Callable[[], Any]]] = []
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: self.now)
+        monkeypatch.setattr(loop, "call_at", self._call_at)
+
+    def _call_at(self, when: float, callback: Callable[..., Any], *arguments: Any) -> None:
+        self.set_to.append((when, lambda: callback(*arguments)))
+
+    def advance_to(self, now: float) -> None:
+        """Let it be that time, and what is due then happen."""
+        self.now = now
+        due = [callback for when, callback in self.set_to if when <= now]
+        self.set_to = [(when, callback) for when, callback in self.set_to if when > now]
+        for callback in due:
+            callback()
+
+
+class Rung(list[str]):
+    """Who was rung, in order."""
+
+    def bell(self, name: str) -> Callable[[], None]:
+        return lambda: self.append(name)
+
+
+@pytest.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    return Timers(monkeypatch)
+
+
+async def test_each_is_rung_once_at_its_own_time_by_one_timer(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS), Rung()
+    for number in range(3):
+        timers.now = 100.0 + number / 10
+        alarm.set(rung.bell(f"{number}"))
+        assert [when for when, _ in timers.set_to] == [102.0]
+    for now, expected in [(101.9, ""), (102.0, "0"), (102.05, "0"), (102.1, "01"), (102.2, "012"), (200.0, "012")]:
+        timers.advance_to(now)
+        assert "".join(rung) == expected
+        assert len(timers.set_to) == (len(rung) < 3)
+
+
+async def test_what_was_called_off_is_not_rung_and_leaves_the_others(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS), Rung()
+    bells = {name: rung.bell(name) for name in "abcd"}
+    for bell in bells.values():
+        alarm.set(bell)
+    timers.advance_to(101.0)
+    alarm.set(late := rung.bell("late"))
+    for name in "ac":
+        alarm.call_off(bells[name])
+    alarm.call_off(bells["a"])
+    timers.advance_to(102.0)
+    assert rung == ["b", "d"]
+    alarm.call_off(bells["b"])
+    timers.advance_to(103.0)
+    assert rung == ["b", "d", "late"]
+    alarm.call_off(late)
+
+
+async def test_with_nothing_left_it_stops_and_starts_again(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS), Rung()
+    alarm.set(bell := rung.bell("a"))
+    alarm.call_off(bell)
+    timers.advance_to(102.0)
+    assert timers.set_to == []
+    alarm.set(bell)
+    timers.advance_to(104.0)
+    assert rung == ["a"]
+
+
+async def test_set_in_the_last_moment_of_a_timer_that_finds_nothing_it_still_rings_in_time(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS), Rung()
+    alarm.set(bell := rung.bell("a"))
+    alarm.call_off(bell)
+    timers.now = 101.99
+    alarm.set(bell)
+    timers.advance_to(102.0)
+    assert rung == []
+    timers.advance_to(103.99)
+    assert rung == ["a"]
+
+
+async def test_who_is_rung_may_set_and_call_off(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS), Rung()
+    other = rung.bell("other")
+
+    def first() -> None:
+        rung.append("first")
+        alarm.call_off(other)
+        alarm.set(first)
+
+    alarm.set(first)
+    alarm.set(other)
+    alarm.set(rung.bell("last"))
+    timers.advance_to(102.0)
+    assert rung == ["first", "last"]
+    timers.advance_to(104.0)
+    assert rung == ["first", "last", "first"]
+    alarm.call_off(first)
+    timers.advance_to(106.0)
+    assert timers.set_to == []
+
+
+def test_a_loop_that_was_closed_does_not_keep_it_from_ringing_on_the_next() -> None:
+    alarm, rung = SharedAlarm(0.01), Rung()
+
+    async def set_only() -> None:
+        alarm.set(rung.bell("lost"))
+
+    async def wait() -> None:
+        rings = asyncio.Event()
+        alarm.set(rings.set)
+        async with asyncio.timeout(5):
+            await rings.wait()
+
+    asyncio.run(set_only())
+    asyncio.run(wait())
+    assert rung == []
