@@ -211,6 +211,8 @@ class EventKind(enum.Enum):
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"
     NAMESPACE_REPAIRED = "namespace_repaired"
+    PANIC_BEGAN = "panic_began"
+    PANIC_ENDED = "panic_ended"
 
 
 @dataclass(frozen=True, slots=True)

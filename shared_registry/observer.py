@@ -29,6 +29,7 @@ class Overview:
         leader: Who leads; `None` while nobody does.
         live_routers: How many routers have beaten in time.
         replicas: All that are registered, in order.
+        panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
     """
 
     at: float
@@ -36,6 +37,7 @@ class Overview:
     leader: Leader | None
     live_routers: int
     replicas: list[ReplicaRecord]
+    panic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Observer(Outsider):
         async with client.bounded(self._timeout_seconds):
             live = await self._clients.commands.zcount(self._keys.routers, f"({milliseconds(now)}", "+inf")
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
-        return Overview(now, snapshot.head, snapshot.leader, live, replicas)
+        return Overview(now, snapshot.head, snapshot.leader, live, replicas, await self._reader.panic())
 
     async def routers(self) -> RouterList:
         """Return the routers. One that leaves meanwhile is left out."""

@@ -107,6 +107,11 @@ class Reader:
         async with bounded(self._timeout_seconds):
             return parse_leader(await self._commands.hgetall(self._keys.leader))
 
+    async def panic(self) -> str:
+        """Return why there is panic, as the leader declared it; empty where there is none."""
+        async with bounded(self._timeout_seconds):
+            return await self._commands.hget(self._keys.meta, "panic") or ""
+
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
         async with bounded(self._timeout_seconds):

@@ -127,6 +127,11 @@ class Scripts:
             [str(epoch), milliseconds(sit_out_seconds), by, reason],
         )
 
+    async def declare_panic(self, *, token: str, epoch: int, why: str) -> Reply:
+        """`declared`, `unchanged` or `fenced`."""
+        keys = self._keys
+        return await self._run("declare_panic", [keys.meta, keys.leader, keys.events], [token, str(epoch), why])
+
     async def report_probes(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Reply:

@@ -130,6 +130,19 @@ class Store:
             reply = await self._scripts.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
+    async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
+        """Say why there is panic, or with an empty text that there is none; return whether that was news.
+
+        Raises:
+            Fenced: Token and epoch are not the leader's; nothing was written.
+        """
+        async with self._call():
+            reply = await self._scripts.declare_panic(token=token, epoch=epoch, why=why)
+        status = _expect(reply, "declared", "unchanged", "fenced")
+        if status == "fenced":
+            raise Fenced(f"epoch {epoch} is over; what it found about panic was refused")
+        return status == "declared"
+
     async def report(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Report:

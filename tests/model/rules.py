@@ -240,6 +240,20 @@ class Namespace(LeaseRules):
         self._emit("leader_resigned", router=router, by=by, reason=reason, sit_out_ms=sit_out_ms)
         return "deposed"
 
+    def declare_panic(self, *, token: str, epoch: int, why: str) -> str:
+        self._tick()
+        if self.leader.get("token") != token or exact(self.leader["epoch"]) != epoch:
+            return "fenced"
+        if bool(why) is ("panic" in self.meta):
+            return "unchanged"
+        if why:
+            self.meta["panic"] = why
+        else:
+            del self.meta["panic"]
+        kind = "panic_began" if why else "panic_ended"
+        self._emit(kind, router=self.leader["router"], reason=why)
+        return "declared"
+
     # --- routers ---
 
     def heartbeat(self, *, key: str, presented: Fields) -> str:

@@ -244,6 +244,18 @@ class Steps(RuleBasedStateMachine):
             lambda: self.expected.step_down(epoch=epoch, sit_out_ms="1500", by="operator", reason=reason),
         )
 
+    def declare_panic(self, by: int, leader: int, is_panic: bool) -> None:
+        (token, epoch), router = pick(self._tokens[::-1], leader), self.routers[by]
+        why = "few are healthy" if is_panic else ""
+
+        async def declare() -> bool:
+            try:
+                return await router.store.declare_panic(token=token, epoch=epoch, why=why)
+            except Fenced:
+                return False
+
+        self.do_repeatably(declare, lambda: self.expected.declare_panic(token=token, epoch=epoch, why=why))
+
     def expire_lead(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 

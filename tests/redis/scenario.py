@@ -121,6 +121,10 @@ async def _election(scripts: Scripts, space: Space) -> None:
 async def _probes(scripts: Scripts, space: Space) -> None:
     elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")
     epoch = int(elected.values[0])
+    await _expect("fenced", scripts.declare_panic(token="other", epoch=epoch, why="few"))
+    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why="few"))
+    await _expect("unchanged", scripts.declare_panic(token="t3", epoch=epoch, why="fewer"))
+    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why=""))
     good, bad = space.success, space.failure
     batches = [
         [good(A), bad(B), ProbeResult(C, "c1", 1.0), ProbeResult("http://unknown", "x", 1.0)],

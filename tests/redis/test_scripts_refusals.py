@@ -21,6 +21,7 @@ LEASE = "0000000a:session"
 CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
+    "declare_panic": lambda space: space.store.declare_panic(token="token", epoch=EPOCH, why="few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
     "leave_cluster": lambda space: space.store.leave(),

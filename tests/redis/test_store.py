@@ -65,6 +65,7 @@ CALLS: dict[str, Call] = {
     "resign": lambda space: space.store.resign("token"),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
+    "declare_panic": lambda space: space.store.declare_panic(token="token", epoch=EPOCH, why="few"),
     "head": lambda space: space.reader.head(),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
