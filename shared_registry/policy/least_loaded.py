@@ -48,14 +48,23 @@ class LeastLoaded:
         count = len(loads)
         if count < 2:
             return self._take(0) if count else None
-        random = self._random
-        if self._cuts is None:
+        random, cuts = self._random, self._cuts
+        if cuts is None:
             at = int(random() * count)
             other = int(random() * (count - 1))
             if other >= at:
                 other += 1
-        else:
-            at, other = self._draw_two(count)
+        else:  # two draws, written out: calls would cost as much as all the rest
+            place = random() * count
+            at = int(place)
+            if place - at >= cuts[at]:
+                at = self._aliases[at]
+            place = random() * count
+            other = int(place)
+            if place - other >= cuts[other]:
+                other = self._aliases[other]
+            if at == other:
+                other = self._another(at, count)
         load, rival = loads[at], loads[other]
         shares = self._shares
         if (rival.count + 1) * shares[other] < (load.count + 1) * shares[at]:
@@ -77,19 +86,16 @@ class LeastLoaded:
     def recount(self) -> None:
         """The loads are shared objects; there is nothing to do."""
 
-    def _draw_two(self, count: int) -> tuple[int, int]:
-        """Draw by weight, two different ones; a member with nearly all of the weight meets its neighbour."""
-        first = self._draw(count)
-        for _ in range(2):
-            second = self._draw(count)
-            if second != first:
-                return first, second
-        return first, (first + 1) % count
+    def _another(self, at: int, count: int) -> int:
+        """Draw once more; a member with nearly all of the weight meets its neighbour."""
+        other = self._draw(count)
+        return other if other != at else (at + 1) % count
 
     def _draw(self, count: int) -> int:
+        """Draw one by weight."""
         place = self._random() * count
         at = int(place)
-        return at if place - at < self._cuts[at] else self._aliases[at]  # type: ignore[index]  # only where there are
+        return at if self._cuts is None or place - at < self._cuts[at] else self._aliases[at]
 
     def _take(self, at: int) -> Replica:
         self._loads[at].count += 1
