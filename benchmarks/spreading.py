@@ -56,7 +56,7 @@ class Mirrored:
 
     def _chooser(self, policy: str, members: Members, rng: random.Random) -> Choose:
         replicas = members.replicas
-        weight_of = {replica.key: weight for replica, weight in zip(*members, strict=True)}
+        weight_of = {replica.key: weight for replica, weight in zip(members.replicas, members.weights, strict=True)}
 
         def least(loads: Mapping[str, int]) -> Replica:
             start = rng.randrange(len(replicas))

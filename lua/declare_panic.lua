@@ -1,7 +1,7 @@
 -- Says for all to see that too few replicas are healthy, or enough again: what the leader finds.
 --
--- An empty `why` says that there is no panic. Only a change is an event, so that neither a repetition nor the next leader
--- says it again.
+-- An empty `why` says that there is no panic. Only a change is an event, so that neither a repetition nor the next
+-- leader says it again.
 --
 -- KEYS    meta leader events
 -- ARGV    token epoch why

@@ -13,6 +13,7 @@ from shared_registry.mirror import Mirror
 from shared_registry.model import Thresholds
 from shared_registry.panic_watch import PanicWatch
 from shared_registry.probe import HttpProbe, HttpProber
+from shared_registry.ramps import Ramps
 from shared_registry.shared_state import SharedState
 from shared_registry.store import Store
 
@@ -52,7 +53,11 @@ class Leadership:
             prober = None
             if http_get is None:
                 prober = http_get = await stack.enter_async_context(HttpProber(expect=config.health_check_expect))
-            panic_watch = PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng)
+            view = self._mirror.view
+            panic_watch = PanicWatch(self._store, view, clock=self._clock, rng=self._rng)
+            ramps = Ramps(
+                self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng
+            )
             loop = HealthLoop(
                 self._state,
                 http_get,
@@ -60,7 +65,7 @@ class Leadership:
                 clock=self._clock,
                 rng=self._rng,
                 retain=prober.retain if prober else None,
-                beside=[panic_watch.run],
+                beside=[panic_watch.run, ramps.run],
             )
             self._election = Election(
                 self._store,
@@ -73,7 +78,7 @@ class Leadership:
                 rng=self._rng,
             )
             try:
-                with self._mirror.subscribed(loop.notice, panic_watch.notice, self._election.notice):
+                with self._mirror.subscribed(loop.notice, panic_watch.notice, ramps.notice, self._election.notice):
                     await self._election.run()
             finally:
                 self._election = None

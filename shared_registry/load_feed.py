@@ -49,5 +49,7 @@ class LoadFeed:
     async def _read(self) -> None:
         selection = self._view.selection
         selection.look()
-        in_flight, _ = await self._reader.loads({replica.key: replica.endpoint for replica in self._view.preference})
+        in_flight, _ = await self._reader.loads(
+            {replica.key: replica.endpoint for replica in self._view.preference}, ramping=self._view.ramping
+        )
         selection.see(in_flight)

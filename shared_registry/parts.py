@@ -26,6 +26,7 @@ from shared_registry.policy import Selection, priority
 from shared_registry.reader import Reader
 from shared_registry.restoration import restore_view
 from shared_registry.shared_state import SharedState
+from shared_registry.slow_start import SlowStart
 from shared_registry.store import Store
 from shared_registry.view import View
 
@@ -46,6 +47,7 @@ class Parts:
     leadership: Leadership
     cooldown: Cooldown
     load_feed: LoadFeed
+    slow_start: SlowStart
     outcomes: Outcomes
 
 
@@ -111,6 +113,7 @@ def assemble(
         membership=membership,
         leadership=Leadership(store, mirror, state, router=router_key, clock=clock, rng=rng),
         cooldown=cooldown,
+        slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown),
     )

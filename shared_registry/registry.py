@@ -390,6 +390,7 @@ class SharedReplicaRegistry:
                 "leases": self._parts.placement.run,
                 "cooldown": self._parts.cooldown.run,
                 "loads": self._parts.load_feed.run,
+                "slow start": self._parts.slow_start.run,
             }
             if self.health_checks:
                 works["health checks"] = lambda: self._parts.leadership.run(self.config, self._http_get)

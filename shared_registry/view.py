@@ -6,7 +6,7 @@ default policy reads one attribute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,7 @@ class View:
         first: The best replica; `None` with no selectable replica, or while withheld.
         preference: All selectable replicas, best first; empty while withheld.
         panic: Why sessions are spread over all active replicas, if they are.
+        ramping: Canonical urls of replicas whose ready score says more than their load, or did so lately.
         removed: Canonical urls of replicas known to be removed, each with the revision by which it was.
     """
 
@@ -39,6 +40,8 @@ class View:
         self.selection = selection or Selection()
         self.choose = self.selection.choose
         self.panic: Panic | None = None
+        self.ramping: Collection[str] = ()
+        self._shares: Mapping[str, float] = {}
         self._panic_percent = panic_percent
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
@@ -125,6 +128,18 @@ class View:
         self._cooling = frozenset(keys)
         self._prepare()
 
+    def ramp(self, shares: Mapping[str, float], ramping: Collection[str]) -> None:
+        """Let replicas have only a part of their weights for now.
+
+        Args:
+            shares: Canonical url to part, of those that do not have all of it yet.
+            ramping: See the attribute.
+        """
+        self.ramping = ramping
+        if shares or self._shares:
+            self._shares = shares
+            self._prepare()
+
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
         replica.record = record
@@ -163,7 +178,10 @@ class View:
         self.first = self.preference[0] if self.preference else None
         self.panic = None if self._is_withheld else find_panic(self._ordered, self._panic_percent)
         self.selection.prepare(
-            self.panic.replicas if self.panic else preference, cooling=self._cooling, is_spread=self.panic is not None
+            self.panic.replicas if self.panic else preference,
+            cooling=self._cooling,
+            shares=self._shares,
+            is_spread=self.panic is not None,
         )
         self.choose = self.selection.choose
 

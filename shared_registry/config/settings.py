@@ -58,6 +58,7 @@ SHARED_SETTINGS = (
     "router_expiry_seconds",
     "affinity_seconds",
     "panic_percent",
+    "slow_start_seconds",
 )
 """What the routers of one registry should agree on: any of them may lead, and all judge each other's silence."""
 
@@ -206,6 +207,12 @@ class RouterConfig:
     spreads sessions over all active replicas that were ever probed, healthy or not, so that the few that are left are
     not run down; by `policy`, with `round_robin` in place of `priority`. 0, the default, never does. 50 is what Envoy
     has. `acquire()` places on healthy replicas in any case. Begin and end are events."""
+
+    slow_start_seconds: Grace = 0.0
+    """Seconds in which a replica that turns healthy ramps up: its weight grows linearly from a tenth to all of it, for
+    `acquire()` and for every policy but `priority`, while its caches fill and its model warms. 0, the default, gives it
+    its whole share at once. Raising it spares cold replicas, and lets the others bear more for longer. The leader's
+    setting counts."""
 
     affinity_seconds: Grace = 300.0
     """Seconds after a session's end for which its replica is remembered: `acquire(session)` with the same name returns

@@ -177,6 +177,6 @@ def _sizes(members: Members) -> dict[Replica, int]:
     """Return how many points each member has."""
     if not members.replicas:
         return {}
-    mean = sum(members.weights) / len(members.weights)
+    mean = sum(members.full_weights or members.weights) / len(members.weights)
     unit = float(WEIGHT_STEP) ** round(math.log(mean, WEIGHT_STEP))
-    return sizes_by_weight(*members, POINTS / unit)
+    return sizes_by_weight(members.replicas, members.weights, POINTS / unit)

@@ -11,13 +11,14 @@ Chooser = Callable[[str | None], Replica | None]
 
 
 class Members(NamedTuple):
-    """Replicas to choose among, and the weight that each has now.
+    """Replicas to choose among, and the weight that each has now, and once it has ramped up (empty: the same).
 
     Two lists rather than one of pairs: ten thousand pairs at every change would keep the garbage collector busy.
     """
 
     replicas: Sequence[Replica] = ()
     weights: Sequence[float] = ()
+    full_weights: Sequence[float] = ()
 
 
 class Picker(Protocol):

@@ -36,7 +36,7 @@ class RoundRobin:
             return
         self._members = members
         classes: dict[float, list[Replica]] = {}
-        for replica, weight in zip(*members, strict=True):
+        for replica, weight in zip(members.replicas, members.weights, strict=True):
             classes.setdefault(weight, []).append(replica)
         total = sum(weight * len(replicas) for weight, replicas in classes.items())
         start = self._rng.random() * 2 * len(members.replicas) / total if members.replicas else 0.0

@@ -158,14 +158,16 @@ class Selection:
                 for replica in self._preference:
                     level = 0 if is_spread or replica.record.endpoint.primary else 1
                     levels[level + 2 if replica.record.key in cooling else level].append(replica)
-            self._levels = [Members(replicas, self._weights(replicas)) for replicas in levels]
+            self._levels = [self._members(replicas) for replicas in levels]
         return self._levels
 
-    def _weights(self, replicas: Sequence[Replica]) -> list[float]:
+    def _members(self, replicas: Sequence[Replica]) -> Members:
         weights = [replica.record.endpoint.weight for replica in replicas]
-        if self._shares:
-            weights = [
-                weight * self._shares.get(replica.record.key, 1.0)
-                for replica, weight in zip(replicas, weights, strict=True)
-            ]
-        return weights
+        shares = self._shares
+        if not shares:
+            return Members(replicas, weights)
+        parts = [shares.get(replica.record.key, 1.0) for replica in replicas]
+        most = max(parts, default=1.0)  # where all ramp up together it is as if none did
+        return Members(
+            replicas, [weight * part / most for weight, part in zip(weights, parts, strict=True)], full_weights=weights
+        )

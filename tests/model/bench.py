@@ -334,6 +334,7 @@ def fields_of(record: ReplicaRecord) -> Fields:
         "removes_when_drained": "1" if record.removes_when_drained else "",
         "status": health.status.value,
         "status_since_ms": ms(record.status_since),
+        "slow_start_ms": ms(record.slow_start_seconds),
         "consecutive_failures": str(health.consecutive_failures),
         "consecutive_successes": str(health.consecutive_successes),
         "last_ok_at_ms": ms(health.last_ok_at),

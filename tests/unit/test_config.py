@@ -46,6 +46,7 @@ OURS: dict[str, Any] = {
     "policy": "priority",
     "hash_max_load": None,
     "panic_percent": 0.0,
+    "slow_start_seconds": 0.0,
     "affinity_seconds": 300.0,
     "degraded_placement": "share",
     "local_cooldown_seconds": 5.0,
@@ -164,7 +165,7 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds", "grace_seconds"}
+MAY_BE_ZERO = {"slow_start_seconds", "affinity_seconds", "local_cooldown_seconds", "grace_seconds"}
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -488,6 +489,7 @@ OTHER_VALUES: dict[str, Any] = {
     "policy": "hash",
     "hash_max_load": 1.25,
     "panic_percent": 50.0,
+    "slow_start_seconds": 30.0,
     "affinity_seconds": 60.0,
     "degraded_placement": "off",
     "local_cooldown_seconds": 0.0,
@@ -511,7 +513,7 @@ def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(n
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "61d2c6668009"
+    assert config().fingerprint() == "5c74bdadd00a"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

@@ -41,6 +41,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "policy": ("hash", "hash"),
     "hash_max_load": ("1.25", 1.25),
     "panic_percent": ("50", 50.0),
+    "slow_start_seconds": ("30", 30.0),
     "affinity_seconds": ("0", 0.0),
     "degraded_placement": ("off", "off"),
     "local_cooldown_seconds": ("1", 1.0),

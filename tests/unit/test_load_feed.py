@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import cast
 
 import pytest
@@ -27,7 +27,9 @@ class ScriptedLoads:
         self.answer: dict[str, int] | StoreUnavailable = {}
         self.asked = 0
 
-    async def loads(self, endpoints: Mapping[str, ReplicaEndpoint]) -> tuple[dict[str, int], list[str]]:
+    async def loads(
+        self, endpoints: Mapping[str, ReplicaEndpoint], *, ramping: Collection[str]
+    ) -> tuple[dict[str, int], list[str]]:
         self.asked += 1
         if isinstance(self.answer, StoreUnavailable):
             raise self.answer
