@@ -27,6 +27,7 @@ from benchmarks import (
     mirror_start,
     outage,
     placement,
+    policies,
     probe_round,
     propagation,
     router,
@@ -47,6 +48,7 @@ class Subject(Protocol):
 
 SUBJECTS: dict[str, Subject] = {
     "selecting": selecting,
+    "policies": policies,
     "failover": failover,
     "fleet": fleet,
     "placement": placement,

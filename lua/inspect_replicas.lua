@@ -3,7 +3,8 @@
 -- KEYS    replicas ready_primary ready_secondary full replica_prefix
 -- ARGV    … (url)
 -- RETURNS inspected, then for each url: order, score in ready_primary, score in ready_secondary, whether in full,
---         status, admin, primary, weight, capacity, in_flight, order field ('' where absent)
+--         status, admin, primary, weight, capacity, in_flight, order field, slow_start_ms, status_since_ms ('' where
+--         absent)
 -- WRITES
 -- COST    O(urls * log replicas)
 
@@ -16,7 +17,7 @@ for _, url in ipairs(ARGV) do
   reply[#reply + 1] = redis.call('ZSCORE', ready_secondary, url) or ''
   reply[#reply + 1] = redis.call('SISMEMBER', full, url) == 1 and '1' or '0'
   local state = redis.call('HMGET', replica_prefix .. url, 'status', 'admin', 'primary', 'weight', 'capacity',
-    'in_flight', 'order')
+    'in_flight', 'order', 'slow_start_ms', 'status_since_ms')
   for i = 1, #state do
     reply[#reply + 1] = state[i] or ''
   end

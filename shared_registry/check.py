@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
-from shared_registry.model import ORIGIN, Event
+from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
 from shared_registry.reader import RECORDS_AT_ONCE, Inspection, LeaseInspection, QueueInspection, Reader
 
 RELATIVE_TOLERANCE = 1e-9
+RAMP_GRACE_SECONDS = 30.0
+"""For how long after its ramp a replica may wait for its plain score: until the next leader is there."""
 LOOKS = 4
 LOOK_SECONDS = 0.5
 
@@ -55,8 +57,10 @@ async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
         return found
     urls = {key.removeprefix(keys.replica_prefix) for key in types if key.startswith(keys.replica_prefix)}
     urls |= set(await reader.urls()) | set(await reader.ready_urls())
-    for inspection in await reader.inspect(sorted(urls)):
-        found += inspection_violations(inspection, keys)
+    inspections = await reader.inspect(sorted(urls))
+    now = await reader.server_time()
+    for inspection in inspections:
+        found += inspection_violations(inspection, keys, now=now)
     routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
     found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
     inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
@@ -78,8 +82,8 @@ async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
     return found
 
 
-def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
-    """Yield what does not agree about one replica."""
+def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> Iterator[Violation]:
+    """Yield what does not agree about one replica. `now` is the server's time, in seconds."""
     key = keys.replica(inspection.url)
     violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
@@ -103,7 +107,7 @@ def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violat
     may_serve = fields.get("status") == "healthy" and fields.get("admin") == "active"
     is_full = capacity > 0 and in_flight >= capacity
     is_primary = fields.get("primary") == "1"
-    score = in_flight / weight
+    score = _wanted_score(inspection, in_flight, weight, now)
     wanted_primary = score if may_serve and not is_full and is_primary else None
     wanted_secondary = score if may_serve and not is_full and not is_primary else None
     if not _agree(inspection.ready_primary, wanted_primary):
@@ -114,6 +118,21 @@ def inspection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violat
         yield violation("ready", keys.ready_secondary, text)
     if inspection.is_full is not (may_serve and is_full):
         yield violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+
+
+def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:
+    """Return the score that a ready replica has to have; the one that it has where its ramp allows that."""
+    plain = in_flight / weight
+    found = inspection.ready_primary if inspection.ready_secondary is None else inspection.ready_secondary
+    try:
+        length = int(inspection.fields["slow_start_ms"]) / 1000
+        since = int(inspection.fields["status_since_ms"]) / 1000
+    except (KeyError, ValueError):
+        return plain
+    most = (in_flight + 1) / (weight * LEAST_RAMP_SHARE) - 1 / weight
+    if found is None or not since - 1 <= now < since + length + RAMP_GRACE_SECONDS:
+        return plain
+    return min(max(found, plain), most)
 
 
 def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,7 @@ class HealthLoop:
         clock: Clock,
         rng: random.Random,
         retain: Callable[[Iterable[str]], None] | None = None,
+        beside: Sequence[Callable[[Term], Coroutine[None, None, None]]] = (),
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -78,6 +79,7 @@ class HealthLoop:
             clock: For due times.
             rng: For jitter.
             retain: Called with the urls that are probed when these change, to close other connections.
+            beside: What else a leader does for as long as its term is current.
         """
         self._cluster = cluster
         self._probe = probe
@@ -85,6 +87,7 @@ class HealthLoop:
         self._clock = clock
         self._rng = rng
         self._retain = retain
+        self._beside = beside
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -111,6 +114,8 @@ class HealthLoop:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._report(reports, term))
+                for work in self._beside:
+                    group.create_task(work(term))
                 await self._probe_due(term, schedule, reports, group)
         except BaseExceptionGroup as failures:
             fenced, rest = failures.split(Fenced)

@@ -11,7 +11,9 @@ from shared_registry.election import Election
 from shared_registry.health_loop import HealthLoop, HealthSettings
 from shared_registry.mirror import Mirror
 from shared_registry.model import Thresholds
+from shared_registry.panic_watch import PanicWatch
 from shared_registry.probe import HttpProbe, HttpProber
+from shared_registry.ramps import Ramps
 from shared_registry.shared_state import SharedState
 from shared_registry.store import Store
 
@@ -51,6 +53,11 @@ class Leadership:
             prober = None
             if http_get is None:
                 prober = http_get = await stack.enter_async_context(HttpProber(expect=config.health_check_expect))
+            view = self._mirror.view
+            panic_watch = PanicWatch(self._store, view, clock=self._clock, rng=self._rng)
+            ramps = Ramps(
+                self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng
+            )
             loop = HealthLoop(
                 self._state,
                 http_get,
@@ -58,6 +65,7 @@ class Leadership:
                 clock=self._clock,
                 rng=self._rng,
                 retain=prober.retain if prober else None,
+                beside=[panic_watch.run, ramps.run],
             )
             self._election = Election(
                 self._store,
@@ -70,7 +78,7 @@ class Leadership:
                 rng=self._rng,
             )
             try:
-                with self._mirror.subscribed(loop.notice, self._election.notice):
+                with self._mirror.subscribed(loop.notice, panic_watch.notice, ramps.notice, self._election.notice):
                     await self._election.run()
             finally:
                 self._election = None

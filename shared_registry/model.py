@@ -12,6 +12,8 @@ from shared_registry.urls import canonical_url
 
 ORIGIN = "0-0"
 """The revision before the first event of a history."""
+LEAST_RAMP_SHARE = 0.1
+"""Of its weight, which a replica has from the first moment on that it ramps up; lua/lib/ready.lua has the same."""
 
 
 class ReplicaStatus(enum.Enum):
@@ -85,6 +87,7 @@ class ReplicaRecord:
             same url carries another one and is dropped.
         removes_when_drained: Whatever ends the last session on it removes it.
         in_flight: Sessions on it over all routers, when it was last read.
+        slow_start_seconds: How long it ramps up since it turned healthy; `None` where it does not, or not any more.
         revision: Id of the event that last changed what routing depends on.
     """
 
@@ -101,6 +104,7 @@ class ReplicaRecord:
     admin_reason: str = ""
     removes_when_drained: bool = False
     in_flight: int = 0
+    slow_start_seconds: float | None = None
     revision: str = ORIGIN
 
     @property
@@ -211,6 +215,8 @@ class EventKind(enum.Enum):
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"
     NAMESPACE_REPAIRED = "namespace_repaired"
+    PANIC_BEGAN = "panic_began"
+    PANIC_ENDED = "panic_ended"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Overview:
         live_routers: How many routers have beaten in time.
         waiting: How many sessions wait for a slot.
         replicas: All that are registered, in order.
+        panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
     """
 
     at: float
@@ -39,6 +40,7 @@ class Overview:
     live_routers: int
     waiting: int
     replicas: list[ReplicaRecord]
+    panic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Observer(Outsider):
             live = await self._clients.commands.zcount(self._keys.routers, f"({milliseconds(now)}", "+inf")
         waiting = await self._reader.queue_depth()
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
-        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas)
+        panic = await self._reader.panic()
+        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic)
 
     async def routers(self) -> RouterList:
         """Return the routers. One that leaves meanwhile is left out."""

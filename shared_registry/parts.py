@@ -16,15 +16,17 @@ from shared_registry.config import RouterConfig
 from shared_registry.cooldown import Cooldown
 from shared_registry.keys import Keys
 from shared_registry.leadership import Leadership
+from shared_registry.load_feed import LoadFeed
 from shared_registry.membership import Membership
 from shared_registry.mirror import Mirror
 from shared_registry.model import RouterInfo
 from shared_registry.outcomes import Outcomes
 from shared_registry.placement import Placement, PlacementSettings
-from shared_registry.policy import priority
+from shared_registry.policy import Selection, priority
 from shared_registry.reader import Reader
 from shared_registry.restoration import restore_view
 from shared_registry.shared_state import SharedState
+from shared_registry.slow_start import SlowStart
 from shared_registry.store import Store
 from shared_registry.view import View
 
@@ -44,11 +46,20 @@ class Parts:
     membership: Membership
     leadership: Leadership
     cooldown: Cooldown
+    load_feed: LoadFeed
+    slow_start: SlowStart
     outcomes: Outcomes
 
 
 def assemble(
-    settings: RouterConfig, *, router_key: str, url: str, redis: Client | None, clock: Clock, rng: random.Random
+    settings: RouterConfig,
+    *,
+    router_key: str,
+    url: str,
+    redis: Client | None,
+    clock: Clock,
+    rng: random.Random,
+    selection_rng: random.Random,
 ) -> Parts:
     """Build the parts, and make them known to each other.
 
@@ -59,6 +70,7 @@ def assemble(
         redis: A client of the caller's; `None` builds one from the settings.
         clock: For waits, ages and deadlines.
         rng: For jitter.
+        selection_rng: For what the policies leave to chance.
 
     Raises:
         ConfigError: The client cannot be used.
@@ -67,7 +79,8 @@ def assemble(
     clients = _connect(settings, redis)
     store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
     reader = Reader(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
-    view = View(priority)
+    selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
+    view = View(priority, selection, panic_percent=settings.panic_percent)
     view.show_configured(settings.replicas)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)
@@ -105,6 +118,8 @@ def assemble(
         membership=membership,
         leadership=Leadership(store, mirror, state, router=router_key, clock=clock, rng=rng),
         cooldown=cooldown,
+        slow_start=SlowStart(reader, mirror, clock=clock),
+        load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown),
     )
 

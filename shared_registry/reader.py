@@ -24,7 +24,10 @@ WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
 SCAN_SECONDS = 30.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
-INSPECTED_FIELDS = ("status", "admin", "primary", "weight", "capacity", "in_flight", "order")
+INSPECTED_FIELDS = (
+    *("status", "admin", "primary", "weight", "capacity", "in_flight", "order"),
+    *("slow_start_ms", "status_since_ms"),
+)
 
 
 class Gap(Exception):
@@ -46,7 +49,7 @@ class Inspection:
 
     Attributes:
         order: Its score in `replicas`, `None` where it is not there; likewise the ready scores.
-        fields: What its hash holds of status, admin, primary, weight, capacity, in_flight and order.
+        fields: What its hash holds of `INSPECTED_FIELDS`.
     """
 
     url: str
@@ -137,6 +140,11 @@ class Reader:
         """Return who leads now."""
         async with bounded(self._timeout_seconds):
             return parse_leader(await self._commands.hgetall(self._keys.leader))
+
+    async def panic(self) -> str:
+        """Return why there is panic, as the leader declared it; empty where there is none."""
+        async with bounded(self._timeout_seconds):
+            return await self._commands.hget(self._keys.meta, "panic") or ""
 
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
@@ -264,10 +272,13 @@ class Reader:
             if int(cursor) == 0:
                 return
 
-    async def loads(self, endpoints: Mapping[str, ReplicaEndpoint]) -> tuple[dict[str, int], list[str]]:
+    async def loads(
+        self, endpoints: Mapping[str, ReplicaEndpoint], *, ramping: Collection[str] = ()
+    ) -> tuple[dict[str, int], list[str]]:
         """Return the sessions on those of these replicas that are healthy and active, and the routers' keys.
 
-        From the ready sets alone: a replica's score is its load over its weight.
+        From the ready sets alone: a replica's score is its load over its weight. Only of those that are ramping up it
+        is more, so that these are asked for one by one.
         """
         keys = self._keys
         async with bounded(self._timeout_seconds):
@@ -276,10 +287,14 @@ class Reader:
             pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
             pipeline.smembers(keys.full)
             pipeline.zrange(keys.routers, 0, -1)
-            primary, secondary, full, routers = await _execute(pipeline)
+            ramping = [url for url in ramping if url in endpoints]
+            for url in ramping:
+                pipeline.hget(keys.replica(url), "in_flight")
+            primary, secondary, full, routers, *in_flight = await _execute(pipeline)
         scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
         loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
         loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
+        loads |= {url: int(count) for url, count in zip(ramping, in_flight, strict=True) if count and url in loads}
         return loads, routers
 
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:

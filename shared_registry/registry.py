@@ -22,6 +22,7 @@ from shared_registry.joining import join
 from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
 from shared_registry.parts import assemble
 from shared_registry.placement import Lease, OnPosition
+from shared_registry.policy import Panic, PolicyName
 from shared_registry.probe import HttpProbe
 from shared_registry.probe.text import one_line
 from shared_registry.store import new_token
@@ -52,6 +53,7 @@ class SharedReplicaRegistry:
         health_checks: bool = True,
         clock: Clock | None = None,
         url: str = "",
+        seed: int | None = None,
     ) -> None:
         """Set up; nothing connects before `start`.
 
@@ -63,6 +65,7 @@ class SharedReplicaRegistry:
             health_checks: Whether this router may lead, and then probes for all.
             clock: Replaces the monotonic clock.
             url: Where this router serves, for operators to see.
+            seed: Makes what the policies of `select` leave to chance repeatable, for tests.
 
         Raises:
             ConfigError: A setting is wrong; the message lists everything that is.
@@ -74,7 +77,13 @@ class SharedReplicaRegistry:
         self._clock = clock or SystemClock()
         self._rng = random.Random()
         self._parts = parts = assemble(
-            self.config, router_key=self.router_key, url=url, redis=redis, clock=self._clock, rng=self._rng
+            self.config,
+            router_key=self.router_key,
+            url=url,
+            redis=redis,
+            clock=self._clock,
+            rng=self._rng,
+            selection_rng=random.Random(seed),
         )
         self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
         self._state, self._outcomes = parts.state, parts.outcomes
@@ -130,18 +139,28 @@ class SharedReplicaRegistry:
         """Stop."""
         await self.stop()
 
-    def select(self, *, key: str | None = None, exclude: Collection[Replica | str] = ()) -> Replica | None:  # noqa: ARG002
+    def select(
+        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: PolicyName | None = None
+    ) -> Replica | None:
         """Return the replica that the next session should go to; `None` if there is none.
 
-        Synchronous and without I/O: the first healthy, active primary in order, else the first such other.
+        Synchronous and without I/O. By default the first healthy, active primary in order, else the first such other;
+        other policies spread sessions over that tier. Knows nothing of capacity; `acquire` does.
 
         Args:
-            key: What a policy that places by key goes by; the priority policy has no use for it.
+            key: What the session belongs to: the `hash` policy takes equal keys to the same replica.
             exclude: Replicas, or urls, that were tried in vain.
+            policy: Replaces the configured one for this call. The first such call prepares it, which with thousands of
+                replicas takes a moment.
+
+        Raises:
+            UsageError: There is no such policy.
         """
-        if not exclude:
-            return self._view.first
-        return self._view.first_except({_key_of(one) for one in exclude})
+        view = self._view
+        if policy is None and not exclude:
+            choose = view.choose
+            return view.first if choose is None else choose(key)
+        return view.selection.select(policy, key, {_key_of(one) for one in exclude})
 
     def all(self) -> list[Replica]:
         """Return all registered replicas in order."""
@@ -184,6 +203,11 @@ class SharedReplicaRegistry:
     def age_seconds(self) -> float | None:
         """How long ago the view was known to be current: at rest up to `refresh_seconds`; `None` before `start`."""
         return self._mirror.age_seconds
+
+    @property
+    def panic(self) -> Panic | None:
+        """Why `select()` spreads sessions over all active replicas; `None` while it does not. See `panic_percent`."""
+        return self._view.panic
 
     @property
     def is_stale(self) -> bool:
@@ -384,6 +408,8 @@ class SharedReplicaRegistry:
                 "heartbeat": self._parts.membership.run,
                 "leases": self._parts.placement.run,
                 "cooldown": self._parts.cooldown.run,
+                "loads": self._parts.load_feed.run,
+                "slow start": self._parts.slow_start.run,
             }
             if self.health_checks:
                 works["health checks"] = lambda: self._parts.leadership.run(self.config, self._http_get)

@@ -126,6 +126,20 @@ class Scripts:
             [str(epoch), milliseconds(sit_out_seconds), by, reason],
         )
 
+    async def advance_ramps(self, *, token: str, epoch: int, slow_start_seconds: float, urls: Sequence[str]) -> Reply:
+        """`advanced` and which of these ramp on, or `fenced`."""
+        keys = self._keys
+        return await self._run(
+            "advance_ramps",
+            [keys.meta, keys.leader, *self._ready_keys, keys.replica_prefix],
+            [token, str(epoch), milliseconds(slow_start_seconds), *urls],
+        )
+
+    async def declare_panic(self, *, token: str, epoch: int, why: str) -> Reply:
+        """`declared`, `unchanged` or `fenced`."""
+        keys = self._keys
+        return await self._run("declare_panic", [keys.meta, keys.leader, keys.events], [token, str(epoch), why])
+
     async def report_probes(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Reply:

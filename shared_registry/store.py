@@ -130,6 +130,41 @@ class Store:
             reply = await self._scripts.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
+    async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
+        """Say why there is panic, or with an empty text that there is none; return whether that was news.
+
+        Raises:
+            Fenced: Token and epoch are not the leader's; nothing was written.
+        """
+        async with self._call():
+            reply = await self._scripts.declare_panic(token=token, epoch=epoch, why=why)
+        status = _expect(reply, "declared", "unchanged", "fenced")
+        if status == "fenced":
+            raise Fenced(f"epoch {epoch} is over; what it found about panic was refused")
+        return status == "declared"
+
+    async def advance_ramps(
+        self, *, token: str, epoch: int, slow_start_seconds: float, urls: Sequence[str]
+    ) -> list[str]:
+        """Bring the ready scores of these in line with the time, as far as they ramp up; return those that go on.
+
+        Args:
+            token: With `epoch`, the leader's.
+            epoch: See there.
+            slow_start_seconds: How long replicas ramp that turn healthy from now on.
+            urls: Canonical urls, some 200 at the most.
+
+        Raises:
+            Fenced: Token and epoch are not the leader's; nothing was written.
+        """
+        async with self._call():
+            reply = await self._scripts.advance_ramps(
+                token=token, epoch=epoch, slow_start_seconds=slow_start_seconds, urls=urls
+            )
+        if _expect(reply, "advanced", "fenced") == "fenced":
+            raise Fenced(f"epoch {epoch} is over; it ramps no replica up any more")
+        return list(reply.values)
+
     async def report(
         self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
     ) -> Report:

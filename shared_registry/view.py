@@ -1,7 +1,7 @@
 """A router's view of the replicas: the live handles, and the order in which `select()` prefers them.
 
-Pure state, no I/O. It changes in steps: each ends with the preference prepared, so that selecting reads one
-attribute.
+Pure state, no I/O. It changes in steps: each ends with preference and policies prepared, so that selecting by the
+default policy reads one attribute.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from shared_registry.model import ORIGIN, AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, is_later
+from shared_registry.policy import Panic, Selection, find_panic
 
 Policy = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
@@ -19,12 +20,29 @@ class View:
     """The handles of all replicas, one per url for as long as anybody holds it.
 
     Attributes:
-        first: What `select()` returns; `None` with no selectable replica, or while withheld.
+        selection: The policies, prepared for what may be selected; also `choose` of the one in force where that is
+            another than taking the `first`.
+        first: The best replica; `None` with no selectable replica, or while withheld.
         preference: All selectable replicas, best first; empty while withheld.
+        panic: Why sessions are spread over all active replicas, if they are.
+        ramping: Canonical urls of replicas whose ready score says more than their load, or did so lately.
         removed: Canonical urls of replicas known to be removed, each with the revision by which it was.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
+        """Show nothing yet.
+
+        Args:
+            policy: Which replicas may be selected, best first.
+            selection: Chooses among them; by default the first.
+            panic_percent: Below which share of healthy ones sessions are spread over all active replicas.
+        """
+        self.selection = selection or Selection()
+        self.choose = self.selection.choose
+        self.panic: Panic | None = None
+        self.ramping: Collection[str] = ()
+        self._shares: Mapping[str, float] = {}
+        self._panic_percent = panic_percent
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
         self.removed: dict[str, str] = {}
@@ -50,10 +68,6 @@ class View:
         if replica is None:
             replica = self._handles[record.key] = Replica.of(record)
         return replica
-
-    def first_except(self, excluded: Collection[str]) -> Replica | None:
-        """Return the best selectable replica whose canonical url is not excluded."""
-        return next((replica for replica in self.preference if replica.key not in excluded), None)
 
     def show_configured(self, endpoints: Iterable[ReplicaEndpoint]) -> None:
         """Show these endpoints, all unknown, in the order that registering them one by one would give."""
@@ -114,6 +128,18 @@ class View:
         self._cooling = frozenset(keys)
         self._prepare()
 
+    def ramp(self, shares: Mapping[str, float], ramping: Collection[str]) -> None:
+        """Let replicas have only a part of their weights for now.
+
+        Args:
+            shares: Canonical url to part, of those that do not have all of it yet.
+            ramping: See the attribute.
+        """
+        self.ramping = ramping
+        if shares or self._shares:
+            self._shares = shares
+            self._prepare()
+
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
         replica.record = record
@@ -123,6 +149,7 @@ class View:
 
     def _drop(self, key: str) -> None:
         replica = self._replicas.pop(key)
+        self.selection.loads.forget(replica)
         self._is_sorted = False
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
@@ -149,6 +176,14 @@ class View:
             preference = tuple(sorted(preference, key=lambda replica: replica.key in self._cooling))
         self.preference = preference
         self.first = self.preference[0] if self.preference else None
+        self.panic = None if self._is_withheld else find_panic(self._ordered, self._panic_percent)
+        self.selection.prepare(
+            self.panic.replicas if self.panic else preference,
+            cooling=self._cooling,
+            shares=self._shares,
+            is_spread=self.panic is not None,
+        )
+        self.choose = self.selection.choose
 
 
 def _position(replica: Replica) -> tuple[int, str]:

@@ -73,6 +73,7 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
         admin_reason=read.optional("admin_reason", str) or "",
         removes_when_drained=read.optional("removes_when_drained", str) == "1",
         in_flight=read.optional("in_flight", int) or 0,
+        slow_start_seconds=read.optional_seconds("slow_start_ms"),
         revision=revision or read("revision", str),
     )
 

@@ -70,9 +70,13 @@ local function apply_result(keys, replica_key, result, thresholds, now_ms, origi
     set('last_failure_at_ms', whole(now_ms))
     set('last_error', result.reason)
   end
+  local slow_start_ms = status == 'healthy' and redis.call('HGET', keys.meta, 'slow_start_ms')
   if status then
     set('status', status)
     set('status_since_ms', whole(now_ms))
+  end
+  if slow_start_ms then
+    set('slow_start_ms', slow_start_ms)
   end
   if witness then
     set('failing_witness', witness)
@@ -80,6 +84,9 @@ local function apply_result(keys, replica_key, result, thresholds, now_ms, origi
   redis.call('HSET', replica_key, unpack(update))
   if state[6] and not witness then
     redis.call('HDEL', replica_key, 'failing_witness')
+  end
+  if status and not slow_start_ms then
+    redis.call('HDEL', replica_key, 'slow_start_ms')
   end
   if status then
     refresh_ready(keys, replica_key, result.url)

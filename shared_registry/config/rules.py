@@ -188,6 +188,9 @@ DegradedPlacement = Annotated[
     Literal["share", "off", "unlimited"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
+Policy = Literal["priority", "round_robin", "least_loaded", "hash"]
+MaxLoad = Annotated[float, Field(gt=1, le=100)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -25,9 +25,12 @@ from shared_registry.config.rules import (
     Grace,
     HealthPath,
     Host,
+    MaxLoad,
     Namespace,
     OnLost,
+    Percent,
     Period,
+    Policy,
     Port,
     RedisUrl,
     Replicas,
@@ -55,6 +58,8 @@ SHARED_SETTINGS = (
     "router_expiry_seconds",
     "affinity_seconds",
     "max_queue",
+    "panic_percent",
+    "slow_start_seconds",
 )
 """What the routers of one registry should agree on: any of them may lead, and all judge each other's silence."""
 
@@ -185,6 +190,30 @@ class RouterConfig:
     default: an old view serves better than none, and connecting to a dead replica fails fast anyway. Set it where
     routing to a replica that may have been withdrawn is worse than refusing. At least `refresh_seconds`, for a healthy
     mirror is that old."""
+
+    policy: Policy = "priority"
+    """How `select()` chooses among the healthy, active replicas of the first tier that has one. `priority`: the first
+    in order. `round_robin`: each in turn, as often as its weight says. `least_loaded`: the less loaded of two random
+    ones. `hash`: equal keys to the same replica. `acquire()` goes by load whatever this says, and so does
+    `shared-registry serve`. docs/policies.md tells which to choose."""
+
+    hash_max_load: MaxLoad | None = None
+    """The most sessions that `hash` gives a replica, as a multiple of its share of all: 1.25 lets it have a quarter
+    more than on average, and sends what would exceed that to the next replica in the key's order. None by default: a
+    popular key goes to one replica, however many sessions it has. Lowering it spreads load more evenly and hits warm
+    caches less often; above 1, at most 100. Goes by the leases of all routers, as read every `refresh_seconds`."""
+
+    panic_percent: Percent = 0.0
+    """Share of healthy ones among the active replicas, in percent, below which `select()` doubts the verdicts and
+    spreads sessions over all active replicas that were ever probed, healthy or not, so that the few that are left are
+    not run down; by `policy`, with `round_robin` in place of `priority`. 0, the default, never does. 50 is what Envoy
+    has. `acquire()` places on healthy replicas in any case. Begin and end are events."""
+
+    slow_start_seconds: Grace = 0.0
+    """Seconds in which a replica that turns healthy ramps up: its weight grows linearly from a tenth to all of it, for
+    `acquire()` and for every policy but `priority`, while its caches fill and its model warms. 0, the default, gives it
+    its whole share at once. Raising it spares cold replicas, and lets the others bear more for longer. The leader's
+    setting counts."""
 
     affinity_seconds: Grace = 300.0
     """Seconds after a session's end for which its replica is remembered: `acquire(session)` with the same name returns

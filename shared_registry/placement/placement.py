@@ -179,7 +179,8 @@ class Placement:
                 self._degraded.look()
                 try:
                     in_flight, routers = await self._reader.loads(
-                        {replica.key: replica.endpoint for replica in self._mirror.view.preference}
+                        {replica.key: replica.endpoint for replica in self._mirror.view.preference},
+                        ramping=self._mirror.view.ramping,
                     )
                 except StoreError:
                     continue  # the mirror says that Redis is away

@@ -51,10 +51,10 @@ class Narrator:
 
     def _look_at_selection(self) -> None:
         """Tell which replicas new sessions go to: those of the first tier that has any."""
-        if self._registry.select() is None:
+        able = [record for record in self._records.values() if record.is_selectable]
+        if self._registry.is_stale or not able:
             where = "no replica can take a session"
         else:
-            able = [record for record in self._records.values() if record.is_selectable]
             tier = [record for record in able if record.endpoint.primary] or able
             where = f"new sessions go to {', '.join(label(record) for record in tier[:NAMED_AT_ONCE])}"
             if len(tier) > NAMED_AT_ONCE:

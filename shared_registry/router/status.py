@@ -37,6 +37,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "birth": registry.birth,
         "age_seconds": registry.age_seconds,
         "is_stale": registry.is_stale,
+        "panic": str(registry.panic) if registry.panic else None,
         "sessions": live_sessions,
     }
 

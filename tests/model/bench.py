@@ -180,7 +180,7 @@ class Router:
         replica: Replica | None = view.first
         while replica is not None:
             chosen.append(replica.key)
-            replica = view.first_except(chosen)
+            replica = view.selection.select(None, None, chosen)
         return chosen
 
 
@@ -400,6 +400,7 @@ def fields_of(record: ReplicaRecord) -> Fields:
         "removes_when_drained": "1" if record.removes_when_drained else "",
         "status": health.status.value,
         "status_since_ms": ms(record.status_since),
+        "slow_start_ms": ms(record.slow_start_seconds),
         "consecutive_failures": str(health.consecutive_failures),
         "consecutive_successes": str(health.consecutive_successes),
         "last_ok_at_ms": ms(health.last_ok_at),

@@ -76,6 +76,14 @@ class Ready:
     full: set[str]
 
 
+def score_of(fields: Fields, in_flight: int) -> float:
+    """Return what orders a ready replica. Ramps are so long here that no time has passed in them."""
+    weight = float(str(fields["weight"]))
+    if "slow_start_ms" in fields and "status_since_ms" in fields:
+        return (in_flight + 1) / (weight * 0.1) - 1 / weight
+    return in_flight / weight
+
+
 class Keyspace:
     """The keys of one namespace."""
 
@@ -161,7 +169,7 @@ class Keyspace:
                     ready.full.add(url)
                 else:
                     tier = ready.primary if fields["primary"] == "1" else ready.secondary
-                    tier[url] = in_flight / float(str(fields["weight"]))
+                    tier[url] = score_of(fields, in_flight)
         return ready
 
     def expected(self) -> dict[str, object]:

@@ -174,6 +174,9 @@ class Namespace(LeaseRules):
             self._weigh(replica, thresholds, witness, is_ok=not result.error)
         if replica["status"] != before:
             replica["status_since_ms"] = self._time()
+            replica.pop("slow_start_ms", None)
+            if replica["status"] == "healthy" and "slow_start_ms" in self.meta:
+                replica["slow_start_ms"] = self.meta["slow_start_ms"]
             self._emit_replica(result.url, f"replica_{replica['status']}", router=router, by=by, reason=result.error)
         return True
 
@@ -252,6 +255,30 @@ class Namespace(LeaseRules):
         self.leader = {}
         self._emit("leader_resigned", router=router, by=by, reason=reason, sit_out_ms=sit_out_ms)
         return "deposed"
+
+    def advance_ramps(self, *, token: str, epoch: int, slow_start_ms: str) -> str:
+        self._tick()
+        if self.leader.get("token") != token or exact(self.leader["epoch"]) != epoch:
+            return "fenced"
+        if slow_start_ms == "0":
+            self.meta.pop("slow_start_ms", None)
+        else:
+            self.meta["slow_start_ms"] = slow_start_ms
+        return "advanced"
+
+    def declare_panic(self, *, token: str, epoch: int, why: str) -> str:
+        self._tick()
+        if self.leader.get("token") != token or exact(self.leader["epoch"]) != epoch:
+            return "fenced"
+        if bool(why) is ("panic" in self.meta):
+            return "unchanged"
+        if why:
+            self.meta["panic"] = why
+        else:
+            del self.meta["panic"]
+        kind = "panic_began" if why else "panic_ended"
+        self._emit(kind, router=self.leader["router"], reason=why)
+        return "declared"
 
     # --- routers ---
 

@@ -244,6 +244,34 @@ class Steps(RuleBasedStateMachine):
             lambda: self.expected.step_down(epoch=epoch, sit_out_ms="1500", by="operator", reason=reason),
         )
 
+    def advance_ramps(self, by: int, leader: int, is_slow: bool) -> None:
+        (token, epoch), router = pick(self._tokens[::-1], leader), self.routers[by]
+        seconds = 10_000 if is_slow else 0
+        urls = list(self.expected.hashes)
+
+        async def advance() -> list[str]:
+            try:
+                return await router.store.advance_ramps(token=token, epoch=epoch, slow_start_seconds=seconds, urls=urls)
+            except Fenced:
+                return []
+
+        self.do_repeatably(
+            advance,
+            lambda: self.expected.advance_ramps(token=token, epoch=epoch, slow_start_ms=f"{seconds * 1000}"),
+        )
+
+    def declare_panic(self, by: int, leader: int, is_panic: bool) -> None:
+        (token, epoch), router = pick(self._tokens[::-1], leader), self.routers[by]
+        why = "few are healthy" if is_panic else ""
+
+        async def declare() -> bool:
+            try:
+                return await router.store.declare_panic(token=token, epoch=epoch, why=why)
+            except Fenced:
+                return False
+
+        self.do_repeatably(declare, lambda: self.expected.declare_panic(token=token, epoch=epoch, why=why))
+
     def expire_lead(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 

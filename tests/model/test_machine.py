@@ -123,6 +123,8 @@ class Commands(LineSteps):
             (1, Steps.renew, {"by": routers, "leader": some.mostly_current}),
             (1, Steps.resign, {"by": routers, "leader": some.mostly_current}),
             (1, Steps.step_down, {"by": routers, "leader": some.mostly_current, "reason": some.reasons}),
+            (1, Steps.advance_ramps, {"by": routers, "leader": some.mostly_current, "is_slow": st.booleans()}),
+            (1, Steps.declare_panic, {"by": routers, "leader": some.mostly_current, "is_panic": st.booleans()}),
             (1, Steps.expire_lead, {}),
             (3, Steps.beat, {"number": routers}),
             (

@@ -123,6 +123,12 @@ async def _election(scripts: Scripts, space: Space) -> None:
 async def _probes(scripts: Scripts, space: Space) -> None:
     elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")
     epoch = int(elected.values[0])
+    await _expect("fenced", scripts.advance_ramps(token="other", epoch=epoch, slow_start_seconds=9, urls=[A]))
+    await _expect("advanced", scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=9000, urls=[]))
+    await _expect("fenced", scripts.declare_panic(token="other", epoch=epoch, why="few"))
+    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why="few"))
+    await _expect("unchanged", scripts.declare_panic(token="t3", epoch=epoch, why="fewer"))
+    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why=""))
     good, bad = space.success, space.failure
     batches = [
         [good(A), bad(B), ProbeResult(C, "c1", 1.0), ProbeResult("http://unknown", "x", 1.0)],
@@ -137,6 +143,11 @@ async def _probes(scripts: Scripts, space: Space) -> None:
         await _expect("applied", reply)
     reply = scripts.report_probes(token="t3", epoch=epoch, batch=1, thresholds=THRESHOLDS, results=batches[0])
     await _expect("duplicate", reply)
+    advanced = await scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=0, urls=[A, B, C])
+    assert advanced.values == [A, B]
+    space.raw.hset(space.keys.replica(A), "status_since_ms", "1")
+    advanced = await scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=0, urls=[A, B])
+    assert advanced.values == [B]
     reply = scripts.report_probes(token="t0", epoch=epoch, batch=9, thresholds=THRESHOLDS, results=batches[0])
     await _expect("fenced", reply)
     for result in [bad(B), bad(B), bad(B), good(B)]:

@@ -20,7 +20,11 @@ RESULT = ProbeResult(A, "first", 1.0)
 LEASE, WAITER = "0000000a:session", "0000000c:session"
 CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
+    "advance_ramps": lambda space: space.store.advance_ramps(
+        token="token", epoch=EPOCH, slow_start_seconds=9, urls=[A]
+    ),
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
+    "declare_panic": lambda space: space.store.declare_panic(token="token", epoch=EPOCH, why="few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
     "leave_cluster": lambda space: space.store.leave(affinity_seconds=60),

@@ -43,6 +43,10 @@ OURS: dict[str, Any] = {
     "probe_concurrency": 256,
     "refresh_seconds": 1.0,
     "max_staleness_seconds": None,
+    "policy": "priority",
+    "hash_max_load": None,
+    "panic_percent": 0.0,
+    "slow_start_seconds": 0.0,
     "affinity_seconds": 300.0,
     "max_queue": 10_000,
     "degraded_placement": "share",
@@ -68,6 +72,8 @@ LOCAL_SETTINGS = {
     "probe_concurrency",
     "refresh_seconds",
     "max_staleness_seconds",
+    "policy",
+    "hash_max_load",
     "degraded_placement",
     "local_cooldown_seconds",
     "redis_timeout_seconds",
@@ -162,7 +168,13 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-MAY_BE_ZERO = {"affinity_seconds", "local_cooldown_seconds", "queue_timeout_seconds", "grace_seconds"}
+MAY_BE_ZERO = {
+    "slow_start_seconds",
+    "affinity_seconds",
+    "local_cooldown_seconds",
+    "queue_timeout_seconds",
+    "grace_seconds",
+}
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -199,6 +211,12 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ),
         ({"session_key": "first_frame."}, "session_key: 'first_frame.' is not usable"),
         ({"session_key": "header:a b"}, "session_key: 'header:a b' is not usable"),
+        (
+            {"policy": "random"},
+            "policy: must be 'priority', 'round_robin', 'least_loaded' or 'hash', got 'random'",
+        ),
+        ({"hash_max_load": 1}, "hash_max_load: must be greater than 1, got 1"),
+        ({"panic_percent": 101}, "panic_percent: must be at most 100, got 101"),
         ({"degraded_placement": "some"}, "degraded_placement: must be 'share', 'off' or 'unlimited', got 'some'"),
         ({"failure_threshold": 0}, "failure_threshold: must be at least 1, got 0; the default is 3"),
         ({"recovery_threshold": 0}, "recovery_threshold: must be at least 1, got 0"),
@@ -477,6 +495,10 @@ OTHER_VALUES: dict[str, Any] = {
     "probe_concurrency": 1,
     "refresh_seconds": 2.0,
     "max_staleness_seconds": 9.0,
+    "policy": "hash",
+    "hash_max_load": 1.25,
+    "panic_percent": 50.0,
+    "slow_start_seconds": 30.0,
     "affinity_seconds": 60.0,
     "max_queue": 5,
     "degraded_placement": "off",
@@ -502,7 +524,7 @@ def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(n
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "75cd9e38037d"
+    assert config().fingerprint() == "2ac4294d3aca"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

@@ -1,0 +1,52 @@
+-- Brings the ready scores of replicas that ramp up in line with the time that has passed, as the leader has to now and
+-- then, and says how long replicas that turn healthy ramp from now on: 0 for not at all.
+--
+-- A ramp that is over is taken off the replica, which has its plain score from then on. Who does not ramp, or is not
+-- there, is passed over.
+--
+-- KEYS    meta leader ready_primary ready_secondary full replica_prefix
+-- ARGV    token epoch slow_start_ms … (url)
+-- RETURNS advanced, urls that ramp on  |  fenced  |  wrong_type …|wrong_schema …
+-- WRITES  meta ready_primary ready_secondary full replica_prefix
+-- COST    O(urls * log replicas)
+
+-- include lib/refusal.lua
+-- include lib/ready.lua
+
+local FIRST_URL = 4
+
+local meta, leader, ready_primary, ready_secondary, full, replica_prefix = unpack(KEYS)
+local token, epoch, slow_start_ms = unpack(ARGV, 1, 3)
+
+local refused = refusal(meta, {leader, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
+for i = FIRST_URL, #ARGV do
+  refused = refused or type_refusal({replica_prefix .. ARGV[i], 'hash'})
+end
+if refused then
+  return refused
+end
+local holder = redis.call('HMGET', leader, 'token', 'epoch')
+if holder[1] ~= token or holder[2] ~= epoch then
+  return {'fenced'}
+end
+
+if slow_start_ms == '0' then
+  redis.call('HDEL', meta, 'slow_start_ms')
+else
+  redis.call('HSET', meta, 'slow_start_ms', slow_start_ms)
+end
+local sets = {primary = ready_primary, secondary = ready_secondary, full = full}
+local reply = {'advanced'}
+for i = FIRST_URL, #ARGV do
+  local url = ARGV[i]
+  local replica = replica_prefix .. url
+  if redis.call('HEXISTS', replica, 'slow_start_ms') == 1 then
+    if ramp_share(replica) then
+      reply[#reply + 1] = url
+    else
+      redis.call('HDEL', replica, 'slow_start_ms')
+    end
+    refresh_ready(sets, replica, url)
+  end
+end
+return reply

@@ -1,0 +1,37 @@
+-- Says for all to see that too few replicas are healthy, or enough again: what the leader finds.
+--
+-- An empty `why` says that there is no panic. Only a change is an event, so that neither a repetition nor the next
+-- leader says it again.
+--
+-- KEYS    meta leader events
+-- ARGV    token epoch why
+-- RETURNS declared|unchanged|fenced  |  wrong_type …|wrong_schema …
+-- WRITES  meta events
+-- COST    O(1)
+
+-- include lib/refusal.lua
+-- include lib/events.lua
+
+local meta, leader, events = unpack(KEYS)
+local token, epoch, why = unpack(ARGV)
+
+local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+if refused then
+  return refused
+end
+local holder = redis.call('HMGET', leader, 'token', 'epoch', 'router')
+if holder[1] ~= token or holder[2] ~= epoch then
+  return {'fenced'}
+end
+local is_panic = why ~= ''
+if is_panic == (redis.call('HEXISTS', meta, 'panic') == 1) then
+  return {'unchanged'}
+end
+if is_panic then
+  redis.call('HSET', meta, 'panic', why)
+else
+  redis.call('HDEL', meta, 'panic')
+end
+emit({meta = meta, events = events}, server_now_ms(),
+  {'kind', is_panic and 'panic_began' or 'panic_ended', 'router', holder[3], 'reason', why})
+return {'declared'}

@@ -1,0 +1,173 @@
+"""The policies of one router, kept prepared for the replicas that may be selected now."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, get_args
+
+from shared_registry.errors import UsageError
+from shared_registry.model import Replica
+from shared_registry.policy.hash_ring import HashRing
+from shared_registry.policy.least_loaded import LeastLoaded
+from shared_registry.policy.loads import Loads
+from shared_registry.policy.members import Chooser, Members, Picker
+from shared_registry.policy.priority import Priority
+from shared_registry.policy.round_robin import RoundRobin
+
+PolicyName = Literal["priority", "round_robin", "least_loaded", "hash"]
+POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
+
+
+class Selection:
+    """Chooses by any policy from levels of replicas: from the first level that has one to offer.
+
+    The router's own policy is prepared with every change, and so is another one from its first use on; whichever is
+    asked for a further level, because all of the first are excluded, is prepared then.
+
+    Attributes:
+        loads: What `least_loaded` and a bounded `hash` go by.
+        choose: The router's own policy, prepared; `None` where that is to take the first replica of the first level.
+    """
+
+    def __init__(
+        self, policy: PolicyName = "priority", *, rng: random.Random | None = None, hash_max_load: float | None = None
+    ) -> None:
+        """Set up, without replicas.
+
+        Args:
+            policy: The router's own.
+            rng: For what the policies leave to chance; seeded, all choices repeat.
+            hash_max_load: See `HashRing`.
+        """
+        self.loads = Loads()
+        self.choose: Chooser | None = None
+        rng = rng or random.Random()
+        self._policy = policy
+        self._is_bounded = hash_max_load is not None
+        self._makers: dict[PolicyName, Callable[[], Picker]] = {
+            "priority": Priority,
+            "round_robin": lambda: RoundRobin(rng),
+            "least_loaded": lambda: LeastLoaded(rng, self.loads),
+            "hash": lambda: HashRing(rng, self.loads, max_load=hash_max_load),
+        }
+        self._used: set[PolicyName] = set()
+        self._pickers: dict[tuple[PolicyName, int], Picker] = {}
+        self._outdated: set[tuple[PolicyName, int]] = set()
+        self._preference: Sequence[Replica] = ()
+        self._cooling: Collection[str] = ()
+        self._shares: Mapping[str, float] = {}
+        self._levels: list[Members] | None = None
+        self._is_spread = False
+
+    def prepare(
+        self,
+        preference: Sequence[Replica],
+        *,
+        cooling: Collection[str] = (),
+        shares: Mapping[str, float] | None = None,
+        is_spread: bool = False,
+    ) -> None:
+        """Choose among these from now on.
+
+        Args:
+            preference: All that may be selected, best first.
+            cooling: Canonical urls of those that come last.
+            shares: Canonical url to the part of its weight that a replica has now, of those that do not have all of it.
+            is_spread: Make no difference between primaries and others, and spread also where the policy is `priority`.
+        """
+        self._preference, self._cooling, self._shares = preference, cooling, shares or {}
+        self._is_spread = is_spread
+        self._levels = None
+        self._outdated.update(self._pickers)
+        own = self._named(None)
+        needed = self._used if own == "priority" else self._used | {own}
+        level = self._first_level() if needed else 0
+        for policy in needed:
+            self._picker(policy, level)
+        self.choose = None if own == "priority" else self._picker(own, level).choose
+
+    def select(self, policy: PolicyName | None, key: str | None, excluded: Collection[str]) -> Replica | None:
+        """Return the replica for the next session.
+
+        Args:
+            policy: By which; `None` for the router's own.
+            key: What `hash` goes by.
+            excluded: Canonical urls not to be returned.
+
+        Raises:
+            UsageError: There is no such policy.
+        """
+        if policy is not None and policy not in self._makers:
+            raise UsageError(f"policy: must be one of {', '.join(POLICY_NAMES)}, got {policy!r}")
+        named = self._named(policy)
+        if named != "priority":
+            self._used.add(named)
+        for number, members in enumerate(self._all_levels()):
+            if members.replicas:
+                picker = self._picker(named, number)
+                replica = picker.choose_except(key, excluded) if excluded else picker.choose(key)
+                if replica is not None:
+                    return replica
+        return None
+
+    @property
+    def goes_by_loads(self) -> bool:
+        """Whether the router's own policy goes by the loads."""
+        return self._policy == "least_loaded" or (self._policy == "hash" and self._is_bounded)
+
+    def look(self) -> None:
+        """The loads are about to be read."""
+        self.loads.look()
+
+    def see(self, in_flight: Mapping[str, int]) -> None:
+        """Take over the loads that were read, by canonical url."""
+        self.loads.see(in_flight)
+        for picker in self._pickers.values():
+            picker.recount()
+
+    def _named(self, policy: PolicyName | None) -> PolicyName:
+        """Return the policy to go by: when in panic the first of a list may be dead for long."""
+        policy = policy or self._policy
+        return "round_robin" if policy == "priority" and self._is_spread else policy
+
+    def _picker(self, policy: PolicyName, level: int) -> Picker:
+        at = policy, level
+        picker = self._pickers.get(at)
+        if picker is None:
+            picker = self._pickers[at] = self._makers[policy]()
+            self._outdated.add(at)
+        if at in self._outdated:
+            self._outdated.discard(at)
+            levels = self._all_levels()
+            picker.update(levels[level] if level < len(levels) else Members())
+        return picker
+
+    def _first_level(self) -> int:
+        return next((number for number, members in enumerate(self._all_levels()) if members.replicas), 0)
+
+    def _all_levels(self) -> list[Members]:
+        """Return primaries, others, cooling primaries and cooling others, where the preference has such an order."""
+        if self._levels is None:
+            levels: tuple[list[Replica], ...] = ([], [], [], [])
+            cooling, is_spread = self._cooling, self._is_spread
+            if not cooling and not is_spread:
+                first = next((at for at, one in enumerate(self._preference) if not one.record.endpoint.primary), None)
+                levels = (list(self._preference[:first]), [] if first is None else list(self._preference[first:]))
+            else:
+                for replica in self._preference:
+                    level = 0 if is_spread or replica.record.endpoint.primary else 1
+                    levels[level + 2 if replica.record.key in cooling else level].append(replica)
+            self._levels = [self._members(replicas) for replicas in levels]
+        return self._levels
+
+    def _members(self, replicas: Sequence[Replica]) -> Members:
+        weights = [replica.record.endpoint.weight for replica in replicas]
+        shares = self._shares
+        if not shares:
+            return Members(replicas, weights)
+        parts = [shares.get(replica.record.key, 1.0) for replica in replicas]
+        most = max(parts, default=1.0)  # where all ramp up together it is as if none did
+        return Members(
+            replicas, [weight * part / most for weight, part in zip(weights, parts, strict=True)], full_weights=weights
+        )
