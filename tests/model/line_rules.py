@@ -88,7 +88,14 @@ class LineRules(Keyspace):
                     return True, granted
                 del self.queue[waiter]
                 self._record(router, lease_id, url)
-                self.inboxes.setdefault(router, []).append({"id": Anything(), "lease_id": lease_id})
+                self.inboxes.setdefault(router, []).append(
+                    {
+                        "id": Anything(),
+                        "lease_id": lease_id,
+                        "url": url,
+                        "revision": str(self.hashes[url].get("revision", "0-0")),
+                    }
+                )
                 granted += 1
             if looks == LOOKS_AT_ONCE:
                 self.is_cut_short = True

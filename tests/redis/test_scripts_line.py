@@ -118,7 +118,7 @@ async def test_giving_up_ends_a_place_and_whoever_does_not_wait_any_more(space: 
 async def test_one_script_serves_so_many_and_a_newcomer_passes_none_of_the_rest(space: Space) -> None:
     await serve(space)
     ids = plant(space, GRANTS_AT_ONCE + 6, TWO)
-    assert await space.store.acquire(lease_id()) == Denied(Denial.NO_HEALTHY, 6)
+    assert await space.store.acquire(lease_id()) == Denied(Denial.SATURATED, 6)
     assert line(space) == ids[GRANTS_AT_ONCE:]
     assert inbox(space, TWO) == ids[:GRANTS_AT_ONCE]
     await beat(space)
