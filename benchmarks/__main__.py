@@ -32,6 +32,7 @@ from benchmarks import (
     propagation,
     router,
     selecting,
+    waiting,
 )
 from benchmarks.rows import Row, machine_facts, show
 
@@ -51,6 +52,7 @@ SUBJECTS: dict[str, Subject] = {
     "failover": failover,
     "fleet": fleet,
     "placement": placement,
+    "waiting": waiting,
     "propagation": propagation,
     "mirror-start": mirror_start,
     "memory": memory,

@@ -14,10 +14,11 @@ import time
 import tracemalloc
 
 from benchmarks.processes import Answer, parents_lines, say, serve, until
-from shared_registry import RouterConfig, SharedReplicaRegistry
+from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.model import ReplicaEndpoint
 
 WATCH_SECONDS = 0.01
+LONG_SECONDS = 600.0
 
 
 class LineCount(logging.Handler):
@@ -38,6 +39,7 @@ async def main() -> None:
     replicas = [ReplicaEndpoint(url, primary=at == 0) for at, url in enumerate(settings.get("replicas", ()))]
     config = RouterConfig(replicas=replicas, **settings["config"])
     registry = SharedReplicaRegistry(config, health_checks=settings.get("health_checks", True))
+    leases: list[Lease] = []
     log = LineCount()
     logging.getLogger("shared_registry").setLevel(logging.INFO)
     logging.getLogger("shared_registry").addHandler(log)
@@ -59,9 +61,21 @@ async def main() -> None:
         await until(lambda: all(replica.is_healthy for replica in registry.all()), look_every_seconds=WATCH_SECONDS)
         return {"at": time.monotonic(), "replicas": len(registry.all())}
 
+    async def wait_for_slot() -> Answer:
+        """Wait for a slot; say when it came."""
+        leases.append(await registry.acquire(timeout=LONG_SECONDS))
+        return {"at": time.monotonic()}
+
+    async def give_back() -> Answer:
+        """Give it back; say when that began."""
+        started_at = time.monotonic()
+        await leases.pop().release()
+        return {"at": started_at}
+
     say({"router": registry.router_key, "started_at": started_at, "ready_at": ready_at, "traced_bytes": traced_bytes})
     try:
-        await serve({"usage": usage, "all_healthy": all_healthy}, lines)
+        questions = {"wait_for_slot": wait_for_slot, "give_back": give_back}
+        await serve(questions | {"usage": usage, "all_healthy": all_healthy}, lines)
     finally:
         await registry.stop()
 

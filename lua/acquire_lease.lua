@@ -1,76 +1,60 @@
 -- Gives a session a slot: on the replica where it was before, else on the least loaded one of the first tier that has
--- room. The same lease id again finds the lease that it has, so that a lost reply costs nothing.
+-- room. Where there is none it joins the waiting line, unless that is as long as `max_queue` already; with 0 it does
+-- not wait, or no longer. The same lease id again finds the lease that it has, or its place in the line, so that a lost
+-- reply costs nothing.
 --
--- Only a router in `routers` may hold a lease, or nobody would end it after a crash. Replicas to avoid are taken only
--- where there is nothing else; excluded ones never. Ties are spread by the lease id.
+-- Only a router in `routers` may hold a lease or wait, or nobody would end it after a crash. Those in the line come
+-- first. Replicas to avoid are taken only where there is nothing else; excluded ones never, but by who has waited. Who
+-- brings a sequence, since the server forgot the line, or whose router died lately, gets the old place.
 --
--- KEYS    meta routers leases ready_primary ready_secondary full replica_prefix affinity_prefix
--- ARGV    router lease_id avoided … (url)
--- RETURNS granted|held, url, revision of the replica  |  saturated|no_healthy|not_registered
---         |  wrong_type …|wrong_schema …
--- WRITES  leases ready_primary ready_secondary full replica_prefix affinity_prefix
--- COST    O(log replicas + excluded * log replicas)
+-- KEYS    meta routers queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
+--         inbox_prefix place_prefix
+-- ARGV    router lease_id max_queue sequence avoided … (url)
+-- RETURNS granted|held, url, revision of the replica  |  waiting, sequence, position, depth
+--         |  excluded|saturated|no_healthy, depth  |  not_registered  |  wrong_type …|wrong_schema …
+-- WRITES  meta queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         place_prefix
+-- COST    O(log replicas + log waiters + excluded * log replicas)
 
--- include lib/leases.lua
+-- include lib/line.lua
 
-local FIRST_URL = 4
+local FIRST_URL = 6
 
-local meta, routers, leases, ready_primary, ready_secondary, full, replica_prefix, affinity_prefix = unpack(KEYS)
-local router, lease_id, avoided = unpack(ARGV, 1, 3)
+local meta, routers, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix, affinity_prefix,
+  inbox_prefix, place_prefix = unpack(KEYS)
+local router, lease_id, max_queue, sequence, avoided = unpack(ARGV, 1, 5)
 
+local leases = leases_prefix .. router
+local session = session_of(lease_id)
 local refused = refusal(meta, {
-  routers, 'zset', leases, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-})
+  routers, 'zset', leases, 'hash', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
+}) or (session and type_refusal({affinity_prefix .. session, 'string', place_prefix .. session, 'string'}))
 if refused then
   return refused
 end
 if not redis.call('ZSCORE', routers, router) then
   return {'not_registered'}
 end
+
+local keys = {
+  meta = meta, routers = routers, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
+  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}
+
+local function revision_of(url)
+  return redis.call('HGET', replica_prefix .. url, 'revision') or '0-0'
+end
+
 local held = redis.call('HGET', leases, lease_id)
 if held then
-  return {'held', held, redis.call('HGET', replica_prefix .. held, 'revision') or '0-0'}
+  return {'held', held, revision_of(held)}
 end
-
--- The url at that place among the tied ones, of which those at the (sorted) skipped ranks do not count.
-local function at_place(tier, first, place, skipped)
-  local rank = first + place
-  for _, other in ipairs(skipped) do
-    if other <= rank then
-      rank = rank + 1
-    end
-  end
-  return redis.call('ZRANGE', tier, rank, rank)[1]
-end
-
--- The least loaded replica of a tier but these.
-local function least_loaded(tier, left_out)
-  local best = redis.call('ZRANGE', tier, 0, #left_out, 'WITHSCORES')
-  local least
-  for i = 1, #best, 2 do
-    local is_left_out = false
-    for _, url in ipairs(left_out) do
-      is_left_out = is_left_out or url == best[i]
-    end
-    if not is_left_out then
-      least = best[i + 1]
-      break
-    end
-  end
-  if not least then
-    return nil
-  end
-  local first = #left_out == 0 and 0 or redis.call('ZCOUNT', tier, '-inf', '(' .. least)
-  local tied = redis.call('ZCOUNT', tier, least, least)
-  local skipped = {}
-  for _, url in ipairs(left_out) do
-    local score = redis.call('ZSCORE', tier, url)
-    if score and tonumber(score) == tonumber(least) then
-      skipped[#skipped + 1] = redis.call('ZRANK', tier, url)
-    end
-  end
-  table.sort(skipped)
-  return at_place(tier, first, tonumber(string.sub(lease_id, 1, 8), 16) % (tied - #skipped), skipped)
+local now_ms = server_now_ms()
+local is_behind, granted = serve_queue(keys, now_ms)
+held = granted > 0 and redis.call('HGET', leases, lease_id)
+if held then
+  return {'held', held, revision_of(held)}
 end
 
 -- The urls from that argument on, each once: a replica may be both avoided and excluded.
@@ -85,40 +69,54 @@ local function urls_from(first)
   return urls
 end
 
-local left_out, excluded = urls_from(FIRST_URL), urls_from(FIRST_URL + tonumber(avoided))
+local waiter = router .. '/' .. lease_id
+if not is_behind then
+  local url = choose(keys, lease_id, urls_from(FIRST_URL))
+  if not url and avoided ~= '0' then
+    url = choose(keys, lease_id, urls_from(FIRST_URL + tonumber(avoided)))
+  end
+  refused = url and replica_refusal(keys, url)
+  if refused then
+    return refused
+  end
+  if url then
+    grant(keys, router, lease_id, url)
+    redis.call('ZREM', queue, waiter)
+    if session then
+      redis.call('DEL', place_prefix .. session)
+    end
+    return {'granted', url, revision_of(url)}
+  end
+end
 
-local function may_take(url)
-  for _, other in ipairs(left_out) do
-    if other == url then
-      return false
+-- Returns the place that the waiter had, by its own account or since its router died, or the next one.
+local function place()
+  local last = tonumber(redis.call('HGET', meta, 'queue_seq') or '0')
+  local old = tonumber(sequence) or tonumber(session and redis.call('GET', place_prefix .. session) or '')
+  local own = old or math.max(last + 1, now_ms)
+  redis.call('HSET', meta, 'queue_seq', whole(math.max(last, own)))
+  return whole(own)
+end
+
+if max_queue == '0' then
+  redis.call('ZREM', queue, waiter)
+elseif not redis.call('ZSCORE', queue, waiter) then
+  if not is_behind and (redis.call('ZCARD', ready_primary) > 0 or redis.call('ZCARD', ready_secondary) > 0) then
+    return {'excluded', whole(redis.call('ZCARD', queue))}
+  end
+  if redis.call('ZCARD', queue) < tonumber(max_queue) then
+    redis.call('ZADD', queue, place(), waiter)
+    if session then
+      redis.call('DEL', place_prefix .. session)
     end
   end
-  return redis.call('ZSCORE', ready_primary, url) or redis.call('ZSCORE', ready_secondary, url)
 end
-
-local session = session_of(lease_id)
-refused = session and type_refusal({affinity_prefix .. session, 'string'})
-if refused then
-  return refused
+local depth = whole(redis.call('ZCARD', queue))
+local rank = redis.call('ZRANK', queue, waiter)
+if rank then
+  return {'waiting', whole(tonumber(redis.call('ZSCORE', queue, waiter))), whole(rank + 1), depth}
 end
-local url = session and redis.call('GET', affinity_prefix .. session)
-if not url or not may_take(url) then
-  url = least_loaded(ready_primary, left_out) or least_loaded(ready_secondary, left_out)
-    or least_loaded(ready_primary, excluded) or least_loaded(ready_secondary, excluded)
-end
-if not url then
-  local is_any_full = redis.call('SCARD', full) > 0
-  return {is_any_full and 'saturated' or 'no_healthy'}
-end
-local replica = replica_prefix .. url
-refused = type_refusal({replica, 'hash'})
-if refused then
-  return refused
-end
-redis.call('HSET', leases, lease_id, url)
-redis.call('HINCRBY', replica, 'in_flight', 1)
-refresh_ready({primary = ready_primary, secondary = ready_secondary, full = full}, replica, url)
-if session then
-  redis.call('SET', affinity_prefix .. session, url)
-end
-return {'granted', url, redis.call('HGET', replica, 'revision')}
+-- What has room, and is not for newcomers yet, is healthy too.
+local is_any_healthy = redis.call('SCARD', full) > 0
+  or (is_behind and (redis.call('ZCARD', ready_primary) > 0 or redis.call('ZCARD', ready_secondary) > 0))
+return {is_any_healthy and 'saturated' or 'no_healthy', depth}

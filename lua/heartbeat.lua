@@ -4,21 +4,31 @@
 -- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
 -- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
 --
--- KEYS    meta routers router leases events router_prefix
+-- Serves the waiting line too, so that nobody waits long beside room, whatever went wrong before.
+--
+-- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms birth host pid version started_at_ms url config_fingerprint
 -- RETURNS alive, birth, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
--- WRITES  meta routers router events
--- COST    O(log routers)
+-- WRITES  meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
+-- COST    O(log routers + served * (log replicas + log waiters))
 
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/line.lua
 
 local EXPIRED_LIMIT = 16
 
-local meta, routers, router, leases, events, router_prefix = unpack(KEYS)
+local meta, routers, events, router_prefix, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
+  affinity_prefix, inbox_prefix = unpack(KEYS)
 local key, expiry_ms, birth, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
 
-local refused = refusal(meta, {routers, 'zset', router, 'hash', leases, 'hash', events, 'stream'})
+local router, leases = router_prefix .. key, leases_prefix .. key
+local refused = refusal(meta, {
+  routers, 'zset', router, 'hash', leases, 'hash', events, 'stream', queue, 'zset', ready_primary, 'zset',
+  ready_secondary, 'zset', full, 'set',
+})
 if refused then
   return refused
 end
@@ -41,7 +51,8 @@ if not last_beat or last_beat > now_ms or now_ms - last_beat > expiry / 2 then
 end
 -- A clock set back must not put reaping off for as long as it was wrong.
 reap_after = math.min(reap_after, now_ms + expiry)
-redis.call('HSET', meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after))
+redis.call('HSET', meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
+  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))
 
 for _, far in ipairs(far_ahead) do
   local own = tonumber(redis.call('HGET', router_prefix .. far, 'expiry_ms') or expiry_ms)
@@ -54,10 +65,16 @@ local joined = redis.call('ZSCORE', routers, key) == false
 redis.call('ZADD', routers, whole(now_ms + expiry), key)
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
-redis.call('HDEL', router, 'reap_cursor')
+redis.call('HDEL', router, 'reap_cursor', 'line_cursor')
 if joined then
   emit({meta = meta, events = events}, now_ms, {'kind', 'router_joined', 'router', key})
 end
+
+serve_queue({
+  meta = meta, routers = routers, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
+  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}, now_ms)
 
 local history = redis.call('HMGET', meta, 'birth', 'revision')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0',

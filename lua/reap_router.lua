@@ -1,23 +1,24 @@
 -- Ends the leases of a router that has not beaten for longer than its expiry, some at a time, and removes it with the
 -- last of them. Checks each time: it may be back.
 --
--- KEYS    meta replicas removed routers router leases ready_primary ready_secondary full events replica_prefix
---         affinity_prefix
+-- KEYS    meta replicas removed routers router events queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix place_prefix
 -- ARGV    key by affinity_ms
 -- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed routers router leases ready_primary ready_secondary full events replica_prefix
---         affinity_prefix
--- COST    O(250 * log replicas)
+-- WRITES  meta replicas removed routers router events queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix place_prefix
+-- COST    O(250 * log replicas + 1000 * log waiters)
 
 -- include lib/partings.lua
 
-local meta, replicas, removed, routers, router, leases, ready_primary, ready_secondary, full, events, replica_prefix,
-  affinity_prefix = unpack(KEYS)
+local meta, replicas, removed, routers, router, events, queue, ready_primary, ready_secondary, full, replica_prefix,
+  leases_prefix, affinity_prefix, inbox_prefix, place_prefix = unpack(KEYS)
 local key, by, affinity_ms = unpack(ARGV)
 
+local leases, inbox = leases_prefix .. key, inbox_prefix .. key
 local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', router, 'hash', leases, 'hash', ready_primary, 'zset',
-  ready_secondary, 'zset', full, 'set', events, 'stream',
+  replicas, 'zset', removed, 'zset', routers, 'zset', router, 'hash', leases, 'hash', inbox, 'stream',
+  events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
 })
 if refused then
   return refused
@@ -33,19 +34,18 @@ if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
 end
 
 local keys = {
-  meta = meta, events = events, replicas = replicas, removed = removed, router = router, leases = leases,
-  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
-  affinity_prefix = affinity_prefix,
+  meta = meta, replicas = replicas, removed = removed, routers = routers, router = router, leases = leases,
+  events = events, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
+  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix, place_prefix = place_prefix,
 }
 local leases_left
-refused, leases_left = end_some(keys, now_ms, by, affinity_ms, {})
+refused, leases_left = end_some(keys, key, now_ms, by, affinity_ms)
 if refused then
   return refused
 end
-if leases_left > 0 then
+if leases_left then
   return {'partial', whole(leases_left)}
 end
-redis.call('ZREM', routers, key)
-redis.call('DEL', router)
 emit(keys, now_ms, {'kind', 'router_expired', 'router', key, 'by', by})
 return {'reaped'}

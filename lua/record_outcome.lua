@@ -3,27 +3,37 @@
 --
 -- The one script that is not safe to run twice, since the same outcome may rightly happen twice: it is never retried.
 --
--- KEYS    meta routers replica ready_primary ready_secondary full events
+-- KEYS    meta routers events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
+--         inbox_prefix
 -- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold router by
 --         is_passive
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta replica ready_primary ready_secondary full events
--- COST    O(log replicas + log routers)
+-- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
+--         inbox_prefix
+-- COST    O(log replicas + log routers + served * (log replicas + log waiters))
 
 -- include lib/refusal.lua
 -- include lib/health.lua
+-- include lib/line.lua
 
-local meta, routers, replica, ready_primary, ready_secondary, full, events = unpack(KEYS)
+local meta, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
+  affinity_prefix, inbox_prefix = unpack(KEYS)
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, router, by, is_passive =
   unpack(ARGV)
 
+local replica = replica_prefix .. replica_url
 local refused = refusal(meta, {
-  routers, 'zset', replica, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set', events, 'stream',
+  routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
+  replica, 'hash',
 })
 if refused then
   return refused
 end
-local keys = {meta = meta, events = events, primary = ready_primary, secondary = ready_secondary, full = full}
+local keys = {
+  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
+  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}
 local thresholds = {failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold)}
 local result = {url = replica_url, incarnation = incarnation, ok = ok == '1', latency = latency_ms, reason = reason}
 local now_ms = server_now_ms()
@@ -33,4 +43,5 @@ local reply = {'applied'}
 if not apply_result(keys, replica, result, thresholds, now_ms, origin, reply) then
   return {'not_found'}
 end
+serve_queue(keys, now_ms)
 return reply

@@ -3,22 +3,27 @@
 -- A seed (from a config file) neither revives what was removed nor overrides an explicit spec. A request that
 -- already ran, even one that a removal followed, does nothing: its id is kept as incarnation or spec_request.
 --
--- KEYS    meta replicas removed replica ready_primary ready_secondary full events
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    mode request birth router by replica_url url name primary weight capacity order
 -- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed replica ready_primary ready_secondary full events
--- COST    O(log replicas)
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
+-- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
+-- include lib/line.lua
 
-local meta, replicas, removed, replica, ready_primary, ready_secondary, full, events = unpack(KEYS)
+local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
+  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local mode, request, birth, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
 
+local replica = replica_prefix .. replica_url
 local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', replica, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-  events, 'stream',
+  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
+  ready_secondary, 'zset', full, 'set', replica, 'hash',
 })
 if refused then
   return refused
@@ -64,8 +69,13 @@ if not changed then
   return {'unchanged'}
 end
 
+local keys = {
+  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
+  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}
 local now_ms = server_now_ms()
-begin_history({meta = meta, events = events}, birth)
+begin_history(keys, birth)
 redis.call('HSET', meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', replicas, whole(placed), replica_url)
@@ -86,8 +96,9 @@ if is_new then
     'admin_since_ms', at, 'admin_reason', '')
   redis.call('HSETNX', replica, 'in_flight', '0')
 end
-refresh_ready({primary = ready_primary, secondary = ready_secondary, full = full}, replica, replica_url)
+refresh_ready(keys, replica, replica_url)
 local reply = {is_new and 'created' or 'updated'}
-emit_replica({meta = meta, events = events}, now_ms, replica, replica_url,
+emit_replica(keys, now_ms, replica, replica_url,
   {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', router, 'by', by, 'reason', ''}, reply)
+serve_queue(keys, now_ms)
 return reply

@@ -1,42 +1,53 @@
--- Puts in order what follows from the rest: loads from leases, ready sets from hashes, membership from both. Leases of
--- routers that are not in `routers` end. For `check --repair`, after a script was cut short or somebody wrote by hand.
+-- Puts in order what follows from the rest: loads from leases, ready sets from hashes, membership from both. Leases,
+-- inboxes and waiters of routers that are not in `routers` end, and who waits beside room is served. For
+-- `check --repair`, after a script was cut short or somebody wrote by hand.
 --
 -- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls. A hash with a number
 -- that is none is left alone. The feed is cut so that it begins with `first_event`, where that is given, and ends with
 -- an event that makes all mirrors read everything anew. Where nothing is wrong nothing is written.
 --
--- KEYS    meta replicas removed routers ready_primary ready_secondary full events replica_prefix leases_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed ready_primary ready_secondary full events replica_prefix leases_prefix
--- COST    O(all leases + urls * log replicas)
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
+-- COST    O(all leases + urls * log replicas + waiters)
 
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/tombstones.lua
 -- include lib/lease_counts.lua
+-- include lib/line.lua
 
 local FIRST_NAME = 5
 
-local meta, replicas, removed, routers, ready_primary, ready_secondary, full, events, replica_prefix, leases_prefix =
-  unpack(KEYS)
+local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
+  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local router, by, first_event, listed = unpack(ARGV, 1, 4)
 
 local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-  events, 'stream',
+  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
+  ready_secondary, 'zset', full, 'set',
 })
 for i = FIRST_NAME, #ARGV do
-  local prefix = i < FIRST_NAME + tonumber(listed) and leases_prefix or replica_prefix
-  refused = refused or type_refusal({prefix .. ARGV[i], 'hash'})
+  if i < FIRST_NAME + tonumber(listed) then
+    refused = refused or type_refusal({leases_prefix .. ARGV[i], 'hash', inbox_prefix .. ARGV[i], 'stream'})
+  else
+    refused = refused or type_refusal({replica_prefix .. ARGV[i], 'hash'})
+  end
 end
 if refused then
   return refused
 end
 
 local now_ms = server_now_ms()
-local sets = {primary = ready_primary, secondary = ready_secondary, full = full}
+local keys = {
+  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
+  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}
 
 local changes = 0
 
@@ -88,7 +99,7 @@ end
 
 local function repair_ready(replica, url)
   local before = standing(url)
-  refresh_ready(sets, replica, url)
+  refresh_ready(keys, replica, url)
   if standing(url) ~= before then
     count(1)
   end
@@ -96,7 +107,7 @@ end
 
 for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
   if not redis.call('ZSCORE', routers, ARGV[i]) then
-    count(redis.call('DEL', leases_prefix .. ARGV[i]))
+    count(redis.call('DEL', leases_prefix .. ARGV[i], inbox_prefix .. ARGV[i]))
   end
 end
 local leases = count_leases(routers, leases_prefix)
@@ -113,6 +124,13 @@ for i = FIRST_NAME + tonumber(listed), #ARGV do
     repair_ready(replica, url)
   end
 end
+for _, waiter in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+  if not redis.call('ZSCORE', routers, string.match(waiter, '^(.-)/') or '') then
+    count(redis.call('ZREM', queue, waiter))
+  end
+end
+local _, granted = serve_queue(keys, now_ms)
+count(granted)
 if first_event ~= '' then
   count(redis.call('XTRIM', events, 'MINID', first_event))
 end
@@ -122,6 +140,6 @@ if last and redis.call('HGET', meta, 'revision') ~= last[1] then
   count(1)
 end
 if changes > 0 or not last then
-  emit({meta = meta, events = events}, now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
+  emit(keys, now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
 end
 return {'repaired', whole(changes)}

@@ -4,22 +4,27 @@
 -- time: a number already applied changes nothing. A result for a removed replica or for another incarnation is
 -- dropped; no hash is ever created.
 --
--- KEYS    meta leader ready_primary ready_secondary full events replica_prefix
+-- KEYS    meta leader routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    token epoch batch failure_threshold recovery_threshold … (url incarnation ok latency_ms error)
 -- RETURNS applied, dropped, event…  |  duplicate|fenced  |  wrong_type …|wrong_schema …
--- WRITES  meta leader ready_primary ready_secondary full events replica_prefix
--- COST    O(results * log replicas)
+-- WRITES  meta leader events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
+--         inbox_prefix
+-- COST    O(results * log replicas + served * (log replicas + log waiters))
 
 -- include lib/refusal.lua
 -- include lib/health.lua
+-- include lib/line.lua
 
 local RESULT_WIDTH = 5
 
-local meta, leader, ready_primary, ready_secondary, full, events, replica_prefix = unpack(KEYS)
+local meta, leader, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
+  affinity_prefix, inbox_prefix = unpack(KEYS)
 local token, epoch, batch, failure_threshold, recovery_threshold = unpack(ARGV, 1, 5)
 
 local refused = refusal(meta, {
-  leader, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set', events, 'stream',
+  leader, 'hash', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset',
+  full, 'set',
 })
 if refused then
   return refused
@@ -39,7 +44,11 @@ for i = 6, #ARGV, RESULT_WIDTH do
 end
 
 local now_ms = server_now_ms()
-local keys = {meta = meta, events = events, primary = ready_primary, secondary = ready_secondary, full = full}
+local keys = {
+  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
+  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
+  inbox_prefix = inbox_prefix,
+}
 local thresholds = {failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold)}
 local origin = {router = holder[4], by = ''}
 local dropped = 0
@@ -53,5 +62,6 @@ for i = 6, #ARGV, RESULT_WIDTH do
     dropped = dropped + 1
   end
 end
+serve_queue(keys, now_ms)
 reply[2] = whole(dropped)
 return reply

@@ -3,30 +3,34 @@
 -- A lease that Redis has on another replica is moved: the router knows where its session runs. It may take a replica
 -- over its capacity; such replicas are named, also when it is repeated, and take nothing new before they are below it
 -- again. Leases on replicas that are not there at all are skipped, and these named too: nothing is ever counted where
--- there is no hash.
+-- there is no hash. Who holds a lease does not wait for it any more.
 --
--- KEYS    meta replicas removed routers leases ready_primary ready_secondary full events replica_prefix affinity_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    router … (lease_id url)
 -- RETURNS restored, how many, how many urls are over capacity, these, urls that are not there  |  not_registered
 --         |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed leases ready_primary ready_secondary full events replica_prefix affinity_prefix
--- COST    O(leases * log replicas)
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
+-- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
--- include lib/leases.lua
+-- include lib/line.lua
 
 local LEASE_WIDTH = 2
 
-local meta, replicas, removed, routers, leases, ready_primary, ready_secondary, full, events, replica_prefix,
-  affinity_prefix = unpack(KEYS)
+local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
+  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local router = unpack(ARGV, 1, 1)
 
+local leases = leases_prefix .. router
 local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', leases, 'hash', ready_primary, 'zset', ready_secondary, 'zset',
-  full, 'set', events, 'stream',
+  replicas, 'zset', removed, 'zset', routers, 'zset', leases, 'hash', events, 'stream', queue, 'zset',
+  ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
 })
 local keys = {
-  meta = meta, events = events, replicas = replicas, removed = removed, primary = ready_primary,
-  secondary = ready_secondary, full = full, replica_prefix = replica_prefix, affinity_prefix = affinity_prefix,
+  meta = meta, replicas = replicas, removed = removed, routers = routers, events = events, queue = queue,
+  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
+  leases_prefix = leases_prefix, affinity_prefix = affinity_prefix, inbox_prefix = inbox_prefix,
 }
 for i = 2, #ARGV, LEASE_WIDTH do
   local elsewhere = not refused and redis.call('HGET', leases, ARGV[i])
@@ -63,6 +67,7 @@ for i = 2, #ARGV, LEASE_WIDTH do
     end
     restored = restored + 1
   end
+  redis.call('ZREM', queue, router .. '/' .. lease_id)
 end
 local reply = {'restored', whole(restored), ''}
 for url in pairs(named) do
@@ -76,4 +81,5 @@ reply[3] = whole(#reply - 3)
 for url in pairs(skipped) do
   reply[#reply + 1] = url
 end
+serve_queue(keys, now_ms)
 return reply

@@ -8,17 +8,20 @@
 -- before all was put back into it: `absent` removes what an earlier view of the same history put back, and once a
 -- complete view is in, earlier ones of its history are superseded.
 --
--- KEYS    meta replicas removed ready_primary ready_secondary full events replica_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
 -- ARGV    birth router view_birth view_revision is_complete … (kind url, and 21 fields; see FIELDS)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed ready_primary ready_secondary full events replica_prefix
--- COST    O(entries * log replicas)
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
+--         affinity_prefix inbox_prefix
+-- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/revisions.lua
 -- include lib/tombstones.lua
+-- include lib/line.lua
 
 local FIELDS = {
   'url', 'name', 'primary', 'weight', 'capacity', 'order', 'source', 'incarnation', 'registered_at_ms',
@@ -34,11 +37,13 @@ local NAMELESS = {
   'status', 'unknown', 'consecutive_failures', '0', 'consecutive_successes', '0', 'in_flight', '0',
 }
 
-local meta, replicas, removed, ready_primary, ready_secondary, full, events, replica_prefix = unpack(KEYS)
+local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
+  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local birth, router, view_birth, view_revision, is_complete = unpack(ARGV, 1, 5)
 
 local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set', events, 'stream',
+  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
+  ready_secondary, 'zset', full, 'set',
 })
 for i = 6, #ARGV, ENTRY_WIDTH do
   refused = refused or type_refusal({replica_prefix .. ARGV[i + 1], 'hash'})
@@ -54,8 +59,11 @@ end
 
 local now_ms = server_now_ms()
 local origin = view_revision .. ' ' .. view_birth
-local sets = {primary = ready_primary, secondary = ready_secondary, full = full}
-local feed = {meta = meta, events = events}
+local keys = {
+  meta = meta, replicas = replicas, removed = removed, routers = routers, events = events, queue = queue,
+  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
+  leases_prefix = leases_prefix, affinity_prefix = affinity_prefix, inbox_prefix = inbox_prefix,
+}
 
 -- Whether this view may write what it says of a replica.
 local function may_write(kind, replica)
@@ -110,10 +118,10 @@ local function bury_again(replica, url)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
     redis.call('HSET', replica, 'url', url, unpack(NAMELESS))
   end
-  bury({replicas = replicas, removed = removed}, replica, url, now_ms, 'removed in an earlier history')
+  bury(keys, replica, url, now_ms, 'removed in an earlier history')
 end
 
-begin_history(feed, birth)
+begin_history(keys, birth)
 local reply = {'restored'}
 for at = 6, #ARGV, ENTRY_WIDTH do
   local kind, url = ARGV[at], ARGV[at + 1]
@@ -125,12 +133,13 @@ for at = 6, #ARGV, ENTRY_WIDTH do
       bury_again(replica, url)
     end
     redis.call('HSET', replica, 'restored_from', origin)
-    refresh_ready(sets, replica, url)
-    emit_replica(feed, now_ms, replica, url,
+    refresh_ready(keys, replica, url)
+    emit_replica(keys, now_ms, replica, url,
       {'kind', 'view_restored', 'router', router, 'by', view_birth, 'reason', view_revision}, reply)
   end
 end
 if is_complete == '1' then
   redis.call('HSET', meta, completed, view_revision)
 end
+serve_queue(keys, now_ms)
 return reply

@@ -68,11 +68,40 @@ class Parting(enum.Enum):
 
 
 class Denial(enum.Enum):
-    """Why a session gets no replica."""
+    """Why a session gets no replica, and is not to wait for one."""
 
     SATURATED = "saturated"
     NO_HEALTHY = "no_healthy"
+    EXCLUDED = "excluded"
     NOT_REGISTERED = "not_registered"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A session gets no replica.
+
+    Attributes:
+        why: Why not. `EXCLUDED` where it was to wait, but others than it excluded have room.
+        depth: How many sessions wait.
+    """
+
+    why: Denial
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A session's place in the waiting line.
+
+    Attributes:
+        sequence: What the line is ordered by; brings the place back where the server forgets it.
+        position: Counted from 1, over all routers.
+        depth: How many sessions wait.
+    """
+
+    sequence: str
+    position: int
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ foreign keys and types, and the walk along the feed, take their time and skip wh
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import math
@@ -15,11 +16,13 @@ from dataclasses import dataclass
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
 from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
-from shared_registry.reader import RECORDS_AT_ONCE, Inspection, LeaseInspection, Reader
+from shared_registry.reader import RECORDS_AT_ONCE, Inspection, LeaseInspection, QueueInspection, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
 """For how long after its ramp a replica may wait for its plain score: until the next leader is there."""
+LOOKS = 4
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,11 @@ class Violation:
     """One invariant that does not hold.
 
     Attributes:
-        rule: `type`, `load`, `lease`, `ready`, `membership` or `feed`.
+        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `feed`.
         key: The Redis key to look at.
         url: Canonical url of the replica that it is about, if it is about one.
         event: For a break in the feed, the event behind it.
+        router: Key of the router that it is about, if it is about one.
     """
 
     rule: str
@@ -38,6 +42,7 @@ class Violation:
     message: str
     url: str = ""
     event: str = ""
+    router: str = ""
 
 
 async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
@@ -58,6 +63,8 @@ async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
         found += inspection_violations(inspection, keys, now=now)
     routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
     found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
+    inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
+    found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
     found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]
     head = await reader.head()
     try:
@@ -134,7 +141,27 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         yield Violation("load", keys.replica(url), text, url=url)
     for router in inspection.strangers:
-        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped")
+        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped", router=router)
+
+
+def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
+    """Yield that somebody waits beside room, and waiters and inboxes that nobody would take away."""
+    if inspection.waiting and inspection.ready:
+        text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
+        yield Violation("queue", keys.queue, text)
+    for router in inspection.strangers:
+        text = f"{router} has waiters or an inbox, and is no router that could be reaped"
+        yield Violation("queue", keys.queue, text, router=router)
+
+
+async def _lasting_inspection(reader: Reader, inboxes: Sequence[str]) -> QueueInspection:
+    """Return how the line stands; where somebody waits beside room, only if that outlasts the next heartbeats."""
+    for _ in range(LOOKS):
+        inspection = await reader.inspect_queue(inboxes)
+        if not (inspection.waiting and inspection.ready):
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    return inspection
 
 
 def feed_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +31,20 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running event loop."""
         await asyncio.sleep(max(seconds, 0.0))
+
+
+@contextlib.contextmanager
+def call_at(clock: Clock, deadline: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call something at the deadline on that clock, unless this is left before.
+
+    Leaving waits for nothing: the cancelled sleep ends in the event loop's next turn.
+    """
+    alarm = asyncio.ensure_future(clock.sleep(deadline - clock.monotonic()))
+    alarm.add_done_callback(lambda rung: None if rung.cancelled() else call())
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 async def wait_until(clock: Clock, deadline: float, event: asyncio.Event) -> None:

@@ -39,7 +39,18 @@ class NoHealthyReplica(RegistryError):
 
 
 class Saturated(RegistryError):
-    """Every healthy, active replica has as many sessions as its capacity allows. Worth trying again later."""
+    """Every healthy, active replica has as many sessions as its capacity allows. Worth trying again later.
+
+    Attributes:
+        depth: How many sessions waited for a slot then, over all routers.
+        retry_after_seconds: How long the line takes to pass at the speed at which this router saw it move lately;
+            `None` where it saw nothing move.
+    """
+
+    def __init__(self, message: str, *, depth: int = 0, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.depth = depth
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StoreError(RegistryError):

@@ -1,7 +1,8 @@
 """Every Redis key of a namespace, spelled here and nowhere else.
 
     sr:{<ns>}:meta             hash    schema, birth (id of this history), revision (id of the last event), epoch,
-                                       next_order, beat_at_ms, reap_after_ms, restored:<birth>
+                                       next_order, queue_seq, beat_at_ms, reap_after_ms, reap_until_ms,
+                                       restored:<birth>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
     sr:{<ns>}:replica:<url>    hash    spec, health, operator's word, load and revision of one replica
@@ -10,9 +11,12 @@
     sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
-    sr:{<ns>}:router:<key>     hash    how a router presents itself; reap_cursor while it is reaped
+    sr:{<ns>}:router:<key>     hash    how a router presents itself; reap_cursor and line_cursor while it is reaped
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url on which a session is or was; expires some time after its end
+    sr:{<ns>}:queue            zset    <router key>/<lease id> of a session that waits -> its sequence
+    sr:{<ns>}:inbox:<key>      stream  lease_id, url and revision of each slot that a waiter of this router was given
+    sr:{<ns>}:place:<sha>      string  sequence that a session had when its router died; expires soon
     sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' feed
 
 All carry the hash tag `{<ns>}`, so that one namespace lives in one slot of a Redis Cluster. `<url>` is canonical.
@@ -54,6 +58,9 @@ class Keys:
         self.router_prefix = f"{self.prefix}router:"
         self.leases_prefix = f"{self.prefix}leases:"
         self.affinity_prefix = f"{self.prefix}affinity:"
+        self.queue = f"{self.prefix}queue"
+        self.inbox_prefix = f"{self.prefix}inbox:"
+        self.place_prefix = f"{self.prefix}place:"
         self.events = f"{self.prefix}events"
 
     def replica(self, url: str) -> str:
@@ -68,6 +75,10 @@ class Keys:
         """Return the key of the leases that this router holds."""
         return self.leases_prefix + router
 
+    def inbox(self, router: str) -> str:
+        """Return the key of the wake-ups for this router's waiters."""
+        return self.inbox_prefix + router
+
     def expected_type(self, key: str) -> str | None:
         """Return the Redis type that a key of this namespace must have; `None` for a key that is not the registry's."""
         fixed = {
@@ -79,10 +90,13 @@ class Keys:
             self.full: "set",
             self.leader: "hash",
             self.routers: "zset",
+            self.queue: "zset",
             self.events: "stream",
         }
         if key.startswith((self.replica_prefix, self.router_prefix, self.leases_prefix)):
             return "hash"
-        if key.startswith(self.affinity_prefix):
+        if key.startswith((self.affinity_prefix, self.place_prefix)):
             return "string"
+        if key.startswith(self.inbox_prefix):
+            return "stream"
         return fixed.get(key)

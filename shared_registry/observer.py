@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from shared_registry.check import Violation, find_violations
 from shared_registry.errors import StoreError
 from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
 from shared_registry.outsider import Outsider
-from shared_registry.reader import Gap, Head, Snapshot
+from shared_registry.reader import Gap, Head, Snapshot, Waiting
 from shared_registry.wire import milliseconds, parse_router
 
 SNAPSHOT_TRIES = 20
@@ -28,6 +29,7 @@ class Overview:
         head: Which history, and how far it has come.
         leader: Who leads; `None` while nobody does.
         live_routers: How many routers have beaten in time.
+        waiting: How many sessions wait for a slot.
         replicas: All that are registered, in order.
         panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
     """
@@ -36,6 +38,7 @@ class Overview:
     head: Head
     leader: Leader | None
     live_routers: int
+    waiting: int
     replicas: list[ReplicaRecord]
     panic: str = ""
 
@@ -56,6 +59,43 @@ class RouterList:
 
 
 @dataclass(frozen=True, slots=True)
+class WaiterRecord:
+    """A session that waits for a slot.
+
+    Attributes:
+        position: Counted from 1, over all routers.
+        id: Of the lease that it will have.
+        router: Key of the router where it waits.
+        since: About when it came, in seconds on the Redis server's clock: no two in line have come at the same moment.
+    """
+
+    position: int
+    id: str
+    router: str
+    since: float
+
+    @property
+    def session_digest(self) -> str | None:
+        """The SHA-256 of the session's name, in hex; `None` where it has none."""
+        return _digest_of(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueList:
+    """The waiting line of a registry at one moment.
+
+    Attributes:
+        at: When, in seconds on the Redis server's clock.
+        depth: How many wait.
+        waiters: The first of them, in order.
+    """
+
+    at: float
+    depth: int
+    waiters: list[WaiterRecord]
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRecord:
     """A session's hold on a slot.
 
@@ -72,7 +112,7 @@ class LeaseRecord:
     @property
     def session_digest(self) -> str | None:
         """The SHA-256 of the session's name, in hex; `None` where it has none."""
-        return self.id.partition(":")[2] or None
+        return _digest_of(self.id)
 
 
 class Observer(Outsider):
@@ -84,8 +124,10 @@ class Observer(Outsider):
         now = await self._reader.server_time()
         async with client.bounded(self._timeout_seconds):
             live = await self._clients.commands.zcount(self._keys.routers, f"({milliseconds(now)}", "+inf")
+        waiting = await self._reader.queue_depth()
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
-        return Overview(now, snapshot.head, snapshot.leader, live, replicas, await self._reader.panic())
+        panic = await self._reader.panic()
+        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic)
 
     async def routers(self) -> RouterList:
         """Return the routers. One that leaves meanwhile is left out."""
@@ -108,6 +150,22 @@ class Observer(Outsider):
             async for page in self._reader.leases(router):
                 found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
         return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
+
+    async def queue(self, count: int) -> QueueList:
+        """Return the waiting line, and up to that many of those in it, first come first.
+
+        Read in pieces: who comes or goes meanwhile may be left out, and who stands behind be shown a place off.
+        """
+        depth = await self._reader.queue_depth()
+        found: list[Waiting] = []
+        async with contextlib.aclosing(self._reader.waiters()) as pages:
+            while len(found) < count and (page := await anext(pages, None)) is not None:
+                found += page
+        first = [
+            WaiterRecord(position, one.lease_id, one.router, one.sequence / 1000)
+            for position, one in enumerate(found[:count], 1)
+        ]
+        return QueueList(await self._reader.server_time(), max(depth, len(first)), first)
 
     async def ready_count(self) -> int:
         """Return how many replicas may take a session now: healthy, active and below their capacity."""
@@ -148,3 +206,7 @@ class Observer(Outsider):
             except Gap:
                 await asyncio.sleep(PAUSE_SECONDS)
         raise StoreError("the event feed does not lead to the current revision; run `shared-registry check`")
+
+
+def _digest_of(lease_id: str) -> str | None:
+    return lease_id.partition(":")[2] or None

@@ -177,7 +177,7 @@ class Operator(Outsider):
     async def repair(self) -> list[Violation]:
         """Put in order what follows from the rest; return what is wrong afterwards."""
         found = await find_violations(self._reader, self._keys)
-        if await repair(self._store, self._keys, found, by=self.by):
+        if await repair(self._store, found, by=self.by):
             found = await find_violations(self._reader, self._keys)
         return found
 

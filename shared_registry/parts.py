@@ -88,7 +88,12 @@ def assemble(
     async def beat() -> None:
         await membership.beat()
 
-    placed = PlacementSettings(settings.affinity_seconds, settings.degraded_placement, settings.refresh_seconds)
+    placed = PlacementSettings(
+        affinity_seconds=settings.affinity_seconds,
+        degraded=settings.degraded_placement,
+        refresh_seconds=settings.refresh_seconds,
+        max_queue=settings.max_queue,
+    )
     placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
     membership = Membership(
         store,

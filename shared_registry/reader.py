@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from shared_registry.answers import Grant
 from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
 from shared_registry.keys import Keys
@@ -19,6 +20,7 @@ URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
 KEYS_AT_ONCE = 1000
 LEASES_AT_ONCE = 500
+WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
 SCAN_SECONDS = 30.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
@@ -69,6 +71,35 @@ class LeaseInspection:
 
     strangers: Sequence[str]
     wrong: Sequence[tuple[str, str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInspection:
+    """What does not agree about the waiting line.
+
+    Attributes:
+        waiting: How many wait of live routers.
+        ready: How many replicas have room.
+        strangers: Routers with waiters or an inbox that are not among the live ones.
+    """
+
+    waiting: int
+    ready: int
+    strangers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A session that waits for a slot.
+
+    Attributes:
+        router: Which waits for it.
+        sequence: What the line is ordered by: about when it came, in milliseconds since the epoch.
+    """
+
+    router: str
+    lease_id: str
+    sequence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +321,67 @@ class Reader:
         wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
         return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
 
+    async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
+        """Return how the waiting line stands, and which of these routers and of those in it are none."""
+        async with bounded(self._timeout_seconds):
+            reply = await self._scripts.inspect_queue(routers=routers)
+        waiting, ready, *strangers = reply.values
+        return QueueInspection(int(waiting), int(ready), strangers)
+
+    async def queue_depth(self) -> int:
+        """Return how many wait."""
+        async with bounded(self._timeout_seconds):
+            return int(await self._commands.zcard(self._keys.queue))
+
+    async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
+        """Return how many wait, and the positions, from 1, of those of these sessions of a router that do."""
+        depth = 0
+        positions: dict[str, int] = {}
+        for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
+            chunk = lease_ids[at : at + WAITERS_AT_ONCE]
+            async with bounded(self._timeout_seconds):
+                reply = await self._scripts.inspect_waiters(router=router, lease_ids=chunk)
+            depth = int(reply.values[0])
+            found = zip(chunk, reply.values[1:], strict=True)
+            positions |= {lease_id: int(position) for lease_id, position in found if position}
+        return depth, positions
+
+    async def waiters(self) -> AsyncGenerator[list[Waiting], None]:
+        """Yield all that wait, first come first, in pieces: as of one instant each."""
+        at = 0
+        while True:
+            async with bounded(self._timeout_seconds):
+                page = await self._commands.zrange(
+                    self._keys.queue, at, at + LEASES_AT_ONCE - 1, withscores=True, score_cast_func=float
+                )
+            if page:
+                members = [(member.partition("/"), sequence) for member, sequence in page]
+                yield [Waiting(router, lease_id, sequence) for (router, _, lease_id), sequence in members]
+            if len(page) < LEASES_AT_ONCE:
+                return
+            at += LEASES_AT_ONCE
+
+    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
+        """Return up to where the inbox was read, and the slots that were given to who waited, by lease id.
+
+        Args:
+            router: Whose inbox.
+            after: Where to go on reading.
+            seconds: How long to wait for the first.
+        """
+        key = self._keys.inbox(router)
+        entries = _stream_entries(await self._block({key: after}, seconds))
+        grants = {entry["lease_id"]: Grant(entry["url"], entry["revision"]) for _, entry in entries}
+        return entries[-1][0] if entries else after, grants
+
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""
+        return _stream_events(await self._block({self._keys.events: after}, seconds))
+
+    async def _block(self, streams: dict[str, str], seconds: float) -> object:
         seconds = min(seconds, self._longest_block_seconds)
         async with bounded(seconds + BLOCK_MARGIN_SECONDS):
-            streams = await self._blocking.xread(
-                {self._keys.events: after}, count=EVENTS_AT_ONCE, block=max(1, round(seconds * 1000))
-            )
-        return _stream_events(streams)
+            return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=max(1, round(seconds * 1000)))
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
         """Return the head, and the events that follow a revision as read after it, both on the feed's connection."""
@@ -340,12 +424,15 @@ def _advance(records: dict[str, ReplicaRecord], removed: dict[str, str], event: 
 
 
 def _stream_events(streams: object) -> list[Event]:
-    """Return the events in XREAD's reply for one stream, which redis-py gives as a list or, in RESP3, a dict."""
+    return [parse_event(event_id, fields) for event_id, fields in _stream_entries(streams)]
+
+
+def _stream_entries(streams: object) -> list[tuple[str, dict[str, str]]]:
+    """Return the entries in XREAD's reply for one stream, which redis-py gives as a list or, in RESP3, a dict."""
     if not streams:
         return []
     if isinstance(streams, dict):
         (batches,) = streams.values()
-        entries = [entry for batch in batches for entry in batch]
-    else:
-        ((_, entries),) = streams  # type: ignore[misc]
-    return [parse_event(event_id, fields) for event_id, fields in entries]
+        return [entry for batch in batches for entry in batch]
+    ((_, entries),) = cast("list[tuple[str, list[tuple[str, dict[str, str]]]]]", streams)
+    return entries

@@ -21,7 +21,7 @@ from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, Un
 from shared_registry.joining import join
 from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
 from shared_registry.parts import assemble
-from shared_registry.placement import Lease
+from shared_registry.placement import Lease, OnPosition
 from shared_registry.policy import Panic, PolicyName
 from shared_registry.probe import HttpProbe
 from shared_registry.probe.text import one_line
@@ -246,7 +246,12 @@ class SharedReplicaRegistry:
         await self._outcomes.passive(replica, thresholds, ok=ok, reason=one_line(str(reason)) or "connecting failed")
 
     async def acquire(
-        self, session: str | None = None, *, timeout: float = 0.0, exclude: Collection[Replica | str] = ()
+        self,
+        session: str | None = None,
+        *,
+        timeout: float = 0.0,
+        exclude: Collection[Replica | str] = (),
+        on_position: OnPosition | None = None,
     ) -> Lease:
         """Take a slot for a session: on the least loaded replica of the first tier that has room. One round trip.
 
@@ -257,20 +262,34 @@ class SharedReplicaRegistry:
         Args:
             session: A name by which the session returns to the replica where it is, or was within `affinity_seconds`,
                 while that one is ready. Only its digest goes to Redis.
-            timeout: How long to wait for a slot, in seconds. Only 0 yet: whoever finds none is told so at once.
-            exclude: Replicas, or urls, that were tried in vain.
+            timeout: How long to wait for a slot, in seconds, if there is none: in one line with all who wait at any
+                router, first come first. 0 does not wait.
+            exclude: Replicas, or urls, that were tried in vain. While others have no room the session waits in line
+                too; there it takes what comes.
+            on_position: Called with the session's position in the line and the length of the line, both from 1: once
+                it waits, and when that has changed, about once a second. Must not block; what it raises ends the call.
 
         Raises:
-            Saturated: Every healthy replica is full.
-            NoHealthyReplica: None is healthy and active.
+            Saturated: Every healthy replica is full, and no slot came free in time; or `max_queue` wait already.
+            NoHealthyReplica: None is healthy and active, or came to be in time.
             StoreUnavailable: Redis is away, and `degraded_placement` has nothing to offer.
-            UsageError: The registry is not started, or it is to wait.
+            UsageError: The registry is not started, was stopped meanwhile, or the timeout is not usable.
         """
         self._expect_started()
-        if timeout:
-            raise UsageError(f"timeout: waiting for a slot is not supported yet, got {timeout!r}; pass 0 and ask again")
+        if not 0 <= timeout < math.inf:
+            raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
         excluded = {_key_of(one) for one in exclude}
-        return await self._parts.placement.acquire(session, avoided=self._view.cooling - excluded, excluded=excluded)
+        return await self._parts.placement.acquire(
+            session,
+            avoided=self._view.cooling - excluded,
+            excluded=excluded,
+            timeout_seconds=timeout,
+            on_position=on_position,
+        )
+
+    async def queue_depth(self) -> int:
+        """Return how many sessions wait for a slot, over all routers."""
+        return await self._reader.queue_depth()
 
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.

@@ -1,7 +1,8 @@
 """Puts a namespace in order again, as far as what is wrong follows from what is right.
 
-Loads follow from leases, ready sets from hashes, membership from both, the revision from the feed. What holds another
-type or an unreadable number is left alone: only its owner can know what it should be.
+Loads follow from leases, ready sets from hashes, membership from both, the revision from the feed; who waits beside
+room is served. What holds another type or an unreadable number is left alone: only its owner can know what it should
+be.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared_registry.check import Violation
-from shared_registry.keys import Keys
 from shared_registry.model import is_later
 from shared_registry.reader import RECORDS_AT_ONCE
 from shared_registry.store import Store
 
-REPAIRABLE = frozenset({"load", "lease", "ready", "membership", "feed"})
+REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "feed"})
 
 
-async def repair(store: Store, keys: Keys, violations: Sequence[Violation], *, by: str) -> bool:
+async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
     """Repair what a check has found; return whether there was anything to repair. Check again afterwards.
 
     Safe while routers are at work, and to repeat: everything is derived anew, at one instant for each replica.
@@ -30,7 +30,7 @@ async def repair(store: Store, keys: Keys, violations: Sequence[Violation], *, b
     if not found:
         return False
     urls = sorted({violation.url for violation in found if violation.url})
-    routers = [violation.key.removeprefix(keys.leases_prefix) for violation in found if violation.rule == "lease"]
+    routers = sorted({violation.router for violation in found if violation.router})
     first_event = ""
     for violation in found:
         if violation.event and (not first_event or is_later(violation.event, first_event)):

@@ -62,10 +62,9 @@ class Scripts:
         self, *, mode: Source, request: str, birth: str, router: str, by: str, key: str, endpoint: ReplicaEndpoint
     ) -> Reply:
         """`created` or `updated` and the event; `unchanged`, `tombstone` or `overridden`."""
-        keys = self._keys
         return await self._run(
             "register_replica",
-            [keys.meta, keys.replicas, keys.removed, keys.replica(key), *self._ready_keys, keys.events],
+            self._lease_keys,
             [
                 mode.value,
                 request,
@@ -98,7 +97,7 @@ class Scripts:
         keys = self._keys
         return await self._run(
             "set_admin",
-            [keys.meta, keys.replica(key), *self._ready_keys, keys.events],
+            [keys.meta, keys.routers, keys.events, *self._line_keys],
             [key, state, router, by, reason],
         )
 
@@ -152,7 +151,7 @@ class Scripts:
             args += [result.key, result.incarnation, ok, f"{result.latency_ms:.3f}", result.error or ""]
         return await self._run(
             "report_probes",
-            [keys.meta, keys.leader, *self._ready_keys, keys.events, keys.replica_prefix],
+            [keys.meta, keys.leader, keys.routers, keys.events, *self._line_keys],
             args,
         )
 
@@ -163,7 +162,7 @@ class Scripts:
         keys = self._keys
         return await self._run(
             "record_outcome",
-            [keys.meta, keys.routers, keys.replica(result.key), *self._ready_keys, keys.events],
+            [keys.meta, keys.routers, keys.events, *self._line_keys],
             [
                 result.key,
                 result.incarnation,
@@ -183,7 +182,7 @@ class Scripts:
         keys = self._keys
         return await self._run(
             "heartbeat",
-            [keys.meta, keys.routers, keys.router(info.key), keys.leases(info.key), keys.events, keys.router_prefix],
+            [keys.meta, keys.routers, keys.events, keys.router_prefix, *self._line_keys],
             [
                 info.key,
                 milliseconds(expiry_seconds),
@@ -213,76 +212,48 @@ class Scripts:
             keys.removed,
             keys.routers,
             keys.router(router),
-            keys.leases(router),
-            *self._ready_keys,
             keys.events,
-            keys.replica_prefix,
-            keys.affinity_prefix,
+            *self._line_keys,
+            keys.place_prefix,
         ]
 
     async def acquire_lease(
-        self, *, router: str, lease_id: str, avoided: Collection[str], excluded: Collection[str]
+        self,
+        *,
+        router: str,
+        lease_id: str,
+        max_queue: int,
+        sequence: str,
+        avoided: Collection[str],
+        excluded: Collection[str],
     ) -> Reply:
-        """`granted` or `held`, the replica's url and revision; `saturated`, `no_healthy` or `not_registered`."""
+        """`granted` or `held`, the replica's url and revision; `waiting`, sequence, position and depth; or a denial.
+
+        Denials are `excluded`, `saturated` and `no_healthy`, each with the depth of the line, and `not_registered`.
+        """
         keys = self._keys
         return await self._run(
             "acquire_lease",
-            [
-                keys.meta,
-                keys.routers,
-                keys.leases(router),
-                *self._ready_keys,
-                keys.replica_prefix,
-                keys.affinity_prefix,
-            ],
-            [router, lease_id, str(len(avoided)), *avoided, *excluded],
+            [keys.meta, keys.routers, *self._line_keys, keys.place_prefix],
+            [router, lease_id, str(max_queue), sequence, str(len(avoided)), *avoided, *excluded],
         )
 
     async def release_lease(self, *, router: str, lease_id: str, affinity_seconds: float) -> Reply:
-        """`released` and the event, if a replica was removed with its last session; or `not_found`."""
-        keys = self._keys
-        return await self._run(
-            "release_lease",
-            [
-                keys.meta,
-                keys.replicas,
-                keys.removed,
-                keys.leases(router),
-                *self._ready_keys,
-                keys.events,
-                keys.replica_prefix,
-                keys.affinity_prefix,
-            ],
-            [router, lease_id, milliseconds(affinity_seconds)],
-        )
+        """`released` and the event, if a replica was removed with it; `abandoned`, of a waiting; or `not_found`."""
+        return await self._run("release_lease", self._lease_keys, [router, lease_id, milliseconds(affinity_seconds)])
 
     async def restore_leases(self, *, router: str, leases: Mapping[str, str]) -> Reply:
         """`restored`, how many, how many urls are over capacity, these, and urls not there; or `not_registered`."""
-        keys = self._keys
-        return await self._run(
-            "restore_leases",
-            [
-                keys.meta,
-                keys.replicas,
-                keys.removed,
-                keys.routers,
-                keys.leases(router),
-                *self._ready_keys,
-                keys.events,
-                keys.replica_prefix,
-                keys.affinity_prefix,
-            ],
-            [router, *(text for lease in leases.items() for text in lease)],
-        )
+        args = [router, *(text for lease in leases.items() for text in lease)]
+        return await self._run("restore_leases", self._lease_keys, args)
 
     async def restore_view(
         self, *, birth: str, router: str, view_birth: str, view_revision: str, is_complete: bool, entries: Sequence[str]
     ) -> Reply:
         """`restored` and the events, or `superseded`. Entries come from `wire.restored_entry`."""
-        keys = self._keys
         return await self._run(
             "restore_view",
-            [keys.meta, keys.replicas, keys.removed, *self._ready_keys, keys.events, keys.replica_prefix],
+            self._lease_keys,
             [birth, router, view_birth, view_revision, "1" if is_complete else "0", *entries],
         )
 
@@ -304,20 +275,40 @@ class Scripts:
         self, *, router: str, by: str, first_event: str, routers: Collection[str], urls: Collection[str]
     ) -> Reply:
         """`repaired`, and how many things were wrong."""
-        keys = self._keys
         return await self._run(
             "repair_namespace",
-            [
-                keys.meta,
-                keys.replicas,
-                keys.removed,
-                keys.routers,
-                *self._ready_keys,
-                keys.events,
-                keys.replica_prefix,
-                keys.leases_prefix,
-            ],
+            self._lease_keys,
             [router, by, first_event, str(len(routers)), *routers, *urls],
+        )
+
+    async def inspect_queue(self, *, routers: Collection[str]) -> Reply:
+        """`inspected`, how many wait of live routers, how many replicas have room, and the routers that are none."""
+        keys = self._keys
+        return await self._run(
+            "inspect_queue", [keys.routers, keys.queue, keys.ready_primary, keys.ready_secondary], [*routers]
+        )
+
+    async def inspect_waiters(self, *, router: str, lease_ids: Collection[str]) -> Reply:
+        """`inspected`, how many wait, and the position of each of these, empty for who does not wait."""
+        return await self._run("inspect_waiters", [self._keys.queue], [router, *lease_ids])
+
+    @property
+    def _lease_keys(self) -> list[str]:
+        """What any command that ends leases, or makes them, may touch."""
+        keys = self._keys
+        return [keys.meta, keys.replicas, keys.removed, keys.routers, keys.events, *self._line_keys]
+
+    @property
+    def _line_keys(self) -> tuple[str, ...]:
+        """What handing a slot to a waiter touches."""
+        keys = self._keys
+        return (
+            keys.queue,
+            *self._ready_keys,
+            keys.replica_prefix,
+            keys.leases_prefix,
+            keys.affinity_prefix,
+            keys.inbox_prefix,
         )
 
     @property

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 
 from shared_registry.alarm import SharedAlarm
-from shared_registry.answers import Beat, Denial, Elected, Grant, Held, Parting, Report, Restored
+from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.keys import Keys
@@ -229,8 +229,8 @@ class Store:
 
     async def acquire(
         self, lease_id: str, *, avoided: Collection[str] = (), excluded: Collection[str] = ()
-    ) -> Grant | Denial:
-        """Give a session a slot; return which, or why there is none.
+    ) -> Grant | Denied:
+        """Give a session a slot; return which, or why there is none. If it waited in line, it does no longer.
 
         Args:
             lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
@@ -239,19 +239,54 @@ class Store:
         """
         async with self._call():
             reply = await self._scripts.acquire_lease(
-                router=self._router, lease_id=lease_id, avoided=avoided, excluded=excluded
+                router=self._router, lease_id=lease_id, max_queue=0, sequence="", avoided=avoided, excluded=excluded
             )
         if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
-            return Denial(reply.status)
+            return Denied(Denial(reply.status), *map(int, reply.values))
+        return Grant(*reply.values)
+
+    async def wait(
+        self,
+        lease_id: str,
+        *,
+        max_queue: int,
+        sequence: str = "",
+        avoided: Collection[str] = (),
+        excluded: Collection[str] = (),
+    ) -> Grant | Place | Denied:
+        """Give a session a slot, or a place in the waiting line. Who waits asks again, and learns where it stands.
+
+        Args:
+            lease_id: As for `acquire`, which ends the waiting. So does `release`.
+            max_queue: Do not join a line that is that long.
+            sequence: Of the place that it has, if any: the server may have forgotten it.
+            avoided: Canonical urls taken only where there is nothing else.
+            excluded: Canonical urls not taken at once; what comes to who waits may be one of them.
+        """
+        async with self._call():
+            reply = await self._scripts.acquire_lease(
+                router=self._router,
+                lease_id=lease_id,
+                max_queue=max_queue,
+                sequence=sequence,
+                avoided=avoided,
+                excluded=excluded,
+            )
+        status = _expect(reply, "granted", "held", "waiting", *_DENIALS)
+        if status in _DENIALS:
+            return Denied(Denial(status), *map(int, reply.values))
+        if status == "waiting":
+            sequence, position, depth = reply.values
+            return Place(sequence, int(position), int(depth))
         return Grant(*reply.values)
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0) -> list[Event]:
-        """End a lease, if there is one; return the event, if its replica was removed with it."""
+        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it."""
         async with self._call():
             reply = await self._scripts.release_lease(
                 router=self._router, lease_id=lease_id, affinity_seconds=affinity_seconds
             )
-        _expect(reply, "released", "not_found")
+        _expect(reply, "released", "abandoned", "not_found")
         return parse_events(reply.values)
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:

@@ -1,9 +1,11 @@
--- Ends a router's leases piece by piece, so that no call takes long however many there are.
+-- Takes a router's waiters out of the line and ends its leases, piece by piece, so that no call takes long however many
+-- there are.
 
--- include lib/leases.lua
+-- include lib/line.lua
 
 local LEASES_AT_ONCE = 250
 local SCANS_AT_ONCE = 50
+local WAITERS_AT_ONCE = 1000
 
 -- Returns some leases, by id; their ids; how many are on each url; and where to go on. A page of a scan may be much
 -- larger than asked for, while the table shrinks: what does not fit is found again from where the page began.
@@ -31,11 +33,33 @@ local function next_leases(leases, cursor)
   return urls, ids, loads, cursor
 end
 
--- Ends some of a router's leases. Returns nil and how many are left, of which the next call goes on with some; or the
--- reply that refuses. Writes a deletion first, so that it runs when memory is short.
--- keys: as for `unload`, and leases, router (its record, which keeps the place), affinity_prefix.
-local function end_some(keys, now_ms, by, affinity_ms, reply)
-  local urls, ids, loads, cursor = next_leases(keys.leases, redis.call('HGET', keys.router, 'reap_cursor') or '0')
+-- Returns those of a router's waiters that a page of the line shows, with their sequences; and where to go on, 'done'
+-- where the page was the last.
+local function next_waiters(keys, key)
+  local cursor = redis.call('HGET', keys.router, 'line_cursor') or '0'
+  if cursor == 'done' then
+    return {}, cursor
+  end
+  local page = redis.call('ZSCAN', keys.queue, cursor, 'COUNT', WAITERS_AT_ONCE)
+  local own = {}
+  for i = 1, #page[2], 2 do
+    local waiter = page[2][i]
+    if string.sub(waiter, 1, #key + 1) == key .. '/' then
+      local lease_id = string.sub(waiter, #key + 2)
+      own[#own + 1] = {waiter = waiter, session = session_of(lease_id), sequence = page[2][i + 1]}
+    end
+  end
+  return own, page[1] == '0' and 'done' or page[1]
+end
+
+-- Returns nil, or the reply for a key of the wrong type behind these waiters and leases.
+local function parting_refusal(keys, waiters, ids, loads)
+  for _, one in ipairs(waiters) do
+    local refused = one.session and type_refusal({keys.place_prefix .. one.session, 'string'})
+    if refused then
+      return refused
+    end
+  end
   for url in pairs(loads) do
     local refused = replica_refusal(keys, url)
     if refused then
@@ -48,7 +72,20 @@ local function end_some(keys, now_ms, by, affinity_ms, reply)
       return refused
     end
   end
-  redis.call('HDEL', keys.router, 'reap_cursor')
+  return nil
+end
+
+-- Those with a session leave their place for some time, for their client to come back to through another router.
+local function drop_waiters(keys, waiters, affinity_ms)
+  for _, one in ipairs(waiters) do
+    redis.call('ZREM', keys.queue, one.waiter)
+    if one.session and affinity_ms ~= '0' then
+      redis.call('SET', keys.place_prefix .. one.session, whole(tonumber(one.sequence)), 'PX', affinity_ms)
+    end
+  end
+end
+
+local function end_leases(keys, urls, ids, loads, now_ms, by, affinity_ms)
   if #ids > 0 then
     redis.call('HDEL', keys.leases, unpack(ids))
   end
@@ -56,11 +93,35 @@ local function end_some(keys, now_ms, by, affinity_ms, reply)
     keep_affinity(keys, id, urls[id], affinity_ms)
   end
   for url, count in pairs(loads) do
-    unload(keys, url, count, now_ms, by, reply)
+    unload(keys, url, count, now_ms, by, {})
   end
+end
+
+-- Ends some of what a router has, its waiters before its leases, and gives the slots to who waits longest. With the
+-- last of it the router's record and inbox go. Writes a deletion first, so that it runs when memory is short.
+-- keys: as for `unload` and `serve_queue`, and router (its record, which keeps the place), leases, place_prefix.
+-- Returns nil, and how many leases are left where it is not done; or the reply that refuses.
+local function end_some(keys, key, now_ms, by, affinity_ms)
+  local waiters, line_cursor = next_waiters(keys, key)
+  local urls, ids, loads, cursor = {}, {}, {}, '0'
+  if line_cursor == 'done' then
+    urls, ids, loads, cursor = next_leases(keys.leases, redis.call('HGET', keys.router, 'reap_cursor') or '0')
+  end
+  local refused = parting_refusal(keys, waiters, ids, loads)
+  if refused then
+    return refused
+  end
+  redis.call('HDEL', keys.router, 'reap_cursor', 'line_cursor')
+  drop_waiters(keys, waiters, affinity_ms)
+  end_leases(keys, urls, ids, loads, now_ms, by, affinity_ms)
   local left = redis.call('HLEN', keys.leases)
-  if left > 0 then
-    redis.call('HSET', keys.router, 'reap_cursor', cursor)
+  local is_done = left == 0 and line_cursor == 'done'
+  if is_done then
+    redis.call('ZREM', keys.routers, key)
+    redis.call('DEL', keys.router, keys.inbox_prefix .. key)
+  else
+    redis.call('HSET', keys.router, 'reap_cursor', cursor, 'line_cursor', line_cursor)
   end
-  return nil, left
+  serve_queue(keys, now_ms)
+  return nil, not is_done and left
 end

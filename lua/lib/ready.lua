@@ -8,7 +8,7 @@ local LEAST_SHARE = 0.1
 local function ramp_share(replica_key)
   local state = redis.call('HMGET', replica_key, 'slow_start_ms', 'status_since_ms')
   local length, since = tonumber(state[1] or ''), tonumber(state[2] or '')
-  if not length or not since then
+  if not length or length <= 0 or not since then
     return nil
   end
   local share = (server_now_ms() - since) / length

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from shared_registry.keys import Keys
 
 EVENTS_SHOWN = "10"
+FIRST_WAITERS = ("0", "9", "WITHSCORES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ def looks(keys: Keys) -> list[Look]:
         Look("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
         Look("how one router presents itself", ("HGETALL", keys.router("<key>")), "router"),
         Look("the leases that one router holds: id, replica", ("HGETALL", keys.leases("<key>")), "router"),
+        Look(
+            "who waits for a slot, first come first, and since about when (ms)", ("ZRANGE", keys.queue, *FIRST_WAITERS)
+        ),
         Look("what happened last, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
     ]
 

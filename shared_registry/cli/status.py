@@ -37,6 +37,7 @@ def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
         "epoch": overview.head.epoch,
         "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
         "live_routers": overview.live_routers,
+        "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
         "replicas": [_replica_document(record) for record in overview.replicas],
     }
@@ -73,6 +74,7 @@ def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
         facts.add_row("", "nothing is there yet: start a router, or see whether url and namespace are the right ones")
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
     facts.add_row("routers", f"{overview.live_routers} live")
+    facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "nobody waits")
     if overview.panic:
         facts.add_row("panic", Text(f"{printable(overview.panic)}: select() spreads over all that are active", "red"))
     facts.add_row("revision", f"{head.revision} of birth {head.birth or '-'}")

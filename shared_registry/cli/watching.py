@@ -1,4 +1,4 @@
-"""The commands that look: status, routers, leases, events, wait."""
+"""The commands that look: status, routers, leases, queue, events, wait."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from shared_registry.cli.options import (
     print_json,
     seconds_above_zero,
 )
+from shared_registry.cli.queue_list import queue_document, queue_text
 from shared_registry.cli.router_list import routers_document, routers_text
 from shared_registry.cli.status import status_document, status_text
 from shared_registry.cli.waiting import wait_ready
@@ -37,6 +38,7 @@ from shared_registry.observer import Observer
 from shared_registry.stop_signals import until_stopped
 
 EVENTS_SHOWN = 20
+WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
 commands = typer.Typer()
 
@@ -69,8 +71,8 @@ def status(
     """Show replicas, leader and routers, without joining them.
 
     --json prints one object: redis, namespace, at, birth, revision, epoch, leader {router, epoch, elected_at} or null,
-    live_routers, and replicas [{url, name, primary, weight, capacity, in_flight, status, status_since, admin,
-    admin_reason, last_ok_at, last_failure_at, last_latency_ms, last_error, consecutive_failures,
+    live_routers, queue {depth}, and replicas [{url, name, primary, weight, capacity, in_flight, status, status_since,
+    admin, admin_reason, last_ok_at, last_failure_at, last_latency_ms, last_error, consecutive_failures,
     consecutive_successes}]. Times are seconds since the epoch on the Redis server's clock. Capacity 0 is unlimited.
     With --watch it is one such object a line, or {redis, namespace, error, age_seconds} while Redis is away.
     """
@@ -143,6 +145,36 @@ def leases(
         print_json(leases_document(settings, found))
     else:
         new_console().print(leases_text(settings, found))
+
+
+@commands.command(epilog="Examples: `shared-registry queue`; `shared-registry queue --count 5 --json -n pool`")
+def queue(
+    context: typer.Context,
+    *,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=0, help="How many to show, from the first in line on.")
+    ] = WAITERS_SHOWN,
+    config: ConfigOption = None,
+    redis: RedisOption = None,
+    namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who waits for a slot: in which order, at which router, for which session, and how long already.
+
+    Sessions are shown by the beginning of their name's SHA-256; the names themselves are not in Redis.
+
+    --json prints one object: redis, namespace, at, depth, and waiters [{position, id, router, session_digest, since}],
+    where id is that of the lease to come, and session_digest null for a session without a name. Times are seconds since
+    the epoch on the Redis server's clock.
+    """
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr()
+    settings = options.load(config)
+    found = observe(settings, lambda observer: observer.queue(count))
+    if options.as_json:
+        print_json(queue_document(settings, found))
+    else:
+        new_console().print(queue_text(settings, found))
 
 
 def _revision(text: str | None) -> str | None:

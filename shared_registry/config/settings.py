@@ -57,6 +57,7 @@ SHARED_SETTINGS = (
     "heartbeat_seconds",
     "router_expiry_seconds",
     "affinity_seconds",
+    "max_queue",
     "panic_percent",
     "slow_start_seconds",
 )
@@ -219,6 +220,12 @@ class RouterConfig:
     to it while it is ready. 0 forgets at once; while a session runs it is remembered in any case. Five minutes let a
     user reconnect to warm caches. Raising it keeps one small key for each session that long."""
 
+    max_queue: Count = 10_000
+    """Most sessions that may wait for a slot at once, over all routers: `acquire(timeout=...)` is refused with
+    `Saturated` at once while so many do. A session at the end of such a line waits for 10,000 others; lowering it
+    refuses those sooner who would wait in vain. Each costs Redis some 200 bytes, and a look at its position a
+    second."""
+
     degraded_placement: DegradedPlacement = "share"
     """What `acquire()` does while Redis is away. `share`: this router goes on with its equal share of the free slots
     that it saw last, so that all routers together stay within capacity as far as each saw the truth. `off`: it raises
@@ -265,6 +272,13 @@ class RouterConfig:
     on_lost: OnLost = "keep"
     """What the router does with a session whose replica turns unhealthy or is removed while it runs. `keep` lets it go
     on, since it may well outlive a failing health check; `close` ends it, so that the client comes back elsewhere."""
+
+    queue_timeout_seconds: Grace = 0.0
+    """Seconds for which a session may wait at the router for a slot, over all replicas that it tries. 0, the default,
+    refuses at once where every replica is full or none is healthy. Above it sessions stand in one line over all
+    routers, first come first (see `max_queue`): a WebSocket client is accepted and told its position, an HTTP request
+    goes unanswered meanwhile. Raising it rides out longer bursts and restarts of replicas; it costs an open connection
+    for each that waits, and clients and load balancers in front must be as patient."""
 
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
     """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who

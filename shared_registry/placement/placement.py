@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_registry.answers import Beat, Denial, Grant
+from shared_registry.answers import Beat, Denial, Denied
 from shared_registry.clock import Clock
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
 from shared_registry.mirror import Mirror
@@ -24,14 +24,15 @@ from shared_registry.model import (
     ReplicaStatus,
     is_later,
 )
+from shared_registry.placement.asking import Asker, OnPosition, Request
 from shared_registry.placement.degraded import DegradedPlacement, Loads
 from shared_registry.placement.lease import Lease, new_lease_id
 from shared_registry.placement.ledger import Ledger
+from shared_registry.placement.line import Line
 from shared_registry.placement.reconciliation import Reconciler
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 
-TRIES_TO_JOIN = 3
 IDLE_SECONDS = 60.0
 """For how long after the last acquire the loads are still looked at."""
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class PlacementSettings:
     affinity_seconds: float
     degraded: Literal["share", "off", "unlimited"]
     refresh_seconds: float
+    max_queue: int
 
 
 class Placement:
@@ -93,12 +95,37 @@ class Placement:
         self._settings = settings
         self._join = join
         self._clock = clock
+        self._line = Line(
+            reader,
+            router=router,
+            is_known=self.ledger.knows,
+            on_stranger=self.reconciler.ask,
+            clock=clock,
+            rng=rng,
+        )
+        self._asker = Asker(
+            store,
+            self._line,
+            max_queue=settings.max_queue,
+            rejoin=self._rejoin,
+            expect_open=self._expect_open,
+            can_place_alone=lambda request: self._degraded_choice(request) is not None,
+            clock=clock,
+        )
         self._degraded = DegradedPlacement(settings.degraded, router=router)
         self._used_at = -IDLE_SECONDS
         self._closings = 0
         self._is_degraded = False
 
-    async def acquire(self, session: str | None, *, avoided: Collection[str], excluded: Collection[str]) -> Lease:
+    async def acquire(
+        self,
+        session: str | None,
+        *,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        timeout_seconds: float = 0.0,
+        on_position: OnPosition | None = None,
+    ) -> Lease:
         """Return a lease on the least loaded replica that has room, or on the one where the session was before.
 
         Cancelled at any point it leaves nothing behind, at the latest after the next reconciliation.
@@ -106,41 +133,42 @@ class Placement:
         Args:
             session: Its name, by which it returns to the same replica.
             avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken.
+            excluded: Canonical urls never taken, unless after waiting in line.
+            timeout_seconds: How long to wait for a slot.
+            on_position: Told where the session stands while it waits.
 
         Raises:
-            Saturated: All replicas are full.
-            NoHealthyReplica: None is healthy and active.
+            Saturated: All replicas are full, in time.
+            NoHealthyReplica: None is healthy and active, in time.
             StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
             UsageError: The registry was stopped meanwhile.
         """
-        lease_id = new_lease_id(session)
-        closings = self._closings
+        request = Request(new_lease_id(session), avoided, excluded, self._closings)
         self._used_at = self._clock.monotonic()
-        self.ledger.ask(lease_id)
+        self.ledger.ask(request.lease_id)
         try:
-            grant = await self._ask(lease_id, avoided, excluded, closings)
-            replica = None if isinstance(grant, Denial) else await self._handle(grant.key)
-            self._expect_open(closings)
+            found = await self._find(request, timeout_seconds, on_position)
+            self._expect_open(request)
         except StoreUnavailable as error:
-            self._expect_open(closings)
-            return self._place_without_redis(lease_id, session, avoided, excluded, error)
+            self._expect_open(request)
+            return self._place_without_redis(request, session, error)
         except BaseException:
-            self.ledger.give_up(lease_id)
-            self.reconciler.ask()
+            self._give_up(request)
             raise
-        if isinstance(grant, Denial) or replica is None:
-            self.ledger.drop(lease_id)
-            raise _denied(grant)
+        if isinstance(found, Denied):
+            self.ledger.drop(request.lease_id)
+            raise self._denied(found)
+        replica, revision = found
         self._end_degraded()
-        self._degraded.take(grant.key)
-        return self._hold(lease_id, replica, session, grant.revision)
+        self._degraded.take(replica.key)
+        return self._hold(request.lease_id, replica, session, revision)
 
     async def run(self) -> None:
-        """Reconcile when it is due, and look at the loads now and then, until cancelled."""
+        """Reconcile when it is due, look at the loads now and then, and follow the waiting line, until cancelled."""
         with self._mirror.subscribed(self._notice):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
+                group.create_task(self._line.run())
                 group.create_task(self._look_at_loads())
 
     async def _look_at_loads(self) -> None:
@@ -166,6 +194,7 @@ class Placement:
         """
         if not events:
             self.reconciler.ask()
+            self._line.rewind()
         if not self.ledger.held:
             return
         gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
@@ -191,24 +220,27 @@ class Placement:
         """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
         self.ledger.clear()
         self._closings += 1
+        self._line.call_all()
 
-    def _expect_open(self, closings: int) -> None:
+    def _expect_open(self, request: Request) -> None:
         """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
-        if closings != self._closings:
+        if request.closings != self._closings:
             raise UsageError("the registry was stopped while a session was being placed")
 
-    async def _ask(
-        self, lease_id: str, avoided: Collection[str], excluded: Collection[str], closings: int
-    ) -> Grant | Denial:
-        for _ in range(TRIES_TO_JOIN):
-            answer = await self._store.acquire(lease_id, avoided=avoided, excluded=excluded)
-            if answer is not Denial.NOT_REGISTERED:
-                return answer
-            self._expect_open(closings)
-            # Others took us for dead, or history was lost: what is still held here counts before anything new.
-            await self._join()
-            await self.reconciler.reconcile()
-        raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+    async def _rejoin(self) -> None:
+        await self._join()
+        await self.reconciler.reconcile()
+
+    async def _find(
+        self, request: Request, timeout_seconds: float, on_position: OnPosition | None
+    ) -> tuple[Replica, str] | Denied:
+        """Return the replica whose slot the session was given, and the revision as of which; or why it was not."""
+        if timeout_seconds > 0:
+            deadline = self._clock.monotonic() + timeout_seconds
+            answer = await self._asker.wait(request, deadline=deadline, on_position=on_position)
+        else:
+            answer = await self._asker.ask(request)
+        return answer if isinstance(answer, Denied) else (await self._handle(answer.key), answer.revision)
 
     async def _handle(self, key: str) -> Replica:
         """Return a replica's handle, also of one that the mirror has not heard of yet."""
@@ -219,24 +251,27 @@ class Placement:
             replica = view.handle(record or Replica(ReplicaEndpoint(key)).record)
         return replica
 
-    def _place_without_redis(
-        self,
-        lease_id: str,
-        session: str | None,
-        avoided: Collection[str],
-        excluded: Collection[str],
-        error: StoreUnavailable,
-    ) -> Lease:
-        self.reconciler.ask()
-        replica = self._degraded.choose(self._mirror.view.preference, avoided=avoided, excluded=excluded)
+    def _give_up(self, request: Request) -> None:
+        self.ledger.give_up(request.lease_id)
+        if request.is_in_doubt:
+            self.reconciler.ask()
+        else:
+            self.reconciler.ask_to_end()
+
+    def _degraded_choice(self, request: Request) -> Replica | None:
+        return self._degraded.choose(self._mirror.view.preference, avoided=request.avoided, excluded=request.excluded)
+
+    def _place_without_redis(self, request: Request, session: str | None, error: StoreUnavailable) -> Lease:
+        replica = self._degraded_choice(request)
         if replica is None:
-            self.ledger.give_up(lease_id)
+            self._give_up(request)
             raise error
+        self.reconciler.ask()
         if not self._is_degraded:
             self._is_degraded = True
             logger.warning("placement: placing without Redis (%s): %s", self._settings.degraded, error)
         self._degraded.take(replica.key)
-        return self._hold(lease_id, replica, session, replica.record.revision, is_degraded=True)
+        return self._hold(request.lease_id, replica, session, replica.record.revision, is_degraded=True)
 
     def _end_degraded(self) -> None:
         if self._is_degraded:
@@ -280,18 +315,23 @@ class Placement:
             return not is_later(lease.revision, self._mirror.revision)
         return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
 
+    def _denied(self, answer: Denied) -> Saturated | NoHealthyReplica:
+        if answer.why is Denial.NO_HEALTHY:
+            return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
+        return Saturated(
+            "every healthy replica has as many sessions as its capacity allows"
+            + (f", and {answer.depth} more wait" if answer.depth else "")
+            + "; try again later",
+            depth=answer.depth,
+            retry_after_seconds=self._line.speed.seconds_to_pass(self._clock.monotonic(), answer.depth + 1),
+        )
+
     def _needs_loads(self) -> bool:
         return (
             self._settings.degraded == "share"
             and self._clock.monotonic() - self._used_at < IDLE_SECONDS
             and any(replica.endpoint.capacity for replica in self._mirror.view.preference)
         )
-
-
-def _denied(answer: Grant | Denial) -> Saturated | NoHealthyReplica:
-    if answer is Denial.SATURATED:
-        return Saturated("every healthy replica has as many sessions as its capacity allows; try again later")
-    return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
 
 
 def _is_lost(record: ReplicaRecord) -> bool:

@@ -1,7 +1,7 @@
 """Makes Redis and this router agree on which leases the router holds, after anything that may have parted them.
 
-What is held here and missing there is put back; what is there and nobody's here is released. A task of its own, so
-that however long it takes, the router goes on beating.
+What is held here and missing there is put back; what is there and nobody's here is released, also from the waiting
+line. A task of its own, so that however long it takes, the router goes on beating.
 """
 
 from __future__ import annotations
@@ -60,20 +60,31 @@ class Reconciler:
         self._clock = clock
         self._backoff = Backoff(rng=rng)
         self._is_asked = asyncio.Event()
+        self._is_in_doubt = False
         self._lock = asyncio.Lock()
         self._unheard: set[str] = set()
         self._is_in_trouble = False
 
     def ask(self) -> None:
         """Let it compare soon."""
+        self._is_in_doubt = True
+        self._is_asked.set()
+
+    def ask_to_end(self) -> None:
+        """Let it tell Redis soon of what has ended here; nothing is in doubt."""
         self._is_asked.set()
 
     async def run(self) -> None:
         """Compare whenever asked, and once a minute, until cancelled."""
+        due_at = self._clock.monotonic() + EVERY_SECONDS
         while True:
-            await wait_until(self._clock, self._clock.monotonic() + EVERY_SECONDS, self._is_asked)
+            await wait_until(self._clock, due_at, self._is_asked)
             try:
-                await self.reconcile()
+                if self._is_in_doubt or self._clock.monotonic() >= due_at:
+                    due_at = self._clock.monotonic() + EVERY_SECONDS
+                    await self.reconcile()
+                else:
+                    await self._end_only()
             except StoreError as error:
                 if not self._is_in_trouble:
                     self._is_in_trouble = True
@@ -91,10 +102,20 @@ class Reconciler:
         """
         async with self._lock:
             self._is_asked.clear()
+            self._is_in_doubt = False
             try:
                 await self._compare()
             except BaseException:
                 self.ask()
+                raise
+
+    async def _end_only(self) -> None:
+        async with self._lock:
+            self._is_asked.clear()
+            try:
+                await self._release_all(self._ledger.ending)
+            except BaseException:
+                self._is_asked.set()
                 raise
 
     async def _compare(self) -> None:
@@ -110,8 +131,10 @@ class Reconciler:
         self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
         for chunk in _chunks(missing, RESTORED_AT_ONCE):
             await self._put_back(chunk)
-        for lease_id in [*strangers, *self._ledger.ending]:
-            await self._release(lease_id)
+        async for waiting in self._reader.waiters():
+            own = [one.lease_id for one in waiting if one.router == self._router]
+            strangers += [lease_id for lease_id in own if not self._ledger.knows(lease_id)]
+        await self._release_all([*strangers, *self._ledger.ending])
 
     async def _put_back(self, lease_ids: Iterable[str]) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
@@ -133,6 +156,10 @@ class Reconciler:
         for lease_id in leases:
             if lease_id not in self._ledger.held:  # its release, begun meanwhile, may have come first
                 await self._release(lease_id)
+
+    async def _release_all(self, lease_ids: Iterable[str]) -> None:
+        for lease_id in lease_ids:
+            await self._release(lease_id)
 
     async def _release(self, lease_id: str) -> None:
         await self._store.release(lease_id, affinity_seconds=self._affinity_seconds)

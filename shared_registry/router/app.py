@@ -22,7 +22,7 @@ from shared_registry.router.narrator import Narrator
 from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import Placement
 from shared_registry.router.pools import ReplicaPools
-from shared_registry.router.status import not_ready_reason, status_document
+from shared_registry.router.status import Queue, not_ready_reason, status_document
 from shared_registry.router.tls import TlsSettings
 from shared_registry.router.websocket import WebSocketProxy
 
@@ -48,7 +48,9 @@ class Router:
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
-        placement = Placement(self.registry, config.on_lost)
+        self._placement = placement = Placement(
+            self.registry, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
+        )
         self.dispatcher = Dispatcher(placement, self._reports)
         tls = TlsSettings()
         self._pools = ReplicaPools(config, tls)
@@ -64,8 +66,12 @@ class Router:
         )
 
     def begin_stop(self) -> None:
-        """Resign at once, and tell load balancers to go elsewhere. Sessions go on until `running()` ends."""
+        """Resign at once, and tell load balancers to go elsewhere; send away who waits for a slot.
+
+        Sessions go on until `running()` ends.
+        """
         self._stopping.set()
+        self._placement.stop_waiting()
 
     @contextlib.asynccontextmanager
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
@@ -115,10 +121,14 @@ class Router:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _status(self, request: Request) -> Response:  # noqa: ARG002
+        queue = Queue(None, self._placement.waiting)
         if self.registry.is_started:
             with contextlib.suppress(StoreError):  # the last view, then; its age stands in the document
                 await self.registry.refresh()
-        document = status_document(self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions)
+                queue = Queue(await self.registry.queue_depth(), self._placement.waiting)
+        document = status_document(
+            self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
+        )
         return JSONResponse(document)
 
     async def _healthz(self, request: Request) -> Response:  # noqa: ARG002

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from shared_registry.router.departure import announce
 from shared_registry.router.headers import AmbiguousRequest, has_body, refuse_ambiguous
 
 LONGEST_HEAD = 64 * 1024
@@ -43,12 +45,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
+        self._departed: asyncio.Future[None] = self.loop.create_future()
         super().connection_made(transport)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop it."""
+        """Stop it; tell a request that its client is gone."""
         self._end_head()
+        self._departed.set_result(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -75,6 +79,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > LONGEST_HEAD:
             self._refuse(_TOO_LONG)
             return
+        announce(cast("Scope", self.scope), self._departed)
         super().on_headers_complete()
         if self._stopping.is_set():
             self.end_after_response()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared_registry.model import Replica
-from shared_registry.placement import Lease
+from shared_registry.placement import Lease, OnPosition
 from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import NoReplica, Placement
 
@@ -41,11 +41,15 @@ class Undeliverable(Exception):
 
     Attributes:
         failures: What became of those that were tried; empty where there was none to try.
+        is_stopping: Whether it waited for one, and this router stops.
+        retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
     def __init__(self, failures: list[NotReached], missing: NoReplica | None) -> None:
         super().__init__(_summary(failures, missing))
         self.failures = failures
+        self.is_stopping = missing is not None and missing.is_stopping
+        self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +81,20 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def connected(
-        self, key: str | None, dial: Callable[[Replica], AbstractAsyncContextManager[T]]
+        self,
+        key: str | None,
+        dial: Callable[[Replica], AbstractAsyncContextManager[T]],
+        *,
+        on_position: OnPosition | None = None,
     ) -> AsyncIterator[Placed[T]]:
         """Hold a slot on a replica and a connection to it, made by `dial`, for as long as the session lasts.
+
+        Where there is no slot the session waits for one, for `queue_timeout_seconds` over all that it tries.
 
         Args:
             key: By which the session is recognized when it comes again; `None` for one that is not.
             dial: Connects to one replica; raises `NotReached` where another one may be tried.
+            on_position: Told where the session stands in line, and how long the line is. Must not block.
 
         Raises:
             Undeliverable: None could be reached.
@@ -92,10 +103,12 @@ class Dispatcher:
             tried: list[Replica] = []
             failures: list[NotReached] = []
             missing: NoReplica | None = None
+            deadline = self._placement.deadline()
             while len(tried) < MOST_TRIES:
                 async with contextlib.AsyncExitStack() as stack:
                     try:
-                        lease = await stack.enter_async_context(self._placement.place(key, exclude=tried))
+                        slot = self._placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
+                        lease = await stack.enter_async_context(slot)
                         connection = await stack.enter_async_context(dial(lease.replica))
                     except NoReplica as reason:
                         missing = reason
@@ -128,6 +141,8 @@ class Dispatcher:
 
 
 def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
+    if missing is not None and missing.is_stopping:
+        return "this router stops; connect again"
     if not failures and missing is not None and missing.is_saturated:
         return "every healthy replica is full; try again soon"
     if not failures:

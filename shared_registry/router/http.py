@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.router import headers
+from shared_registry.router.departure import departure_of
 from shared_registry.router.dispatch import Dispatcher, Undeliverable
 from shared_registry.router.headers import AmbiguousRequest
 from shared_registry.router.placement import Placement, ReplicaLost
@@ -28,6 +30,8 @@ from shared_registry.router.replica_connection import ReplicaBroke, ReplicaConne
 from shared_registry.router.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
+LONGEST_RETRY_AFTER_SECONDS = 300
+"""However long the line: much changes in that time."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that may be sent again where a kept connection turned out to be closed. Others may have taken effect."""
 logger = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ class Request:
         self._is_begun = False
         self._is_gone = False
         self._settled = asyncio.Event()
+        self._departed = departure_of(scope)
         if not self.has_body:
             self._settled.set()
 
@@ -110,10 +115,23 @@ class Request:
             await asyncio.Event().wait()  # until we are cancelled: the request must not look complete
 
     async def left(self) -> None:
-        """Return when the client is gone, or does not go on with its request."""
-        await self._settled.wait()
-        while not self._is_gone:
-            self._is_gone = (await self._receive())["type"] == "http.disconnect"
+        """Return when the client is gone, or does not go on with its request.
+
+        As long as its body is not read it counts as there, unless the server tells of its departure.
+        """
+        if self._departed is not None:
+            self._departed.add_done_callback(self._depart)
+        try:
+            await self._settled.wait()
+            while not self._is_gone:
+                self._is_gone = (await self._receive())["type"] == "http.disconnect"
+        finally:
+            if self._departed is not None:
+                self._departed.remove_done_callback(self._depart)
+
+    def _depart(self, departed: asyncio.Future[None]) -> None:  # noqa: ARG002
+        self._is_gone = True
+        self._settled.set()
 
 
 class HttpProxy:
@@ -236,10 +254,18 @@ async def _send_body(connection: ReplicaConnection, request: Request) -> None:
 
 
 def _refusal(failure: Undeliverable) -> Answer:
-    if not failure.failures:
-        return Answer(503, "gpu_unavailable", str(failure), retry_after=RETRY_AFTER_SECONDS)
+    retry_after = _whole_seconds(failure.retry_after_seconds)
+    if not failure.failures or failure.is_stopping:
+        return Answer(503, "gpu_unavailable", str(failure), retry_after=retry_after)
     status = 504 if all(one.is_timeout for one in failure.failures) else 502
-    return Answer(status, "gpu_unavailable", str(failure), retry_after=RETRY_AFTER_SECONDS)
+    return Answer(status, "gpu_unavailable", str(failure), retry_after=retry_after)
+
+
+def _whole_seconds(estimate: float | None) -> int:
+    """Return what a client is told to wait before it comes again."""
+    if estimate is None:
+        return RETRY_AFTER_SECONDS
+    return max(RETRY_AFTER_SECONDS, math.ceil(min(estimate, LONGEST_RETRY_AFTER_SECONDS)))
 
 
 def _failure(error: Exception) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from shared_registry.config.rules import OnLost
 from shared_registry.errors import RegistryError, Saturated
 from shared_registry.model import Replica
-from shared_registry.placement import Lease
+from shared_registry.placement import Lease, OnPosition
 from shared_registry.registry import SharedReplicaRegistry
 
 T = TypeVar("T")
@@ -21,11 +21,22 @@ class NoReplica(Exception):
 
     Attributes:
         is_saturated: Whether there are healthy ones, and all of them are full.
+        is_stopping: Whether the session waited for one, and this router stops.
+        retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
-    def __init__(self, reason: str, *, is_saturated: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_saturated: bool = False,
+        is_stopping: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(reason)
         self.is_saturated = is_saturated
+        self.is_stopping = is_stopping
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ReplicaLost(Exception):
@@ -35,29 +46,88 @@ class ReplicaLost(Exception):
 class Placement:
     """Gives sessions their leases, and says what becomes of those whose replica is lost."""
 
-    def __init__(self, registry: SharedReplicaRegistry, on_lost: OnLost) -> None:
+    def __init__(self, registry: SharedReplicaRegistry, on_lost: OnLost, *, queue_timeout_seconds: float) -> None:
+        """Set up.
+
+        Args:
+            registry: Where slots come from.
+            on_lost: What becomes of sessions whose replica is lost.
+            queue_timeout_seconds: How long a session may wait for a slot.
+        """
         self._registry = registry
         self._on_lost = on_lost
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._asking: set[asyncio.Timeout] = set()
+        self._in_line: set[asyncio.Timeout] = set()
+        self._is_stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions stand in line here."""
+        return len(self._in_line)
+
+    def stop_waiting(self) -> None:
+        """Let nobody wait any more: who does is told that this router stops. Sessions that have a slot go on."""
+        self._is_stopping = True
+        for scope in tuple(self._asking):
+            scope.reschedule(0.0)
+
+    def deadline(self) -> float:
+        """Return until when a session that comes now may wait, over all replicas that it tries."""
+        return asyncio.get_running_loop().time() + self._queue_timeout_seconds
 
     @contextlib.asynccontextmanager
-    async def place(self, key: str | None, *, exclude: Collection[Replica]) -> AsyncIterator[Lease]:
+    async def place(
+        self, key: str | None, *, exclude: Collection[Replica], deadline: float, on_position: OnPosition | None
+    ) -> AsyncIterator[Lease]:
         """Hold a slot for a session, until the context ends.
 
         Args:
             key: By which the session is recognized when it comes again; `None` for one that is not.
             exclude: Replicas that were tried in vain.
+            deadline: How long to wait for one; see there.
+            on_position: Told where the session stands in line. Must not block.
 
         Raises:
             NoReplica: There is none, on entering.
         """
+        seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
         try:
-            lease = await self._registry.acquire(key, exclude=exclude)
+            if seconds:
+                lease = await self._acquire(key, exclude, seconds, on_position)
+            else:
+                lease = await self._registry.acquire(key, exclude=exclude)
         except Saturated as error:
-            raise NoReplica(str(error), is_saturated=True) from error
+            raise NoReplica(str(error), is_saturated=True, retry_after_seconds=error.retry_after_seconds) from error
         except RegistryError as error:
             raise NoReplica(str(error)) from error
         async with lease:
             yield lease
+
+    async def _acquire(
+        self, key: str | None, exclude: Collection[Replica], seconds: float, on_position: OnPosition | None
+    ) -> Lease:
+        # A timeout without a time: what `stop_waiting` ends is ended where it waits, so that no lease is lost between
+        # two tasks.
+        scope = asyncio.timeout(None)
+
+        def stand(position: int, depth: int) -> None:
+            self._in_line.add(scope)
+            if on_position is not None:
+                on_position(position, depth)
+
+        try:
+            async with scope:
+                self._asking.add(scope)
+                try:
+                    return await self._registry.acquire(key, timeout=seconds, exclude=exclude, on_position=stand)
+                finally:
+                    self._asking.discard(scope)
+                    self._in_line.discard(scope)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise NoReplica("this router stops", is_stopping=True) from error
 
     async def unless_lost(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """Do a session's work and return its result.

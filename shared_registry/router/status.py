@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared_registry.model import ReplicaRecord
 from shared_registry.registry import SharedReplicaRegistry
 
 
-def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The waiting line.
+
+    Attributes:
+        depth: How many sessions wait, over all routers; `None` while Redis is away.
+        here: How many of them wait at this router.
+    """
+
+    depth: int | None
+    here: int
+
+
+def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
     """Return `GET /status`: the original's keys first, then ours. Times are on the Redis server's clock."""
     leader = registry.leader
     return {
         "replicas": [_replica_document(replica.record) for replica in registry.all()],
+        "queue": asdict(queue),
         "router": registry.router_key,
         "url": url,
         "namespace": registry.config.namespace,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -29,6 +28,7 @@ from shared_registry.router.dispatch import Dispatcher, NotReached, Undeliverabl
 from shared_registry.router.placement import Placement, ReplicaLost
 from shared_registry.router.session_key import SessionKey
 from shared_registry.router.tls import TlsSettings
+from shared_registry.router.websocket_client import WebSocketClient, data_of
 from shared_registry.urls import DEFAULT_PORTS
 
 PING_SECONDS = 20.0
@@ -74,46 +74,51 @@ class WebSocketProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one session from its handshake to its end."""
         await receive()  # websocket.connect
-        first: str | bytes | None = None
+        client = WebSocketClient(scope, receive, send)
         key = self._session_key.of_request(scope["headers"], scope["query_string"])
         if self._session_key.is_in_first_frame:
-            first = await self._first_message(scope, receive, send)
+            first = await self._first_message(client)
             if first is None:
                 return
-            key = self._session_key.of_frame(first)
-            scope = {**scope, "subprotocols": scope["subprotocols"][:1]}  # the one that the client was told
-        try:
-            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, scope)) as placed:
-                if first is None:
-                    await _accept(send, placed.connection)
-                bridge = _bridge(receive, send, placed.connection, first)
-                await self._placement.unless_lost(placed.lease, bridge)
-        except Undeliverable as failure:
-            if first is None:
-                await send({"type": "websocket.accept"})
-            await _fail(send, "gpu_unavailable", str(failure), closing.TRY_LATER)
-        except HandshakeRefused as refusal:
-            await _refuse(send, refusal, is_accepted=first is not None)
-        except ReplicaLost:
-            await _fail(send, "worker_failed", "the replica is not healthy any more", closing.FAILED)
+            client.keep(first)
+            key = self._session_key.of_frame(data_of(first))
+        attended = client.attended() if self._config.queue_timeout_seconds else contextlib.nullcontext()
+        async with attended:
+            await self._serve(client, scope, key)
 
-    async def _first_message(self, scope: Scope, receive: Receive, send: Send) -> str | bytes | None:
+    async def _serve(self, client: WebSocketClient, scope: Scope, key: str | None) -> None:
+        try:
+            async with self._dispatcher.connected(
+                key, lambda replica: self._dial(replica, scope, client.subprotocols), on_position=client.stand
+            ) as placed:
+                await client.begin(*_answer_of(placed.connection))
+                await self._placement.unless_lost(placed.lease, _bridge(client, placed.connection))
+        except Undeliverable as failure:
+            close_code = closing.RESTART if failure.is_stopping else closing.TRY_LATER
+            await client.fail("gpu_unavailable", str(failure), close_code)
+        except HandshakeRefused as refusal:
+            await _refuse(client, refusal)
+        except ReplicaLost:
+            await client.fail("worker_failed", "the replica is not healthy any more", closing.FAILED)
+
+    async def _first_message(self, client: WebSocketClient) -> Message | None:
         """Accept the session and return the first message; `None` where it is over before that has come."""
-        offered = scope["subprotocols"]
-        await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+        await client.accept()
         try:
             async with asyncio.timeout(self._config.header_timeout_seconds):
-                message = await receive()
+                message = await client.receive()
         except TimeoutError:
             text = f"the first message did not come within {self._config.header_timeout_seconds:g} s"
-            await _fail(send, "bad_request", text, closing.POLICY, retryable=False)
+            await client.fail("bad_request", text, closing.POLICY, retryable=False)
             return None
-        return None if message["type"] == "websocket.disconnect" else _data(message)
+        return None if message["type"] == "websocket.disconnect" else message
 
     @contextlib.asynccontextmanager
-    async def _dial(self, replica: Replica, scope: Scope) -> AsyncIterator[ClientConnection]:
+    async def _dial(
+        self, replica: Replica, scope: Scope, subprotocols: Sequence[str]
+    ) -> AsyncIterator[ClientConnection]:
         try:
-            connection = await self._connect(replica, scope)
+            connection = await self._connect(replica, scope, subprotocols)
         except InvalidStatus as error:
             raise _judged(error) from error
         except TimeoutError as error:
@@ -127,7 +132,7 @@ class WebSocketProxy:
             if connection.transport is not None:
                 connection.transport.abort()  # what was to be said has been said by then
 
-    async def _connect(self, replica: Replica, scope: Scope) -> ClientConnection:
+    async def _connect(self, replica: Replica, scope: Scope, subprotocols: Sequence[str]) -> ClientConnection:
         parts = urlsplit(replica.url)
         context = await self._tls.context() if parts.scheme == "https" else None
         client = scope["client"][0] if scope.get("client") else None
@@ -140,7 +145,7 @@ class WebSocketProxy:
             port=parts.port or DEFAULT_PORTS[parts.scheme],
             additional_headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in kept],
             user_agent_header=None,
-            subprotocols=[Subprotocol(name) for name in scope["subprotocols"]] or None,
+            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
             compression=None,
             proxy=None,
             open_timeout=self._config.connect_timeout_seconds,
@@ -197,44 +202,40 @@ def _judged(error: InvalidStatus) -> Exception:
     return NotReached(f"WebSocket handshake: HTTP {status}", is_evidence=status not in BUSY)
 
 
-async def _refuse(send: Send, refusal: HandshakeRefused, *, is_accepted: bool) -> None:
+async def _refuse(client: WebSocketClient, refusal: HandshakeRefused) -> None:
     """Pass on what a replica answered instead of 101; as a frame where the client's own handshake is over."""
-    if is_accepted:
+    if client.is_accepted:
         text = f"the replica refused the session: HTTP {refusal.status}"
-        await _fail(send, "worker_failed", text, closing.FAILED, retryable=False)
-        return
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": refusal.headers})
-    await send({"type": "websocket.http.response.body", "body": refusal.body})
+        await client.fail("worker_failed", text, closing.FAILED, retryable=False)
+    else:
+        await client.refuse(refusal.status, refusal.headers, refusal.body)
 
 
-async def _accept(send: Send, replica: ClientConnection) -> None:
+def _answer_of(replica: ClientConnection) -> tuple[str | None, list[tuple[bytes, bytes]]]:
+    """Return the subprotocol and the headers of a replica's answer to the handshake, for the client."""
     answered = replica.response.headers.raw_items() if replica.response else ()
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answered]
-    passed = headers.of_handshake(headers.to_client(pairs, status=101))
-    await send({"type": "websocket.accept", "subprotocol": replica.subprotocol, "headers": passed})
+    return replica.subprotocol, headers.of_handshake(headers.to_client(pairs, status=101))
 
 
-async def _bridge(receive: Receive, send: Send, replica: ClientConnection, first: str | bytes | None) -> None:
-    """Pass messages both ways, an earlier one first, until one side ends, then end the other the same way."""
-    if first is not None:
-        with contextlib.suppress(ConnectionClosed):  # what comes back says so
-            await replica.send(first)
-    ending = await _first_to_end(receive, send, replica)
+async def _bridge(client: WebSocketClient, replica: ClientConnection) -> None:
+    """Pass messages both ways until one side ends, then end the other the same way."""
+    ending = await _first_to_end(client, replica)
     if ending.by == "client":
         close = closing.for_replica(ending.close)
         # Reading on, or an answer to the close frame might stay behind messages that nobody wants any more.
         await asyncio.gather(replica.close(close.code or closing.NORMAL, close.reason), _discard(replica))
     elif (answer := closing.for_client(ending.close)) is not None:
-        await _close(send, answer)
+        await client.close(answer)
     else:
         logger.warning("session: broke on the replica's side: %s", ending.close.reason)
         message = "the replica's message is larger than max_frame_bytes" if ending.is_too_big else "the replica failed"
-        await _fail(send, "worker_failed", message, closing.FAILED, retryable=not ending.is_too_big)
+        await client.fail("worker_failed", message, closing.FAILED, retryable=not ending.is_too_big)
 
 
-async def _first_to_end(receive: Receive, send: Send, replica: ClientConnection) -> Ending:
-    upward = asyncio.create_task(_to_replica(receive, replica))
-    downward = asyncio.create_task(_to_client(send, replica))
+async def _first_to_end(client: WebSocketClient, replica: ClientConnection) -> Ending:
+    upward = asyncio.create_task(_to_replica(client, replica))
+    downward = asyncio.create_task(_to_client(client, replica))
     try:
         await asyncio.wait((upward, downward), return_when=asyncio.FIRST_COMPLETED)
         if upward.done() and (ending := upward.result()) is not None:
@@ -246,30 +247,23 @@ async def _first_to_end(receive: Receive, send: Send, replica: ClientConnection)
         await asyncio.gather(upward, downward, return_exceptions=True)
 
 
-async def _to_replica(receive: Receive, replica: ClientConnection) -> Ending | None:
+async def _to_replica(client: WebSocketClient, replica: ClientConnection) -> Ending | None:
     """Pass on what the client sends; return how it ended, or `None` where the replica ended first."""
     while True:
-        message = await receive()
+        message = await client.receive()
         if message["type"] == "websocket.disconnect":
             return Ending("client", _client_close(message))
         try:
-            await replica.send(_data(message))
+            await replica.send(data_of(message))
         except ConnectionClosed:
             return None
 
 
-def _data(message: Message) -> str | bytes:
-    text: str | None = message.get("text")
-    data: bytes = message.get("bytes") or b""
-    return data if text is None else text
-
-
-async def _to_client(send: Send, replica: ClientConnection) -> Ending:
+async def _to_client(client: WebSocketClient, replica: ClientConnection) -> Ending:
     """Pass on what the replica sends; return how it ended."""
     try:
         while True:
-            data = await replica.recv()
-            await send({"type": "websocket.send", "text" if isinstance(data, str) else "bytes": data})
+            await client.send(await replica.recv())
     except ConnectionClosed as closed:
         if closed.rcvd is not None:
             return Ending("replica", Close(closed.rcvd.code, closed.rcvd.reason))
@@ -291,15 +285,3 @@ async def _discard(replica: ClientConnection) -> None:
     with contextlib.suppress(ConnectionClosed):
         while True:
             await replica.recv(decode=False)
-
-
-async def _fail(send: Send, code: str, message: str, close_code: int, *, retryable: bool = True) -> None:
-    frame = {"type": "error", "code": code, "message": message, "retryable": retryable}
-    with contextlib.suppress(OSError):
-        await send({"type": "websocket.send", "text": json.dumps(frame)})
-        await _close(send, Close(close_code, code))
-
-
-async def _close(send: Send, close: Close) -> None:
-    with contextlib.suppress(OSError):
-        await send({"type": "websocket.close", "code": close.code, "reason": close.reason})

@@ -57,6 +57,7 @@ class Cluster:
         *,
         sessions: int,
         lasting_seconds: float,
+        patience_seconds: float = 0.0,
         rng: random.Random,
         proxies: list[FaultyProxy] | None = None,
     ) -> None:
@@ -65,7 +66,11 @@ class Cluster:
         self.proxies = proxies or []
         self._directory = directory
         self._config = config
-        self._settings = {"sessions": sessions, "lasting_seconds": lasting_seconds}
+        self._settings = {
+            "sessions": sessions,
+            "lasting_seconds": lasting_seconds,
+            "patience_seconds": patience_seconds,
+        }
         self._rng = rng
 
     def _start(self, place: int) -> LeaseProcess:

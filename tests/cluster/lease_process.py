@@ -1,7 +1,9 @@
 """A process whose sessions take leases and give them back at random, and write down what they did, as JSON lines.
 
-    python -m tests.cluster.lease_process '{"sessions": 50, "lasting_seconds": 0.2, "seed": 1, "config": {…}}'
+    python -m tests.cluster.lease_process
+        '{"sessions": 50, "lasting_seconds": 0.2, "patience_seconds": 1.0, "seed": 1, "config": {…}}'
 
+Half of the sessions wait for a slot, for as long as their patience lasts at the most.
 Every line has `what` and `at`, on the clock of this machine. A lease is ours for certain from its `acquired` line to
 its `released` line: the first is written after the reply, the second before the command. SIGUSR1 lets sessions keep
 what they hold (`holding` tells what that is), SIGUSR2 lets them end (`empty`), SIGTERM stops the router cleanly.
@@ -63,9 +65,12 @@ async def restore_and_tell(store: Store, leases: Mapping[str, str]) -> Restored 
 class Sessions:
     """What goes on in this process."""
 
-    def __init__(self, router: SharedReplicaRegistry, *, lasting_seconds: float, rng: random.Random) -> None:
+    def __init__(
+        self, router: SharedReplicaRegistry, *, lasting_seconds: float, patience_seconds: float, rng: random.Random
+    ) -> None:
         self.router = router
         self.lasting_seconds = lasting_seconds
+        self.patience_seconds = patience_seconds
         self.held: dict[str, Lease] = {}
         self.quiet = asyncio.Event()
         self.ending = asyncio.Event()
@@ -102,17 +107,25 @@ class Sessions:
         say("empty")
 
     async def _acquire(self) -> Lease | None:
-        patience = self._rng.random() * 0.004 if self._rng.random() < IMPATIENT else None
+        timeout = self.patience_seconds * self._rng.random() if self._rng.random() < 0.5 else 0.0
+        patience = self._rng.random() * (timeout or 0.004) if self._rng.random() < IMPATIENT else None
         name = f"user {self._rng.randrange(100)}" if self._rng.random() < 0.5 else None
         asked_at = time.time()
         try:
             async with asyncio.timeout(patience):
-                lease = await self.router.acquire(name)
+                lease = await self.router.acquire(name, timeout=timeout)
         except (NoHealthyReplica, Saturated, StoreUnavailable, TimeoutError) as error:
-            say("denied", why=type(error).__name__)
+            say("denied", why=type(error).__name__, asked_at=asked_at, timeout=timeout)
             return None
         self.held[lease.id] = lease
-        say("acquired", id=lease.id, url=lease.replica.key, asked_at=asked_at, is_degraded=lease.is_degraded)
+        say(
+            "acquired",
+            id=lease.id,
+            url=lease.replica.key,
+            asked_at=asked_at,
+            timeout=timeout,
+            is_degraded=lease.is_degraded,
+        )
         return lease
 
     async def _release(self, lease: Lease) -> None:
@@ -130,7 +143,12 @@ async def run(settings: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     router = SharedReplicaRegistry(RouterConfig(**settings["config"]))
-    sessions = Sessions(router, lasting_seconds=settings["lasting_seconds"], rng=random.Random(settings["seed"]))
+    sessions = Sessions(
+        router,
+        lasting_seconds=settings["lasting_seconds"],
+        patience_seconds=settings["patience_seconds"],
+        rng=random.Random(settings["seed"]),
+    )
     for number, event in ((signal.SIGUSR1, sessions.quiet), (signal.SIGUSR2, sessions.ending), (signal.SIGTERM, stop)):
         loop.add_signal_handler(number, event.set)
     with mock.patch.object(Store, "restore_leases", restore_and_tell):

@@ -28,6 +28,7 @@ from tests.redis.support import Space, on_server, until
 CHAOS_SECONDS = float(os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SECONDS", "30" if IS_LONG else "8"))
 PROCESSES, PROXIED, SESSIONS = 8, 4, 50
 REPLICAS, CAPACITY = 10, 4
+PATIENCE_SECONDS = 1.0
 
 Trouble = Callable[[], Coroutine[None, None, None]]
 
@@ -136,7 +137,15 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
         await stack.enter_async_context(operator)
         replicas = await stack.enter_async_context(fleet(operator, replicas=REPLICAS, capacity=CAPACITY))
         proxies = [await stack.enter_async_context(FaultyProxy(server.port)) for _ in range(PROXIED)]
-        cluster = Cluster(tmp_path, config, sessions=SESSIONS, lasting_seconds=0.15, rng=rng, proxies=proxies)
+        cluster = Cluster(
+            tmp_path,
+            config,
+            sessions=SESSIONS,
+            lasting_seconds=0.15,
+            patience_seconds=PATIENCE_SECONDS,
+            rng=rng,
+            proxies=proxies,
+        )
         stack.callback(cluster.close)
         await cluster.start(PROCESSES)
         looking = asyncio.create_task(keep_looking(space, looks))

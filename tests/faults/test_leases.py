@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable, UsageError
-from shared_registry.answers import Denial, Grant, Restored
+from shared_registry.answers import Denied, Grant, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
@@ -231,7 +231,7 @@ async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobod
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         acquire = registry._parts.store.acquire
 
-        async def late(lease_id: str, **options: Any) -> Grant | Denial:
+        async def late(lease_id: str, **options: Any) -> Grant | Denied:
             await gate.wait()
             return await acquire(lease_id, **options)
 
@@ -252,7 +252,7 @@ async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_
     gate = asyncio.Event()
     acquire = registry._parts.store.acquire
 
-    async def slow(lease_id: str, **options: Any) -> Grant | Denial:
+    async def slow(lease_id: str, **options: Any) -> Grant | Denied:
         grant = await acquire(lease_id, **options)
         await gate.wait()
         return grant

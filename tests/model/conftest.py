@@ -12,19 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from shared_registry import restoration, scripts
+from shared_registry import check, restoration, scripts
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.lua_files import assemble
 from tests.model.bench import connect
+from tests.model.line_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE
 from tests.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
 
-SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0"}
-"""Otherwise a scan gives a small hash whole."""
+SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0", "zset-max-ziplist-entries": "0"}
+"""Otherwise a scan gives a small hash, or sorted set, whole."""
+AT_ONCE = {
+    "LEASES_AT_ONCE": LEASES_AT_ONCE,
+    "WAITERS_AT_ONCE": LEASES_AT_ONCE,
+    "GRANTS_AT_ONCE": GRANTS_AT_ONCE,
+    "LOOKS_AT_ONCE": LOOKS_AT_ONCE,
+    "PAGE": PAGE,
+}
 
 
 def in_small_pieces(name: str) -> str:
-    """Return a command's text that ends so few leases at once that a router with some takes several calls to part."""
-    return re.sub(r"LEASES_AT_ONCE = \d+", f"LEASES_AT_ONCE = {LEASES_AT_ONCE}", assemble(name))
+    """Return a command's text that does so little at once that it takes several calls for a few sessions."""
+    text = assemble(name)
+    for limit, number in AT_ONCE.items():
+        text = re.sub(rf"local {limit} = \d+", f"local {limit} = {number}", text)
+    return text
 
 
 @pytest.fixture
@@ -34,6 +45,7 @@ def place_on(
     """Start a server of the test's own; takes settings of it."""
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", ENTRIES_AT_ONCE)
     monkeypatch.setattr(scripts, "assemble", in_small_pieces)
+    monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
     caplog.set_level(logging.ERROR, logger="shared_registry")  # losses are what these tests are made of
     with ExitStack() as stack:
 

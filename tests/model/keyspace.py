@@ -106,6 +106,9 @@ class Keyspace:
         self.leases: dict[str, dict[str, str]] = {}  # of each router, by id
         self.affinity: dict[str, str] = {}
         self.fading: set[str] = set()  # sessions whose affinity has a time to live
+        self.queue: dict[str, Sum] = {}  # router/lease id to sequence
+        self.inboxes: dict[str, list[Fields]] = {}
+        self.places: dict[str, Sum] = {}  # of sessions whose router died, with a time to live
         self.events: list[tuple[str, Fields]] = []
 
     @contextlib.contextmanager
@@ -181,11 +184,14 @@ class Keyspace:
             "full": ready.full,
             "leader": self.leader,
             "routers": self.routers,
+            "queue": self.queue,
             "events": [{"id": event_id, **fields} for event_id, fields in self.events],
             **{f"replica:{url}": fields for url, fields in self.hashes.items()},
             **{f"router:{key}": fields for key, fields in self.router.items()},
             **{f"leases:{key}": leases for key, leases in self.leases.items()},
             **{f"affinity:{session}": url for session, url in self.affinity.items()},
+            **{f"inbox:{key}": entries for key, entries in self.inboxes.items()},
+            **{f"place:{session}": sequence for session, sequence in self.places.items()},
         }
         return {key: value for key, value in keys.items() if value}
 
@@ -194,6 +200,7 @@ class Keyspace:
         return {
             *(f"replica:{url}" for url in self.expiring),
             *(f"affinity:{session}" for session in self.fading),
+            *(f"place:{session}" for session in self.places),
             *(["leader"] if self.leader else []),
         }
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.answers import Denial, Grant, Parting, Restored
+from shared_registry.answers import Denial, Denied, Grant, Parting, Place, Restored
 from tests.model.steps import Steps, pick
+from tests.model.values import agree
+
+Answer = Grant | Place | Denied
 
 NEVER_WAS = "0000000d0000"
 
@@ -52,7 +55,7 @@ class LeaseSteps(Steps):
 
     def _ask(self, number: int, lease_id: str, avoided: Sequence[str], excluded: Sequence[str]) -> None:
         router = self.routers[number]
-        answers: list[Grant | Denial] = []
+        answers: list[Answer] = []
 
         async def command() -> None:
             answers.append(await router.store.acquire(lease_id, avoided=avoided, excluded=excluded))
@@ -61,13 +64,23 @@ class LeaseSteps(Steps):
             status = self.expected.acquire_lease(
                 router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded
             )
-            granted, answer = self.expected.granted, answers[-1]
-            assert answer == (Denial(status) if granted is None else Grant(*granted))
-            if granted:
-                self._known[number][lease_id] = granted[0]
+            self._expect_answer(number, lease_id, status, answers[-1])
             return status
 
         self.do_repeatably(command, effect)
+
+    def _expect_answer(self, number: int, lease_id: str, status: str, answer: Answer) -> None:
+        expected = self.expected
+        if expected.granted:
+            assert answer == Grant(*expected.granted)
+            self._known[number][lease_id] = answer.key
+        elif status == "waiting":
+            name = self.routers[number].name
+            assert isinstance(answer, Place)
+            assert agree(expected.queue[f"{name}/{lease_id}"], answer.sequence)
+            assert (answer.position, answer.depth) == (expected.positions(name)[lease_id], expected.depth)
+        else:
+            assert answer == Denied(Denial(status), expected.depth)
 
     def release(self, number: int, which: int, affinity_seconds: int) -> None:
         self._release(number, self._id(number, which), affinity_seconds)

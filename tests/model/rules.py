@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, place_of
 from tests.model.lease_rules import LeaseRules
+from tests.model.line_rules import router_of
 from tests.model.values import Fields, Number, Sum, Value, agree, exact
 
 EXPIRY_MS = 60_000
@@ -29,7 +30,13 @@ class Outcome:
 
 
 class Namespace(LeaseRules):
-    """One namespace as it must be."""
+    """One namespace as it must be.
+
+    Attributes:
+        repaired: How many things were wrong, as the last repair must have said.
+    """
+
+    repaired = 0
 
     # --- replicas ---
 
@@ -73,6 +80,7 @@ class Namespace(LeaseRules):
             }
             replica.setdefault("in_flight", "0")
         self._emit_replica(key, "replica_registered" if is_new else "replica_updated", router=router, by=by)
+        self._serve()
         return "created" if is_new else "updated"
 
     def deregister_replica(
@@ -111,6 +119,7 @@ class Namespace(LeaseRules):
         if state == "active":
             stored.pop("removes_when_drained", None)
         self._emit_replica(key, "replica_admin", router=router, by=by, reason=reason)
+        self._serve()
         return "set"
 
     def _position(self, key: str, spec: Spec) -> int:
@@ -133,6 +142,7 @@ class Namespace(LeaseRules):
         self.leader["batch"] = str(batch)
         for result in results:
             self._apply(result, thresholds, router=self.leader["router"], by="")
+        self._serve()
         return "applied"
 
     def record_outcome(
@@ -141,7 +151,10 @@ class Namespace(LeaseRules):
         self._tick()
         live = [expires_at for expires_at in self.routers.values() if exact(expires_at) > self._now.high]
         witness = router if is_passive and len(live) > 1 else None
-        return "applied" if self._apply(result, thresholds, router=router, by=by, witness=witness) else "not_found"
+        if not self._apply(result, thresholds, router=router, by=by, witness=witness):
+            return "not_found"
+        self._serve()
+        return "applied"
 
     def _apply(
         self, result: Outcome, thresholds: tuple[int, int], *, router: Value, by: str, witness: str | None = None
@@ -278,6 +291,7 @@ class Namespace(LeaseRules):
         if is_late or exact(reap_after) > soon.high:
             reap_after = soon
         self.meta |= {"beat_at_ms": self._time(), "reap_after_ms": reap_after}
+        self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
         for router, expires_at in self.routers.items():
             if exact(expires_at) > soon.high:
                 self.routers[router] = soon
@@ -286,6 +300,7 @@ class Namespace(LeaseRules):
         self.router[key] = {**presented, "expiry_ms": str(EXPIRY_MS)}
         if joined:
             self._emit("router_joined", router=key)
+        self._serve()
         return "alive"
 
     def expired(self) -> set[str]:
@@ -304,7 +319,6 @@ class Namespace(LeaseRules):
             return "alive"
         if not self._end_some(key, by, affinity_ms):
             return "partial"
-        self._part(key)
         self._emit("router_expired", router=key, by=by)
         return "reaped"
 
@@ -314,14 +328,25 @@ class Namespace(LeaseRules):
             return "not_found"
         if not self._end_some(key, key, affinity_ms):
             return "partial"
-        self._part(key)
         self._emit("router_left", router=key)
         return "left"
 
-    def _part(self, key: str) -> None:
-        del self.routers[key]
-        self.router.pop(key, None)
-        self.leases.pop(key, None)
+    # --- after anything that no command does ---
+
+    def repair_namespace(self, *, router: str, by: str) -> str:
+        """All but the line is in order here."""
+        self._tick()
+        strangers = [waiter for waiter in self.queue if router_of(waiter) not in self.routers]
+        inboxes = self.inboxes.keys() - self.routers.keys()
+        for waiter in strangers:
+            del self.queue[waiter]
+        for gone in inboxes:
+            del self.inboxes[gone]
+        _, granted = self._serve()
+        self.repaired = len(strangers) + len(inboxes) + granted
+        if self.repaired:
+            self._emit("namespace_repaired", router=router, by=by)
+        return "repaired"
 
     # --- after a loss of history ---
 
@@ -358,6 +383,7 @@ class Namespace(LeaseRules):
             self._emit_replica(url, "view_restored", router=router, by=view.birth, reason=view.revision)
         if is_complete:
             self.meta[f"restored:{view.birth}"] = view.revision
+        self._serve()
         return "restored"
 
     def _may_restore(self, view: KnownView, kind: str, url: str) -> bool:

@@ -297,14 +297,14 @@ class Steps(RuleBasedStateMachine):
         assert beat.leases == len(self.expected.leases.get(info.key, {}))
         assert set(beat.expired) == self.expected.expired()
 
-    def disturb_beats(self, beat_ms: int | None, reap_after_ms: int) -> None:
-        """Make the last beat one of another time, or none, and the time before which nobody is reaped another."""
+    def disturb_beats(self, beat_ms: int | None, reap_after_ms: int, reap_until_ms: int = EXPIRY_MS // 2) -> None:
+        """Make the last beat one of another time, or none, and the times between which the dead are given up others."""
         if not self.expected.meta:
             return
 
         async def command() -> None:
             now, meta = now_ms(), self.bench.keys.meta
-            changed: dict[str, str] = {"reap_after_ms": str(now + reap_after_ms)}
+            changed = {"reap_after_ms": str(now + reap_after_ms), "reap_until_ms": str(now + reap_until_ms)}
             if beat_ms is None:
                 await self.bench.raw.hdel(meta, "beat_at_ms")
                 self.expected.meta.pop("beat_at_ms", None)
@@ -312,6 +312,7 @@ class Steps(RuleBasedStateMachine):
                 changed["beat_at_ms"] = str(now + beat_ms)
             await self.bench.raw.hset(meta, mapping=changed)
             self.expected.meta.update(changed)
+            self.expected.is_cut_short = True
 
         self.do(command, lambda: None)
 
@@ -325,6 +326,7 @@ class Steps(RuleBasedStateMachine):
             expires_at = now_ms() + by_ms
             await self.bench.raw.zadd(self.bench.keys.routers, {name: expires_at})
             self.expected.routers[name] = float(expires_at)
+            self.expected.is_cut_short = True
 
         self.do(command, lambda: None)
 

@@ -13,6 +13,7 @@ from tests.model import strategies as some
 from tests.model.effort import effort, takes_long
 from tests.model.keyspace import Spec
 from tests.model.lease_steps import LeaseSteps
+from tests.model.line_steps import LineSteps
 from tests.model.rules import EXPIRY_MS
 from tests.model.steps import Place, Steps
 from tests.model.strategies import Step
@@ -20,7 +21,7 @@ from tests.model.strategies import Step
 routers = st.integers(0, Steps.router_count - 1)
 
 
-class Commands(LeaseSteps):
+class Commands(LineSteps):
     """Every command, and everything that may happen around them."""
 
     @initialize(
@@ -66,6 +67,31 @@ class Commands(LeaseSteps):
                     "times": st.integers(1, 3),
                 },
             ),
+            (
+                4,
+                LineSteps.wait,
+                {
+                    "number": routers,
+                    "tie": st.integers(0, 5),
+                    "session": some.sessions,
+                    "avoided": some.few_urls,
+                    "excluded": some.few_urls,
+                    "times": st.integers(1, 3),
+                },
+            ),
+            (
+                2,
+                LineSteps.poll,
+                {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
+            ),
+            (1, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (
+                1,
+                LineSteps.abandon,
+                {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
+            ),
+            (1, LineSteps.forget_place, {"session": some.sessions}),
+            (1, LineSteps.repair, {"number": routers}),
             (3, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (1, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
             (6, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
@@ -107,6 +133,7 @@ class Commands(LeaseSteps):
                 {
                     "beat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS, EXPIRY_MS]),
                     "reap_after_ms": st.sampled_from([-1000, -1000, 10**9]),
+                    "reap_until_ms": st.sampled_from([-500, EXPIRY_MS // 2]),
                 },
             ),
             (1, Steps.rewrite_expiry, {"number": routers, "by_ms": st.sampled_from([-1000, 10**9])}),

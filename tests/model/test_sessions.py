@@ -1,4 +1,4 @@
-"""Random sessions on replicas that fail, drain and go, placed by routers that die, leave and come back.
+"""Random sessions on replicas that fail, drain and go, placed by routers that die, leave and come back; some wait.
 
 The commands are those of `test_machine`; here leases are at the centre, and replicas there to hold them.
 """
@@ -16,6 +16,7 @@ from tests.model import strategies as some
 from tests.model.effort import takes_long
 from tests.model.keyspace import Spec
 from tests.model.lease_steps import LeaseSteps
+from tests.model.line_steps import LineSteps
 from tests.model.steps import SPELLINGS, Place, Steps
 from tests.model.strategies import Step
 from tests.model.test_machine import run_machine
@@ -37,7 +38,7 @@ def specs_of(urls: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, Spec]
 everywhere = st.tuples(*(specs_of(st.just(url)) for url in sorted(SPELLINGS)))
 
 
-class Sessions(LeaseSteps):
+class Sessions(LineSteps):
     """Three routers, of which one or another may be gone, and three replicas, which are all well at first.
 
     Only the first router mirrors anything: the others add nothing to that but time.
@@ -67,6 +68,12 @@ class Sessions(LeaseSteps):
         if self.routers[number].name not in self.expected.routers:
             self.beat(number)
         self.acquire(number, **how)  # type: ignore[arg-type]  # as drawn
+
+    def join_and_wait(self, number: int, **how: object) -> None:
+        """The same, but in line."""
+        if self.routers[number].name not in self.expected.routers:
+            self.beat(number)
+        self.wait(number, **how)  # type: ignore[arg-type]  # as drawn
 
     def doubt(self, key: str, outcomes: Sequence[tuple[int, str]], limits: tuple[int, int]) -> None:
         """Routers tell one after the other how their sessions fared on a replica."""
@@ -104,6 +111,29 @@ class Sessions(LeaseSteps):
                     "excluded": some.few_urls,
                     "times": st.integers(1, 4),
                 },
+            ),
+            (
+                4,
+                join_and_wait,
+                {
+                    "number": routers,
+                    "tie": st.integers(0, 5),
+                    "session": some.sessions,
+                    "avoided": some.few_urls,
+                    "excluded": some.few_urls,
+                    "times": st.integers(1, 3),
+                },
+            ),
+            (
+                2,
+                LineSteps.poll,
+                {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
+            ),
+            (1, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (
+                1,
+                LineSteps.abandon,
+                {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
             (1, LeaseSteps.ask_again, {"number": routers, "which": some.which}),
             (6, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
@@ -173,4 +203,4 @@ class Sessions(LeaseSteps):
 
 @takes_long
 def test_leases_are_counted_placed_and_ended_as_the_model_says(place_on: Callable[..., Place]) -> None:
-    run_machine(Sessions, place_on(), examples=40, steps=30)
+    run_machine(Sessions, place_on(), examples=26, steps=30)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
-from shared_registry.answers import Beat, Denial, Grant
+from shared_registry.answers import Beat, Denial, Denied, Grant
 from shared_registry.check import find_violations
 from tests.redis.support import A, Space, info, on_server
 
@@ -75,10 +75,10 @@ async def acquire(
 async def denied(space: Space, *, excluded: Collection[str] = (), avoided: Collection[str] = ()) -> Denial:
     """Return why no lease is given; fail where one is."""
     before = space.dump()
-    denial = await space.store.acquire(lease_id(), excluded=excluded, avoided=avoided)
-    assert isinstance(denial, Denial), denial
+    denied = await space.store.acquire(lease_id(), excluded=excluded, avoided=avoided)
+    assert isinstance(denied, Denied), denied
     assert space.dump() == before
-    return denial
+    return denied.why
 
 
 def in_flight(space: Space, url: str = A) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     await _routers(scripts, space)
     await _leases(LeaseCalls(scripts, space), space)
     await _partings(LeaseCalls(scripts, space), space)
+    await _line(LeaseCalls(scripts, space), space)
     await _history(scripts, space)
     await _expect("inspected", scripts.inspect_replicas([A, B, C]))
     await _repair(scripts, space)
@@ -191,8 +193,23 @@ class LeaseCalls:
         self.scripts = scripts
         self.space = space
 
-    def acquire(self, lease_id: str, *excluded: str, avoided: Sequence[str] = ()) -> Awaitable[Reply]:
-        return self.scripts.acquire_lease(router="r~1", lease_id=lease_id, avoided=avoided, excluded=excluded)
+    def acquire(
+        self,
+        lease_id: str,
+        *excluded: str,
+        avoided: Sequence[str] = (),
+        max_queue: int = 0,
+        sequence: str = "",
+        router: str = "r~1",
+    ) -> Awaitable[Reply]:
+        return self.scripts.acquire_lease(
+            router=router,
+            lease_id=lease_id,
+            max_queue=max_queue,
+            sequence=sequence,
+            avoided=avoided,
+            excluded=excluded,
+        )
 
     def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[Reply]:
         return self.scripts.release_lease(router="r~1", lease_id=lease_id, affinity_seconds=affinity_seconds)
@@ -275,6 +292,83 @@ async def _partings(calls: LeaseCalls, space: Space) -> None:
     assert space.fields(A)["in_flight"] == "0"
 
 
+class Waiters:
+    """Sessions of a router that wait beside room, as after a script was cut short, and get it from what comes next."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._serial = itertools.count(1)
+
+    async def served_by(self, reply: Awaitable[Reply], status: str) -> None:
+        space = self._space
+        waiter = f"{next(self._serial):08x}:waits"
+        space.raw.zadd(space.keys.queue, {f"r~2/{waiter}": 1})
+        await _expect(status, reply)
+        assert space.raw.hexists(space.keys.leases("r~2"), waiter)
+        assert space.raw.xrevrange(space.keys.inbox("r~2"))[0][1]["lease_id"] == waiter
+        assert not space.raw.exists(space.keys.queue)
+
+
+async def _line(calls: LeaseCalls, space: Space) -> None:
+    """The waiting line, and every command that serves somebody; only A has room, and any number of it."""
+    scripts, waiters, first = calls.scripts, Waiters(space), "000000a1:first"
+
+    def set_admin(state: str) -> Awaitable[Reply]:
+        return scripts.set_admin(key=A, state=state, router="r~1", by="", reason="")
+
+    await calls.beat()
+    await _expect("excluded", calls.acquire(first, A, max_queue=9))
+    await _expect("set", set_admin("draining"))
+    for _ in range(2):
+        await _expect("waiting", calls.acquire(first, max_queue=2))
+    await _expect("waiting", calls.acquire("000000a2:second", max_queue=2, sequence="5"))
+    await _expect("saturated", calls.acquire("000000a3", max_queue=2))
+    await _expect("inspected", scripts.inspect_waiters(router="r~1", lease_ids=["000000a2:second", "000000a3"]))
+    await _expect("inspected", scripts.inspect_queue(routers=["r~1", "gone~1"]))
+    await _expect("abandoned", calls.release(first))
+    await _expect("left", scripts.leave_cluster(key="r~1", affinity_seconds=60))
+    assert space.raw.get(space.keys.place_prefix + "second") == "5"
+    await calls.beat()
+    await _expect("waiting", calls.acquire("000000a4:second", max_queue=9))
+    assert space.raw.zscore(space.keys.queue, "r~1/000000a4:second") == 5
+    await _expect("saturated", calls.acquire("000000a4:second"))
+    await waiters.served_by(set_admin("active"), "set")
+    await waiters.served_by(calls.acquire("000000a5"), "granted")
+    await waiters.served_by(calls.release("000000a5"), "released")
+    await waiters.served_by(calls.restore({"000000a6": A}), "restored")
+    await waiters.served_by(scripts.heartbeat(info=info("r~2"), expiry_seconds=5, birth="birth"), "alive")
+    endpoint = ReplicaEndpoint(A, weight=3.0)
+    update = scripts.register_replica(
+        mode=Source.EXPLICIT, request="a7", birth="birth", router="r~1", by="me", key=A, endpoint=endpoint
+    )
+    await waiters.served_by(update, "updated")
+    outcome = scripts.record_outcome(
+        result=space.success(A), thresholds=THRESHOLDS, router="r~1", by="", is_passive=False
+    )
+    await waiters.served_by(outcome, "applied")
+    elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")
+    report = scripts.report_probes(
+        token="t3", epoch=int(elected.values[0]), batch=99, thresholds=THRESHOLDS, results=[space.success(A)]
+    )
+    await waiters.served_by(report, "applied")
+    repair = scripts.repair_namespace(router="r~1", by="me", first_event="", routers=[], urls=[])
+    await waiters.served_by(repair, "repaired")
+    space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
+    await waiters.served_by(scripts.leave_cluster(key="r~1", affinity_seconds=60), "left")
+    for router in ("r~1", "r~3"):
+        await scripts.heartbeat(info=info(router), expiry_seconds=5, birth="birth")
+    await _expect("set", set_admin("draining"))
+    await _expect("waiting", calls.acquire("000000a8:third", max_queue=9))
+    await _expect("set", set_admin("active"))
+    await _expect("held", calls.acquire("000000a8:third"))
+    space.raw.zadd(space.keys.queue, {"r~3/000000a9:third": 1})
+    space.expire_router("r~3")
+    await waiters.served_by(scripts.reap_router(key="r~3", by="r~1", affinity_seconds=60), "reaped")
+    await _expect("left", scripts.leave_cluster(key="r~2", affinity_seconds=60))
+    assert not space.raw.exists(space.keys.inbox("r~2"))
+    await _expect("released", calls.release("000000a8:third"))
+
+
 async def _history(scripts: Scripts, space: Space) -> None:
     """Puts two views back after a loss of everything: the later one has the say."""
     lost = await space.reader.snapshot()
@@ -295,12 +389,15 @@ async def _history(scripts: Scripts, space: Space) -> None:
         return restored_entry("replica", record)
 
     later, latest = _shifted(lost.head.revision, 1), _shifted(lost.head.revision, 2)
+    space.raw.zadd(space.keys.routers, {"r~2": space.now_ms() + 10**6})
+    space.raw.zadd(space.keys.queue, {"r~2/00000001:waits": 1})
     await _expect(
         "restored", restore(lost.head.revision, entry(known), entry(lost.records[B]), removed_entry("removed", C))
     )
     await _expect("restored", restore(later, removed_entry("absent", B), entry(known)))
     await _expect("restored", restore(latest, entry(known), is_complete=True))
     await _expect("superseded", restore(later, entry(known)))
+    assert space.raw.hlen(space.keys.leases("r~2")) == 1
     assert space.fields(A)["admin"] == AdminState.ACTIVE.value
     assert space.fields(B)["admin"] == AdminState.REMOVED.value
 

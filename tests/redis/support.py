@@ -127,7 +127,9 @@ class Space:
         """Make a router one that has not beaten for long, in a cluster that has beaten all the time."""
         now = self.now_ms()
         self.raw.zadd(self.keys.routers, {key: now - 1})
-        self.raw.hset(self.keys.meta, mapping={"beat_at_ms": now, "reap_after_ms": now - 1})
+        self.raw.hset(
+            self.keys.meta, mapping={"beat_at_ms": now, "reap_after_ms": now - 1, "reap_until_ms": now + 60_000}
+        )
 
 
 def info(key: str = "router~1") -> RouterInfo:

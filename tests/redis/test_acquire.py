@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -70,12 +71,14 @@ async def test_two_routers_share_the_slots(registry: SharedReplicaRegistry, conf
     assert (await registry.acquire()).replica.key == second.replica.key  # it left, and its lease ended
 
 
-async def test_what_is_not_there_yet_and_what_is_not_started_is_said(
+async def test_a_timeout_that_is_none_and_what_is_not_started_is_said(
     registry: SharedReplicaRegistry, config: RouterConfig
 ) -> None:
-    with pytest.raises(UsageError, match=r"timeout: .* pass 0"):
-        await registry.acquire(timeout=1.0)
-    assert (await registry.acquire(timeout=0)).replica in registry.all()
+    for timeout in (-1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match=r"timeout: must be 0 or more seconds, and finite, got"):
+            await registry.acquire(timeout=timeout)
+    for timeout in (0, 1.0):
+        assert (await registry.acquire(timeout=timeout)).replica in registry.all()
     with pytest.raises(UsageError, match="await start"):
         await SharedReplicaRegistry(config).acquire()
 

@@ -115,6 +115,26 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {
         "leases:router~9",
         "belongs to no router",
     ),
+    "a waiter of nobody": (
+        lambda s: s.raw.zadd(s.keys.queue, {"router~9/0000000a": 5}),
+        "queue",
+        "queue",
+        "router~9 has waiters or an inbox, and is no router",
+    ),
+    "an inbox of nobody": (
+        lambda s: s.raw.xadd(s.keys.inbox("router~9"), {"lease_id": "0000000a"}),
+        "queue",
+        "queue",
+        "router~9 has waiters or an inbox, and is no router",
+    ),
+    "somebody who waits beside room": (
+        lambda s: s.raw.zadd(s.keys.queue, {"router~1/0000000a": 5}),
+        "queue",
+        "queue",
+        "1 sessions wait, although 1 replicas have room",
+    ),
+    "a list for the waiting line": (lambda s: s.raw.rpush(s.keys.queue, "x"), "type", "queue", "is a list"),
+    "a hash for an inbox": (lambda s: s.raw.hset(s.keys.inbox("r"), "a", 1), "type", "inbox:r", "is a hash"),
     "a list for leases": (lambda s: s.raw.rpush(s.keys.leases("r"), "x"), "type", "leases:r", "is a list"),
     "a negative load": (replica(A, in_flight=-1), "load", "replica:" + A, "in_flight is -1"),
     "a load that the score does not show": (replica(A, in_flight=2), "ready", "ready:primary", "should have 0.666"),
@@ -280,7 +300,7 @@ IS_A_LOAD = {"a load that is no number"}
 async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -> None:
     await populate(space)
     PLANTED[case][0](space)
-    assert await repair(space.store, space.keys, await found(space), by="me")
+    assert await repair(space.store, await found(space), by="me")
     left = await found(space)
     assert [each.key for each in left] == ([space.keys.replica("http://x")] if case in NOT_REPAIRED else [])
     (event,) = await space.reader.last_events(1)
@@ -295,7 +315,7 @@ async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: st
     PLANTED[case][0](space)
     before = await found(space)
     with contextlib.suppress(KeyConflict):
-        await repair(space.store, space.keys, before, by="me")
+        await repair(space.store, before, by="me")
     assert [each for each in before if each.rule == "type"] == [
         each for each in await found(space) if each.rule == "type"
     ]
@@ -304,7 +324,7 @@ async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: st
 async def test_repairing_what_is_right_changes_nothing(space: Space) -> None:
     await populate(space)
     before = space.dump()
-    assert not await repair(space.store, space.keys, [], by="me")
+    assert not await repair(space.store, [], by="me")
     urls = [A, B, C, "http://never"]
     assert await space.store.repair(urls=urls, routers=["router~1"], first_event="", by="me") == 0
     assert space.dump() == before

@@ -12,7 +12,7 @@ import pytest
 from shared_registry import EventKind, Fenced, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.observer import Observer
-from shared_registry.router.status import status_document
+from shared_registry.router.status import Queue, status_document
 from tests.redis.support import A, B, C, D, Space, info, on_server, until
 
 URLS = (A, B, C, D)
@@ -110,7 +110,7 @@ async def test_panic_is_told_once_by_all_routers_together_and_ends_likewise(
         await until(lambda: all(registry.panic is not None for registry in running))
         assert all(set(shares(registry)) == set(URLS) for registry in running)
         why = "1 of 4 active replicas healthy, panic_percent is 50"
-        assert status_document(running[1], url="", live_sessions=0)["panic"] == why
+        assert status_document(running[1], url="", live_sessions=0, queue=Queue(0, 0))["panic"] == why
 
         async def told() -> list[tuple[EventKind, str]]:
             events = [event for event in await observer.last_events(1000) if event.kind in PANIC]

@@ -20,7 +20,8 @@ def test_example(server: EmbeddedServer, namespace: str) -> None:
     assert there in program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (0, "no healthy replica\n"), done.stderr
-    block = textwrap.indent(placing, " " * 8)
+    assert "timeout=30" in placing
+    block = textwrap.indent(placing.replace("timeout=30", "timeout=0.3"), " " * 8)
     program = program.replace("        replica = registry.select()\n", f"        serve = print\n{block}")
     program = program.replace('        print(replica.url if replica else "no healthy replica")\n', "")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from shared_registry.answers import Denial, Grant, Parting, Restored
+from shared_registry.answers import Denial, Denied, Grant, Parting, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, EventKind
 from tests.redis.leasing import (
@@ -226,7 +226,7 @@ async def test_after_a_loss_of_everything_leases_are_gone_until_they_are_put_bac
     await serve(space)
     lease, _ = await acquire(space)
     space.raw.delete(*space.dump())
-    assert await space.store.acquire(lease) is Denial.NOT_REGISTERED
+    assert await space.store.acquire(lease) == Denied(Denial.NOT_REGISTERED)
     assert await space.store.restore_leases({lease: A}) is None
     assert (await beat(space)).leases == 0
     assert await space.store.restore_leases({lease: A}) == Restored(0, [], [A])

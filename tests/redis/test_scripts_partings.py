@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from redis.exceptions import ResponseError
 
-from shared_registry.answers import Denial, Grant, Parting, Restored
+from shared_registry.answers import Denial, Denied, Grant, Parting, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreUnavailable
 from tests.redis.leasing import (
@@ -142,7 +142,7 @@ async def test_a_router_that_acquires_while_it_is_reaped_is_told_of_every_lease_
     lease, _ = await acquire(space, router=TWO)
     assert (await until_over(lambda: space.store.reap(TWO)))[0] is DONE
     assert in_flight(space) == 0
-    assert await space.store_of(TWO).acquire(lease) is Denial.NOT_REGISTERED
+    assert await space.store_of(TWO).acquire(lease) == Denied(Denial.NOT_REGISTERED)
     answer = await beat(space, TWO)
     assert (answer.joined, answer.leases) == (True, 0)
     assert isinstance(await space.store_of(TWO).acquire(lease), Grant)

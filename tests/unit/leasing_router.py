@@ -10,7 +10,7 @@ from shared_registry.errors import StoreError
 from shared_registry.model import Event, Replica, ReplicaEndpoint
 from shared_registry.placement.lease import Lease
 from shared_registry.placement.ledger import Ledger
-from shared_registry.reader import Reader
+from shared_registry.reader import Reader, Waiting
 from shared_registry.store import Store
 
 A, B, C = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3))
@@ -38,6 +38,7 @@ class ScriptedStore:
 
     Attributes:
         leases: What Redis has.
+        waiting: Router and lease id of who waits.
         unknown: Urls of replicas that are not there.
         full: Urls of replicas that anything put back takes over their capacity.
         errors: What the next calls of a name raise, first come first.
@@ -46,6 +47,7 @@ class ScriptedStore:
 
     def __init__(self) -> None:
         self.leases: dict[str, str] = {}
+        self.waiting: list[tuple[str, str]] = []
         self.unknown: set[str] = set()
         self.full: set[str] = set()
         self.is_registered = True
@@ -96,6 +98,7 @@ class ScriptedStore:
         self._begin("release")
         self.released.append(lease_id)
         self.leases.pop(lease_id, None)
+        self.waiting = [waiter for waiter in self.waiting if waiter != ("r~1", lease_id)]
         return []
 
     def _begin(self, call: str) -> None:
@@ -112,6 +115,9 @@ class ScriptedReader:
 
     def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
         return self._store.leases_of(router)
+
+    async def waiters(self) -> AsyncIterator[list[Waiting]]:
+        yield [Waiting(router, lease_id, 1.0) for router, lease_id in self._store.waiting]
 
     def as_reader(self) -> Reader:
         return cast("Reader", self)

@@ -73,6 +73,7 @@ READS = {
     "ZRANGEBYSCORE",
     "ZRANK",
     "ZREVRANGE",
+    "ZSCAN",
     "ZSCORE",
 }
 

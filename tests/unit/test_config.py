@@ -48,6 +48,7 @@ OURS: dict[str, Any] = {
     "panic_percent": 0.0,
     "slow_start_seconds": 0.0,
     "affinity_seconds": 300.0,
+    "max_queue": 10_000,
     "degraded_placement": "share",
     "local_cooldown_seconds": 5.0,
     "redis_timeout_seconds": 1.0,
@@ -57,6 +58,7 @@ OURS: dict[str, Any] = {
     "header_timeout_seconds": 10.0,
     "session_key": None,
     "on_lost": "keep",
+    "queue_timeout_seconds": 0.0,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
 }
@@ -81,6 +83,7 @@ LOCAL_SETTINGS = {
     "header_timeout_seconds",
     "session_key",
     "on_lost",
+    "queue_timeout_seconds",
     "max_frame_bytes",
     "grace_seconds",
 }
@@ -165,7 +168,13 @@ def test_accepted(settings: dict[str, Any]) -> None:
 
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
-MAY_BE_ZERO = {"slow_start_seconds", "affinity_seconds", "local_cooldown_seconds", "grace_seconds"}
+MAY_BE_ZERO = {
+    "slow_start_seconds",
+    "affinity_seconds",
+    "local_cooldown_seconds",
+    "queue_timeout_seconds",
+    "grace_seconds",
+}
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -491,6 +500,7 @@ OTHER_VALUES: dict[str, Any] = {
     "panic_percent": 50.0,
     "slow_start_seconds": 30.0,
     "affinity_seconds": 60.0,
+    "max_queue": 5,
     "degraded_placement": "off",
     "local_cooldown_seconds": 0.0,
     "redis_timeout_seconds": 2.0,
@@ -500,6 +510,7 @@ OTHER_VALUES: dict[str, Any] = {
     "header_timeout_seconds": 3.0,
     "session_key": "cookie:sid",
     "on_lost": "close",
+    "queue_timeout_seconds": 30.0,
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
 }
@@ -513,7 +524,7 @@ def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(n
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "5c74bdadd00a"
+    assert config().fingerprint() == "2ac4294d3aca"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

@@ -43,6 +43,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "panic_percent": ("50", 50.0),
     "slow_start_seconds": ("30", 30.0),
     "affinity_seconds": ("0", 0.0),
+    "max_queue": ("7", 7),
     "degraded_placement": ("off", "off"),
     "local_cooldown_seconds": ("1", 1.0),
     "redis_timeout_seconds": ("2", 2.0),
@@ -52,6 +53,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "header_timeout_seconds": ("5", 5.0),
     "session_key": ("first_frame.client_id", "first_frame.client_id"),
     "on_lost": ("close", "close"),
+    "queue_timeout_seconds": ("30", 30.0),
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
 }

@@ -20,6 +20,7 @@ SPELLED = {
     "full": ("sr:{a.B-1_}:full", "set"),
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
+    "queue": ("sr:{a.B-1_}:queue", "zset"),
     "events": ("sr:{a.B-1_}:events", "stream"),
 }
 
@@ -44,6 +45,8 @@ def test_replicas_and_routers_have_a_key_each() -> None:
     assert keys.router("a~1") == "sr:{ns}:router:a~1"
     assert keys.replica("") == keys.replica_prefix
     assert keys.router("") == keys.router_prefix
+    assert keys.inbox("a~1") == "sr:{ns}:inbox:a~1"
+    assert keys.expected_type(keys.inbox("a~1")) == "stream"
     assert keys.expected_type(keys.replica("http://a")) == keys.expected_type(keys.router("a~1")) == "hash"
 
 
@@ -67,6 +70,8 @@ def test_the_map_of_the_keyspace_is_complete() -> None:
         "router:<key>": "hash",
         "leases:<key>": "hash",
         "affinity:<sha>": "string",
+        "inbox:<key>": "stream",
+        "place:<sha>": "string",
     }
 
 

@@ -104,6 +104,29 @@ async def test_what_is_acquired_or_ending_is_no_strangers(
     assert ledger.ending == []
 
 
+async def test_who_waits_for_nobody_here_is_taken_out_of_the_line(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    """As after a cancelled acquire whose end Redis never heard of, while the id is known no more."""
+    ledger.ask("waiting")
+    ledger.ask("given up")
+    ledger.give_up("given up")
+    store.waiting = [("r~2", "x"), ("r~1", "x"), ("r~1", "waiting"), ("r~1", "given up"), ("r~10", "y")]
+    await reconciler.reconcile()
+    assert store.waiting == [("r~2", "x"), ("r~1", "waiting"), ("r~10", "y")]
+    assert sorted(store.released) == ["given up", "x"]
+    assert ledger.ending == []
+
+
+async def test_who_waits_for_what_it_holds_is_left_to_what_puts_leases_back(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a")
+    store.waiting = [("r~1", "a")]
+    await reconciler.reconcile()
+    assert (store.leases, store.released) == ({"a": A}, [])
+
+
 async def test_a_page_is_judged_by_what_is_known_when_it_comes(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
@@ -257,6 +280,68 @@ async def test_it_compares_at_once_when_asked_and_once_for_many_asking(
     assert comparisons(store) == 1
     await clock.advance(EVERY_SECONDS / 2)
     assert comparisons(store) == 1
+
+
+async def test_what_has_ended_is_told_without_comparing(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
+) -> None:
+    store.leases = {"x": A}
+    for lease_id in "ab":
+        ledger.ask(lease_id)
+        store.waiting.append(("r~1", lease_id))
+        ledger.give_up(lease_id)
+        reconciler.ask_to_end()
+    await clock.advance()
+    assert store.calls == ["release", "release"]
+    assert (store.waiting, store.leases, ledger.ending) == ([], {"x": A}, [])
+    await clock.advance(EVERY_SECONDS - 1)
+    assert len(store.calls) == 2
+    await clock.advance(1)
+    assert (comparisons(store), store.leases) == (1, {})
+
+
+async def test_an_end_that_could_not_be_told_is_told_later_without_comparing(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
+) -> None:
+    ledger.ask("a")
+    store.waiting = [("r~1", "a")]
+    ledger.give_up("a")
+    store.errors["release"] = [StoreUnavailable("away")] * 3
+    reconciler.ask_to_end()
+    await clock.advance(5)
+    assert store.calls == ["release"] * 4
+    assert (store.waiting, ledger.ending) == ([], [])
+
+
+async def test_in_doubt_it_compares_also_where_something_has_ended(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
+) -> None:
+    ledger.ask("a")
+    ledger.give_up("a")
+    store.leases = {"a": A, "x": A}
+    reconciler.ask()
+    reconciler.ask_to_end()
+    await clock.advance()
+    assert (comparisons(store), store.leases) == (1, {})
+    ledger.ask("b")
+    ledger.give_up("b")
+    reconciler.ask_to_end()
+    await clock.advance()
+    assert (comparisons(store), ledger.ending) == (1, [])
+
+
+async def test_cancelled_while_it_tells_an_end_it_is_asked_for_again(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
+) -> None:
+    ledger.ask("a")
+    ledger.give_up("a")
+    store.errors["release"] = [StoreUnavailable("away")]
+    task = asyncio.create_task(reconciler.run())
+    reconciler.ask_to_end()
+    await clock.settle()
+    task.cancel()
+    await asyncio.wait([task])
+    assert reconciler._is_asked.is_set()
 
 
 async def test_what_was_asked_while_it_compares_is_done_after_it(

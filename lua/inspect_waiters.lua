@@ -1,0 +1,21 @@
+-- Tells waiters where they stand: how many wait, and for each of a router's waiters its position, counted from 1.
+--
+-- KEYS    queue
+-- ARGV    router … (lease_id)
+-- RETURNS inspected, how many wait, then each position, '' for who is not in the line
+-- WRITES
+-- COST    O(waiters asked for * log waiters)
+
+-- include lib/values.lua
+
+local FIRST_LEASE_ID = 2
+
+local queue = unpack(KEYS)
+local router = unpack(ARGV, 1, 1)
+
+local reply = {'inspected', whole(redis.call('ZCARD', queue))}
+for i = FIRST_LEASE_ID, #ARGV do
+  local rank = redis.call('ZRANK', queue, router .. '/' .. ARGV[i])
+  reply[#reply + 1] = rank and whole(rank + 1) or ''
+end
+return reply

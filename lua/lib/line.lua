@@ -1,0 +1,72 @@
+-- The waiting line: who waits, first come first, over all routers.
+--
+-- A waiter is `<router>/<lease id>` with its sequence as score. Whatever makes room ends with `serve_queue`, which
+-- gives it to those who wait longest; their routers hear of it through their inboxes.
+
+-- include lib/values.lua
+-- include lib/placing.lua
+
+local GRANTS_AT_ONCE = 64
+local LOOKS_AT_ONCE = 1024
+local PAGE = 64
+local INBOX_LENGTH = '1000'
+
+-- Whether the time is one in which a router that has not beaten is gone, and not cut off with all the others.
+local function may_give_up(keys, now_ms)
+  local span = redis.call('HMGET', keys.meta, 'reap_after_ms', 'reap_until_ms')
+  local after, till = tonumber(span[1] or ''), tonumber(span[2] or '')
+  return after and till and after <= now_ms and now_ms <= till
+end
+
+-- What becomes of the waiters of a router: `served`; `skipped` while it has expired, or its keys are not ours to write;
+-- `dropped` where it is none.
+local function standing_of(keys, router, now_ms)
+  local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
+  if not expires_at_ms then
+    return 'dropped'
+  end
+  if (tonumber(expires_at_ms) <= now_ms and may_give_up(keys, now_ms))
+    or type_refusal({keys.leases_prefix .. router, 'hash', keys.inbox_prefix .. router, 'stream'}) then
+    return 'skipped'
+  end
+  return 'served'
+end
+
+-- Gives what room there is to those who wait longest, some at a time. Never refuses: whom it cannot serve stays in
+-- line.
+-- keys: as for `grant`, and meta, routers, queue, inbox_prefix. Returns whether somebody still waits who comes before
+-- any newcomer, and how many got a slot.
+local function serve_queue(keys, now_ms)
+  if redis.call('ZCARD', keys.queue) == 0 then
+    return false, 0
+  end
+  local standings = {}
+  local granted, skipped = 0, 0
+  for _ = 1, LOOKS_AT_ONCE / PAGE do
+    local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
+    for _, waiter in ipairs(page) do
+      local router, lease_id = string.match(waiter, '^(.-)/(%x+.*)$')
+      router = router or ''
+      standings[router] = standings[router] or standing_of(keys, router, now_ms)
+      if standings[router] == 'dropped' then
+        redis.call('ZREM', keys.queue, waiter)
+      elseif standings[router] == 'skipped' or session_refusal(keys, lease_id) then
+        skipped = skipped + 1
+      else
+        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id, {})
+        if not url or replica_refusal(keys, url) then
+          return true, granted
+        end
+        grant(keys, router, lease_id, url)
+        redis.call('ZREM', keys.queue, waiter)
+        redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', 'lease_id', lease_id,
+          'url', url, 'revision', redis.call('HGET', keys.replica_prefix .. url, 'revision') or '0-0')
+        granted = granted + 1
+      end
+    end
+    if #page < PAGE then
+      return false, granted
+    end
+  end
+  return true, granted
+end

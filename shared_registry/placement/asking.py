@@ -1,0 +1,176 @@
+"""Asking Redis for a slot, and waiting in line for it until there is one or time is up."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shared_registry.answers import Denial, Denied, Grant, Place
+from shared_registry.clock import Clock, call_at
+from shared_registry.errors import StoreUnavailable
+from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
+from shared_registry.store import Store
+
+T = TypeVar("T")
+TRIES_TO_JOIN = 3
+OnPosition = Callable[[int, int], None]
+"""Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One session that asks for a slot.
+
+    Attributes:
+        lease_id: By which it asks again.
+        avoided: Canonical urls taken only where there is nothing else.
+        excluded: Canonical urls never taken, unless after waiting in line.
+        closings: How often the registry had been stopped when it asked first.
+        sequence: Of its place in the waiting line, once it has one.
+        is_in_doubt: It was asked for, and the answer has not come.
+    """
+
+    lease_id: str
+    avoided: Collection[str]
+    excluded: Collection[str]
+    closings: int
+    sequence: str = ""
+    is_in_doubt: bool = False
+
+
+class Asker:
+    """Asks for one router. Safe for concurrent use within an event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        line: Line,
+        *,
+        max_queue: int,
+        rejoin: Callable[[], Awaitable[None]],
+        expect_open: Callable[[Request], None],
+        can_place_alone: Callable[[Request], bool],
+        clock: Clock,
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: Whom to ask.
+            line: What keeps those informed who wait.
+            max_queue: Join the line unless it is that long.
+            rejoin: Makes this router one of the live ones again, with all that it holds.
+            expect_open: Raises where the registry was stopped since the request.
+            can_place_alone: Whether this router may place the session without Redis.
+            clock: For deadlines.
+        """
+        self._store = store
+        self._line = line
+        self._max_queue = max_queue
+        self._rejoin = rejoin
+        self._expect_open = expect_open
+        self._can_place_alone = can_place_alone
+        self._clock = clock
+
+    async def ask(self, request: Request) -> Grant | Denied:
+        """Ask once. If the session waited, it does no longer.
+
+        Raises:
+            StoreUnavailable: Redis did not answer in time, or does not let this router join.
+        """
+        ask = functools.partial(
+            self._store.acquire, request.lease_id, avoided=request.avoided, excluded=request.excluded
+        )
+        return await self._as_member(request, ask)
+
+    async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
+        """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
+
+        Who stands in line stays there while Redis is away, unless this router can place it by itself.
+
+        Args:
+            request: For whom.
+            deadline: On the monotonic clock.
+            on_position: Told where the session stands: first at once, then when that has changed.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, at first or at the end.
+        """
+        tell = _on_change(on_position)
+        with self._line.standing(request.lease_id) as waiter:
+            while waiter.grant is None and self._clock.monotonic() < deadline:
+                waiter.is_called = False
+                try:
+                    answer = await self._as_member(request, functools.partial(self._queue, request))
+                except StoreUnavailable:
+                    if waiter.place is None or self._can_place_alone(request):
+                        raise
+                    await self._pause(request, deadline)
+                    continue
+                if isinstance(answer, Grant):
+                    waiter.grant = answer
+                elif isinstance(answer, Place):
+                    request.sequence = answer.sequence
+                    waiter.move(answer)
+                    with call_at(self._clock, deadline, waiter.call):
+                        await self._until_called(request, waiter, tell)
+                    self._expect_open(request)
+                elif answer.why is Denial.EXCLUDED:
+                    # Others than it wants have room, so that there is no line for it to stand in.
+                    await self._pause(request, deadline)
+                else:
+                    return answer
+            if waiter.grant is None:
+                last = await self.ask(request)
+                if isinstance(last, Denied):
+                    return last
+                waiter.grant = last
+            return waiter.grant
+
+    async def _queue(self, request: Request) -> Grant | Place | Denied:
+        return await self._store.wait(
+            request.lease_id,
+            max_queue=self._max_queue,
+            sequence=request.sequence,
+            avoided=request.avoided,
+            excluded=request.excluded,
+        )
+
+    async def _as_member(self, request: Request, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to who is among the live routers, joining them as needed."""
+        request.is_in_doubt = True
+        for _ in range(TRIES_TO_JOIN):
+            answer = await ask()
+            if not isinstance(answer, Denied) or answer.why is not Denial.NOT_REGISTERED:
+                request.is_in_doubt = False
+                return answer
+            self._expect_open(request)
+            # Others took us for dead, or history was lost: what is still held here counts before anything new.
+            await self._rejoin()
+        raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+
+    async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:
+        while not waiter.is_called:
+            if waiter.outage is not None and self._can_place_alone(request):
+                raise waiter.outage
+            if waiter.place is not None:
+                tell(waiter.place.position, waiter.place.depth)
+            await waiter.wait_news()
+
+    async def _pause(self, request: Request, deadline: float) -> None:
+        await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
+        self._expect_open(request)
+
+
+def _on_change(on_position: OnPosition | None) -> OnPosition:
+    """Return what passes on where a session stands, unless that is what it said last."""
+    said: tuple[int, int] | None = None
+
+    def tell(position: int, depth: int) -> None:
+        nonlocal said
+        if on_position is not None and said != (position, depth):
+            said = position, depth
+            on_position(position, depth)
+
+    return tell
