@@ -25,15 +25,18 @@ class Commands(LineSteps):
     """Every command, and everything that may happen around them."""
 
     @initialize(
-        replicas=st.lists(some.specs(), min_size=1, max_size=3), has_leader=st.sampled_from([True, True, True, False])
+        replicas=st.lists(some.specs(), min_size=1, max_size=3),
+        has_leader=st.sampled_from([True, True, True, False]),
+        is_slow=st.booleans(),
     )
-    def begin(self, replicas: list[tuple[str, Spec]], has_leader: bool) -> None:
+    def begin(self, replicas: list[tuple[str, Spec]], has_leader: bool, is_slow: bool) -> None:
         for number in range(self.router_count):
             self.start(number)
         for replica in replicas:
             self.register(0, Source.EXPLICIT, replica)
         if has_leader:
             self.campaign(0)
+            self.advance_ramps(0, leader=0, is_slow=is_slow)
             results = [(key, 0, "", 1.5) for key, _ in replicas]
             self.report(0, leader=0, jump=1, limits=(3, 2), results=results)
 

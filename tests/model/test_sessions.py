@@ -46,13 +46,15 @@ class Sessions(LineSteps):
 
     router_count = ROUTERS
 
-    @initialize(replicas=everywhere)
-    def begin(self, replicas: tuple[tuple[str, Spec], ...]) -> None:
+    @initialize(replicas=everywhere, is_slow=st.booleans())
+    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool) -> None:
         self.start(0)
         for number in range(1, ROUTERS):
             self.beat(number)
         for url, spec in replicas:
             self.register(0, Source.EXPLICIT, (url, spec))
+        self.campaign(0)
+        self.advance_ramps(0, leader=0, is_slow=is_slow)
         self.heal()
 
     def heal(self) -> None:
