@@ -397,16 +397,19 @@ async def test_a_request_waits_for_its_slot(settings: dict[str, Any], backend: B
         assert (await waiting).json() == {"bytes": 3_000_000}
 
 
-async def test_the_time_to_wait_is_one_for_all_replicas_that_are_tried(
-    settings: dict[str, Any], backend: Backend
-) -> None:
-    async with serving(settings, backend.url, capacity=0, queue_timeout_seconds=0.5) as (router,):
+async def test_the_time_to_wait_is_one_for_all_that_is_tried(settings: dict[str, Any], backend: Backend) -> None:
+    """The replica refuses as busy who has waited for it, who then waits for another one."""
+    async with serving(settings, backend.url, queue_timeout_seconds=0.8) as (router,), stream(router) as first:
+        await holds(first)
         begun = time.monotonic()
         async with stream(router, "/v1/stream?reject=503") as client:
+            await told(client)
+            await asyncio.sleep(0.4)
+            await first.close()
             error, code = await ending(client)
         assert error["message"] == "the one replica that was tried could not be reached; try again soon"
         assert code == 1013
-        assert 0.4 < time.monotonic() - begun < 0.95
+        assert 0.7 < time.monotonic() - begun < 1.1
 
 
 async def test_the_time_until_another_try_is_told_from_how_fast_the_line_moves(
@@ -515,6 +518,22 @@ async def test_who_waits_is_sent_away_when_the_router_stops(
         await first.close()
         await holds(third)
         await asyncio.wait_for(asyncio.shield(stopping.serving), 10)
+
+
+async def test_who_was_refused_and_waits_for_another_replica_is_sent_away_too(settings: dict[str, Any]) -> None:
+    never = {"health_check_interval_seconds": 3600.0, "fast_interval_seconds": 3600.0, "grace_seconds": PATIENCE}
+    async with Backend() as backend, serving(settings | never, backend.url) as (router,):
+        await backend.__aexit__(None, None, None)
+        waiting = asyncio.create_task(router.http.get("/who"))
+
+        async def is_refused() -> bool:
+            counted: int = (await router.status())["replicas"][0]["consecutive_failures"]
+            return counted == 1
+
+        await until(is_refused, "the replica has refused it")
+        router.stop.ask()
+        response = await asyncio.wait_for(waiting, AT_ONCE)
+        assert (response.status_code, response.json()["message"]) == (503, "this router stops; connect again")
 
 
 async def test_a_router_that_ends_without_grace_leaves_nobody_in_line(

@@ -142,22 +142,30 @@ async def test_other_failures_are_not_swallowed() -> None:
 
 
 async def test_nothing_follows_the_end() -> None:
-    """An end while a frame about the line is on its way."""
+    """There is news of the line, just when the wait fails."""
     wire = Wire()
     client = wire.client()
     async with client.attended():
         client.stand(1, 1)
         await settle()
-        wire.open.clear()
         client.stand(1, 2)
+        await client.fail("gpu_unavailable", "why", 1013)
         await settle()
-        failing = asyncio.create_task(client.fail("gpu_unavailable", "why", 1013))
-        await settle()
-        wire.open.set()
-        await failing
-    await settle()
     assert [message["type"] for message in wire.sent[-2:]] == ["websocket.send", "websocket.close"]
     assert json.loads(wire.sent[-2]["text"])["type"] == "error"
+
+
+async def test_who_sends_too_much_before_it_stands_anywhere_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_client, "KEPT_BYTES", 10)
+    wire = Wire()
+    client = wire.client()
+    await client.accept()
+    async with client.attended():
+        wire.queue.put_nowait({"type": "websocket.receive", "text": "too much"})
+        await settle()
+        await client.begin(None, [])
+    assert [message["type"] for message in wire.sent] == ["websocket.accept"]
+    assert (await client.receive())["text"] == "too much"
 
 
 async def test_what_is_kept_is_bounded_also_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
