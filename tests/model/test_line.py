@@ -230,7 +230,9 @@ class Waiting(Sessions):
                     "by": routers,
                     "number": routers,
                     "key": some.urls,
-                    "then": st.sampled_from([ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.beat]),
+                    "then": st.sampled_from(
+                        [ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.beat]
+                    ),
                 },
             ),
             (
