@@ -20,10 +20,10 @@ from shared_registry.policy import priority
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 from shared_registry.view import View
+from tests.model import line_checks
 from tests.model.keyspace import KnownView
-from tests.model.line_rules import router_of
 from tests.model.rules import Namespace
-from tests.model.values import Fields, Value, differences, exact
+from tests.model.values import Dump, Fields, Value, differences, exact
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0
@@ -32,8 +32,6 @@ REFRESH_SECONDS = 0.03
 CLOCK_SLACK_MS = 20
 """How far the server's clock, read at the start of its loop or of a script, may be off ours."""
 ONLY_IN_HASHES = {"spec_request", "restored_from", "failing_witness"}
-
-Dump = dict[str, object]
 
 
 class Listening:
@@ -258,14 +256,14 @@ class Bench:
         """Fail unless times to live are where they must be, and the registry's own check finds nothing."""
         assert self._with_ttl == self.expected.expected_to_expire()
         self._expect_counted()
-        self._expect_fair()
+        line_checks.expect_fair(
+            self.expected, self._before, self._found, leases_are_put_back=self._answered == "restored"
+        )
         if self._is_news:
-            await self._expect_line_shown()
-            found = await find_violations(self.reader, self.keys)
-            assert [violation for violation in found if violation.rule != "queue"] == []
-            assert {violation.router for violation in found if violation.router} == self.expected.strangers()
-            is_beside_room = any(not violation.router for violation in found)
-            assert is_beside_room is self._waits_beside_room(self.expected.is_alive)
+            await line_checks.expect_shown(self.expected, self.reader)
+            violations = await find_violations(self.reader, self.keys)
+            assert [violation for violation in violations if violation.rule != "queue"] == []
+            line_checks.expect_found(self.expected, self._found, violations)
 
     def _expect_counted(self) -> None:
         """Fail unless replicas count exactly the leases on them, and every lease is that of a router in `routers`."""
@@ -275,44 +273,6 @@ class Bench:
         assert min(counted.values(), default=0) >= 0
         assert +counted == Counter(url for held in leases.values() for url in held.values())
         assert leases.keys() <= self.expected.routers.keys()
-
-    def _expect_fair(self) -> None:
-        """Fail if anybody has a slot before one who came earlier, or if anybody who may have one waits beside room.
-
-        Of what the model says of the line, this takes only which routers are given up.
-        """
-
-        def may_have_one(router: str) -> bool:
-            return router in self.expected.routers and not self.expected.is_given_up(router)
-
-        assert self.expected.is_cut_short or not self._waits_beside_room(may_have_one)
-        if self._answered == "restored":
-            return  # who is put back need not wait
-        before, now = places_in(self._before), places_in(self._found)
-        still_first = min(
-            (now[one] for one in now.keys() & before.keys() if may_have_one(router_of(one))), default=None
-        )
-        for one in leases_in(self._found) - leases_in(self._before):
-            assert still_first is None or (one in before and before[one] < still_first), f"{one} has passed others"
-
-    def _waits_beside_room(self, may_have_one: Callable[[str], bool]) -> bool:
-        has_room = "ready:primary" in self._found or "ready:secondary" in self._found
-        return has_room and any(may_have_one(router_of(waiter)) for waiter in places_in(self._found))
-
-    async def _expect_line_shown(self) -> None:
-        """Fail unless what routers and operators read of the line is what is there."""
-        expected = self.expected
-        shown = [one async for page in self.reader.waiters() for one in page]
-        assert [f"{one.router}/{one.lease_id}" for one in shown] == expected.line()
-        assert [one.sequence for one in shown] == [exact(expected.queue[waiter]) for waiter in expected.line()]
-        for router in {*map(router_of, expected.queue), "no-such-router"}:
-            asked = ["0000", *expected.waiting_of(router)[::-1]]
-            assert await self.reader.positions(router, asked) == (len(expected.queue), expected.positions(router))
-        inspection = await self.reader.inspect_queue(sorted(expected.inboxes))
-        assert inspection.waiting == sum(expected.is_alive(router_of(waiter)) for waiter in expected.queue)
-        ready = expected.ready()
-        assert inspection.ready == len(ready.primary) + len(ready.secondary)
-        assert sorted(inspection.strangers) == sorted(expected.strangers())
 
     def _found_under(self, prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in self._found.items() if name.startswith(prefix)}
@@ -350,18 +310,6 @@ class Bench:
         events = found.get("events", [])
         assert isinstance(events, list)
         return [event for event in events if event["id"] not in known]
-
-
-def places_in(dump: Dump) -> dict[str, tuple[float, str]]:
-    """Return what who waits is ordered by."""
-    queue: Any = dump.get("queue", {})
-    return {waiter: (sequence, waiter) for waiter, sequence in queue.items()}
-
-
-def leases_in(dump: Dump) -> set[str]:
-    """Return every lease as who waited for it would stand in line."""
-    held: list[tuple[str, Any]] = [(name, value) for name, value in dump.items() if name.startswith("leases:")]
-    return {f"{name.removeprefix('leases:')}/{lease_id}" for name, leases in held for lease_id in leases}
 
 
 def value_of(kind: str | None, reply: Any) -> object:

@@ -155,9 +155,11 @@ class Waiting(Sessions):
             self._restore(number, {pick(held, which): key})
 
     def wait_while_all_is_lost(self, number: int, times: int) -> None:
-        """Everything is lost; who waits meanwhile is served once replicas are put back."""
+        """Everything is lost; who waited asks again with its place, and is served once replicas are put back."""
+        self.join_and_wait(number, tie=0, times=2)
         self.lose_everything()
         self.join_and_wait(number, tie=0, times=times)
+        self.poll(number, min(times, 3), brings=0)
         self.let_back(0)
 
     @rule(
@@ -180,7 +182,7 @@ class Waiting(Sessions):
                 LineSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2), "max_queue": few_in_line},
             ),
-            (3, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (5, LineSteps.look, {"number": routers, "which": some.mostly_first}),
             (
                 3,
                 LineSteps.abandon,

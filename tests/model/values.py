@@ -70,6 +70,8 @@ class Anything:
 
 Value: TypeAlias = str | float | Sum | Anything
 Fields: TypeAlias = dict[str, Value]
+Dump: TypeAlias = dict[str, object]
+"""Every key that was found, without the prefix, with its value."""
 
 
 def exact(value: Value) -> int:
