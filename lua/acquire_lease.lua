@@ -57,7 +57,7 @@ end
 local now_ms = (depth > 0 or max_queue ~= '0') and server_now_ms()
 local is_behind = false
 if depth > 0 then
-  -- Included only here, since Lua builds anew with every run what it comes across.
+-- Included here and below, and not above: Lua builds the functions that it comes across anew in every run.
 -- include lib/line.lua
   is_behind = serve_queue(keys, now_ms)
   held = redis.call('HGET', leases, lease_id)
@@ -66,23 +66,17 @@ if depth > 0 then
   end
 end
 
--- The urls from that argument on, each once: a replica may be both avoided and excluded.
-local function urls_from(first)
-  local urls, seen = {}, {}
-  for i = first, #ARGV do
-    if not seen[ARGV[i]] then
-      seen[ARGV[i]] = true
-      urls[#urls + 1] = ARGV[i]
-    end
-  end
-  return urls
-end
-
 local waiter = router .. '/' .. lease_id
 if not is_behind then
-  local url = choose(keys, lease_id, urls_from(FIRST_URL))
-  if not url and avoided ~= '0' then
-    url = choose(keys, lease_id, urls_from(FIRST_URL + tonumber(avoided)))
+  local url
+  if #ARGV < FIRST_URL then
+    url = choose(keys, lease_id)
+  else
+-- include lib/leaving_out.lua
+    url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL))
+    if not url and avoided ~= '0' then
+      url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
+    end
   end
   if url then
     local revision, failed = grant(keys, router, lease_id, url)

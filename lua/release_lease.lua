@@ -11,7 +11,7 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
--- include lib/sessions.lua
+-- include lib/endings.lua
 
 local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
   leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
@@ -50,7 +50,7 @@ if depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1' then
   return {'released'}
 end
 
--- Included only here, since Lua builds anew with every run what it comes across.
+-- Included here, and not above: Lua builds the functions that it comes across anew in every run.
 -- include lib/leases.lua
 -- include lib/line.lua
 

@@ -1,6 +1,6 @@
 -- What ends leases, whoever ends them: the router that holds them, or another one where that has expired.
 
--- include lib/sessions.lua
+-- include lib/endings.lua
 -- include lib/events.lua
 -- include lib/tombstones.lua
 

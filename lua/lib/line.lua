@@ -52,7 +52,7 @@ local function serve_queue(keys, now_ms)
       elseif standings[router] == 'skipped' or session_refusal(keys, lease_id) then
         skipped = skipped + 1
       else
-        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id, {})
+        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id)
         local revision = url and grant(keys, router, lease_id, url)
         if not revision then
           return true, granted

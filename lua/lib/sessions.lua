@@ -1,13 +1,8 @@
--- What every lease comes to and goes with: the session's way back, and the count on its replica.
+-- The session that a lease is for.
 --
 -- A lease id is random, followed by ':' and the digest of its session where one was named.
 
--- include lib/values.lua
 -- include lib/refusal.lua
--- include lib/ready.lua
-
--- Seven days, for which the hash of a removed replica stays after the last session on it has ended.
-local TOMBSTONE_MS = 604800000
 
 local function session_of(id)
   return string.match(id, ':(.+)$')
@@ -17,39 +12,4 @@ end
 local function session_refusal(keys, id)
   local session = session_of(id)
   return session and type_refusal({keys.affinity_prefix .. session, 'string'})
-end
-
--- Takes sessions off a replica of that state, removed or not; returns how many are left.
--- keys: primary, secondary, full, replica_prefix.
-local function count_off(keys, url, state, count)
-  if not state[IN_FLIGHT] then
-    return nil
-  end
-  local replica = keys.replica_prefix .. url
-  local left = math.max(tonumber(state[IN_FLIGHT]) - count, 0)
-  state[IN_FLIGHT] = whole(left)
-  redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
-  if left == 0 and state[ADMIN] == 'removed' then
-    redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS))
-  end
-  put_in_place(keys, url, state)
-  return left
-end
-
--- Lets a session find its replica again for some time after its lease has ended, unless it has gone elsewhere since.
-local function keep_affinity(keys, id, url, affinity_ms)
-  local session = session_of(id)
-  if not session then
-    return
-  end
-  local affinity = keys.affinity_prefix .. session
-  local bound = redis.call('GET', affinity)
-  if bound and bound ~= url then
-    return
-  end
-  if affinity_ms == '0' then
-    redis.call('DEL', affinity)
-  else
-    redis.call('SET', affinity, url, 'PX', affinity_ms)
-  end
 end

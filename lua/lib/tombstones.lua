@@ -1,6 +1,6 @@
 -- Removal leaves a tombstone: the hash with admin `removed`, and the url in `removed`.
 
--- include lib/sessions.lua
+-- include lib/endings.lua
 
 -- Takes url out of `replicas` and marks its hash. First the deletion, so that it runs when memory is short.
 -- The hash expires seven days after the last session on it has ended; `removed` forgets older ones here.
