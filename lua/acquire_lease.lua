@@ -16,7 +16,7 @@
 --         place_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
--- include lib/line.lua
+-- include lib/placing.lua
 
 local FIRST_URL = 6
 
@@ -26,13 +26,17 @@ local router, lease_id, max_queue, sequence, avoided = unpack(ARGV, 1, 5)
 
 local leases = leases_prefix .. router
 local session = session_of(lease_id)
-local refused = refusal(meta, {
-  routers, 'zset', leases, 'hash', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-}) or (session and type_refusal({affinity_prefix .. session, 'string', place_prefix .. session, 'string'}))
+local schema, expires_at_ms = redis.pcall('HGET', meta, 'schema'), redis.pcall('ZSCORE', routers, router)
+local held, depth = redis.pcall('HGET', leases, lease_id), redis.pcall('ZCARD', queue)
+local refused = read_refusal(schema, meta, 'hash') or read_refusal(expires_at_ms, routers, 'zset')
+  or read_refusal(held, leases, 'hash') or read_refusal(depth, queue, 'zset')
+  or type_refusal({ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
+  or (session and type_refusal({affinity_prefix .. session, 'string', place_prefix .. session, 'string'}))
+  or schema_refusal(schema)
 if refused then
   return refused
 end
-if not redis.call('ZSCORE', routers, router) then
+if not expires_at_ms then
   return {'not_registered'}
 end
 
@@ -46,46 +50,46 @@ local function revision_of(url)
   return redis.call('HGET', replica_prefix .. url, 'revision') or '0-0'
 end
 
-local held = redis.call('HGET', leases, lease_id)
 if held then
   return {'held', held, revision_of(held)}
 end
-local now_ms = server_now_ms()
-local is_behind, granted = serve_queue(keys, now_ms)
-held = granted > 0 and redis.call('HGET', leases, lease_id)
-if held then
-  return {'held', held, revision_of(held)}
-end
-
--- The urls from that argument on, each once: a replica may be both avoided and excluded.
-local function urls_from(first)
-  local urls, seen = {}, {}
-  for i = first, #ARGV do
-    if not seen[ARGV[i]] then
-      seen[ARGV[i]] = true
-      urls[#urls + 1] = ARGV[i]
-    end
+-- Mostly nobody waits and nobody is going to: then the clock is not read, nor the line looked at again.
+local now_ms = (depth > 0 or max_queue ~= '0') and server_now_ms()
+local is_behind = false
+if depth > 0 then
+-- Included here and below, and not above: Lua builds the functions that it comes across anew in every run.
+-- include lib/line.lua
+  is_behind = serve_queue(keys, now_ms)
+  held = redis.call('HGET', leases, lease_id)
+  if held then
+    return {'held', held, revision_of(held)}
   end
-  return urls
 end
 
 local waiter = router .. '/' .. lease_id
 if not is_behind then
-  local url = choose(keys, lease_id, urls_from(FIRST_URL))
-  if not url and avoided ~= '0' then
-    url = choose(keys, lease_id, urls_from(FIRST_URL + tonumber(avoided)))
-  end
-  refused = url and replica_refusal(keys, url)
-  if refused then
-    return refused
+  local url
+  if #ARGV < FIRST_URL then
+    url = choose(keys, lease_id)
+  else
+-- include lib/leaving_out.lua
+    url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL))
+    if not url and avoided ~= '0' then
+      url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
+    end
   end
   if url then
-    grant(keys, router, lease_id, url)
-    redis.call('ZREM', queue, waiter)
+    local revision, failed = grant(keys, router, lease_id, url)
+    if failed then
+      return read_refusal(failed, replica_prefix .. url, 'hash')
+    end
+    if depth > 0 then
+      redis.call('ZREM', queue, waiter)
+    end
     if session then
       redis.call('DEL', place_prefix .. session)
     end
-    return {'granted', url, revision_of(url)}
+    return {'granted', url, revision}
   end
 end
 
@@ -111,7 +115,7 @@ elseif not redis.call('ZSCORE', queue, waiter) then
     end
   end
 end
-local depth = whole(redis.call('ZCARD', queue))
+depth = whole(redis.call('ZCARD', queue))
 local rank = redis.call('ZRANK', queue, waiter)
 if rank then
   return {'waiting', whole(tonumber(redis.call('ZSCORE', queue, waiter))), whole(rank + 1), depth}

@@ -40,13 +40,14 @@ local reply = {'advanced'}
 for i = FIRST_URL, #ARGV do
   local url = ARGV[i]
   local replica = replica_prefix .. url
-  if redis.call('HEXISTS', replica, 'slow_start_ms') == 1 then
-    if ramp_share(replica) then
+  local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
+  if state[SLOW_START_MS] then
+    if ramp_share(state) then
       reply[#reply + 1] = url
     else
       redis.call('HDEL', replica, 'slow_start_ms')
     end
-    refresh_ready(sets, replica, url)
+    put_in_place(sets, url, state)
   end
 end
 return reply

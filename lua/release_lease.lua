@@ -11,21 +11,22 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
--- include lib/line.lua
+-- include lib/endings.lua
 
 local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
   leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local router, lease_id, affinity_ms = unpack(ARGV)
 
 local leases = leases_prefix .. router
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', leases, 'hash', events, 'stream', queue, 'zset',
-  ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-})
+local schema, url = redis.pcall('HGET', meta, 'schema'), redis.pcall('HGET', leases, lease_id)
+local depth = redis.pcall('ZCARD', queue)
+local refused = read_refusal(schema, meta, 'hash') or read_refusal(url, leases, 'hash')
+  or read_refusal(depth, queue, 'zset')
+  or type_refusal({ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
+  or schema_refusal(schema)
 if refused then
   return refused
 end
-local url = redis.call('HGET', leases, lease_id)
 if not url then
   local was_waiting = redis.call('ZREM', queue, router .. '/' .. lease_id) == 1
   return {was_waiting and 'abandoned' or 'not_found'}
@@ -35,11 +36,28 @@ local keys = {
   primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
   leases_prefix = leases_prefix, affinity_prefix = affinity_prefix, inbox_prefix = inbox_prefix,
 }
-refused = lease_refusal(keys, lease_id, url)
+local replica = replica_prefix .. url
+local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))
+refused = read_refusal(state, replica, 'hash') or session_refusal(keys, lease_id)
 if refused then
   return refused
 end
+-- Mostly nobody waits, nor does the replica for its last session to be removed: then this is all.
+if depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1' then
+  redis.call('HDEL', leases, lease_id)
+  count_off(keys, url, state, 1)
+  keep_affinity(keys, lease_id, url, affinity_ms)
+  return {'released'}
+end
 
+-- Included here, and not above: Lua builds the functions that it comes across anew in every run.
+-- include lib/leases.lua
+-- include lib/line.lua
+
+refused = type_refusal({replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream'})
+if refused then
+  return refused
+end
 redis.call('HDEL', leases, lease_id)
 local now_ms = server_now_ms()
 local reply = {'released'}

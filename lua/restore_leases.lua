@@ -14,6 +14,7 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
+-- include lib/leases.lua
 -- include lib/line.lua
 
 local LEASE_WIDTH = 2

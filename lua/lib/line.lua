@@ -3,7 +3,6 @@
 -- A waiter is `<router>/<lease id>` with its sequence as score. Whatever makes room ends with `serve_queue`, which
 -- gives it to those who wait longest; their routers hear of it through their inboxes.
 
--- include lib/values.lua
 -- include lib/placing.lua
 
 local GRANTS_AT_ONCE = 64
@@ -53,14 +52,14 @@ local function serve_queue(keys, now_ms)
       elseif standings[router] == 'skipped' or session_refusal(keys, lease_id) then
         skipped = skipped + 1
       else
-        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id, {})
-        if not url or replica_refusal(keys, url) then
+        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id)
+        local revision = url and grant(keys, router, lease_id, url)
+        if not revision then
           return true, granted
         end
-        grant(keys, router, lease_id, url)
         redis.call('ZREM', keys.queue, waiter)
         redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', 'lease_id', lease_id,
-          'url', url, 'revision', redis.call('HGET', keys.replica_prefix .. url, 'revision') or '0-0')
+          'url', url, 'revision', revision)
         granted = granted + 1
       end
     end

@@ -1,6 +1,7 @@
 -- Takes a router's waiters out of the line and ends its leases, piece by piece, so that no call takes long however many
 -- there are.
 
+-- include lib/leases.lua
 -- include lib/line.lua
 
 local LEASES_AT_ONCE = 250

@@ -2,12 +2,20 @@
 
 -- include lib/values.lua
 
+-- A replica's state is what HMGET answers for these: what decides where it belongs, and what else a lease needs, so
+-- that one read does for that.
+local STATE_FIELDS = {
+  'status', 'admin', 'primary', 'weight', 'capacity', 'in_flight', 'revision', 'removes_when_drained', 'slow_start_ms',
+  'status_since_ms',
+}
+local STATUS, ADMIN, PRIMARY, WEIGHT, CAPACITY, IN_FLIGHT, REVISION, REMOVES_WHEN_DRAINED, SLOW_START_MS,
+  STATUS_SINCE_MS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local LEAST_SHARE = 0.1
 
--- Returns the part of its weight that a replica has by now, which turned healthy not long ago; nil once it has all.
-local function ramp_share(replica_key)
-  local state = redis.call('HMGET', replica_key, 'slow_start_ms', 'status_since_ms')
-  local length, since = tonumber(state[1] or ''), tonumber(state[2] or '')
+-- Returns the part of its weight that a replica of that state has by now, which turned healthy not long ago; nil once
+-- it has all.
+local function ramp_share(state)
+  local length, since = tonumber(state[SLOW_START_MS] or ''), tonumber(state[STATUS_SINCE_MS] or '')
   if not length or length <= 0 or not since then
     return nil
   end
@@ -19,30 +27,30 @@ local function ramp_share(replica_key)
   return nil
 end
 
--- What a replica is ordered by that ramps up: the load per weight that it would have with a session more, less that of
+-- Returns the load per weight; of a replica that ramps up the one that it would have with a session more, less that of
 -- a single one. So it comes after replicas that are as idle, and at the end of the ramp has its plain score.
-local function ramp_score(replica_key, in_flight, weight)
-  local share = ramp_share(replica_key)
+local function score_of(state)
+  local in_flight, weight = tonumber(state[IN_FLIGHT]), tonumber(state[WEIGHT])
+  local share = state[SLOW_START_MS] and ramp_share(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
 end
 
--- Puts url where its hash says that it belongs. Ends every script that touches status, admin, weight, capacity,
--- primary or in_flight.
--- sets: keys primary, secondary, full.
-local function refresh_ready(sets, replica_key, url)
-  local state = redis.call('HMGET', replica_key, 'status', 'admin', 'primary', 'weight', 'capacity', 'in_flight',
-    'slow_start_ms')
-  local place, score
-  if state[1] == 'healthy' and state[2] == 'active' then
-    local capacity, in_flight = tonumber(state[5]), tonumber(state[6])
-    if capacity > 0 and in_flight >= capacity then
-      place = sets.full
-    else
-      place = state[3] == '1' and sets.primary or sets.secondary
-      local weight = tonumber(state[4])
-      score = string.format('%.17g', state[7] and ramp_score(replica_key, in_flight, weight) or in_flight / weight)
-    end
+-- Returns the set where a replica of that state belongs, if any, and its score there, if that has scores.
+local function place_of(sets, state)
+  if state[STATUS] ~= 'healthy' or state[ADMIN] ~= 'active' then
+    return nil
   end
+  local capacity = tonumber(state[CAPACITY])
+  if capacity > 0 and tonumber(state[IN_FLIGHT]) >= capacity then
+    return sets.full
+  end
+  return state[PRIMARY] == '1' and sets.primary or sets.secondary, string.format('%.17g', score_of(state))
+end
+
+-- Puts url where its state says that it belongs.
+-- sets: keys primary, secondary, full.
+local function put_in_place(sets, url, state)
+  local place, score = place_of(sets, state)
   -- It may be anywhere, and several times where somebody wrote by hand; but where it belongs it is not taken out first:
   -- to change a score costs less than to put in anew.
   if place ~= sets.primary then
@@ -59,4 +67,10 @@ local function refresh_ready(sets, replica_key, url)
   elseif place then
     redis.call('SADD', place, url)
   end
+end
+
+-- Puts url where its hash says that it belongs. Ends every script that touches status, admin, weight, capacity,
+-- primary or in_flight.
+local function refresh_ready(sets, replica_key, url)
+  put_in_place(sets, url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
 end

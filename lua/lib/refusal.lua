@@ -27,15 +27,25 @@ local function type_refusal(expected)
   return nil
 end
 
--- Returns nil, or the reply that refuses: first the types, then the schema of a namespace that another version wrote.
+-- Returns nil, or the reply for a key that holds another type than expected, by what a read of it through pcall has
+-- answered: that tells it too, and saves the check.
+local function read_refusal(answer, key, expected)
+  if type(answer) == 'table' and answer.err then
+    return type_conflict(key, expected) or answer
+  end
+  return nil
+end
+
+-- Returns nil, or the reply for a namespace that another version wrote.
+local function schema_refusal(schema)
+  return schema and schema ~= SCHEMA and {'wrong_schema', schema, SCHEMA} or nil
+end
+
+-- Returns nil, or the reply that refuses: first the types, then the schema.
 local function refusal(meta, expected)
   local schema = redis.pcall('HGET', meta, 'schema')
   if type(schema) == 'table' then
     return type_conflict(meta, 'hash') or schema
   end
-  local refused = type_refusal(expected)
-  if not refused and schema and schema ~= SCHEMA then
-    return {'wrong_schema', schema, SCHEMA}
-  end
-  return refused
+  return type_refusal(expected) or schema_refusal(schema)
 end

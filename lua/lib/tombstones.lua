@@ -1,8 +1,6 @@
 -- Removal leaves a tombstone: the hash with admin `removed`, and the url in `removed`.
 
--- include lib/values.lua
-
-local TOMBSTONE_MS = 604800000
+-- include lib/endings.lua
 
 -- Takes url out of `replicas` and marks its hash. First the deletion, so that it runs when memory is short.
 -- The hash expires seven days after the last session on it has ended; `removed` forgets older ones here.

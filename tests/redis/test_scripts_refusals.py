@@ -58,6 +58,10 @@ OWN_KEYS = {
 stays where it is; see test_scripts_line.py."""
 
 
+NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events"}
+"""What the end of a lease touches only where somebody waits, or its replica is removed with it."""
+
+
 def refused_keys(command: str) -> list[str]:
     own = OWN_KEYS.get(command, {"replica_prefix"})
     return [name for name in read_header(command).names("KEYS") if not name.endswith("_prefix") or name in own]
@@ -102,25 +106,66 @@ def test_every_command_is_tried() -> None:
     assert set(CALLS) == set(command_names()) - CHECKS_NOTHING
 
 
-@pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
-@pytest.mark.parametrize("value", ["text", ["list"]])
-async def test_a_key_of_another_type_is_named_and_nothing_is_written(
-    space: Space, command: str, name: str, value: str | list[str]
-) -> None:
-    await populate(space)
-    key = key_of(space, name)
+def spoil(space: Space, key: str, value: str | list[str]) -> None:
+    """Put something of another type there."""
     space.raw.delete(key)
     expected = space.keys.expected_type(key)
     if isinstance(value, list) or expected == "string":
         space.raw.sadd(key, *value) if expected != "set" else space.raw.zadd(key, {"list": 1})
     else:
         space.raw.set(key, value)
+
+
+async def expect_refusal(space: Space, command: str, name: str, value: str | list[str]) -> None:
+    key = key_of(space, name)
+    spoil(space, key, value)
     before = space.dump()
     with pytest.raises(KeyConflict) as caught:
         await CALLS[command](space)
     assert key in str(caught.value)
     assert str(space.keys.expected_type(key)) in str(caught.value)
     assert space.dump() == before
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
+@pytest.mark.parametrize("value", ["text", ["list"]])
+async def test_a_key_of_another_type_is_named_and_nothing_is_written(
+    space: Space, command: str, name: str, value: str | list[str]
+) -> None:
+    await populate(space)
+    await expect_refusal(space, command, name, value)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (command, name)
+        for command, untouched in (("acquire_lease", set()), ("release_lease", NOT_FOR_A_MERE_RELEASE))
+        for name in refused_keys(command)
+        if name not in untouched
+    ],
+)
+async def test_so_it_is_where_nobody_waits(space: Space, command: str, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await expect_refusal(space, command, name, ["list"])
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
+async def test_a_release_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    spoil(space, key_of(space, name), ["list"])
+    await space.store.release(LEASE)
+    assert not space.raw.hexists(space.keys.leases("router~1"), LEASE)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
+async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.store.deregister(A, "first", when_drained=True)
+    await expect_refusal(space, "release_lease", name, ["list"])
 
 
 @pytest.mark.parametrize("command", [name for name in CALLS if "meta" in read_header(name).names("KEYS")])

@@ -105,7 +105,7 @@ def test_the_status_words_are_those_of_the_body(name: str) -> None:
     returned: set[str] = set()
     for first in re.findall(r"(?:return|reply =) \{([^,}\n]*)", text):
         returned |= set(re.findall(r"'(\w+)'", first))
-    if re.search(r"= refusal\(", text):
+    if re.search(r"= refusal\(|\bschema_refusal\(", text):
         returned |= REFUSALS
     elif "type_refusal(" in text:
         returned.add("wrong_type")

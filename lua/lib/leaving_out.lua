@@ -1,0 +1,75 @@
+-- Which replica a session gets that leaves some out.
+
+-- include lib/placing.lua
+
+-- The urls from that argument on, each once: a replica may be both avoided and excluded.
+local function urls_from(args, first)
+  local urls, seen = {}, {}
+  for i = first, #args do
+    if not seen[args[i]] then
+      seen[args[i]] = true
+      urls[#urls + 1] = args[i]
+    end
+  end
+  return urls
+end
+
+-- The url at that place among the tied ones, of which those at the (sorted) skipped ranks do not count.
+local function at_place(tier, first, place, skipped)
+  local rank = first + place
+  for _, other in ipairs(skipped) do
+    if other <= rank then
+      rank = rank + 1
+    end
+  end
+  return redis.call('ZRANGE', tier, rank, rank)[1]
+end
+
+local function is_among(url, urls)
+  for _, other in ipairs(urls) do
+    if other == url then
+      return true
+    end
+  end
+  return false
+end
+
+-- The least loaded replica of a tier but these. The lease id spreads ties.
+local function least_loaded_but(tier, lease_id, left_out)
+  local best = redis.call('ZRANGE', tier, 0, #left_out, 'WITHSCORES')
+  local least
+  for i = 1, #best, 2 do
+    if not is_among(best[i], left_out) then
+      least = best[i + 1]
+      break
+    end
+  end
+  if not least then
+    return nil
+  end
+  local first = redis.call('ZCOUNT', tier, '-inf', '(' .. least)
+  local tied = redis.call('ZCOUNT', tier, least, least)
+  local skipped = {}
+  for _, url in ipairs(left_out) do
+    local score = redis.call('ZSCORE', tier, url)
+    if score and tonumber(score) == tonumber(least) then
+      skipped[#skipped + 1] = redis.call('ZRANK', tier, url)
+    end
+  end
+  table.sort(skipped)
+  return at_place(tier, first, spread(lease_id, tied - #skipped), skipped)
+end
+
+-- As `choose`, but none of these urls.
+local function choose_but(keys, lease_id, left_out)
+  if #left_out == 0 then
+    return choose(keys, lease_id)
+  end
+  local session = session_of(lease_id)
+  local url = session and redis.call('GET', keys.affinity_prefix .. session)
+  if url and not is_among(url, left_out)
+    and (redis.call('ZSCORE', keys.primary, url) or redis.call('ZSCORE', keys.secondary, url)) then
+    return url
+  end
+  return least_loaded_but(keys.primary, lease_id, left_out) or least_loaded_but(keys.secondary, lease_id, left_out)
+end
