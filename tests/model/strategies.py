@@ -56,3 +56,15 @@ which = st.integers(0, 7)
 mostly_first = st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 4, 7])
 held = st.lists(st.tuples(which, st.one_of(st.none(), urls)), min_size=1, max_size=4)
 unheard_of = st.lists(st.tuples(sessions, urls), max_size=3)
+
+
+def asking(routers: st.SearchStrategy[int], at_most: int) -> dict[str, st.SearchStrategy[Any]]:
+    """Return the arguments of a step that asks for some slots at once."""
+    return {
+        "number": routers,
+        "tie": st.integers(0, 5),
+        "session": sessions,
+        "avoided": few_urls,
+        "excluded": few_urls,
+        "times": st.integers(1, at_most),
+    }

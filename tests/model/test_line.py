@@ -44,9 +44,9 @@ few_in_line = st.sampled_from([99, 99, 99, 2, 6])
 class Waiting(Sessions):
     """Three routers whose sessions have filled three replicas at first, and some of whose wait."""
 
-    @initialize(replicas=everywhere)
-    def begin(self, replicas: tuple[tuple[str, Spec], ...]) -> None:
-        super().begin(replicas)
+    @initialize(replicas=everywhere, is_slow=st.booleans())
+    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool) -> None:
+        super().begin(replicas, is_slow)
         for number in (0, 1, 2):
             self.wait(number, tie=number, times=4)
 
@@ -167,15 +167,7 @@ class Waiting(Sessions):
             (
                 10,
                 Sessions.join_and_wait,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls_or_all,
-                    "times": st.integers(1, 5),
-                    "max_queue": few_in_line,
-                },
+                some.asking(routers, 5) | {"excluded": some.few_urls_or_all, "max_queue": few_in_line},
             ),
             (
                 6,
@@ -209,14 +201,7 @@ class Waiting(Sessions):
             (
                 2,
                 Sessions.join_and_acquire,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls,
-                    "times": st.integers(1, 2),
-                },
+                some.asking(routers, 2),
             ),
             (4, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (6, LeaseSteps.release_all_on, {"key": some.urls, "affinity_seconds": some.affinities}),

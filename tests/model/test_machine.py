@@ -61,26 +61,12 @@ class Commands(LineSteps):
             (
                 8,
                 LeaseSteps.acquire,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls,
-                    "times": st.integers(1, 3),
-                },
+                some.asking(routers, 3),
             ),
             (
                 4,
                 LineSteps.wait,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls,
-                    "times": st.integers(1, 3),
-                },
+                some.asking(routers, 3),
             ),
             (
                 2,

@@ -105,26 +105,12 @@ class Sessions(LineSteps):
             (
                 12,
                 join_and_acquire,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls,
-                    "times": st.integers(1, 4),
-                },
+                some.asking(routers, 4),
             ),
             (
                 4,
                 join_and_wait,
-                {
-                    "number": routers,
-                    "tie": st.integers(0, 5),
-                    "session": some.sessions,
-                    "avoided": some.few_urls,
-                    "excluded": some.few_urls,
-                    "times": st.integers(1, 3),
-                },
+                some.asking(routers, 3),
             ),
             (
                 2,
