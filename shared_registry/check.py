@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
+from shared_registry.inspector import Inspection, Inspector, LeaseInspection, QueueInspection
 from shared_registry.keys import Keys
 from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
-from shared_registry.reader import RECORDS_AT_ONCE, Inspection, LeaseInspection, QueueInspection, Reader
+from shared_registry.reader import RECORDS_AT_ONCE, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
@@ -45,7 +46,7 @@ class Violation:
     router: str = ""
 
 
-async def find_violations(reader: Reader, keys: Keys) -> list[Violation]:
+async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
     """Return every violation found; an empty list means that all holds.
 
     Raises:
@@ -154,7 +155,7 @@ def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violat
         yield Violation("queue", keys.queue, text, router=router)
 
 
-async def _lasting_inspection(reader: Reader, inboxes: Sequence[str]) -> QueueInspection:
+async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> QueueInspection:
     """Return how the line stands; where somebody waits beside room, only if that outlasts the next heartbeats."""
     for _ in range(LOOKS):
         inspection = await reader.inspect_queue(inboxes)

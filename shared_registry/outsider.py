@@ -7,8 +7,8 @@ from typing import Self
 
 from shared_registry import client
 from shared_registry.config import RouterConfig
+from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
-from shared_registry.reader import Reader
 
 
 class Outsider:
@@ -25,7 +25,7 @@ class Outsider:
         self._clients = client.connect(
             config.redis_url, timeout_seconds=self._timeout_seconds, block_seconds=config.refresh_seconds
         )
-        self._reader = Reader(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
+        self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 
     async def __aenter__(self) -> Self:
         """Connect, and refuse a server that the registry cannot work on."""

@@ -14,6 +14,7 @@ from shared_registry.client import Client, Clients
 from shared_registry.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.cooldown import Cooldown
+from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
 from shared_registry.leadership import Leadership
 from shared_registry.load_feed import LoadFeed
@@ -38,7 +39,7 @@ class Parts:
     keys: Keys
     clients: Clients
     store: Store
-    reader: Reader
+    reader: Inspector
     view: View
     mirror: Mirror
     state: SharedState
@@ -78,22 +79,15 @@ def assemble(
     keys = Keys(settings.namespace)
     clients = _connect(settings, redis)
     store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
-    reader = Reader(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
-    selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
-    view = View(priority, selection, panic_percent=settings.panic_percent)
-    view.show_configured(settings.replicas)
+    reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
+    view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)
 
     async def beat() -> None:
         await membership.beat()
 
-    placed = PlacementSettings(
-        affinity_seconds=settings.affinity_seconds,
-        degraded=settings.degraded_placement,
-        refresh_seconds=settings.refresh_seconds,
-        max_queue=settings.max_queue,
-    )
+    placed = _placement_settings(settings)
     placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
     membership = Membership(
         store,
@@ -121,6 +115,23 @@ def assemble(
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown),
+    )
+
+
+def _view(settings: RouterConfig, selection_rng: random.Random) -> View:
+    """Build a view that shows the configured replicas."""
+    selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
+    view = View(priority, selection, panic_percent=settings.panic_percent)
+    view.show_configured(settings.replicas)
+    return view
+
+
+def _placement_settings(settings: RouterConfig) -> PlacementSettings:
+    return PlacementSettings(
+        affinity_seconds=settings.affinity_seconds,
+        degraded=settings.degraded_placement,
+        refresh_seconds=settings.refresh_seconds,
+        max_queue=settings.max_queue,
     )
 
 

@@ -1,4 +1,7 @@
-"""What a mirror reads: the head of the history, replica records, the feed. Reads only, in bounded pieces."""
+"""What a router reads: the head of the history, replica records, the feed; leases, and who waits for one.
+
+Reads only, in bounded pieces.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,10 @@ from shared_registry.wire import parse_event, parse_leader, parse_record
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
-KEYS_AT_ONCE = 1000
 LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
-SCAN_SECONDS = 30.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
-INSPECTED_FIELDS = (
-    *("status", "admin", "primary", "weight", "capacity", "in_flight", "order"),
-    *("slow_start_ms", "status_since_ms"),
-)
 
 
 class Gap(Exception):
@@ -41,51 +38,6 @@ class Head:
     birth: str | None
     revision: str
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """Where one replica stands in every key, at one instant.
-
-    Attributes:
-        order: Its score in `replicas`, `None` where it is not there; likewise the ready scores.
-        fields: What its hash holds of `INSPECTED_FIELDS`.
-    """
-
-    url: str
-    order: float | None
-    ready_primary: float | None
-    ready_secondary: float | None
-    is_full: bool
-    fields: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseInspection:
-    """What does not agree about leases.
-
-    Attributes:
-        strangers: Routers with leases that are not among the live ones.
-        wrong: Canonical url, its in_flight (empty without a hash), and how many leases name it, where these differ.
-    """
-
-    strangers: Sequence[str]
-    wrong: Sequence[tuple[str, str, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueInspection:
-    """What does not agree about the waiting line.
-
-    Attributes:
-        waiting: How many wait of live routers.
-        ready: How many replicas have room.
-        strangers: Routers with waiters or an inbox that are not among the live ones.
-    """
-
-    waiting: int
-    ready: int
-    strangers: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +130,7 @@ class Reader:
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hgetall(self._keys.replica(url))
-                hashes = await _execute(pipeline)
+                hashes = await execute(pipeline)
             for url, fields in zip(chunk, hashes, strict=True):
                 if fields and fields.get("admin") != AdminState.REMOVED.value:
                     records[url] = parse_record(url, fields)
@@ -227,31 +179,6 @@ class Reader:
                 yield event
             after = events[-1].id
 
-    async def key_types(self) -> dict[str, str]:
-        """Return every key of the namespace with its type."""
-        found: list[str] = []
-        pattern = self._keys.prefix + "*"
-        async with bounded(SCAN_SECONDS):
-            found.extend([key async for key in self._commands.scan_iter(match=pattern, count=KEYS_AT_ONCE)])
-        types: dict[str, str] = {}
-        for at in range(0, len(found), RECORDS_AT_ONCE):
-            chunk = found[at : at + RECORDS_AT_ONCE]
-            async with bounded(self._timeout_seconds):
-                pipeline = self._commands.pipeline(transaction=False)
-                for key in chunk:
-                    pipeline.type(key)
-                types.update(zip(chunk, await _execute(pipeline), strict=True))
-        return types
-
-    async def ready_urls(self) -> list[str]:
-        """Return the urls in the ready sets and in `full`."""
-        async with bounded(self._timeout_seconds):
-            return [
-                *await self._commands.zrange(self._keys.ready_primary, 0, -1),
-                *await self._commands.zrange(self._keys.ready_secondary, 0, -1),
-                *await self._commands.smembers(self._keys.full),
-            ]
-
     async def in_flight(self, key: str) -> int | None:
         """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
         async with bounded(self._timeout_seconds):
@@ -290,43 +217,12 @@ class Reader:
             ramping = [url for url in ramping if url in endpoints]
             for url in ramping:
                 pipeline.hget(keys.replica(url), "in_flight")
-            primary, secondary, full, routers, *in_flight = await _execute(pipeline)
+            primary, secondary, full, routers, *in_flight = await execute(pipeline)
         scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
         loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
         loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
         loads |= {url: int(count) for url, count in zip(ramping, in_flight, strict=True) if count and url in loads}
         return loads, routers
-
-    async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
-        """Return where these replicas stand, each as of one instant."""
-        found: list[Inspection] = []
-        for at in range(0, len(urls), RECORDS_AT_ONCE):
-            chunk = urls[at : at + RECORDS_AT_ONCE]
-            async with bounded(self._timeout_seconds):
-                reply = await self._scripts.inspect_replicas(chunk)
-            width = 4 + len(INSPECTED_FIELDS)
-            for position, url in enumerate(chunk):
-                values = reply.values[position * width : (position + 1) * width]
-                scores = [float(value) if value else None for value in values[:3]]
-                fields = {name: value for name, value in zip(INSPECTED_FIELDS, values[4:], strict=True) if value}
-                found.append(Inspection(url, scores[0], scores[1], scores[2], values[3] == "1", fields))
-        return found
-
-    async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
-        """Return which loads are not the number of leases, and which of these routers are none, as of one instant."""
-        async with bounded(self._timeout_seconds):
-            reply = await self._scripts.inspect_leases(routers=routers, urls=urls)
-        strangers = int(reply.values[0])
-        rest = reply.values[1 + strangers :]
-        wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
-        return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
-
-    async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
-        """Return how the waiting line stands, and which of these routers and of those in it are none."""
-        async with bounded(self._timeout_seconds):
-            reply = await self._scripts.inspect_queue(routers=routers)
-        waiting, ready, *strangers = reply.values
-        return QueueInspection(int(waiting), int(ready), strangers)
 
     async def queue_depth(self) -> int:
         """Return how many wait."""
@@ -389,11 +285,11 @@ class Reader:
             pipeline = self._blocking.pipeline(transaction=False)
             pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
             pipeline.xread({self._keys.events: after}, count=EVENTS_AT_ONCE)
-            values, streams = await _execute(pipeline)
+            values, streams = await execute(pipeline)
         return _head(values), _stream_events(streams)
 
 
-async def _execute(pipeline: Client) -> list[Any]:
+async def execute(pipeline: Client) -> list[Any]:
     """Return the replies of a pipeline; raise the first error as the server put it, which redis-py 6 garbles."""
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
     for reply in replies:

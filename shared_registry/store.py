@@ -241,9 +241,7 @@ class Store:
             reply = await self._scripts.acquire_lease(
                 router=self._router, lease_id=lease_id, max_queue=0, sequence="", avoided=avoided, excluded=excluded
             )
-        if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
-            return Denied(Denial(reply.status), *map(int, reply.values))
-        return Grant(*reply.values)
+        return _slot(reply)
 
     async def wait(
         self,
@@ -272,13 +270,10 @@ class Store:
                 avoided=avoided,
                 excluded=excluded,
             )
-        status = _expect(reply, "granted", "held", "waiting", *_DENIALS)
-        if status in _DENIALS:
-            return Denied(Denial(status), *map(int, reply.values))
-        if status == "waiting":
-            sequence, position, depth = reply.values
-            return Place(sequence, int(position), int(depth))
-        return Grant(*reply.values)
+        if reply.status != "waiting":
+            return _slot(reply)
+        sequence, position, depth = reply.values
+        return Place(sequence, int(position), int(depth))
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0) -> list[Event]:
         """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it."""
@@ -352,6 +347,12 @@ _PARTINGS = {
     "not_found": Parting.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)
+
+
+def _slot(reply: Reply) -> Grant | Denied:
+    if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
+        return Denied(Denial(reply.status), *map(int, reply.values))
+    return Grant(*reply.values)
 
 
 def _expect(reply: Reply, *words: str) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
+from rich.console import RenderableType
 
 from shared_registry.cli.access import explained, observe, place
 from shared_registry.cli.console import new_console, print_line
@@ -19,6 +21,7 @@ from shared_registry.cli.lease_list import leases_document, leases_text
 from shared_registry.cli.live import follow_events, watch_status
 from shared_registry.cli.options import (
     ConfigOption,
+    GlobalOptions,
     JsonOption,
     NamespaceOption,
     RedisOption,
@@ -37,6 +40,7 @@ from shared_registry.model import Event
 from shared_registry.observer import Observer
 from shared_registry.stop_signals import until_stopped
 
+T = TypeVar("T")
 EVENTS_SHOWN = 20
 WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
@@ -71,27 +75,41 @@ def status(
     """Show replicas, leader and routers, without joining them.
 
     --json prints one object: redis, namespace, at, birth, revision, epoch, leader {router, epoch, elected_at} or null,
-    live_routers, queue {depth}, and replicas [{url, name, primary, weight, capacity, in_flight, status, status_since,
-    admin, admin_reason, last_ok_at, last_failure_at, last_latency_ms, last_error, consecutive_failures,
-    consecutive_successes}]. Times are seconds since the epoch on the Redis server's clock. Capacity 0 is unlimited.
+    live_routers, queue {depth}, panic (why, or null), and replicas [{url, name, primary, weight, capacity, in_flight,
+    status, status_since, admin, admin_reason, last_ok_at, last_failure_at, last_latency_ms, last_error,
+    consecutive_failures, consecutive_successes}]. Times are seconds since the epoch on the Redis server's clock.
+    Capacity 0 is unlimited.
     With --watch it is one such object a line, or {redis, namespace, error, age_seconds} while Redis is away.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr()
-    settings = options.load(config)
     if interval is not None and not watch:
         raise UsageError("--interval: says how often --watch renews the table; add --watch")
     if watch:
+        log_to_stderr()
+        settings = options.load(config)
         with explained(settings):
             asyncio.run(
                 until_stopped(watch_status(settings, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
-    overview = observe(settings, Observer.overview)
+    _show(options, config, Observer.overview, status_document, status_text)
+
+
+def _show(
+    options: GlobalOptions,
+    config: Path | None,
+    look: Callable[[Observer], Awaitable[T]],
+    document: Callable[[RouterConfig, T], object],
+    text: Callable[[RouterConfig, T], RenderableType],
+) -> None:
+    """Look once, and print what was found, for people or as JSON."""
+    log_to_stderr()
+    settings = options.load(config)
+    found = observe(settings, look)
     if options.as_json:
-        print_json(status_document(settings, overview))
+        print_json(document(settings, found))
     else:
-        new_console().print(status_text(settings, overview))
+        new_console().print(text(settings, found))
 
 
 @commands.command(epilog="Examples: `shared-registry routers`; `shared-registry routers --json -n pool`")
@@ -112,13 +130,7 @@ def routers(
     agrees_with_leader}], the last of them null where nobody leads.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr()
-    settings = options.load(config)
-    found = observe(settings, Observer.routers)
-    if options.as_json:
-        print_json(routers_document(settings, found))
-    else:
-        new_console().print(routers_text(settings, found))
+    _show(options, config, Observer.routers, routers_document, routers_text)
 
 
 @commands.command(epilog="Examples: `shared-registry leases`; `shared-registry leases --json -n pool`")
@@ -138,13 +150,7 @@ def leases(
     for a session without a name.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr()
-    settings = options.load(config)
-    found = observe(settings, Observer.leases)
-    if options.as_json:
-        print_json(leases_document(settings, found))
-    else:
-        new_console().print(leases_text(settings, found))
+    _show(options, config, Observer.leases, leases_document, leases_text)
 
 
 @commands.command(epilog="Examples: `shared-registry queue`; `shared-registry queue --count 5 --json -n pool`")
@@ -168,13 +174,7 @@ def queue(
     the epoch on the Redis server's clock.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    log_to_stderr()
-    settings = options.load(config)
-    found = observe(settings, lambda observer: observer.queue(count))
-    if options.as_json:
-        print_json(queue_document(settings, found))
-    else:
-        new_console().print(queue_text(settings, found))
+    _show(options, config, lambda observer: observer.queue(count), queue_document, queue_text)
 
 
 def _revision(text: str | None) -> str | None:

@@ -13,11 +13,11 @@ from shared_registry import client, restoration
 from shared_registry.check import find_violations
 from shared_registry.client import Clients
 from shared_registry.clock import SystemClock
+from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
 from shared_registry.mirror import Mirror
 from shared_registry.model import Event, Replica, ReplicaRecord
 from shared_registry.policy import priority
-from shared_registry.reader import Reader
 from shared_registry.store import Store
 from shared_registry.view import View
 from tests.model import line_checks
@@ -190,7 +190,7 @@ class Bench:
         self.raw = clients.commands
         self.listening = Listening(clients.commands)
         self.clients = Clients(self.listening, clients.blocking, clients.longest_block_seconds)
-        self.reader = Reader(self.clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
+        self.reader = Inspector(self.clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
         self.expected = Namespace()
         self._found: Dump = {}
         self._before: Dump = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_registry.check import Violation
-from shared_registry.reader import Reader
+from shared_registry.inspector import Inspector
 from tests.model.line_rules import LineRules, router_of
 from tests.model.values import Dump, exact
 
@@ -32,7 +32,7 @@ def expect_fair(expected: LineRules, before: Dump, found: Dump, *, leases_are_pu
         assert not patient or (one in stood and stood[one] < min(patient)), f"{one} has passed others"
 
 
-async def expect_shown(expected: LineRules, reader: Reader) -> None:
+async def expect_shown(expected: LineRules, reader: Inspector) -> None:
     """Fail unless what routers and operators read of the line is what is there."""
     line = expected.line()
     shown = [one async for page in reader.waiters() for one in page]

@@ -14,9 +14,9 @@ from redis import Redis
 from shared_registry import client
 from shared_registry.answers import Elected, Report
 from shared_registry.client import Clients
+from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
 from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
-from shared_registry.reader import Reader
 from shared_registry.store import Store, new_token
 
 A, B, C, D, E = (f"http://10.0.0.{number}:8000" for number in range(1, 6))
@@ -38,7 +38,7 @@ class Space:
         self.keys = Keys(namespace)
         self.clients = clients
         self.raw = raw
-        self.reader = Reader(clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
+        self.reader = Inspector(clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
         self.store = self.store_of("router~1")
 
     def store_of(self, router: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Store:

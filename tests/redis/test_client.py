@@ -24,6 +24,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source
 from shared_registry.reader import Reader
@@ -46,7 +47,7 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     """Run the commands that differ most in the keys that they touch, and every kind of read."""
     keys = Keys(namespace)
     store = Store(clients.commands, keys, router="router~1", timeout_seconds=5.0)
-    reader = Reader(clients, keys, timeout_seconds=5.0)
+    reader = Inspector(clients, keys, timeout_seconds=5.0)
     await client.verify_server(clients.commands, timeout_seconds=5.0)
     (registered,) = await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request="first")
     elected = await store.campaign(new_token(), lease_seconds=60, seen_epoch=0)
