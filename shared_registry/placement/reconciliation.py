@@ -79,12 +79,11 @@ class Reconciler:
         due_at = self._clock.monotonic() + EVERY_SECONDS
         while True:
             await wait_until(self._clock, due_at, self._is_asked)
+            is_due = self._clock.monotonic() >= due_at
             try:
-                if self._is_in_doubt or self._clock.monotonic() >= due_at:
+                if is_due:
                     due_at = self._clock.monotonic() + EVERY_SECONDS
-                    await self.reconcile()
-                else:
-                    await self._end_only()
+                await self._catch_up(is_due=is_due)
             except StoreError as error:
                 if not self._is_in_trouble:
                     self._is_in_trouble = True
@@ -100,21 +99,21 @@ class Reconciler:
         Raises:
             StoreError: Redis could not be told all of it; to be repeated.
         """
+        await self._catch_up(is_due=True)
+
+    async def _catch_up(self, *, is_due: bool) -> None:
+        """Compare where that is due, or anything is in doubt by now; else tell only of what has ended."""
         async with self._lock:
+            compares = is_due or self._is_in_doubt
             self._is_asked.clear()
             self._is_in_doubt = False
             try:
-                await self._compare()
+                if compares:
+                    await self._compare()
+                else:
+                    await self._release_all(self._ledger.ending)
             except BaseException:
-                self.ask()
-                raise
-
-    async def _end_only(self) -> None:
-        async with self._lock:
-            self._is_asked.clear()
-            try:
-                await self._release_all(self._ledger.ending)
-            except BaseException:
+                self._is_in_doubt = self._is_in_doubt or compares
                 self._is_asked.set()
                 raise
 

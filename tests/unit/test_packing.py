@@ -37,9 +37,7 @@ def test_any_command_is_packed_alike(name: str | bytes, args: list[Any]) -> None
     assert b"".join(IN_C.pack_command(name, *args)) == b"".join(PLAIN.pack_command(name, *args))
 
 
-@pytest.mark.parametrize(
-    "value", ["\ud800", "x" * 100_000, b"x" * 100_000, bytearray(b"x"), memoryview(b"x"), "\0", "é"]
-)
+@pytest.mark.parametrize("value", ["\ud800", "x" * 100_000, b"x" * 100_000, memoryview(b"x"), "\0", "é"])
 def test_what_is_unusual_is_packed_alike(value: Any) -> None:
     assert b"".join(IN_C.pack_command("SET", "key", value)) == b"".join(PLAIN.pack_command("SET", "key", value))
 

@@ -330,6 +330,28 @@ async def test_in_doubt_it_compares_also_where_something_has_ended(
     assert (comparisons(store), ledger.ending) == (1, [])
 
 
+async def test_what_comes_into_doubt_while_an_end_waits_for_its_turn_is_compared(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.leases = {"x": A}
+    is_comparing = asyncio.Event()
+
+    async def hang(call: str) -> None:
+        is_comparing.set()
+        if comparisons(store) == 1:
+            await asyncio.Event().wait()
+
+    store.during = hang  # type: ignore[method-assign]
+    other = asyncio.create_task(reconciler.reconcile())
+    await is_comparing.wait()
+    reconciler.ask_to_end()
+    await clock.settle()
+    other.cancel()
+    await asyncio.wait([other])
+    await clock.advance()
+    assert (comparisons(store), store.leases) == (2, {})
+
+
 async def test_cancelled_while_it_tells_an_end_it_is_asked_for_again(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
