@@ -3,7 +3,7 @@
     python -m benchmarks [--json] [--quick] [--only NAME ...]
 
 Everything runs on this machine, on servers and processes that are started here and end with this process. Figures in
-seconds and CPU depend on it, and on what else it does: compare ratios. --quick takes less than a minute.
+seconds and CPU depend on it, and on what else it does: compare ratios. --quick takes about a minute.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the registry.")
     parser.add_argument("--json", action="store_true", help="print rows and machine facts as JSON")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and shorter windows: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions and shorter windows: about a minute")
     names = ", ".join(SUBJECTS)
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="NAME", help=names)
     return parser.parse_args()
