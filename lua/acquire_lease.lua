@@ -28,9 +28,12 @@ local leases = leases_prefix .. router
 local session = session_of(lease_id)
 local schema, expires_at_ms = redis.pcall('HGET', meta, 'schema'), redis.pcall('ZSCORE', routers, router)
 local held, depth = redis.pcall('HGET', leases, lease_id), redis.pcall('ZCARD', queue)
+local ready = redis.pcall('ZCARD', ready_primary)
 local refused = read_refusal(schema, meta, 'hash') or read_refusal(expires_at_ms, routers, 'zset')
   or read_refusal(held, leases, 'hash') or read_refusal(depth, queue, 'zset')
-  or type_refusal({ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
+  or read_refusal(ready, ready_primary, 'zset')
+  or ((ready == 0 or depth > 0 or session or #ARGV >= FIRST_URL)
+    and type_refusal({ready_secondary, 'zset', full, 'set'}))
   or (session and type_refusal({affinity_prefix .. session, 'string', place_prefix .. session, 'string'}))
   or schema_refusal(schema)
 if refused then
@@ -68,20 +71,20 @@ end
 
 local waiter = router .. '/' .. lease_id
 if not is_behind then
-  local url
+  local url, tier
   if #ARGV < FIRST_URL then
-    url = choose(keys, lease_id)
+    url, tier = choose(keys, lease_id)
   else
 -- include lib/leaving_out.lua
-    url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL))
+    url, tier = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL))
     if not url and avoided ~= '0' then
-      url = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
+      url, tier = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
     end
   end
   if url then
-    local revision, failed = grant(keys, router, lease_id, url)
-    if failed then
-      return read_refusal(failed, replica_prefix .. url, 'hash')
+    local revision, denied = grant(keys, router, lease_id, url, tier)
+    if denied then
+      return denied
     end
     if depth > 0 then
       redis.call('ZREM', queue, waiter)

@@ -22,7 +22,6 @@ local schema, url = redis.pcall('HGET', meta, 'schema'), redis.pcall('HGET', lea
 local depth = redis.pcall('ZCARD', queue)
 local refused = read_refusal(schema, meta, 'hash') or read_refusal(url, leases, 'hash')
   or read_refusal(depth, queue, 'zset')
-  or type_refusal({ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
   or schema_refusal(schema)
 if refused then
   return refused
@@ -42,8 +41,18 @@ refused = read_refusal(state, replica, 'hash') or session_refusal(keys, lease_id
 if refused then
   return refused
 end
--- Mostly nobody waits, nor does the replica for its last session to be removed: then this is all.
-if depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1' then
+-- Mostly nobody waits, nor does the replica for its last session to be removed: then this is all. One that had room
+-- stays where it is.
+local is_all, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', place_of(keys, state)
+if is_all and place and place ~= full then
+  refused = type_refusal({place, 'zset'})
+else
+  refused = ready_refusal(keys)
+end
+if refused then
+  return refused
+end
+if is_all then
   redis.call('HDEL', leases, lease_id)
   count_off(keys, url, state, 1)
   keep_affinity(keys, lease_id, url, affinity_ms)

@@ -6,6 +6,7 @@ Seconds become milliseconds here. A command goes out by its digest, and as text 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -292,13 +293,13 @@ class Scripts:
         """`inspected`, how many wait, and the position of each of these, empty for who does not wait."""
         return await self._run("inspect_waiters", [self._keys.queue], [router, *lease_ids])
 
-    @property
+    @functools.cached_property
     def _lease_keys(self) -> list[str]:
         """What any command that ends leases, or makes them, may touch."""
         keys = self._keys
         return [keys.meta, keys.replicas, keys.removed, keys.routers, keys.events, *self._line_keys]
 
-    @property
+    @functools.cached_property
     def _line_keys(self) -> tuple[str, ...]:
         """What handing a slot to a waiter touches."""
         keys = self._keys
@@ -311,6 +312,6 @@ class Scripts:
             keys.inbox_prefix,
         )
 
-    @property
+    @functools.cached_property
     def _ready_keys(self) -> tuple[str, str, str]:
         return self._keys.ready_primary, self._keys.ready_secondary, self._keys.full

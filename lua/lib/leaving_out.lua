@@ -67,9 +67,13 @@ local function choose_but(keys, lease_id, left_out)
   end
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  if url and not is_among(url, left_out)
-    and (redis.call('ZSCORE', keys.primary, url) or redis.call('ZSCORE', keys.secondary, url)) then
-    return url
+  local tier = url and not is_among(url, left_out) and tier_of(keys, url)
+  if tier then
+    return url, tier
   end
-  return least_loaded_but(keys.primary, lease_id, left_out) or least_loaded_but(keys.secondary, lease_id, left_out)
+  url = least_loaded_but(keys.primary, lease_id, left_out)
+  if url then
+    return url, keys.primary
+  end
+  return least_loaded_but(keys.secondary, lease_id, left_out), keys.secondary
 end

@@ -52,8 +52,11 @@ local function serve_queue(keys, now_ms)
       elseif standings[router] == 'skipped' or session_refusal(keys, lease_id) then
         skipped = skipped + 1
       else
-        local url = granted < GRANTS_AT_ONCE and choose(keys, lease_id)
-        local revision = url and grant(keys, router, lease_id, url)
+        if granted == GRANTS_AT_ONCE then
+          return true, granted
+        end
+        local url, tier = choose(keys, lease_id)
+        local revision = url and grant(keys, router, lease_id, url, tier)
         if not revision then
           return true, granted
         end

@@ -5,22 +5,24 @@
 -- include lib/line.lua
 
 local LEASES_AT_ONCE = 250
+local REPLICAS_AT_ONCE = 125
 local SCANS_AT_ONCE = 50
 local WAITERS_AT_ONCE = 1000
 
 -- Returns some leases, by id; their ids; how many are on each url; and where to go on. A page of a scan may be much
 -- larger than asked for, while the table shrinks: what does not fit is found again from where the page began.
 local function next_leases(leases, cursor)
-  local urls, ids, loads = {}, {}, {}
+  local urls, ids, loads, replicas = {}, {}, {}, 0
   -- What was deleted leaves gaps in the table, which a scan has to cross.
   for _ = 1, SCANS_AT_ONCE do
     local page = redis.call('HSCAN', leases, cursor, 'COUNT', LEASES_AT_ONCE - #ids)
     for i = 1, #page[2], 2 do
       local id, url = page[2][i], page[2][i + 1]
       if not urls[id] then
-        if #ids == LEASES_AT_ONCE then
+        if #ids == LEASES_AT_ONCE or (not loads[url] and replicas == REPLICAS_AT_ONCE) then
           return urls, ids, loads, cursor
         end
+        replicas = replicas + (loads[url] and 0 or 1)
         urls[id] = url
         ids[#ids + 1] = id
         loads[url] = (loads[url] or 0) + 1

@@ -9,6 +9,12 @@ local function spread(lease_id, count)
   return tonumber(string.sub(lease_id, 1, 8), 16) % count
 end
 
+-- The tier in which a replica has room, if any.
+local function tier_of(keys, url)
+  return redis.call('ZSCORE', keys.primary, url) and keys.primary
+    or redis.call('ZSCORE', keys.secondary, url) and keys.secondary
+end
+
 -- The least loaded replica of a tier. The lease id spreads ties.
 local function least_loaded(tier, lease_id)
   local first = redis.call('ZRANGE', tier, 0, 0, 'WITHSCORES')
@@ -20,29 +26,39 @@ local function least_loaded(tier, lease_id)
 end
 
 -- The replica where the session was before, if that has room, else the least loaded one of the first tier that has.
--- keys: primary, secondary, affinity_prefix.
+-- keys: primary, secondary, affinity_prefix. Returns its url, and the tier where it was found.
 local function choose(keys, lease_id)
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  if url and (redis.call('ZSCORE', keys.primary, url) or redis.call('ZSCORE', keys.secondary, url)) then
-    return url
+  local tier = url and tier_of(keys, url)
+  if tier then
+    return url, tier
   end
-  return least_loaded(keys.primary, lease_id) or least_loaded(keys.secondary, lease_id)
+  url = least_loaded(keys.primary, lease_id)
+  if url then
+    return url, keys.primary
+  end
+  return least_loaded(keys.secondary, lease_id), keys.secondary
 end
 
--- Records a lease and counts it; returns as of which revision, or the error of a replica's key that is none, and then
--- nothing is written.
+-- Records a lease on a replica of that tier and counts it; returns as of which revision. Or nil, and the reply for a
+-- key that holds another type than ours; then nothing is written.
 -- keys: as for `choose`, and full, replica_prefix, leases_prefix.
-local function grant(keys, router, lease_id, url)
+local function grant(keys, router, lease_id, url, tier)
   local replica = keys.replica_prefix .. url
   local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))
-  if state.err then
-    return nil, state
+  local refused = read_refusal(state, replica, 'hash')
+  if refused then
+    return nil, refused
   end
   state[IN_FLIGHT] = whole(tonumber(state[IN_FLIGHT] or '0') + 1)
+  refused = place_of(keys, state) ~= tier and ready_refusal(keys)
+  if refused then
+    return nil, refused
+  end
   redis.call('HSET', keys.leases_prefix .. router, lease_id, url)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
-  put_in_place(keys, url, state)
+  keep_in_place(keys, tier, url, state)
   local session = session_of(lease_id)
   if session then
     redis.call('SET', keys.affinity_prefix .. session, url)

@@ -1,5 +1,6 @@
 -- The ready sets and `full`, derived from a replica's hash; the only code that writes them.
 
+-- include lib/refusal.lua
 -- include lib/values.lua
 
 -- A replica's state is what HMGET answers for these: what decides where it belongs, and what else a lease needs, so
@@ -35,7 +36,7 @@ local function score_of(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
 end
 
--- Returns the set where a replica of that state belongs, if any, and its score there, if that has scores.
+-- Returns the set where a replica of that state belongs, if any.
 local function place_of(sets, state)
   if state[STATUS] ~= 'healthy' or state[ADMIN] ~= 'active' then
     return nil
@@ -44,13 +45,26 @@ local function place_of(sets, state)
   if capacity > 0 and tonumber(state[IN_FLIGHT]) >= capacity then
     return sets.full
   end
-  return state[PRIMARY] == '1' and sets.primary or sets.secondary, string.format('%.17g', score_of(state))
+  return state[PRIMARY] == '1' and sets.primary or sets.secondary
+end
+
+local function add_to(sets, place, url, state)
+  if place == sets.full then
+    redis.call('SADD', place, url)
+  elseif place then
+    redis.call('ZADD', place, string.format('%.17g', score_of(state)), url)
+  end
+end
+
+-- Returns nil, or the reply for a set of another type than ours.
+local function ready_refusal(sets)
+  return type_refusal({sets.primary, 'zset', sets.secondary, 'zset', sets.full, 'set'})
 end
 
 -- Puts url where its state says that it belongs.
 -- sets: keys primary, secondary, full.
 local function put_in_place(sets, url, state)
-  local place, score = place_of(sets, state)
+  local place = place_of(sets, state)
   -- It may be anywhere, and several times where somebody wrote by hand; but where it belongs it is not taken out first:
   -- to change a score costs less than to put in anew.
   if place ~= sets.primary then
@@ -62,10 +76,15 @@ local function put_in_place(sets, url, state)
   if place ~= sets.full then
     redis.call('SREM', sets.full, url)
   end
-  if score then
-    redis.call('ZADD', place, score, url)
-  elseif place then
-    redis.call('SADD', place, url)
+  add_to(sets, place, url, state)
+end
+
+-- Puts url where it belongs since its load has changed. While that is where it was, no other set is looked at.
+local function keep_in_place(sets, was_in, url, state)
+  if place_of(sets, state) ~= was_in then
+    put_in_place(sets, url, state)
+  elseif was_in ~= sets.full then
+    add_to(sets, was_in, url, state)
   end
 end
 

@@ -336,6 +336,8 @@ async def _line(calls: LeaseCalls, space: Space) -> None:
     await waiters.served_by(calls.acquire("000000a5"), "granted")
     await waiters.served_by(calls.release("000000a5"), "released")
     await waiters.served_by(calls.restore({"000000a6": A}), "restored")
+    # The last slot of A goes to a waiter; the update below takes the limit away again.
+    space.raw.hset(space.keys.replica(A), "capacity", int(space.fields(A)["in_flight"]) + 1)
     await waiters.served_by(scripts.heartbeat(info=info("r~2"), expiry_seconds=5, birth="birth"), "alive")
     endpoint = ReplicaEndpoint(A, weight=3.0)
     update = scripts.register_replica(

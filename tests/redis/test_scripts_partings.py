@@ -29,7 +29,7 @@ from tests.redis.support import A, B, C, D, Space
 
 MANY = 1300
 """More than one call ends."""
-AT_ONCE = 250
+AT_ONCE, REPLICAS_AT_ONCE = 250, 125
 RESTORED_AT_ONCE = 500
 LONGEST_CALL_MS = 10.0
 PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
@@ -181,7 +181,7 @@ async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> 
         ended.append(count - space.raw.hlen(space.keys.leases(TWO)))
     assert answer is DONE
     assert held_by(space) == mine
-    assert max(after - before for before, after in itertools.pairwise(ended)) == AT_ONCE
+    assert REPLICAS_AT_ONCE <= max(after - before for before, after in itertools.pairwise(ended)) < AT_ONCE
     assert max(took_ms) < LONGEST_CALL_MS
 
 

@@ -58,8 +58,10 @@ OWN_KEYS = {
 stays where it is; see test_scripts_line.py."""
 
 
-NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events"}
-"""What the end of a lease touches only where somebody waits, or its replica is removed with it."""
+OTHER_READY_SETS = {"ready_secondary", "full"}
+"""What a lease touches only where its replica, a primary, becomes full or is no longer."""
+NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_READY_SETS}
+"""What the end of a lease touches only where somebody waits, or its replica is removed with it, or was full."""
 
 
 def refused_keys(command: str) -> list[str]:
@@ -165,6 +167,35 @@ async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, nam
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.store.deregister(A, "first", when_drained=True)
+    await expect_refusal(space, "release_lease", name, ["list"])
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_an_acquire_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    spoil(space, key_of(space, name), ["list"])
+    await space.store.acquire("0000000b")
+    assert space.raw.hget(space.keys.replica(A), "in_flight") == "2"
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_an_acquire_that_fills_a_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.add(request="second", primary=True, capacity=2)
+    spoil(space, key_of(space, name), ["list"])
+    before = space.dump()
+    with pytest.raises(KeyConflict, match=key_of(space, name)):
+        await space.store.acquire("0000000b")
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_a_release_from_a_full_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.add(request="second", primary=True, capacity=1)
     await expect_refusal(space, "release_lease", name, ["list"])
 
 
