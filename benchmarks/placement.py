@@ -2,8 +2,9 @@
 
 A registry and `return 1` share a client, and with one task a connection. The sizes and the two take turns in short
 rounds, so that what disturbs the machine disturbs them alike; medians count. All replicas are primaries, so that the
-least loaded one is looked for among all of them. Fifty tasks wait for each other on one core: their figures are the
-wait of one in fifty. Server time is what INFO commandstats adds to EVALSHA.
+least loaded one is looked for among all of them. Beside them too: the commands without which no session is placed.
+Fifty tasks wait for each other on one core: their figures are the wait of one in fifty. Server time is what INFO
+commandstats adds to EVALSHA.
 
 See `placement_load` for what follows: eight processes that compete for too few slots, in three ways.
 """
@@ -17,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from benchmarks.bare_placement import BarePlacement
 from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill, longest_command
 from benchmarks.placement_load import measure_load
 from benchmarks.rows import Row, Target
@@ -38,6 +40,7 @@ SERVER_CALLS, SERVER_CALLS_QUICK = 2_000, 200
 LEASES, LEASES_QUICK = 50_000, 10_000
 LEASES_AT_ONCE = 500
 REAPED_REPLICAS = 100
+BARE_EXPIRY_SECONDS = 600.0
 BESIDE_RETURN_1 = Target(1.4, of="ratio")
 FLAT = Target(1.2, of="ratio")
 SCRIPT_MS = Target(10.0)
@@ -50,6 +53,7 @@ class Times:
     """Seconds that calls took."""
 
     one: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
     acquire: list[float] = field(default_factory=list)
     release: list[float] = field(default_factory=list)
 
@@ -75,13 +79,19 @@ async def _costs(redis_url: str, rounds: int, *, is_quick: bool) -> list[Row]:
             registry = SharedReplicaRegistry(config, redis=client, health_checks=False)
             registries[size] = await stack.enter_async_context(registry)
         digest = await client.script_load("return 1")
+        bare = BarePlacement(client, Keys(f"of-{SIZES[0]}"), _router("bare~1"), timeout_seconds=PATIENCE_SECONDS)
+        await bare.start(expiry_seconds=BARE_EXPIRY_SECONDS)
         rows = []
         for tasks in TASKS:
             times = {size: Times() for size in SIZES}
             for _ in range(rounds):
                 for size, registry in registries.items():
                     await _round(client, digest, registry, tasks, times[size])
+                if tasks == 1:
+                    await _bare_round(bare, times[SIZES[0]])
             rows += _latency_rows(times, tasks)
+            if tasks == 1:
+                rows += _bare_rows(times[SIZES[0]])
         calls = SERVER_CALLS_QUICK if is_quick else SERVER_CALLS
         rows += await _server_rows(client, registries, calls)
         rows += await _beat_rows(client, digest, calls)
@@ -110,6 +120,22 @@ async def _round(client: Client, digest: str, registry: SharedReplicaRegistry, t
 
     await asyncio.gather(*(call_one() for _ in range(tasks)))
     await asyncio.gather(*(acquire_and_release() for _ in range(tasks)))
+
+
+async def _bare_round(bare: BarePlacement, times: Times) -> None:
+    for _ in range(CALLS_A_ROUND):
+        started = time.perf_counter()
+        lease_id = await bare.place()
+        times.bare.append(time.perf_counter() - started)
+        await bare.end(lease_id)
+
+
+def _bare_rows(times: Times) -> list[Row]:
+    what, bare = f"acquire, {SIZES[0]} replicas, 1 task", _microseconds(times.bare)
+    return [
+        Row(f"{what}: its bare commands", bare, "µs", _microseconds(times.one), "return 1"),
+        Row(f"{what}: all of it", _microseconds(times.acquire), "µs", bare, "its bare commands"),
+    ]
 
 
 def _latency_rows(times: dict[int, Times], tasks: int) -> list[Row]:
