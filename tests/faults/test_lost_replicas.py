@@ -100,8 +100,8 @@ async def test_a_replica_that_could_not_be_connected_is_avoided_for_some_time(
     first = registry.select()
     assert first is not None
     assert first.key == A
-    await registry.report_outcome(first, ok=False, reason="refused")
     began = asyncio.get_running_loop().time()
+    await registry.report_outcome(first, ok=False, reason="refused")
     selected = registry.select()
     assert selected is not None
     assert selected.key == B
