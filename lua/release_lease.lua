@@ -43,8 +43,8 @@ if refused then
 end
 -- Mostly nobody waits, nor does the replica for its last session to be removed: then this is all. One that had room
 -- stays where it is.
-local is_all, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', place_of(keys, state)
-if is_all and place and place ~= full then
+local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', place_of(keys, state)
+if is_mere_release and place and place ~= full then
   refused = type_refusal({place, 'zset'})
 else
   refused = ready_refusal(keys)
@@ -52,7 +52,7 @@ end
 if refused then
   return refused
 end
-if is_all then
+if is_mere_release then
   redis.call('HDEL', leases, lease_id)
   count_off(keys, url, state, 1)
   keep_affinity(keys, lease_id, url, affinity_ms)

@@ -5,7 +5,7 @@
 -- include lib/line.lua
 
 local LEASES_AT_ONCE = 250
-local REPLICAS_AT_ONCE = 125
+local REPLICAS_AT_ONCE = 100
 local SCANS_AT_ONCE = 50
 local WAITERS_AT_ONCE = 1000
 

@@ -51,7 +51,7 @@ local function grant(keys, router, lease_id, url, tier)
   if refused then
     return nil, refused
   end
-  state[IN_FLIGHT] = whole(tonumber(state[IN_FLIGHT] or '0') + 1)
+  state[IN_FLIGHT] = whole(load_of(state) + 1)
   refused = place_of(keys, state) ~= tier and ready_refusal(keys)
   if refused then
     return nil, refused

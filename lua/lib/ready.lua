@@ -28,10 +28,15 @@ local function ramp_share(state)
   return nil
 end
 
+-- The count of sessions, also where somebody has deleted it by hand: a script that fails half-way would be worse.
+local function load_of(state)
+  return tonumber(state[IN_FLIGHT] or '0')
+end
+
 -- Returns the load per weight; of a replica that ramps up the one that it would have with a session more, less that of
 -- a single one. So it comes after replicas that are as idle, and at the end of the ramp has its plain score.
 local function score_of(state)
-  local in_flight, weight = tonumber(state[IN_FLIGHT]), tonumber(state[WEIGHT])
+  local in_flight, weight = load_of(state), tonumber(state[WEIGHT])
   local share = state[SLOW_START_MS] and ramp_share(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
 end
@@ -42,7 +47,7 @@ local function place_of(sets, state)
     return nil
   end
   local capacity = tonumber(state[CAPACITY])
-  if capacity > 0 and tonumber(state[IN_FLIGHT]) >= capacity then
+  if capacity > 0 and load_of(state) >= capacity then
     return sets.full
   end
   return state[PRIMARY] == '1' and sets.primary or sets.secondary

@@ -206,6 +206,20 @@ async def test_one_router_cannot_end_anothers_lease(space: Space) -> None:
     assert held_by(space) == {lease: A}
 
 
+async def test_a_lease_ends_whose_replica_has_lost_its_count(space: Space) -> None:
+    """Somebody has deleted the field by hand."""
+    await serve(space, A, capacity=2)
+    lease = new_lease_id(None)
+    assert isinstance(await space.store.acquire(lease), Grant)
+    space.raw.hdel(space.keys.replica(A), "in_flight")
+    await space.store.set_admin(A, AdminState.DRAINING)
+    await space.store.set_admin(A, AdminState.ACTIVE)
+    await space.store.release(lease)
+    assert held_by(space) == {}
+    assert isinstance(await space.store.acquire(new_lease_id(None)), Grant)
+    assert in_flight(space, A) == 1
+
+
 async def test_neither_acquire_nor_release_makes_an_event(space: Space) -> None:
     await serve(space, capacity=1)
     before = space.event_kinds()

@@ -29,7 +29,7 @@ from tests.redis.support import A, B, C, D, Space
 
 MANY = 1300
 """More than one call ends."""
-AT_ONCE, REPLICAS_AT_ONCE = 250, 125
+AT_ONCE, REPLICAS_AT_ONCE = 250, 100
 RESTORED_AT_ONCE = 500
 LONGEST_CALL_MS = 10.0
 PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
