@@ -31,7 +31,6 @@ MANY = 1300
 """More than one call ends."""
 AT_ONCE, REPLICAS_AT_ONCE = 250, 100
 RESTORED_AT_ONCE = 500
-LONGEST_CALL_MS = 10.0
 PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
 
 
@@ -161,7 +160,15 @@ async def test_reaping_begun_again_after_a_beat_begins_at_the_start(space: Space
     assert in_flight(space) == 0
 
 
-# --- how long a call takes ---
+# --- how much a call does; how long that takes is for the benchmarks ---
+
+
+async def test_a_call_ends_some_leases_of_many_on_one_replica(space: Space) -> None:
+    await serve(space)
+    await hold(space, AT_ONCE + 1)
+    space.expire_router(TWO)
+    assert await space.store.reap(TWO) is PARTIAL
+    assert (len(held_by(space, TWO)), in_flight(space)) == (1, 1)
 
 
 async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> None:
@@ -173,16 +180,16 @@ async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> 
     mine = await hold(space, 100, *urls, router=ONE)
     plant(space, count, urls)
     space.expire_router(TWO)
-    ended, took_ms, answer = [0], [0.0], PARTIAL
+    left, loads, answer = [count], [loads_of(space)], PARTIAL
     while answer is PARTIAL:
-        begun = cpu_seconds(space)
         answer = await space.store.reap(TWO, affinity_seconds=60)
-        took_ms.append((cpu_seconds(space) - begun) * 1000)
-        ended.append(count - space.raw.hlen(space.keys.leases(TWO)))
+        left.append(space.raw.hlen(space.keys.leases(TWO)))
+        loads.append(loads_of(space))
     assert answer is DONE
     assert held_by(space) == mine
-    assert REPLICAS_AT_ONCE <= max(after - before for before, after in itertools.pairwise(ended)) < AT_ONCE
-    assert max(took_ms) < LONGEST_CALL_MS
+    assert max(before - after for before, after in itertools.pairwise(left)) <= AT_ONCE
+    touched = [len(before.items() - after.items()) for before, after in itertools.pairwise(loads)]
+    assert max(touched) == REPLICAS_AT_ONCE
 
 
 def plant(space: Space, count: int, urls: list[str]) -> None:
@@ -204,10 +211,8 @@ def plant(space: Space, count: int, urls: list[str]) -> None:
     counted.execute()
 
 
-def cpu_seconds(space: Space) -> float:
-    """Return what the server has computed: unlike the time a call takes, it does not depend on who else computes."""
-    cpu = space.raw.info("cpu")
-    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+def loads_of(space: Space) -> dict[str, float]:
+    return dict(space.raw.zrange(space.keys.ready_secondary, 0, -1, withscores=True))
 
 
 # --- when memory is short ---
