@@ -58,11 +58,17 @@ async def take_all(registry: SharedReplicaRegistry, *, at_most: int = 100) -> li
 
 
 def have_seen_all(space: Space, registries: list[SharedReplicaRegistry]) -> bool:
-    """Whether every router has seen the loads as they are, and each other."""
+    """Whether every router has seen the loads as they are, and each other.
+
+    And not in a read that began before its own last lease, which would count that one twice until the next.
+    """
     wanted = Counter(leases(space).values())
     for registry in registries:
-        loads = registry._parts.placement._degraded.loads
+        degraded = registry._parts.placement._degraded
+        loads = degraded.loads
         if loads is None or Counter(loads.in_flight) != wanted or len(loads.routers) != len(registries):
+            return False
+        if any(degraded._taken.values()):
             return False
     return True
 
