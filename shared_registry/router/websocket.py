@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, PayloadTooBig
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from shared_registry.config import RouterConfig
@@ -267,8 +268,8 @@ async def _to_client(client: WebSocketClient, replica: ClientConnection) -> Endi
     except ConnectionClosed as closed:
         if closed.rcvd is not None:
             return Ending("replica", Close(closed.rcvd.code, closed.rcvd.reason))
-        cause = closed.__cause__
-        return Ending("replica", Close(None, str(cause or closed)), is_too_big=isinstance(cause, PayloadTooBig))
+        is_too_big = closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG
+        return Ending("replica", Close(None, str(closed.__cause__ or closed)), is_too_big=is_too_big)
     except OSError:  # what the server raises when the client is gone
         return Ending("client", Close(None))
 
