@@ -50,17 +50,18 @@ class _Progress:
             TextColumn("{task.fields[left]} sessions left"),
             TimeElapsedColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("draining", total=max(sessions, 1), left=sessions)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._console.is_terminal:
+            self._bar.start()
         self._tell(self._sessions)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:  # rich before 14.3 ends also a bar that was not started with an empty line
+            self._bar.stop()
 
     def show(self, left: int) -> None:
         """Show how many are left now."""
