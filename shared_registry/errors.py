@@ -3,6 +3,7 @@
     RegistryError
     ├── ConfigError (also ValueError)      a setting, a url or a file is wrong; names the field and the remedy
     ├── UsageError                         the call does not fit the registry's state, such as a verb before start
+    ├── MissingExtra (also ImportError)    an optional part of the package was not installed; names the remedy
     ├── UnknownReplica (also LookupError)  no such replica in the shared registry
     ├── NoHealthyReplica                   no replica that may take sessions is healthy; worth trying again later
     ├── Saturated                          all that are have as many sessions as they may take; likewise
@@ -28,6 +29,10 @@ class ConfigError(RegistryError, ValueError):
 
 class UsageError(RegistryError):
     """A call that does not fit the state of the registry, such as a verb before `start()`."""
+
+
+class MissingExtra(RegistryError, ImportError):
+    """An optional part of the package needs something that is not installed. The message says how to install it."""
 
 
 class UnknownReplica(RegistryError, LookupError):

@@ -1,1 +1,5 @@
 """The command `shared-registry`."""
+
+from shared_registry.extras import require_extra
+
+require_extra("cli", "rich", "typer")

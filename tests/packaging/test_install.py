@@ -180,7 +180,7 @@ def test_the_metadata_names_version_licence_and_command(wheel: Path, environment
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert b"Apache License" in files["LICENSE"]
-    assert files["entry_points.txt"].decode() == "[console_scripts]\nshared-registry = shared_registry.cli.app:main\n"
+    assert files["entry_points.txt"].decode() == "[console_scripts]\nshared-registry = shared_registry.__main__:main\n"
 
     environment.install(wheel)
     assert (environment.home / "bin" / "shared-registry").exists()
