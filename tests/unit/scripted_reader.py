@@ -46,7 +46,7 @@ class History:
     def register(self, number: int, *, order: int | None = None, **spec: Any) -> Event:
         key = url_of(number)
         endpoint = ReplicaEndpoint(key, order=number if order is None else order, **spec)
-        return self._emit(EventKind.REPLICA_REGISTERED, ReplicaRecord(key, endpoint, incarnation=f"{self._next}"))
+        return self.emit(EventKind.REPLICA_REGISTERED, ReplicaRecord(key, endpoint, incarnation=f"{self._next}"))
 
     def change(self, number: int, **changes: Any) -> Event:
         """Change a replica's record; `status` its health, `order` its endpoint."""
@@ -55,7 +55,7 @@ class History:
             changes["health"] = replace(record.health, status=changes.pop("status"))
         if "order" in changes:
             changes["endpoint"] = replace(record.endpoint, order=changes.pop("order"))
-        return self._emit(EventKind.REPLICA_UPDATED, replace(record, **changes))
+        return self.emit(EventKind.REPLICA_UPDATED, replace(record, **changes))
 
     def heal(self, number: int) -> Event:
         return self.change(number, status=ReplicaStatus.HEALTHY)
@@ -66,22 +66,22 @@ class History:
         self.records[key] = replace(self.records[key], health=health, in_flight=in_flight)
 
     def remove(self, number: int) -> Event:
-        return self._emit(
+        return self.emit(
             EventKind.REPLICA_DEREGISTERED, replace(self.records[url_of(number)], admin=AdminState.REMOVED)
         )
 
     def elect(self, router: str) -> Event:
         self.epoch += 1
-        event = self._emit(EventKind.LEADER_ELECTED, router=router)
+        event = self.emit(EventKind.LEADER_ELECTED, router=router)
         self.leader = Leader(router, self.epoch, event.at)
         return event
 
     def resign(self) -> Event:
         self.leader = None
-        return self._emit(EventKind.LEADER_RESIGNED)
+        return self.emit(EventKind.LEADER_RESIGNED)
 
     def join(self, router: str = "r") -> Event:
-        return self._emit(EventKind.ROUTER_JOINED, router=router)
+        return self.emit(EventKind.ROUTER_JOINED, router=router)
 
     def trim(self) -> None:
         """Forget all events but the last."""
@@ -102,7 +102,7 @@ class History:
         number = _number(revision)
         return [event for event in self.events if _number(event.id) > number]
 
-    def _emit(self, kind: EventKind, record: ReplicaRecord | None = None, *, router: str = "r") -> Event:
+    def emit(self, kind: EventKind, record: ReplicaRecord | None = None, *, router: str = "r") -> Event:
         event_id = f"{self._next}-0"
         self._next += 1
         if record is not None:
