@@ -44,7 +44,7 @@ class Source(enum.Enum):
     EXPLICIT = "explicit"
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReplicaEndpoint:
     """One replica as configured. Validated where it enters the registry, not when built.
 

@@ -6,7 +6,7 @@ import math
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
@@ -132,9 +132,9 @@ def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpo
         text = f"must have a url, as ReplicaEndpoint('http://host:port') has; got {type(endpoint).__name__}"
         raise InvalidSettings([Problem(f"{field}: {text}")])
     problems: list[Problem] = []
-    copy = ReplicaEndpoint(endpoint.url)
+    given: dict[str, Any] = {}
     try:
-        canonical_url(copy.url, field=f"{field}.url")
+        canonical_url(endpoint.url, field=f"{field}.url")
     except ConfigError as error:
         problems.append(Problem(str(error)))
     for name, (is_right, remedy) in _ENDPOINT_RULES.items():
@@ -143,12 +143,13 @@ def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpo
             continue
         if not is_right(value):
             problems.append(Problem(f"{field}.{name}: {remedy}, got {shorten(value)}"))
-        setattr(copy, name, value)
+        else:
+            given[name] = value
     if problems:
         raise InvalidSettings(problems)
-    copy.name = copy.name or None
-    copy.weight = float(copy.weight)
-    return copy
+    given["name"] = given.get("name") or None
+    given["weight"] = float(given.get("weight", 1.0))
+    return ReplicaEndpoint(endpoint.url, **given)
 
 
 def _is_name(value: object) -> bool:

