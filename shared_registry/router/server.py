@@ -55,7 +55,7 @@ async def serve(
         url = _url_of(listener)
         router = Router(config, url=url)
         server = _server(router, config)
-        on_listening(url)  # who connects from now on waits for moments, and is not refused
+        on_listening(url)  # a session that comes from now on is held until the router has opened
         async with router.running(wait_seconds=wait_seconds):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
@@ -66,6 +66,7 @@ async def serve(
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
+                router.begin_stop()  # also where the router's own work has failed: nobody is held any more
                 server.exit()
                 await serving
 
