@@ -71,11 +71,12 @@ def serve(
 
 
 async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.router import server  # noqa: PLC0415  a seventh of the start of every other command
+    from shared_registry.router import descriptors, server  # noqa: PLC0415  a seventh of the start of other commands
 
     def tell(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})
 
+    descriptors.raise_soft_limit()
     stop = StopRequest()
     with stop.on_signals():
         await server.serve(settings, stop, wait_seconds=wait_seconds, on_listening=tell)

@@ -16,6 +16,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.dispatch import Dispatcher
 from shared_registry.router.http import HttpProxy
 from shared_registry.router.narrator import Narrator
@@ -54,12 +55,15 @@ class Router:
         self._placement = placement = Placement(
             self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
         )
-        self.dispatcher = Dispatcher(placement, self._reports)
         tls = TlsSettings()
-        self._pools = ReplicaPools(config, tls)
+        self._pools = pools = ReplicaPools(config, tls)
+        self.descriptors = Descriptors(
+            replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
+        )
+        self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
         front = OwnPages(
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None},
-            http=HttpProxy(config, self.dispatcher, placement, self._pools),
+            http=HttpProxy(config, self.dispatcher, placement, pools),
             websocket=WebSocketProxy(config, self.dispatcher, placement, tls),
         )
         self.app = Starlette(

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from shared_registry.model import Replica
 from shared_registry.placement import Lease, OnPosition
+from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import NoReplica, Placement
 
@@ -42,6 +43,7 @@ class Undeliverable(Exception):
     Attributes:
         failures: What became of those that were tried; empty where there was none to try.
         is_stopping: Whether it waited for one, and this router stops.
+        is_full: Whether this router has no room for the session.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
@@ -49,6 +51,7 @@ class Undeliverable(Exception):
         super().__init__(_summary(failures, missing))
         self.failures = failures
         self.is_stopping = missing is not None and missing.is_stopping
+        self.is_full = missing is not None and missing.is_full
         self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
 
@@ -63,8 +66,9 @@ class Placed(Generic[T]):
 class Dispatcher:
     """Finds replicas for sessions, and knows how many sessions have one."""
 
-    def __init__(self, placement: Placement, reports: OutcomeReports) -> None:
+    def __init__(self, placement: Placement, reports: OutcomeReports, descriptors: Descriptors) -> None:
         self._placement = placement
+        self._descriptors = descriptors
         self._reports = reports
         self._live = 0
         self._idle = asyncio.Event()
@@ -100,6 +104,8 @@ class Dispatcher:
             Undeliverable: None could be reached.
         """
         with self._counted():
+            if not self._descriptors.has_room(sessions=self._live):
+                raise Undeliverable([], NoReplica("this router has no room", is_full=True))
             tried: list[Replica] = []
             failures: list[NotReached] = []
             missing: NoReplica | None = None
@@ -143,6 +149,8 @@ class Dispatcher:
 def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
     if missing is not None and missing.is_stopping:
         return "this router stops; connect again"
+    if missing is not None and missing.is_full:
+        return "this router has no room for more sessions; try again soon"
     if not failures and missing is not None and missing.is_saturated:
         return "every healthy replica is full; try again soon"
     if not failures:

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared_registry.router.descriptors import is_of_guest
+
 Page = Callable[[Request], Awaitable[Response]]
 
 METHODS = ("GET", "HEAD")
@@ -50,7 +52,15 @@ class OwnPages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
         path = self.path_of(scope["raw_path"])
-        if path is None:
+        if path is None and is_of_guest(scope):
+            await _error(
+                503,
+                "gpu_unavailable",
+                "this router has no room for more clients; try again soon",
+                {"retry-after": "1"},
+                retryable=True,
+            )(scope, receive, send)
+        elif path is None:
             await self._others[scope["type"]](scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()  # websocket.connect
@@ -94,6 +104,8 @@ def _decoded(path: bytes) -> bytes:
     return _END.split(path, 1)[0]
 
 
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    frame = {"type": "error", "code": code, "message": message, "retryable": False}
+def _error(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, retryable: bool = False
+) -> JSONResponse:
+    frame = {"type": "error", "code": code, "message": message, "retryable": retryable}
     return JSONResponse(frame, status, headers)

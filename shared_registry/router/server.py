@@ -22,6 +22,7 @@ import uvicorn
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.router import tcp
+from shared_registry.router.acceptor import Acceptor
 from shared_registry.router.app import Router
 from shared_registry.router.client_protocol import BoundedHttpProtocol
 from shared_registry.router.websocket import PING_SECONDS
@@ -54,10 +55,12 @@ async def serve(
     with _listener(config) as listener:
         url = _url_of(listener)
         router = Router(config, url=url)
-        server = _server(router, config)
+        server = _server(router, config, listener)
+        router.descriptors.limit(lambda: server.clients)
+        router.descriptors.report(config)
         on_listening(url)  # a session that comes from now on is held until the router has opened
         async with router.running(wait_seconds=wait_seconds):
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            serving = asyncio.create_task(server.serve())
             try:
                 while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
                     await asyncio.sleep(START_POLL_SECONDS)
@@ -74,10 +77,34 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stopping: asyncio.Event, listener: socket.socket, has_room: Callable[[int], bool]
+    ) -> None:
         super().__init__(config)
         self.stopping = stopping
+        self._acceptor = Acceptor(listener, self._protocol, has_room)
         self._exit = asyncio.Event()
+
+    @property
+    def clients(self) -> int:
+        """How many client connections there are."""
+        return len(self.server_state.connections)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept clients; uvicorn is left without a listener of its own."""
+        await super().startup(sockets=sockets or [])
+        self._acceptor.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is left."""
+        self._acceptor.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, is_guest: bool) -> BoundedHttpProtocol:  # noqa: FBT001  a claim
+        make = cast("Callable[..., BoundedHttpProtocol]", self.config.http_protocol_class)
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, is_guest=is_guest
+        )
 
     def exit(self) -> None:
         """Have it end: close all that is left."""
@@ -98,14 +125,13 @@ class _Server(uvicorn.Server):
         that asks for /readyz on one learns why it should go.
         """
         self.stopping.set()
-        for server in self.servers:
-            server.close()
+        self._acceptor.close()
         for connection in tuple(self.server_state.connections):
             if isinstance(connection, BoundedHttpProtocol):
                 connection.end_after_response()
 
 
-def _server(router: Router, config: RouterConfig) -> _Server:
+def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _Server:
     for name in ("uvicorn", "uvicorn.error", "websockets.server"):
         # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -132,6 +158,8 @@ def _server(router: Router, config: RouterConfig) -> _Server:
             timeout_graceful_shutdown=LAST_SECONDS,
         ),
         stopping,
+        listener,
+        lambda clients: router.descriptors.has_room(sessions=router.dispatcher.live_sessions, clients=clients),
     )
 
 
