@@ -18,6 +18,8 @@ from shared_registry.router.descriptors import GUESTS
 
 AT_ONCE = 64
 """Clients that are accepted before others get their turn."""
+MOST_WAITING = 4096
+"""Clients that are accepted last: more than a listener keeps waiting."""
 PAUSE_SECONDS = 0.2
 """Between two tries where the system has nothing left."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -28,7 +30,8 @@ logger = logging.getLogger(__name__)
 class Acceptor:
     """Takes clients from one listening socket, which it closes in the end.
 
-    A client that there is no room for becomes a guest: the router's own pages are for it as well. There are `GUESTS`
+    Where there is no room, connections that were kept for another request make way. A client that there is still no
+    room for becomes a guest: the router's own pages are for it as well. There are `GUESTS`
     at most; a further one takes the place of the oldest guest that has no request under way.
     """
 
@@ -37,6 +40,7 @@ class Acceptor:
         listener: socket.socket,
         make: Callable[[bool], BoundedHttpProtocol],
         has_room: Callable[[int], bool],
+        make_room: Callable[[], bool],
     ) -> None:
         """Set up; `start` begins.
 
@@ -44,12 +48,15 @@ class Acceptor:
             listener: Listens, and does not block.
             make: Makes what serves a client; told whether that is a guest.
             has_room: Says whether that many clients more fit.
+            make_room: Closes a connection that idles between two requests, in the loop's next turn; says whether
+                there was one.
         """
         self._listener = listener
         self._make = make
         self._has_room = has_room
+        self._make_room = make_room
         self._loop = asyncio.get_running_loop()
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._beginning: dict[asyncio.Task[None], BoundedHttpProtocol] = {}
         self._guests: list[BoundedHttpProtocol] = []
         self._resuming: asyncio.TimerHandle | None = None
         self._is_exhausted = False
@@ -58,7 +65,7 @@ class Acceptor:
     @property
     def beginning(self) -> int:
         """How many were accepted whose protocol does not have them yet."""
-        return len(self._beginning)
+        return sum(not protocol.is_connected for protocol in self._beginning.values())
 
     def start(self) -> None:
         """Accept from now on."""
@@ -72,13 +79,17 @@ class Acceptor:
         if self._resuming is not None:
             self._resuming.cancel()
         self._loop.remove_reader(self._listener)
-        while self._accept_one():
-            pass
+        for _ in range(MOST_WAITING):
+            if not self._accept_one():
+                break
         self._listener.close()
 
     def _accept_some(self) -> None:
+        """Accept what waits: the first of them in any case, others as long as there is room."""
+        if not self._has_room(1 + self.beginning) and self._make_room():
+            return  # and come back in the next turn
         for _ in range(AT_ONCE):
-            if not self._accept_one():
+            if not self._accept_one() or not self._has_room(1 + self.beginning):
                 return
 
     def _accept_one(self) -> bool:
@@ -119,8 +130,8 @@ class Acceptor:
 
     def _begin(self, client: socket.socket, protocol: BoundedHttpProtocol) -> None:
         task = self._loop.create_task(self._hand_over(client, protocol))
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
+        self._beginning[task] = protocol
+        task.add_done_callback(self._beginning.pop)
 
     async def _hand_over(self, client: socket.socket, protocol: BoundedHttpProtocol) -> None:
         try:

@@ -109,14 +109,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(_TOO_LONG)  # its own limits on lines are narrower
 
     @property
+    def is_connected(self) -> bool:
+        """Whether it has its connection, or has had it."""
+        return bool(self.transport)
+
+    @property
     def is_over(self) -> bool:
         """Whether the connection is closed, or about to be."""
-        return bool(self.transport) and self.transport.is_closing()
+        return self.is_connected and self.transport.is_closing()
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
-        return bool(self.transport) and self._is_idle
+        return self.is_connected and self._is_idle
+
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether the connection has carried a request, and waits for another one of which nothing has come."""
+        is_between = self._cycle is not None and self._head_timer is None and self.is_idle
+        return is_between and not self.is_over and self.transport.get_write_buffer_size() == 0
 
     def end_after_response(self) -> None:
         """Close the connection after the response under way, if there is one."""

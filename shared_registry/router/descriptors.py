@@ -28,12 +28,12 @@ UNLIMITED_SESSIONS = 1000
 FALLBACK_LIMITS = (1 << 20, 10_240)
 """Where the hard limit says "unlimited" and the system means less: what macOS takes is the latter."""
 _GUEST = "shared_registry.guest"
-REMEDY = "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in Docker, ulimit -Hn in a shell)"
+REMEDY = "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in Docker, ulimit -Hn), or add routers"
 logger = logging.getLogger(__name__)
 
 
 class Descriptors:
-    """Whether there is room for one more client or session.
+    """Whether there is room for more clients.
 
     Attributes:
         clients: Returns how many client connections there are; `None` where the server in front does not tell, so that
@@ -60,23 +60,30 @@ class Descriptors:
         self.clients = clients
         self._open_before = _count_open()
 
-    def has_room(self, *, sessions: int, clients: int = 0) -> bool:
-        """Return whether all of these fit.
+    def have_room(self, *, more: int, sessions: int) -> bool:
+        """Return whether more clients fit, with a session each.
 
         Args:
-            sessions: How many there are, those without a replica yet among them.
-            clients: How many come besides those that are connected.
+            more: How many come besides those that are connected.
+            sessions: How many there are; some outlive their clients by moments.
         """
         if self.clients is None:
             return True
-        used, idle = self.clients() + clients + sessions, self._idle()
-        if used + idle <= soft_limit() // 2 and not self._is_full:
+        clients = self.clients() + more
+        used = clients + max(clients, sessions)
+        if used <= soft_limit() // 2 and not self._is_full:
             return True
         room = self.room()
-        if used <= room < used + idle:
-            self._close_idle()
         self._note(used, room)
         return used <= room
+
+    def begin_session(self, sessions: int) -> None:
+        """Let connections to replicas that idle make way for one of these sessions, where that is needed."""
+        if self.clients is None or not (idle := self._idle()):
+            return
+        used = self.clients() + sessions + idle
+        if used > soft_limit() // 2 and used > self.room():
+            self._close_idle()
 
     def room(self) -> int:
         """Return how many descriptors clients and sessions may take."""
@@ -107,10 +114,8 @@ class Descriptors:
         """Log once that it is full, and once that it has been so."""
         if used > room and not self._is_full:
             self._is_full = True
-            text = (
-                "router: full: clients and sessions take %d of %d open files; refusing more; %s, or start more routers"
-            )
-            logger.warning(text, used - 1, soft_limit(), REMEDY)
+            text = "router: full: %d clients are as many as %d open files have room for; refusing more; %s"
+            logger.warning(text, room // 2, soft_limit(), REMEDY)
         elif self._is_full and used <= room * 0.9:
             self._is_full = False
             logger.info("router: has room again")

@@ -43,7 +43,6 @@ class Undeliverable(Exception):
     Attributes:
         failures: What became of those that were tried; empty where there was none to try.
         is_stopping: Whether it waited for one, and this router stops.
-        is_full: Whether this router has no room for the session.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
@@ -51,7 +50,6 @@ class Undeliverable(Exception):
         super().__init__(_summary(failures, missing))
         self.failures = failures
         self.is_stopping = missing is not None and missing.is_stopping
-        self.is_full = missing is not None and missing.is_full
         self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
 
@@ -104,8 +102,7 @@ class Dispatcher:
             Undeliverable: None could be reached.
         """
         with self._counted():
-            if not self._descriptors.has_room(sessions=self._live):
-                raise Undeliverable([], NoReplica("this router has no room", is_full=True))
+            self._descriptors.begin_session(self._live)
             tried: list[Replica] = []
             failures: list[NotReached] = []
             missing: NoReplica | None = None
@@ -149,8 +146,6 @@ class Dispatcher:
 def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
     if missing is not None and missing.is_stopping:
         return "this router stops; connect again"
-    if missing is not None and missing.is_full:
-        return "this router has no room for more sessions; try again soon"
     if not failures and missing is not None and missing.is_saturated:
         return "every healthy replica is full; try again soon"
     if not failures:

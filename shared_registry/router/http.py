@@ -172,7 +172,7 @@ class HttpProxy:
             async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
                 await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
         except Undeliverable as failure:
-            await reply.answer(_refusal(failure), close=request.is_held_back or failure.is_full)
+            await reply.answer(_refusal(failure), close=request.is_held_back)
         except Answer as answer:
             await reply.answer(answer, close=request.is_held_back)
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:

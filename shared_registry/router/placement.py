@@ -23,7 +23,6 @@ class NoReplica(Exception):
     Attributes:
         is_saturated: Whether there are healthy ones, and all of them are full.
         is_stopping: Whether the session waited for one, and this router stops.
-        is_full: Whether this router has no room for the session.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
@@ -33,13 +32,11 @@ class NoReplica(Exception):
         *,
         is_saturated: bool = False,
         is_stopping: bool = False,
-        is_full: bool = False,
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(reason)
         self.is_saturated = is_saturated
         self.is_stopping = is_stopping
-        self.is_full = is_full
         self.retry_after_seconds = retry_after_seconds
 
 

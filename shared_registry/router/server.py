@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,8 +32,12 @@ from shared_registry.stop_signals import StopRequest
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
+LAST_CLIENTS_SECONDS = 0.1
+"""How long those that connected last have to begin a request; closed before, they would not know what became of it."""
 LAST_SECONDS = 1
 """How long WebSockets have to take note of their end after the grace; then HTTP responses are broken off, too."""
+MOST_LOOKED_AT = 256
+"""Connections that are looked at to find one that idles, where there is no room for another client."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
@@ -82,7 +87,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.stopping = stopping
-        self._acceptor = Acceptor(listener, self._protocol, has_room)
+        self._acceptor = Acceptor(listener, self._protocol, has_room, self._close_idle_client)
         self._exit = asyncio.Event()
 
     @property
@@ -105,6 +110,13 @@ class _Server(uvicorn.Server):
         return make(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state, is_guest=is_guest
         )
+
+    def _close_idle_client(self) -> bool:
+        for connection in itertools.islice(self.server_state.connections, MOST_LOOKED_AT):
+            if isinstance(connection, BoundedHttpProtocol) and connection.is_kept_alive:
+                connection.transport.close()
+                return True
+        return False
 
     def exit(self) -> None:
         """Have it end: close all that is left."""
@@ -159,7 +171,7 @@ def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _S
         ),
         stopping,
         listener,
-        lambda clients: router.descriptors.has_room(sessions=router.dispatcher.live_sessions, clients=clients),
+        lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
     )
 
 
@@ -169,6 +181,7 @@ async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:
         logger.info("router: stopping; %d sessions have %g s to finish", live, seconds)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
+            await _first_of(asyncio.sleep(LAST_CLIENTS_SECONDS), stop.urgent.wait())
             await _first_of(router.dispatcher.until_idle(), stop.urgent.wait())
     left = router.dispatcher.live_sessions
     if left:
