@@ -13,6 +13,8 @@ from shared_registry.embedded import EmbeddedServer
 from tests.examples.programs import free_port, mock_replica
 
 README = Path(__file__).parents[2] / "README.md"
+EXAMPLE: str
+PLACING: str
 EXAMPLE, PLACING = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 ADDRESSES = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 
