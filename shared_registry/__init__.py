@@ -2,8 +2,9 @@
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 
-config = RouterConfig(replicas=[ReplicaEndpoint("http://10.0.0.1:8000", primary=True)])
+config = RouterConfig(replicas=[ReplicaEndpoint("http://127.0.0.1:8000", primary=True)])
 async with SharedReplicaRegistry(config) as registry:
+    await registry.wait_ready(timeout_seconds=10)
     replica = registry.select()
 """
 

@@ -8,11 +8,11 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
-from shared_registry import client
+from shared_registry import client, readiness
 from shared_registry.check import Violation, find_violations
 from shared_registry.client import Client
 from shared_registry.clock import Clock, SystemClock
@@ -28,6 +28,7 @@ from shared_registry.probe.text import one_line
 from shared_registry.store import new_token
 from shared_registry.supervise import keep_running
 from shared_registry.urls import canonical_url
+from shared_registry.view import View
 
 DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
@@ -161,6 +162,37 @@ class SharedReplicaRegistry:
             choose = view.choose
             return view.first if choose is None else choose(key)
         return view.selection.select(policy, key, {_key_of(one) for one in exclude})
+
+    async def wait_ready(self, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether `select()` came to have a replica in time; at once where it has one.
+
+        For the first moments of a new registry: its replicas take no sessions before the leader has probed them.
+
+        Args:
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UsageError: The registry is not started, or was stopped meanwhile.
+        """
+        return await self._until(readiness.is_selectable, timeout_seconds)
+
+    async def wait_judged(self, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether a replica came to be healthy, or every active one to have its first verdict, in time.
+
+        Args:
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UsageError: The registry is not started, or was stopped meanwhile.
+        """
+        return await self._until(readiness.is_judged, timeout_seconds)
+
+    async def _until(self, condition: Callable[[View], bool], timeout_seconds: float | None) -> bool:
+        def holds(view: View) -> bool:
+            self._expect_started()
+            return condition(view)
+
+        return await readiness.until(self._mirror, holds, timeout_seconds=timeout_seconds)
 
     def all(self) -> list[Replica]:
         """Return all registered replicas in order."""

@@ -1,15 +1,27 @@
-"""SIGINT and SIGTERM as a request to stop cleanly."""
+"""Signals as a request to stop cleanly, and those that a service does not die of."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def _existing(*names: str) -> tuple[signal.Signals, ...]:
+    return tuple(signal.Signals[name] for name in names if name in signal.Signals.__members__)
+
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SERVICE_STOP_SIGNALS = (*STOP_SIGNALS, *_existing("SIGQUIT"))
+"""SIGQUIT, by default a core dump, stops a service as gracefully: images and supervisors that know nginx send it."""
+IGNORED_SIGNALS = _existing("SIGHUP", "SIGUSR1", "SIGUSR2")
+"""What means "reload", "open the log files anew" or "the terminal is gone" to services; by default it kills."""
+logger = logging.getLogger(__name__)
 
 
 async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
@@ -21,7 +33,7 @@ async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
     task = loop.create_task(work)
 
     def stop() -> None:
-        _ignore(loop)
+        _release(loop)
         task.cancel()
 
     for number in STOP_SIGNALS:
@@ -29,7 +41,7 @@ async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
     try:
         await asyncio.wait((task,))
     finally:
-        _ignore(loop)
+        _release(loop)
     return None if task.cancelled() else task.result()
 
 
@@ -53,22 +65,38 @@ class StopRequest:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take signals for requests meanwhile. A third one does what it does by default."""
+        """Take a service's signals for requests meanwhile, and let others not end it, not even afterwards.
+
+        A third request does what it does by default.
+        """
         loop = asyncio.get_running_loop()
 
         def ask() -> None:
             self.ask()
             if self.urgent.is_set():
-                _ignore(loop)
+                _release(loop, SERVICE_STOP_SIGNALS)
 
-        for number in STOP_SIGNALS:
+        for number in SERVICE_STOP_SIGNALS:
             loop.add_signal_handler(number, ask)
+        for number in IGNORED_SIGNALS:
+            loop.add_signal_handler(number, _log_ignored, number)
         try:
             yield
         finally:
-            _ignore(loop)
+            _release(loop, (*SERVICE_STOP_SIGNALS, *IGNORED_SIGNALS))
+            ignore_for_good()
 
 
-def _ignore(loop: asyncio.AbstractEventLoop) -> None:
-    for number in STOP_SIGNALS:
+def ignore_for_good() -> None:
+    """Have the system drop the signals that a service does not die of, until there is an event loop to log them."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _log_ignored(number: signal.Signals) -> None:
+    logger.info("signal: %s is ignored; settings are read at the start, SIGTERM stops", number.name)
+
+
+def _release(loop: asyncio.AbstractEventLoop, numbers: tuple[signal.Signals, ...] = STOP_SIGNALS) -> None:
+    for number in numbers:
         loop.remove_signal_handler(number)

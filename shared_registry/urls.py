@@ -10,7 +10,7 @@ from shared_registry.errors import ConfigError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_LENGTH = 1024
-_EXAMPLE = "http://10.0.0.1:8000"
+_EXAMPLE = "http://127.0.0.1:8000"
 _NETLOC = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port>[0-9]*))?")
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
@@ -24,7 +24,7 @@ def canonical_url(url: str, *, field: str = "url") -> str:
     spelling, so that every spelling of one origin is one replica. Names are not looked up.
 
     Args:
-        url: An http or https origin such as `http://10.0.0.1:8000`.
+        url: An http or https origin such as `http://127.0.0.1:8000`.
         field: How the caller names the value in an error message.
 
     Raises:

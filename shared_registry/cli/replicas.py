@@ -37,8 +37,8 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Examples: `shared-registry add http://10.0.0.7:8000 --name gpu-7 --capacity 4`; "
-    "`shared-registry add http://10.0.0.8:8000 http://10.0.0.9:8000 --primary`"
+    epilog="Examples: `shared-registry add http://127.0.0.1:8007 --name gpu-7 --capacity 4`; "
+    "`shared-registry add http://127.0.0.1:8008 http://127.0.0.1:8009 --primary`"
 )
 def add(
     context: typer.Context,
@@ -170,7 +170,7 @@ def drain(
 
 
 @commands.command(
-    epilog="Examples: `shared-registry enable gpu-7`; `shared-registry enable http://10.0.0.7:8000 gpu-8`"
+    epilog="Examples: `shared-registry enable gpu-7`; `shared-registry enable http://127.0.0.1:8007 gpu-8`"
 )
 def enable(
     context: typer.Context,

@@ -19,11 +19,11 @@ from shared_registry.cli.options import (
     seconds_above_zero,
 )
 from shared_registry.config import RouterConfig
-from shared_registry.stop_signals import StopRequest
+from shared_registry.stop_signals import StopRequest, ignore_for_good
 
 SERVE_EXAMPLE = (
     "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
-    "`SHARED_REGISTRY_REPLICAS=http://10.0.0.1:8000,http://10.0.0.2:8000 shared-registry serve --port 9000`"
+    "`SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001 shared-registry serve --port 9000`"
 )
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ def serve(
     what becomes of the replicas on standard error; with --json a JSON object a line, the one that says where it serves
     with its `url`.
 
-    SIGTERM and Ctrl-C end it cleanly: it resigns, accepts nobody new, lets live sessions finish for grace_seconds, and
-    exits with 0. A second one closes them at once.
+    SIGTERM, SIGQUIT and Ctrl-C end it cleanly: it resigns, accepts nobody new, lets live sessions finish for
+    grace_seconds, and exits with 0. A second one closes them at once. SIGHUP, SIGUSR1 and SIGUSR2 are ignored.
     """
+    ignore_for_good()
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
     settings = options.load(config, host=host, port=port)
@@ -70,11 +71,12 @@ def serve(
 
 
 async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.router import server  # noqa: PLC0415  a seventh of the start of every other command
+    from shared_registry.router import descriptors, server  # noqa: PLC0415  a seventh of the start of other commands
 
     def tell(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})
 
+    descriptors.raise_soft_limit()
     stop = StopRequest()
     with stop.on_signals():
         await server.serve(settings, stop, wait_seconds=wait_seconds, on_listening=tell)

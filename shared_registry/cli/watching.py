@@ -49,7 +49,7 @@ commands = typer.Typer()
 
 @commands.command(
     epilog="Examples: `shared-registry status --watch --interval 0.5`; "
-    "`shared-registry --redis redis://10.0.0.5:6379/0 -n pool status --json`"
+    "`shared-registry --redis redis://127.0.0.1:6379/0 -n pool status --json`"
 )
 def status(
     context: typer.Context,

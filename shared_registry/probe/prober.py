@@ -41,7 +41,7 @@ class HttpProbe(Protocol):
         """Probe once.
 
         Args:
-            url: The replica's origin and the health check's path, such as `http://10.0.0.1:8000/health`.
+            url: The replica's origin and the health check's path, such as `http://127.0.0.1:8000/health`.
             timeout: Seconds that the whole probe may take.
 
         Returns:
@@ -267,7 +267,7 @@ def _split(url: str) -> tuple[str, str]:
     """Return the canonical origin of a url to be probed, and the rest of it."""
     parts = _PROBE_URL.fullmatch(url)
     if parts is None:
-        raise ConfigError(f"url: {url!r} is no http(s) url such as http://10.0.0.1:8000/health")
+        raise ConfigError(f"url: {url!r} is no http(s) url such as http://127.0.0.1:8000/health")
     return canonical_url(parts[1]), parts[2]
 
 

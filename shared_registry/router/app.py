@@ -16,10 +16,13 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.dispatch import Dispatcher
 from shared_registry.router.http import HttpProxy
 from shared_registry.router.narrator import Narrator
+from shared_registry.router.opening import Opening
 from shared_registry.router.outcomes import OutcomeReports
+from shared_registry.router.pages import OwnPages
 from shared_registry.router.placement import Placement
 from shared_registry.router.pools import ReplicaPools
 from shared_registry.router.status import Queue, not_ready_reason, status_document
@@ -48,20 +51,23 @@ class Router:
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
+        self._opening = Opening(self.registry)
         self._placement = placement = Placement(
-            self.registry, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
+            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
         )
-        self.dispatcher = Dispatcher(placement, self._reports)
         tls = TlsSettings()
-        self._pools = ReplicaPools(config, tls)
+        self._pools = pools = ReplicaPools(config, tls)
+        self.descriptors = Descriptors(
+            replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
+        )
+        self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
+        front = OwnPages(
+            {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None},
+            http=HttpProxy(config, self.dispatcher, placement, pools),
+            websocket=WebSocketProxy(config, self.dispatcher, placement, tls),
+        )
         self.app = Starlette(
-            routes=[
-                Route("/status", self._status),
-                Route("/healthz", self._healthz),
-                Route("/readyz", self._readyz),
-                Route("/{path:path}", HttpProxy(config, self.dispatcher, placement, self._pools)),
-                WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, placement, tls)),
-            ],
+            routes=[Route("/{path:path}", front), WebSocketRoute("/{path:path}", front)],
             lifespan=lambda _: self.running(),
         )
 
@@ -77,6 +83,8 @@ class Router:
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
         """Take part in the registry; leave it in the end. Does not wait for Redis: `/readyz` says when it is there.
 
+        Sessions that come before the shared state is loaded are held for moments: see `Opening`.
+
         Args:
             wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
 
@@ -84,6 +92,7 @@ class Router:
             StoreUnavailable: Redis could not be reached in that time; the body was cancelled.
             StoreError: Redis refuses, or holds something that is not ours; likewise.
         """
+        self._opening.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
                 works = (self._take_part(wait_seconds), self._reports.run(), self._pools.sweep())
@@ -107,6 +116,7 @@ class Router:
             logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._narrate())
+                tasks.create_task(self._opening.run())
                 leading = tasks.create_task(registry.run_health_checks())
                 await self._stopping.wait()
                 leading.cancel()
@@ -135,7 +145,7 @@ class Router:
         return JSONResponse({"status": "ok"})
 
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
-        reason = not_ready_reason(self.registry, is_stopping=self._stopping.is_set())
+        reason = not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
         if reason is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)

@@ -15,10 +15,12 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from shared_registry.router.departure import announce
+from shared_registry.router.descriptors import mark_guest
 from shared_registry.router.headers import AmbiguousRequest, has_body, refuse_ambiguous
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request's line and headers together."""
+_FULL = b"503 Service Unavailable\r\nretry-after: 1"
 _BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
@@ -36,8 +38,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         *,
         header_timeout_seconds: float,
         stopping: asyncio.Event,
+        is_guest: bool = False,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._is_guest = is_guest
         self._stopping = stopping
         self._header_timeout_seconds = header_timeout_seconds
         self._head_bytes = 0
@@ -80,12 +84,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(_TOO_LONG)
             return
         announce(cast("Scope", self.scope), self._departed)
+        if self._is_guest:
+            mark_guest(cast("Scope", self.scope))
         super().on_headers_complete()
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._is_guest:
             self.end_after_response()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over to the WebSocket protocol; refuse what it would leave unanswered."""
+        """Hand over to the WebSocket protocol; refuse what it would leave unanswered, and guests."""
+        if self._is_guest:
+            self._refuse(_FULL)
+            return
         try:
             refuse_ambiguous(self.headers, self.scope["http_version"])
         except AmbiguousRequest:
@@ -98,6 +107,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         protocol = self.transport.get_protocol()
         if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
             self._refuse(_TOO_LONG)  # its own limits on lines are narrower
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has its connection, or has had it."""
+        return bool(self.transport)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self.is_connected and self.transport.is_closing()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.is_connected and self._is_idle
+
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether the connection has carried a request, and waits for another one of which nothing has come."""
+        is_between = self._cycle is not None and self._head_timer is None and self.is_idle
+        return is_between and not self.is_over and self.transport.get_write_buffer_size() == 0
 
     def end_after_response(self) -> None:
         """Close the connection after the response under way, if there is one."""

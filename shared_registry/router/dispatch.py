@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from shared_registry.model import Replica
 from shared_registry.placement import Lease, OnPosition
+from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import NoReplica, Placement
 
@@ -63,8 +64,9 @@ class Placed(Generic[T]):
 class Dispatcher:
     """Finds replicas for sessions, and knows how many sessions have one."""
 
-    def __init__(self, placement: Placement, reports: OutcomeReports) -> None:
+    def __init__(self, placement: Placement, reports: OutcomeReports, descriptors: Descriptors) -> None:
         self._placement = placement
+        self._descriptors = descriptors
         self._reports = reports
         self._live = 0
         self._idle = asyncio.Event()
@@ -100,6 +102,7 @@ class Dispatcher:
             Undeliverable: None could be reached.
         """
         with self._counted():
+            self._descriptors.begin_session(self._live)
             tried: list[Replica] = []
             failures: list[NotReached] = []
             missing: NoReplica | None = None

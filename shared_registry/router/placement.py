@@ -12,6 +12,7 @@ from shared_registry.errors import RegistryError, Saturated
 from shared_registry.model import Replica
 from shared_registry.placement import Lease, OnPosition
 from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.router.opening import Opening
 
 T = TypeVar("T")
 
@@ -46,15 +47,19 @@ class ReplicaLost(Exception):
 class Placement:
     """Gives sessions their leases, and says what becomes of those whose replica is lost."""
 
-    def __init__(self, registry: SharedReplicaRegistry, on_lost: OnLost, *, queue_timeout_seconds: float) -> None:
+    def __init__(
+        self, registry: SharedReplicaRegistry, opening: Opening, on_lost: OnLost, *, queue_timeout_seconds: float
+    ) -> None:
         """Set up.
 
         Args:
             registry: Where slots come from.
+            opening: Whether there can be any yet.
             on_lost: What becomes of sessions whose replica is lost.
             queue_timeout_seconds: How long a session may wait for a slot.
         """
         self._registry = registry
+        self._opening = opening
         self._on_lost = on_lost
         self._queue_timeout_seconds = queue_timeout_seconds
         self._asking: set[asyncio.Timeout] = set()
@@ -66,9 +71,15 @@ class Placement:
         """How many sessions stand in line here."""
         return len(self._in_line)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether a session that comes now may have to wait, for a slot or for the router to open."""
+        return self._queue_timeout_seconds > 0 or not self._opening.is_open
+
     def stop_waiting(self) -> None:
         """Let nobody wait any more: who does is told that this router stops. Sessions that have a slot go on."""
         self._is_stopping = True
+        self._opening.end()
         for scope in tuple(self._asking):
             scope.reschedule(0.0)
 
@@ -91,6 +102,10 @@ class Placement:
         Raises:
             NoReplica: There is none, on entering.
         """
+        if not self._opening.is_open:
+            await self._opening.wait(deadline)
+            if self._is_stopping:
+                raise NoReplica("this router stops", is_stopping=True)
         seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
         try:
             if seconds:

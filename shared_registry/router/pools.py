@@ -29,6 +29,11 @@ class ReplicaPools:
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
 
+    @property
+    def idle_count(self) -> int:
+        """How many idle."""
+        return sum(map(len, self._idle.values()))
+
     async def take(self, replica: Replica) -> ReplicaConnection:
         """Return a connection: the one that was used last, or a new one.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ import uvicorn
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.router import tcp
+from shared_registry.router.acceptor import Acceptor
 from shared_registry.router.app import Router
 from shared_registry.router.client_protocol import BoundedHttpProtocol
 from shared_registry.router.websocket import PING_SECONDS
@@ -30,8 +32,12 @@ from shared_registry.stop_signals import StopRequest
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
+LAST_CLIENTS_SECONDS = 0.1
+"""How long those that connected last have to begin a request; closed before, they would not know what became of it."""
 LAST_SECONDS = 1
 """How long WebSockets have to take note of their end after the grace; then HTTP responses are broken off, too."""
+MOST_LOOKED_AT = 256
+"""Connections that are looked at to find one that idles, where there is no room for another client."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
@@ -54,10 +60,12 @@ async def serve(
     with _listener(config) as listener:
         url = _url_of(listener)
         router = Router(config, url=url)
-        server = _server(router, config)
-        on_listening(url)  # who connects from now on waits for moments, and is not refused
+        server = _server(router, config, listener)
+        router.descriptors.limit(lambda: server.clients)
+        router.descriptors.report(config)
+        on_listening(url)  # a session that comes from now on is held until the router has opened
         async with router.running(wait_seconds=wait_seconds):
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            serving = asyncio.create_task(server.serve())
             try:
                 while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
                     await asyncio.sleep(START_POLL_SECONDS)
@@ -66,6 +74,7 @@ async def serve(
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
+                router.begin_stop()  # also where the router's own work has failed: nobody is held any more
                 server.exit()
                 await serving
 
@@ -73,10 +82,41 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stopping: asyncio.Event, listener: socket.socket, has_room: Callable[[int], bool]
+    ) -> None:
         super().__init__(config)
         self.stopping = stopping
+        self._acceptor = Acceptor(listener, self._protocol, has_room, self._close_idle_client)
         self._exit = asyncio.Event()
+
+    @property
+    def clients(self) -> int:
+        """How many client connections there are."""
+        return len(self.server_state.connections)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept clients; uvicorn is left without a listener of its own."""
+        await super().startup(sockets=sockets or [])
+        self._acceptor.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is left."""
+        self._acceptor.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, is_guest: bool) -> BoundedHttpProtocol:  # noqa: FBT001  a claim
+        make = cast("Callable[..., BoundedHttpProtocol]", self.config.http_protocol_class)
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, is_guest=is_guest
+        )
+
+    def _close_idle_client(self) -> bool:
+        for connection in itertools.islice(self.server_state.connections, MOST_LOOKED_AT):
+            if isinstance(connection, BoundedHttpProtocol) and connection.is_kept_alive:
+                connection.transport.close()
+                return True
+        return False
 
     def exit(self) -> None:
         """Have it end: close all that is left."""
@@ -97,14 +137,13 @@ class _Server(uvicorn.Server):
         that asks for /readyz on one learns why it should go.
         """
         self.stopping.set()
-        for server in self.servers:
-            server.close()
+        self._acceptor.close()
         for connection in tuple(self.server_state.connections):
             if isinstance(connection, BoundedHttpProtocol):
                 connection.end_after_response()
 
 
-def _server(router: Router, config: RouterConfig) -> _Server:
+def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _Server:
     for name in ("uvicorn", "uvicorn.error", "websockets.server"):
         # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -131,6 +170,8 @@ def _server(router: Router, config: RouterConfig) -> _Server:
             timeout_graceful_shutdown=LAST_SECONDS,
         ),
         stopping,
+        listener,
+        lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
     )
 
 
@@ -140,6 +181,7 @@ async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:
         logger.info("router: stopping; %d sessions have %g s to finish", live, seconds)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
+            await _first_of(asyncio.sleep(LAST_CLIENTS_SECONDS), stop.urgent.wait())
             await _first_of(router.dispatcher.until_idle(), stop.urgent.wait())
     left = router.dispatcher.live_sessions
     if left:

@@ -42,12 +42,14 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
     }
 
 
-def not_ready_reason(registry: SharedReplicaRegistry, *, is_stopping: bool) -> str | None:
+def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopping: bool) -> str | None:
     """Return why a load balancer should send nobody here; `None` where it should."""
     if is_stopping:
         return "stopping"
     if not registry.is_started:
         return "the shared state is not loaded yet"
+    if not is_open:
+        return "the replicas have not been probed yet"
     if registry.is_stale:
         return "the shared state is older than max_staleness_seconds"
     return None

@@ -83,7 +83,7 @@ class WebSocketProxy:
                 return
             client.keep(first)
             key = self._session_key.of_frame(data_of(first))
-        attended = client.attended() if self._config.queue_timeout_seconds else contextlib.nullcontext()
+        attended = client.attended() if self._placement.may_wait else contextlib.nullcontext()
         async with attended:
             await self._serve(client, scope, key)
 

@@ -77,11 +77,19 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *words: str, **variables: str) -> Iterator[Running]:
-    """Run the command beside the test; kill it where it is still there in the end."""
+def running(directory: Path, *words: str, open_files: str = "", **variables: str) -> Iterator[Running]:
+    """Run the command beside the test; kill it where it is still there in the end.
+
+    Args:
+        directory: For what it prints.
+        words: Its arguments.
+        open_files: What `ulimit` is told, such as "-n 256", or "-Sn 256" for the soft limit alone.
+        variables: Of its environment.
+    """
+    limited = ["sh", "-c", f'ulimit {open_files}; exec "$@"', "sh"] if open_files else []
     out, err = directory / f"out-{time.monotonic_ns()}", directory / f"err-{time.monotonic_ns()}"
     with out.open("wb") as out_file, err.open("wb") as err_file:
-        process = start(command(*words), out_file, err_file, environment(**variables))
+        process = start([*limited, *command(*words)], out_file, err_file, environment(**variables))
     try:
         yield Running(process, out, err)
     finally:

@@ -179,15 +179,17 @@ StartProcess = Callable[..., Awaitable[RouterProcess]]
 
 @pytest.fixture
 def start_process(server: EmbeddedServer, namespace: str, tmp_path: Path) -> Iterator[StartProcess]:
-    """Start a router as a process, in front of replicas; wait until it selects one, if it has any."""
+    """Start a router as a process, in front of replicas; wait until it selects one, or has said `wanted`."""
     with contextlib.ExitStack() as stack:
 
-        async def start(*replicas: str, **settings: Any) -> RouterProcess:
+        async def start(*replicas: str, wanted: str = "", open_files: str = "", **settings: Any) -> RouterProcess:
             chosen = FAST | {"redis_url": server.url, "namespace": namespace} | settings
             variables = {f"SHARED_REGISTRY_{name.upper()}": str(value) for name, value in chosen.items()}
             variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas)
-            process = RouterProcess(stack.enter_context(running(tmp_path, "--json", "serve", **variables)))
-            wanted = "new sessions go to" if replicas else "has joined"
+            process = RouterProcess(
+                stack.enter_context(running(tmp_path, "--json", "serve", open_files=open_files, **variables))
+            )
+            wanted = wanted or ("new sessions go to" if replicas else "has joined")
 
             async def is_up() -> bool:
                 assert process.command.process.poll() is None, process.command.err

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from shared_registry.embedded import EmbeddedServer
 from tests.router.backend import Backend
-from tests.router.conftest import RunningRouter, StartRouter, until
+from tests.router.conftest import SECONDS, RunningRouter, StartRouter, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,11 +62,67 @@ async def test_probe_results_show_within_a_refresh(start_router: StartRouter, ba
     await until(is_newer, "a newer probe shows")
 
 
-async def test_only_its_own_paths_are_its_own(router: RunningRouter) -> None:
-    for path in ("/healthz", "/readyz"):
-        assert (await router.http.get(path)).status_code == 200
-    assert (await router.http.get("/status/")).json()["target"] == "/status/?"
-    assert (await router.http.post("/status")).json()["method"] == "POST"
+async def test_its_own_pages_are_never_a_replicas(router: RunningRouter, backend: Backend) -> None:
+    for path in ("/healthz", "/readyz", "/status", "/healthz/", "//readyz", "/%73tatus", "/x/../status?y=1"):
+        assert (await raw(router, f"GET {path} HTTP/1.1"))[0] == 200
+        assert (await raw(router, f"HEAD {path} HTTP/1.1")) == (200, b"")
+        status, body = await raw(router, f"POST {path} HTTP/1.1", "Content-Length: 2", body=b"{}")
+        assert (status, json.loads(body)["code"]) == (405, "method_not_allowed")
+    assert (await router.http.delete("/status")).headers["allow"] == "GET, HEAD"
+    assert backend.scopes == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/metrics",
+        "/metrics?x=1",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/metrics#x",
+        "/metrics/replica",
+        "/METRICS",
+        "http://other/metrics",
+        "http://other//metrics?x",
+        "HTTP://other:80/%6detrics",
+    ],
+)
+async def test_metrics_are_never_a_replicas(router: RunningRouter, backend: Backend, method: str, target: str) -> None:
+    status, body = await raw(router, f"{method} {target} HTTP/1.1")
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
+    assert (await raw(router, f"HEAD {target} HTTP/1.1")) == (404, b"")
+    assert backend.scopes == []
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/%6detrics/", "/healthz", "/status", "//readyz"])
+async def test_its_own_pages_take_no_websocket(router: RunningRouter, backend: Backend, path: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(f"{router.ws}{path}", proxy=None)
+    assert caught.value.response.status_code == 404
+    assert backend.scopes == []
+
+
+async def test_a_body_that_a_page_does_not_read_becomes_no_request(router: RunningRouter, backend: Backend) -> None:
+    reader, writer = await asyncio.open_connection(*router.address)
+    body = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" * 5000
+    head = f"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body + b"GET /after HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    answers = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert [scope["path"] for scope in backend.scopes] == ["/after"]
+
+
+async def raw(router: RunningRouter, line: str, *fields: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Send a request as it is, for clients normalize what they send; return status and body."""
+    reader, writer = await asyncio.open_connection(*router.address)
+    head = "\r\n".join([line, "Host: a", "Connection: close", *fields, "", ""])
+    writer.write(head.encode() + body)
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    return int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[2]
 
 
 async def test_it_lives_but_is_not_ready_while_it_waits_for_redis(

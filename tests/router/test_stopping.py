@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -14,6 +17,8 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from shared_registry.embedded import EmbeddedServer
+from tests.cluster.command import command, environment
 from tests.router.backend import Backend
 from tests.router.conftest import SECONDS, RouterProcess, StartProcess, until
 
@@ -118,7 +123,7 @@ async def test_a_stalled_session_does_not_keep_it(start_process: StartProcess, b
     assert "Traceback" not in router.command.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 async def test_without_sessions_it_ends_at_once(
     start_process: StartProcess, backend: Backend, number: signal.Signals
 ) -> None:
@@ -128,3 +133,73 @@ async def test_without_sessions_it_ends_at_once(
     assert await ended(router) == 0
     assert time.monotonic() - begun < SECONDS
     assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: has stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+async def test_signals_that_mean_no_stop_are_ignored(
+    start_process: StartProcess, backend: Backend, number: signal.Signals
+) -> None:
+    router = await start_process(backend.url, grace_seconds=30)
+    process = router.command.process
+
+    async def ignored(times: int) -> None:
+        async def is_logged() -> bool:
+            return sum(f"{number.name} is ignored" in line["message"] for line in router.lines) >= times
+
+        process.send_signal(number)
+        await until(is_logged, f"{number.name} was taken note of")
+
+    async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
+        await ignored(1)
+        await ignored(2)
+        await client.send("served")
+        assert await client.recv() == "served"
+        process.send_signal(signal.SIGTERM)
+        await until(lambda: is_refused(router), "it is stopping")
+        await ignored(3)
+        await client.send("and still")
+        assert await client.recv() == "and still"
+    assert await ended(router) == 0
+
+
+async def test_it_outlives_signals_while_it_waits_for_redis(
+    start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
+) -> None:
+    redis = own_server()
+    redis.stop()
+    router = await start_process(redis_url=redis.url, wanted="waiting for")
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        router.command.process.send_signal(number)
+        await asyncio.sleep(0.05)
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+        assert (await http.get("/healthz")).status_code == 200
+    router.command.process.send_signal(signal.SIGQUIT)
+    assert await ended(router) == 0
+
+
+async def test_a_closed_terminal_does_not_end_it(server: EmbeddedServer, namespace: str) -> None:
+    here, terminal = pty.openpty()
+    settings = {"redis_url": server.url, "namespace": namespace, "host": "127.0.0.1", "port": "0"}
+    variables = environment(**{f"SHARED_REGISTRY_{name.upper()}": value for name, value in settings.items()})
+    with subprocess.Popen(  # noqa: ASYNC220  it has begun within milliseconds
+        ["setsid", "--ctty", *command("--json", "serve")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=variables,
+    ) as process:
+        try:
+            os.close(terminal)
+            said = b""
+            while b'"url"' not in said or b"has joined" not in said:
+                said += await asyncio.to_thread(os.read, here, 4096)
+            url = next(json.loads(line)["url"] for line in said.splitlines() if b'"url"' in line)
+            os.close(here)
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+                for _ in range(5):
+                    assert (await http.get("/healthz")).status_code == 200
+                    await asyncio.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, SECONDS) == 0
+        finally:
+            process.kill()

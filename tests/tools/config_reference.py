@@ -31,11 +31,11 @@ force and where each came from.
 ```yaml
 router:
   port: 9000
-  redis_url: redis://10.0.0.5:6379/0
+  redis_url: redis://127.0.0.1:6379/0
   namespace: video
   replicas:
-    - {url: "http://10.0.0.1:8000", name: gpu-1, primary: true, weight: 2.0, capacity: 4}
-    - http://10.0.0.2:8000
+    - {url: "http://127.0.0.1:8000", name: gpu-1, primary: true, weight: 2.0, capacity: 4}
+    - http://127.0.0.1:8001
   health_check:
     path: /readyz
     expect: {status: ready}
