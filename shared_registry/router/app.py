@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -17,7 +18,7 @@ from shared_registry.errors import StoreError
 from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
 from shared_registry.router.dispatch import Dispatcher
-from shared_registry.router.http import HttpProxy
+from shared_registry.router.http import HttpProxy, RefuseAmbiguous
 from shared_registry.router.narrator import Narrator
 from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.placement import Placement
@@ -62,6 +63,7 @@ class Router:
                 Route("/{path:path}", HttpProxy(config, self.dispatcher, placement, self._pools)),
                 WebSocketRoute("/{path:path}", WebSocketProxy(config, self.dispatcher, placement, tls)),
             ],
+            middleware=[Middleware(RefuseAmbiguous)],
             lifespan=lambda _: self.running(),
         )
 
