@@ -76,7 +76,7 @@ async def watched(server: EmbeddedServer, namespace: str, **settings: Any) -> As
             redis_url=redis.url,
             namespace=namespace,
             replicas=[ReplicaEndpoint(backend.url, capacity=settings.pop("capacity", 0))],
-            **{**FAST, **settings},
+            **{**FAST, "redis_timeout_seconds": 10.0, **settings},  # a busy machine costs connections, too
         )
         async with running_router(config) as router:
             await until(lambda: all_healthy(router, 1), "the replica is healthy")
