@@ -13,11 +13,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.processes import Child
-from benchmarks.rows import Row
+from benchmarks.rows import Row, Target
 from shared_registry.embedded import EmbeddedServer
 
 TITLE = "a session through the router, beside a direct connection to the same replica"
@@ -29,6 +30,8 @@ SIZES = {"64 B": (64, 3_000), "256 KiB": (256 * 1024, 40)}
 PINGS = {"64 B": 600, "256 KiB": 120}
 REQUESTS = 150
 CLIENTS = 8
+COUNTED = 10_000
+"""Requests over which new connections to Redis are counted."""
 START_SECONDS = 20.0
 CONFIG = {"host": "127.0.0.1", "port": 0, "fast_interval_seconds": 0.05, "grace_seconds": 0.0}
 T = TypeVar("T")
@@ -48,7 +51,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
                 rows = []
                 for name, (size, count) in SIZES.items():
                     rows += await _message_rows(name, size, count * factor, PINGS[name] * factor, ways, router)
-                return [*rows, *await _request_rows(REQUESTS * factor, ways, router)]
+                rows += await _request_rows(REQUESTS * factor, ways, router)
+                return [*rows, await _connection_row(redis.url, ways[0])]
 
 
 async def _message_rows(
@@ -79,6 +83,15 @@ async def _request_rows(count: int, ways: tuple[str, str], router: Child) -> lis
         Row(f"HTTP: requests/s, {CLIENTS} connections", max(rates[0]), "", max(rates[1]), "direct"),
         Row("HTTP: router CPU a request", cpu * 1e6, "µs", note=CPU_NOTE),
     ]
+
+
+async def _connection_row(redis_url: str, url: str) -> Row:
+    """Count what a router whose pool is full opens: each new connection replaces one that was given up."""
+    async with Redis.from_url(redis_url) as raw:
+        before = (await raw.info("stats"))["total_connections_received"]
+        await _requests_a_second(url, COUNTED // CLIENTS)
+        opened = (await raw.info("stats"))["total_connections_received"] - before
+    return Row(f"HTTP: new connections to Redis in {COUNTED:,} requests", opened, "", target=Target(0))
 
 
 async def _in_turn(ways: tuple[str, str], work: Callable[[str], Awaitable[T]]) -> tuple[list[T], list[T]]:

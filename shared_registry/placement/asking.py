@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from shared_registry.answers import Denial, Denied, Grant, Place
 from shared_registry.clock import Clock, call_at
+from shared_registry.completion import completed
 from shared_registry.errors import StoreUnavailable
 from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
 from shared_registry.store import Store
@@ -140,10 +141,16 @@ class Asker:
     async def _as_member(self, request: Request, ask: Callable[[], Awaitable[T]]) -> T:
         """Return the answer to who is among the live routers, joining them as needed."""
         request.is_in_doubt = True
-        for _ in range(TRIES_TO_JOIN):
+
+        async def ask_once() -> T:
             answer = await ask()
-            if not isinstance(answer, Denied) or answer.why is not Denial.NOT_REGISTERED:
+            if not _is_not_registered(answer):
                 request.is_in_doubt = False
+            return answer
+
+        for _ in range(TRIES_TO_JOIN):
+            answer = await completed(ask_once())
+            if not _is_not_registered(answer):
                 return answer
             self._expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
@@ -161,6 +168,10 @@ class Asker:
     async def _pause(self, request: Request, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
         self._expect_open(request)
+
+
+def _is_not_registered(answer: object) -> bool:
+    return isinstance(answer, Denied) and answer.why is Denial.NOT_REGISTERED
 
 
 def _on_change(on_position: OnPosition | None) -> OnPosition:

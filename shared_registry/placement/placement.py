@@ -12,6 +12,7 @@ from typing import Literal
 
 from shared_registry.answers import Beat, Denial, Denied
 from shared_registry.clock import Clock
+from shared_registry.completion import completed
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
 from shared_registry.mirror import Mirror
 from shared_registry.model import (
@@ -247,7 +248,7 @@ class Placement:
         view = self._mirror.view
         replica = view.get(key)
         if replica is None:
-            record = (await self._reader.records([key])).get(key)
+            record = (await completed(self._reader.records([key]))).get(key)
             replica = view.handle(record or Replica(ReplicaEndpoint(key)).record)
         return replica
 
@@ -297,6 +298,9 @@ class Placement:
         if not self.ledger.begin_end(lease.id):
             return
         self._degraded.give_back(lease.replica.key)
+        await completed(self._release(lease))
+
+    async def _release(self, lease: Lease) -> None:
         generation = self._mirror.generation
         try:
             events = await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -18,7 +19,7 @@ from shared_registry.redis_urls import mask_redis_url
 from shared_registry.registry import SharedReplicaRegistry
 from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.dispatch import Dispatcher
-from shared_registry.router.http import HttpProxy
+from shared_registry.router.http import HttpProxy, RefuseAmbiguous
 from shared_registry.router.narrator import Narrator
 from shared_registry.router.opening import Opening
 from shared_registry.router.outcomes import OutcomeReports
@@ -68,6 +69,7 @@ class Router:
         )
         self.app = Starlette(
             routes=[Route("/{path:path}", front), WebSocketRoute("/{path:path}", front)],
+            middleware=[Middleware(RefuseAmbiguous)],
             lifespan=lambda _: self.running(),
         )
 

@@ -1,6 +1,11 @@
 """How a client's HTTP connection is read: as uvicorn does it, with bounds on how slow and how long a head may be.
 
-uvicorn itself waits for the end of a head for ever, and keeps all of it. Its parser is llhttp, in its strict mode.
+uvicorn itself waits for the end of a head for ever, and keeps all of it. Its parser is llhttp, in its strict mode. Two
+more things are done differently here, so that no byte of one request can be taken for a part of another:
+
+- The parser skips the body of a request that offers an upgrade. Unless that is a WebSocket handshake, the offer is
+  ignored, and the request is read again without it.
+- A connection on which something cannot be read ends, and nothing is written into a response that is under way.
 """
 
 from __future__ import annotations
@@ -8,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import httptools
 from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -16,14 +22,18 @@ from uvicorn.server import ServerState
 
 from shared_registry.router.departure import announce
 from shared_registry.router.descriptors import mark_guest
-from shared_registry.router.headers import AmbiguousRequest, has_body, refuse_ambiguous
+from shared_registry.router.headers import AmbiguousRequest, has_body, is_websocket_handshake, refuse_ambiguous
 
 LONGEST_HEAD = 64 * 1024
-"""Bytes of a request's line and headers together."""
+"""Bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
 _FULL = b"503 Service Unavailable\r\nretry-after: 1"
 _BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
+
+
+class _Unacceptable(Exception):
+    """A request is refused while it is read; the parser turns this into an error of its own."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -44,8 +54,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_guest = is_guest
         self._stopping = stopping
         self._header_timeout_seconds = header_timeout_seconds
-        self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
+        self._is_in_head = False
+        self._is_in_body = False
+        self._is_handshake = False
+        self._is_refused = False
+        self._refusal = _BAD
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
@@ -60,13 +75,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what a head that is not complete takes up."""
-        super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > LONGEST_HEAD:
-                self._refuse(_TOO_LONG)
-        elif self._is_idle and self.timeout_keep_alive_task is None:
+        """Read on, unless the connection is to end; count what is neither a complete head nor a piece of a body."""
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        self._unread_bytes += len(data)
+        try:
+            self._read(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+            return
+        if self._unread_bytes > LONGEST_HEAD:
+            self._refuse(_TOO_LONG)
+        elif self._head_timer is None and self._is_idle and self.timeout_keep_alive_task is None:
             # Bytes that begin no request, such as empty lines, have stopped the clock of an idle connection.
             handler = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
@@ -74,39 +95,51 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the clock for a further request."""
         super().on_message_begin()
+        self._is_in_head = True
         if self._head_timer is None:
             self._begin_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; drop a trailer, which could otherwise say what the head was checked for."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Stop the clock; begin the request."""
+        """Stop the clock; begin the request, unless it is refused, or to be read again without its offer."""
         self._end_head()
+        self._is_in_head = False
+        self._unread_bytes = 0
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > LONGEST_HEAD:
-            self._refuse(_TOO_LONG)
+            self._refusal = _TOO_LONG
+            raise _Unacceptable
+        if self.parser.should_upgrade():
+            self._consider_offer()
             return
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # such a client would take it for the response
         announce(cast("Scope", self.scope), self._departed)
         if self._is_guest:
             mark_guest(cast("Scope", self.scope))
         super().on_headers_complete()
+        self._is_in_body = True
         if self._stopping.is_set() or self._is_guest:
             self.end_after_response()
 
-    def handle_websocket_upgrade(self) -> None:
-        """Hand over to the WebSocket protocol; refuse what it would leave unanswered, and guests."""
-        if self._is_guest:
-            self._refuse(_FULL)
-            return
-        try:
-            refuse_ambiguous(self.headers, self.scope["http_version"])
-        except AmbiguousRequest:
-            self._refuse(_BAD)
-            return
-        if has_body(self.headers):
-            self._refuse(_BAD)
-            return
-        super().handle_websocket_upgrade()
-        protocol = self.transport.get_protocol()
-        if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
-            self._refuse(_TOO_LONG)  # its own limits on lines are narrower
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece on."""
+        self._unread_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, unless only its head was read so far."""
+        self._unread_bytes = 0
+        if not self.parser.should_upgrade():
+            self._is_in_body = False
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Refuse what cannot be read."""
+        self._refuse(_BAD)
 
     @property
     def is_connected(self) -> bool:
@@ -134,17 +167,64 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if (cycle := self._cycle) is not None:
             cycle.keep_alive = False
 
+    def _read(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as pause:
+                data = data[pause.args[0] :]
+                if self._is_handshake:
+                    self._hand_over(data)
+                    return
+                self._read_again()
+            else:
+                return
+
+    def _consider_offer(self) -> None:
+        """Decide on a request that offers an upgrade, or wants a tunnel."""
+        method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
+        try:
+            refuse_ambiguous(self.headers, version)
+        except AmbiguousRequest as error:
+            raise _Unacceptable from error
+        self._is_handshake = is_websocket_handshake(self.headers, method=method, http_version=version)
+        if self._is_handshake and self._is_guest:
+            self._refusal = _FULL
+            raise _Unacceptable
+        if method == "CONNECT" or (self._is_handshake and (has_body(self.headers) or not self._is_idle)):
+            raise _Unacceptable
+        self.scope["method"], self.scope["http_version"] = method, version
+
+    def _read_again(self) -> None:
+        """Read a head again as if it had offered no upgrade, with a parser that expects its body."""
+        method, version = self.scope["method"], self.scope["http_version"]
+        head = [f"{method} ".encode(), self.url, f" HTTP/{version}\r\n".encode()]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def _hand_over(self, data: bytes) -> None:
+        """Leave the connection, and what was read beyond the handshake, to the WebSocket protocol."""
+        self.handle_websocket_upgrade()
+        protocol = self.transport.get_protocol()
+        if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
+            self._refuse(_TOO_LONG)  # its own limits on lines are narrower
+        elif data and not self.transport.is_closing():
+            cast("asyncio.Protocol", protocol).data_received(data)
+
     @property
     def _cycle(self) -> RequestResponseCycle | None:
         return cast("RequestResponseCycle | None", self.cycle)  # None before the first request, which uvicorn hides
 
     @property
     def _is_idle(self) -> bool:
+        """Whether no response is under way; with pipelining the last request is what counts."""
         is_http = self.transport.get_protocol() is self  # and no WebSocket by now
         return is_http and ((cycle := self._cycle) is None or cycle.response_complete)
 
     def _begin_head(self) -> None:
-        self._head_bytes = 0
         self._head_timer = self.loop.call_later(self._header_timeout_seconds, self._refuse, _TOO_SLOW)
 
     def _end_head(self) -> None:
@@ -153,7 +233,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: bytes) -> None:
+        """Read nothing more, and end the connection; with this status where the client can tell what it is about."""
         self._end_head()
-        if not self.transport.is_closing():
+        self._is_refused = True
+        cycle = self._cycle
+        is_complete = cycle is None or cycle.response_complete
+        if self._is_in_body and (is_complete or self.pipeline or cast("RequestResponseCycle", cycle).response_started):
+            self.transport.close()  # its response, or one before it, is on its way
+        elif not self._is_in_body and not is_complete:
+            self.end_after_response()  # it came behind requests that are complete
+        elif not self.transport.is_closing():
+            if cycle is not None:
+                cycle.disconnected = True
             self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             self.transport.close()

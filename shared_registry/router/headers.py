@@ -28,6 +28,7 @@ _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
 """What a `Connection` header does not get dropped by naming it: the meaning of the message rests on it."""
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _OF_THE_HANDSHAKE = b"sec-websocket-"
+_VERSIONS = frozenset({"1.0", "1.1"})
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -43,8 +44,10 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
 
     Raises:
         AmbiguousRequest: It has both Content-Length and Transfer-Encoding, several lengths or hosts, an encoding other
-            than chunked, or a header that is none.
+            than chunked, a header that is none, or another version than HTTP/1.0 and HTTP/1.1.
     """
+    if http_version not in _VERSIONS:
+        raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise AmbiguousRequest("a header's name is malformed")
@@ -62,13 +65,22 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
         raise AmbiguousRequest("it must name one Host")
 
 
+def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
+    """Return whether a request offers to go on as a WebSocket, and as nothing else.
+
+    Every other offer of an upgrade is ignored, as RFC 9110, section 7.8, allows.
+    """
+    is_offered = method == "GET" and http_version == "1.1" and b"upgrade" in _tokens(headers, b"connection")
+    return is_offered and _tokens(headers, b"upgrade") == [b"websocket"]
+
+
 def has_body(headers: Headers) -> bool:
     """Return whether a request that is not ambiguous announces a body."""
     return is_chunked(headers) or any(int(length) for length in _values(headers, b"content-length"))
 
 
 def is_chunked(headers: Headers) -> bool:
-    """Return whether a request's body comes in chunks."""
+    """Return whether a message's body comes in chunks."""
     return bool(_values(headers, b"transfer-encoding"))
 
 
@@ -103,7 +115,8 @@ def to_client(headers: Iterable[tuple[bytes, bytes]], *, status: int) -> list[tu
     """Return the headers of a response as the client gets them."""
     lowered = [(name.lower(), value) for name, value in headers]
     dropped = _hop_by_hop(lowered)
-    if status in (204, 304):  # never followed by a body, whatever its length would have been
+    # 204 and 304 are never followed by a body, whatever its length would have been; chunks say where they end.
+    if status in (204, 304) or is_chunked(lowered):
         dropped |= {b"content-length"}
     return [(name, value) for name, value in lowered if name not in dropped]
 
@@ -114,8 +127,13 @@ def of_handshake(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
-    named = {name.strip().lower() for value in _values(headers, b"connection") for name in value.split(b",")}
-    return HOP_BY_HOP | (named - _NOT_TO_BE_NAMED)
+    return HOP_BY_HOP | (frozenset(_tokens(headers, b"connection")) - _NOT_TO_BE_NAMED)
+
+
+def _tokens(headers: Headers, name: bytes) -> list[bytes]:
+    """Return the members of a list, in lower case; it may go over several headers."""
+    members = (member.strip().lower() for value in _values(headers, name) for member in value.split(b","))
+    return [member for member in members if member]
 
 
 def _values(headers: Headers, name: bytes) -> list[bytes]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
@@ -34,6 +34,7 @@ LONGEST_RETRY_AFTER_SECONDS = 300
 """However long the line: much changes in that time."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that may be sent again where a kept connection turned out to be closed. Others may have taken effect."""
+_CLOSE = (b"connection", b"close")
 logger = logging.getLogger(__name__)
 
 
@@ -146,17 +147,14 @@ class HttpProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one request. Returning without a complete response makes the server break the connection."""
-        try:
-            headers.refuse_ambiguous(scope["headers"], scope["http_version"])
-        except AmbiguousRequest as error:
-            await _answer(send, Answer(400, "bad_request", f"the request is refused: {error}"), close=True)
-            return
         request = Request(scope, receive, silence_seconds=self._silence_seconds)
-        reply = Reply(send)
+        reply = Reply(request, send)
         exchange = asyncio.create_task(self._exchange(request, reply))
         leaving = asyncio.create_task(request.left())
         try:
             await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if reply.is_ending:  # then a client counts as gone, and the slot is still to be given back
+                await asyncio.wait((exchange,))
             if exchange.done():
                 exchange.result()
         finally:
@@ -172,12 +170,12 @@ class HttpProxy:
             async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
                 await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
         except Undeliverable as failure:
-            await reply.answer(_refusal(failure), close=request.is_held_back)
+            await reply.answer(_refusal(failure))
         except Answer as answer:
-            await reply.answer(answer, close=request.is_held_back)
+            await reply.answer(answer)
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
             logger.warning("http: %s %s: the replica: %s", request.method, request.path, error)
-            await reply.answer(_failure(error), close=request.is_held_back)
+            await reply.answer(_failure(error))
 
     @contextlib.asynccontextmanager
     async def _dial(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
@@ -221,10 +219,13 @@ class Reply:
 
     Attributes:
         is_started: Whether its head was sent: nothing else can be answered then.
+        is_ending: Whether all of it has come, and was sent but for its end.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, request: Request, send: Send) -> None:
         self.is_started = False
+        self.is_ending = False
+        self._request = request
         self._send = send
 
     async def pass_on(self, connection: ReplicaConnection) -> None:
@@ -232,25 +233,49 @@ class Reply:
         status, fields = await connection.response()
         self.is_started = True
         passed = headers.to_client(fields, status=status)
+        if self._request.is_held_back:
+            passed.append(_CLOSE)
         await self._send({"type": "http.response.start", "status": status, "headers": passed})
         async for chunk in connection.body():
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.is_ending = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def answer(self, answer: Answer, *, close: bool) -> None:
+    async def answer(self, answer: Answer) -> None:
         """Send the router's own answer, unless it is too late for one."""
         if not self.is_started:
-            self.is_started = True
-            await _answer(self._send, answer, close=close)
+            self.is_started = self.is_ending = True
+            await _answer(self._send, answer, close=self._request.is_held_back)
+
+
+class RefuseAmbiguous:
+    """The application around all others: answers requests that can be read in two ways."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on all that is clear."""
+        if scope["type"] == "http":
+            try:
+                headers.refuse_ambiguous(scope["headers"], scope["http_version"])
+            except AmbiguousRequest as error:
+                await _answer(send, Answer(400, "bad_request", f"the request is refused: {error}"), close=True)
+                return
+        await self._app(scope, receive, send)
 
 
 async def _send_body(connection: ReplicaConnection, request: Request) -> None:
+    """Send it; whatever goes wrong, the connection ends, or has, and with it the wait for a response."""
     try:
         async for chunk in request.body():
             await connection.send(chunk)
         await connection.end()
     except (ReplicaBroke, ReplicaSilent):
         return  # what it answered before may still be read, and whoever reads it meets the same
+    except Exception:
+        logger.exception("http: %s %s: its body could not be sent", request.method, request.path)
+        connection.abort()
 
 
 def _refusal(failure: Undeliverable) -> Answer:
@@ -288,6 +313,6 @@ async def _answer(send: Send, answer: Answer, *, close: bool) -> None:
     if answer.retry_after is not None:
         fields.append((b"retry-after", str(answer.retry_after).encode()))
     if close:
-        fields.append((b"connection", b"close"))
+        fields.append(_CLOSE)
     await send({"type": "http.response.start", "status": answer.status, "headers": fields})
     await send({"type": "http.response.body", "body": content})

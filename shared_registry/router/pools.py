@@ -91,4 +91,5 @@ class ReplicaPools:
             raise NotReached(f"ConnectError: {reason_of(error)}") from error
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
-        return connection.is_idle and asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS
+        is_young = asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS
+        return is_young and connection.is_idle and not connection.has_unread

@@ -7,6 +7,7 @@ while it still reads would wait for a reader for ever. It also took two thirds o
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import AsyncIterator
 from typing import cast
@@ -18,6 +19,7 @@ from shared_registry.router import tcp
 HIGH_WATER = 128 * 1024
 """Bytes that may wait to be taken before reading pauses."""
 LONGEST_HEAD = 64 * 1024
+WITHOUT_BODY = frozenset({204, 304})
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -54,6 +56,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._waiting = 0
         self._is_paused = False
         self._is_stuck = False
+        self._may_carry_more = True
         self._lost: str | None = None
 
     @classmethod
@@ -87,6 +90,13 @@ class ReplicaConnection(asyncio.Protocol):
         """Whether it can carry another exchange, as far as is known here."""
         return self._lost is None and self._parser.our_state is h11.IDLE and not self._transport.is_closing()
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that nobody has asked for, or its end, and was not read yet."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
+
     async def send_head(self, method: str, target: bytes, headers: Headers) -> None:
         """Begin a request.
 
@@ -98,6 +108,7 @@ class ReplicaConnection(asyncio.Protocol):
             data = self._parser.send(head)
         except h11.LocalProtocolError as error:
             raise ValueError(str(error)) from error
+        self._may_carry_more = method != "HEAD"
         await self._write(data)
 
     async def send(self, data: bytes) -> None:
@@ -122,6 +133,8 @@ class ReplicaConnection(asyncio.Protocol):
         while True:
             event = await self._next_event()
             if isinstance(event, h11.Response):
+                if event.status_code in WITHOUT_BODY:
+                    self._may_carry_more = False
                 return event.status_code, list(event.headers)
             if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                 raise ReplicaBroke("it answered with something else than a response")
@@ -134,8 +147,14 @@ class ReplicaConnection(asyncio.Protocol):
             yield bytes(event.data)
 
     def finish(self) -> bool:
-        """Make it ready for another exchange; return whether it is."""
+        """Make it ready for another exchange; return whether it is.
+
+        It is not after a response that must not have a body: a replica that sends one all the same, a moment later,
+        would answer the next request with it.
+        """
         self._resume()
+        if not self._may_carry_more:
+            return False
         if self._parser.our_state is not h11.DONE or self._parser.their_state is not h11.DONE:
             return False
         if self._parser.trailing_data[0]:

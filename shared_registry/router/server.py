@@ -26,6 +26,7 @@ from shared_registry.router import tcp
 from shared_registry.router.acceptor import Acceptor
 from shared_registry.router.app import Router
 from shared_registry.router.client_protocol import BoundedHttpProtocol
+from shared_registry.router.client_websocket import PatientWebSocketProtocol
 from shared_registry.router.websocket import PING_SECONDS
 from shared_registry.stop_signals import StopRequest
 
@@ -156,7 +157,7 @@ def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _S
             router.app,
             lifespan="off",  # `running()` does it
             http=cast("type[asyncio.Protocol]", protocol),
-            ws="websockets-sansio",
+            ws=PatientWebSocketProtocol,
             ws_max_size=config.max_frame_bytes,
             ws_per_message_deflate=False,
             ws_ping_interval=PING_SECONDS,

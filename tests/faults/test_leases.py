@@ -63,7 +63,7 @@ async def not_registered(registry: SharedReplicaRegistry, space: Space) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 4), (not_registered, 4)]
+    ("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 1), (not_registered, 4)]
 )
 async def test_an_acquire_cancelled_anywhere_leaves_nothing(
     registry: SharedReplicaRegistry, space: Space, prepare: Prepare, points: int
@@ -91,7 +91,7 @@ async def test_an_acquire_cancelled_anywhere_leaves_nothing(
     assert leases(space) == {}
 
 
-@pytest.mark.parametrize(("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 4)])
+@pytest.mark.parametrize(("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 1)])
 async def test_a_release_cancelled_anywhere_still_ends_the_lease(
     registry: SharedReplicaRegistry, space: Space, prepare: Prepare, points: int
 ) -> None:
@@ -139,7 +139,8 @@ async def test_cancelled_while_the_network_fails(
 
 async def test_a_command_that_arrives_after_its_acquire_was_cleaned_up(space: Space, proxy: FaultyProxy) -> None:
     namespace = space.keys.namespace
-    async with registry_on(proxy.url, namespace, heartbeat_seconds=HEARTBEAT, router_expiry_seconds=60.0) as registry:
+    settings = {"redis_timeout_seconds": 1.5 * HEARTBEAT, "degraded_placement": "off", "router_expiry_seconds": 60.0}
+    async with registry_on(proxy.url, namespace, heartbeat_seconds=HEARTBEAT, **settings) as registry:
         await registry.acquire("warm")
         releases: list[str] = []
         release = registry._parts.store.release
@@ -154,9 +155,9 @@ async def test_a_command_that_arrives_after_its_acquire_was_cleaned_up(space: Sp
             proxy.delay_seconds = 3 * HEARTBEAT
             await until(lambda: registry._parts.placement.ledger.mark().moving == 1)
             await asyncio.sleep(HEARTBEAT / 4)  # the command is on its way, and will not be there for some time
-            task.cancel()
             proxy.delay_seconds = 0.0
-            await asyncio.wait([task])
+            with pytest.raises(StoreUnavailable):
+                await task
             await until(lambda: len(releases) == 1)
             assert len(leases(space)) == 1, "it was cleaned up before it was there"
             await until(lambda: len(releases) == 2)

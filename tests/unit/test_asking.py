@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from shared_registry.answers import Denial, Denied, Grant, Place
-from shared_registry.errors import StoreUnavailable, UsageError
+from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.placement.asking import TRIES_TO_JOIN, Asker, OnPosition, Request
 from shared_registry.placement.line import POLL_SECONDS, Line
 from tests.unit.fake_clock import START, FakeClock
@@ -366,25 +365,37 @@ async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(route
     assert router.rejoins == 0
 
 
-@pytest.mark.parametrize("is_asking", [True, False])
-async def test_cancelled_it_leaves_the_line_and_says_whether_it_was_asking(
-    router: Router, clock: FakeClock, is_asking: bool
+async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD]
+    task = router.wait()
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, False)
+
+
+@pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
+async def test_cancelled_while_it_asks_it_hears_the_answer_first(
+    router: Router, clock: FakeClock, answer: Grant | Place | StoreError, is_in_doubt: bool
 ) -> None:
     gate = asyncio.Event()
 
     async def wait(call: str) -> None:
         await gate.wait()
 
-    if is_asking:
-        router.store.during = wait  # type: ignore[method-assign]
-    router.store.answers = [THIRD]
+    router.store.during = wait  # type: ignore[method-assign]
+    router.store.answers = [answer]
     task = router.wait()
     await clock.settle()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    for _ in range(2):
+        task.cancel()
+        await clock.settle()
+        assert not task.done()
+    gate.set()
+    await clock.settle()
     assert task.cancelled()
-    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, is_asking)
+    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, is_in_doubt)
 
 
 @pytest.mark.parametrize(

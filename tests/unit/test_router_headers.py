@@ -9,6 +9,7 @@ from shared_registry.router.headers import (
     AmbiguousRequest,
     has_body,
     is_chunked,
+    is_websocket_handshake,
     of_handshake,
     refuse_ambiguous,
     to_client,
@@ -54,6 +55,8 @@ def test_an_old_client_names_no_host() -> None:
         ([HOST, (b"", b"c")], "1.1", "name is malformed"),
         ([HOST, (b"a", b"c\r\nd: e")], "1.1", "control characters"),
         ([HOST, (b"a", b"\x00")], "1.1", "control characters"),
+        ([HOST], "0.9", "version"),
+        ([HOST], "2.0", "version"),
     ],
 )
 def test_what_two_readers_might_take_for_two_things_is_refused(headers: Pairs, version: str, why: str) -> None:
@@ -104,13 +107,56 @@ def test_a_chunked_body_stays_chunked() -> None:
 
 def test_a_response_loses_what_concerns_one_connection_and_keeps_its_order() -> None:
     headers = [(b"Connection", b"X-Gone"), (b"X-Gone", b"1"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]
-    kept = [(b"set-cookie", b"a"), (b"set-cookie", b"b"), (b"content-length", b"5")]
-    assert to_client([*headers, CHUNKED, (b"Content-Length", b"5")], status=200) == kept
+    kept = [(b"set-cookie", b"a"), (b"set-cookie", b"b")]
+    assert to_client([*headers, (b"Content-Length", b"5")], status=200) == [*kept, length(b"5")]
+    assert to_client([*headers, CHUNKED], status=200) == kept
+
+
+def test_a_response_in_chunks_has_no_length_as_well() -> None:
+    assert to_client([length(b"5"), CHUNKED], status=200) == []
 
 
 @pytest.mark.parametrize(("status", "is_kept"), [(200, True), (204, False), (304, False), (404, True)])
 def test_a_length_without_a_body_to_come_is_dropped(status: int, is_kept: bool) -> None:
     assert bool(to_client([length(b"5")], status=status)) is is_kept
+
+
+def offer(*upgrades: bytes, connection: tuple[bytes, ...] = (b"Upgrade",)) -> Pairs:
+    return [HOST, *((b"connection", value) for value in connection), *((b"upgrade", value) for value in upgrades)]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        offer(b"websocket"),
+        offer(b"WebSocket"),
+        offer(b"websocket", connection=(b"keep-alive, upgrade",)),
+        offer(b"websocket", connection=(b"Upgrade", b"keep-alive")),
+        offer(b"websocket", connection=(b"keep-alive", b" UPGRADE ,")),
+    ],
+)
+def test_a_handshake_is_one_in_any_spelling(headers: Pairs) -> None:
+    assert is_websocket_handshake(headers, method="GET", http_version="1.1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "version"),
+    [
+        (offer(b"h2c"), "GET", "1.1"),
+        (offer(b"websocket, h2c"), "GET", "1.1"),
+        (offer(b"websocket", b"h2c"), "GET", "1.1"),
+        (offer(b"websocket", b"websocket"), "GET", "1.1"),
+        (offer(b"websocket/13"), "GET", "1.1"),
+        (offer(b""), "GET", "1.1"),
+        (offer(), "GET", "1.1"),
+        (offer(b"websocket", connection=()), "GET", "1.1"),
+        (offer(b"websocket", connection=(b"upgrades",)), "GET", "1.1"),
+        (offer(b"websocket"), "POST", "1.1"),
+        (offer(b"websocket"), "GET", "1.0"),
+    ],
+)
+def test_every_other_offer_of_an_upgrade_is_none(headers: Pairs, method: str, version: str) -> None:
+    assert not is_websocket_handshake(headers, method=method, http_version=version)
 
 
 def test_a_handshake_keeps_its_own_headers_to_itself() -> None:

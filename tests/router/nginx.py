@@ -1,0 +1,93 @@
+"""A real nginx in front of a router, as edges are set up for WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared_registry.embedded.bound_process import BoundProcess
+
+CONFIG = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+    upstream router {{ server {host}:{port}; keepalive 1; }}
+    server {{
+        listen 127.0.0.1:{listen};
+        location /internal {{ return 403; }}
+        location / {{
+            proxy_pass http://router;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_request_buffering {buffering};
+        }}
+    }}
+}}
+"""
+
+
+def find_nginx() -> str:
+    """Return where the program is, or skip the test; in CI it must be there."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        why = "needs nginx: apt-get install nginx-light"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return program
+
+
+@contextlib.asynccontextmanager
+async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool) -> AsyncIterator[tuple[str, int]]:
+    """Run nginx in front of an address; yield its own.
+
+    Args:
+        address: Of the router. One connection to it is kept, for whoever comes next.
+        folder: For its files; of this test alone.
+        buffers: Whether nginx reads a request's body before it passes on anything.
+    """
+    program = find_nginx()
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        port = trial.getsockname()[1]
+    settings = {"folder": folder, "host": address[0], "port": address[1], "listen": port}
+    config = folder / "nginx.conf"
+    config.write_text(CONFIG.format(**settings, buffering="on" if buffers else "off"))
+    log = folder / "nginx.log"
+    with log.open("wb") as errors:
+        process = BoundProcess([program, "-p", folder, "-c", config], cwd=folder, output=errors)
+    try:
+        async with asyncio.timeout(20):
+            while not await _answers(port):
+                assert process.poll() is None, log.read_text()
+                await asyncio.sleep(0.02)
+        yield "127.0.0.1", port
+    finally:
+        process.kill()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,71 @@
+"""What must not be cut short ends first; then the cancellation is raised."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared_registry.completion import completed
+
+
+class Call:
+    """Something under way, until it is let go."""
+
+    def __init__(self, *, error: Exception | None = None) -> None:
+        self.let_go = asyncio.Event()
+        self.is_done = False
+        self._error = error
+
+    async def run(self) -> str:
+        await self.let_go.wait()
+        self.is_done = True
+        if self._error is not None:
+            raise self._error
+        return "done"
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_without_a_cancellation_it_is_like_awaiting() -> None:
+    call = Call()
+    call.let_go.set()
+    assert await completed(call.run()) == "done"
+    failing = Call(error=ValueError("no"))
+    failing.let_go.set()
+    with pytest.raises(ValueError, match="no"):
+        await completed(failing.run())
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+async def test_however_often_it_is_cancelled_the_call_ends_first(error: Exception | None) -> None:
+    call = Call(error=error)
+    task = asyncio.create_task(completed(call.run()))
+    for _ in range(3):
+        await settle()
+        task.cancel()
+    await settle()
+    assert (task.done(), call.is_done) == (False, False)
+    call.let_go.set()
+    await settle()
+    assert (task.cancelled(), call.is_done) == (True, True)
+
+
+async def test_a_timeout_around_it_stays_a_timeout() -> None:
+    call = Call()
+    asyncio.get_running_loop().call_later(0.05, call.let_go.set)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await completed(call.run())
+    assert call.is_done
+
+
+async def test_a_call_that_was_cancelled_itself_counts_as_cancelled() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await completed(cancelled())
