@@ -22,9 +22,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "shared_registry"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CORE = frozenset(map(Requirement, PROJECT["dependencies"]))
+CORE = [*map(Requirement, PROJECT["dependencies"])]
 EXTRAS = {
-    name: frozenset(item for item in map(Requirement, items) if item.name != PROJECT["name"])
+    name: [item for item in map(Requirement, items) if item.name != PROJECT["name"]]
     for name, items in PROJECT["optional-dependencies"].items()
 }
 # The folders that are optional parts, with the extras that each may import from.
