@@ -24,6 +24,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
+from shared_registry.trouble_log import TroubleLog
 from tests.unit.fake_clock import START, FakeClock
 
 INTERVAL = 5.0
@@ -188,6 +189,7 @@ class Leader:
             settings,
             clock=clock,
             rng=random.Random(1),
+            trouble_log=TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
             retain=lambda urls: self.retained.append(set(urls)),
         )
         cluster.listener = self.loop.notice
