@@ -168,8 +168,7 @@ class Election:
             while True:
                 while self._is_sitting_out:
                     await self._clock.sleep(self._sits_out_until - self._clock.monotonic())
-                if self._clock.monotonic() < self._handicap_until:
-                    await self._clock.sleep(self._lease_seconds)
+                await self._let_others_stand_first()
                 self._vacancy.clear()
                 asked_at = self._clock.monotonic()
                 attempt = asyncio.ensure_future(self._campaign(token))
@@ -187,6 +186,14 @@ class Election:
             if attempt is not None:
                 await self._withdraw(token, attempt)
             raise
+
+    async def _let_others_stand_first(self) -> None:
+        """With a handicap, wait until no vacancy has begun for a lease."""
+        while self._clock.monotonic() < self._handicap_until:
+            self._vacancy.clear()
+            await wait_until(self._clock, self._clock.monotonic() + self._lease_seconds, self._vacancy)
+            if not self._vacancy.is_set():
+                return
 
     async def _campaign(self, token: str) -> Elected | Held:
         seen = max(self._seen_epoch(), self._highest_epoch)

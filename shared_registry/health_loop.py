@@ -92,7 +92,7 @@ class HealthLoop:
         self._rng = rng
         self._trouble_log = trouble_log
         self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
-        self._unfit: str | None = None
+        self._complaint: str | None = None
         self._retain = retain
         self._beside = beside
         self._is_changed = True
@@ -114,7 +114,7 @@ class HealthLoop:
             StandAside: Too many probes fail by this router's own trouble: another one should lead.
         """
         self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
-        self._unfit = None
+        self._complaint = None
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -148,8 +148,8 @@ class HealthLoop:
         self._is_changed = True
         slots = asyncio.Semaphore(self._settings.concurrency)
         while term.is_current:
-            if self._unfit is not None and not term.is_last_resort:
-                raise StandAside(self._unfit)
+            if self._complaint is not None and not term.is_last_resort:
+                raise StandAside(self._complaint)
             if self._is_changed:
                 self._is_changed = False
                 self._follow(schedule)
@@ -200,18 +200,14 @@ class HealthLoop:
 
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
         """Tell this router's own trouble, and find out whether it should go on leading."""
-        self._local_health.note(record.key, is_unsure=outcome.trouble is not None)
-        if outcome.trouble is None:
-            if outcome.error is None:
-                self._trouble_log.connected()
-            return
-        self._trouble_log.note(outcome.trouble)
-        complaint = self._local_health.complaint(replicas)
+        if outcome.trouble is not None:
+            self._trouble_log.note(outcome.trouble)
+        elif outcome.error is None:
+            self._trouble_log.connected()
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
-        if complaint is None and is_healthy and self._local_health.is_blind_to(record.key):
-            complaint = f"{record.key} could not be probed for long"
-        self._unfit = None if complaint is None else f"{complaint}: {outcome.trouble}"
-        if self._unfit:
+        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
+        self._complaint = self._local_health.complaint(replicas)
+        if self._complaint is not None:
             self._wake.set()
 
     async def _report(self, reports: _Reports, term: Term) -> None:

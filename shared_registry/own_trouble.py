@@ -45,11 +45,11 @@ _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 _IPV4_ROUTES, _IPV6_ROUTES = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECT = 0x1, 0x200
 
-_NUMBERED = re.compile(r"\[Errno (\d+)\](?: Connect call failed \('([^']+)', (\d+))?")
+_NUMBERED = re.compile(r"\[Errno (-?\d+)\](?: Connect call failed \('([^']+)', (\d+))?")
 _OPAQUE = ("All connection attempts failed", "getaddrinfo() returned empty list", "AddrInfo.data is NULL")
 """What httpx, and uvloop where the system's resolver failed, say instead of an error number."""
 _NO_THREAD = "can't start new thread"
-_MARK = r"(?:\[Errno \d+\]|\w*Error\(\d+, '|All connection attempts failed|can't start new thread)"
+_MARK = r"(?:\[Errno -?\d+\]|\w*Error\(\d+, '|All connection attempts failed|can't start new thread)"
 _WRAPPED = re.compile(
     r"(?:(?:[\w.]*(?:Error|Exception)|Multiple exceptions|Failed to establish a new connection)(?:: |\(['\"])"
     rf"|<urlopen error )*(?={_MARK})"
@@ -130,7 +130,7 @@ def _of_chain(error: BaseException | None, depth: int = 0) -> Iterator[_Leaf | O
             yield from found
             return
         depth += 1
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__  # also where it is hidden: httpcore raises "from None"
 
 
 def _of_one(error: BaseException, depth: int) -> Iterator[_Leaf | OwnTrouble]:
@@ -143,12 +143,10 @@ def _of_one(error: BaseException, depth: int) -> Iterator[_Leaf | OwnTrouble]:
         case MemoryError():
             yield _Leaf(errno.ENOMEM)
         case socket.gaierror():
-            number = errno.ENOMEM if error.errno == socket.EAI_MEMORY else 0
-            yield _Leaf(number, is_opaque=True, is_lookup=error.errno == socket.EAI_AGAIN)
+            yield _lookup(error.errno or 0)
         case ssl.SSLError():
             yield _Leaf(is_opaque=isinstance(error, ssl.SSLCertVerificationError))
         case OSError() if error.errno is not None:
-            # A resolver that finds no descriptor may raise with no number, or with that of an earlier failure.
             yield from _of_numbers(str(error), error.errno)
         case OSError() | RuntimeError() if error.__cause__ is None:
             yield from _of_words(str(error))
@@ -157,7 +155,20 @@ def _of_one(error: BaseException, depth: int) -> Iterator[_Leaf | OwnTrouble]:
 def _of_numbers(text: str, number: int) -> Iterator[_Leaf]:
     where = _NUMBERED.search(text)
     host, port = (where[2] or "", int(where[3] or 0)) if where else ("", 0)
-    yield _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.ENOENT))
+    yield _leaf(number, host, port)
+
+
+def _leaf(number: int, host: str, port: int) -> _Leaf:
+    if number < 0:
+        return _lookup(number)
+    # A resolver that finds no descriptor may raise with no number, or with that of an earlier failure.
+    return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.ENOENT))
+
+
+def _lookup(code: int) -> _Leaf:
+    """Return what a failed lookup says: its code is no number of the system's, and negative on Linux."""
+    number = errno.ENOMEM if code == socket.EAI_MEMORY else 0
+    return _Leaf(number, is_opaque=True, is_lookup=code == socket.EAI_AGAIN)
 
 
 def _of_words(text: str) -> Iterator[_Leaf | OwnTrouble]:
@@ -168,7 +179,7 @@ def _of_words(text: str) -> Iterator[_Leaf | OwnTrouble]:
         yield _Leaf(is_opaque=True)
     else:
         for found in _NUMBERED.finditer(text):
-            yield _Leaf(int(found[1]), found[2] or "", int(found[3] or 0))
+            yield _leaf(int(found[1]), found[2] or "", int(found[3] or 0))
 
 
 def _of_text(text: str) -> Iterator[_Leaf | OwnTrouble]:

@@ -147,11 +147,15 @@ class Cluster:
 
 
 class Probe:
-    """Answers after the latency set for a replica, with the error set for it. Two probes of one at once fail."""
+    """Answers after the latency set for a replica, with the error set for it, or raises the failure set for it.
+
+    Two probes of one at once fail.
+    """
 
     def __init__(self, clock: FakeClock) -> None:
         self.latency: dict[str, float] = {}
         self.error: dict[str, str] = {}
+        self.failure: dict[str, Exception] = {}
         self.starts: list[tuple[float, str]] = []
         self.under_way: set[str] = set()
         self.most_under_way = 0
@@ -168,6 +172,8 @@ class Probe:
             await self._clock.sleep(self.latency.get(key, 0.01))
         finally:
             self.under_way.discard(key)
+        if key in self.failure:
+            raise self.failure[key]
         return 10.0, self.error.get(key)
 
     def starts_of(self, number: int) -> list[float]:
