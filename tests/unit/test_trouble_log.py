@@ -24,14 +24,12 @@ def test_one_line_an_edge(caplog: pytest.LogCaptureFixture) -> None:
         log.note(FILES)
         clock.jump(5)
         log.connected()  # at the limit successes and failures alternate
-    assert log.is_on
-    assert caplog.messages == [BEGIN]
+    assert (log.is_on, caplog.messages) == (True, [BEGIN])
     clock.jump(5)
     log.connected()
     log.connected()
-    assert not log.is_on
     end = "router: connects to replicas again; 100 attempts have failed: too many open files"
-    assert caplog.messages == [BEGIN, end]
+    assert (log.is_on, caplog.messages) == (False, [BEGIN, end])
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     log.note(FILES)
     assert caplog.messages == [BEGIN, end, BEGIN]
