@@ -166,9 +166,9 @@ class Election:
         attempt: asyncio.Future[Elected | Held] | None = None
         try:
             while True:
+                await self._let_others_stand_first()
                 while self._is_sitting_out:
                     await self._clock.sleep(self._sits_out_until - self._clock.monotonic())
-                await self._let_others_stand_first()
                 self._vacancy.clear()
                 asked_at = self._clock.monotonic()
                 attempt = asyncio.ensure_future(self._campaign(token))

@@ -52,9 +52,11 @@ _NO_THREAD = "can't start new thread"
 _MARK = r"(?:\[Errno -?\d+\]|\w*Error\(\d+, '|All connection attempts failed|can't start new thread)"
 _WRAPPED = re.compile(
     r"(?:(?:[\w.]*(?:Error|Exception)|Multiple exceptions|Failed to establish a new connection)(?:: |\(['\"])"
-    rf"|<urlopen error )*(?={_MARK})"
+    rf"|<urlopen error |HTTPS?ConnectionPool\([^\[]*: Failed to establish a new connection: )*(?={_MARK})"
 )
 """What may stand before the error in an exception's text. Nothing else may: a replica's own words must not pass."""
+_AIOHTTP = re.compile(r"(?:[\w.]*Error: )?Cannot connect to host \S+ ssl:\S+ \[([^\]]+)\]$")
+_BY_WORDS = {os.strerror(number).lower(): number for number in _REMEDIES}
 _REPR = re.compile(r"\w*Error\((\d+), '")
 
 
@@ -183,6 +185,9 @@ def _of_words(text: str) -> Iterator[_Leaf | OwnTrouble]:
 
 
 def _of_text(text: str) -> Iterator[_Leaf | OwnTrouble]:
+    if found := _AIOHTTP.match(text):
+        yield _Leaf(_BY_WORDS.get(found[1].lower(), 0))
+        return
     wrapped = _WRAPPED.match(text)
     if wrapped is None:
         return

@@ -165,6 +165,10 @@ def test_what_was_raised_last_decides() -> None:
         "<urlopen error [Errno 24] Too many open files>",
         "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 24] Too many open files",
         "RuntimeError: can't start new thread",
+        "Cannot connect to host 10.0.0.1:8000 ssl:default [Too many open files]",
+        "ClientConnectorError: Cannot connect to host 10.0.0.1:8000 ssl:default [Too many open files]",
+        "HTTPConnectionPool(host='a', port=80): Max retries exceeded with url: / (Caused by NewConnectionError(\"HTTP"
+        "Connection(host='a', port=80): Failed to establish a new connection: [Errno 24] Too many open files\"))",
     ],
 )
 def test_texts_of_exceptions_count(text: str) -> None:
@@ -184,6 +188,8 @@ def test_texts_of_exceptions_count(text: str) -> None:
         "ConnectError: connection refused",
         "ReadError: [Errno 104] Connection reset by peer",
         "too many open files",
+        "Cannot connect to host 10.0.0.1:8000 ssl:default [Connection refused]",
+        "Cannot connect to host, says the replica [Too many open files]",
     ],
 )
 def test_what_a_replica_may_have_sent_does_not(text: str) -> None:
