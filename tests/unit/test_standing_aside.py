@@ -12,6 +12,7 @@ from shared_registry.errors import StoreUnavailable
 from tests.unit.electing_router import LEASE, Lock, Router
 from tests.unit.fake_clock import FakeClock
 from tests.unit.test_election import resigned
+from tests.unit.test_stepping_down import SIT_OUT, deposed
 
 HANDICAP = HANDICAP_LEASES * LEASE
 
@@ -147,3 +148,12 @@ async def test_it_is_told_in_the_log(lock: Lock, clock: FakeClock, caplog: pytes
         "leader: leading in epoch 1",
         "leader: resigning, so that another router leads: out of everything",
     ]
+
+
+async def test_one_that_is_asked_to_step_down_meanwhile_sits_out(clock: FakeClock, lock: Lock, router: Router) -> None:
+    await router.start()
+    await clock.advance(1.5 + LEASE / 2)
+    router.election.notice([deposed()])
+    await clock.advance(SIT_OUT - 0.1)
+    assert router.store.times("campaign") == [0]
+    await clock.run_until(router.leads, within=LEASE)
