@@ -1,7 +1,7 @@
 -- Ends the lease of the leader that holds this token, and tells the others that they may stand.
 --
 -- KEYS    meta leader events
--- ARGV    token
+-- ARGV    token reason
 -- RETURNS resigned|lost  |  wrong_type …|wrong_schema …
 -- WRITES  meta leader events
 -- COST    O(1)
@@ -10,7 +10,7 @@
 -- include lib/events.lua
 
 local meta, leader, events = unpack(KEYS)
-local token = unpack(ARGV)
+local token, reason = unpack(ARGV)
 
 local refused = refusal(meta, {leader, 'hash', events, 'stream'})
 if refused then
@@ -21,5 +21,10 @@ if holder[1] ~= token then
   return {'lost'}
 end
 redis.call('DEL', leader)
-emit({meta = meta, events = events}, server_now_ms(), {'kind', 'leader_resigned', 'router', holder[2]})
+local event = {'kind', 'leader_resigned', 'router', holder[2]}
+if reason ~= '' then
+  event[#event + 1] = 'reason'
+  event[#event + 1] = reason
+end
+emit({meta = meta, events = events}, server_now_ms(), event)
 return {'resigned'}

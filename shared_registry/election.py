@@ -8,6 +8,10 @@ leader carries its token and epoch, which Redis compares within the same command
 A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the feed,
 stops leading, and does not stand again for as long as the event says, so that another takes over where there is one.
 That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
+
+A leader that is unfit to probe resigns by itself (`StandAside`) and has a handicap for some time: it stands one lease
+after each vacancy, so that any other router comes first. That is no ban: where no other stands it leads again, as the
+last resort, and does not resign for such a reason before its handicap is over.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from shared_registry.store import new_token
 
 MARGIN_SHARE = 0.1
 JITTER_SECONDS = 0.05
+HANDICAP_LEASES = 10
+"""How long a router that stood aside lets others stand first."""
 logger = logging.getLogger(__name__)
 
 
@@ -42,8 +48,12 @@ class LeaseStore(Protocol):
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease."""
 
-    async def resign(self, token: str) -> bool:
-        """End the lease."""
+    async def resign(self, token: str, *, reason: str = "") -> bool:
+        """End the lease, and say why where there is something to say."""
+
+
+class StandAside(Exception):
+    """Raised by a leader's work: another router should lead. Its text says why."""
 
 
 @dataclass
@@ -54,17 +64,24 @@ class Term:
         epoch: The fencing token, for everything that is written during this term.
         token: The candidate's own, compared together with the epoch.
         deadline: On the monotonic clock; past it the leader must not act.
+        handicap_until: Likewise: until then this router leads only because no other one stood.
     """
 
     epoch: int
     token: str
     deadline: float
     clock: Clock
+    handicap_until: float = -math.inf
 
     @property
     def is_current(self) -> bool:
         """Whether the leader may still act."""
         return self.clock.monotonic() < self.deadline
+
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether the leader has stood aside lately, and no other router took over."""
+        return self.clock.monotonic() < self.handicap_until
 
 
 class Election:
@@ -88,7 +105,8 @@ class Election:
             store: Where the lease lives.
             router: The key under which this router stands.
             lead: Runs as a task while this router leads. It is cancelled when the term ends, and may use a
-                bounded time then to finish; when it returns or raises, the leader resigns.
+                bounded time then to finish; when it returns or raises, the leader resigns. Where it raises `StandAside`
+                others stand first for some time.
             lease_seconds: How long a leader that fell silent still counts as one.
             renew_interval_seconds: How often it is renewed; under half of the lease.
             seen_epoch: The highest epoch that this router knows of.
@@ -107,6 +125,7 @@ class Election:
         self._vacancy = asyncio.Event()
         self._deposition = asyncio.Event()
         self._sits_out_until = -math.inf
+        self._handicap_until = -math.inf
         self._term: Term | None = None
         self._highest_epoch = 0
         self._is_in_trouble = False
@@ -147,6 +166,7 @@ class Election:
         attempt: asyncio.Future[Elected | Held] | None = None
         try:
             while True:
+                await self._let_others_stand_first()
                 while self._is_sitting_out:
                     await self._clock.sleep(self._sits_out_until - self._clock.monotonic())
                 self._vacancy.clear()
@@ -160,12 +180,20 @@ class Election:
                     continue
                 self._end_trouble()
                 if isinstance(outcome, Elected):
-                    return Term(outcome.epoch, token, self._deadline(asked_at), self._clock)
+                    return Term(outcome.epoch, token, self._deadline(asked_at), self._clock, self._handicap_until)
                 await self._wait_for_vacancy(outcome)
         except asyncio.CancelledError:
             if attempt is not None:
                 await self._withdraw(token, attempt)
             raise
+
+    async def _let_others_stand_first(self) -> None:
+        """With a handicap, wait until no vacancy has begun for a lease."""
+        while self._clock.monotonic() < self._handicap_until:
+            self._vacancy.clear()
+            await wait_until(self._clock, self._clock.monotonic() + self._lease_seconds, self._vacancy)
+            if not self._vacancy.is_set():
+                return
 
     async def _campaign(self, token: str) -> Elected | Held:
         seen = max(self._seen_epoch(), self._highest_epoch)
@@ -202,13 +230,24 @@ class Election:
             await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
         finally:
             deposition.cancel()
-            await self._end(term, lead, renewals)
+            await self._end(term, lead, renewals, reason=self._reason_to_stand_aside(lead))
         _raise_failure(lead)
         _raise_failure(renewals)
         if not renewals.cancelled():  # let the feed tell first whether somebody asked for it
             await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
 
-    async def _end(self, term: Term, lead: asyncio.Future[None], renewals: asyncio.Future[None]) -> None:
+    def _reason_to_stand_aside(self, lead: asyncio.Future[None]) -> str:
+        """Begin the handicap where lead says that another router should; return why, or nothing."""
+        error = lead.exception() if lead.done() and not lead.cancelled() else None
+        if not isinstance(error, StandAside):
+            return ""
+        self._handicap_until = self._clock.monotonic() + HANDICAP_LEASES * self._lease_seconds
+        logger.warning("leader: resigning, so that another router leads: %s", error)
+        return str(error)
+
+    async def _end(
+        self, term: Term, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
+    ) -> None:
         """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
         lead.cancel()
         try:
@@ -219,8 +258,8 @@ class Election:
         await asyncio.gather(renewals, return_exceptions=True)
         if not self._deposition.is_set() and (not renewals.cancelled() or not term.is_current):
             logger.warning("leader: lost epoch %d", term.epoch)
-        with contextlib.suppress(StoreError):
-            await self._store.resign(term.token)
+        with contextlib.suppress(StoreError):  # where it cannot be told, the lease ends by itself: nobody renews it
+            await self._store.resign(term.token, reason=reason)
 
     async def _renew_until_lost(self, term: Term) -> None:
         """Renew; return when another leads, or when the deadline comes first."""
@@ -265,5 +304,5 @@ async def _until(event: asyncio.Event) -> None:
 
 def _raise_failure(task: asyncio.Future[None]) -> None:
     """Let a failure reach the caller, unless it only says that the term is over."""
-    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Fenced):
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Fenced | StandAside):
         raise error

@@ -82,7 +82,7 @@ class ReplicaRegistry(SharedReplicaRegistry):
         await super().record_success(replica, recovery_threshold=recovery_threshold, latency_ms=latency_ms)
         await self._read_counters(replica.key)
 
-    async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str) -> None:
+    async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
         """Count a failure that this router saw itself. Never raises; while Redis is away it is dropped."""
         await super().record_failure(replica, failure_threshold=failure_threshold, reason=reason)
         await self._read_counters(replica.key)

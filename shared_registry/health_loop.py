@@ -14,11 +14,13 @@ from typing import Protocol
 from shared_registry.answers import Report
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
-from shared_registry.election import Term
+from shared_registry.election import StandAside, Term
 from shared_registry.errors import Fenced, StoreError, StoreUnavailable
-from shared_registry.model import Event, ProbeResult, ReplicaRecord, Thresholds
-from shared_registry.probe import HttpProbe, guarded
+from shared_registry.local_health import LocalHealth
+from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Thresholds
+from shared_registry.probe import HttpProbe, ProbeOutcome, guarded
 from shared_registry.schedule import Schedule
+from shared_registry.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
 REPORT_INTERVAL_SECONDS = 0.1
@@ -67,6 +69,7 @@ class HealthLoop:
         *,
         clock: Clock,
         rng: random.Random,
+        trouble_log: TroubleLog,
         retain: Callable[[Iterable[str]], None] | None = None,
         beside: Sequence[Callable[[Term], Coroutine[None, None, None]]] = (),
     ) -> None:
@@ -78,6 +81,7 @@ class HealthLoop:
             settings: How often, how long, how many at once.
             clock: For due times.
             rng: For jitter.
+            trouble_log: Told of probes that this router could not make.
             retain: Called with the urls that are probed when these change, to close other connections.
             beside: What else a leader does for as long as its term is current.
         """
@@ -86,6 +90,9 @@ class HealthLoop:
         self._settings = settings
         self._clock = clock
         self._rng = rng
+        self._trouble_log = trouble_log
+        self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
+        self._complaint: str | None = None
         self._retain = retain
         self._beside = beside
         self._is_changed = True
@@ -104,7 +111,10 @@ class HealthLoop:
 
         Raises:
             Fenced: Another leader has been elected, and Redis refused our results.
+            StandAside: Too many probes fail by this router's own trouble: another one should lead.
         """
+        self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
+        self._complaint = None
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -118,9 +128,11 @@ class HealthLoop:
                     group.create_task(work(term))
                 await self._probe_due(term, schedule, reports, group)
         except BaseExceptionGroup as failures:
-            fenced, rest = failures.split(Fenced)
-            if fenced is None or rest is not None:
+            ended, rest = failures.split((Fenced, StandAside))
+            if ended is None or rest is not None:
                 raise
+            if ended.subgroup(Fenced) is None:
+                raise ended.exceptions[0] from None
             self.refused_reports += 1
             reports.discard()
             raise Fenced(f"epoch {term.epoch} is over; its probe results were refused") from None
@@ -136,6 +148,8 @@ class HealthLoop:
         self._is_changed = True
         slots = asyncio.Semaphore(self._settings.concurrency)
         while term.is_current:
+            if self._complaint is not None and not term.is_last_resort:
+                raise StandAside(self._complaint)
             if self._is_changed:
                 self._is_changed = False
                 self._follow(schedule)
@@ -149,6 +163,7 @@ class HealthLoop:
     def _follow(self, schedule: Schedule) -> None:
         records = [record for record in self._cluster.probed() if record.is_probed]
         schedule.follow(records, now=self._clock.monotonic())
+        self._local_health.retain(record.key for record in records)
         if self._retain:
             self._retain(record.key + self._settings.path for record in records)
 
@@ -170,16 +185,30 @@ class HealthLoop:
                 return
             url = key + self._settings.path
             outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
-            reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+            if outcome.trouble is None:
+                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
             now, known = self._clock.monotonic(), self._cluster.record(key) or record
             if known.incarnation == record.incarnation:
-                schedule.settle(key, known.health.status, ok=outcome.error is None, now=now)
+                schedule.settle(key, known.health.status, ok=_is_good(outcome, known.health.status), now=now)
             else:
                 schedule.put_back(key, due=now)
+            self._judge_oneself(known, outcome, replicas=len(schedule))
             if schedule.next_due() < self._waits_until:
                 self._wake.set()
         finally:
             slots.release()
+
+    def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
+        """Tell this router's own trouble, and find out whether it should go on leading."""
+        if outcome.trouble is not None:
+            self._trouble_log.note(outcome.trouble)
+        elif outcome.error is None:
+            self._trouble_log.connected()
+        is_healthy = record.health.status is ReplicaStatus.HEALTHY
+        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
+        self._complaint = self._local_health.complaint(replicas)
+        if self._complaint is not None:
+            self._wake.set()
 
     async def _report(self, reports: _Reports, term: Term) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
@@ -193,6 +222,11 @@ class HealthLoop:
             else:
                 backoff.reset()
                 delay = REPORT_INTERVAL_SECONDS
+
+
+def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
+    """Return whether the next probe comes as after a success; what says nothing leaves the pace to the status."""
+    return outcome.error is None if outcome.trouble is None else status is ReplicaStatus.HEALTHY
 
 
 class _Reports:

@@ -16,18 +16,28 @@ from shared_registry.probe import HttpProbe, HttpProber
 from shared_registry.ramps import Ramps
 from shared_registry.shared_state import SharedState
 from shared_registry.store import Store
+from shared_registry.trouble_log import TroubleLog
 
 
 class Leadership:
     """Wires election and health loop to one router's store and mirror. One `run` at a time."""
 
     def __init__(
-        self, store: Store, mirror: Mirror, state: SharedState, *, router: str, clock: Clock, rng: random.Random
+        self,
+        store: Store,
+        mirror: Mirror,
+        state: SharedState,
+        *,
+        router: str,
+        trouble_log: TroubleLog,
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._state = state
         self._router = router
+        self._trouble_log = trouble_log
         self._clock = clock
         self._rng = rng
         self._election: Election | None = None
@@ -64,6 +74,7 @@ class Leadership:
                 _health_settings(config),
                 clock=self._clock,
                 rng=self._rng,
+                trouble_log=self._trouble_log,
                 retain=prober.retain if prober else None,
                 beside=[panic_watch.run, ramps.run],
             )

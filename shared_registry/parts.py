@@ -29,6 +29,7 @@ from shared_registry.restoration import restore_view
 from shared_registry.shared_state import SharedState
 from shared_registry.slow_start import SlowStart
 from shared_registry.store import Store
+from shared_registry.trouble_log import QUIET_SECONDS, TroubleLog
 from shared_registry.view import View
 
 
@@ -99,6 +100,7 @@ def assemble(
         clock=clock,
         rng=rng,
     )
+    trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
     return Parts(
         keys=keys,
@@ -110,11 +112,11 @@ def assemble(
         state=state,
         placement=placement,
         membership=membership,
-        leadership=Leadership(store, mirror, state, router=router_key, clock=clock, rng=rng),
+        leadership=Leadership(store, mirror, state, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(state, view, cooldown),
+        outcomes=Outcomes(state, view, cooldown, trouble_log),
     )
 
 

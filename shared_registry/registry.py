@@ -24,7 +24,6 @@ from shared_registry.parts import assemble
 from shared_registry.placement import Lease, OnPosition
 from shared_registry.policy import Panic, PolicyName
 from shared_registry.probe import HttpProbe
-from shared_registry.probe.text import one_line
 from shared_registry.store import new_token
 from shared_registry.supervise import keep_running
 from shared_registry.urls import canonical_url
@@ -242,6 +241,11 @@ class SharedReplicaRegistry:
         return self._view.panic
 
     @property
+    def is_in_trouble(self) -> bool:
+        """Whether this router lately had no descriptor, port, memory or route with which to connect to replicas."""
+        return self._outcomes.is_in_trouble
+
+    @property
     def is_stale(self) -> bool:
         """Whether the view is older than `max_staleness_seconds`, so that nothing is selected."""
         return self._mirror.is_stale
@@ -254,28 +258,38 @@ class SharedReplicaRegistry:
         thresholds = Thresholds(self.config.failure_threshold, recovery_threshold)
         await self._outcomes.success(replica, thresholds, latency_ms=latency_ms)
 
-    async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str) -> None:
+    async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
         """Count a failure that this router saw itself. Never raises; while Redis is away it is dropped.
 
-        Before `start` it counts on this router alone.
+        Before `start` it counts on this router alone. A reason that is this router's own trouble, such as
+        "[Errno 24] Too many open files", says nothing about the replica and is not counted; see `report_outcome`.
         """
         thresholds = Thresholds(failure_threshold, self.config.recovery_threshold)
-        await self._outcomes.failure(replica, thresholds, reason=one_line(str(reason)))
+        await self._outcomes.failure(replica, thresholds, reason=reason)
 
-    async def report_outcome(self, replica: Replica, ok: bool, reason: str = "") -> None:  # noqa: FBT001  a claim
+    async def report_outcome(
+        self,
+        replica: Replica,
+        ok: bool,  # noqa: FBT001  a claim
+        reason: str | BaseException = "",
+    ) -> None:
         """Tell how connecting a session to a replica went. Never raises; while Redis is away it is dropped.
 
         A failure puts the replica last in this router's own choices for `local_cooldown_seconds`. As evidence for all
         it counts towards `failure_threshold`, but among several live routers one alone does not bring a replica over
         it; a later success takes the own failures back.
 
+        A router that is out of file descriptors, memory, local ports or routes has not asked the replica: such a
+        failure does nothing of all that, and is logged once. It is recognized by the exception, however wrapped, or by
+        its text.
+
         Args:
             replica: Where the session went.
             ok: Whether it could be connected.
-            reason: Why not, for the operator.
+            reason: Why not, for the operator; best the exception itself.
         """
         thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
-        await self._outcomes.passive(replica, thresholds, ok=ok, reason=one_line(str(reason)) or "connecting failed")
+        await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
 
     async def acquire(
         self,

@@ -115,9 +115,9 @@ class Scripts:
         """`renewed` or `lost`."""
         return await self._run("renew", [self._keys.leader], [token, milliseconds(lease_seconds)])
 
-    async def resign(self, *, token: str) -> Reply:
+    async def resign(self, *, token: str, reason: str = "") -> Reply:
         """`resigned` or `lost`."""
-        return await self._run("resign", [self._keys.meta, self._keys.leader, self._keys.events], [token])
+        return await self._run("resign", [self._keys.meta, self._keys.leader, self._keys.events], [token, reason])
 
     async def step_down(self, *, epoch: int, sit_out_seconds: float, by: str, reason: str) -> Reply:
         """`deposed` and whose lease it was, or `over`."""

@@ -111,10 +111,10 @@ class Store:
             reply = await self._scripts.renew(token=token, lease_seconds=lease_seconds)
         return _expect(reply, "renewed", "lost") == "renewed"
 
-    async def resign(self, token: str) -> bool:
-        """End the lease; `False` where the token did not lead."""
+    async def resign(self, token: str, *, reason: str = "") -> bool:
+        """End the lease, for a reason that the event tells; `False` where the token did not lead."""
         async with self._call():
-            reply = await self._scripts.resign(token=token)
+            reply = await self._scripts.resign(token=token, reason=reason)
         return _expect(reply, "resigned", "lost") == "resigned"
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:

@@ -21,6 +21,8 @@ from typing import NamedTuple, cast
 
 import h11
 
+from shared_registry.own_trouble import own_trouble
+
 BODY_LIMIT = 64 * 1024
 """Bytes of a response body that are read; the same bounds its headers."""
 
@@ -64,13 +66,18 @@ class ProbeConnection(asyncio.Protocol):
 
         Raises:
             ProbeFailure: There is no connection to be had.
+            OwnTrouble: This router could not try.
         """
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(
                 cls, host, port, ssl=context, server_hostname=host if context else None
             )
-        except (OSError, UnicodeError) as error:
+        except (OSError, UnicodeError, RuntimeError) as error:
+            if (trouble := own_trouble(error, url=f"//{f'[{host}]' if ':' in host else host}:{port}")) is not None:
+                raise trouble from error
+            if isinstance(error, RuntimeError):
+                raise
             raise ProbeFailure(f"ConnectError: {reason_of(error)}") from error
         return connection
 
@@ -89,13 +96,14 @@ class ProbeConnection(asyncio.Protocol):
         Raises:
             Unanswered: The connection ended before a byte came; where it was kept from before, a fresh one may well do.
             ProbeFailure: What came is no HTTP, or the connection broke within it.
+            OwnTrouble: It broke because of this router.
         """
         self._has_heard = False
         try:
             self._transport.write(self._parser.send(request) + self._parser.send(_END_OF_REQUEST))
             return await self._receive()
         except (h11.RemoteProtocolError, OSError) as error:
-            raise self._failure(error) from error
+            raise own_trouble(error) or self._failure(error) from error
 
     async def _receive(self) -> Response:
         status, body = 0, bytearray()

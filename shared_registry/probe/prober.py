@@ -22,9 +22,11 @@ import h11
 
 from shared_registry._version import __version__
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.probe.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered, reason_of
+from shared_registry.own_trouble import OwnTrouble, own_trouble
+from shared_registry.probe.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered
 from shared_registry.probe.text import ExpectedValue, body_mismatch, one_line, timeout_text
 from shared_registry.probe.time_limit import time_limit
+from shared_registry.probe.tls import default_context, tls_trouble
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 GRACE_SECONDS = 0.5
@@ -45,7 +47,8 @@ class HttpProbe(Protocol):
             timeout: Seconds that the whole probe may take.
 
         Returns:
-            The latency in milliseconds, and why the probe failed or `None` for a success.
+            The latency in milliseconds, and why the probe failed or `None` for a success. What it raises is a failure,
+            too; but an error that is this router's own trouble, such as "too many open files", counts nothing.
         """
 
 
@@ -55,10 +58,12 @@ class ProbeOutcome:
 
     Attributes:
         error: Why it failed: one line of at most 200 printable characters. `None` for a success.
+        trouble: Why this router could not ask the replica: it neither succeeded nor failed.
     """
 
     latency_ms: float
     error: str | None = None
+    trouble: OwnTrouble | None = None
 
 
 @dataclass(slots=True)
@@ -161,6 +166,7 @@ class HttpProber:
         """Probe once; see `HttpProbe`. Failures of every kind come back as text, including a url that is none.
 
         Raises:
+            OwnTrouble: This router could not ask the replica, which says nothing about it.
             UsageError: The prober is closed.
         """
         if self._is_closed:
@@ -209,12 +215,12 @@ class HttpProber:
         if self._ssl_context is not None:
             return self._ssl_context
         if self._loading is None:  # reading the authorities takes tens of milliseconds: once, and not on the loop
-            self._loading = asyncio.create_task(asyncio.to_thread(_default_ssl_context))
+            self._loading = asyncio.create_task(asyncio.to_thread(default_context))
         try:
             return await asyncio.shield(self._loading)
-        except OSError as error:
+        except Exception as error:
             self._loading = None
-            raise ProbeFailure(f"TLS settings of this router: {reason_of(error)}") from error
+            raise own_trouble(error) or tls_trouble(error) from error
 
     def _drop(self, key: str) -> None:
         origin = self._origins.pop(key, None)
@@ -234,15 +240,17 @@ class HttpProber:
 async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
     """Run anybody's probe so that nothing but an outcome comes back.
 
-    An exception, a result of another shape and no return within `timeout` + `GRACE_SECONDS` become errors. Cancelling
-    the caller cancels the probe and passes; a probe that refuses to be cancelled is waited for.
+    An exception, a result of another shape and no return within `timeout` + `GRACE_SECONDS` become errors, except where
+    they are this router's own trouble. Cancelling the caller cancels the probe and passes; a probe that refuses to be
+    cancelled is waited for.
     """
     started = time.perf_counter()
     error: str | None
     try:
         async with time_limit(timeout + GRACE_SECONDS) as scope:
             latency_ms, error = _checked(await probe(url, timeout=timeout))
-        return ProbeOutcome(latency_ms, error if error is None else one_line(error))
+        trouble = None if error is None else own_trouble(error, url=url)
+        return ProbeOutcome(latency_ms, None if error is None or trouble else one_line(error), trouble)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -251,6 +259,8 @@ async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
     except Exception as failure:  # noqa: BLE001 - whatever a user's probe raises
         if isinstance(failure, TimeoutError) and scope.expired():
             error = f"{timeout_text(timeout)}: the probe did not return"
+        elif (trouble := own_trouble(failure, url=url)) is not None:
+            return ProbeOutcome((time.perf_counter() - started) * 1000, trouble=trouble)
         else:
             error = f"{type(failure).__name__}: {failure}"
     return ProbeOutcome((time.perf_counter() - started) * 1000, one_line(error))
@@ -269,9 +279,3 @@ def _split(url: str) -> tuple[str, str]:
     if parts is None:
         raise ConfigError(f"url: {url!r} is no http(s) url such as http://127.0.0.1:8000/health")
     return canonical_url(parts[1]), parts[2]
-
-
-def _default_ssl_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

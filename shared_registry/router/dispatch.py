@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared_registry.model import Replica
+from shared_registry.own_trouble import OwnTrouble
 from shared_registry.placement import Lease, OnPosition
 from shared_registry.router.descriptors import Descriptors
 from shared_registry.router.outcomes import OutcomeReports
@@ -29,12 +30,16 @@ class NotReached(Exception):
     Attributes:
         is_evidence: Whether it speaks against the replica's health. That it is busy does not.
         is_timeout: Whether it stayed silent.
+        trouble: What kept this router from asking it: nothing that speaks against the replica.
     """
 
-    def __init__(self, reason: str, *, is_evidence: bool = True, is_timeout: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, is_evidence: bool = True, is_timeout: bool = False, trouble: OwnTrouble | None = None
+    ) -> None:
         super().__init__(reason)
         self.is_evidence = is_evidence
         self.is_timeout = is_timeout
+        self.trouble = trouble
 
 
 class Undeliverable(Exception):
@@ -43,12 +48,14 @@ class Undeliverable(Exception):
     Attributes:
         failures: What became of those that were tried; empty where there was none to try.
         is_stopping: Whether it waited for one, and this router stops.
+        trouble: What kept this router from asking the last replica that it tried.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
     def __init__(self, failures: list[NotReached], missing: NoReplica | None) -> None:
         super().__init__(_summary(failures, missing))
         self.failures = failures
+        self.trouble = failures[-1].trouble if failures else None
         self.is_stopping = missing is not None and missing.is_stopping
         self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
@@ -120,6 +127,8 @@ class Dispatcher:
                         tried.append(lease.replica)
                         failures.append(failure)
                         self._note(lease.replica, failure)
+                        if failure.trouble is not None and failure.trouble.is_general:
+                            break
                         continue
                     self._reports.success(lease.replica)
                     yield Placed(lease, connection)
@@ -127,6 +136,9 @@ class Dispatcher:
             raise Undeliverable(failures, missing)
 
     def _note(self, replica: Replica, failure: NotReached) -> None:
+        if failure.trouble is not None:
+            self._reports.trouble(replica, failure.trouble)
+            return
         logger.warning("session: %s did not take it: %s", replica.url, failure)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
@@ -148,6 +160,8 @@ def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
         return "this router stops; connect again"
     if not failures and missing is not None and missing.is_saturated:
         return "every healthy replica is full; try again soon"
+    if failures and (trouble := failures[-1].trouble) is not None:
+        return f"this router cannot connect to replicas now: {trouble}; try again soon"
     if not failures:
         return "no healthy replica can take the session; try again soon"
     tried = "the one replica" if len(failures) == 1 else f"none of {len(failures)} replicas"

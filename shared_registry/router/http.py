@@ -280,7 +280,7 @@ async def _send_body(connection: ReplicaConnection, request: Request) -> None:
 
 def _refusal(failure: Undeliverable) -> Answer:
     retry_after = _whole_seconds(failure.retry_after_seconds)
-    if not failure.failures or failure.is_stopping:
+    if not failure.failures or failure.is_stopping or failure.trouble is not None:
         return Answer(503, "gpu_unavailable", str(failure), retry_after=retry_after)
     status = 504 if all(one.is_timeout for one in failure.failures) else 502
     return Answer(status, "gpu_unavailable", str(failure), retry_after=retry_after)

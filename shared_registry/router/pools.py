@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
+from shared_registry.own_trouble import own_trouble
 from shared_registry.probe.connection import reason_of
 from shared_registry.router import tcp
 from shared_registry.router.dispatch import NotReached
@@ -78,16 +79,20 @@ class ReplicaPools:
 
     async def _open(self, replica: Replica) -> ReplicaConnection:
         parts = urlsplit(replica.url)
-        context = await self._tls.context() if parts.scheme == "https" else None
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         seconds = self._config.connect_timeout_seconds
         silence = self._config.response_timeout_seconds
         try:
+            context = await self._tls.context() if parts.scheme == "https" else None
             async with asyncio.timeout(seconds):
                 return await ReplicaConnection.open(host, port, context, self._options, silence_seconds=silence)
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
-        except (OSError, UnicodeError) as error:
+        except Exception as error:
+            if (trouble := own_trouble(error, url=replica.url)) is not None:
+                raise NotReached(str(trouble), trouble=trouble) from error
+            if not isinstance(error, OSError | UnicodeError):
+                raise
             raise NotReached(f"ConnectError: {reason_of(error)}") from error
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 
+from shared_registry.own_trouble import own_trouble
+from shared_registry.probe.tls import default_context, tls_trouble
+
 
 class TlsSettings:
     """The one TLS context of a router, made when it is first needed."""
@@ -15,14 +18,15 @@ class TlsSettings:
         self._lock = asyncio.Lock()
 
     async def context(self) -> ssl.SSLContext:
-        """Return it. Reading the authorities takes tens of milliseconds: once, and not on the event loop."""
+        """Return it. Reading the authorities takes tens of milliseconds: once, and not on the event loop.
+
+        Raises:
+            OwnTrouble: They cannot be read.
+        """
         async with self._lock:
             if self._context is None:
-                self._context = await asyncio.to_thread(_default_context)
+                try:
+                    self._context = await asyncio.to_thread(default_context)
+                except Exception as error:
+                    raise own_trouble(error) or tls_trouble(error) from error
             return self._context
-
-
-def _default_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

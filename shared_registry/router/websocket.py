@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
+from shared_registry.own_trouble import own_trouble
 from shared_registry.router import closing, headers, tcp
 from shared_registry.router.closing import Close
 from shared_registry.router.dispatch import Dispatcher, NotReached, Undeliverable
@@ -125,7 +126,11 @@ class WebSocketProxy:
         except TimeoutError as error:
             seconds = self._config.connect_timeout_seconds
             raise NotReached(f"no WebSocket handshake within {seconds:g} s", is_timeout=True) from error
-        except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+        except Exception as error:
+            if (trouble := own_trouble(error, url=replica.url)) is not None:
+                raise NotReached(str(trouble), trouble=trouble) from error
+            if not isinstance(error, OSError | InvalidHandshake | ConnectionClosed | EOFError):
+                raise
             raise NotReached(f"{type(error).__name__}: {error}") from error
         try:
             yield connection

@@ -8,8 +8,10 @@ import ssl
 
 import pytest
 
+from shared_registry.own_trouble import OwnTrouble
 from shared_registry.probe import HttpProber
 from shared_registry.probe import prober as probe_module
+from shared_registry.probe.tls import default_context
 from tests.probe.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted
 
 
@@ -76,7 +78,7 @@ async def test_the_authorities_are_read_once_and_only_for_https(
         loaded += 1
         return trusting_tls
 
-    monkeypatch.setattr(probe_module, "_default_ssl_context", load)
+    monkeypatch.setattr(probe_module, "default_context", load)
     async with (
         scripted(answer_all) as plain,
         scripted(answer_all, tls=server_tls) as server,
@@ -104,14 +106,14 @@ async def test_authorities_that_cannot_be_read_are_this_routers_fault_and_tried_
             raise outcome
         return outcome
 
-    monkeypatch.setattr(probe_module, "_default_ssl_context", load)
+    monkeypatch.setattr(probe_module, "default_context", load)
     async with scripted(answer_all, tls=server_tls) as server, HttpProber() as prober:
-        error = (await prober(f"{server.url}/health", timeout=LONG))[1]
-        assert error == "TLS settings of this router: permission denied"
+        with pytest.raises(OwnTrouble, match=r"^TLS settings of this router: permission denied$"):
+            await prober(f"{server.url}/health", timeout=LONG)
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
 
 
 def test_the_default_verifies_peers_and_their_names() -> None:
-    context = probe_module._default_ssl_context()
+    context = default_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

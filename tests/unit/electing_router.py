@@ -71,6 +71,7 @@ class Connection:
         self.lock = lock
         self.router = router
         self.calls: list[tuple[float, str, str]] = []
+        self.reasons: list[str] = []
         self.error: Exception | None = None
         self.is_hanging = False
         self.hang_seconds = 1e6
@@ -86,7 +87,8 @@ class Connection:
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         return await self._call("renew", token, lambda: self.lock.renew(token, lease_seconds))
 
-    async def resign(self, token: str) -> bool:
+    async def resign(self, token: str, *, reason: str = "") -> bool:
+        self.reasons.append(reason)
         return await self._call("resign", token, lambda: self.lock.resign(token))
 
     def times(self, verb: str) -> list[float]:

@@ -24,6 +24,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
+from shared_registry.trouble_log import TroubleLog
 from tests.unit.fake_clock import START, FakeClock
 
 INTERVAL = 5.0
@@ -146,11 +147,15 @@ class Cluster:
 
 
 class Probe:
-    """Answers after the latency set for a replica, with the error set for it. Two probes of one at once fail."""
+    """Answers after the latency set for a replica, with the error set for it, or raises the failure set for it.
+
+    Two probes of one at once fail.
+    """
 
     def __init__(self, clock: FakeClock) -> None:
         self.latency: dict[str, float] = {}
         self.error: dict[str, str] = {}
+        self.failure: dict[str, Exception] = {}
         self.starts: list[tuple[float, str]] = []
         self.under_way: set[str] = set()
         self.most_under_way = 0
@@ -167,6 +172,8 @@ class Probe:
             await self._clock.sleep(self.latency.get(key, 0.01))
         finally:
             self.under_way.discard(key)
+        if key in self.failure:
+            raise self.failure[key]
         return 10.0, self.error.get(key)
 
     def starts_of(self, number: int) -> list[float]:
@@ -188,6 +195,7 @@ class Leader:
             settings,
             clock=clock,
             rng=random.Random(1),
+            trouble_log=TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
             retain=lambda urls: self.retained.append(set(urls)),
         )
         cluster.listener = self.loop.notice

@@ -1,0 +1,267 @@
+"""Whose fault a failed connection is: the replica's, or this router's own, which says nothing about the replica.
+
+A router that has no file descriptor, no local port, no memory or no route left cannot connect to anything. Its failures
+are not counted, neither those of probes nor those of sessions: otherwise one router in trouble would take every replica
+away from all routers. Refusing, staying silent and being unreachable as a host (`EHOSTUNREACH`), as machines are that
+are switched off, are always the replica's failures.
+
+Pure, except that ambiguous errors are settled by asking the kernel: whether more descriptors can be opened, and whether
+there is a route, by connecting UDP sockets, which sends nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+SPARE_DESCRIPTORS = 4
+"""With fewer than these left a lookup of a name or a check of a certificate may fail for want of one: a socket, the
+hosts file, the resolver's socket, a file of certificate authorities."""
+
+_REMEDIES = {
+    errno.EMFILE: "raise this process's limit of open files (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "raise this machine's limit of open files (fs.file-max)",
+    errno.ENOBUFS: "give this machine or container more memory for its network",
+    errno.ENOMEM: "give this machine or container more memory",
+    errno.EADDRNOTAVAIL: "widen the range of local ports (net.ipv4.ip_local_port_range), or add routers",
+    errno.ENETDOWN: "check the network of this machine",
+    errno.ENETUNREACH: "check the network of this machine: it has no route",
+}
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LOCAL = frozenset({errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH})
+_LACKING = _LOCAL | {errno.EAFNOSUPPORT}
+"""Of one of several addresses: no packet has reached the replica."""
+
+_FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+_IPV4_ROUTES, _IPV6_ROUTES = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
+_UP, _REJECT = 0x1, 0x200
+
+_NUMBERED = re.compile(r"\[Errno (-?\d+)\](?: Connect call failed \('([^']+)', (\d+))?")
+_OPAQUE = ("All connection attempts failed", "getaddrinfo() returned empty list", "AddrInfo.data is NULL")
+"""What httpx, and uvloop where the system's resolver failed, say instead of an error number."""
+_NO_THREAD = "can't start new thread"
+_MARK = r"(?:\[Errno -?\d+\]|\w*Error\(\d+, '|All connection attempts failed|can't start new thread)"
+_WRAPPED = re.compile(
+    r"(?:(?:[\w.]*(?:Error|Exception)|Multiple exceptions|Failed to establish a new connection)(?:: |\(['\"])"
+    rf"|<urlopen error |HTTPS?ConnectionPool\([^\[]*: Failed to establish a new connection: )*(?={_MARK})"
+)
+"""What may stand before the error in an exception's text. Nothing else may: a replica's own words must not pass."""
+_AIOHTTP = re.compile(r"(?:[\w.]*Error: )?Cannot connect to host \S+ ssl:\S+ \[([^\]]+)\]$")
+_BY_WORDS = {os.strerror(number).lower(): number for number in _REMEDIES}
+_REPR = re.compile(r"\w*Error\((\d+), '")
+
+
+class OwnTrouble(Exception):
+    """This router could not ask the replica; it says nothing about the replica. The text says why.
+
+    Attributes:
+        remedy: What an operator can do.
+        is_general: Whether connecting to any other replica would most likely fail in the same way.
+    """
+
+    def __init__(self, reason: str, remedy: str, *, is_general: bool = True) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+        self.is_general = is_general
+
+
+def own_trouble(error: BaseException | str, *, url: str = "") -> OwnTrouble | None:
+    """Return this router's own trouble where that is why a connection failed; `None` where it is the replica's failure.
+
+    Args:
+        error: What was raised, however wrapped, or the text of it. A text counts only where it is an exception's: what
+            a replica sent never does.
+        url: The replica's.
+    """
+    leaves = list(_of_text(error) if isinstance(error, str) else _of_chain(error))
+    for leaf in leaves:
+        if isinstance(leaf, OwnTrouble):
+            return leaf
+        if leaf.number in _EXHAUSTED:
+            return _trouble(leaf.number)
+        if leaf.is_opaque and (number := _shortage()):
+            return _trouble(number)
+        if leaf.is_lookup and not has_route():
+            return _trouble(errno.ENETUNREACH)
+    numbers = [leaf.number for leaf in leaves if isinstance(leaf, _Leaf)]
+    if numbers and all(number in _LACKING for number in numbers):
+        for leaf in leaves:
+            if isinstance(leaf, _Leaf) and _is_confirmed(leaf, url):
+                return _trouble(leaf.number)
+    return None
+
+
+def has_route() -> bool:
+    """Return whether this machine has a route to anywhere but itself."""
+    if any(_connect_udp(family, host, 9) is None for family, host in _FAR_AWAY):
+        return True
+    return any(_routes())
+
+
+class _Leaf(NamedTuple):
+    """One cause of a failure.
+
+    Attributes:
+        number: The system's error number; 0 where there is none.
+        host: The address that was tried, where that is known.
+        is_opaque: Whether it may stand for a want of descriptors.
+        is_lookup: Whether the name could not be looked up for now.
+    """
+
+    number: int = 0
+    host: str = ""
+    port: int = 0
+    is_opaque: bool = False
+    is_lookup: bool = False
+
+
+def _of_chain(error: BaseException | None, depth: int = 0) -> Iterator[_Leaf | OwnTrouble]:
+    """Yield the causes of an exception: of the first in its chain that says anything."""
+    while error is not None and depth < 16:
+        found = list(_of_one(error, depth))
+        if found:
+            yield from found
+            return
+        depth += 1
+        error = error.__cause__ or error.__context__  # also where it is hidden: httpcore raises "from None"
+
+
+def _of_one(error: BaseException, depth: int) -> Iterator[_Leaf | OwnTrouble]:
+    match error:
+        case OwnTrouble():
+            yield error
+        case BaseExceptionGroup():
+            for one in error.exceptions:
+                yield from _of_chain(one, depth + 1)
+        case MemoryError():
+            yield _Leaf(errno.ENOMEM)
+        case socket.gaierror():
+            yield _lookup(error.errno or 0)
+        case ssl.SSLError():
+            yield _Leaf(is_opaque=isinstance(error, ssl.SSLCertVerificationError))
+        case OSError() if error.errno is not None:
+            yield from _of_numbers(str(error), error.errno)
+        case OSError() | RuntimeError() if error.__cause__ is None:
+            yield from _of_words(str(error))
+
+
+def _of_numbers(text: str, number: int) -> Iterator[_Leaf]:
+    where = _NUMBERED.search(text)
+    host, port = (where[2] or "", int(where[3] or 0)) if where else ("", 0)
+    yield _leaf(number, host, port)
+
+
+def _leaf(number: int, host: str, port: int) -> _Leaf:
+    if number < 0:
+        return _lookup(number)
+    # A resolver that finds no descriptor may raise with no number, or with that of an earlier failure.
+    return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.ENOENT))
+
+
+def _lookup(code: int) -> _Leaf:
+    """Return what a failed lookup says: its code is no number of the system's, and negative on Linux."""
+    number = errno.ENOMEM if code == socket.EAI_MEMORY else 0
+    return _Leaf(number, is_opaque=True, is_lookup=code == socket.EAI_AGAIN)
+
+
+def _of_words(text: str) -> Iterator[_Leaf | OwnTrouble]:
+    """Yield what an error without a number says: asyncio joins several, and some hide it."""
+    if _NO_THREAD in text:
+        yield OwnTrouble(_NO_THREAD, "raise the limit of processes (ulimit -u, pids.max)")
+    elif any(words in text for words in _OPAQUE):
+        yield _Leaf(is_opaque=True)
+    else:
+        for found in _NUMBERED.finditer(text):
+            yield _leaf(int(found[1]), found[2] or "", int(found[3] or 0))
+
+
+def _of_text(text: str) -> Iterator[_Leaf | OwnTrouble]:
+    if found := _AIOHTTP.match(text):
+        yield _Leaf(_BY_WORDS.get(found[1].lower(), 0))
+        return
+    wrapped = _WRAPPED.match(text)
+    if wrapped is None:
+        return
+    rest = text[wrapped.end() :]
+    if found := _REPR.match(rest):
+        yield _Leaf(int(found[1]))
+    else:
+        yield from _of_words(rest)
+
+
+def _trouble(number: int) -> OwnTrouble:
+    return OwnTrouble(os.strerror(number).lower(), _REMEDIES[number], is_general=number != errno.EADDRNOTAVAIL)
+
+
+def _shortage() -> int | None:
+    """Return the error with which this process fails to open a few descriptors; `None` where it can."""
+    with contextlib.ExitStack() as opened:
+        try:
+            for _ in range(SPARE_DESCRIPTORS):
+                opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        except OSError as error:
+            return error.errno if error.errno in _EXHAUSTED else None
+    return None
+
+
+def _is_confirmed(leaf: _Leaf, url: str) -> bool:
+    """Return whether an error that may be the address's fault is this machine's."""
+    if leaf.number not in _LOCAL:
+        return False
+    if leaf.number == errno.ENETDOWN:
+        return True
+    return (leaf.number == errno.EADDRNOTAVAIL and _is_out_of_ports(leaf, url)) or not has_route()
+
+
+def _is_out_of_ports(leaf: _Leaf, url: str) -> bool:
+    """Return whether the address itself is fine: UDP has ports of its own.
+
+    An address of a family that this machine does not have fails for UDP, too. Such a replica is misconfigured, and must
+    not stay without a verdict for ever.
+    """
+    host, port = leaf.host, leaf.port
+    if not host:
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or 80
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:  # a name
+        return True
+    return _connect_udp(family, host, port) not in _LACKING
+
+
+def _connect_udp(family: socket.AddressFamily, host: str, port: int) -> int | None:
+    """Return the error with which a UDP socket is refused a route; `None` where there is one. Sends nothing."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _routes() -> Iterator[bool]:
+    """Yield, for each route that Linux lists, whether it leads out of this machine."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _IPV4_ROUTES.read_text().splitlines()[1:]:
+            interface, _, _, flags = line.split()[:4]
+            yield _leads_out(interface, int(flags, 16))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _IPV6_ROUTES.read_text().splitlines():
+            fields = line.split()
+            if not fields[0].startswith(("fe8", "ff")):  # every interface has these, wherever it leads
+                yield _leads_out(fields[9], int(fields[8], 16))
+
+
+def _leads_out(interface: str, flags: int) -> bool:
+    return interface not in ("lo", "*") and bool(flags & _UP) and not flags & _REJECT

@@ -1,0 +1,73 @@
+"""When a leader is unfit to probe for all."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_registry.local_health import LocalHealth
+from shared_registry.own_trouble import OwnTrouble
+
+TROUBLE = OwnTrouble("too many open files", "raise the limit")
+
+
+def health(*results: str, threshold: int = 3) -> LocalHealth:
+    """`+` for a probe that was made, `-` for one that was not, of replicas 0, 1, 2 and so on."""
+    found = LocalHealth(failure_threshold=threshold)
+    for results_in_turn in results:
+        for number, result in enumerate(results_in_turn):
+            found.note(str(number), TROUBLE if result == "-" else None, is_healthy=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("results", "replicas", "is_unfit"),
+    [
+        ("", 0, False),
+        ("", 5, False),
+        ("-", 1, True),
+        ("+", 1, False),
+        ("-", 2, False),
+        ("-+", 2, True),
+        ("-++", 3, False),
+        ("--+", 3, True),
+        ("---", 4, False),
+        ("--++", 4, True),
+        ("-+++", 4, False),
+        ("--+++", 5, False),
+        ("---+++", 6, True),
+        ("--++", 1000, True),
+    ],
+)
+def test_half_of_at_least_four_or_of_all(results: str, replicas: int, is_unfit: bool) -> None:
+    assert (health(results).complaint(replicas) is not None) is is_unfit
+
+
+def test_the_latest_result_of_each_replica_counts() -> None:
+    assert health("----", "++++").complaint(4) is None
+    assert health("++++", "----").complaint(4) is not None
+
+
+def test_the_reason_is_told() -> None:
+    assert health("--++").complaint(4) == "2 of 4 replicas could not be probed: too many open files"
+
+
+def test_what_is_not_probed_any_more_does_not_count() -> None:
+    found = health("--++")
+    found.retain(["2", "3"])
+    assert found.complaint(2) is None
+
+
+def test_a_healthy_replica_may_not_stay_unknown_for_long() -> None:
+    rounds = ["-+++"] * 5
+    assert health(*rounds).complaint(4) is None
+    assert health(*rounds, "-+++").complaint(4) == "0 could not be probed 6 times in a row: too many open files"
+    assert health(*rounds, "++++", "-+++").complaint(4) is None
+    assert health(*rounds, "-+++", "++++").complaint(4) is None
+    assert health("-+++", "-+++", threshold=1).complaint(4) is not None
+
+
+def test_a_replica_that_is_out_anyway_may() -> None:
+    found = health("++++")
+    for _ in range(20):
+        found.note("0", TROUBLE, is_healthy=False)
+    assert found.complaint(4) is None
