@@ -77,8 +77,14 @@ def assemble(
         ConfigError: The client cannot be used.
     """
     keys = Keys(settings.namespace)
-    clients = _connect(settings, redis)
-    store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
+    clients = _connect(settings, keys, redis)
+    store = Store(
+        clients.commands,
+        keys,
+        router=router_key,
+        timeout_seconds=settings.redis_timeout_seconds,
+        failover=clients.failover,
+    )
     reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
     view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
@@ -156,11 +162,14 @@ def _mirror(
     return mirror
 
 
-def _connect(settings: RouterConfig, redis: Client | None) -> Clients:
+def _connect(settings: RouterConfig, keys: Keys, redis: Client | None) -> Clients:
     if redis is not None:
         return client.adopt(redis)
     return client.connect(
-        settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, block_seconds=settings.refresh_seconds
+        settings.redis_url,
+        timeout_seconds=settings.redis_timeout_seconds,
+        block_seconds=settings.refresh_seconds,
+        key=keys.meta,
     )
 
 

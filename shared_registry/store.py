@@ -14,6 +14,7 @@ from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
+from shared_registry.failover import Failover
 from shared_registry.keys import Keys
 from shared_registry.model import (
     AdminState,
@@ -39,7 +40,15 @@ def new_token() -> str:
 class Store:
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
-    def __init__(self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        *,
+        router: str,
+        timeout_seconds: float = 1.0,
+        failover: Failover | None = None,
+    ) -> None:
         """Bind the verbs.
 
         Args:
@@ -47,10 +56,12 @@ class Store:
             keys: The namespace.
             router: This router's key, which goes into the events that it causes.
             timeout_seconds: The longest that a call may take.
+            failover: What becomes of the connections when the primary is lost.
         """
         self._scripts = Scripts(client, keys)
         self._router = router
         self._timeout_seconds = timeout_seconds
+        self._failover = failover
         self._alarm = SharedAlarm(timeout_seconds)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -336,7 +347,7 @@ class Store:
         return int(reply.values[0])
 
     def _call(self) -> bounded:
-        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm)
+        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm, failover=self._failover)
 
 
 _PARTINGS = {
