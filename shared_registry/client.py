@@ -27,7 +27,7 @@ from redis.backoff import NoBackoff
 
 from shared_registry.alarm import SharedAlarm
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
-from shared_registry.failover import Failover
+from shared_registry.failover import Failover, is_read_only
 from shared_registry.packing import pack_in_c
 from shared_registry.pools import RenewingPool, RenewingSentinelPool
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
@@ -339,6 +339,8 @@ def meaning_of(error: Exception) -> StoreError:
         exceptions.OutOfMemoryError,
         OSError,
     )
+    if is_read_only(error):
+        return StoreUnavailable(f"Redis is unavailable: the server is a replica, not the primary: {text}")
     if isinstance(error, passing) or _PASSING_REPLY.search(text):
         return StoreUnavailable(f"Redis is unavailable: {text}")
     if text.startswith("WRONGTYPE"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from redis import exceptions
 
@@ -21,8 +21,14 @@ QUIET_SECONDS = 10.0
 _LOST = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.BusyLoadingError)
 # As a reply begins, or within the text of an error in a script as Redis 6.2 puts it.
 _LOST_REPLY = re.compile(r"(?:^|: -)(?:READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|LOADING)\b")
+_READ_ONLY_REPLY = re.compile(r"(?:^|: -)READONLY\b")
 _CAUSES = 4
 logger = logging.getLogger(__name__)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Tell whether a server refused a write because it is a replica."""
+    return any(isinstance(one, exceptions.ReadOnlyError) or _READ_ONLY_REPLY.search(str(one)) for one in _chain(error))
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -31,13 +37,17 @@ def is_lost(error: BaseException | None) -> bool:
     LOADING is among them: a server that was restarted has no old connection to give it on; one that was demoted and
     copies the new primary's data does. Clients for sentinels and clusters wrap what a server answered.
     """
+    return any(isinstance(one, _LOST) or _LOST_REPLY.search(str(one)) for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     for _ in range(_CAUSES):
         if error is None:
-            return False
-        if isinstance(error, _LOST) or _LOST_REPLY.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+            return
+        yield error
+        if isinstance(error.__context__, exceptions.ReadOnlyError):  # what a client for sentinels puts another for
+            yield error.__context__
+        error = error.__cause__
 
 
 class Failover:

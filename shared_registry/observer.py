@@ -32,6 +32,7 @@ class Overview:
         waiting: How many sessions wait for a slot.
         replicas: All that are registered, in order.
         panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
+        last_heartbeat_at: When any router last wrote that it lives; on a server that refuses writes it stays behind.
     """
 
     at: float
@@ -41,6 +42,7 @@ class Overview:
     waiting: int
     replicas: list[ReplicaRecord]
     panic: str = ""
+    last_heartbeat_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ class Observer(Outsider):
         waiting = await self._reader.queue_depth()
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
         panic = await self._reader.panic()
-        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic)
+        last_heartbeat_at = await self._reader.last_heartbeat_at()
+        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic, last_heartbeat_at)
 
     async def routers(self) -> RouterList:
         """Return the routers. One that leaves meanwhile is left out."""

@@ -30,6 +30,7 @@ from shared_registry.shared_state import SharedState
 from shared_registry.slow_start import SlowStart
 from shared_registry.store import Store
 from shared_registry.view import View
+from shared_registry.writability import Writability
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Parts:
     load_feed: LoadFeed
     slow_start: SlowStart
     outcomes: Outcomes
+    writability: Writability
 
 
 def assemble(
@@ -78,12 +80,14 @@ def assemble(
     """
     keys = Keys(settings.namespace)
     clients = _connect(settings, keys, redis)
+    writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
     store = Store(
         clients.commands,
         keys,
         router=router_key,
         timeout_seconds=settings.redis_timeout_seconds,
         failover=clients.failover,
+        writability=writability,
     )
     reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
     view = _view(settings, selection_rng)
@@ -121,6 +125,7 @@ def assemble(
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown),
+        writability=writability,
     )
 
 

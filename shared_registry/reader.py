@@ -101,6 +101,12 @@ class Reader:
         async with self._bounded():
             return await self._commands.hget(self._keys.meta, "panic") or ""
 
+    async def last_heartbeat_at(self) -> float | None:
+        """Return when any router last beat, on the server's clock; `None` where none ever did."""
+        async with self._bounded():
+            at_ms = await self._commands.hget(self._keys.meta, "beat_at_ms")
+        return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
+
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
         async with self._bounded():

@@ -87,9 +87,7 @@ class SlotClient(Redis):
         return reply
 
 
-def connect_to_owner(
-    owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int, wait_seconds: float
-) -> Any:
+def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int, wait_seconds: float) -> Any:
     """Return a client whose connections lead to the owner of a slot."""
 
     class OwnerConnection(Connection):

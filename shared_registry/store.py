@@ -28,6 +28,7 @@ from shared_registry.model import (
 )
 from shared_registry.scripts import Reply, Scripts
 from shared_registry.wire import parse_events
+from shared_registry.writability import Writability
 
 CALLS_AT_ONCE = 16
 
@@ -48,6 +49,7 @@ class Store:
         router: str,
         timeout_seconds: float = 1.0,
         failover: Failover | None = None,
+        writability: Writability | None = None,
     ) -> None:
         """Bind the verbs.
 
@@ -57,11 +59,13 @@ class Store:
             router: This router's key, which goes into the events that it causes.
             timeout_seconds: The longest that a call may take.
             failover: What becomes of the connections when the primary is lost.
+            writability: Is told whether heartbeats are accepted.
         """
         self._scripts = Scripts(client, keys)
         self._router = router
         self._timeout_seconds = timeout_seconds
         self._failover = failover
+        self._writability = writability
         self._alarm = SharedAlarm(timeout_seconds)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -210,9 +214,16 @@ class Store:
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
         """Keep a router among the live ones."""
-        async with self._call():
-            reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
-        _expect(reply, "alive")
+        try:
+            async with self._call():
+                reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+            _expect(reply, "alive")
+        except StoreError as error:
+            if self._writability is not None:
+                self._writability.refused(error)
+            raise
+        if self._writability is not None:
+            self._writability.accepted()
         birth, revision, joined, leases, *expired = reply.values
         return Beat(birth, revision, joined == "1", expired, int(leases))
 
