@@ -102,6 +102,9 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
 def adopt(client: Client) -> Clients:
     """Use a client that the caller made, for commands and for blocking reads.
 
+    When the primary is lost, its idle connections are closed, so that they are made anew; what the caller does on others
+    is left alone. A client that retries by itself may hide the loss: build it with `Retry(NoBackoff(), 0)`.
+
     Raises:
         ConfigError: The client returns bytes.
     """
@@ -244,10 +247,10 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         "_answers",
         "_cancels",
         "_failover",
-        "_generation",
         "_is_late",
         "_seconds",
         "_slots",
+        "_sweeps",
         "_task",
     )
 
@@ -272,7 +275,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._alarm = alarm or _OwnAlarm(seconds)
         self._is_late = False
         self._failover = failover
-        self._answers = self._generation = 0
+        self._answers = self._sweeps = 0
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -283,7 +286,8 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._alarm.set(self._ring)
         failover = self._failover
         if failover is not None:
-            self._answers, self._generation = failover.answers, failover.generation
+            self._answers = failover.answers
+            self._sweeps = failover.sweeps
         if self._slots is not None:
             try:
                 await self._slots.acquire()
@@ -296,6 +300,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             except BaseException as error:
                 await self.__aexit__(type(error), error, error.__traceback__)
                 raise
+            self._sweeps = failover.sweeps
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -311,7 +316,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
     def _end(self, error: BaseException | None) -> None:
         self._alarm.call_off(self._ring)
         if self._failover is not None:
-            self._failover.ended(error, is_late=self._is_late, answers=self._answers, generation=self._generation)
+            self._failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
         if cancels > self._cancels:
             if not isinstance(error, asyncio.CancelledError):

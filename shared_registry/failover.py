@@ -56,16 +56,19 @@ class Failover:
     Attributes:
         generation: Rises when the connections made until then are to be closed.
         is_due: `renew` has something to do.
+        sweeps: Rises when a generation ends, and when idle connections were first closed after it.
         answers: How many calls Redis has answered.
         asks_after_errors: Failed connections are a reason for `renew`, too.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self.generation = 0
+        self.sweeps = 0
         self.is_due = False
         self.answers = 0
         self.asks_after_errors = False
         self._now = now
+        self._is_first_sweep = False
         self._renewals: list[Callable[[], Awaitable[None]]] = []
         self._pause = FIRST_PAUSE_SECONDS
         self._lost_at = self._next_at = float("-inf")
@@ -74,17 +77,17 @@ class Failover:
         """Have `renew` call this, which closes idle connections made in an earlier generation."""
         self._renewals.append(renewal)
 
-    def ended(self, error: BaseException | None, *, is_late: bool, answers: int, generation: int) -> None:
+    def ended(self, error: BaseException | None, *, is_late: bool, answers: int, sweeps: int) -> None:
         """Take note of how a call ended.
 
         Args:
             error: What it raised.
             is_late: It was cut off because no reply came in time.
             answers: What `answers` was when it began.
-            generation: What `generation` was when it began.
+            sweeps: What `sweeps` was when it began.
         """
-        if generation != self.generation:
-            self.is_due = True  # its connection was in use when the others were closed
+        if sweeps != self.sweeps:
+            self.is_due = True  # its connection may have been in use when the others were closed
         if error is None:
             self.answers += 1
         elif is_late:
@@ -110,11 +113,15 @@ class Failover:
         except BaseException:
             self.is_due = True
             raise
+        if self._is_first_sweep:
+            self._is_first_sweep = False
+            self.sweeps += 1
 
     def moved(self) -> None:
         """Have the connections made until now closed: what they lead to is known to have moved."""
         self.generation += 1
-        self.is_due = True
+        self.sweeps += 1
+        self.is_due = self._is_first_sweep = True
 
     def _lose(self, reason: str) -> None:
         now = self._now()

@@ -61,7 +61,7 @@ KEPT = {
 
 def lost_after(error: Exception) -> bool:
     failover = Failover()
-    failover.ended(error, is_late=False, answers=0, generation=0)
+    failover.ended(error, is_late=False, answers=0, sweeps=0)
     return failover.is_due and failover.generation == 1
 
 
@@ -91,16 +91,16 @@ def test_what_was_being_handled_does_not_count() -> None:
 
 def test_a_late_answer_alone_loses_no_server_that_answers_others() -> None:
     failover = Failover()
-    failover.ended(None, is_late=False, answers=0, generation=0)
-    failover.ended(asyncio.CancelledError(), is_late=True, answers=0, generation=0)
+    failover.ended(None, is_late=False, answers=0, sweeps=0)
+    failover.ended(asyncio.CancelledError(), is_late=True, answers=0, sweeps=0)
     assert failover.generation == 0
-    failover.ended(asyncio.CancelledError(), is_late=True, answers=failover.answers, generation=0)
+    failover.ended(asyncio.CancelledError(), is_late=True, answers=failover.answers, sweeps=0)
     assert failover.generation == 1
 
 
 def test_a_cancellation_says_nothing() -> None:
     failover = Failover()
-    failover.ended(asyncio.CancelledError(), is_late=False, answers=0, generation=0)
+    failover.ended(asyncio.CancelledError(), is_late=False, answers=0, sweeps=0)
     assert (failover.generation, failover.is_due) == (0, False)
 
 
@@ -108,7 +108,7 @@ def test_a_call_that_was_under_way_has_the_rest_closed_again() -> None:
     failover = Failover()
     failover.moved()
     failover.is_due = False
-    failover.ended(None, is_late=False, answers=0, generation=0)
+    failover.ended(None, is_late=False, answers=0, sweeps=0)
     assert failover.is_due
 
 
