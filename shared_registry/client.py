@@ -102,8 +102,8 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
 def adopt(client: Client) -> Clients:
     """Use a client that the caller made, for commands and for blocking reads.
 
-    When the primary is lost, its idle connections are closed, so that they are made anew; what the caller does on others
-    is left alone. A client that retries by itself may hide the loss: build it with `Retry(NoBackoff(), 0)`.
+    When the primary is lost, its idle connections are closed, so that they are made anew; those that the caller uses
+    are left alone. A client that retries by itself may hide the loss: build it with `Retry(NoBackoff(), 0)`.
 
     Raises:
         ConfigError: The client returns bytes.
