@@ -103,7 +103,7 @@ def adopt(client: Client) -> Clients:
     """Use a client that the caller made, for commands and for blocking reads.
 
     When the primary is lost, its idle connections are closed, so that they are made anew; those that the caller uses
-    are left alone. A client that retries by itself may hide the loss: build it with `Retry(NoBackoff(), 0)`.
+    are left alone.
 
     Raises:
         ConfigError: The client returns bytes.

@@ -92,14 +92,14 @@ class Failover:
             self.answers += 1
         elif is_late:
             if answers == self.answers:  # and no other call had a reply meanwhile
-                self._lose("it did not answer in time")
+                self.lose("it did not answer in time")
         elif isinstance(error, exceptions.RedisError | exceptions.RedisClusterException | OSError):
             if is_lost(error):
-                self._lose(str(error) or type(error).__name__)
+                self.lose(str(error) or type(error).__name__)
             elif isinstance(error, exceptions.ResponseError):
                 self.answers += 1
             elif self.asks_after_errors:
-                self._lose(str(error) or type(error).__name__)
+                self.lose(str(error) or type(error).__name__)
 
     async def renew(self) -> None:
         """Close what is idle and was made in an earlier generation."""
@@ -123,7 +123,8 @@ class Failover:
         self.sweeps += 1
         self.is_due = self._is_first_sweep = True
 
-    def _lose(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
+        """Take the server for lost, unless it was a moment ago."""
         now = self._now()
         if now < self._next_at:
             return

@@ -15,6 +15,7 @@ from redis.asyncio import RedisCluster
 from shared_registry.answers import Grant
 from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
+from shared_registry.failover import is_lost
 from shared_registry.keys import Keys
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
 from shared_registry.scripts import Scripts
@@ -27,6 +28,8 @@ LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
+NO_FIELD = "-"
+"""Of `meta`; is never there, so that deleting it changes nothing."""
 
 
 class Gap(Exception):
@@ -292,12 +295,21 @@ class Reader:
             return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=milliseconds)
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
-        """Return the head, and the events that follow a revision as read after it, both on the feed's connection."""
+        """Return the head, and the events that follow a revision as read after it, both on the feed's connection.
+
+        Only a write tells whether that connection leads to the primary: those of commands may have moved already.
+        """
         async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
             pipeline = self._blocking.pipeline(transaction=False)
             pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
             pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
-            values, entries = await execute(pipeline)
+            pipeline.hdel(self._keys.meta, NO_FIELD)
+            values, entries, deleted = await pipeline.execute(raise_on_error=False)
+            for reply in (values, entries):
+                if isinstance(reply, Exception):
+                    raise reply
+        if isinstance(deleted, Exception) and is_lost(deleted):
+            self._failover.lose(str(deleted))
         return _head(values), [parse_event(event_id, fields) for event_id, fields in entries]
 
     def _bounded(self) -> bounded:

@@ -36,7 +36,7 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
                 if process.poll() is not None:
                     pytest.skip("this server cannot be a sentinel")
                 with contextlib.suppress(exceptions.RedisError):
-                    return bool(sentinel.sentinel_master("main")["num-slaves"] == 1)
+                    return len(sentinel.execute_command("SENTINEL REPLICAS", "main")) == 1
                 return False
 
             await until(knows_both, seconds=30)
