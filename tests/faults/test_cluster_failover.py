@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -132,6 +134,16 @@ async def test_all_nodes_restart(cluster: RedisCluster) -> None:
         await work(one, other)
 
 
+@pytest.fixture
+def unclosed_nodes_are_allowed() -> Iterator[None]:
+    """The cluster client of redis-py 7.4 forgets to close nodes when it refreshes its slots."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("unclosed_nodes_are_allowed")
 @pytest.mark.parametrize("shard", [0, 2], ids=["own", "another"])
 async def test_a_cluster_client_of_the_callers_is_not_frozen(cluster: RedisCluster, shard: int) -> None:
     """Nor one that never tries again by itself, which redis-py would heal by chance."""

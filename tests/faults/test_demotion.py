@@ -71,7 +71,7 @@ class Pair:
 
 
     def used_on_old(self) -> set[str]:
-        """Return those of them that are not just forgotten: nothing was ever answered on these that says what happened."""
+        """Return those of them that are in use: others close when used."""
         return {one["id"] for one in self.raw_old.client_list(_type="normal") if int(one["idle"]) < 3} & self.ours_on_old()
 
 

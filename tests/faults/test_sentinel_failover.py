@@ -12,8 +12,8 @@ from redis import Redis, exceptions
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
-from tests.faults.test_demotion import Pair, pair, registry, uses
-from tests.redis.support import until
+from tests.faults.test_demotion import KEYS, Pair, pair, registry, uses
+from tests.redis.support import A, until
 
 __all__ = ["pair"]
 
@@ -42,6 +42,7 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
             await until(knows_both, seconds=30)
             url = f"redis+sentinel://127.0.0.1:{port}/main/0"
             async with registry(url) as one, registry(url) as other:
+                await until(lambda: bool(pair.raw_new.exists(KEYS.replica(A))), seconds=30)
                 await until(lambda: begins(sentinel), seconds=30)
                 await until(lambda: primary_of(sentinel) == pair.new.port, seconds=30)
                 pair.demote()
