@@ -56,6 +56,8 @@ class Pair:
         self.raw_new = Redis.from_url(new.url, decode_responses=True)
 
     def promote(self) -> None:
+        self.raw_old.set("written-last", 1)
+        assert self.raw_old.wait(1, 10_000) == 1  # all that was written before is copied, too
         self.raw_new.replicaof("NO", "ONE")
 
     def demote(self) -> None:
@@ -71,7 +73,7 @@ class Pair:
 
 
     def used_on_old(self) -> set[str]:
-        """Return those of them that are in use: others close when used."""
+        """Return those of them that are in use; others are closed when they are used again."""
         return {one["id"] for one in self.raw_old.client_list(_type="normal") if int(one["idle"]) < 3} & self.ours_on_old()
 
 
