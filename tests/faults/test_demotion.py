@@ -74,7 +74,8 @@ class Pair:
 
     def used_on_old(self) -> set[str]:
         """Return those of them that are in use; others are closed when they are used again."""
-        return {one["id"] for one in self.raw_old.client_list(_type="normal") if int(one["idle"]) < 3} & self.ours_on_old()
+        clients = self.raw_old.client_list(_type="normal")
+        return {one["id"] for one in clients if int(one["idle"]) < 3} & self.ours_on_old()
 
 
 @pytest.fixture
