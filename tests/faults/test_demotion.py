@@ -174,7 +174,7 @@ async def test_clients_of_the_callers_move_too(pair: Pair) -> None:
 
 
 def demote_between_reads(pair: Pair) -> None:
-    """Demote the old primary while no client is blocked on it: it would tell them. Holds up the loop, so that none comes."""
+    """Demote the old primary while no client is blocked on it, which it would tell. Holds up the loop: none comes."""
     while pair.raw_old.info("clients")["blocked_clients"]:
         time.sleep(0.005)
     pair.demote()
