@@ -71,7 +71,6 @@ class Pair:
         own = str(self.raw_old.client_id())
         return {one["id"] for one in self.raw_old.client_list(_type="normal") if one["id"] != own}
 
-
     def used_on_old(self) -> set[str]:
         """Return those of them that are in use; others are closed when they are used again."""
         clients = self.raw_old.client_list(_type="normal")
