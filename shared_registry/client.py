@@ -9,25 +9,30 @@ swallows a cancellation that comes at the wrong moment.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from shared_registry.alarm import SharedAlarm
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.failover import Failover, is_read_only
 from shared_registry.packing import pack_in_c
+from shared_registry.pools import RenewingPool, RenewingSentinelPool
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
+from shared_registry.slot_client import connect_to_owner
+from shared_registry.slot_owner import SlotOwner
 
 Client: TypeAlias = Any
 """`redis.asyncio.Redis` or `RedisCluster`, with `decode_responses=True`; their type hints differ between versions."""
@@ -54,12 +59,14 @@ class Clients:
     Attributes:
         longest_block_seconds: How long a blocking read may ask the server to wait.
         is_owned: Built here and closed with the registry; a client that the caller passed in stays theirs.
+        failover: What becomes of their connections when the primary is lost.
     """
 
     commands: Client
     blocking: Client
     longest_block_seconds: float
     is_owned: bool = True
+    failover: Failover = field(default_factory=Failover)
 
     async def close(self) -> None:
         """Close the connections of clients that were built here."""
@@ -70,32 +77,33 @@ class Clients:
                     await sentinel.aclose()
 
 
-def connect(url: str, *, timeout_seconds: float, block_seconds: float) -> Clients:
+def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str = "") -> Clients:
     """Build the clients for a url; nothing connects before the first command.
 
     Args:
         url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`.
         timeout_seconds: For connecting, and for the reply to a command.
         block_seconds: The longest that a blocking read asks the server to wait.
+        key: One of those that will be used: says which node of a cluster to connect to. Else a node's reply does.
 
     Raises:
         ConfigError: The url cannot be used. The message does not show its password.
     """
     check_redis_url(url)
-    scheme = urlsplit(url).scheme
-    build = {"redis+sentinel": _sentinel, "redis+cluster": _cluster}.get(scheme, _standalone)
+    failover = Failover()
+    options = _options(timeout_seconds)
+    make = _maker(url, options, key, failover)
     try:
-        return Clients(
-            commands=build(url, _options(timeout_seconds)),
-            blocking=build(url, _options(timeout_seconds)),
-            longest_block_seconds=block_seconds,
-        )
+        return Clients(commands=make(), blocking=make(), longest_block_seconds=block_seconds, failover=failover)
     except (TypeError, ValueError, exceptions.RedisError) as error:
         raise ConfigError(f"redis_url: {redacted(url)} cannot be used: {error}") from None
 
 
 def adopt(client: Client) -> Clients:
     """Use a client that the caller made, for commands and for blocking reads.
+
+    When the primary is lost, its idle connections are closed, so that they are made anew; those that the caller uses
+    are left alone.
 
     Raises:
         ConfigError: The client returns bytes.
@@ -106,7 +114,13 @@ def adopt(client: Client) -> Clients:
         raise ConfigError("redis: the client must be built with decode_responses=True")
     socket_timeout = options.get("socket_timeout")
     longest_block = math.inf if socket_timeout is None else socket_timeout / 2
-    return Clients(client, client, longest_block, is_owned=False)
+    failover = Failover()
+    if pool is None:
+        failover.asks_after_errors = True
+        failover.add(client.nodes_manager.initialize)
+    else:
+        failover.add(functools.partial(pool.disconnect, inuse_connections=False))
+    return Clients(client, client, longest_block, is_owned=False, failover=failover)
 
 
 def redacted(url: str) -> str:
@@ -125,42 +139,54 @@ def _options(timeout_seconds: float) -> dict[str, Any]:
     }
 
 
-def _standalone(url: str, options: Mapping[str, Any]) -> Client:
+def _maker(url: str, options: dict[str, Any], key: str, failover: Failover) -> Callable[[], Client]:
+    """Return what builds one client after the other for a url."""
+    scheme = urlsplit(url).scheme
+    if scheme == "redis+sentinel":
+        return functools.partial(_sentinel, url, options, failover)
+    if scheme == "redis+cluster":
+        return _cluster_maker(url, options, key, failover)
+    return functools.partial(_standalone, url, options, failover)
+
+
+def _standalone(url: str, options: Mapping[str, Any], failover: Failover) -> Client:
     wait = options["socket_connect_timeout"]
     keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=wait, **options, **keepalive)
+    pool: Any = RenewingPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=wait, **options, **keepalive)
+    pool.follow(failover)
     pack_in_c(pool)
     pool.connection_class(**pool.connection_kwargs)  # an option in the url that does not exist shows now
     return Redis.from_pool(pool)
 
 
-def _cluster(url: str, options: Mapping[str, Any]) -> Client:
-    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415  imported where it is needed: it is large
-
+def _cluster_maker(url: str, options: Mapping[str, Any], key: str, failover: Failover) -> Callable[[], Client]:
     address = _Addresses(url)
-    return RedisCluster(
-        startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
-        username=address.username,
-        password=address.password,
-        max_connections=MAX_CONNECTIONS_PER_NODE,
-        socket_keepalive=True,
-        **options,
-    )
+    wait = options["socket_connect_timeout"]
+    options = {**options, **address.credentials, "socket_keepalive": True}
+    owner = SlotOwner(address.hosts, key=key, options=options, timeout_seconds=wait, failover=failover)
+
+    def make() -> Client:
+        client = connect_to_owner(owner, options, max_connections=MAX_CONNECTIONS, wait_seconds=wait)
+        client.connection_pool.follow(failover)
+        pack_in_c(client.connection_pool)
+        return client
+
+    return make
 
 
-def _sentinel(url: str, options: Mapping[str, Any]) -> Client:
+def _sentinel(url: str, options: Mapping[str, Any], failover: Failover) -> Client:
     address = _Addresses(url)
     master, _, database = address.path.partition("/")
     sentinel = Sentinel(
         address.hosts,
         sentinel_kwargs=options,
-        username=address.username,
-        password=address.password,
         max_connections=MAX_CONNECTIONS_PER_NODE,
         socket_keepalive=True,
+        **address.credentials,
         **options,
     )
-    client = sentinel.master_for(master, db=int(database or 0))
+    client = sentinel.master_for(master, connection_pool_class=RenewingSentinelPool, db=int(database or 0))
+    client.connection_pool.follow(failover)
     pack_in_c(client.connection_pool)
     return client
 
@@ -178,8 +204,7 @@ class _Addresses:
         parts = urlsplit(url)
         user_part, _, host_part = parts.netloc.rpartition("@")
         username, _, password = user_part.partition(":")
-        self.username = unquote(username) or None
-        self.password = unquote(password) or None
+        self.credentials = {"username": unquote(username) or None, "password": unquote(password) or None}
         self.path = parts.path.strip("/")
         default = 26379 if parts.scheme == "redis+sentinel" else 6379
         self.hosts = [self._host(part, default) for part in host_part.split(",")]
@@ -217,10 +242,25 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         StoreError: Any other error reply.
     """
 
-    __slots__ = ("_alarm", "_cancels", "_is_late", "_seconds", "_slots", "_task")
+    __slots__ = (
+        "_alarm",
+        "_answers",
+        "_cancels",
+        "_failover",
+        "_is_late",
+        "_seconds",
+        "_slots",
+        "_sweeps",
+        "_task",
+    )
 
     def __init__(
-        self, seconds: float, *, slots: asyncio.Semaphore | None = None, alarm: SharedAlarm | None = None
+        self,
+        seconds: float,
+        *,
+        slots: asyncio.Semaphore | None = None,
+        alarm: SharedAlarm | None = None,
+        failover: Failover | None = None,
     ) -> None:
         """Set up for one use.
 
@@ -228,11 +268,14 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             seconds: The longest that the block may take.
             slots: Held during the block; waiting for one counts.
             alarm: What keeps the time, of as many seconds; one of its own where none is given.
+            failover: Is told how the block ended, and renews connections before it, if need be.
         """
         self._seconds = seconds
         self._slots = slots
         self._alarm = alarm or _OwnAlarm(seconds)
         self._is_late = False
+        self._failover = failover
+        self._answers = self._sweeps = 0
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -241,12 +284,23 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._task = task
         self._cancels = task.cancelling()
         self._alarm.set(self._ring)
+        failover = self._failover
+        if failover is not None:
+            self._answers = failover.answers
+            self._sweeps = failover.sweeps
         if self._slots is not None:
             try:
                 await self._slots.acquire()
             except BaseException as error:
                 self._end(error)
                 raise
+        if failover is not None and failover.is_due:
+            try:
+                await failover.renew()
+            except BaseException as error:
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise
+            self._sweeps = failover.sweeps
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -261,6 +315,8 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
 
     def _end(self, error: BaseException | None) -> None:
         self._alarm.call_off(self._ring)
+        if self._failover is not None:
+            self._failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
         if cancels > self._cancels:
             if not isinstance(error, asyncio.CancelledError):
@@ -288,6 +344,8 @@ def meaning_of(error: Exception) -> StoreError:
         exceptions.OutOfMemoryError,
         OSError,
     )
+    if is_read_only(error):
+        return StoreUnavailable(f"Redis is unavailable: the server is a replica, not the primary: {text}")
     if isinstance(error, passing) or _PASSING_REPLY.search(text):
         return StoreUnavailable(f"Redis is unavailable: {text}")
     if text.startswith("WRONGTYPE"):
@@ -305,7 +363,7 @@ async def verify_server(client: Client, *, timeout_seconds: float) -> None:
         StoreUnavailable: No answer.
     """
     async with bounded(timeout_seconds):
-        options = {"target_nodes": RedisCluster.RANDOM} if isinstance(client, RedisCluster) else {}
+        options = {"target_nodes": RedisCluster.RANDOM} if isinstance(client, RedisCluster) else {}  # the caller's
         server = await client.info("server", **options)
         memory = await client.info("memory", **options)
     version = str(server.get("redis_version", ""))

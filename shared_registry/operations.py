@@ -93,7 +93,13 @@ class Operator(Outsider):
         super().__init__(config)
         self.by = by or user_at_host()
         self._lease_seconds = config.lease_seconds
-        self._store = Store(self._clients.commands, self._keys, router="", timeout_seconds=self._timeout_seconds)
+        self._store = Store(
+            self._clients.commands,
+            self._keys,
+            router="",
+            timeout_seconds=self._timeout_seconds,
+            failover=self._clients.failover,
+        )
 
     async def find(self, names: Sequence[str], *, also_removed: bool = False) -> list[Target]:
         """Return the replicas with these names or urls, each once. Reads only, so that a typo changes nothing.
@@ -213,7 +219,7 @@ class Operator(Outsider):
     async def _removed(self) -> list[Target]:
         found = []
         for key in await self._reader.removed():
-            async with client.bounded(self._timeout_seconds):
+            async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
                 url, name = await self._clients.commands.hmget(self._keys.replica(key), "url", "name")
             found.append(Target(key, url or key, name or None))
         return found

@@ -23,7 +23,10 @@ class Outsider:
         self._timeout_seconds = config.redis_timeout_seconds
         self._keys = Keys(config.namespace)
         self._clients = client.connect(
-            config.redis_url, timeout_seconds=self._timeout_seconds, block_seconds=config.refresh_seconds
+            config.redis_url,
+            timeout_seconds=self._timeout_seconds,
+            block_seconds=config.refresh_seconds,
+            key=self._keys.meta,
         )
         self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 

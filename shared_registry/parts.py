@@ -31,6 +31,7 @@ from shared_registry.slow_start import SlowStart
 from shared_registry.store import Store
 from shared_registry.trouble_log import QUIET_SECONDS, TroubleLog
 from shared_registry.view import View
+from shared_registry.writability import Writability
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Parts:
     load_feed: LoadFeed
     slow_start: SlowStart
     outcomes: Outcomes
+    writability: Writability
 
 
 def assemble(
@@ -78,8 +80,16 @@ def assemble(
         ConfigError: The client cannot be used.
     """
     keys = Keys(settings.namespace)
-    clients = _connect(settings, redis)
-    store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
+    clients = _connect(settings, keys, redis)
+    writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
+    store = Store(
+        clients.commands,
+        keys,
+        router=router_key,
+        timeout_seconds=settings.redis_timeout_seconds,
+        failover=clients.failover,
+        writability=writability,
+    )
     reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
     view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
@@ -117,6 +127,7 @@ def assemble(
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown, trouble_log),
+        writability=writability,
     )
 
 
@@ -158,11 +169,14 @@ def _mirror(
     return mirror
 
 
-def _connect(settings: RouterConfig, redis: Client | None) -> Clients:
+def _connect(settings: RouterConfig, keys: Keys, redis: Client | None) -> Clients:
     if redis is not None:
         return client.adopt(redis)
     return client.connect(
-        settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, block_seconds=settings.refresh_seconds
+        settings.redis_url,
+        timeout_seconds=settings.redis_timeout_seconds,
+        block_seconds=settings.refresh_seconds,
+        key=keys.meta,
     )
 
 

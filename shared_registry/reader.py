@@ -10,9 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from dataclasses import dataclass
 from typing import Any, cast
 
+from redis.asyncio import RedisCluster
+
 from shared_registry.answers import Grant
 from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
+from shared_registry.failover import is_lost
 from shared_registry.keys import Keys
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
 from shared_registry.scripts import Scripts
@@ -25,6 +28,8 @@ LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
 HEAD_FIELDS = ("birth", "revision", "epoch")
+NO_FIELD = "-"
+"""Of `meta`; is never there, so that deleting it changes nothing."""
 
 
 class Gap(Exception):
@@ -78,29 +83,36 @@ class Reader:
         self._commands = clients.commands
         self._blocking = clients.blocking
         self._longest_block_seconds = clients.longest_block_seconds
+        self._failover = clients.failover
         self._scripts = Scripts(clients.commands, keys)
         self._keys = keys
         self._timeout_seconds = timeout_seconds
 
     async def head(self) -> Head:
         """Return birth, revision and epoch."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
 
     async def leader(self) -> Leader | None:
         """Return who leads now."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             return parse_leader(await self._commands.hgetall(self._keys.leader))
 
     async def panic(self) -> str:
         """Return why there is panic, as the leader declared it; empty where there is none."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             return await self._commands.hget(self._keys.meta, "panic") or ""
+
+    async def last_heartbeat_at(self) -> float | None:
+        """Return when any router last beat, on the server's clock; `None` where none ever did."""
+        async with self._bounded():
+            at_ms = await self._commands.hget(self._keys.meta, "beat_at_ms")
+        return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
 
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             seconds, microseconds = await self._commands.time()
         return int(seconds) + int(microseconds) / 1e6
 
@@ -115,7 +127,7 @@ class Reader:
     async def _members(self, key: str) -> list[str]:
         urls: list[str] = []
         while True:
-            async with bounded(self._timeout_seconds):
+            async with self._bounded():
                 page = await self._commands.zrange(key, len(urls), len(urls) + URLS_AT_ONCE - 1)
             urls += page
             if len(page) < URLS_AT_ONCE:
@@ -126,7 +138,7 @@ class Reader:
         records: dict[str, ReplicaRecord] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
-            async with bounded(self._timeout_seconds):
+            async with self._bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hgetall(self._keys.replica(url))
@@ -161,13 +173,13 @@ class Reader:
 
     async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
         """Return up to that many events that follow a revision, oldest first."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
         return [parse_event(event_id, fields) for event_id, fields in entries]
 
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             entries = await self._commands.xrevrange(self._keys.events, count=count)
         return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
 
@@ -181,7 +193,7 @@ class Reader:
 
     async def in_flight(self, key: str) -> int | None:
         """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             value = await self._commands.hget(self._keys.replica(key), "in_flight")
         return None if value is None else int(value)
 
@@ -192,7 +204,7 @@ class Reader:
         """
         cursor = 0
         while True:
-            async with bounded(self._timeout_seconds):
+            async with self._bounded():
                 cursor, page = await self._commands.hscan(self._keys.leases(router), cursor, count=LEASES_AT_ONCE)
             if page:
                 yield page
@@ -208,7 +220,7 @@ class Reader:
         is more, so that these are asked for one by one.
         """
         keys = self._keys
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             pipeline = self._commands.pipeline(transaction=False)
             pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
             pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
@@ -226,7 +238,7 @@ class Reader:
 
     async def queue_depth(self) -> int:
         """Return how many wait."""
-        async with bounded(self._timeout_seconds):
+        async with self._bounded():
             return int(await self._commands.zcard(self._keys.queue))
 
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
@@ -235,7 +247,7 @@ class Reader:
         positions: dict[str, int] = {}
         for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
             chunk = lease_ids[at : at + WAITERS_AT_ONCE]
-            async with bounded(self._timeout_seconds):
+            async with self._bounded():
                 reply = await self._scripts.inspect_waiters(router=router, lease_ids=chunk)
             depth = int(reply.values[0])
             found = zip(chunk, reply.values[1:], strict=True)
@@ -246,7 +258,7 @@ class Reader:
         """Yield all that wait, first come first, in pieces: as of one instant each."""
         at = 0
         while True:
-            async with bounded(self._timeout_seconds):
+            async with self._bounded():
                 page = await self._commands.zrange(
                     self._keys.queue, at, at + LEASES_AT_ONCE - 1, withscores=True, score_cast_func=float
                 )
@@ -276,17 +288,40 @@ class Reader:
 
     async def _block(self, streams: dict[str, str], seconds: float) -> object:
         seconds = min(seconds, self._longest_block_seconds)
-        async with bounded(seconds + BLOCK_MARGIN_SECONDS):
-            return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=max(1, round(seconds * 1000)))
+        milliseconds = max(1, round(seconds * 1000))
+        async with bounded(seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
+            if isinstance(self._blocking, RedisCluster):
+                return await _xread_by_key(self._blocking, *streams.items(), block=milliseconds)
+            return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=milliseconds)
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
-        """Return the head, and the events that follow a revision as read after it, both on the feed's connection."""
-        async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS):
+        """Return the head, and the events that follow a revision as read after it, both on the feed's connection.
+
+        Only a write tells whether that connection leads to the primary: those of commands may have moved already.
+        """
+        async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
             pipeline = self._blocking.pipeline(transaction=False)
             pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
-            pipeline.xread({self._keys.events: after}, count=EVENTS_AT_ONCE)
-            values, streams = await execute(pipeline)
-        return _head(values), _stream_events(streams)
+            pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+            pipeline.hdel(self._keys.meta, NO_FIELD)
+            values, entries, deleted = await pipeline.execute(raise_on_error=False)
+            for reply in (values, entries):
+                if isinstance(reply, Exception):
+                    raise reply
+        if isinstance(deleted, Exception) and is_lost(deleted):
+            self._failover.lose(str(deleted))
+        return _head(values), [parse_event(event_id, fields) for event_id, fields in entries]
+
+    def _bounded(self) -> bounded:
+        return bounded(self._timeout_seconds, failover=self._failover)
+
+
+async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block: int) -> object:
+    """Read a stream at the node that has it: redis-py would ask another node for the keys in XREAD, dead or alive."""
+    key, after = stream
+    await cluster.initialize()
+    words = ("XREAD", "COUNT", EVENTS_AT_ONCE, "BLOCK", block, "STREAMS", key, after)
+    return await cluster.execute_command(*words, target_nodes=[cluster.get_node_from_key(key)])
 
 
 async def execute(pipeline: Client) -> list[Any]:

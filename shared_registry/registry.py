@@ -236,6 +236,16 @@ class SharedReplicaRegistry:
         return self._mirror.age_seconds
 
     @property
+    def writable_age_seconds(self) -> float | None:
+        """How long ago Redis last accepted a heartbeat, which writes: at rest up to `heartbeat_seconds`."""
+        return self._parts.writability.age_seconds
+
+    @property
+    def write_failure(self) -> str | None:
+        """Why Redis refuses this router's writes although it can be read; `None` while it does not, or is away."""
+        return self._parts.writability.failure
+
+    @property
     def panic(self) -> Panic | None:
         """Why `select()` spreads sessions over all active replicas; `None` while it does not. See `panic_percent`."""
         return self._view.panic

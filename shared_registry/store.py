@@ -14,6 +14,7 @@ from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
+from shared_registry.failover import Failover
 from shared_registry.keys import Keys
 from shared_registry.model import (
     AdminState,
@@ -27,6 +28,7 @@ from shared_registry.model import (
 )
 from shared_registry.scripts import Reply, Scripts
 from shared_registry.wire import parse_events
+from shared_registry.writability import Writability
 
 CALLS_AT_ONCE = 16
 
@@ -39,7 +41,16 @@ def new_token() -> str:
 class Store:
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
-    def __init__(self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        *,
+        router: str,
+        timeout_seconds: float = 1.0,
+        failover: Failover | None = None,
+        writability: Writability | None = None,
+    ) -> None:
         """Bind the verbs.
 
         Args:
@@ -47,10 +58,14 @@ class Store:
             keys: The namespace.
             router: This router's key, which goes into the events that it causes.
             timeout_seconds: The longest that a call may take.
+            failover: What becomes of the connections when the primary is lost.
+            writability: Is told whether heartbeats are accepted.
         """
         self._scripts = Scripts(client, keys)
         self._router = router
         self._timeout_seconds = timeout_seconds
+        self._failover = failover
+        self._writability = writability
         self._alarm = SharedAlarm(timeout_seconds)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -199,9 +214,16 @@ class Store:
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
         """Keep a router among the live ones."""
-        async with self._call():
-            reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
-        _expect(reply, "alive")
+        try:
+            async with self._call():
+                reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+            _expect(reply, "alive")
+        except StoreError as error:
+            if self._writability is not None:
+                self._writability.refused(error)
+            raise
+        if self._writability is not None:
+            self._writability.accepted()
         birth, revision, joined, leases, *expired = reply.values
         return Beat(birth, revision, joined == "1", expired, int(leases))
 
@@ -336,7 +358,7 @@ class Store:
         return int(reply.values[0])
 
     def _call(self) -> bounded:
-        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm)
+        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm, failover=self._failover)
 
 
 _PARTINGS = {

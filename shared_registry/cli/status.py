@@ -37,6 +37,7 @@ def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
         "epoch": overview.head.epoch,
         "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
         "live_routers": overview.live_routers,
+        "last_heartbeat_at": overview.last_heartbeat_at,
         "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
         "replicas": [_replica_document(record) for record in overview.replicas],
@@ -73,12 +74,21 @@ def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
     if head.birth is None:
         facts.add_row("", "nothing is there yet: start a router, or see whether url and namespace are the right ones")
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
-    facts.add_row("routers", f"{overview.live_routers} live")
+    facts.add_row("routers", _routers(overview))
     facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "nobody waits")
     if overview.panic:
         facts.add_row("panic", Text(f"{printable(overview.panic)}: select() spreads over all that are active", "red"))
     facts.add_row("revision", f"{head.revision} of birth {head.birth or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
+
+
+def _routers(overview: Overview) -> Text:
+    """Return how many routers live, and where none does when one did last."""
+    live, last = f"{overview.live_routers} live", overview.last_heartbeat_at
+    if last is None or overview.live_routers:
+        return Text(live)
+    silence = f"{live}; the last heartbeat was written {duration(overview.at - last)} ago"
+    return Text(f"{silence}: no router runs, or Redis refuses writes (the routers' logs and /readyz say why)", "red")
 
 
 def _replica_table(overview: Overview) -> Table:

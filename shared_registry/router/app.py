@@ -26,7 +26,7 @@ from shared_registry.router.outcomes import OutcomeReports
 from shared_registry.router.pages import OwnPages
 from shared_registry.router.placement import Placement
 from shared_registry.router.pools import ReplicaPools
-from shared_registry.router.status import Queue, not_ready_reason, status_document
+from shared_registry.router.status import Queue, not_ready_reason, ready_document, status_document
 from shared_registry.router.tls import TlsSettings
 from shared_registry.router.websocket import WebSocketProxy
 
@@ -149,5 +149,5 @@ class Router:
     async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
         reason = not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
         if reason is None:
-            return JSONResponse({"status": "ready"})
+            return JSONResponse(ready_document(self.registry))
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)

@@ -37,6 +37,8 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "birth": registry.birth,
         "age_seconds": registry.age_seconds,
         "is_stale": registry.is_stale,
+        "writable_age_seconds": registry.writable_age_seconds,
+        "write_failure": registry.write_failure,
         "panic": str(registry.panic) if registry.panic else None,
         "sessions": live_sessions,
     }
@@ -53,6 +55,13 @@ def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopp
     if registry.is_stale:
         return "the shared state is older than max_staleness_seconds"
     return None
+
+
+def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
+    """Return the body of `GET /readyz` where clients may come: a store that refuses writes does not keep them away."""
+    failure = registry.write_failure
+    document = {"status": "ready", "writable_age_seconds": registry.writable_age_seconds}
+    return {**document, "warning": f"Redis can be read, but not written: {failure}"} if failure else document
 
 
 def _replica_document(record: ReplicaRecord) -> dict[str, Any]:

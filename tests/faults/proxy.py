@@ -19,6 +19,7 @@ class FaultyProxy:
         cuts_at_reply: The next reply ends its connection instead of arriving: the command was executed.
         refuses: New connections are closed at once.
         connections: How many were accepted.
+        server_port: Where connections lead that are made from now on.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -30,7 +31,7 @@ class FaultyProxy:
         self.refuses = False
         self.connections = 0
         self.port = 0
-        self._server_port = server_port
+        self.server_port = server_port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -84,7 +85,7 @@ class FaultyProxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
         except OSError:
             return
         try:

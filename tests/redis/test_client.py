@@ -199,8 +199,10 @@ async def test_credentials_databases_and_hosts_of_several_are_taken_from_the_url
         hosts = [s.connection_pool.connection_kwargs for s in pool.sentinel_manager.sentinels]
         assert [(host["host"], host["port"]) for host in hosts] == [("h1", 26379), ("::1", 5)]
     async with connected("redis+cluster://user:s%40cret@h1:7000,h2") as clients:
-        assert clients.commands.connection_kwargs["password"] == "s@cret"
-        assert clients.commands.nodes_manager.startup_nodes.keys() == {"h1:7000", "h2:6379"}
+        wanted = {"username": "user", "password": "s@cret"}
+        options = clients.commands.connection_pool.connection_kwargs
+        assert {name: options[name] for name in wanted} == wanted
+        assert clients.commands.owner.hosts == [("h1", 7000), ("h2", 6379)]
 
 
 @pytest.mark.parametrize(

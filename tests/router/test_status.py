@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from redis import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -160,3 +161,29 @@ async def test_it_serves_on_while_redis_is_away_and_says_so_when_too_long(
 
     await until(is_stale, "it is stale")
     assert (await router.http.get("/refused")).status_code == 503
+
+
+async def test_a_redis_that_refuses_writes_is_told_and_keeps_it_ready(
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+) -> None:
+    redis = own_server()
+    router = await start_router(backend.url, redis_url=redis.url, refresh_seconds=0.1)
+    with Redis.from_url(redis.url) as raw:
+        raw.config_set("min-replicas-to-write", 1)
+
+        async def is_told() -> bool:
+            response = await router.http.get("/readyz")
+            assert response.status_code == 200
+            return "NOREPLICAS" in response.json().get("warning", "")
+
+        await until(is_told, "it is told")
+        status = await router.status()
+        assert "NOREPLICAS" in status["write_failure"]
+        assert status["writable_age_seconds"] > 0
+        raw.config_set("min-replicas-to-write", 0)
+
+    async def is_over() -> bool:
+        return (await router.status())["write_failure"] is None
+
+    await until(is_over, "it is over")
+    assert "warning" not in (await router.http.get("/readyz")).json()

@@ -1,0 +1,77 @@
+"""redis-py's connection pools, made to close what a failover has outdated. See `failover`.
+
+By public methods only. `ConnectionPool.disconnect` is no help: it waits while it closes, and a task that takes such a
+connection meanwhile loses the one that it makes instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from shared_registry.failover import Failover
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+    _Base = ConnectionPool
+else:
+    _Base = object
+
+
+class _Renewing(_Base):
+    """Goes before a pool class of redis-py."""
+
+    failover: Failover
+    _made_in: dict[AbstractConnection, int]
+    _idle: set[AbstractConnection]
+
+    def follow(self, failover: Failover) -> None:
+        """Keep to these generations. Comes before the first connection."""
+        self.failover = failover
+        self._made_in = {}
+        self._idle = set()
+        failover.add(self.close_outdated)
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Connect, anew if the connection is of an earlier generation."""
+        self._idle.discard(connection)
+        if self._is_outdated(connection):
+            await connection.disconnect(nowait=True)
+        self._made_in[connection] = self.failover.generation
+        await super().ensure_connection(connection)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back, and close it if it is of an earlier generation."""
+        if self._is_outdated(connection):
+            await connection.disconnect(nowait=True)
+        self._idle.add(connection)
+        await super().release(connection)
+
+    async def close_outdated(self) -> None:
+        """Close what is idle and of an earlier generation."""
+        for connection in tuple(self._idle):
+            if connection in self._idle and self._is_outdated(connection):
+                await connection.disconnect(nowait=True)
+
+    def _is_outdated(self, connection: AbstractConnection) -> bool:
+        generation = self.failover.generation
+        return self._made_in.get(connection, generation) != generation
+
+
+class RenewingPool(_Renewing, BlockingConnectionPool):
+    """Waits for a free connection when all are in use."""
+
+
+class RenewingSentinelPool(_Renewing, SentinelConnectionPool):
+    """Asks the sentinels for the address of each new connection."""
+
+    async def get_master_address(self) -> Any:
+        """Return the primary's address; where it is another one, all connections made until now are outdated."""
+        address = await self.sentinel_manager.discover_master(self.service_name)
+        if self.master_address not in (None, address):
+            self.failover.moved()
+        self.master_address = address
+        return address
