@@ -61,6 +61,10 @@ class Clients:
     longest_block_seconds: float
     is_owned: bool = True
 
+    def are_connected(self) -> bool:
+        """Whether any connection is open, or may be: redis-py shows its pools by private names only."""
+        return any(_may_be_connected(each) for each in (self.commands, self.blocking))
+
     async def close(self) -> None:
         """Close the connections of clients that were built here."""
         if self.is_owned:
@@ -163,6 +167,17 @@ def _sentinel(url: str, options: Mapping[str, Any]) -> Client:
     client = sentinel.master_for(master, db=int(database or 0))
     pack_in_c(client.connection_pool)
     return client
+
+
+def _may_be_connected(client: Client) -> bool:
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        return not getattr(client, "_initialize", False)  # a cluster's client that was not used
+    try:
+        connections = [*pool._available_connections, *pool._in_use_connections]  # noqa: SLF001  there is no other way
+    except (AttributeError, TypeError):
+        return True
+    return any(connection.is_connected for connection in connections)
 
 
 def _sentinels_of(client: Client) -> list[Client]:
