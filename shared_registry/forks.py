@@ -28,10 +28,15 @@ class Inherited:
         self.__dict__["parent"] = parent
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise UsageError(
-            f"this registry was in use in process {self.__dict__['parent']} before this process was forked from it; "
-            "await start() in this process, or build a registry here"
-        )
+        raise refusal(self.__dict__["parent"])
+
+
+def refusal(parent: int) -> UsageError:
+    """Return what a copy says that was not started here."""
+    return UsageError(
+        f"this registry was in use in process {parent} before this process was forked from it; "
+        "await start() in this process, or build a registry here"
+    )
 
 
 def watch(one: Forkable) -> None:

@@ -40,6 +40,9 @@ class SharedReplicaRegistry:
     configured replicas, all unknown. `select()` and the other synchronous members do no I/O: they read this router's
     mirror of the shared state, which is kept current in the background and outlives an outage of Redis.
 
+    May be built before a fork: each process that starts it is a router of its own. A copy of one that was in use before
+    the fork raises `UsageError` until it is started.
+
     Not thread-safe: use it from one event loop. The asynchronous verbs raise `StoreUnavailable` when Redis does not
     answer within `redis_timeout_seconds`; except for `record_*` they may be repeated then.
     """
@@ -477,8 +480,10 @@ class SharedReplicaRegistry:
         await self._clients.close()
 
     def _expect_started(self) -> None:
+        if self._parent is not None:
+            raise forks.refusal(self._parent)
         if not self.is_started:
-            raise UsageError("the registry is not started in this process; await start() first")
+            raise UsageError("the registry is not started; await start() first")
 
 
 def _key_of(replica: Replica | str) -> str:
