@@ -32,7 +32,7 @@ CAPACITY = 6
 Said = dict[str, Any]
 
 
-async def well(url: str, *, timeout: float) -> tuple[float, str | None]:  # noqa: ARG001
+async def well(url: str, *, timeout: float) -> tuple[float, str | None]:
     """Find every replica well."""
     return 1.0, None
 
