@@ -147,9 +147,10 @@ def _mirror(
 ) -> Mirror:
     """Build a mirror that contributes what it shows where history was lost."""
 
-    async def contribute_view() -> None:
-        if mirror.birth is not None:
-            await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+    async def contribute_view() -> str | None:
+        if mirror.birth is None:
+            return None
+        return await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
 
     mirror = Mirror(
         reader,
