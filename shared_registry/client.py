@@ -312,6 +312,11 @@ def meaning_of(error: Exception) -> StoreError:
     return StoreError(f"Redis answered with an error: {text}")
 
 
+def was_refused(error: StoreError) -> bool:
+    """Whether the server itself answered that it will not: nothing was done, and others are told the same."""
+    return isinstance(error.__cause__, exceptions.ResponseError)
+
+
 async def verify_server(client: Client, *, timeout_seconds: float) -> None:
     """Refuse a server that the registry cannot work on, and warn of one that may lose keys.
 

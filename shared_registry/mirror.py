@@ -90,6 +90,11 @@ class Mirror:
         """How long ago the view was last known to be current; `None` before the first read."""
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether following Redis failed the last time."""
+        return self._trouble is not None
+
     @contextlib.contextmanager
     def subscribed(self, *listeners: Listener) -> Iterator[None]:
         """Call these with the events of every step, or with none after a full read and after an outage.
