@@ -42,6 +42,7 @@ SETTLING_SECONDS = 2.5
 """For how long after a failed write shares stand: longer than any router takes to try again to put back what is out."""
 MOST_SPARED = 100
 """How many replicas may be left to others in one question; where they are more, none are."""
+SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 logger = logging.getLogger(__name__)
 
 
@@ -169,6 +170,9 @@ class Placement:
             self.ledger.drop(request.lease_id)
             raise self._denied(found)
         replica, revision = found
+        if not request.sequence and replica.key in self._spared():
+            self._give_up(request)  # others that asked at the same time have used up what this router may take
+            raise StoreUnavailable(SETTLING)
         self._end_degraded()
         self._degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, revision)
@@ -393,9 +397,7 @@ class Placement:
 
     def _denied(self, answer: Denied) -> Saturated | NoHealthyReplica | StoreUnavailable:
         if self._spared():
-            return StoreUnavailable(
-                "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
-            )
+            return StoreUnavailable(SETTLING)
         if answer.why is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
         return Saturated(
