@@ -7,10 +7,11 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from unittest import mock
 
 import pytest
 
-from shared_registry import Lease, RegistryError, SharedReplicaRegistry
+from shared_registry import Lease, RegistryError, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.placement.placement import SETTLING_SECONDS
 from tests.faults.leasing import leases, registry_on, settle
@@ -165,3 +166,23 @@ async def test_who_was_refused_leaves_the_others_their_slots_for_a_while(space: 
         await until(lambda: attempt(one, held), seconds=SETTLING_SECONDS + 10)
         for lease in held:
             await lease.release()
+
+
+async def test_what_was_placed_is_recorded_before_anything_else_is(space: Space) -> None:
+    writes, held = Writes(space, "READONLY"), list[Lease]()
+    async with routers(space, 1) as (one,):
+
+        async def compare() -> None:
+            raise StoreUnavailable("not by itself")
+
+        with mock.patch.object(one._parts.placement.reconciler, "_compare", compare):
+            writes.refuse()
+            for _ in range(3):
+                assert await attempt(one, held)
+            writes.take()
+            assert await attempt(one, held)
+            assert leases(space).keys() == {lease.id for lease in held}
+            assert not held[-1].is_degraded
+        for lease in held:
+            await lease.release()
+        await settle(space, one)
