@@ -68,6 +68,10 @@ class Clients:
     is_owned: bool = True
     failover: Failover = field(default_factory=Failover)
 
+    def are_connected(self) -> bool:
+        """Whether any connection is open, or may be: redis-py shows its pools by private names only."""
+        return any(_may_be_connected(each) for each in (self.commands, self.blocking))
+
     async def close(self) -> None:
         """Close the connections of clients that were built here."""
         if self.is_owned:
@@ -189,6 +193,17 @@ def _sentinel(url: str, options: Mapping[str, Any], failover: Failover) -> Clien
     client.connection_pool.follow(failover)
     pack_in_c(client.connection_pool)
     return client
+
+
+def _may_be_connected(client: Client) -> bool:
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        return not getattr(client, "_initialize", False)  # a cluster's client that was not used
+    try:
+        connections = [*pool._available_connections, *pool._in_use_connections]  # noqa: SLF001  there is no other way
+    except (AttributeError, TypeError):
+        return True
+    return any(connection.is_connected for connection in connections)
 
 
 def _sentinels_of(client: Client) -> list[Client]:
@@ -353,6 +368,11 @@ def meaning_of(error: Exception) -> StoreError:
             f"a key of this namespace is not of the registry's type: {text}; run `shared-registry check`"
         )
     return StoreError(f"Redis answered with an error: {text}")
+
+
+def was_refused(error: StoreError) -> bool:
+    """Whether the server itself answered that it will not: nothing was done, and others are told the same."""
+    return isinstance(error.__cause__, exceptions.ResponseError)
 
 
 async def verify_server(client: Client, *, timeout_seconds: float) -> None:

@@ -100,7 +100,8 @@ class ReplicaRegistry(SharedReplicaRegistry):
             generation = self._mirror.generation
             with contextlib.suppress(StoreError):
                 records = await self._reader.records(sorted(keys))
-                if generation == self._mirror.generation:
+                head = await self._reader.head()
+                if generation == self._mirror.generation and head.birth == self._mirror.birth:
                     self._view.read(records.values())
 
 

@@ -30,9 +30,8 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
     while True:
         try:
             await client.verify_server(parts.clients.commands, timeout_seconds=settings.redis_timeout_seconds)
-            await parts.membership.beat()
-            await _seed(parts, settings)
-            await parts.mirror.load()
+            while not await _take_part(parts, settings):
+                pass
         except StoreUnavailable as error:
             if not is_in_trouble:
                 is_in_trouble = True
@@ -40,6 +39,14 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
             await clock.sleep(backoff.next_seconds())
         else:
             return
+
+
+async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
+    """Beat, seed and read; return whether it was all one history."""
+    beat = await parts.membership.beat()
+    await _seed(parts, settings)
+    await parts.mirror.load()
+    return parts.mirror.birth == beat.birth
 
 
 async def _seed(parts: Parts, settings: RouterConfig) -> None:

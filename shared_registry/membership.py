@@ -16,7 +16,7 @@ from shared_registry.store import Store
 logger = logging.getLogger(__name__)
 
 
-BeatCheck = Callable[[Beat], None]
+BeatCheck = Callable[[Beat | StoreError], None]
 
 
 class Membership:
@@ -42,7 +42,7 @@ class Membership:
             heartbeat_seconds: How often it beats.
             expiry_seconds: How long after its last beat the others may reap it; over twice the heartbeat.
             affinity_seconds: How long the sessions of one that was reaped may find their replicas again.
-            begin_beat: Called before each beat; what it returns is called with what the beat learned.
+            begin_beat: Called before each beat; what it returns is called with what the beat learned, or why it failed.
             clock: For waiting.
             rng: For jitter.
         """
@@ -63,7 +63,11 @@ class Membership:
             StoreError: Redis could not be told.
         """
         end_beat = self._begin_beat()
-        beat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+        try:
+            beat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+        except StoreError as error:
+            end_beat(error)
+            raise
         end_beat(beat)
         return beat
 

@@ -3,6 +3,9 @@
 What makes it read all again (a gap): an event whose predecessor is not ours; a polled revision other than ours
 with no event to explain it, in either direction; another birth; an event that says so. While Redis is away it keeps
 the last view.
+
+The view never gives way to a history to which it was not contributed: what a full read finds is shown only if it is the
+history that the view shows, or the one that has the view now. An empty namespace is no history.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from shared_registry.model import ORIGIN, Event, EventKind, Leader, is_later
 from shared_registry.reader import Gap, Head, Reader
 from shared_registry.view import View
 
+EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
 logger = logging.getLogger(__name__)
 Listener = Callable[[Sequence[Event]], None]
 
@@ -45,7 +49,7 @@ class Mirror:
         max_staleness_seconds: float | None,
         clock: Clock,
         rng: random.Random,
-        on_lost_history: Callable[[], Awaitable[None]],
+        on_lost_history: Callable[[], Awaitable[str | None]],
     ) -> None:
         """Set up; nothing is read before `load`.
 
@@ -56,7 +60,8 @@ class Mirror:
             max_staleness_seconds: Past this age nothing is selected; `None` for no limit.
             clock: For ages and waits.
             rng: For jitter.
-            on_lost_history: Awaited when another birth is found, before its state replaces the view.
+            on_lost_history: Awaited when another birth is found, or none: contributes the view, and returns the birth
+                of the history that has it.
         """
         self.view = view
         self.generation = 0
@@ -78,11 +83,17 @@ class Mirror:
         self._refreshing: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._own_writes: list[Event] = []
+        self._is_contributing = False
 
     @property
     def age_seconds(self) -> float | None:
         """How long ago the view was last known to be current; `None` before the first read."""
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether following Redis failed the last time."""
+        return self._trouble is not None
 
     @contextlib.contextmanager
     def subscribed(self, *listeners: Listener) -> Iterator[None]:
@@ -101,7 +112,16 @@ class Mirror:
         """Read all, and show it at once.
 
         Raises:
-            StoreError: Redis could not be read; the view is as before.
+            StoreError: Redis could not be read, or is empty; the view is as before.
+        """
+        await self._load(None)
+
+    async def _load(self, birth: str | None) -> None:
+        """Read all of that history, or of any where none is named.
+
+        Raises:
+            Gap: It is another one by now; the view is as before.
+            StoreError: See `load`.
         """
         while True:
             try:
@@ -110,6 +130,10 @@ class Mirror:
                 await self._clock.sleep(self._backoff.next_seconds())
                 continue
             break
+        if snapshot.head.birth is None:
+            raise StoreUnavailable(EMPTY)
+        if birth is not None and snapshot.head.birth != birth:
+            raise Gap
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
         self.birth = snapshot.head.birth
@@ -126,9 +150,10 @@ class Mirror:
     def apply_reply(self, events: Sequence[Event], generation: int) -> None:
         """Take over what a command of this router did, so that its caller reads its own write.
 
-        Does not move the revision: the feed brings the same events in their place among the others.
+        Does not move the revision: the feed brings the same events in their place among the others. What is done while
+        the view is contributed to another history belongs to that one; reading it brings that, too.
         """
-        if generation == self.generation and events:
+        if generation == self.generation and events and not self._is_contributing:
             self._own_writes += [event for event in events if is_later(event.id, self.revision)]
             self._take(events)
 
@@ -170,7 +195,8 @@ class Mirror:
         generation, leader_before = self.generation, self.leader
         records = await self._reader.records([replica.key for replica in self.view.all()])
         leader = await self._reader.leader()
-        if generation == self.generation:
+        head = await self._reader.head()
+        if generation == self.generation and head.birth == self.birth:  # else it is of another history than the view
             self.view.read(records.values())
             if self.leader is leader_before:
                 self.leader = leader
@@ -196,7 +222,7 @@ class Mirror:
         expected = tuple(self._own_writes)
         head, events = await self._reader.poll(after=self.revision)
         if head.birth is None:
-            raise StoreUnavailable("the namespace is empty: Redis lost its data, and no router has begun anew yet")
+            raise StoreUnavailable(EMPTY)
         if head.birth != self.birth or (head.revision != self.revision and not events):
             raise Gap
         self._polled_at = self._clock.monotonic()
@@ -243,11 +269,21 @@ class Mirror:
         self._notify(events)
 
     async def _reload(self) -> None:
+        """Read all again, after contributing the view where that is not in this history.
+
+        Raises:
+            Gap: History was lost meanwhile; the view is as before, to be contributed to the next one.
+        """
+        birth = self.birth
         head = await self._reader.head()
-        if head.birth is not None and head.birth != self.birth:
-            logger.warning("redis: another history (birth %s) has replaced %s", head.birth, self.birth)
-            await self._on_lost_history()
-        await self.load()
+        if head.birth != birth:
+            logger.warning("redis: another history (birth %s) has replaced %s", head.birth or "none yet", birth)
+            self._is_contributing = True
+            try:
+                birth = await self._on_lost_history()
+            finally:
+                self._is_contributing = False
+        await self._load(birth)
 
     def _notify(self, events: Sequence[Event]) -> None:
         for listener in self._listeners:

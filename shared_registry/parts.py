@@ -60,10 +60,10 @@ def assemble(
     *,
     router_key: str,
     url: str,
-    redis: Client | None,
+    clients: Clients,
+    view: View,
     clock: Clock,
     rng: random.Random,
-    selection_rng: random.Random,
 ) -> Parts:
     """Build the parts, and make them known to each other.
 
@@ -71,16 +71,12 @@ def assemble(
         settings: Of this router.
         router_key: Its key, new at each start.
         url: Where the router serves, for operators to see.
-        redis: A client of the caller's; `None` builds one from the settings.
+        clients: See `clients_of`.
+        view: See `configured_view`; it outlives a stop, with the handles that callers have.
         clock: For waits, ages and deadlines.
         rng: For jitter.
-        selection_rng: For what the policies leave to chance.
-
-    Raises:
-        ConfigError: The client cannot be used.
     """
     keys = Keys(settings.namespace)
-    clients = _connect(settings, keys, redis)
     writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
     store = Store(
         clients.commands,
@@ -91,7 +87,6 @@ def assemble(
         writability=writability,
     )
     reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
-    view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)
 
@@ -131,12 +126,24 @@ def assemble(
     )
 
 
-def _view(settings: RouterConfig, selection_rng: random.Random) -> View:
-    """Build a view that shows the configured replicas."""
+def configured_view(settings: RouterConfig, selection_rng: random.Random) -> View:
+    """Build a view that shows the configured replicas.
+
+    Args:
+        settings: Of this router.
+        selection_rng: For what the policies leave to chance.
+    """
     selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
     view = View(priority, selection, panic_percent=settings.panic_percent)
     view.show_configured(settings.replicas)
     return view
+
+
+def reset_view(view: View) -> None:
+    """Take back what the parts of an earlier start did to a view, and nobody would end."""
+    view.withhold(False)  # noqa: FBT003  a claim
+    view.cool(())
+    view.ramp({}, ())
 
 
 def _placement_settings(settings: RouterConfig) -> PlacementSettings:
@@ -153,9 +160,10 @@ def _mirror(
 ) -> Mirror:
     """Build a mirror that contributes what it shows where history was lost."""
 
-    async def contribute_view() -> None:
-        if mirror.birth is not None:
-            await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+    async def contribute_view() -> str | None:
+        if mirror.birth is None:
+            return None
+        return await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
 
     mirror = Mirror(
         reader,
@@ -169,14 +177,19 @@ def _mirror(
     return mirror
 
 
-def _connect(settings: RouterConfig, keys: Keys, redis: Client | None) -> Clients:
+def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:
+    """Return a router's clients, not connected: the caller's own, or built from the settings.
+
+    Raises:
+        ConfigError: The client cannot be used.
+    """
     if redis is not None:
         return client.adopt(redis)
     return client.connect(
         settings.redis_url,
         timeout_seconds=settings.redis_timeout_seconds,
         block_seconds=settings.refresh_seconds,
-        key=keys.meta,
+        key=Keys(settings.namespace).meta,
     )
 
 

@@ -10,17 +10,17 @@ import math
 import random
 from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from shared_registry import client, readiness
+from shared_registry import client, forks, readiness
 from shared_registry.check import Violation, find_violations
-from shared_registry.client import Client
+from shared_registry.client import Client, Clients
 from shared_registry.clock import Clock, SystemClock
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, UnknownReplica, UsageError
 from shared_registry.joining import join
 from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
-from shared_registry.parts import assemble
+from shared_registry.parts import Parts, assemble, clients_of, configured_view, reset_view
 from shared_registry.placement import Lease, OnPosition
 from shared_registry.policy import Panic, PolicyName
 from shared_registry.probe import HttpProbe
@@ -39,6 +39,9 @@ class SharedReplicaRegistry:
     Built synchronously, outside any event loop; `start()` or `async with` connects it. Before that it shows the
     configured replicas, all unknown. `select()` and the other synchronous members do no I/O: they read this router's
     mirror of the shared state, which is kept current in the background and outlives an outage of Redis.
+
+    May be built before a fork: each process that starts it is a router of its own. A copy of one that was in use before
+    the fork raises `UsageError` until it is started.
 
     Not thread-safe: use it from one event loop. The asynchronous verbs raise `StoreUnavailable` when Redis does not
     answer within `redis_timeout_seconds`; except for `record_*` they may be repeated then.
@@ -72,22 +75,20 @@ class SharedReplicaRegistry:
         """
         self.config = RouterConfig.adopt(config)
         self.health_checks = health_checks
-        self.router_key = f"{self.config.router_id}~{new_token()}"
+        self._url = url
+        self._redis = redis
         self._http_get = http_get
         self._clock = clock or SystemClock()
         self._rng = random.Random()
-        self._parts = parts = assemble(
-            self.config,
-            router_key=self.router_key,
-            url=url,
-            redis=redis,
-            clock=self._clock,
-            rng=self._rng,
-            selection_rng=random.Random(seed),
-        )
-        self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
-        self._state, self._outcomes = parts.state, parts.outcomes
+        self._is_seeded = seed is not None
+        self._selection_rng = random.Random(seed)
+        self._shown = configured_view(self.config, self._selection_rng)
+        self._router_key = ""
+        self._parent: int | None = None
+        self._is_starting = False
         self._tasks: asyncio.Task[None] | None = None
+        self._use(self._assemble(self.config.router_id, clients_of(self.config, redis)))
+        forks.watch(self)
 
     async def start(self, *, timeout_seconds: float | None = None) -> None:
         """Join the routers, read the shared state, register the configured replicas that are new to it.
@@ -101,10 +102,12 @@ class SharedReplicaRegistry:
             StoreUnavailable: Redis could not be reached in that time. Nothing is left running.
             StoreRefused: Wrong credentials, or a server older than Redis 6.2. Nothing is left running.
             KeyConflict: A key of the namespace is of another type. Nothing is left running.
-            UsageError: It was started already.
+            UsageError: It was started already; or the Redis client that it was given was in use before a fork.
         """
-        if self._tasks is not None:
+        if self._tasks is not None or self._is_starting:
             raise UsageError("the registry was started already; call stop() first")
+        self._become_router()
+        self._is_starting = True
         try:
             async with asyncio.timeout(timeout_seconds) as scope:
                 await join(self._parts, self.config, clock=self._clock, rng=self._rng)
@@ -114,6 +117,8 @@ class SharedReplicaRegistry:
                 where = client.redacted(self.config.redis_url)
                 raise StoreUnavailable(f"Redis at {where} could not be used within {timeout_seconds:g} s") from error
             raise
+        finally:
+            self._is_starting = False
         self._tasks = asyncio.create_task(self._run_tasks(), name=f"shared_registry {self.router_key}")
         self._tasks.add_done_callback(_log_death)
         self._outcomes.is_shared = True
@@ -204,6 +209,11 @@ class SharedReplicaRegistry:
     def primaries(self) -> list[Replica]:
         """Return the replicas of the first tier in order, whatever their health."""
         return [replica for replica in self._view.all() if replica.primary]
+
+    @property
+    def router_key(self) -> str:
+        """Names this router in Redis: the router id and a random part, new at each `start`; empty before."""
+        return self._router_key
 
     @property
     def is_started(self) -> bool:
@@ -457,6 +467,53 @@ class SharedReplicaRegistry:
         work = functools.partial(self._parts.leadership.run, settings, probe)
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
+    def _assemble(self, router_key: str, clients: Clients) -> Parts:
+        return assemble(
+            self.config,
+            router_key=router_key,
+            url=self._url,
+            clients=clients,
+            view=self._shown,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+    def _use(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
+        self._state, self._outcomes = parts.state, parts.outcomes
+
+    def _become_router(self) -> None:
+        """Make what this router alone has, in the process that starts it: a forked copy is another router."""
+        clients = self._clients
+        if self._parent is not None:
+            if self._redis is not None:
+                raise UsageError(
+                    f"the Redis client that this registry was given was in use in process {self._parent} before this "
+                    "process was forked from it; build client and registry in this process"
+                )
+            clients, self._parent = clients_of(self.config, None), None
+        self._rng.seed()
+        if not self._is_seeded:
+            self._selection_rng.seed()
+        self._router_key = f"{self.config.router_id}~{new_token()}"
+        reset_view(self._shown)
+        self._use(self._assemble(self._router_key, clients))
+
+    def disown(self, parent: int) -> None:
+        """See `forks`: this is a copy of a registry of the process with that id, and not a router."""
+        self._router_key = ""
+        if self._parent is not None:
+            self._parent = parent
+            return
+        if self._tasks is None and not self._is_starting and not self._clients.are_connected():
+            return
+        forks.keep(self._parts, self._tasks)
+        self._tasks, self._is_starting, self._parent = None, False, parent
+        inherited: Any = forks.Inherited(parent)
+        self._parts = self._clients = self._reader = self._view = self._mirror = inherited
+        self._state = self._outcomes = inherited
+
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
             works = {
@@ -479,6 +536,8 @@ class SharedReplicaRegistry:
         await self._clients.close()
 
     def _expect_started(self) -> None:
+        if self._parent is not None:
+            raise forks.refusal(self._parent)
         if not self.is_started:
             raise UsageError("the registry is not started; await start() first")
 

@@ -53,6 +53,7 @@ class Asker:
         rejoin: Callable[[], Awaitable[None]],
         expect_open: Callable[[Request], None],
         can_place_alone: Callable[[Request], bool],
+        catch_up: Callable[[], Awaitable[Collection[str]]],
         clock: Clock,
     ) -> None:
         """Set up.
@@ -64,6 +65,8 @@ class Asker:
             rejoin: Makes this router one of the live ones again, with all that it holds.
             expect_open: Raises where the registry was stopped since the request.
             can_place_alone: Whether this router may place the session without Redis.
+            catch_up: Lets Redis have what was placed without it; returns the canonical urls of replicas that are left
+                to others for now.
             clock: For deadlines.
         """
         self._store = store
@@ -72,6 +75,7 @@ class Asker:
         self._rejoin = rejoin
         self._expect_open = expect_open
         self._can_place_alone = can_place_alone
+        self._catch_up = catch_up
         self._clock = clock
 
     async def ask(self, request: Request) -> Grant | Denied:
@@ -80,10 +84,7 @@ class Asker:
         Raises:
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
         """
-        ask = functools.partial(
-            self._store.acquire, request.lease_id, avoided=request.avoided, excluded=request.excluded
-        )
-        return await self._as_member(request, ask)
+        return await self._as_member(request, functools.partial(self._take, request))
 
     async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
         """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
@@ -129,27 +130,32 @@ class Asker:
                 waiter.grant = last
             return waiter.grant
 
-    async def _queue(self, request: Request) -> Grant | Place | Denied:
+    async def _take(self, request: Request, spared: Collection[str]) -> Grant | Denied:
+        excluded = {*request.excluded, *spared} if spared else request.excluded
+        return await self._store.acquire(request.lease_id, avoided=request.avoided, excluded=excluded)
+
+    async def _queue(self, request: Request, spared: Collection[str]) -> Grant | Place | Denied:
         return await self._store.wait(
             request.lease_id,
             max_queue=self._max_queue,
             sequence=request.sequence,
             avoided=request.avoided,
-            excluded=request.excluded,
+            excluded={*request.excluded, *spared} if spared else request.excluded,
         )
 
-    async def _as_member(self, request: Request, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _as_member(self, request: Request, ask: Callable[[Collection[str]], Awaitable[T]]) -> T:
         """Return the answer to who is among the live routers, joining them as needed."""
-        request.is_in_doubt = True
 
-        async def ask_once() -> T:
-            answer = await ask()
+        async def ask_once(spared: Collection[str]) -> T:
+            answer = await ask(spared)
             if not _is_not_registered(answer):
                 request.is_in_doubt = False
             return answer
 
         for _ in range(TRIES_TO_JOIN):
-            answer = await completed(ask_once())
+            spared = await self._catch_up()
+            request.is_in_doubt = True
+            answer = await completed(ask_once(spared))
             if not _is_not_registered(answer):
                 return answer
             self._expect_open(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from shared_registry.placement.lease import Lease
@@ -28,11 +28,15 @@ class Ledger:
     Attributes:
         held: By id.
         unconfirmed: Ids of held leases that Redis did not have when we last heard of them.
+        unrecorded: Those among them that are to be put back before anything new is asked for.
+        kept: Ids that have ended here, while Redis counts them on: canonical url by id. Their slots are this router's.
     """
 
     def __init__(self) -> None:
         self.held: dict[str, Lease] = {}
         self.unconfirmed: set[str] = set()
+        self.unrecorded: set[str] = set()
+        self.kept: dict[str, str] = {}
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
         self._acquires = 0
@@ -58,6 +62,7 @@ class Ledger:
         self.held[lease.id] = lease
         if lease.is_degraded:
             self.unconfirmed.add(lease.id)
+            self.unrecorded.add(lease.id)
 
     def drop(self, lease_id: str) -> None:
         """What was asked for was denied."""
@@ -73,23 +78,45 @@ class Ledger:
         if self.held.pop(lease_id, None) is None:
             return False
         self.unconfirmed.discard(lease_id)
+        self.unrecorded.discard(lease_id)
         self._ending.add(lease_id)
         self._releases += 1
         return True
 
+    def keep(self, lease_id: str, key: str) -> None:
+        """Redis did not hear of the end of one that it has on this replica."""
+        if lease_id in self._ending:
+            self.kept[lease_id] = key
+
     def end(self, lease_id: str) -> None:
         """Redis has heard of the end."""
         self._ending.discard(lease_id)
+        self.kept.pop(lease_id, None)
 
     def confirm(self, lease_ids: Iterable[str], *, not_there: Iterable[str]) -> None:
         """Redis has these leases now, but for those on replicas that it does not know."""
         unknown = set(not_there)
         for lease_id in lease_ids:
+            self.unrecorded.discard(lease_id)
             lease = self.held.get(lease_id)
             if lease is not None and lease.replica.key in unknown:
                 self.unconfirmed.add(lease_id)
             else:
                 self.unconfirmed.discard(lease_id)
+
+    def put_off(self, lease_id: str) -> None:
+        """It cannot be put back by itself, and nothing else is to wait for it."""
+        self.unrecorded.discard(lease_id)
+
+    def expect_back(self, keys: Collection[str]) -> bool:
+        """Redis knows these replicas now; return whether it lacks leases on them, which are to be put back."""
+        back = {one for one in self.unconfirmed if one in self.held and self.held[one].replica.key in keys}
+        self.unrecorded |= back
+        return bool(back)
+
+    def missing(self) -> dict[str, str]:
+        """Return the held leases that Redis does not have, as far as we know: canonical url by id."""
+        return {one: self.held[one].replica.key for one in self.unconfirmed if one in self.held}
 
     def mark(self) -> Mark:
         """Return the present moment."""
@@ -106,6 +133,7 @@ class Ledger:
         """Forget everything; return what was held."""
         held = list(self.held.values())
         self.held.clear()
-        for ids in (self.unconfirmed, self._acquiring, self._ending):
+        self.kept.clear()
+        for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending):
             ids.clear()
         return held

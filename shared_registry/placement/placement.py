@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_registry.answers import Beat, Denial, Denied
+from shared_registry.client import was_refused
 from shared_registry.clock import Clock
 from shared_registry.completion import completed
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
@@ -36,6 +39,11 @@ from shared_registry.store import Store
 
 IDLE_SECONDS = 60.0
 """For how long after the last acquire the loads are still looked at."""
+SETTLING_SECONDS = 2.5
+"""For how long after a failed write shares stand: longer than any router takes to try again to put back what is out."""
+MOST_SPARED = 100
+"""How many replicas may be left to others in one question; where they are more, none are."""
+SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 logger = logging.getLogger(__name__)
 
 
@@ -111,9 +119,12 @@ class Placement:
             rejoin=self._rejoin,
             expect_open=self._expect_open,
             can_place_alone=lambda request: self._degraded_choice(request) is not None,
+            catch_up=self._catch_up,
             clock=clock,
         )
-        self._degraded = DegradedPlacement(settings.degraded, router=router)
+        self._degraded = DegradedPlacement(settings.degraded, router=router, kept=self.ledger.kept)
+        self._failed_at = self._refused_at = self._apart_since = self._seen_at = -math.inf
+        self._seeing = asyncio.Lock()
         self._used_at = -IDLE_SECONDS
         self._closings = 0
         self._is_degraded = False
@@ -152,7 +163,7 @@ class Placement:
             self._expect_open(request)
         except StoreUnavailable as error:
             self._expect_open(request)
-            return self._place_without_redis(request, session, error)
+            return await self._place_without_redis(request, session, error)
         except BaseException:
             self._give_up(request)
             raise
@@ -160,8 +171,11 @@ class Placement:
             self.ledger.drop(request.lease_id)
             raise self._denied(found)
         replica, revision = found
+        if not request.sequence and replica.key in self._spared():
+            self._give_up(request)  # others that asked at the same time have used up what this router may take
+            raise StoreUnavailable(SETTLING)
         self._end_degraded()
-        self._degraded.take(replica.key)
+        self._degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, revision)
 
     async def run(self) -> None:
@@ -176,16 +190,63 @@ class Placement:
         """See who has how much while leases are asked for, for the case that Redis goes away."""
         while True:
             await self._clock.sleep(self._settings.refresh_seconds)
-            if self._needs_loads():
-                self._degraded.look()
-                try:
-                    in_flight, routers = await self._reader.loads(
-                        {replica.key: replica.endpoint for replica in self._mirror.view.preference},
-                        ramping=self._mirror.view.ramping,
-                    )
-                except StoreError:
-                    continue  # the mirror says that Redis is away
-                self._degraded.see(Loads(in_flight, routers))
+            if self._needs_loads() and not self._is_apart():
+                with contextlib.suppress(StoreError):  # the mirror says that Redis is away
+                    await self._see_loads()
+
+    async def _see_loads(self) -> None:
+        """Read the loads, and go by them unless something is out by then that they do not count."""
+        failed_at, replicas = self._failed_at, self._mirror.view.preference
+        self._degraded.look()
+        try:
+            in_flight, routers = await self._reader.loads(
+                {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
+            )
+            if failed_at == self._failed_at and not self._is_out():
+                self._degraded.see(Loads(in_flight, routers), replicas, missing=self.ledger.missing())
+                self._seen_at = self._clock.monotonic()
+        finally:
+            self._degraded.look_away()
+
+    async def _see_late(self) -> None:
+        """Read the loads where none were seen shortly before writes began to fail: perhaps reads do not."""
+        async with self._seeing:
+            if self._looks_too_old() and not self._is_out():
+                self._seen_at = self._clock.monotonic()  # once, also where it fails: what was seen long ago counts then
+                with contextlib.suppress(StoreError):
+                    await self._see_loads()
+
+    def _looks_too_old(self) -> bool:
+        oldest = self._apart_since - 2 * self._settings.refresh_seconds - 1
+        return self._seen_at < oldest and self._settings.degraded == "share"
+
+    def _is_out(self) -> bool:
+        """Whether Redis counts otherwise than this router, because it could not be told."""
+        return bool(self.ledger.unrecorded or self.ledger.kept)
+
+    def _is_apart(self) -> bool:
+        """Whether writes fail, or did a moment ago, or something is out."""
+        return self._is_out() or self._clock.monotonic() - self._failed_at < SETTLING_SECONDS
+
+    def _note_failure(self, error: StoreError) -> None:
+        """Redis did not take a write."""
+        if not self._is_apart():
+            self._apart_since = self._clock.monotonic()
+        self._failed_at = self._clock.monotonic()
+        if was_refused(error):
+            self._refused_at = self._failed_at
+
+    async def _catch_up(self) -> Collection[str]:
+        if self.ledger.unrecorded:
+            await self.reconciler.put_back_unrecorded()
+        return self._spared()
+
+    def _spared(self) -> Collection[str]:
+        """Return where others may have placed sessions that Redis does not know of yet, since it refused writes."""
+        if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
+            return ()
+        spared = self._degraded.used_up(self._mirror.view.preference)
+        return spared if len(spared) <= MOST_SPARED else ()
 
     def _notice(self, events: Sequence[Event]) -> None:
         """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
@@ -198,6 +259,8 @@ class Placement:
             self._line.rewind()
         if not self.ledger.held:
             return
+        if self.ledger.unconfirmed and self.ledger.expect_back({one.record.key for one in events if one.record}):
+            self.reconciler.ask()
         gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
         if events and not gone:
             return
@@ -206,11 +269,15 @@ class Placement:
             if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
                 lease.lost.set()
 
-    def begin_beat(self) -> Callable[[Beat], None]:
+    def begin_beat(self) -> Callable[[Beat | StoreError], None]:
         """Return what reconciles if the beat that begins counts what this router cannot have held meanwhile."""
         mark = self.ledger.mark()
 
-        def end(beat: Beat) -> None:
+        def end(beat: Beat | StoreError) -> None:
+            if isinstance(beat, StoreError):
+                if isinstance(beat, StoreUnavailable):
+                    self._note_failure(beat)
+                return
             low, high = self.ledger.bounds(mark)
             if not low <= beat.leases <= high or (beat.joined and high > 0):
                 self.reconciler.ask()
@@ -220,6 +287,7 @@ class Placement:
     def close(self) -> None:
         """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
         self.ledger.clear()
+        self.reconciler.close()
         self._closings += 1
         self._line.call_all()
 
@@ -262,7 +330,14 @@ class Placement:
     def _degraded_choice(self, request: Request) -> Replica | None:
         return self._degraded.choose(self._mirror.view.preference, avoided=request.avoided, excluded=request.excluded)
 
-    def _place_without_redis(self, request: Request, session: str | None, error: StoreUnavailable) -> Lease:
+    async def _place_without_redis(self, request: Request, session: str | None, error: StoreUnavailable) -> Lease:
+        self._note_failure(error)
+        try:
+            await self._see_late()
+            self._expect_open(request)
+        except BaseException:
+            self._give_up(request)
+            raise
         replica = self._degraded_choice(request)
         if replica is None:
             self._give_up(request)
@@ -271,7 +346,7 @@ class Placement:
         if not self._is_degraded:
             self._is_degraded = True
             logger.warning("placement: placing without Redis (%s): %s", self._settings.degraded, error)
-        self._degraded.take(replica.key)
+        self._degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, replica.record.revision, is_degraded=True)
 
     def _end_degraded(self) -> None:
@@ -295,16 +370,21 @@ class Placement:
         return lease
 
     async def _end(self, lease: Lease) -> None:
+        was_apart = self._is_apart() or self._mirror.is_cut_off
         if not self.ledger.begin_end(lease.id):
             return
-        self._degraded.give_back(lease.replica.key)
-        await completed(self._release(lease))
+        was_taken_since = self._degraded.give_back(lease.id)
+        # One that may have come through is given to others then, and not to use here.
+        await completed(self._release(lease, was_apart=was_apart, was_taken_since=was_taken_since))
 
-    async def _release(self, lease: Lease) -> None:
+    async def _release(self, lease: Lease, *, was_apart: bool, was_taken_since: bool) -> None:
         generation = self._mirror.generation
         try:
             events = await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)
-        except StoreError:
+        except StoreError as error:
+            self._note_failure(error)
+            if not was_taken_since and (was_apart or was_refused(error)):
+                self.ledger.keep(lease.id, lease.replica.key)
             self.reconciler.ask()
         except BaseException:
             self.reconciler.ask()
@@ -319,7 +399,9 @@ class Placement:
             return not is_later(lease.revision, self._mirror.revision)
         return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
 
-    def _denied(self, answer: Denied) -> Saturated | NoHealthyReplica:
+    def _denied(self, answer: Denied) -> Saturated | NoHealthyReplica | StoreUnavailable:
+        if self._spared():
+            return StoreUnavailable(SETTLING)
         if answer.why is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
         return Saturated(

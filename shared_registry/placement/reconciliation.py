@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.placement.ledger import Ledger
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 
 EVERY_SECONDS = 60.0
 RESTORED_AT_ONCE = 500
+TRIES = 3
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +64,7 @@ class Reconciler:
         self._is_in_doubt = False
         self._lock = asyncio.Lock()
         self._unheard: set[str] = set()
+        self._putting_back: asyncio.Task[None] | None = None
         self._is_in_trouble = False
 
     def ask(self) -> None:
@@ -100,6 +102,51 @@ class Reconciler:
             StoreError: Redis could not be told all of it; to be repeated.
         """
         await self._catch_up(is_due=True)
+
+    async def put_back_unrecorded(self) -> None:
+        """Let Redis have what was placed without it, before it gives away the same slots. Callers share one attempt.
+
+        Raises:
+            StoreError: Redis could not be told.
+        """
+        for _ in range(TRIES):
+            if not self._ledger.unrecorded:
+                return
+            if self._putting_back is None:
+                self._putting_back = asyncio.ensure_future(self._put_back_all())
+                self._putting_back.add_done_callback(self._end_putting_back)
+            await asyncio.shield(self._putting_back)
+        raise StoreUnavailable("more is placed without Redis than could be put back into it")
+
+    def close(self) -> None:
+        """End what callers share."""
+        if self._putting_back is not None:
+            self._putting_back.cancel()
+
+    async def _put_back_all(self) -> None:
+        for chunk in _chunks(list(self._ledger.unrecorded), RESTORED_AT_ONCE):
+            try:
+                await self._put_back(chunk)
+            except (StoreUnavailable, StoreRefused):
+                raise
+            except StoreError:
+                await self._put_back_each(chunk)
+
+    async def _put_back_each(self, lease_ids: Iterable[str]) -> None:
+        """Put back one by one what cannot be put back at once: one key of another type must not hold up the others."""
+        for lease_id in lease_ids:
+            try:
+                await self._put_back([lease_id])
+            except (StoreUnavailable, StoreRefused):
+                raise
+            except StoreError:
+                self._ledger.put_off(lease_id)
+                self.ask()
+
+    def _end_putting_back(self, task: asyncio.Task[None]) -> None:
+        self._putting_back = None
+        if not task.cancelled():
+            task.exception()
 
     async def _catch_up(self, *, is_due: bool) -> None:
         """Compare where that is due, or anything is in doubt by now; else tell only of what has ended."""
@@ -158,6 +205,8 @@ class Reconciler:
 
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
         for lease_id in lease_ids:
+            # A slot that is given back here may be in use again, by a session that Redis does not know of yet.
+            await self.put_back_unrecorded()
             await self._release(lease_id)
 
     async def _release(self, lease_id: str) -> None:

@@ -12,6 +12,7 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.answers import Beat
 from shared_registry.check import find_violations
 from shared_registry.model import RouterInfo
+from shared_registry.store import Store
 from tests.redis.support import Space, until
 
 T = TypeVar("T")
@@ -32,13 +33,15 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
     registry = SharedReplicaRegistry(config, health_checks=False)
     beats: list[Beat] = []
-    heartbeat = registry._parts.store.heartbeat
+    heartbeat = Store.heartbeat
 
-    async def counted(info: RouterInfo, *, expiry_seconds: float) -> Beat:
-        beats.append(await heartbeat(info, expiry_seconds=expiry_seconds))
-        return beats[-1]
+    async def counted(store: Store, info: RouterInfo, *, expiry_seconds: float) -> Beat:
+        beat = await heartbeat(store, info, expiry_seconds=expiry_seconds)
+        if info.key == registry.router_key:
+            beats.append(beat)
+        return beat
 
-    with mock.patch.object(registry._parts.store, "heartbeat", counted):
+    with mock.patch.object(Store, "heartbeat", counted):
         await registry.start()
         try:
             await until(lambda: len(beats) >= 2 and registry._mirror._polled_at > 0)

@@ -68,7 +68,7 @@ def have_seen_all(space: Space, registries: list[SharedReplicaRegistry]) -> bool
         loads = degraded.loads
         if loads is None or Counter(loads.in_flight) != wanted or len(loads.routers) != len(registries):
             return False
-        if any(degraded._taken.values()):
+        if degraded._taken:
             return False
     return True
 

@@ -79,7 +79,7 @@ class OneByOne:
             entries, view_birth=view_birth, view_revision=view_revision, is_complete=is_complete
         )
 
-    async def next_of(self, task: asyncio.Task[bool]) -> None:
+    async def next_of(self, task: asyncio.Task[str]) -> None:
         """Return when the task waits with another part, or has ended."""
         come = asyncio.ensure_future(self._has_come.wait())
         await asyncio.wait((come, task), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_SECONDS)
@@ -104,7 +104,7 @@ class Router:
         self.store = bench.store_of(name)
         self.known: KnownView | None = KnownView.of_nothing()
         self.steps: OneByOne | None = None
-        self.putting_back: asyncio.Task[bool] | None = None
+        self.putting_back: asyncio.Task[str] | None = None
         self._bench = bench
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -133,9 +133,10 @@ class Router:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def contribute(self) -> None:
-        if self.mirror.birth is not None:
-            await self._put_back(self.store, self.mirror.birth)
+    async def contribute(self) -> str | None:
+        if self.mirror.birth is None:
+            return None
+        return await self._put_back(self.store, self.mirror.birth)
 
     async def begin_to_put_back(self) -> None:
         """Do as when another history is found, but stop before each call; `put_back_next` makes it."""
@@ -151,7 +152,7 @@ class Router:
         self.steps.let_go()
         await self.steps.next_of(self.putting_back)
 
-    async def _put_back(self, store: Store | OneByOne, birth: str) -> bool:
+    async def _put_back(self, store: Store | OneByOne, birth: str) -> str:
         return await restoration.restore_view(
             store,  # type: ignore[arg-type]  # what it uses of it
             self._bench.reader,

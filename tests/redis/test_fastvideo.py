@@ -111,7 +111,7 @@ def test_settings_come_from_the_environment_and_replicas_from_the_argument(monke
     registry = ReplicaRegistry([ReplicaEndpoint(A), ReplicaEndpoint(B, primary=True)])
     assert isinstance(registry, SharedReplicaRegistry)
     assert (registry.config.redis_url, registry.config.namespace) == ("redis://redis.example:7000/2", "ltx2")
-    assert registry.router_key.startswith("router-7~")
+    assert (registry.config.router_id, registry.router_key) == ("router-7", "")
     assert not registry.health_checks
     assert [replica.url for replica in registry.all()] == [A, B]
 

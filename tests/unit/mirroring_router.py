@@ -77,10 +77,12 @@ class MirroringRouter:
     def listen(self, events: Sequence[Event]) -> None:
         self.heard.append([event.id for event in events])
 
-    async def _lose_history(self) -> None:
+    async def _lose_history(self) -> str | None:
         self.lost.append((self.mirror.birth, self.shown()))
+        birth = self.reader.history.birth
         if self.on_lost is not None:
             await self.on_lost()
+        return birth or self.reader.history.birth
 
 
 def three_healthy() -> History:

@@ -129,6 +129,7 @@ class ScriptedReader:
         self.error: StoreError | None = None
         self.snapshot_error: StoreError | None = None
         self.gaps = 0
+        self.on_head: Callable[[], None] | None = None
         self.calls: list[str] = []
         self.snapshot_gate = open_gate()
         self.records_gate = open_gate()
@@ -151,7 +152,10 @@ class ScriptedReader:
 
     async def head(self) -> Head:
         self._begin("head")
-        return self._head()
+        head, happens, self.on_head = self._head(), self.on_head, None
+        if happens is not None:
+            happens()
+        return head
 
     async def leader(self) -> Leader | None:
         self._begin("leader")

@@ -32,6 +32,9 @@ class Router:
         rejoins: How often it joined the live routers.
         is_open: Whether the registry runs.
         can_place_alone: Whether it has a slot to give without Redis.
+        catches_up: How often it let Redis have what was placed without it.
+        behind: Why it cannot.
+        spared: What is left to others.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -43,6 +46,9 @@ class Router:
         self.rejoins = 0
         self.is_open = True
         self.can_place_alone = False
+        self.catches_up = 0
+        self.behind: StoreUnavailable | None = None
+        self.spared: set[str] = set()
         self.request = Request("a", [A], [B], closings=0)
         self.asker = Asker(
             self.store.as_store(),
@@ -51,6 +57,7 @@ class Router:
             rejoin=self._rejoin,
             expect_open=self._expect_open,
             can_place_alone=lambda request: request is self.request and self.can_place_alone,
+            catch_up=self._catch_up,
             clock=clock,
         )
 
@@ -70,6 +77,12 @@ class Router:
 
     async def _rejoin(self) -> None:
         self.rejoins += 1
+
+    async def _catch_up(self) -> set[str]:
+        self.catches_up += 1
+        if self.behind is not None:
+            raise self.behind
+        return self.spared
 
     def _expect_open(self, request: Request) -> None:
         assert request is self.request
@@ -108,6 +121,28 @@ async def test_who_need_not_wait_does_not(router: Router, clock: FakeClock) -> N
     assert router.store.called == ["wait"]
     assert (router.store.avoided, router.store.excluded) == ([[A]], [[B]])
     assert (router.heard, router.redis.asked, router.request.is_in_doubt) == ([], [], False)
+
+
+async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Router, clock: FakeClock) -> None:
+    router.behind = AWAY
+    with pytest.raises(StoreUnavailable):
+        await router.asker.ask(router.request)
+    assert (router.store.called, router.request.is_in_doubt) == ([], False)
+    router.behind = None
+    router.store.last_answers = [STRANGE, GRANT]
+    assert await router.asker.ask(router.request) == GRANT
+    assert (router.catches_up, router.rejoins) == (3, 1)
+
+
+async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, clock: FakeClock) -> None:
+    router.spared = {A}
+    router.store.answers = [EXCLUDED, GRANT]
+    task = router.wait()
+    await clock.settle()
+    router.spared = set()
+    await clock.run_until(task.done, within=2 * POLL_SECONDS)
+    assert task.result() == GRANT
+    assert router.store.excluded == [{A, B}, [B]]
 
 
 async def test_who_may_not_join_a_line_that_long_is_told_at_once(router: Router, clock: FakeClock) -> None:

@@ -33,6 +33,7 @@ class ScriptedStore:
         self.pieces: dict[str, int] = {}
         self.seconds_a_piece = 0.0
         self.checked: list[Beat] = []
+        self.failed: list[StoreError] = []
         self.is_listed = False
         self.error: StoreError | None = None
         self.reap_error: StoreError | None = None
@@ -61,6 +62,9 @@ class ScriptedStore:
         self.expired.remove(router)
         self.reaped.append(router)
         return Parting.DONE
+
+    def check(self, beat: Beat | StoreError) -> None:
+        (self.failed if isinstance(beat, StoreError) else self.checked).append(beat)  # type: ignore[arg-type]
 
     async def leave(self, *, affinity_seconds: float) -> Parting:
         assert affinity_seconds == AFFINITY
@@ -91,7 +95,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         heartbeat_seconds=HEARTBEAT,
         expiry_seconds=EXPIRY,
         affinity_seconds=AFFINITY,
-        begin_beat=lambda: store.checked.append,
+        begin_beat=lambda: store.check,
         clock=clock,
         rng=random.Random(1),
     )

@@ -288,6 +288,102 @@ async def test_help_that_fails_is_called_for_again_before_the_new_history_is_sho
     assert router.mirror.birth == "birth 2"
 
 
+async def test_a_history_lost_again_while_it_is_read_gets_the_view_too(
+    clock: FakeClock, router: MirroringRouter
+) -> None:
+    reader = router.reader
+    second, third = History("birth 2", first=100), History("birth 3", first=200)
+
+    async def contribute() -> None:
+        reader.history.register(1)
+        if reader.history is second:
+            reader.history = third  # nothing of what was just put back is left when it is read
+
+    router.on_lost = contribute
+    reader.history = second
+    await clock.advance(3 * REFRESH)
+    every = [url_of(1), url_of(2), url_of(3)]
+    assert router.lost[0] == ("birth 1", every)
+    assert all(shown == every for _, shown in router.lost), "no view was given up that was not put back"
+    assert router.mirror.birth == "birth 3"
+    assert router.shown() == [url_of(1)]
+
+
+@pytest.mark.parametrize("birth", ["birth 2", None])
+async def test_a_history_lost_after_a_gap_was_found_gets_the_view(
+    clock: FakeClock, history: History, router: MirroringRouter, birth: str | None
+) -> None:
+    """The head that is read first shows the old history, and the full read another one, or an empty namespace."""
+    other = History("birth 2", first=100)
+    other.birth = birth
+    router.reader.calls.clear()
+    router.reader.on_head = lambda: setattr(router.reader, "history", other)
+
+    async def contribute() -> None:
+        other.birth = "birth 2"
+        other.register(1)
+        other.register(2)
+
+    router.on_lost = contribute
+    history.change(1, status=ReplicaStatus.UNHEALTHY)
+    history.change(1, status=ReplicaStatus.HEALTHY)
+    history.trim()
+    await clock.settle()
+    assert "snapshot" in router.reader.calls, "there was a gap"
+    await clock.advance(5 * REFRESH)
+    assert router.lost == [("birth 1", [url_of(1), url_of(2), url_of(3)])]
+    assert router.shown() == [url_of(1), url_of(2)]
+
+
+async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    empty = History()
+    empty.birth = None
+
+    async def contribute() -> None:
+        empty.birth = "birth 2"
+        empty.register(3)
+
+    router.on_lost = contribute
+    history.join()
+    history.join()
+    history.trim()
+    router.reader.history = empty
+    router.reader.history.events = history.events
+    await clock.advance(2 * REFRESH)
+    assert [birth for birth, _ in router.lost] == ["birth 1"]
+    assert url_of(3) in router.shown()
+
+
+async def test_loading_an_empty_namespace_says_so_and_shows_nothing_of_it(clock: FakeClock, history: History) -> None:
+    router = MirroringRouter(clock, history)
+    history.birth = None
+    with pytest.raises(StoreUnavailable, match="empty"):
+        await router.mirror.load()
+    assert (router.shown(), router.mirror.birth) == ([], None)
+
+
+async def test_what_is_written_into_another_history_does_not_touch_the_view_it_gets(
+    clock: FakeClock, router: MirroringRouter
+) -> None:
+    other = History("birth 2", first=100)
+    other.register(1)
+    was_shown: list[AdminState] = []
+
+    async def contribute() -> None:
+        reply = other.change(1, admin=AdminState.DISABLED)
+        router.mirror.apply_reply([reply], router.mirror.generation)
+        await router.mirror.refresh(at_once=True)
+        was_shown.append(router.handle(1).admin)
+
+    router.on_lost = contribute
+    router.reader.history = other
+    await clock.advance(2 * REFRESH)
+    assert was_shown == [AdminState.ACTIVE]
+    assert router.handle(1).admin is AdminState.DISABLED, "but it is shown with all else"
+
+
 async def test_while_redis_is_away_the_last_view_stays_and_its_age_grows(
     clock: FakeClock, history: History, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:

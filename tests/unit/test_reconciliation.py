@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import KeyConflict, StoreError, StoreUnavailable
 from shared_registry.placement.ledger import Ledger
 from shared_registry.placement.reconciliation import EVERY_SECONDS, RESTORED_AT_ONCE, Reconciler
 from tests.unit.fake_clock import FakeClock
@@ -432,3 +432,44 @@ async def test_cancelled_it_is_asked_for_again(reconciler: Reconciler, store: Sc
     await asyncio.wait([task])
     assert task.cancelled()
     assert reconciler._is_asked.is_set()
+
+
+async def test_what_cannot_be_put_back_holds_up_nothing_else(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    for lease_id in "abc":
+        hold(ledger, lease_id, is_degraded=True)
+    conflict = KeyConflict("a key holds something else")
+    store.errors["restore_leases"] = [conflict, conflict]
+    await reconciler.put_back_unrecorded()
+    assert (len(store.leases), ledger.unrecorded, len(ledger.unconfirmed)) == (2, set(), 1)
+    await reconciler.reconcile()
+    assert store.leases.keys() == set("abc")
+    assert ledger.unconfirmed == set()
+
+
+async def test_those_who_wait_for_what_is_put_back_share_one_attempt(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "a", is_degraded=True)
+    store.errors["restore_leases"] = [StoreUnavailable("away")]
+    waiting = [asyncio.ensure_future(reconciler.put_back_unrecorded()) for _ in range(5)]
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert store.calls.count("restore_leases") == 1
+    assert all(isinstance(one.exception(), StoreUnavailable) for one in waiting)
+    assert ledger.unrecorded == {"a"}
+
+
+async def test_a_slot_given_back_is_not_freed_before_its_next_session_is_recorded(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
+    hold(ledger, "old")
+    store.leases = {"old": A}
+    ledger.begin_end("old")
+    hold(ledger, "new", is_degraded=True)
+    store.errors["restore_leases"] = [StoreUnavailable("away")]
+    with pytest.raises(StoreUnavailable):
+        await reconciler._release_all(["old"])
+    assert (store.released, store.leases) == ([], {"old": A})
+    await reconciler._release_all(["old"])
+    assert store.leases == {"new": A}
