@@ -78,8 +78,9 @@ def assemble(
     """
     keys = Keys(settings.namespace)
     clients = _connect(settings, redis)
-    store = Store(clients.commands, keys, router=router_key, timeout_seconds=settings.redis_timeout_seconds)
-    reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
+    timeout_seconds = settings.redis_timeout_seconds
+    store = Store(clients.commands, keys, router=router_key, timeout_seconds=timeout_seconds, control=clients.control)
+    reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
     view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)

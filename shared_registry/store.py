@@ -2,19 +2,21 @@
 
 Every call is bounded by the store's timeout and raises `StoreUnavailable` past it. All but `record_outcome` may be
 repeated after that: the commands are idempotent by tokens that the caller makes.
+
+Calls go in three lanes, so that however much the sessions of a router ask, the router stays alive: what sessions and
+operators ask; heartbeats, leadership and reports; and what brings Redis and the router in line again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
 from shared_registry.client import Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.keys import Keys
+from shared_registry.lane import Lane
 from shared_registry.model import (
     AdminState,
     Event,
@@ -28,7 +30,10 @@ from shared_registry.model import (
 from shared_registry.scripts import Reply, Scripts
 from shared_registry.wire import parse_events
 
-CALLS_AT_ONCE = 16
+CALLS_AT_ONCE = 32
+CONTROL_CALLS_AT_ONCE = 8
+"""Some more than there are tasks that send them, so that none waits for another."""
+RECOVERIES_AT_ONCE = 8
 
 
 def new_token() -> str:
@@ -39,20 +44,25 @@ def new_token() -> str:
 class Store:
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
-    def __init__(self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0) -> None:
+    def __init__(
+        self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0, control: Client | None = None
+    ) -> None:
         """Bind the verbs.
 
         Args:
             client: See `client.connect`.
             keys: The namespace.
             router: This router's key, which goes into the events that it causes.
-            timeout_seconds: The longest that a call may take.
+            timeout_seconds: The longest that a call may take, from its turn on.
+            control: The client for all that sessions and operators do not ask; the same one by default.
         """
         self._scripts = Scripts(client, keys)
+        self._control = self._scripts if control is None else self._scripts.over(control)
         self._router = router
         self._timeout_seconds = timeout_seconds
-        self._alarm = SharedAlarm(timeout_seconds)
-        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._sessions_lane = Lane(CALLS_AT_ONCE, seconds=timeout_seconds)
+        self._control_lane = Lane(CONTROL_CALLS_AT_ONCE, seconds=timeout_seconds)
+        self._recovery_lane = Lane(RECOVERIES_AT_ONCE, seconds=timeout_seconds)
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
@@ -96,8 +106,8 @@ class Store:
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
         """Stand for leader. The same token again finds itself elected and begins its lease anew."""
-        async with self._call():
-            reply = await self._scripts.campaign(
+        async with self._control_call():
+            reply = await self._control.campaign(
                 router=self._router, token=token, lease_seconds=lease_seconds, seen_epoch=seen_epoch, birth=new_token()
             )
         if _expect(reply, "elected", "held") == "elected":
@@ -107,14 +117,14 @@ class Store:
 
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease; `False` where the token no longer leads."""
-        async with self._call():
-            reply = await self._scripts.renew(token=token, lease_seconds=lease_seconds)
+        async with self._control_call():
+            reply = await self._control.renew(token=token, lease_seconds=lease_seconds)
         return _expect(reply, "renewed", "lost") == "renewed"
 
     async def resign(self, token: str) -> bool:
         """End the lease; `False` where the token did not lead."""
-        async with self._call():
-            reply = await self._scripts.resign(token=token)
+        async with self._control_call():
+            reply = await self._control.resign(token=token)
         return _expect(reply, "resigned", "lost") == "resigned"
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
@@ -126,8 +136,8 @@ class Store:
             by: Who asked.
             reason: Why.
         """
-        async with self._call():
-            reply = await self._scripts.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
+        async with self._control_call():
+            reply = await self._control.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
     async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
@@ -136,8 +146,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.declare_panic(token=token, epoch=epoch, why=why)
+        async with self._control_call():
+            reply = await self._control.declare_panic(token=token, epoch=epoch, why=why)
         status = _expect(reply, "declared", "unchanged", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {epoch} is over; what it found about panic was refused")
@@ -157,8 +167,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.advance_ramps(
+        async with self._control_call():
+            reply = await self._control.advance_ramps(
                 token=token, epoch=epoch, slow_start_seconds=slow_start_seconds, urls=urls
             )
         if _expect(reply, "advanced", "fenced") == "fenced":
@@ -173,8 +183,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.report_probes(
+        async with self._control_call():
+            reply = await self._control.report_probes(
                 token=token, epoch=epoch, batch=batch, thresholds=thresholds, results=results
             )
         status = _expect(reply, "applied", "duplicate", "fenced")
@@ -199,8 +209,8 @@ class Store:
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
         """Keep a router among the live ones."""
-        async with self._call():
-            reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+        async with self._control_call():
+            reply = await self._control.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
         _expect(reply, "alive")
         birth, revision, joined, leases, *expired = reply.values
         return Beat(birth, revision, joined == "1", expired, int(leases))
@@ -214,8 +224,8 @@ class Store:
             router: Its key.
             affinity_seconds: How long the sessions may find their replicas again.
         """
-        async with self._call():
-            reply = await self._scripts.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
+        async with self._control_call():
+            reply = await self._control.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
         return _PARTINGS[_expect(reply, "reaped", "partial", "alive", "not_found")]
 
     async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
@@ -223,12 +233,18 @@ class Store:
 
         Like `reap`, some at a time.
         """
-        async with self._call():
-            reply = await self._scripts.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
+        async with self._control_call():
+            reply = await self._control.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
         return _PARTINGS[_expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
-        self, lease_id: str, *, avoided: Collection[str] = (), excluded: Collection[str] = ()
+        self,
+        lease_id: str,
+        *,
+        avoided: Collection[str] = (),
+        excluded: Collection[str] = (),
+        patience_seconds: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Grant | Denied:
         """Give a session a slot; return which, or why there is none. If it waited in line, it does no longer.
 
@@ -236,8 +252,15 @@ class Store:
             lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
             avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls never taken.
+            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
+            on_sent: Called when the turn has come: before, nothing can have happened.
+
+        Raises:
+            Busy: The turn did not come in time.
         """
-        async with self._call():
+        async with self._call(patience_seconds):
+            if on_sent is not None:
+                on_sent()
             reply = await self._scripts.acquire_lease(
                 router=self._router, lease_id=lease_id, max_queue=0, sequence="", avoided=avoided, excluded=excluded
             )
@@ -251,6 +274,8 @@ class Store:
         sequence: str = "",
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
+        patience_seconds: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Grant | Place | Denied:
         """Give a session a slot, or a place in the waiting line. Who waits asks again, and learns where it stands.
 
@@ -260,8 +285,15 @@ class Store:
             sequence: Of the place that it has, if any: the server may have forgotten it.
             avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls not taken at once; what comes to who waits may be one of them.
+            patience_seconds: See `acquire`.
+            on_sent: See `acquire`.
+
+        Raises:
+            Busy: The turn did not come in time.
         """
-        async with self._call():
+        async with self._call(patience_seconds):
+            if on_sent is not None:
+                on_sent()
             reply = await self._scripts.acquire_lease(
                 router=self._router,
                 lease_id=lease_id,
@@ -275,10 +307,17 @@ class Store:
         sequence, position, depth = reply.values
         return Place(sequence, int(position), int(depth))
 
-    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0) -> list[Event]:
-        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it."""
-        async with self._call():
-            reply = await self._scripts.release_lease(
+    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
+        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
+
+        Args:
+            lease_id: Whose.
+            affinity_seconds: How long the session may find its replica again.
+            is_recovery: Nobody holds it any more, so that its slot must not wait behind the sessions of now.
+        """
+        scripts = self._control if is_recovery else self._scripts
+        async with self._recovery_call() if is_recovery else self._call():
+            reply = await scripts.release_lease(
                 router=self._router, lease_id=lease_id, affinity_seconds=affinity_seconds
             )
         _expect(reply, "released", "abandoned", "not_found")
@@ -290,8 +329,8 @@ class Store:
         Args:
             leases: Lease id to canonical url; at most 500.
         """
-        async with self._call():
-            reply = await self._scripts.restore_leases(router=self._router, leases=leases)
+        async with self._recovery_call():
+            reply = await self._control.restore_leases(router=self._router, leases=leases)
         if _expect(reply, "restored", "not_registered") == "not_registered":
             return None
         count, over, *urls = reply.values
@@ -308,8 +347,8 @@ class Store:
             view_revision: How far the view had followed it.
             is_complete: All of the view is in now; earlier views come too late.
         """
-        async with self._call():
-            reply = await self._scripts.restore_view(
+        async with self._recovery_call():
+            reply = await self._control.restore_view(
                 birth=new_token(),
                 router=self._router,
                 view_birth=view_birth,
@@ -335,8 +374,18 @@ class Store:
         _expect(reply, "repaired")
         return int(reply.values[0])
 
-    def _call(self) -> bounded:
-        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm)
+    def turn_away(self, why: str) -> None:
+        """Let no session wait any longer for its turn: it is told that Redis cannot be asked, and why."""
+        self._sessions_lane.turn_away(why)
+
+    def _call(self, patience_seconds: float | None = None) -> bounded:
+        return bounded(self._timeout_seconds, lane=self._sessions_lane, patience_seconds=patience_seconds)
+
+    def _control_call(self) -> bounded:
+        return bounded(self._timeout_seconds, lane=self._control_lane)
+
+    def _recovery_call(self) -> bounded:
+        return bounded(self._timeout_seconds, lane=self._recovery_lane)
 
 
 _PARTINGS = {

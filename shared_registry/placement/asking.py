@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import TypeVar
 from shared_registry.answers import Denial, Denied, Grant, Place
 from shared_registry.clock import Clock, call_at
 from shared_registry.errors import StoreUnavailable
+from shared_registry.lane import Busy
 from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
 from shared_registry.store import Store
 
 T = TypeVar("T")
 TRIES_TO_JOIN = 3
+LAST_CALL_SECONDS = 1.0
+"""How long a session whose time is up may wait for its turn to ask for the last time."""
 OnPosition = Callable[[int, int], None]
 """Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
 
@@ -50,6 +54,7 @@ class Asker:
         *,
         max_queue: int,
         rejoin: Callable[[], Awaitable[None]],
+        on_sent: Callable[[Request], None],
         expect_open: Callable[[Request], None],
         can_place_alone: Callable[[Request], bool],
         clock: Clock,
@@ -61,6 +66,7 @@ class Asker:
             line: What keeps those informed who wait.
             max_queue: Join the line unless it is that long.
             rejoin: Makes this router one of the live ones again, with all that it holds.
+            on_sent: Called before Redis can have heard of a request.
             expect_open: Raises where the registry was stopped since the request.
             can_place_alone: Whether this router may place the session without Redis.
             clock: For deadlines.
@@ -69,20 +75,31 @@ class Asker:
         self._line = line
         self._max_queue = max_queue
         self._rejoin = rejoin
+        self._on_sent = on_sent
         self._expect_open = expect_open
         self._can_place_alone = can_place_alone
         self._clock = clock
 
-    async def ask(self, request: Request) -> Grant | Denied:
+    async def ask(self, request: Request, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask once. If the session waited, it does no longer.
 
+        Args:
+            request: For whom.
+            patience_seconds: How long to wait for its turn; `None` for as long as Redis answers.
+
         Raises:
+            Busy: Its turn did not come in time.
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
         """
         ask = functools.partial(
-            self._store.acquire, request.lease_id, avoided=request.avoided, excluded=request.excluded
+            self._store.acquire,
+            request.lease_id,
+            avoided=request.avoided,
+            excluded=request.excluded,
+            patience_seconds=patience_seconds,
+            on_sent=functools.partial(self._send, request),
         )
-        return await self._as_member(request, ask)
+        return await self._as_member(request, ask, patience_seconds)
 
     async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
         """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
@@ -95,6 +112,7 @@ class Asker:
             on_position: Told where the session stands: first at once, then when that has changed.
 
         Raises:
+            Busy: Its turn to ask did not come in time.
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
         tell = _on_change(on_position)
@@ -102,7 +120,11 @@ class Asker:
             while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
                 try:
-                    answer = await self._as_member(request, functools.partial(self._queue, request))
+                    answer = await self._queue(request, deadline - self._clock.monotonic())
+                except Busy:
+                    if waiter.place is None:
+                        raise
+                    continue
                 except StoreUnavailable:
                     if waiter.place is None or self._can_place_alone(request):
                         raise
@@ -121,25 +143,39 @@ class Asker:
                     await self._pause(request, deadline)
                 else:
                     return answer
-            if waiter.grant is None:
-                last = await self.ask(request)
-                if isinstance(last, Denied):
-                    return last
-                waiter.grant = last
-            return waiter.grant
+            return waiter.grant or await self._ask_last(request, waiter)
 
-    async def _queue(self, request: Request) -> Grant | Place | Denied:
-        return await self._store.wait(
+    async def _ask_last(self, request: Request, waiter: Waiter) -> Grant | Denied:
+        try:
+            answer = await self.ask(request, patience_seconds=LAST_CALL_SECONDS)
+        except Busy:
+            if waiter.grant is None:
+                raise
+            return waiter.grant
+        if isinstance(answer, Grant):
+            waiter.grant = answer
+        return answer
+
+    async def _queue(self, request: Request, patience_seconds: float) -> Grant | Place | Denied:
+        ask = functools.partial(
+            self._store.wait,
             request.lease_id,
             max_queue=self._max_queue,
             sequence=request.sequence,
             avoided=request.avoided,
             excluded=request.excluded,
+            patience_seconds=patience_seconds,
+            on_sent=functools.partial(self._send, request),
         )
+        return await self._as_member(request, ask, patience_seconds)
 
-    async def _as_member(self, request: Request, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer to who is among the live routers, joining them as needed."""
+    def _send(self, request: Request) -> None:
+        self._expect_open(request)
         request.is_in_doubt = True
+        self._on_sent(request)
+
+    async def _as_member(self, request: Request, ask: Callable[[], Awaitable[T]], patience_seconds: float | None) -> T:
+        """Return the answer to who is among the live routers, joining them as needed."""
         for _ in range(TRIES_TO_JOIN):
             answer = await ask()
             if not isinstance(answer, Denied) or answer.why is not Denial.NOT_REGISTERED:
@@ -147,7 +183,11 @@ class Asker:
                 return answer
             self._expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
-            await self._rejoin()
+            try:
+                async with asyncio.timeout(patience_seconds):
+                    await self._rejoin()
+            except TimeoutError:
+                raise Busy("this router has not come back among the live ones in time") from None
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
     async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:

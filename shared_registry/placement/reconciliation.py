@@ -21,6 +21,7 @@ from shared_registry.store import Store
 
 EVERY_SECONDS = 60.0
 RESTORED_AT_ONCE = 500
+RELEASED_AT_ONCE = 8
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +63,7 @@ class Reconciler:
         self._is_asked = asyncio.Event()
         self._is_in_doubt = False
         self._lock = asyncio.Lock()
+        self._putting_back = asyncio.Lock()
         self._unheard: set[str] = set()
         self._is_in_trouble = False
 
@@ -101,6 +103,15 @@ class Reconciler:
         """
         await self._catch_up(is_due=True)
 
+    async def put_back(self) -> None:
+        """Put back what is held here and missing in Redis, without waiting until the rest is in order.
+
+        Raises:
+            StoreError: Redis could not be told all of it; to be repeated.
+        """
+        self.ask()
+        await self._put_back_missing()
+
     async def _catch_up(self, *, is_due: bool) -> None:
         """Compare where that is due, or anything is in doubt by now; else tell only of what has ended."""
         async with self._lock:
@@ -118,22 +129,28 @@ class Reconciler:
                 raise
 
     async def _compare(self) -> None:
-        held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
-        there: dict[str, str] = {}
-        strangers: list[str] = []
-        async for page in self._reader.leases(self._router):
-            there |= page
-            strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
-        # What was put back without an answer may have taken a replica over its capacity, which is to be told.
-        missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
-        self._unheard.intersection_update(missing)
-        self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
-        for chunk in _chunks(missing, RESTORED_AT_ONCE):
-            await self._put_back(chunk)
+        strangers = await self._put_back_missing()
         async for waiting in self._reader.waiters():
             own = [one.lease_id for one in waiting if one.router == self._router]
             strangers += [lease_id for lease_id in own if not self._ledger.knows(lease_id)]
         await self._release_all([*strangers, *self._ledger.ending])
+
+    async def _put_back_missing(self) -> list[str]:
+        """Put back what is missing; return the ids of leases that are nobody's."""
+        async with self._putting_back:
+            held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
+            there: dict[str, str] = {}
+            strangers: list[str] = []
+            async for page in self._reader.leases(self._router):
+                there |= page
+                strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+            # What was put back without an answer may have taken a replica over its capacity, which is to be told.
+            missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
+            self._unheard.intersection_update(missing)
+            self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
+            for chunk in _chunks(missing, RESTORED_AT_ONCE):
+                await self._put_back(chunk)
+            return strangers
 
     async def _put_back(self, lease_ids: Iterable[str]) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
@@ -157,11 +174,25 @@ class Reconciler:
                 await self._release(lease_id)
 
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
+        """Release some at a time: one by one, thousands that an outage has left would keep their slots for minutes.
+
+        Raises:
+            StoreError: Redis could not be told of all.
+        """
+        left = iter(lease_ids)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(RELEASED_AT_ONCE):
+                    group.create_task(self._release_each(left))
+        except* StoreError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _release_each(self, lease_ids: Iterable[str]) -> None:
         for lease_id in lease_ids:
             await self._release(lease_id)
 
     async def _release(self, lease_id: str) -> None:
-        await self._store.release(lease_id, affinity_seconds=self._affinity_seconds)
+        await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, is_recovery=True)
         self._ledger.end(lease_id)
 
 

@@ -96,12 +96,14 @@ class ScriptedAsking:
         answers: To `wait`.
         last_answers: To `acquire`.
         calls: What was called when: the name, and for `wait` the sequence.
+        patience: How long each call would have waited for its turn.
     """
 
     def __init__(self, clock: FakeClock, *answers: Answer) -> None:
         self.answers = list(answers)
         self.last_answers: list[Answer] = []
         self.calls: list[tuple[float, str]] = []
+        self.patience: list[float | None] = []
         self.max_queue = 7
         self.avoided: list[Collection[str]] = []
         self.excluded: list[Collection[str]] = []
@@ -125,13 +127,25 @@ class ScriptedAsking:
         sequence: str,
         avoided: Collection[str],
         excluded: Collection[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None],
     ) -> Grant | Place | Denied:
+        self.patience.append(patience_seconds)
+        on_sent()
         assert (lease_id, max_queue) == ("a", self.max_queue)
         return await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
 
     async def acquire(
-        self, lease_id: str, *, avoided: Collection[str], excluded: Collection[str]
+        self,
+        lease_id: str,
+        *,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None],
     ) -> Grant | Place | Denied:
+        self.patience.append(patience_seconds)
+        on_sent()
         assert lease_id == "a"
         return await self._answer(self.last_answers, "acquire", avoided, excluded)
 
