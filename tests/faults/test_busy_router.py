@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -162,7 +163,7 @@ async def test_everybody_is_told_when_redis_dies_in_a_burst(own_server: OwnServe
             kinds = Counter(await asyncio.gather(*calls))
         took = time.monotonic() - begun
         assert set(kinds) == {"placed", StoreUnavailable.__name__}
-        assert took < 3.0
+        assert took < 10.0  # and not once for each 32 that wait
         assert registry._parts.placement.ledger.mark().moving <= 3 * CALLS_AT_ONCE, "only what was sent is in doubt"
         if how == "silent":
             os.kill(server.pid, signal.SIGCONT)
@@ -212,11 +213,13 @@ async def test_slots_that_nobody_holds_are_free_soon_however_many(space: Space, 
         proxy.heal()
         proxy.delay_seconds = DISTANCE_SECONDS
         busy = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(TASKS)]
-        begun = time.monotonic()
         gone = {lease.id for lease in held}
-        await until(lambda: not gone & leases(space).keys(), seconds=PATIENCE_SECONDS)
-        took = time.monotonic() - begun
+        calls = 0  # what could have been released meanwhile, one after the other
         async with asyncio.timeout(PATIENCE_SECONDS):
+            while gone & leases(space).keys():
+                with contextlib.suppress(StoreUnavailable):
+                    await registry._reader.head()
+                calls += 1
             await asyncio.gather(*busy)
-        assert took < 10.0  # one after the other: 1,000 times over 20 ms
+        assert calls < len(held) / 2
         await settle(space, registry)
