@@ -156,18 +156,21 @@ async def test_a_late_call_sends_nobody_away_where_another_was_answered(error: E
 
 async def test_connections_that_break_at_once_send_nobody_away_but_failing_ones_do() -> None:
     lane = Lane(2, seconds=NEVER)
-    tried = 0
+    tried, breaks = 0, asyncio.Event()
 
     async def broken() -> None:
         nonlocal tried
         async with bounded(NEVER, lane=lane):
             tried += 1
+            await breaks.wait()
             await asyncio.sleep(0)
             raise RedisConnectionError("reset")
 
     holding = [asyncio.create_task(broken()) for _ in range(2)]
-    await asyncio.sleep(0)
+    await turns()
     waiting = [asyncio.create_task(answered(lane)) for _ in range(5)]
+    await turns()
+    breaks.set()
     assert [type(one) for one in await asyncio.gather(*holding, return_exceptions=True)] == [StoreUnavailable] * 2
     await asyncio.gather(*waiting)
     tried = 0
