@@ -33,7 +33,7 @@ from shared_registry.redis_urls import check_redis_url, mask_redis_url
 Client: TypeAlias = Any
 """`redis.asyncio.Redis` or `RedisCluster`, with `decode_responses=True`; their type hints differ between versions."""
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 72
 """More than all lanes of one client together, so that no call waits inside redis-py, where it would pass for slow."""
 MAX_CONNECTIONS_PER_NODE = 64
 """Where redis-py has no pool that blocks: high enough never to be reached, since lanes bound the calls."""
@@ -62,6 +62,7 @@ class Clients:
         longest_block_seconds: How long a blocking read may ask the server to wait.
         is_owned: Built here and closed with the registry; a client that the caller passed in stays theirs.
         upkeep: For what keeps the router alive and current; `None` where that goes by `commands`.
+        max_connections: What a client that the caller passed in allows itself, where that is less than all lanes want.
     """
 
     commands: Client
@@ -69,6 +70,7 @@ class Clients:
     longest_block_seconds: float
     is_owned: bool = True
     upkeep: Client | None = None
+    max_connections: int = MAX_CONNECTIONS
 
     @property
     def control(self) -> Client:
@@ -121,7 +123,8 @@ def adopt(client: Client) -> Clients:
         raise ConfigError("redis: the client must be built with decode_responses=True")
     socket_timeout = options.get("socket_timeout")
     longest_block = math.inf if socket_timeout is None else socket_timeout / 2
-    return Clients(client, client, longest_block, is_owned=False)
+    allowed = getattr(pool, "max_connections", None) or MAX_CONNECTIONS
+    return Clients(client, client, longest_block, is_owned=False, max_connections=min(allowed, MAX_CONNECTIONS))
 
 
 def redacted(url: str) -> str:

@@ -79,7 +79,14 @@ def assemble(
     keys = Keys(settings.namespace)
     clients = _connect(settings, redis)
     timeout_seconds = settings.redis_timeout_seconds
-    store = Store(clients.commands, keys, router=router_key, timeout_seconds=timeout_seconds, control=clients.control)
+    store = Store(
+        clients.commands,
+        keys,
+        router=router_key,
+        timeout_seconds=timeout_seconds,
+        control=clients.control,
+        max_connections=clients.max_connections,
+    )
     reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
     view = _view(settings, selection_rng)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
-from shared_registry.client import Client, bounded
+from shared_registry.client import MAX_CONNECTIONS, Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.keys import Keys
 from shared_registry.lane import Lane
@@ -34,6 +34,8 @@ CALLS_AT_ONCE = 32
 CONTROL_CALLS_AT_ONCE = 8
 """Some more than there are tasks that send them, so that none waits for another."""
 RECOVERIES_AT_ONCE = 8
+CONNECTIONS_BESIDE = 8
+"""What heartbeats, reads and blocking reads take at most in practice, where all share few connections."""
 
 
 def new_token() -> str:
@@ -45,7 +47,14 @@ class Store:
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
     def __init__(
-        self, client: Client, keys: Keys, *, router: str, timeout_seconds: float = 1.0, control: Client | None = None
+        self,
+        client: Client,
+        keys: Keys,
+        *,
+        router: str,
+        timeout_seconds: float = 1.0,
+        control: Client | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         """Bind the verbs.
 
@@ -55,14 +64,16 @@ class Store:
             router: This router's key, which goes into the events that it causes.
             timeout_seconds: The longest that a call may take, from its turn on.
             control: The client for all that sessions and operators do not ask; the same one by default.
+            max_connections: What a client allows itself: more calls at once than that would fail, and not wait.
         """
         self._scripts = Scripts(client, keys)
         self._control = self._scripts if control is None else self._scripts.over(control)
         self._router = router
         self._timeout_seconds = timeout_seconds
-        self._sessions_lane = Lane(CALLS_AT_ONCE, seconds=timeout_seconds)
+        share = max(1, (max_connections - CONNECTIONS_BESIDE) // 2)
+        self._sessions_lane = Lane(min(CALLS_AT_ONCE, share), seconds=timeout_seconds)
         self._control_lane = Lane(CONTROL_CALLS_AT_ONCE, seconds=timeout_seconds)
-        self._recovery_lane = Lane(RECOVERIES_AT_ONCE, seconds=timeout_seconds)
+        self._recovery_lane = Lane(min(RECOVERIES_AT_ONCE, share), seconds=timeout_seconds)
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""

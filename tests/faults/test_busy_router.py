@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from redis.asyncio import ConnectionPool, Redis
 
-from shared_registry import Lease, Saturated, SharedReplicaRegistry, StoreUnavailable
+from shared_registry import Lease, RouterConfig, Saturated, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store import CALLS_AT_ONCE
 from tests.faults.leasing import leases, registry_on, settle
@@ -87,6 +88,17 @@ async def test_more_calls_than_redis_can_answer_in_time_are_no_outage(space: Spa
         assert beats >= 10  # behind the sessions it would be two or three
         await settle(space, registry)
         assert leases(space) == {}
+
+
+async def test_a_small_pool_of_the_callers_is_no_outage(space: Space, server: EmbeddedServer) -> None:
+    """redis-py refuses a connection beyond a pool's limit, so that calls must wait before."""
+    pool = ConnectionPool.from_url(server.url, decode_responses=True, max_connections=10)
+    config = RouterConfig(namespace=space.keys.namespace)
+    async with (
+        Redis.from_pool(pool) as client,
+        SharedReplicaRegistry(config, redis=client, health_checks=False) as registry,
+    ):
+        assert await all_kinds([use(registry) for _ in range(500)]) == {"placed": 500}
 
 
 async def test_a_timeout_bounds_also_the_turn_to_ask(space: Space, proxy: FaultyProxy) -> None:
