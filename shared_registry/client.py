@@ -1,7 +1,7 @@
 """redis-py clients as the registry needs them, and what their failures mean.
 
-Two clients per registry, so that a blocking read holds up no command; their pools block when all connections are in
-use. Neither retries by itself: redis-py would execute a command again whose reply was lost. Time is bounded here, by
+Three clients per registry: neither a blocking read nor the sessions' commands hold up what keeps the router alive.
+None retries by itself: redis-py would execute a command again whose reply was lost. Time is bounded here, by
 `bounded`, and not by redis-py's socket timeout: with one, it sends through `asyncio.wait_for`, which on Python 3.11
 swallows a cancellation that comes at the wrong moment.
 """
@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from shared_registry.alarm import SharedAlarm
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.failover import Failover, is_read_only
+from shared_registry.lane import Lane
 from shared_registry.packing import pack_in_c
 from shared_registry.pools import RenewingPool, RenewingSentinelPool
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
@@ -37,10 +38,14 @@ from shared_registry.slot_owner import SlotOwner
 Client: TypeAlias = Any
 """`redis.asyncio.Redis` or `RedisCluster`, with `decode_responses=True`; their type hints differ between versions."""
 
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 72
+"""More than all lanes of one client together, so that no call waits inside redis-py, where it would pass for slow."""
 MAX_CONNECTIONS_PER_NODE = 64
-"""Where redis-py has no pool that blocks: high enough never to be reached, since `Store` bounds its calls itself."""
+"""Where redis-py has no pool that blocks: high enough never to be reached, since lanes bound the calls."""
+CONNECT_PATIENCE = 5
+"""`bounded` ends an attempt to connect after the timeout; redis-py also counts time in which our loop is held up."""
 OLDEST_VERSION = (6, 2)
+_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 _REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _REFUSED_REPLY = re.compile(
     "WRONGPASS|NOAUTH|NOPERM|unauthenticated|unknown command|ACL failure|user executing the script can't", re.IGNORECASE
@@ -54,11 +59,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clients:
-    """The two clients of a registry.
+    """The clients of a registry.
 
     Attributes:
+        commands: For what sessions ask.
+        blocking: For reads that wait.
         longest_block_seconds: How long a blocking read may ask the server to wait.
         is_owned: Built here and closed with the registry; a client that the caller passed in stays theirs.
+        upkeep: For what keeps the router alive and current; `None` where that goes by `commands`.
+        max_connections: What a client that the caller passed in allows itself, where that is less than all lanes want.
         failover: What becomes of their connections when the primary is lost.
     """
 
@@ -66,16 +75,23 @@ class Clients:
     blocking: Client
     longest_block_seconds: float
     is_owned: bool = True
+    upkeep: Client | None = None
+    max_connections: int = MAX_CONNECTIONS
     failover: Failover = field(default_factory=Failover)
+
+    @property
+    def control(self) -> Client:
+        """For heartbeats, leases of leadership, reports, and all reads that do not wait."""
+        return self.commands if self.upkeep is None else self.upkeep
 
     def are_connected(self) -> bool:
         """Whether any connection is open, or may be: redis-py shows its pools by private names only."""
-        return any(_may_be_connected(each) for each in (self.commands, self.blocking))
+        return any(_may_be_connected(each) for each in (self.commands, self.blocking, self.control))
 
     async def close(self) -> None:
         """Close the connections of clients that were built here."""
         if self.is_owned:
-            for each in (self.commands, self.blocking):
+            for each in (self.commands, self.blocking, self.control):
                 await each.aclose()
                 for sentinel in _sentinels_of(each):
                     await sentinel.aclose()
@@ -96,9 +112,15 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
     check_redis_url(url)
     failover = Failover()
     options = _options(timeout_seconds)
-    make = _maker(url, options, key, failover)
+    make = _maker(url, options, key, timeout_seconds, failover)
     try:
-        return Clients(commands=make(), blocking=make(), longest_block_seconds=block_seconds, failover=failover)
+        return Clients(
+            commands=make(),
+            blocking=make(),
+            longest_block_seconds=block_seconds,
+            upkeep=make(),
+            failover=failover,
+        )
     except (TypeError, ValueError, exceptions.RedisError) as error:
         raise ConfigError(f"redis_url: {redacted(url)} cannot be used: {error}") from None
 
@@ -118,13 +140,21 @@ def adopt(client: Client) -> Clients:
         raise ConfigError("redis: the client must be built with decode_responses=True")
     socket_timeout = options.get("socket_timeout")
     longest_block = math.inf if socket_timeout is None else socket_timeout / 2
+    allowed = getattr(pool, "max_connections", None) or MAX_CONNECTIONS
     failover = Failover()
     if pool is None:
         failover.asks_after_errors = True
         failover.add(client.nodes_manager.initialize)
     else:
         failover.add(functools.partial(pool.disconnect, inuse_connections=False))
-    return Clients(client, client, longest_block, is_owned=False, failover=failover)
+    return Clients(
+        client,
+        client,
+        longest_block,
+        is_owned=False,
+        max_connections=min(allowed, MAX_CONNECTIONS),
+        failover=failover,
+    )
 
 
 def redacted(url: str) -> str:
@@ -139,38 +169,40 @@ def _options(timeout_seconds: float) -> dict[str, Any]:
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": None,
-        "socket_connect_timeout": timeout_seconds,
+        "socket_connect_timeout": CONNECT_PATIENCE * timeout_seconds,
     }
 
 
-def _maker(url: str, options: dict[str, Any], key: str, failover: Failover) -> Callable[[], Client]:
+def _maker(
+    url: str, options: dict[str, Any], key: str, timeout_seconds: float, failover: Failover
+) -> Callable[[], Client]:
     """Return what builds one client after the other for a url."""
     scheme = urlsplit(url).scheme
     if scheme == "redis+sentinel":
         return functools.partial(_sentinel, url, options, failover)
     if scheme == "redis+cluster":
-        return _cluster_maker(url, options, key, failover)
+        return _cluster_maker(url, options, key, timeout_seconds, failover)
     return functools.partial(_standalone, url, options, failover)
 
 
 def _standalone(url: str, options: Mapping[str, Any], failover: Failover) -> Client:
-    wait = options["socket_connect_timeout"]
     keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    pool: Any = RenewingPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=wait, **options, **keepalive)
+    pool: Any = RenewingPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **options, **keepalive)
     pool.follow(failover)
     pack_in_c(pool)
     pool.connection_class(**pool.connection_kwargs)  # an option in the url that does not exist shows now
     return Redis.from_pool(pool)
 
 
-def _cluster_maker(url: str, options: Mapping[str, Any], key: str, failover: Failover) -> Callable[[], Client]:
+def _cluster_maker(
+    url: str, options: Mapping[str, Any], key: str, timeout_seconds: float, failover: Failover
+) -> Callable[[], Client]:
     address = _Addresses(url)
-    wait = options["socket_connect_timeout"]
     options = {**options, **address.credentials, "socket_keepalive": True}
-    owner = SlotOwner(address.hosts, key=key, options=options, timeout_seconds=wait, failover=failover)
+    owner = SlotOwner(address.hosts, key=key, options=options, timeout_seconds=timeout_seconds, failover=failover)
 
     def make() -> Client:
-        client = connect_to_owner(owner, options, max_connections=MAX_CONNECTIONS, wait_seconds=wait)
+        client = connect_to_owner(owner, options, max_connections=MAX_CONNECTIONS)
         client.connection_pool.follow(failover)
         pack_in_c(client.connection_pool)
         return client
@@ -230,28 +262,17 @@ class _Addresses:
         return parts.hostname or "", parts.port or default_port
 
 
-class _OwnAlarm:
-    """A timer for one block."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def set(self, ring: Callable[[], None]) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, ring)
-
-    def call_off(self, _ring: Callable[[], None]) -> None:
-        self._timer.cancel()
-
-
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€¦`
     """Bounds what is done with Redis in its block, and turns failures into the error tree.
 
     It stands in for `asyncio.timeout` and keeps its rules: a deadline that comes first cancels the block, and a
-    cancellation from elsewhere stays one. One object for all of it, since every call pays for it.
+    cancellation from elsewhere stays one. One object for all of it, since every call pays for it. Time in which the
+    event loop was held up does not count, nor does waiting for one's turn in a lane.
 
     Raises:
         StoreUnavailable: No connection, no answer in time, or a server that is loading, failing over or out of
             memory.
+        Busy: No turn in the lane in time.
         StoreRefused: Wrong credentials or missing rights.
         KeyConflict: A key holds another type.
         StoreError: Any other error reply.
@@ -263,8 +284,10 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         "_cancels",
         "_failover",
         "_is_late",
+        "_lane",
+        "_patience_seconds",
+        "_replies",
         "_seconds",
-        "_slots",
         "_sweeps",
         "_task",
     )
@@ -273,21 +296,22 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self,
         seconds: float,
         *,
-        slots: asyncio.Semaphore | None = None,
-        alarm: SharedAlarm | None = None,
+        lane: Lane | None = None,
+        patience_seconds: float | None = None,
         failover: Failover | None = None,
     ) -> None:
         """Set up for one use.
 
         Args:
             seconds: The longest that the block may take.
-            slots: Held during the block; waiting for one counts.
-            alarm: What keeps the time, of as many seconds; one of its own where none is given.
+            lane: Where it waits for its turn; its calls may take as long.
+            patience_seconds: How long it may wait for that; `None` for as long as Redis answers.
             failover: Is told how the block ended, and renews connections before it, if need be.
         """
         self._seconds = seconds
-        self._slots = slots
-        self._alarm = alarm or _OwnAlarm(seconds)
+        self._lane = lane
+        self._patience_seconds = patience_seconds
+        self._alarm = SharedAlarm(seconds) if lane is None else lane.alarm
         self._is_late = False
         self._failover = failover
         self._answers = self._sweeps = 0
@@ -298,38 +322,55 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             raise RuntimeError("`bounded` should be used inside a task")
         self._task = task
         self._cancels = task.cancelling()
+        lane = self._lane
+        if lane is not None:
+            if not lane.enter():
+                await lane.wait(self._patience_seconds)
+            self._replies = lane.replies
         self._alarm.set(self._ring)
         failover = self._failover
         if failover is not None:
             self._answers = failover.answers
             self._sweeps = failover.sweeps
-        if self._slots is not None:
-            try:
-                await self._slots.acquire()
-            except BaseException as error:
-                self._end(error)
-                raise
-        if failover is not None and failover.is_due:
-            try:
-                await failover.renew()
-            except BaseException as error:
-                await self.__aexit__(type(error), error, error.__traceback__)
-                raise
-            self._sweeps = failover.sweeps
+            if failover.is_due:
+                await self._renew(failover)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._slots is not None:
-            self._slots.release()
+        self._alarm.call_off(self._ring)
+        lane = self._lane
+        if lane is not None:
+            if error is None:
+                lane.heard()
+            else:
+                self._tell(lane, error)
+            lane.leave()
         self._end(error)
 
     def _ring(self) -> None:
         self._is_late = True
         self._task.cancel()
 
+    async def _renew(self, failover: Failover) -> None:
+        try:
+            await failover.renew()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._sweeps = failover.sweeps
+
+    def _tell(self, lane: Lane, error: BaseException) -> None:
+        """Let those who wait in the lane know how it went."""
+        if isinstance(error, asyncio.CancelledError):
+            if self._is_late:
+                lane.unanswered(self._replies, self._lateness)
+        elif isinstance(error, exceptions.ResponseError):
+            lane.heard()
+        elif isinstance(error, _FAILURES):
+            lane.failed(str(meaning_of(error)))
+
     def _end(self, error: BaseException | None) -> None:
-        self._alarm.call_off(self._ring)
         if self._failover is not None:
             self._failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
@@ -338,9 +379,13 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
                 # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that meets the result.
                 raise asyncio.CancelledError
         elif self._is_late and isinstance(error, asyncio.CancelledError):
-            raise StoreUnavailable(f"Redis did not answer within {self._seconds:g} s") from error
-        if isinstance(error, (exceptions.RedisError, exceptions.RedisClusterException, OSError)):
+            raise StoreUnavailable(self._lateness) from error
+        if isinstance(error, _FAILURES):
             raise meaning_of(error) from error
+
+    @property
+    def _lateness(self) -> str:
+        return f"Redis did not answer within {self._seconds:g} s"
 
 
 def meaning_of(error: Exception) -> StoreError:

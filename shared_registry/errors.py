@@ -46,6 +46,8 @@ class NoHealthyReplica(RegistryError):
 class Saturated(RegistryError):
     """Every healthy, active replica has as many sessions as its capacity allows. Worth trying again later.
 
+    Also raised where a router is too busy to ask Redis within the caller's timeout; the message says which it is.
+
     Attributes:
         depth: How many sessions waited for a slot then, over all routers.
         retry_after_seconds: How long the line takes to pass at the speed at which this router saw it move lately;

@@ -78,15 +78,18 @@ def assemble(
     """
     keys = Keys(settings.namespace)
     writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
+    timeout_seconds = settings.redis_timeout_seconds
     store = Store(
         clients.commands,
         keys,
         router=router_key,
-        timeout_seconds=settings.redis_timeout_seconds,
+        timeout_seconds=timeout_seconds,
+        control=clients.control,
+        max_connections=clients.max_connections,
         failover=clients.failover,
         writability=writability,
     )
-    reader = Inspector(clients, keys, timeout_seconds=settings.redis_timeout_seconds)
+    reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)
 

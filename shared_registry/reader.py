@@ -17,10 +17,12 @@ from shared_registry.client import Client, Clients, bounded
 from shared_registry.errors import KeyConflict
 from shared_registry.failover import is_lost
 from shared_registry.keys import Keys
+from shared_registry.lane import Lane
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
 from shared_registry.scripts import Scripts
 from shared_registry.wire import parse_event, parse_leader, parse_record
 
+READS_AT_ONCE = 8
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
@@ -80,39 +82,40 @@ class Reader:
     """
 
     def __init__(self, clients: Clients, keys: Keys, *, timeout_seconds: float = 1.0) -> None:
-        self._commands = clients.commands
+        self._commands = clients.control
         self._blocking = clients.blocking
         self._longest_block_seconds = clients.longest_block_seconds
         self._failover = clients.failover
-        self._scripts = Scripts(clients.commands, keys)
+        self._scripts = Scripts(clients.control, keys)
         self._keys = keys
         self._timeout_seconds = timeout_seconds
+        self._lane = Lane(READS_AT_ONCE, seconds=timeout_seconds)
 
     async def head(self) -> Head:
         """Return birth, revision and epoch."""
-        async with self._bounded():
+        async with self._read():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
 
     async def leader(self) -> Leader | None:
         """Return who leads now."""
-        async with self._bounded():
+        async with self._read():
             return parse_leader(await self._commands.hgetall(self._keys.leader))
 
     async def panic(self) -> str:
         """Return why there is panic, as the leader declared it; empty where there is none."""
-        async with self._bounded():
+        async with self._read():
             return await self._commands.hget(self._keys.meta, "panic") or ""
 
     async def last_heartbeat_at(self) -> float | None:
         """Return when any router last beat, on the server's clock; `None` where none ever did."""
-        async with self._bounded():
+        async with self._read():
             at_ms = await self._commands.hget(self._keys.meta, "beat_at_ms")
         return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
 
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
-        async with self._bounded():
+        async with self._read():
             seconds, microseconds = await self._commands.time()
         return int(seconds) + int(microseconds) / 1e6
 
@@ -127,7 +130,7 @@ class Reader:
     async def _members(self, key: str) -> list[str]:
         urls: list[str] = []
         while True:
-            async with self._bounded():
+            async with self._read():
                 page = await self._commands.zrange(key, len(urls), len(urls) + URLS_AT_ONCE - 1)
             urls += page
             if len(page) < URLS_AT_ONCE:
@@ -138,7 +141,7 @@ class Reader:
         records: dict[str, ReplicaRecord] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
-            async with self._bounded():
+            async with self._read():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hgetall(self._keys.replica(url))
@@ -173,13 +176,13 @@ class Reader:
 
     async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
         """Return up to that many events that follow a revision, oldest first."""
-        async with self._bounded():
+        async with self._read():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
         return [parse_event(event_id, fields) for event_id, fields in entries]
 
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""
-        async with self._bounded():
+        async with self._read():
             entries = await self._commands.xrevrange(self._keys.events, count=count)
         return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
 
@@ -193,7 +196,7 @@ class Reader:
 
     async def in_flight(self, key: str) -> int | None:
         """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
-        async with self._bounded():
+        async with self._read():
             value = await self._commands.hget(self._keys.replica(key), "in_flight")
         return None if value is None else int(value)
 
@@ -204,7 +207,7 @@ class Reader:
         """
         cursor = 0
         while True:
-            async with self._bounded():
+            async with self._read():
                 cursor, page = await self._commands.hscan(self._keys.leases(router), cursor, count=LEASES_AT_ONCE)
             if page:
                 yield page
@@ -220,7 +223,7 @@ class Reader:
         is more, so that these are asked for one by one.
         """
         keys = self._keys
-        async with self._bounded():
+        async with self._read():
             pipeline = self._commands.pipeline(transaction=False)
             pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
             pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
@@ -238,7 +241,7 @@ class Reader:
 
     async def queue_depth(self) -> int:
         """Return how many wait."""
-        async with self._bounded():
+        async with self._read():
             return int(await self._commands.zcard(self._keys.queue))
 
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
@@ -247,7 +250,7 @@ class Reader:
         positions: dict[str, int] = {}
         for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
             chunk = lease_ids[at : at + WAITERS_AT_ONCE]
-            async with self._bounded():
+            async with self._read():
                 reply = await self._scripts.inspect_waiters(router=router, lease_ids=chunk)
             depth = int(reply.values[0])
             found = zip(chunk, reply.values[1:], strict=True)
@@ -258,7 +261,7 @@ class Reader:
         """Yield all that wait, first come first, in pieces: as of one instant each."""
         at = 0
         while True:
-            async with self._bounded():
+            async with self._read():
                 page = await self._commands.zrange(
                     self._keys.queue, at, at + LEASES_AT_ONCE - 1, withscores=True, score_cast_func=float
                 )
@@ -286,6 +289,9 @@ class Reader:
         """Return the events that follow a revision, waiting up to that long for the first."""
         return _stream_events(await self._block({self._keys.events: after}, seconds))
 
+    def _read(self) -> bounded:
+        return bounded(self._timeout_seconds, lane=self._lane, failover=self._failover)
+
     async def _block(self, streams: dict[str, str], seconds: float) -> object:
         seconds = min(seconds, self._longest_block_seconds)
         milliseconds = max(1, round(seconds * 1000))
@@ -311,9 +317,6 @@ class Reader:
         if isinstance(deleted, Exception) and is_lost(deleted):
             self._failover.lose(str(deleted))
         return _head(values), [parse_event(event_id, fields) for event_id, fields in entries]
-
-    def _bounded(self) -> bounded:
-        return bounded(self._timeout_seconds, failover=self._failover)
 
 
 async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block: int) -> object:

@@ -329,14 +329,16 @@ class SharedReplicaRegistry:
             session: A name by which the session returns to the replica where it is, or was within `affinity_seconds`,
                 while that one is ready. Only its digest goes to Redis.
             timeout: How long to wait for a slot, in seconds, if there is none: in one line with all who wait at any
-                router, first come first. 0 does not wait.
+                router, first come first. It also bounds how long a busy router may take to ask. 0 does not wait for a
+                slot, but asks when it is the call's turn, however many other calls of this router come first.
             exclude: Replicas, or urls, that were tried in vain. While others have no room the session waits in line
                 too; there it takes what comes.
             on_position: Called with the session's position in the line and the length of the line, both from 1: once
                 it waits, and when that has changed, about once a second. Must not block; what it raises ends the call.
 
         Raises:
-            Saturated: Every healthy replica is full, and no slot came free in time; or `max_queue` wait already.
+            Saturated: Every healthy replica is full, and no slot came free in time; or `max_queue` wait already; or
+                this router was too busy to ask in time.
             NoHealthyReplica: None is healthy and active, or came to be in time.
             StoreUnavailable: Redis is away, and `degraded_placement` has nothing to offer.
             UsageError: The registry is not started, was stopped meanwhile, or the timeout is not usable.

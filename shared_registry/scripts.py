@@ -46,10 +46,14 @@ class Scripts:
     Errors are those of redis-py; the caller bounds the time. A cancelled call may or may not have been executed.
     """
 
-    def __init__(self, client: Client, keys: Keys) -> None:
+    def __init__(self, client: Client, keys: Keys, *, commands: dict[str, _Command] | None = None) -> None:
         self._client = client
         self._keys = keys
-        self._commands = _load()
+        self._commands = _load() if commands is None else commands
+
+    def over(self, client: Client) -> Scripts:
+        """Return the same over another client."""
+        return Scripts(client, self._keys, commands=self._commands)
 
     async def _run(self, name: str, keys: Sequence[str], args: Sequence[str]) -> Reply:
         command = self._commands[name]

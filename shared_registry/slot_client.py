@@ -87,7 +87,7 @@ class SlotClient(Redis):
         return reply
 
 
-def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int, wait_seconds: float) -> Any:
+def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int) -> Any:
     """Return a client whose connections lead to the owner of a slot."""
 
     class OwnerConnection(Connection):
@@ -101,9 +101,7 @@ def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connec
                 owner.doubt()
                 raise
 
-    pool = RenewingPool(
-        connection_class=OwnerConnection, max_connections=max_connections, timeout=wait_seconds, **options
-    )
+    pool = RenewingPool(connection_class=OwnerConnection, max_connections=max_connections, timeout=None, **options)
     client: Any = SlotClient.from_pool(pool)
     client.owner, client.node_options = owner, options
     return client

@@ -2,20 +2,22 @@
 
 Every call is bounded by the store's timeout and raises `StoreUnavailable` past it. All but `record_outcome` may be
 repeated after that: the commands are idempotent by tokens that the caller makes.
+
+Calls go in three lanes, so that however much the sessions of a router ask, the router stays alive: what sessions and
+operators ask; heartbeats, leadership and reports; and what brings Redis and the router in line again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from shared_registry.alarm import SharedAlarm
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
-from shared_registry.client import Client, bounded
+from shared_registry.client import MAX_CONNECTIONS, Client, bounded
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.failover import Failover
 from shared_registry.keys import Keys
+from shared_registry.lane import Lane
 from shared_registry.model import (
     AdminState,
     Event,
@@ -30,7 +32,12 @@ from shared_registry.scripts import Reply, Scripts
 from shared_registry.wire import parse_events
 from shared_registry.writability import Writability
 
-CALLS_AT_ONCE = 16
+CALLS_AT_ONCE = 32
+CONTROL_CALLS_AT_ONCE = 8
+"""Some more than there are tasks that send them, so that none waits for another."""
+RECOVERIES_AT_ONCE = 8
+CONNECTIONS_BESIDE = 8
+"""What heartbeats, reads and blocking reads take at most in practice, where all share few connections."""
 
 
 def new_token() -> str:
@@ -48,6 +55,8 @@ class Store:
         *,
         router: str,
         timeout_seconds: float = 1.0,
+        control: Client | None = None,
+        max_connections: int = MAX_CONNECTIONS,
         failover: Failover | None = None,
         writability: Writability | None = None,
     ) -> None:
@@ -57,17 +66,22 @@ class Store:
             client: See `client.connect`.
             keys: The namespace.
             router: This router's key, which goes into the events that it causes.
-            timeout_seconds: The longest that a call may take.
+            timeout_seconds: The longest that a call may take, from its turn on.
+            control: The client for all that sessions and operators do not ask; the same one by default.
+            max_connections: What a client allows itself: more calls at once than that would fail, and not wait.
             failover: What becomes of the connections when the primary is lost.
             writability: Is told whether heartbeats are accepted.
         """
         self._scripts = Scripts(client, keys)
+        self._control = self._scripts if control is None else self._scripts.over(control)
         self._router = router
         self._timeout_seconds = timeout_seconds
         self._failover = failover
         self._writability = writability
-        self._alarm = SharedAlarm(timeout_seconds)
-        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
+        share = max(1, (max_connections - CONNECTIONS_BESIDE) // 2)
+        self._sessions_lane = Lane(min(CALLS_AT_ONCE, share), seconds=timeout_seconds)
+        self._control_lane = Lane(CONTROL_CALLS_AT_ONCE, seconds=timeout_seconds)
+        self._recovery_lane = Lane(min(RECOVERIES_AT_ONCE, share), seconds=timeout_seconds)
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
@@ -111,8 +125,8 @@ class Store:
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
         """Stand for leader. The same token again finds itself elected and begins its lease anew."""
-        async with self._call():
-            reply = await self._scripts.campaign(
+        async with self._control_call():
+            reply = await self._control.campaign(
                 router=self._router, token=token, lease_seconds=lease_seconds, seen_epoch=seen_epoch, birth=new_token()
             )
         if _expect(reply, "elected", "held") == "elected":
@@ -122,14 +136,14 @@ class Store:
 
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease; `False` where the token no longer leads."""
-        async with self._call():
-            reply = await self._scripts.renew(token=token, lease_seconds=lease_seconds)
+        async with self._control_call():
+            reply = await self._control.renew(token=token, lease_seconds=lease_seconds)
         return _expect(reply, "renewed", "lost") == "renewed"
 
     async def resign(self, token: str, *, reason: str = "") -> bool:
         """End the lease, for a reason that the event tells; `False` where the token did not lead."""
-        async with self._call():
-            reply = await self._scripts.resign(token=token, reason=reason)
+        async with self._control_call():
+            reply = await self._control.resign(token=token, reason=reason)
         return _expect(reply, "resigned", "lost") == "resigned"
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
@@ -141,8 +155,8 @@ class Store:
             by: Who asked.
             reason: Why.
         """
-        async with self._call():
-            reply = await self._scripts.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
+        async with self._control_call():
+            reply = await self._control.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
     async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
@@ -151,8 +165,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.declare_panic(token=token, epoch=epoch, why=why)
+        async with self._control_call():
+            reply = await self._control.declare_panic(token=token, epoch=epoch, why=why)
         status = _expect(reply, "declared", "unchanged", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {epoch} is over; what it found about panic was refused")
@@ -172,8 +186,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.advance_ramps(
+        async with self._control_call():
+            reply = await self._control.advance_ramps(
                 token=token, epoch=epoch, slow_start_seconds=slow_start_seconds, urls=urls
             )
         if _expect(reply, "advanced", "fenced") == "fenced":
@@ -188,8 +202,8 @@ class Store:
         Raises:
             Fenced: Token and epoch are not the leader's; nothing was written.
         """
-        async with self._call():
-            reply = await self._scripts.report_probes(
+        async with self._control_call():
+            reply = await self._control.report_probes(
                 token=token, epoch=epoch, batch=batch, thresholds=thresholds, results=results
             )
         status = _expect(reply, "applied", "duplicate", "fenced")
@@ -215,8 +229,8 @@ class Store:
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
         """Keep a router among the live ones."""
         try:
-            async with self._call():
-                reply = await self._scripts.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+            async with self._control_call():
+                reply = await self._control.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
             _expect(reply, "alive")
         except StoreError as error:
             if self._writability is not None:
@@ -236,8 +250,8 @@ class Store:
             router: Its key.
             affinity_seconds: How long the sessions may find their replicas again.
         """
-        async with self._call():
-            reply = await self._scripts.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
+        async with self._control_call():
+            reply = await self._control.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
         return _PARTINGS[_expect(reply, "reaped", "partial", "alive", "not_found")]
 
     async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
@@ -245,12 +259,18 @@ class Store:
 
         Like `reap`, some at a time.
         """
-        async with self._call():
-            reply = await self._scripts.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
+        async with self._control_call():
+            reply = await self._control.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
         return _PARTINGS[_expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
-        self, lease_id: str, *, avoided: Collection[str] = (), excluded: Collection[str] = ()
+        self,
+        lease_id: str,
+        *,
+        avoided: Collection[str] = (),
+        excluded: Collection[str] = (),
+        patience_seconds: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Grant | Denied:
         """Give a session a slot; return which, or why there is none. If it waited in line, it does no longer.
 
@@ -258,8 +278,15 @@ class Store:
             lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
             avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls never taken.
+            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
+            on_sent: Called when the turn has come: before, nothing can have happened.
+
+        Raises:
+            Busy: The turn did not come in time.
         """
-        async with self._call():
+        async with self._call(patience_seconds):
+            if on_sent is not None:
+                on_sent()
             reply = await self._scripts.acquire_lease(
                 router=self._router, lease_id=lease_id, max_queue=0, sequence="", avoided=avoided, excluded=excluded
             )
@@ -273,6 +300,8 @@ class Store:
         sequence: str = "",
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
+        patience_seconds: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Grant | Place | Denied:
         """Give a session a slot, or a place in the waiting line. Who waits asks again, and learns where it stands.
 
@@ -282,8 +311,15 @@ class Store:
             sequence: Of the place that it has, if any: the server may have forgotten it.
             avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls not taken at once; what comes to who waits may be one of them.
+            patience_seconds: See `acquire`.
+            on_sent: See `acquire`.
+
+        Raises:
+            Busy: The turn did not come in time.
         """
-        async with self._call():
+        async with self._call(patience_seconds):
+            if on_sent is not None:
+                on_sent()
             reply = await self._scripts.acquire_lease(
                 router=self._router,
                 lease_id=lease_id,
@@ -297,10 +333,17 @@ class Store:
         sequence, position, depth = reply.values
         return Place(sequence, int(position), int(depth))
 
-    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0) -> list[Event]:
-        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it."""
-        async with self._call():
-            reply = await self._scripts.release_lease(
+    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
+        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
+
+        Args:
+            lease_id: Whose.
+            affinity_seconds: How long the session may find its replica again.
+            is_recovery: Nobody holds it any more, so that its slot must not wait behind the sessions of now.
+        """
+        scripts = self._control if is_recovery else self._scripts
+        async with self._recovery_call() if is_recovery else self._call():
+            reply = await scripts.release_lease(
                 router=self._router, lease_id=lease_id, affinity_seconds=affinity_seconds
             )
         _expect(reply, "released", "abandoned", "not_found")
@@ -312,8 +355,8 @@ class Store:
         Args:
             leases: Lease id to canonical url; at most 500.
         """
-        async with self._call():
-            reply = await self._scripts.restore_leases(router=self._router, leases=leases)
+        async with self._recovery_call():
+            reply = await self._control.restore_leases(router=self._router, leases=leases)
         if _expect(reply, "restored", "not_registered") == "not_registered":
             return None
         count, over, *urls = reply.values
@@ -330,8 +373,8 @@ class Store:
             view_revision: How far the view had followed it.
             is_complete: All of the view is in now; earlier views come too late.
         """
-        async with self._call():
-            reply = await self._scripts.restore_view(
+        async with self._recovery_call():
+            reply = await self._control.restore_view(
                 birth=new_token(),
                 router=self._router,
                 view_birth=view_birth,
@@ -357,8 +400,21 @@ class Store:
         _expect(reply, "repaired")
         return int(reply.values[0])
 
-    def _call(self) -> bounded:
-        return bounded(self._timeout_seconds, slots=self._slots, alarm=self._alarm, failover=self._failover)
+    def turn_away(self, why: str) -> None:
+        """Let no session wait any longer for its turn: it is told that Redis cannot be asked, and why."""
+        self._sessions_lane.turn_away(why)
+
+    def _call(self, patience_seconds: float | None = None) -> bounded:
+        return self._bounded(self._sessions_lane, patience_seconds)
+
+    def _control_call(self) -> bounded:
+        return self._bounded(self._control_lane)
+
+    def _recovery_call(self) -> bounded:
+        return self._bounded(self._recovery_lane)
+
+    def _bounded(self, lane: Lane, patience_seconds: float | None = None) -> bounded:
+        return bounded(self._timeout_seconds, lane=lane, patience_seconds=patience_seconds, failover=self._failover)
 
 
 _PARTINGS = {

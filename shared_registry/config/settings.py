@@ -239,8 +239,9 @@ class RouterConfig:
 
     redis_timeout_seconds: Period = 1.0
     """Seconds to wait for a connection to Redis or for an answer before `StoreUnavailable`. A script takes well under a
-    millisecond, so 1 s is a stall and not a slow answer. Lowering it fails sooner under load; raising it lets callers
-    wait longer, and see `lease_seconds` for how far it may go."""
+    millisecond, so 1 s is a stall and not a slow answer. Time in which a call waits for its turn in this process, or
+    in which the event loop stands still, does not count. Lowering it fails sooner; raising it lets callers wait
+    longer, and see `lease_seconds` for how far it may go."""
 
     connect_timeout_seconds: Seconds = 2.0
     """Seconds for the router to connect to a replica, the WebSocket handshake included, before it tries another one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,13 +11,17 @@ from shared_registry.answers import Denial, Denied, Grant, Place
 from shared_registry.clock import Clock, call_at
 from shared_registry.completion import completed
 from shared_registry.errors import StoreUnavailable
+from shared_registry.lane import Busy
 from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
 from shared_registry.store import Store
 
 T = TypeVar("T")
 TRIES_TO_JOIN = 3
+LAST_CALL_SECONDS = 1.0
+"""How long a session whose time is up may wait for its turn to ask for the last time."""
 OnPosition = Callable[[int, int], None]
 """Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
+OnSent = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -41,16 +45,21 @@ class Request:
     is_in_doubt: bool = False
 
 
+Ask = Callable[[Request, Collection[str], float | None, OnSent], Awaitable[T]]
+"""Takes for whom, the replicas that are left to others, the patience, and what is called as the question goes out."""
+
+
 class Asker:
     """Asks for one router. Safe for concurrent use within an event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  xx
         self,
         store: Store,
         line: Line,
         *,
         max_queue: int,
         rejoin: Callable[[], Awaitable[None]],
+        on_sent: Callable[[Request], None],
         expect_open: Callable[[Request], None],
         can_place_alone: Callable[[Request], bool],
         catch_up: Callable[[], Awaitable[Collection[str]]],
@@ -63,6 +72,7 @@ class Asker:
             line: What keeps those informed who wait.
             max_queue: Join the line unless it is that long.
             rejoin: Makes this router one of the live ones again, with all that it holds.
+            on_sent: Called before Redis can have heard of a request.
             expect_open: Raises where the registry was stopped since the request.
             can_place_alone: Whether this router may place the session without Redis.
             catch_up: Lets Redis have what was placed without it; returns the canonical urls of replicas that are left
@@ -73,18 +83,24 @@ class Asker:
         self._line = line
         self._max_queue = max_queue
         self._rejoin = rejoin
+        self._on_sent = on_sent
         self._expect_open = expect_open
         self._can_place_alone = can_place_alone
         self._catch_up = catch_up
         self._clock = clock
 
-    async def ask(self, request: Request) -> Grant | Denied:
+    async def ask(self, request: Request, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask once. If the session waited, it does no longer.
 
+        Args:
+            request: For whom.
+            patience_seconds: How long to wait for its turn; `None` for as long as Redis answers.
+
         Raises:
+            Busy: Its turn did not come in time.
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
         """
-        return await self._as_member(request, functools.partial(self._take, request))
+        return await self._as_member(self._take, request, patience_seconds)
 
     async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
         """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
@@ -97,6 +113,7 @@ class Asker:
             on_position: Told where the session stands: first at once, then when that has changed.
 
         Raises:
+            Busy: Its turn to ask did not come in time.
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
         tell = _on_change(on_position)
@@ -104,7 +121,11 @@ class Asker:
             while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
                 try:
-                    answer = await self._as_member(request, functools.partial(self._queue, request))
+                    answer = await self._as_member(self._queue, request, deadline - self._clock.monotonic())
+                except Busy:
+                    if waiter.place is None:
+                        raise
+                    continue
                 except StoreUnavailable:
                     if waiter.place is None or self._can_place_alone(request):
                         raise
@@ -123,45 +144,72 @@ class Asker:
                     await self._pause(request, deadline)
                 else:
                     return answer
+            return waiter.grant or await self._ask_last(request, waiter)
+
+    async def _ask_last(self, request: Request, waiter: Waiter) -> Grant | Denied:
+        try:
+            answer = await self.ask(request, patience_seconds=LAST_CALL_SECONDS)
+        except Busy:
             if waiter.grant is None:
-                last = await self.ask(request)
-                if isinstance(last, Denied):
-                    return last
-                waiter.grant = last
+                raise
             return waiter.grant
+        if isinstance(answer, Grant):
+            waiter.grant = answer
+        return answer
 
-    async def _take(self, request: Request, spared: Collection[str]) -> Grant | Denied:
-        excluded = {*request.excluded, *spared} if spared else request.excluded
-        return await self._store.acquire(request.lease_id, avoided=request.avoided, excluded=excluded)
+    async def _take(
+        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
+    ) -> Grant | Denied:
+        return await self._store.acquire(
+            request.lease_id,
+            avoided=request.avoided,
+            excluded={*request.excluded, *spared} if spared else request.excluded,
+            patience_seconds=patience_seconds,
+            on_sent=on_sent,
+        )
 
-    async def _queue(self, request: Request, spared: Collection[str]) -> Grant | Place | Denied:
+    async def _queue(
+        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
+    ) -> Grant | Place | Denied:
         return await self._store.wait(
             request.lease_id,
             max_queue=self._max_queue,
             sequence=request.sequence,
             avoided=request.avoided,
             excluded={*request.excluded, *spared} if spared else request.excluded,
+            patience_seconds=patience_seconds,
+            on_sent=on_sent,
         )
 
-    async def _as_member(self, request: Request, ask: Callable[[Collection[str]], Awaitable[T]]) -> T:
+    async def _as_member(self, ask: Ask[T], request: Request, patience_seconds: float | None) -> T:
         """Return the answer to who is among the live routers, joining them as needed."""
-
-        async def ask_once(spared: Collection[str]) -> T:
-            answer = await ask(spared)
-            if not _is_not_registered(answer):
-                request.is_in_doubt = False
-            return answer
-
         for _ in range(TRIES_TO_JOIN):
-            spared = await self._catch_up()
-            request.is_in_doubt = True
-            answer = await completed(ask_once(spared))
+            spared = await _within(patience_seconds, self._catch_up())
+            answer = await self._hear(ask, request, spared, patience_seconds)
             if not _is_not_registered(answer):
                 return answer
             self._expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
-            await self._rejoin()
+            await _within(patience_seconds, self._rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+
+    async def _hear(self, ask: Ask[T], request: Request, spared: Collection[str], patience_seconds: float | None) -> T:
+        """Ask, and hear the answer even where the caller is cancelled; where it is before its turn, do not ask."""
+        is_sent = False
+
+        def on_sent() -> None:
+            nonlocal is_sent
+            self._expect_open(request)
+            is_sent = request.is_in_doubt = True
+            self._on_sent(request)
+
+        async def answer_to() -> T:
+            answer = await ask(request, spared, patience_seconds, on_sent)
+            if not _is_not_registered(answer):
+                request.is_in_doubt = False
+            return answer
+
+        return await completed(answer_to(), is_begun=lambda: is_sent)
 
     async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:
         while not waiter.is_called:
@@ -174,6 +222,19 @@ class Asker:
     async def _pause(self, request: Request, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
         self._expect_open(request)
+
+
+async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
+    """Await what has to come before a question.
+
+    Raises:
+        Busy: It took longer.
+    """
+    try:
+        async with asyncio.timeout(patience_seconds):
+            return await work
+    except TimeoutError:
+        raise Busy("this router has not come back among the live ones in time") from None
 
 
 def _is_not_registered(answer: object) -> bool:

@@ -39,22 +39,24 @@ class Ledger:
         self.kept: dict[str, str] = {}
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
+        self._being_told: set[str] = set()
         self._acquires = 0
         self._releases = 0
 
     @property
     def ending(self) -> list[str]:
-        """Ids whose end Redis may not have heard of."""
-        return list(self._ending)
+        """Ids whose end Redis may not have heard of, and of which nobody is telling it."""
+        return list(self._ending - self._being_told)
 
     def knows(self, lease_id: str) -> bool:
         """Whether it has a state: what Redis has of another id is nobody's."""
         return lease_id in self.held or lease_id in self._acquiring or lease_id in self._ending
 
     def ask(self, lease_id: str) -> None:
-        """An id is asked for."""
-        self._acquiring.add(lease_id)
-        self._acquires += 1
+        """An id is asked for, perhaps again."""
+        if lease_id not in self._acquiring:
+            self._acquiring.add(lease_id)
+            self._acquires += 1
 
     def hold(self, lease: Lease) -> None:
         """What was asked for is ours."""
@@ -74,12 +76,13 @@ class Ledger:
         self._ending.add(lease_id)
 
     def begin_end(self, lease_id: str) -> bool:
-        """A held lease is given back; return whether it was held."""
+        """A held lease is given back, and Redis is being told; return whether it was held."""
         if self.held.pop(lease_id, None) is None:
             return False
         self.unconfirmed.discard(lease_id)
         self.unrecorded.discard(lease_id)
         self._ending.add(lease_id)
+        self._being_told.add(lease_id)
         self._releases += 1
         return True
 
@@ -88,9 +91,14 @@ class Ledger:
         if lease_id in self._ending:
             self.kept[lease_id] = key
 
+    def fail_to_end(self, lease_id: str) -> None:
+        """Redis could not be told of the end, or did not answer; it is still to be told."""
+        self._being_told.discard(lease_id)
+
     def end(self, lease_id: str) -> None:
         """Redis has heard of the end."""
         self._ending.discard(lease_id)
+        self._being_told.discard(lease_id)
         self.kept.pop(lease_id, None)
 
     def confirm(self, lease_ids: Iterable[str], *, not_there: Iterable[str]) -> None:
@@ -134,6 +142,6 @@ class Ledger:
         held = list(self.held.values())
         self.held.clear()
         self.kept.clear()
-        for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending):
+        for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending, self._being_told):
             ids.clear()
         return held

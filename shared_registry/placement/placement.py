@@ -17,6 +17,7 @@ from shared_registry.client import was_refused
 from shared_registry.clock import Clock
 from shared_registry.completion import completed
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
+from shared_registry.lane import Busy
 from shared_registry.mirror import Mirror
 from shared_registry.model import (
     ORIGIN,
@@ -34,6 +35,7 @@ from shared_registry.placement.lease import Lease, new_lease_id
 from shared_registry.placement.ledger import Ledger
 from shared_registry.placement.line import Line
 from shared_registry.placement.reconciliation import Reconciler
+from shared_registry.placement.rejoining import Rejoining
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 
@@ -102,7 +104,6 @@ class Placement:
         self._reader = reader
         self._mirror = mirror
         self._settings = settings
-        self._join = join
         self._clock = clock
         self._line = Line(
             reader,
@@ -116,7 +117,8 @@ class Placement:
             store,
             self._line,
             max_queue=settings.max_queue,
-            rejoin=self._rejoin,
+            rejoin=Rejoining(join, self.reconciler),
+            on_sent=lambda request: self.ledger.ask(request.lease_id),
             expect_open=self._expect_open,
             can_place_alone=lambda request: self._degraded_choice(request) is not None,
             catch_up=self._catch_up,
@@ -146,24 +148,26 @@ class Placement:
             session: Its name, by which it returns to the same replica.
             avoided: Canonical urls taken only where there is nothing else.
             excluded: Canonical urls never taken, unless after waiting in line.
-            timeout_seconds: How long to wait for a slot.
+            timeout_seconds: How long to wait for a slot, and for the turn to ask for it.
             on_position: Told where the session stands while it waits.
 
         Raises:
-            Saturated: All replicas are full, in time.
+            Saturated: All replicas are full, in time; or this router was too busy to ask in time.
             NoHealthyReplica: None is healthy and active, in time.
             StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
             UsageError: The registry was stopped meanwhile.
         """
         request = Request(new_lease_id(session), avoided, excluded, self._closings)
         self._used_at = self._clock.monotonic()
-        self.ledger.ask(request.lease_id)
         try:
             found = await self._find(request, timeout_seconds, on_position)
             self._expect_open(request)
         except StoreUnavailable as error:
             self._expect_open(request)
             return await self._place_without_redis(request, session, error)
+        except Busy as error:
+            self._give_up(request)
+            raise Saturated(f"{error}; try again later") from error
         except BaseException:
             self._give_up(request)
             raise
@@ -289,16 +293,13 @@ class Placement:
         self.ledger.clear()
         self.reconciler.close()
         self._closings += 1
+        self._store.turn_away("the registry was stopped")
         self._line.call_all()
 
     def _expect_open(self, request: Request) -> None:
         """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
         if request.closings != self._closings:
             raise UsageError("the registry was stopped while a session was being placed")
-
-    async def _rejoin(self) -> None:
-        await self._join()
-        await self.reconciler.reconcile()
 
     async def _find(
         self, request: Request, timeout_seconds: float, on_position: OnPosition | None
@@ -321,6 +322,8 @@ class Placement:
         return replica
 
     def _give_up(self, request: Request) -> None:
+        if not self.ledger.knows(request.lease_id):
+            return  # Redis was not asked
         self.ledger.give_up(request.lease_id)
         if request.is_in_doubt:
             self.reconciler.ask()
@@ -381,14 +384,15 @@ class Placement:
         generation = self._mirror.generation
         try:
             events = await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)
-        except StoreError as error:
-            self._note_failure(error)
-            if not was_taken_since and (was_apart or was_refused(error)):
-                self.ledger.keep(lease.id, lease.replica.key)
+        except BaseException as error:
+            self.ledger.fail_to_end(lease.id)
+            if isinstance(error, StoreError):
+                self._note_failure(error)
+                if not was_taken_since and (was_apart or was_refused(error)):
+                    self.ledger.keep(lease.id, lease.replica.key)
             self.reconciler.ask()
-        except BaseException:
-            self.reconciler.ask()
-            raise
+            if not isinstance(error, StoreError):
+                raise
         else:
             self.ledger.end(lease.id)
             self._mirror.apply_reply(events, generation)

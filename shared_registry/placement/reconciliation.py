@@ -21,6 +21,7 @@ from shared_registry.store import Store
 
 EVERY_SECONDS = 60.0
 RESTORED_AT_ONCE = 500
+RELEASED_AT_ONCE = 8
 TRIES = 3
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,9 @@ class Reconciler:
         self._is_asked = asyncio.Event()
         self._is_in_doubt = False
         self._lock = asyncio.Lock()
+        self._putting_back = asyncio.Lock()
         self._unheard: set[str] = set()
-        self._putting_back: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
         self._is_in_trouble = False
 
     def ask(self) -> None:
@@ -103,6 +105,15 @@ class Reconciler:
         """
         await self._catch_up(is_due=True)
 
+    async def put_back(self) -> None:
+        """Put back what is held here and missing in Redis, without waiting until the rest is in order.
+
+        Raises:
+            StoreError: Redis could not be told all of it; to be repeated.
+        """
+        self.ask()
+        await self._put_back_missing()
+
     async def put_back_unrecorded(self) -> None:
         """Let Redis have what was placed without it, before it gives away the same slots. Callers share one attempt.
 
@@ -112,16 +123,16 @@ class Reconciler:
         for _ in range(TRIES):
             if not self._ledger.unrecorded:
                 return
-            if self._putting_back is None:
-                self._putting_back = asyncio.ensure_future(self._put_back_all())
-                self._putting_back.add_done_callback(self._end_putting_back)
-            await asyncio.shield(self._putting_back)
+            if self._recording is None:
+                self._recording = asyncio.ensure_future(self._put_back_all())
+                self._recording.add_done_callback(self._end_recording)
+            await asyncio.shield(self._recording)
         raise StoreUnavailable("more is placed without Redis than could be put back into it")
 
     def close(self) -> None:
         """End what callers share."""
-        if self._putting_back is not None:
-            self._putting_back.cancel()
+        if self._recording is not None:
+            self._recording.cancel()
 
     async def _put_back_all(self) -> None:
         for chunk in _chunks(list(self._ledger.unrecorded), RESTORED_AT_ONCE):
@@ -143,8 +154,8 @@ class Reconciler:
                 self._ledger.put_off(lease_id)
                 self.ask()
 
-    def _end_putting_back(self, task: asyncio.Task[None]) -> None:
-        self._putting_back = None
+    def _end_recording(self, task: asyncio.Task[None]) -> None:
+        self._recording = None
         if not task.cancelled():
             task.exception()
 
@@ -165,22 +176,28 @@ class Reconciler:
                 raise
 
     async def _compare(self) -> None:
-        held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
-        there: dict[str, str] = {}
-        strangers: list[str] = []
-        async for page in self._reader.leases(self._router):
-            there |= page
-            strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
-        # What was put back without an answer may have taken a replica over its capacity, which is to be told.
-        missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
-        self._unheard.intersection_update(missing)
-        self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
-        for chunk in _chunks(missing, RESTORED_AT_ONCE):
-            await self._put_back(chunk)
+        strangers = await self._put_back_missing()
         async for waiting in self._reader.waiters():
             own = [one.lease_id for one in waiting if one.router == self._router]
             strangers += [lease_id for lease_id in own if not self._ledger.knows(lease_id)]
         await self._release_all([*strangers, *self._ledger.ending])
+
+    async def _put_back_missing(self) -> list[str]:
+        """Put back what is missing; return the ids of leases that are nobody's."""
+        async with self._putting_back:
+            held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
+            there: dict[str, str] = {}
+            strangers: list[str] = []
+            async for page in self._reader.leases(self._router):
+                there |= page
+                strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+            # What was put back without an answer may have taken a replica over its capacity, which is to be told.
+            missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
+            self._unheard.intersection_update(missing)
+            self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
+            for chunk in _chunks(missing, RESTORED_AT_ONCE):
+                await self._put_back(chunk)
+            return strangers
 
     async def _put_back(self, lease_ids: Iterable[str]) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
@@ -204,13 +221,27 @@ class Reconciler:
                 await self._release(lease_id)
 
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
+        """Release some at a time: one by one, thousands that an outage has left would keep their slots for minutes.
+
+        Raises:
+            StoreError: Redis could not be told of all.
+        """
+        left = iter(lease_ids)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(RELEASED_AT_ONCE):
+                    group.create_task(self._release_each(left))
+        except* StoreError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _release_each(self, lease_ids: Iterable[str]) -> None:
         for lease_id in lease_ids:
             # A slot that is given back here may be in use again, by a session that Redis does not know of yet.
             await self.put_back_unrecorded()
             await self._release(lease_id)
 
     async def _release(self, lease_id: str) -> None:
-        await self._store.release(lease_id, affinity_seconds=self._affinity_seconds)
+        await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, is_recovery=True)
         self._ledger.end(lease_id)
 
 

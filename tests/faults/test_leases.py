@@ -145,8 +145,8 @@ async def test_a_command_that_arrives_after_its_acquire_was_cleaned_up(space: Sp
         releases: list[str] = []
         release = registry._parts.store.release
 
-        async def counted(lease_id: str, *, affinity_seconds: float) -> list[Event]:
-            events = await release(lease_id, affinity_seconds=affinity_seconds)
+        async def counted(lease_id: str, **options: Any) -> list[Event]:
+            events = await release(lease_id, **options)
             releases.append(lease_id)
             return events
 
@@ -228,17 +228,18 @@ async def test_an_excess_is_reported_also_when_the_answer_was_lost(
 async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobody_back(
     space: Space, proxy: FaultyProxy
 ) -> None:
-    gate = asyncio.Event()
+    gate, is_asking = asyncio.Event(), asyncio.Event()
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         acquire = registry._parts.store.acquire
 
         async def late(lease_id: str, **options: Any) -> Grant | Denied:
+            is_asking.set()
             await gate.wait()
             return await acquire(lease_id, **options)
 
         with mock.patch.object(registry._parts.store, "acquire", late):
             asking = asyncio.create_task(registry.acquire())
-            await until(lambda: registry._parts.placement.ledger.mark().moving == 1)
+            await is_asking.wait()
     gate.set()
     with pytest.raises(UsageError, match="stopped"):
         await asking

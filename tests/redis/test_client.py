@@ -301,6 +301,7 @@ async def test_a_client_of_the_callers_is_used_and_left_open(server: EmbeddedSer
     own = AsyncRedis.from_url(server.url, decode_responses=True, socket_timeout=3.0)
     clients = client.adopt(own)
     assert (clients.commands, clients.blocking, clients.longest_block_seconds) == (own, own, 1.5)
+    assert clients.control is own
     await use_everything(clients, namespace)
     await clients.close()
     assert await own.ping()

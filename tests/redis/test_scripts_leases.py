@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
         yield space
 
 
-async def fill(space: Space, count: int, **how: list[str]) -> list[str]:
+async def fill(space: Space, count: int, **how: Any) -> list[str]:
     """Acquire with random ids; return the urls."""
     grants = [await space.store.acquire(new_lease_id(None), **how) for _ in range(count)]
     return [grant.key for grant in grants if isinstance(grant, Grant)]

@@ -93,9 +93,11 @@ class ScriptedStore:
         over = sorted({url for url in there.values() if url in self.full})
         return Restored(count, over, sorted(set(leases.values()) & self.unknown))
 
-    async def release(self, lease_id: str, *, affinity_seconds: float) -> list[Event]:
+    async def release(self, lease_id: str, *, affinity_seconds: float, is_recovery: bool) -> list[Event]:
         assert affinity_seconds == 60.0
+        assert is_recovery
         self._begin("release")
+        await self.during("release")
         self.released.append(lease_id)
         self.leases.pop(lease_id, None)
         self.waiting = [waiter for waiter in self.waiting if waiter != ("r~1", lease_id)]

@@ -9,7 +9,8 @@ import pytest
 
 from shared_registry.answers import Denial, Denied, Grant, Place
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
-from shared_registry.placement.asking import TRIES_TO_JOIN, Asker, OnPosition, Request
+from shared_registry.lane import Busy
+from shared_registry.placement.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
 from shared_registry.placement.line import POLL_SECONDS, Line
 from tests.unit.fake_clock import START, FakeClock
 from tests.unit.leasing_router import A, B
@@ -50,11 +51,13 @@ class Router:
         self.behind: StoreUnavailable | None = None
         self.spared: set[str] = set()
         self.request = Request("a", [A], [B], closings=0)
+        self.sent: list[Request] = []
         self.asker = Asker(
             self.store.as_store(),
             self.line,
             max_queue=self.store.max_queue,
             rejoin=self._rejoin,
+            on_sent=self.sent.append,
             expect_open=self._expect_open,
             can_place_alone=lambda request: request is self.request and self.can_place_alone,
             catch_up=self._catch_up,
@@ -410,6 +413,19 @@ async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeCl
     assert (len(router.line._waiters), router.request.is_in_doubt) == (0, False)
 
 
+async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: FakeClock) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    router.store.until_its_turn = never  # type: ignore[method-assign]
+    task = router.wait()
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert (router.sent, router.store.called, router.request.is_in_doubt) == ([], [], False)
+
+
 @pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
 async def test_cancelled_while_it_asks_it_hears_the_answer_first(
     router: Router, clock: FakeClock, answer: Grant | Place | StoreError, is_in_doubt: bool
@@ -457,3 +473,63 @@ async def test_asked_without_waiting_it_asks_once(router: Router, clock: FakeClo
     router.store.last_answers = [FULL]
     assert await router.asker.ask(router.request) == FULL
     assert (router.store.called, len(router.line._waiters)) == (["acquire"], 0)
+
+
+async def test_who_gets_no_turn_in_time_is_told_so(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [Busy("busy")]
+    task = router.wait()
+    await clock.settle()
+    with pytest.raises(Busy):
+        task.result()
+    assert (router.store.called, router.store.patience) == (["wait"], [TIMEOUT])
+
+
+async def test_each_turn_is_waited_for_as_long_as_is_left(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [EXCLUDED], [FULL]
+    task = router.wait()
+    await clock.advance(TIMEOUT + 0.1)
+    assert task.result() == FULL
+    waits = int(TIMEOUT / POLL_SECONDS)
+    assert router.store.patience == [*(TIMEOUT - n * POLL_SECONDS for n in range(waits)), LAST_CALL_SECONDS]
+
+
+async def test_who_waits_in_line_and_gets_no_turn_keeps_its_place(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD, Busy("busy"), GRANT], [FULL]
+    task = router.wait()
+    await clock.advance(2 * POLL_SECONDS)
+    assert task.result() == GRANT
+    assert router.store.called == ["wait", "wait 77", "wait 77"]
+
+
+async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD], [Busy("busy")]
+    router.redis.places["a"] = 3
+
+    async def during(call: str) -> None:
+        if call == "acquire":
+            router.redis.wake("a")
+            await clock.sleep(LAST_CALL_SECONDS / 2)
+
+    router.store.during = during  # type: ignore[method-assign]
+    task = router.wait()
+    await clock.advance(TIMEOUT + LAST_CALL_SECONDS)
+    assert task.result() == GRANT
+
+
+async def test_nothing_is_sent_for_who_asks_too_late(router: Router, clock: FakeClock) -> None:
+    router.is_open = False
+    with pytest.raises(UsageError):
+        await router.asker.ask(router.request)
+    assert (router.sent, router.request.is_in_doubt) == ([], False)
+
+
+async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline(
+    router: Router, clock: FakeClock
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    router.asker._rejoin = never
+    router.store.last_answers = [STRANGE]
+    with pytest.raises(Busy):
+        await router.asker.ask(router.request, patience_seconds=0.01)

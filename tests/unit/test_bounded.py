@@ -1,4 +1,4 @@
-"""The bound on what is done with Redis: deadlines, slots, and cancellations, each alone and meeting another."""
+"""The bound on what is done with Redis: deadlines, lanes, and cancellations, each alone and meeting another."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ import contextlib
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
-from shared_registry.alarm import SharedAlarm
 from shared_registry.client import bounded
 from shared_registry.errors import StoreUnavailable
+from shared_registry.lane import Busy, Lane
 
 SOON, NEVER = 0.02, 60.0
 
 
-async def held_up(seconds: float, slots: asyncio.Semaphore | None = None, *, alarm: SharedAlarm | None = None) -> None:
-    async with bounded(seconds, slots=slots, alarm=alarm):
+async def held_up(seconds: float, lane: Lane | None = None, *, patience_seconds: float | None = None) -> None:
+    async with bounded(seconds, lane=lane, patience_seconds=patience_seconds):
         await asyncio.sleep(NEVER)
+
+
+async def answered(lane: Lane) -> None:
+    async with bounded(SOON, lane=lane):
+        pass
+
+
+async def is_free(lane: Lane) -> bool:
+    """Whether the only place of a lane can be had at once, and is given back."""
+    try:
+        async with bounded(NEVER, lane=lane, patience_seconds=0):
+            return True
+    except Busy:
+        return False
 
 
 async def turns() -> None:
@@ -40,45 +55,128 @@ async def test_a_block_that_ends_in_time_is_not_cut_off_later() -> None:
     await asyncio.sleep(2 * SOON)
 
 
-async def test_a_cancellation_stays_one_and_gives_the_slot_back() -> None:
-    slots = asyncio.Semaphore(1)
-    task = asyncio.create_task(held_up(NEVER, slots))
+async def test_a_cancellation_stays_one_and_gives_the_place_back() -> None:
+    lane = Lane(1, seconds=NEVER)
+    task = asyncio.create_task(held_up(NEVER, lane))
     await turns()
-    assert slots.locked()
+    assert not await is_free(lane)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not slots.locked()
+    assert await is_free(lane)
 
 
-async def test_waiting_for_a_slot_counts() -> None:
-    slots = asyncio.Semaphore(1)
-    async with slots:
-        with pytest.raises(StoreUnavailable):
-            await held_up(SOON, slots)
-    assert not slots.locked()
-    async with bounded(NEVER, slots=slots):
-        assert slots.locked()
+async def test_waiting_for_a_place_does_not_count() -> None:
+    lane = Lane(1, seconds=10 * SOON)
+    async with bounded(NEVER, lane=lane):
+        waiting = asyncio.create_task(held_up(10 * SOON, lane))
+        await asyncio.sleep(8 * SOON)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailable):
+        await waiting
+    assert asyncio.get_running_loop().time() - begun > 9 * SOON
+    assert await is_free(lane)
 
 
-async def test_a_cancellation_while_waiting_for_a_slot_stays_one_and_takes_none() -> None:
-    slots = asyncio.Semaphore(1)
-    async with slots:
-        task = asyncio.create_task(held_up(SOON, slots))
+async def test_a_place_that_does_not_come_in_time_is_no_outage() -> None:
+    lane = Lane(1, seconds=NEVER)
+    async with bounded(NEVER, lane=lane):
+        with pytest.raises(Busy):
+            await held_up(NEVER, lane, patience_seconds=SOON)
+    assert await is_free(lane)
+
+
+async def test_a_cancellation_while_waiting_for_a_place_stays_one_and_takes_none() -> None:
+    lane = Lane(1, seconds=NEVER)
+    async with bounded(NEVER, lane=lane):
+        task = asyncio.create_task(held_up(NEVER, lane))
         await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.sleep(2 * SOON)
-    assert not slots.locked()
+    assert await is_free(lane)
 
 
-async def test_a_failure_gives_the_slot_back_and_takes_its_meaning() -> None:
-    slots = asyncio.Semaphore(1)
+async def test_a_failure_gives_the_place_back_and_takes_its_meaning() -> None:
+    lane = Lane(1, seconds=NEVER)
     with pytest.raises(StoreUnavailable, match="reset"):
-        async with bounded(NEVER, slots=slots):
+        async with bounded(NEVER, lane=lane):
             raise RedisConnectionError("reset")
-    assert not slots.locked()
+    assert await is_free(lane)
+
+
+async def test_while_no_call_is_answered_nobody_waits_longer_than_one_may_take() -> None:
+    lane = Lane(2, seconds=5 * SOON)
+    begun = asyncio.get_running_loop().time()
+    results = await asyncio.gather(*(held_up(5 * SOON, lane) for _ in range(50)), return_exceptions=True)
+    assert {type(result) for result in results} == {StoreUnavailable}
+    assert asyncio.get_running_loop().time() - begun < 15 * SOON
+    assert await is_free(lane)
+
+
+async def test_one_call_that_is_not_answered_sends_nobody_away() -> None:
+    lane = Lane(2, seconds=5 * SOON)
+    silent = asyncio.create_task(held_up(5 * SOON, lane))
+    await turns()
+    others = []
+    for _ in range(10):
+        others.append(asyncio.create_task(held_up(5 * SOON, lane)))
+        await asyncio.sleep(SOON / 2)
+        others.pop().cancel()
+        await answered(lane)
+    with pytest.raises(StoreUnavailable):
+        await silent
+    assert await is_free(lane)
+
+
+@pytest.mark.parametrize("error", [None, ResponseError("WRONGTYPE")])
+async def test_a_late_call_sends_nobody_away_where_another_was_answered(error: Exception | None) -> None:
+    lane = Lane(2, seconds=5 * SOON)
+    silent = asyncio.create_task(held_up(5 * SOON, lane))
+    await turns()
+
+    async def answering() -> None:
+        async with bounded(5 * SOON, lane=lane):
+            await asyncio.sleep(SOON)
+            if error is not None:
+                raise error
+
+    answering_one = asyncio.create_task(answering())
+    await turns()
+    behind = asyncio.create_task(held_up(5 * SOON, lane))
+    last = asyncio.create_task(held_up(5 * SOON, lane))
+    with pytest.raises(StoreUnavailable):
+        await silent
+    assert not last.done()
+    for task in (answering_one, behind, last):
+        task.cancel()
+    await asyncio.wait([answering_one, behind, last])
+    answering_one.exception()
+
+
+async def test_connections_that_break_at_once_send_nobody_away_but_failing_ones_do() -> None:
+    lane = Lane(2, seconds=NEVER)
+    tried, breaks = 0, asyncio.Event()
+
+    async def broken() -> None:
+        nonlocal tried
+        async with bounded(NEVER, lane=lane):
+            tried += 1
+            await breaks.wait()
+            await asyncio.sleep(0)
+            raise RedisConnectionError("reset")
+
+    holding = [asyncio.create_task(broken()) for _ in range(2)]
+    await turns()
+    waiting = [asyncio.create_task(answered(lane)) for _ in range(5)]
+    await turns()
+    breaks.set()
+    assert [type(one) for one in await asyncio.gather(*holding, return_exceptions=True)] == [StoreUnavailable] * 2
+    await asyncio.gather(*waiting)
+    tried = 0
+    down = await asyncio.gather(*(broken() for _ in range(100)), return_exceptions=True)
+    assert {type(one) for one in down} == {StoreUnavailable}
+    assert tried <= 6
 
 
 async def test_a_timeout_of_the_block_itself_is_a_failure_of_the_connection() -> None:
@@ -137,11 +235,10 @@ async def test_an_inner_deadline_that_comes_first_leaves_the_outer_one_alone() -
     assert not outer.expired()
 
 
-async def test_blocks_that_share_an_alarm_are_each_bounded() -> None:
-    alarm = SharedAlarm(SOON)
-    async with bounded(SOON, alarm=alarm):
-        pass
-    blocks = [asyncio.create_task(held_up(SOON, alarm=alarm)) for _ in range(3)]
+async def test_blocks_of_one_lane_are_each_bounded() -> None:
+    lane = Lane(3, seconds=SOON)
+    await answered(lane)
+    blocks = [asyncio.create_task(held_up(SOON, lane)) for _ in range(3)]
     await turns()
     blocks[1].cancel()
     assert [type(each) for each in await asyncio.gather(*blocks, return_exceptions=True)] == [

@@ -69,3 +69,27 @@ async def test_a_call_that_was_cancelled_itself_counts_as_cancelled() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await completed(cancelled())
+
+
+async def test_what_has_not_begun_ends_at_once_when_cancelled() -> None:
+    call = Call()
+    is_begun = False
+    task = asyncio.create_task(completed(call.run(), is_begun=lambda: is_begun))
+    await settle()
+    task.cancel()
+    await settle()
+    assert (task.cancelled(), call.is_done) == (True, False)
+
+
+async def test_what_has_begun_is_not_cut_short() -> None:
+    call = Call()
+    is_begun = False
+    task = asyncio.create_task(completed(call.run(), is_begun=lambda: is_begun))
+    await settle()
+    is_begun = True
+    task.cancel()
+    await settle()
+    assert not task.done()
+    call.let_go.set()
+    await settle()
+    assert (task.cancelled(), call.is_done) == (True, True)

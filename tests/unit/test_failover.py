@@ -10,6 +10,7 @@ from redis import exceptions
 from shared_registry.client import bounded, meaning_of
 from shared_registry.errors import StoreRefused, StoreUnavailable
 from shared_registry.failover import Failover, is_lost
+from shared_registry.lane import Lane
 
 READONLY = "You can't write against a read only replica."
 
@@ -143,9 +144,9 @@ async def test_a_renewal_that_fails_or_hangs_keeps_to_the_bound() -> None:
         pass
     failover.add(hang)
     failover.moved()
-    slots = asyncio.Semaphore(1)
+    lane = Lane(1, seconds=0.05)
     with pytest.raises(StoreUnavailable, match="did not answer"):
-        async with bounded(0.05, slots=slots, failover=failover):
+        async with bounded(0.05, lane=lane, failover=failover):
             pytest.fail("the block was entered")
-    assert not slots.locked()
+    assert lane.enter(), "its place was not handed on"
     assert failover.is_due, "what was cut off is still to be done"

@@ -28,6 +28,8 @@ def test_an_id_is_known_from_being_asked_for_until_its_end_was_heard(ledger: Led
     hold(ledger, "a")
     assert ledger.knows("a")
     assert ledger.begin_end("a")
+    assert (ledger.knows("a"), ledger.ending) == (True, [])
+    ledger.fail_to_end("a")
     assert (ledger.knows("a"), ledger.ending) == (True, ["a"])
     ledger.end("a")
     assert not ledger.knows("a")
@@ -48,7 +50,15 @@ def test_a_lease_is_given_back_once(ledger: Ledger) -> None:
     assert ledger.begin_end("a")
     assert not ledger.begin_end("a")
     assert not ledger.begin_end("never held")
-    assert ledger.ending == ["a"]
+    assert ledger.mark().moving == 1
+
+
+def test_asking_again_for_the_same_counts_once(ledger: Ledger) -> None:
+    def ask_twice() -> None:
+        ledger.ask("a")
+        ledger.ask("a")
+
+    assert bounds_while(ledger, ask_twice) == (0, 1)
 
 
 def test_at_rest_the_count_is_exact(ledger: Ledger) -> None:

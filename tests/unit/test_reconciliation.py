@@ -10,7 +10,7 @@ import pytest
 
 from shared_registry.errors import KeyConflict, StoreError, StoreUnavailable
 from shared_registry.placement.ledger import Ledger
-from shared_registry.placement.reconciliation import EVERY_SECONDS, RESTORED_AT_ONCE, Reconciler
+from shared_registry.placement.reconciliation import EVERY_SECONDS, RELEASED_AT_ONCE, RESTORED_AT_ONCE, Reconciler
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leasing_router import A, B, ScriptedReader, ScriptedStore, hold
 
@@ -94,13 +94,15 @@ async def test_what_is_acquired_or_ending_is_no_strangers(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     ledger.ask("acquiring")
-    hold(ledger, "ending")
-    ledger.begin_end("ending")
+    for lease_id in ("being told", "untold"):
+        hold(ledger, lease_id)
+        ledger.begin_end(lease_id)
+    ledger.fail_to_end("untold")
     ledger.ask("given up")
     ledger.give_up("given up")
-    store.leases = {"acquiring": A, "ending": A, "given up": A}
+    store.leases = dict.fromkeys(("acquiring", "being told", "untold", "given up"), A)
     await reconciler.reconcile()
-    assert store.leases == {"acquiring": A}
+    assert store.leases == {"acquiring": A, "being told": A}
     assert ledger.ending == []
 
 
@@ -473,3 +475,39 @@ async def test_a_slot_given_back_is_not_freed_before_its_next_session_is_recorde
     assert (store.released, store.leases) == ([], {"old": A})
     await reconciler._release_all(["old"])
     assert store.leases == {"new": A}
+
+
+async def test_many_are_released_some_at_a_time(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+    store.leases = {str(number): A for number in range(100)}
+    store.page_size = 100
+    under_way, most = 0, 0
+
+    async def count(call: str) -> None:
+        nonlocal under_way, most
+        if call == "release":
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+
+    store.during = count  # type: ignore[method-assign]
+    await reconciler.reconcile()
+    assert (store.leases, most, len(store.released)) == ({}, RELEASED_AT_ONCE, 100)
+
+
+async def test_putting_back_does_not_wait_for_releases(
+    running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
+) -> None:
+    store.leases = {"x": A}
+
+    async def hang(call: str) -> None:
+        if call == "release":
+            await asyncio.Event().wait()
+
+    store.during = hang  # type: ignore[method-assign]
+    reconciler.ask()
+    await clock.settle()
+    hold(ledger, "a")
+    async with asyncio.timeout(5):
+        await reconciler.put_back()
+    assert store.leases == {"x": A, "a": A}

@@ -96,12 +96,14 @@ class ScriptedAsking:
         answers: To `wait`.
         last_answers: To `acquire`.
         calls: What was called when: the name, and for `wait` the sequence.
+        patience: How long each call would have waited for its turn.
     """
 
     def __init__(self, clock: FakeClock, *answers: Answer) -> None:
         self.answers = list(answers)
         self.last_answers: list[Answer] = []
         self.calls: list[tuple[float, str]] = []
+        self.patience: list[float | None] = []
         self.max_queue = 7
         self.avoided: list[Collection[str]] = []
         self.excluded: list[Collection[str]] = []
@@ -117,6 +119,9 @@ class ScriptedAsking:
     async def during(self, call: str) -> None:
         """Do what happens while a call is under way; for a test to replace."""
 
+    async def until_its_turn(self) -> None:
+        """Wait as a call does before it is sent; for a test to replace."""
+
     async def wait(
         self,
         lease_id: str,
@@ -125,13 +130,27 @@ class ScriptedAsking:
         sequence: str,
         avoided: Collection[str],
         excluded: Collection[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None],
     ) -> Grant | Place | Denied:
+        self.patience.append(patience_seconds)
+        await self.until_its_turn()
+        on_sent()
         assert (lease_id, max_queue) == ("a", self.max_queue)
         return await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
 
     async def acquire(
-        self, lease_id: str, *, avoided: Collection[str], excluded: Collection[str]
+        self,
+        lease_id: str,
+        *,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None],
     ) -> Grant | Place | Denied:
+        self.patience.append(patience_seconds)
+        await self.until_its_turn()
+        on_sent()
         assert lease_id == "a"
         return await self._answer(self.last_answers, "acquire", avoided, excluded)
 
