@@ -13,6 +13,7 @@ from shared_registry.completion import completed
 from shared_registry.errors import StoreUnavailable
 from shared_registry.lane import Busy
 from shared_registry.placement.line import POLL_SECONDS, Line, Waiter
+from shared_registry.placement.recovery import Recovery
 from shared_registry.store import Store
 
 T = TypeVar("T")
@@ -52,17 +53,16 @@ Ask = Callable[[Request, Collection[str], float | None, OnSent], Awaitable[T]]
 class Asker:
     """Asks for one router. Safe for concurrent use within an event loop."""
 
-    def __init__(  # noqa: PLR0913  xx
+    def __init__(
         self,
         store: Store,
         line: Line,
+        recovery: Recovery,
         *,
         max_queue: int,
-        rejoin: Callable[[], Awaitable[None]],
         on_sent: Callable[[Request], None],
         expect_open: Callable[[Request], None],
         can_place_alone: Callable[[Request], bool],
-        catch_up: Callable[[], Awaitable[Collection[str]]],
         clock: Clock,
     ) -> None:
         """Set up.
@@ -70,23 +70,20 @@ class Asker:
         Args:
             store: Whom to ask.
             line: What keeps those informed who wait.
+            recovery: What brings Redis in line with this router before a question.
             max_queue: Join the line unless it is that long.
-            rejoin: Makes this router one of the live ones again, with all that it holds.
             on_sent: Called before Redis can have heard of a request.
             expect_open: Raises where the registry was stopped since the request.
             can_place_alone: Whether this router may place the session without Redis.
-            catch_up: Lets Redis have what was placed without it; returns the canonical urls of replicas that are left
-                to others for now.
             clock: For deadlines.
         """
         self._store = store
         self._line = line
+        self._recovery = recovery
         self._max_queue = max_queue
-        self._rejoin = rejoin
         self._on_sent = on_sent
         self._expect_open = expect_open
         self._can_place_alone = can_place_alone
-        self._catch_up = catch_up
         self._clock = clock
 
     async def ask(self, request: Request, *, patience_seconds: float | None = None) -> Grant | Denied:
@@ -184,13 +181,13 @@ class Asker:
     async def _as_member(self, ask: Ask[T], request: Request, patience_seconds: float | None) -> T:
         """Return the answer to who is among the live routers, joining them as needed."""
         for _ in range(TRIES_TO_JOIN):
-            spared = await _within(patience_seconds, self._catch_up())
+            spared = await _within(patience_seconds, self._recovery.catch_up())
             answer = await self._hear(ask, request, spared, patience_seconds)
             if not _is_not_registered(answer):
                 return answer
             self._expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
-            await _within(patience_seconds, self._rejoin())
+            await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
     async def _hear(self, ask: Ask[T], request: Request, spared: Collection[str], patience_seconds: float | None) -> T:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -30,21 +28,15 @@ from shared_registry.model import (
     is_later,
 )
 from shared_registry.placement.asking import Asker, OnPosition, Request
-from shared_registry.placement.degraded import DegradedPlacement, Loads
 from shared_registry.placement.lease import Lease, new_lease_id
 from shared_registry.placement.ledger import Ledger
 from shared_registry.placement.line import Line
+from shared_registry.placement.outage import Outage
 from shared_registry.placement.reconciliation import Reconciler
-from shared_registry.placement.rejoining import Rejoining
+from shared_registry.placement.recovery import Recovery
 from shared_registry.reader import Reader
 from shared_registry.store import Store
 
-IDLE_SECONDS = 60.0
-"""For how long after the last acquire the loads are still looked at."""
-SETTLING_SECONDS = 2.5
-"""For how long after a failed write shares stand: longer than any router takes to try again to put back what is out."""
-MOST_SPARED = 100
-"""How many replicas may be left to others in one question; where they are more, none are."""
 SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 logger = logging.getLogger(__name__)
 
@@ -100,6 +92,15 @@ class Placement:
             clock=clock,
             rng=rng,
         )
+        self.outage = Outage(
+            settings.degraded,
+            reader,
+            mirror,
+            self.ledger,
+            router=router,
+            refresh_seconds=settings.refresh_seconds,
+            clock=clock,
+        )
         self._store = store
         self._reader = reader
         self._mirror = mirror
@@ -116,20 +117,14 @@ class Placement:
         self._asker = Asker(
             store,
             self._line,
+            Recovery(join, self.reconciler, self.outage.spared),
             max_queue=settings.max_queue,
-            rejoin=Rejoining(join, self.reconciler),
             on_sent=lambda request: self.ledger.ask(request.lease_id),
             expect_open=self._expect_open,
-            can_place_alone=lambda request: self._degraded_choice(request) is not None,
-            catch_up=self._catch_up,
+            can_place_alone=lambda request: self.outage.choose(request) is not None,
             clock=clock,
         )
-        self._degraded = DegradedPlacement(settings.degraded, router=router, kept=self.ledger.kept)
-        self._failed_at = self._refused_at = self._apart_since = self._seen_at = -math.inf
-        self._seeing = asyncio.Lock()
-        self._used_at = -IDLE_SECONDS
         self._closings = 0
-        self._is_degraded = False
 
     async def acquire(
         self,
@@ -158,7 +153,7 @@ class Placement:
             UsageError: The registry was stopped meanwhile.
         """
         request = Request(new_lease_id(session), avoided, excluded, self._closings)
-        self._used_at = self._clock.monotonic()
+        self.outage.used()
         try:
             found = await self._find(request, timeout_seconds, on_position)
             self._expect_open(request)
@@ -175,11 +170,11 @@ class Placement:
             self.ledger.drop(request.lease_id)
             raise self._denied(found)
         replica, revision = found
-        if not request.sequence and replica.key in self._spared():
+        if not request.sequence and replica.key in self.outage.spared():
             self._give_up(request)  # others that asked at the same time have used up what this router may take
             raise StoreUnavailable(SETTLING)
-        self._end_degraded()
-        self._degraded.take(request.lease_id, replica.key)
+        self.outage.end()
+        self.outage.degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, revision)
 
     async def run(self) -> None:
@@ -188,69 +183,7 @@ class Placement:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
                 group.create_task(self._line.run())
-                group.create_task(self._look_at_loads())
-
-    async def _look_at_loads(self) -> None:
-        """See who has how much while leases are asked for, for the case that Redis goes away."""
-        while True:
-            await self._clock.sleep(self._settings.refresh_seconds)
-            if self._needs_loads() and not self._is_apart():
-                with contextlib.suppress(StoreError):  # the mirror says that Redis is away
-                    await self._see_loads()
-
-    async def _see_loads(self) -> None:
-        """Read the loads, and go by them unless something is out by then that they do not count."""
-        failed_at, replicas = self._failed_at, self._mirror.view.preference
-        self._degraded.look()
-        try:
-            in_flight, routers = await self._reader.loads(
-                {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
-            )
-            if failed_at == self._failed_at and not self._is_out():
-                self._degraded.see(Loads(in_flight, routers), replicas, missing=self.ledger.missing())
-                self._seen_at = self._clock.monotonic()
-        finally:
-            self._degraded.look_away()
-
-    async def _see_late(self) -> None:
-        """Read the loads where none were seen shortly before writes began to fail: perhaps reads do not."""
-        async with self._seeing:
-            if self._looks_too_old() and not self._is_out():
-                self._seen_at = self._clock.monotonic()  # once, also where it fails: what was seen long ago counts then
-                with contextlib.suppress(StoreError):
-                    await self._see_loads()
-
-    def _looks_too_old(self) -> bool:
-        oldest = self._apart_since - 2 * self._settings.refresh_seconds - 1
-        return self._seen_at < oldest and self._settings.degraded == "share"
-
-    def _is_out(self) -> bool:
-        """Whether Redis counts otherwise than this router, because it could not be told."""
-        return bool(self.ledger.unrecorded or self.ledger.kept)
-
-    def _is_apart(self) -> bool:
-        """Whether writes fail, or did a moment ago, or something is out."""
-        return self._is_out() or self._clock.monotonic() - self._failed_at < SETTLING_SECONDS
-
-    def _note_failure(self, error: StoreError) -> None:
-        """Redis did not take a write."""
-        if not self._is_apart():
-            self._apart_since = self._clock.monotonic()
-        self._failed_at = self._clock.monotonic()
-        if was_refused(error):
-            self._refused_at = self._failed_at
-
-    async def _catch_up(self) -> Collection[str]:
-        if self.ledger.unrecorded:
-            await self.reconciler.put_back_unrecorded()
-        return self._spared()
-
-    def _spared(self) -> Collection[str]:
-        """Return where others may have placed sessions that Redis does not know of yet, since it refused writes."""
-        if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
-            return ()
-        spared = self._degraded.used_up(self._mirror.view.preference)
-        return spared if len(spared) <= MOST_SPARED else ()
+                group.create_task(self.outage.look_at_loads())
 
     def _notice(self, events: Sequence[Event]) -> None:
         """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
@@ -280,7 +213,7 @@ class Placement:
         def end(beat: Beat | StoreError) -> None:
             if isinstance(beat, StoreError):
                 if isinstance(beat, StoreUnavailable):
-                    self._note_failure(beat)
+                    self.outage.note_failure(beat)
                 return
             low, high = self.ledger.bounds(mark)
             if not low <= beat.leases <= high or (beat.joined and high > 0):
@@ -330,32 +263,22 @@ class Placement:
         else:
             self.reconciler.ask_to_end()
 
-    def _degraded_choice(self, request: Request) -> Replica | None:
-        return self._degraded.choose(self._mirror.view.preference, avoided=request.avoided, excluded=request.excluded)
-
     async def _place_without_redis(self, request: Request, session: str | None, error: StoreUnavailable) -> Lease:
-        self._note_failure(error)
+        self.outage.note_failure(error)
         try:
-            await self._see_late()
+            await self.outage.see_late()
             self._expect_open(request)
         except BaseException:
             self._give_up(request)
             raise
-        replica = self._degraded_choice(request)
+        replica = self.outage.choose(request)
         if replica is None:
             self._give_up(request)
             raise error
         self.reconciler.ask()
-        if not self._is_degraded:
-            self._is_degraded = True
-            logger.warning("placement: placing without Redis (%s): %s", self._settings.degraded, error)
-        self._degraded.take(request.lease_id, replica.key)
+        self.outage.begin(error)
+        self.outage.degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, replica.record.revision, is_degraded=True)
-
-    def _end_degraded(self) -> None:
-        if self._is_degraded:
-            self._is_degraded = False
-            logger.info("placement: placing through Redis again")
 
     def _hold(
         self, lease_id: str, replica: Replica, session: str | None, revision: str, *, is_degraded: bool = False
@@ -373,10 +296,10 @@ class Placement:
         return lease
 
     async def _end(self, lease: Lease) -> None:
-        was_apart = self._is_apart() or self._mirror.is_cut_off
+        was_apart = self.outage.is_apart or self._mirror.is_cut_off
         if not self.ledger.begin_end(lease.id):
             return
-        was_taken_since = self._degraded.give_back(lease.id)
+        was_taken_since = self.outage.degraded.give_back(lease.id)
         # One that may have come through is given to others then, and not to use here.
         await completed(self._release(lease, was_apart=was_apart, was_taken_since=was_taken_since))
 
@@ -387,7 +310,7 @@ class Placement:
         except BaseException as error:
             self.ledger.fail_to_end(lease.id)
             if isinstance(error, StoreError):
-                self._note_failure(error)
+                self.outage.note_failure(error)
                 if not was_taken_since and (was_apart or was_refused(error)):
                     self.ledger.keep(lease.id, lease.replica.key)
             self.reconciler.ask()
@@ -404,7 +327,7 @@ class Placement:
         return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
 
     def _denied(self, answer: Denied) -> Saturated | NoHealthyReplica | StoreUnavailable:
-        if self._spared():
+        if self.outage.spared():
             return StoreUnavailable(SETTLING)
         if answer.why is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
@@ -414,13 +337,6 @@ class Placement:
             + "; try again later",
             depth=answer.depth,
             retry_after_seconds=self._line.speed.seconds_to_pass(self._clock.monotonic(), answer.depth + 1),
-        )
-
-    def _needs_loads(self) -> bool:
-        return (
-            self._settings.degraded == "share"
-            and self._clock.monotonic() - self._used_at < IDLE_SECONDS
-            and any(replica.endpoint.capacity for replica in self._mirror.view.preference)
         )
 
 

@@ -64,7 +64,7 @@ def have_seen_all(space: Space, registries: list[SharedReplicaRegistry]) -> bool
     """
     wanted = Counter(leases(space).values())
     for registry in registries:
-        degraded = registry._parts.placement._degraded
+        degraded = registry._parts.placement.outage.degraded
         loads = degraded.loads
         if loads is None or Counter(loads.in_flight) != wanted or len(loads.routers) != len(registries):
             return False

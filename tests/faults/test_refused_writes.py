@@ -13,7 +13,7 @@ import pytest
 
 from shared_registry import Lease, RegistryError, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.placement.placement import SETTLING_SECONDS
+from shared_registry.placement.outage import SETTLING_SECONDS
 from tests.faults.leasing import leases, registry_on, settle
 from tests.redis.support import A, B, Space, on_server, until
 
@@ -65,7 +65,7 @@ async def routers(space: Space, count: int) -> AsyncIterator[list[SharedReplicaR
 
 
 def _has_seen(one: SharedReplicaRegistry, routers: int) -> bool:
-    degraded = one._parts.placement._degraded
+    degraded = one._parts.placement.outage.degraded
     is_idle = degraded.loads is not None and not any(degraded.loads.in_flight.values())
     return is_idle and degraded.loads is not None and len(degraded.loads.routers) == routers and not degraded._taken
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import pytest
 
@@ -12,6 +13,7 @@ from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.lane import Busy
 from shared_registry.placement.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
 from shared_registry.placement.line import POLL_SECONDS, Line
+from shared_registry.placement.recovery import Recovery
 from tests.unit.fake_clock import START, FakeClock
 from tests.unit.leasing_router import A, B
 from tests.unit.waiting_router import Answer, ScriptedAsking, ScriptedLine
@@ -55,12 +57,11 @@ class Router:
         self.asker = Asker(
             self.store.as_store(),
             self.line,
+            cast("Recovery", self),
             max_queue=self.store.max_queue,
-            rejoin=self._rejoin,
             on_sent=self.sent.append,
             expect_open=self._expect_open,
             can_place_alone=lambda request: request is self.request and self.can_place_alone,
-            catch_up=self._catch_up,
             clock=clock,
         )
 
@@ -78,10 +79,10 @@ class Router:
         self.line.call_all()
         await self.clock.settle()
 
-    async def _rejoin(self) -> None:
+    async def rejoin(self) -> None:
         self.rejoins += 1
 
-    async def _catch_up(self) -> set[str]:
+    async def catch_up(self) -> set[str]:
         self.catches_up += 1
         if self.behind is not None:
             raise self.behind
@@ -529,7 +530,7 @@ async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline
     async def never() -> None:
         await asyncio.Event().wait()
 
-    router.asker._rejoin = never
+    router.rejoin = never  # type: ignore[method-assign]
     router.store.last_answers = [STRANGE]
     with pytest.raises(Busy):
         await router.asker.ask(router.request, patience_seconds=0.01)

@@ -10,7 +10,7 @@ import pytest
 from shared_registry.errors import StoreUnavailable
 from shared_registry.placement.ledger import Ledger
 from shared_registry.placement.reconciliation import Reconciler
-from shared_registry.placement.rejoining import Rejoining
+from shared_registry.placement.recovery import Recovery
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leasing_router import A, ScriptedReader, ScriptedStore, hold
 
@@ -35,7 +35,7 @@ async def store() -> SlowStore:
 
 
 @pytest.fixture
-def rejoining(store: SlowStore) -> Rejoining:
+def recovery(store: SlowStore) -> Recovery:
     ledger = Ledger()
     hold(ledger, "held")
     reconciler = Reconciler(
@@ -48,40 +48,40 @@ def rejoining(store: SlowStore) -> Rejoining:
         clock=FakeClock(),
         rng=random.Random(1),
     )
-    return Rejoining(store.join, reconciler)
+    return Recovery(store.join, reconciler, tuple)
 
 
-async def begun(rejoining: Rejoining) -> list[asyncio.Task[None]]:
+async def begun(recovery: Recovery) -> list[asyncio.Task[None]]:
     async def call() -> None:
-        await rejoining()
+        await recovery.rejoin()
 
     tasks = [asyncio.create_task(call()) for _ in range(CALLERS)]
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_many_callers_come_back_once(rejoining: Rejoining, store: SlowStore) -> None:
-    tasks = await begun(rejoining)
+async def test_many_callers_come_back_once(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
     store.gate.set()
     await asyncio.gather(*tasks)
     assert (store.joins, store.calls.count("leases"), store.leases) == (1, 1, {"held": A})
-    await rejoining()
+    await recovery.rejoin()
     assert store.joins == 2
 
 
-async def test_a_failure_is_told_to_all_and_the_next_tries_again(rejoining: Rejoining, store: SlowStore) -> None:
-    tasks = await begun(rejoining)
+async def test_a_failure_is_told_to_all_and_the_next_tries_again(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
     store.errors["join"] = [StoreUnavailable("away")]
     store.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {(type(result), str(result)) for result in results} == {(StoreUnavailable, "away")}
     assert store.calls == ["join"]
-    await rejoining()
+    await recovery.rejoin()
     assert store.leases == {"held": A}
 
 
-async def test_one_that_is_cancelled_leaves_it_to_the_next(rejoining: Rejoining, store: SlowStore) -> None:
-    tasks = await begun(rejoining)
+async def test_one_that_is_cancelled_leaves_it_to_the_next(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])
     store.gate.set()
