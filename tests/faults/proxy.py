@@ -19,6 +19,7 @@ class FaultyProxy:
         cuts_at_reply: The next reply ends its connection instead of arriving: the command was executed.
         refuses: New connections are closed at once.
         connections: How many were accepted.
+        left: How many of them clients have closed.
         server_port: Where connections lead that are made from now on.
     """
 
@@ -30,6 +31,7 @@ class FaultyProxy:
         self.cuts_at_reply = False
         self.refuses = False
         self.connections = 0
+        self.left = 0
         self.port = 0
         self.server_port = server_port
         self._server: asyncio.Server | None = None
@@ -92,7 +94,8 @@ class FaultyProxy:
             commands = asyncio.ensure_future(self._pass(reader, server_writer, is_reply=False))
             replies = asyncio.ensure_future(self._pass(server_reader, writer, is_reply=True))
             try:
-                await asyncio.wait((commands, replies), return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait((commands, replies), return_when=asyncio.FIRST_COMPLETED)
+                self.left += commands in done
             finally:
                 commands.cancel()
                 replies.cancel()

@@ -71,6 +71,10 @@ class Pair:
         own = str(self.raw_old.client_id())
         return {one["id"] for one in self.raw_old.client_list(_type="normal") if one["id"] != own}
 
+    def feeds_on_old(self) -> set[str]:
+        """Return those of them that have read events."""
+        return {one["id"] for one in self.raw_old.client_list() if one["cmd"] in ("xread", "hdel")}
+
     def used_on_old(self) -> set[str]:
         """Return those of them that are in use; others are closed when they are used again."""
         clients = self.raw_old.client_list(_type="normal")
@@ -182,10 +186,12 @@ def demote_between_reads(pair: Pair) -> None:
 async def test_a_feed_alone_on_the_old_primary_is_noticed(pair: Pair) -> None:
     """All commands have moved already, and no answer to them says that the feed has not."""
     async with FaultyProxy(pair.old.port) as address, registry(address.url) as one, registry(address.url) as other:
+        await until(lambda: len(pair.feeds_on_old()) == 2)
         pair.promote()
         address.server_port = pair.new.port
         for each in (one, other):
-            await each._clients.commands.connection_pool.disconnect(inuse_connections=False)
+            for client in (each._clients.commands, each._clients.control):
+                await client.connection_pool.disconnect(inuse_connections=False)
         await until(lambda: len(pair.ours_on_old()) == 2)
         demote_between_reads(pair)
         await uses(pair, one, other)

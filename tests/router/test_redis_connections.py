@@ -63,10 +63,10 @@ class Watched:
     @contextlib.asynccontextmanager
     async def keeps_its_connections(self) -> AsyncIterator[None]:
         await self.settle()
-        before = self.redis.connections
+        before = self.redis.left
         yield
         await self.settle()
-        assert self.redis.connections - before == 0
+        assert self.redis.left - before == 0
 
 
 @contextlib.asynccontextmanager
