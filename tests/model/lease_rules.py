@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tests.model.keyspace import ORIGIN
-from tests.model.line_rules import LineRules, lease_id_of, router_of, session_of
+from tests.model.line_rules import LOOKS_AT_ONCE, LineRules, lease_id_of, router_of, session_of
 from tests.model.values import Anything, agree
 
 
@@ -145,7 +145,8 @@ class LeaseRules(LineRules):
         """
         is_done = router not in self._found_under("routers")
         record = self.router.setdefault(router, {})
-        self._end_waiting(router, affinity_ms, is_done=is_done, is_first="line_cursor" not in record)
+        may_miss = is_done and "line_cursor" in record
+        gone = self._end_waiting(router, affinity_ms, is_done=is_done, may_miss=may_miss)
         held, left = self.leases.get(router, {}), self._found_under(f"leases:{router}")
         ended = {lease_id: url for lease_id, url in held.items() if lease_id not in left}
         self.leases[router] = {lease_id: url for lease_id, url in held.items() if lease_id in left}
@@ -162,18 +163,26 @@ class LeaseRules(LineRules):
             assert is_searched or not ended, f"{router} waits, and its leases end"
             assert not is_searched or self.leases[router], f"{router} has nothing left, and is still there"
             record.update({"reap_cursor": Anything(), "line_cursor": Anything()})
-        self._serve()
+        self._serve(looked=self._looks_at_missed(router, len(gone)) if may_miss else 0)
         return is_done
 
-    def _end_waiting(self, router: str, affinity_ms: int, *, is_done: bool, is_first: bool) -> None:
-        """Take those out of the line whom the server took out, and keep the places of their sessions.
+    def _looks_at_missed(self, router: str, most: int) -> int:
+        """Return how many of those who are gone were dropped as strangers, so that those who are left were not looked at."""
+        left = self._found_under("queue")
+        line = self.line()
+        for place, waiter in enumerate(line[:LOOKS_AT_ONCE]):
+            if router_of(waiter) == router and waiter in left and place + most >= LOOKS_AT_ONCE:
+                return LOOKS_AT_ONCE - place
+        return 0
+
+    def _end_waiting(self, router: str, affinity_ms: int, *, is_done: bool, may_miss: bool) -> list[str]:
+        """Take those out of the line whom the server took out, and keep the places of their sessions; return them.
 
         Who joined while the router was ended in several pieces may have been missed, and stay without a router.
         """
         left, granted = self._found_under("queue"), self._found_under(f"leases:{router}")
         own = [waiter for waiter in self.line() if router_of(waiter) == router]
         gone = [waiter for waiter in own if waiter not in left and lease_id_of(waiter) not in granted]
-        may_miss = is_done and not is_first
         assert may_miss or not is_done or gone == own, f"{router} is gone, and still waits"
         for session in {session_of(waiter) for waiter in gone} - {""}:
             place = self._found.get(f"place:{session}")
@@ -184,6 +193,7 @@ class LeaseRules(LineRules):
             assert kept or may_miss or not affinity_ms, f"the place of {session} is lost"
         for waiter in gone:
             del self.queue[waiter]
+        return gone
 
     def _found_under(self, key: str) -> Mapping[str, object]:
         found = self._found.get(key, {})

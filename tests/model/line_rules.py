@@ -73,11 +73,16 @@ class LineRules(Keyspace):
             self.affinity[session] = url
             self.fading.discard(session)
 
-    def _serve(self) -> tuple[bool, int]:
-        """Give room to who waits longest; return whether somebody comes before any newcomer, and how many got some."""
-        self.is_cut_short = False
+    def _serve(self, *, looked: int = 0) -> tuple[bool, int]:
+        """Give room to who waits longest; return whether somebody comes before any newcomer, and how many got some.
+
+        So many more were looked at, and dropped, whom the model has taken out already.
+        """
+        self.is_cut_short = looked == LOOKS_AT_ONCE
+        if self.is_cut_short:
+            return True, 0
         granted = 0
-        for looks, waiter in enumerate(self.line(), start=1):
+        for looks, waiter in enumerate(self.line(), start=1 + looked):
             router, lease_id = router_of(waiter), lease_id_of(waiter)
             if router not in self.routers:
                 del self.queue[waiter]
