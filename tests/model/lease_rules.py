@@ -167,7 +167,7 @@ class LeaseRules(LineRules):
         return is_done
 
     def _looks_at_missed(self, router: str, most: int) -> int:
-        """Return how many of those who are gone were dropped as strangers, so that those who are left were not looked at."""
+        """Return how many of those who are gone were dropped as strangers: who is left was not looked at any more."""
         left = self._found_under("queue")
         line = self.line()
         for place, waiter in enumerate(line[:LOOKS_AT_ONCE]):
