@@ -16,25 +16,24 @@
 --         place_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
+-- include lib/keys.lua
 -- include lib/placing.lua
 
 local FIRST_URL = 6
 
-local meta, routers, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix, affinity_prefix,
-  inbox_prefix, place_prefix = unpack(KEYS)
 local router, lease_id, max_queue, sequence, avoided = unpack(ARGV, 1, 5)
 
-local leases = leases_prefix .. router
+local leases = keys.leases_prefix .. router
 local session = session_of(lease_id)
-local schema, expires_at_ms = redis.pcall('HGET', meta, 'schema'), redis.pcall('ZSCORE', routers, router)
-local held, depth = redis.pcall('HGET', leases, lease_id), redis.pcall('ZCARD', queue)
-local ready = redis.pcall('ZCARD', ready_primary)
-local refused = read_refusal(schema, meta, 'hash') or read_refusal(expires_at_ms, routers, 'zset')
-  or read_refusal(held, leases, 'hash') or read_refusal(depth, queue, 'zset')
-  or read_refusal(ready, ready_primary, 'zset')
+local schema, expires_at_ms = redis.pcall('HGET', keys.meta, 'schema'), redis.pcall('ZSCORE', keys.routers, router)
+local held, depth = redis.pcall('HGET', leases, lease_id), redis.pcall('ZCARD', keys.queue)
+local ready = redis.pcall('ZCARD', keys.ready_primary)
+local refused = read_refusal(schema, keys.meta, 'hash') or read_refusal(expires_at_ms, keys.routers, 'zset')
+  or read_refusal(held, leases, 'hash') or read_refusal(depth, keys.queue, 'zset')
+  or read_refusal(ready, keys.ready_primary, 'zset')
   or ((ready == 0 or depth > 0 or session or #ARGV >= FIRST_URL)
-    and type_refusal({ready_secondary, 'zset', full, 'set'}))
-  or (session and type_refusal({affinity_prefix .. session, 'string', place_prefix .. session, 'string'}))
+    and type_refusal({keys.ready_secondary, 'zset', keys.full, 'set'}))
+  or (session and type_refusal({keys.affinity_prefix .. session, 'string', keys.place_prefix .. session, 'string'}))
   or schema_refusal(schema)
 if refused then
   return refused
@@ -43,14 +42,8 @@ if not expires_at_ms then
   return {'not_registered'}
 end
 
-local keys = {
-  meta = meta, routers = routers, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
-  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
-
 local function revision_of(url)
-  return redis.call('HGET', replica_prefix .. url, 'revision') or '0-0'
+  return redis.call('HGET', keys.replica_prefix .. url, 'revision') or '0-0'
 end
 
 if held then
@@ -62,7 +55,7 @@ local is_behind = false
 if depth > 0 then
 -- Included here and below, and not above: Lua builds the functions that it comes across anew in every run.
 -- include lib/line.lua
-  is_behind = serve_queue(keys, now_ms)
+  is_behind = serve_queue(now_ms)
   held = redis.call('HGET', leases, lease_id)
   if held then
     return {'held', held, revision_of(held)}
@@ -73,24 +66,24 @@ local waiter = router .. '/' .. lease_id
 if not is_behind then
   local url, tier
   if #ARGV < FIRST_URL then
-    url, tier = choose(keys, lease_id)
+    url, tier = choose(lease_id)
   else
 -- include lib/leaving_out.lua
-    url, tier = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL))
+    url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL))
     if not url and avoided ~= '0' then
-      url, tier = choose_but(keys, lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
+      url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
     end
   end
   if url then
-    local revision, denied = grant(keys, router, lease_id, url, tier)
+    local revision, denied = grant(router, lease_id, url, tier)
     if denied then
       return denied
     end
     if depth > 0 then
-      redis.call('ZREM', queue, waiter)
+      redis.call('ZREM', keys.queue, waiter)
     end
     if session then
-      redis.call('DEL', place_prefix .. session)
+      redis.call('DEL', keys.place_prefix .. session)
     end
     return {'granted', url, revision}
   end
@@ -98,32 +91,36 @@ end
 
 -- Returns the place that the waiter had, by its own account or since its router died, or the next one.
 local function place()
-  local last = tonumber(redis.call('HGET', meta, 'queue_seq') or '0')
-  local old = tonumber(sequence) or tonumber(session and redis.call('GET', place_prefix .. session) or '')
+  local last = tonumber(redis.call('HGET', keys.meta, 'queue_seq') or '0')
+  local old = tonumber(sequence) or tonumber(session and redis.call('GET', keys.place_prefix .. session) or '')
   local own = old or math.max(last + 1, now_ms)
-  redis.call('HSET', meta, 'queue_seq', whole(math.max(last, own)))
+  redis.call('HSET', keys.meta, 'queue_seq', whole(math.max(last, own)))
   return whole(own)
 end
 
+local function is_any_ready()
+  return redis.call('ZCARD', keys.ready_primary) > 0 or redis.call('ZCARD', keys.ready_secondary) > 0
+end
+
 if max_queue == '0' then
-  redis.call('ZREM', queue, waiter)
-elseif not redis.call('ZSCORE', queue, waiter) then
-  if not is_behind and (redis.call('ZCARD', ready_primary) > 0 or redis.call('ZCARD', ready_secondary) > 0) then
-    return {'excluded', whole(redis.call('ZCARD', queue))}
+  redis.call('ZREM', keys.queue, waiter)
+elseif not redis.call('ZSCORE', keys.queue, waiter) then
+  if not is_behind and is_any_ready() then
+    return {'excluded', whole(redis.call('ZCARD', keys.queue))}
   end
-  if redis.call('ZCARD', queue) < tonumber(max_queue) then
-    redis.call('ZADD', queue, place(), waiter)
+  if redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
+    redis.call('ZADD', keys.queue, place(), waiter)
     if session then
-      redis.call('DEL', place_prefix .. session)
+      redis.call('DEL', keys.place_prefix .. session)
     end
   end
 end
-depth = whole(redis.call('ZCARD', queue))
-local rank = redis.call('ZRANK', queue, waiter)
+depth = whole(redis.call('ZCARD', keys.queue))
+local rank = redis.call('ZRANK', keys.queue, waiter)
 if rank then
-  return {'waiting', whole(tonumber(redis.call('ZSCORE', queue, waiter))), whole(rank + 1), depth}
+  return {'waiting', whole(tonumber(redis.call('ZSCORE', keys.queue, waiter))), whole(rank + 1), depth}
 end
 -- What has room, and is not for newcomers yet, is healthy too.
-local is_any_healthy = redis.call('SCARD', full) > 0
-  or (is_behind and (redis.call('ZCARD', ready_primary) > 0 or redis.call('ZCARD', ready_secondary) > 0))
+local is_any_healthy = redis.call('SCARD', keys.full) > 0
+  or (is_behind and is_any_ready())
 return {is_any_healthy and 'saturated' or 'no_healthy', depth}

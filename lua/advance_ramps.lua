@@ -10,36 +10,35 @@
 -- WRITES  meta ready_primary ready_secondary full replica_prefix
 -- COST    O(urls * log replicas)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/ready.lua
 
 local FIRST_URL = 4
 
-local meta, leader, ready_primary, ready_secondary, full, replica_prefix = unpack(KEYS)
 local token, epoch, slow_start_ms = unpack(ARGV, 1, 3)
 
-local refused = refusal(meta, {leader, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set'})
+local refused = refusal({'leader', 'ready_primary', 'ready_secondary', 'full'})
 for i = FIRST_URL, #ARGV do
-  refused = refused or type_refusal({replica_prefix .. ARGV[i], 'hash'})
+  refused = refused or type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
 end
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'token', 'epoch')
+local holder = redis.call('HMGET', keys.leader, 'token', 'epoch')
 if holder[1] ~= token or holder[2] ~= epoch then
   return {'fenced'}
 end
 
 if slow_start_ms == '0' then
-  redis.call('HDEL', meta, 'slow_start_ms')
+  redis.call('HDEL', keys.meta, 'slow_start_ms')
 else
-  redis.call('HSET', meta, 'slow_start_ms', slow_start_ms)
+  redis.call('HSET', keys.meta, 'slow_start_ms', slow_start_ms)
 end
-local sets = {primary = ready_primary, secondary = ready_secondary, full = full}
 local reply = {'advanced'}
 for i = FIRST_URL, #ARGV do
   local url = ARGV[i]
-  local replica = replica_prefix .. url
+  local replica = keys.replica_prefix .. url
   local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
   if state[SLOW_START_MS] then
     if ramp_share(state) then
@@ -47,7 +46,7 @@ for i = FIRST_URL, #ARGV do
     else
       redis.call('HDEL', replica, 'slow_start_ms')
     end
-    put_in_place(sets, url, state)
+    put_in_place(url, state)
   end
 end
 return reply

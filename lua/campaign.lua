@@ -10,37 +10,37 @@
 -- WRITES  meta leader events
 -- COST    O(1)
 
+-- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
 
-local meta, leader, events = unpack(KEYS)
 local router, token, lease_ms, seen_epoch, birth = unpack(ARGV)
 
-local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+local refused = refusal({'leader', 'events'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'router', 'token', 'epoch', 'elected_at_ms')
+local holder = redis.call('HMGET', keys.leader, 'router', 'token', 'epoch', 'elected_at_ms')
 if holder[2] == token then
-  redis.call('PEXPIRE', leader, lease_ms)
+  redis.call('PEXPIRE', keys.leader, lease_ms)
   return {'elected', holder[3]}
 end
 if holder[2] then
-  local remaining = redis.call('PTTL', leader)
+  local remaining = redis.call('PTTL', keys.leader)
   if remaining < 0 or remaining > tonumber(lease_ms) then
     remaining = tonumber(lease_ms)
-    redis.call('PEXPIRE', leader, lease_ms)
+    redis.call('PEXPIRE', keys.leader, lease_ms)
   end
   return {'held', holder[1], holder[3], holder[4], whole(remaining)}
 end
 
 local now_ms = server_now_ms()
-local last = tonumber(redis.call('HGET', meta, 'epoch') or '0')
+local last = tonumber(redis.call('HGET', keys.meta, 'epoch') or '0')
 local epoch = whole(math.max(last + 1, now_ms, tonumber(seen_epoch) + 1))
-begin_history({meta = meta, events = events}, birth)
-redis.call('HSET', meta, 'epoch', epoch)
-redis.call('HSET', leader, 'router', router, 'token', token, 'epoch', epoch, 'elected_at_ms', whole(now_ms),
+begin_history(birth)
+redis.call('HSET', keys.meta, 'epoch', epoch)
+redis.call('HSET', keys.leader, 'router', router, 'token', token, 'epoch', epoch, 'elected_at_ms', whole(now_ms),
   'batch', '0')
-redis.call('PEXPIRE', leader, lease_ms)
-emit({meta = meta, events = events}, now_ms, {'kind', 'leader_elected', 'router', router})
+redis.call('PEXPIRE', keys.leader, lease_ms)
+emit(now_ms, {'kind', 'leader_elected', 'router', router})
 return {'elected', epoch}

@@ -9,29 +9,29 @@
 -- WRITES  meta events
 -- COST    O(1)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 
-local meta, leader, events = unpack(KEYS)
 local token, epoch, why = unpack(ARGV)
 
-local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+local refused = refusal({'leader', 'events'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'token', 'epoch', 'router')
+local holder = redis.call('HMGET', keys.leader, 'token', 'epoch', 'router')
 if holder[1] ~= token or holder[2] ~= epoch then
   return {'fenced'}
 end
 local is_panic = why ~= ''
-if is_panic == (redis.call('HEXISTS', meta, 'panic') == 1) then
+if is_panic == (redis.call('HEXISTS', keys.meta, 'panic') == 1) then
   return {'unchanged'}
 end
 if is_panic then
-  redis.call('HSET', meta, 'panic', why)
+  redis.call('HSET', keys.meta, 'panic', why)
 else
-  redis.call('HDEL', meta, 'panic')
+  redis.call('HDEL', keys.meta, 'panic')
 end
-emit({meta = meta, events = events}, server_now_ms(),
+emit(server_now_ms(),
   {'kind', is_panic and 'panic_began' or 'panic_ended', 'router', holder[3], 'reason', why})
 return {'declared'}

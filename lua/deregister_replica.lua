@@ -2,24 +2,24 @@
 -- results find it removed. The tombstone goes seven days after the last session on it has ended. When it is to be
 -- drained first and sessions are on it, it drains, and whatever ends the last of them removes it.
 --
--- KEYS    meta replicas removed replica ready_primary ready_secondary full events
+-- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full events
 -- ARGV    replica_url incarnation router by reason when_drained
 -- RETURNS removed|draining, event  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed replica ready_primary ready_secondary full events
+-- WRITES  meta replicas removed replica_prefix ready_primary ready_secondary full events
 -- COST    O(log replicas)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/tombstones.lua
 
-local meta, replicas, removed, replica, ready_primary, ready_secondary, full, events = unpack(KEYS)
 local replica_url, incarnation, router, by, reason, when_drained = unpack(ARGV)
 
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', replica, 'hash', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-  events, 'stream',
-})
+local replica = keys.replica_prefix .. replica_url
+local refused = refusal({
+  'replicas', 'removed', 'ready_primary', 'ready_secondary', 'full', 'events',
+}, {replica, 'hash'})
 if refused then
   return refused
 end
@@ -34,15 +34,15 @@ if not is_drained and stored[4] == '1' then
   return {'draining'}
 end
 if is_drained then
-  bury({replicas = replicas, removed = removed}, replica, replica_url, now_ms, reason)
+  bury(replica, replica_url, now_ms, reason)
 else
   redis.call('HDEL', replica, 'restored_from')
   redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,
     'removes_when_drained', '1')
 end
-refresh_ready({primary = ready_primary, secondary = ready_secondary, full = full}, replica, replica_url)
+refresh_ready(replica, replica_url)
 local reply = {is_drained and 'removed' or 'draining'}
 local kind = is_drained and 'replica_deregistered' or 'replica_admin'
-emit_replica({meta = meta, events = events}, now_ms, replica, replica_url,
+emit_replica(now_ms, replica, replica_url,
   {'kind', kind, 'router', router, 'by', by, 'reason', reason}, reply)
 return reply

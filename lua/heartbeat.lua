@@ -14,73 +14,67 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(log routers + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/line.lua
 
 local EXPIRED_LIMIT = 16
 
-local meta, routers, events, router_prefix, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
-  affinity_prefix, inbox_prefix = unpack(KEYS)
 local key, expiry_ms, birth, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
 
-local router, leases = router_prefix .. key, leases_prefix .. key
-local refused = refusal(meta, {
-  routers, 'zset', router, 'hash', leases, 'hash', events, 'stream', queue, 'zset', ready_primary, 'zset',
-  ready_secondary, 'zset', full, 'set',
-})
+local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
+local refused = refusal({
+  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+}, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
 end
 
 local now_ms = server_now_ms()
 local expiry = tonumber(expiry_ms)
-local far_ahead = redis.call('ZRANGEBYSCORE', routers, '(' .. whole(now_ms + expiry), '+inf')
+local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
 for _, far in ipairs(far_ahead) do
-  refused = type_refusal({router_prefix .. far, 'hash'})
+  refused = type_refusal({keys.router_prefix .. far, 'hash'})
   if refused then
     return refused
   end
 end
 
-begin_history({meta = meta, events = events}, birth)
-local beats = redis.call('HMGET', meta, 'beat_at_ms', 'reap_after_ms')
+begin_history(birth)
+local beats = redis.call('HMGET', keys.meta, 'beat_at_ms', 'reap_after_ms')
 local last_beat, reap_after = tonumber(beats[1] or ''), tonumber(beats[2] or '0')
 if not last_beat or last_beat > now_ms or now_ms - last_beat > expiry / 2 then
   reap_after = now_ms + expiry
 end
 -- A clock set back must not put reaping off for as long as it was wrong.
 reap_after = math.min(reap_after, now_ms + expiry)
-redis.call('HSET', meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
+redis.call('HSET', keys.meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
   'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))
 
 for _, far in ipairs(far_ahead) do
-  local own = tonumber(redis.call('HGET', router_prefix .. far, 'expiry_ms') or expiry_ms)
-  if tonumber(redis.call('ZSCORE', routers, far)) > now_ms + own then
-    redis.call('ZADD', routers, whole(now_ms + own), far)
+  local own = tonumber(redis.call('HGET', keys.router_prefix .. far, 'expiry_ms') or expiry_ms)
+  if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then
+    redis.call('ZADD', keys.routers, whole(now_ms + own), far)
   end
 end
 
-local joined = redis.call('ZSCORE', routers, key) == false
-redis.call('ZADD', routers, whole(now_ms + expiry), key)
+local joined = redis.call('ZSCORE', keys.routers, key) == false
+redis.call('ZADD', keys.routers, whole(now_ms + expiry), key)
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
 redis.call('HDEL', router, 'reap_cursor', 'line_cursor')
 if joined then
-  emit({meta = meta, events = events}, now_ms, {'kind', 'router_joined', 'router', key})
+  emit(now_ms, {'kind', 'router_joined', 'router', key})
 end
 
-serve_queue({
-  meta = meta, routers = routers, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
-  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}, now_ms)
+serve_queue(now_ms)
 
-local history = redis.call('HMGET', meta, 'birth', 'revision')
+local history = redis.call('HMGET', keys.meta, 'birth', 'revision')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0',
   whole(redis.call('HLEN', leases))}
 if now_ms >= reap_after then
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', routers, '-inf', whole(now_ms), 'LIMIT', 0, EXPIRED_LIMIT)) do
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', keys.routers, '-inf', whole(now_ms), 'LIMIT', 0, EXPIRED_LIMIT)) do
     reply[#reply + 1] = gone
   end
 end

@@ -10,27 +10,27 @@
 -- WRITES
 -- COST    O(all leases + urls)
 
+-- include lib/keys.lua
 -- include lib/values.lua
 -- include lib/lease_counts.lua
 
 local FIRST_NAME = 2
 
-local routers, replica_prefix, leases_prefix = unpack(KEYS)
 local listed = unpack(ARGV, 1, 1)
 
-local counts = count_leases(routers, leases_prefix)
+local counts = count_leases()
 local reply = {'inspected', ''}
 for i = FIRST_NAME, #ARGV do
   local name = ARGV[i]
   if i >= FIRST_NAME + tonumber(listed) then
     counts[name] = counts[name] or 0
-  elseif redis.call('EXISTS', leases_prefix .. name) == 1 and not redis.call('ZSCORE', routers, name) then
+  elseif redis.call('EXISTS', keys.leases_prefix .. name) == 1 and not redis.call('ZSCORE', keys.routers, name) then
     reply[#reply + 1] = name
   end
 end
 reply[2] = whole(#reply - 2)
 for url, count in pairs(counts) do
-  local in_flight = redis.call('HGET', replica_prefix .. url, 'in_flight')
+  local in_flight = redis.call('HGET', keys.replica_prefix .. url, 'in_flight')
   if tonumber(in_flight or '') ~= count and (in_flight or count > 0) then
     reply[#reply + 1] = url
     reply[#reply + 1] = in_flight or ''

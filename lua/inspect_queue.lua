@@ -7,9 +7,8 @@
 -- WRITES
 -- COST    O(waiters * log routers)
 
+-- include lib/keys.lua
 -- include lib/values.lua
-
-local routers, queue, ready_primary, ready_secondary = unpack(KEYS)
 
 local now_ms = server_now_ms()
 local looked_at = {}
@@ -18,7 +17,7 @@ local reply = {'inspected', '', ''}
 -- Whether the router lives; one that is none is named, once.
 local function is_live(router)
   if looked_at[router] == nil then
-    local expires_at_ms = redis.call('ZSCORE', routers, router)
+    local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
     looked_at[router] = expires_at_ms and tonumber(expires_at_ms) > now_ms
     if not expires_at_ms then
       reply[#reply + 1] = router
@@ -28,7 +27,7 @@ local function is_live(router)
 end
 
 local waiting = 0
-for _, waiter in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
+for _, waiter in ipairs(redis.call('ZRANGE', keys.queue, 0, -1)) do
   if is_live(string.match(waiter, '^(.-)/') or '') then
     waiting = waiting + 1
   end
@@ -37,5 +36,5 @@ for _, router in ipairs(ARGV) do
   is_live(router)
 end
 reply[2] = whole(waiting)
-reply[3] = whole(redis.call('ZCARD', ready_primary) + redis.call('ZCARD', ready_secondary))
+reply[3] = whole(redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary))
 return reply

@@ -6,16 +6,16 @@
 -- WRITES
 -- COST    O(waiters asked for * log waiters)
 
+-- include lib/keys.lua
 -- include lib/values.lua
 
 local FIRST_LEASE_ID = 2
 
-local queue = unpack(KEYS)
 local router = unpack(ARGV, 1, 1)
 
-local reply = {'inspected', whole(redis.call('ZCARD', queue))}
+local reply = {'inspected', whole(redis.call('ZCARD', keys.queue))}
 for i = FIRST_LEASE_ID, #ARGV do
-  local rank = redis.call('ZRANK', queue, router .. '/' .. ARGV[i])
+  local rank = redis.call('ZRANK', keys.queue, router .. '/' .. ARGV[i])
   reply[#reply + 1] = rank and whole(rank + 1) or ''
 end
 return reply

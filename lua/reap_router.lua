@@ -1,51 +1,43 @@
 -- Ends the leases of a router that has not beaten for longer than its expiry, some at a time, and removes it with the
 -- last of them. Checks each time: it may be back.
 --
--- KEYS    meta replicas removed routers router events queue ready_primary ready_secondary full replica_prefix
+-- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix place_prefix
 -- ARGV    key by affinity_ms
 -- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed routers router events queue ready_primary ready_secondary full replica_prefix
+-- WRITES  meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix place_prefix
 -- COST    O(250 * log replicas + 1000 * log waiters)
 
+-- include lib/keys.lua
 -- include lib/partings.lua
 
-local meta, replicas, removed, routers, router, events, queue, ready_primary, ready_secondary, full, replica_prefix,
-  leases_prefix, affinity_prefix, inbox_prefix, place_prefix = unpack(KEYS)
 local key, by, affinity_ms = unpack(ARGV)
 
-local leases, inbox = leases_prefix .. key, inbox_prefix .. key
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', router, 'hash', leases, 'hash', inbox, 'stream',
-  events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-})
+local record, leases, inbox = keys.router_prefix .. key, keys.leases_prefix .. key, keys.inbox_prefix .. key
+local refused = refusal({
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+}, {record, 'hash', leases, 'hash', inbox, 'stream'})
 if refused then
   return refused
 end
-local expires_at_ms = redis.call('ZSCORE', routers, key)
+local expires_at_ms = redis.call('ZSCORE', keys.routers, key)
 if not expires_at_ms then
   return {'not_found'}
 end
 local now_ms = server_now_ms()
-local reap_after_ms = tonumber(redis.call('HGET', meta, 'reap_after_ms') or whole(now_ms + 1))
+local reap_after_ms = tonumber(redis.call('HGET', keys.meta, 'reap_after_ms') or whole(now_ms + 1))
 if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
   return {'alive'}
 end
 
-local keys = {
-  meta = meta, replicas = replicas, removed = removed, routers = routers, router = router, leases = leases,
-  events = events, queue = queue, primary = ready_primary, secondary = ready_secondary, full = full,
-  replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix, place_prefix = place_prefix,
-}
 local leases_left
-refused, leases_left = end_some(keys, key, now_ms, by, affinity_ms)
+refused, leases_left = end_some(key, now_ms, by, affinity_ms)
 if refused then
   return refused
 end
 if leases_left then
   return {'partial', whole(leases_left)}
 end
-emit(keys, now_ms, {'kind', 'router_expired', 'router', key, 'by', by})
+emit(now_ms, {'kind', 'router_expired', 'router', key, 'by', by})
 return {'reaped'}

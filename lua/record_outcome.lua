@@ -12,36 +12,27 @@
 --         inbox_prefix
 -- COST    O(log replicas + log routers + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/health.lua
 -- include lib/line.lua
 
-local meta, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
-  affinity_prefix, inbox_prefix = unpack(KEYS)
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, router, by, is_passive =
   unpack(ARGV)
 
-local replica = replica_prefix .. replica_url
-local refused = refusal(meta, {
-  routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-  replica, 'hash',
-})
+local replica = keys.replica_prefix .. replica_url
+local refused = refusal({'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'}, {replica, 'hash'})
 if refused then
   return refused
 end
-local keys = {
-  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
-  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
 local thresholds = {failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold)}
 local result = {url = replica_url, incarnation = incarnation, ok = ok == '1', latency = latency_ms, reason = reason}
 local now_ms = server_now_ms()
-local live = redis.call('ZCOUNT', routers, '(' .. whole(now_ms), '+inf')
+local live = redis.call('ZCOUNT', keys.routers, '(' .. whole(now_ms), '+inf')
 local origin = {router = router, by = by, is_passive = is_passive == '1' and live > 1}
 local reply = {'applied'}
-if not apply_result(keys, replica, result, thresholds, now_ms, origin, reply) then
+if not apply_result(replica, result, thresholds, now_ms, origin, reply) then
   return {'not_found'}
 end
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 return reply

@@ -11,20 +11,18 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/line.lua
 
-local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
-  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local mode, request, birth, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
 
-local replica = replica_prefix .. replica_url
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
-  ready_secondary, 'zset', full, 'set', replica, 'hash',
-})
+local replica = keys.replica_prefix .. replica_url
+local refused = refusal({
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+}, {replica, 'hash'})
 if refused then
   return refused
 end
@@ -46,12 +44,12 @@ local function position()
   if order ~= '' then
     return tonumber(order)
   end
-  local current = redis.call('ZSCORE', replicas, replica_url)
+  local current = redis.call('ZSCORE', keys.replicas, replica_url)
   if current then
     return tonumber(current)
   end
-  local last = redis.call('ZREVRANGE', replicas, 0, 0, 'WITHSCORES')
-  return math.max(tonumber(redis.call('HGET', meta, 'next_order') or '0'), last[2] and tonumber(last[2]) + 1 or 0)
+  local last = redis.call('ZREVRANGE', keys.replicas, 0, 0, 'WITHSCORES')
+  return math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), last[2] and tonumber(last[2]) + 1 or 0)
 end
 
 local placed = position()
@@ -69,16 +67,11 @@ if not changed then
   return {'unchanged'}
 end
 
-local keys = {
-  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
-  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
 local now_ms = server_now_ms()
-begin_history(keys, birth)
-redis.call('HSET', meta, 'next_order',
-  whole(math.max(tonumber(redis.call('HGET', meta, 'next_order') or '0'), placed + 1)))
-redis.call('ZADD', replicas, whole(placed), replica_url)
+begin_history(birth)
+redis.call('HSET', keys.meta, 'next_order',
+  whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
+redis.call('ZADD', keys.replicas, whole(placed), replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
 if mode == 'explicit' then
   redis.call('HDEL', replica, 'restored_from')
@@ -89,16 +82,16 @@ end
 if is_new then
   local at = whole(now_ms)
   redis.call('PERSIST', replica)
-  redis.call('ZREM', removed, replica_url)
+  redis.call('ZREM', keys.removed, replica_url)
   redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness')
   redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')
   redis.call('HSETNX', replica, 'in_flight', '0')
 end
-refresh_ready(keys, replica, replica_url)
+refresh_ready(replica, replica_url)
 local reply = {is_new and 'created' or 'updated'}
-emit_replica(keys, now_ms, replica, replica_url,
+emit_replica(now_ms, replica, replica_url,
   {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', router, 'by', by, 'reason', ''}, reply)
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 return reply

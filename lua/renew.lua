@@ -6,17 +6,17 @@
 -- WRITES  leader
 -- COST    O(1)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 
-local leader = unpack(KEYS)
 local token, lease_ms = unpack(ARGV)
 
-local refused = type_refusal({leader, 'hash'})
+local refused = type_refusal({keys.leader, 'hash'})
 if refused then
   return refused
 end
-if redis.call('HGET', leader, 'token') ~= token then
+if redis.call('HGET', keys.leader, 'token') ~= token then
   return {'lost'}
 end
-redis.call('PEXPIRE', leader, lease_ms)
+redis.call('PEXPIRE', keys.leader, lease_ms)
 return {'renewed'}

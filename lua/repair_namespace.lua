@@ -14,6 +14,7 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(all leases + urls * log replicas + waiters)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -23,19 +24,16 @@
 
 local FIRST_NAME = 5
 
-local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
-  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local router, by, first_event, listed = unpack(ARGV, 1, 4)
 
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
-  ready_secondary, 'zset', full, 'set',
+local refused = refusal({
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
 })
 for i = FIRST_NAME, #ARGV do
   if i < FIRST_NAME + tonumber(listed) then
-    refused = refused or type_refusal({leases_prefix .. ARGV[i], 'hash', inbox_prefix .. ARGV[i], 'stream'})
+    refused = refused or type_refusal({keys.leases_prefix .. ARGV[i], 'hash', keys.inbox_prefix .. ARGV[i], 'stream'})
   else
-    refused = refused or type_refusal({replica_prefix .. ARGV[i], 'hash'})
+    refused = refused or type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
   end
 end
 if refused then
@@ -43,11 +41,6 @@ if refused then
 end
 
 local now_ms = server_now_ms()
-local keys = {
-  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
-  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
 
 local changes = 0
 
@@ -71,16 +64,16 @@ end
 local function repair_membership(replica, url, in_flight)
   local state = redis.call('HMGET', replica, 'admin', 'order')
   if state[1] and state[1] ~= 'removed' then
-    local order = is_number(state[2]) and state[2] or redis.call('ZSCORE', replicas, url) or '0'
+    local order = is_number(state[2]) and state[2] or redis.call('ZSCORE', keys.replicas, url) or '0'
     repair_field(replica, 'order', order)
-    count(redis.call('ZADD', replicas, 'CH', order, url))
-    count(redis.call('ZREM', removed, url))
+    count(redis.call('ZADD', keys.replicas, 'CH', order, url))
+    count(redis.call('ZREM', keys.removed, url))
     count(redis.call('PERSIST', replica))
     return
   end
-  count(redis.call('ZREM', replicas, url))
+  count(redis.call('ZREM', keys.replicas, url))
   if state[1] then
-    count(redis.call('ZADD', removed, 'NX', whole(now_ms), url))
+    count(redis.call('ZADD', keys.removed, 'NX', whole(now_ms), url))
     if in_flight > 0 then
       count(redis.call('PERSIST', replica))
     elseif redis.call('PTTL', replica) < 0 then
@@ -92,28 +85,28 @@ end
 -- Where a url stands in the ready sets and in `full`, as one text.
 local function standing(url)
   return table.concat({
-    redis.call('ZSCORE', ready_primary, url) or '-', redis.call('ZSCORE', ready_secondary, url) or '-',
-    whole(redis.call('SISMEMBER', full, url)),
+    redis.call('ZSCORE', keys.ready_primary, url) or '-', redis.call('ZSCORE', keys.ready_secondary, url) or '-',
+    whole(redis.call('SISMEMBER', keys.full, url)),
   }, ' ')
 end
 
 local function repair_ready(replica, url)
   local before = standing(url)
-  refresh_ready(keys, replica, url)
+  refresh_ready(replica, url)
   if standing(url) ~= before then
     count(1)
   end
 end
 
 for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
-  if not redis.call('ZSCORE', routers, ARGV[i]) then
-    count(redis.call('DEL', leases_prefix .. ARGV[i], inbox_prefix .. ARGV[i]))
+  if not redis.call('ZSCORE', keys.routers, ARGV[i]) then
+    count(redis.call('DEL', keys.leases_prefix .. ARGV[i], keys.inbox_prefix .. ARGV[i]))
   end
 end
-local leases = count_leases(routers, leases_prefix)
+local leases = count_leases()
 for i = FIRST_NAME + tonumber(listed), #ARGV do
   local url = ARGV[i]
-  local replica = replica_prefix .. url
+  local replica = keys.replica_prefix .. url
   local state = redis.call('HMGET', replica, 'weight', 'capacity', 'admin')
   local in_flight = leases[url] or 0
   if not state[3] or (is_number(state[1]) and tonumber(state[1]) > 0 and is_number(state[2])) then
@@ -124,22 +117,22 @@ for i = FIRST_NAME + tonumber(listed), #ARGV do
     repair_ready(replica, url)
   end
 end
-for _, waiter in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
-  if not redis.call('ZSCORE', routers, string.match(waiter, '^(.-)/') or '') then
-    count(redis.call('ZREM', queue, waiter))
+for _, waiter in ipairs(redis.call('ZRANGE', keys.queue, 0, -1)) do
+  if not redis.call('ZSCORE', keys.routers, string.match(waiter, '^(.-)/') or '') then
+    count(redis.call('ZREM', keys.queue, waiter))
   end
 end
-local _, granted = serve_queue(keys, now_ms)
+local _, granted = serve_queue(now_ms)
 count(granted)
 if first_event ~= '' then
-  count(redis.call('XTRIM', events, 'MINID', first_event))
+  count(redis.call('XTRIM', keys.events, 'MINID', first_event))
 end
-local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-if last and redis.call('HGET', meta, 'revision') ~= last[1] then
-  redis.call('HSET', meta, 'revision', last[1])
+local last = redis.call('XREVRANGE', keys.events, '+', '-', 'COUNT', 1)[1]
+if last and redis.call('HGET', keys.meta, 'revision') ~= last[1] then
+  redis.call('HSET', keys.meta, 'revision', last[1])
   count(1)
 end
 if changes > 0 or not last then
-  emit(keys, now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
+  emit(now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
 end
 return {'repaired', whole(changes)}

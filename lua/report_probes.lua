@@ -12,24 +12,20 @@
 --         inbox_prefix
 -- COST    O(results * log replicas + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/health.lua
 -- include lib/line.lua
 
 local RESULT_WIDTH = 5
 
-local meta, leader, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
-  affinity_prefix, inbox_prefix = unpack(KEYS)
 local token, epoch, batch, failure_threshold, recovery_threshold = unpack(ARGV, 1, 5)
 
-local refused = refusal(meta, {
-  leader, 'hash', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset',
-  full, 'set',
-})
+local refused = refusal({'leader', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'token', 'epoch', 'batch', 'router')
+local holder = redis.call('HMGET', keys.leader, 'token', 'epoch', 'batch', 'router')
 if holder[1] ~= token or holder[2] ~= epoch then
   return {'fenced'}
 end
@@ -37,31 +33,26 @@ if tonumber(batch) <= tonumber(holder[3]) then
   return {'duplicate'}
 end
 for i = 6, #ARGV, RESULT_WIDTH do
-  refused = type_refusal({replica_prefix .. ARGV[i], 'hash'})
+  refused = type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
   if refused then
     return refused
   end
 end
 
 local now_ms = server_now_ms()
-local keys = {
-  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
-  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
 local thresholds = {failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold)}
 local origin = {router = holder[4], by = ''}
 local dropped = 0
 local reply = {'applied', ''}
-redis.call('HSET', leader, 'batch', batch)
+redis.call('HSET', keys.leader, 'batch', batch)
 for i = 6, #ARGV, RESULT_WIDTH do
   local result = {
     url = ARGV[i], incarnation = ARGV[i + 1], ok = ARGV[i + 2] == '1', latency = ARGV[i + 3], reason = ARGV[i + 4],
   }
-  if not apply_result(keys, replica_prefix .. result.url, result, thresholds, now_ms, origin, reply) then
+  if not apply_result(keys.replica_prefix .. result.url, result, thresholds, now_ms, origin, reply) then
     dropped = dropped + 1
   end
 end
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 reply[2] = whole(dropped)
 return reply

@@ -6,25 +6,25 @@
 -- WRITES  meta leader events
 -- COST    O(1)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 
-local meta, leader, events = unpack(KEYS)
 local token, reason = unpack(ARGV)
 
-local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+local refused = refusal({'leader', 'events'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'token', 'router')
+local holder = redis.call('HMGET', keys.leader, 'token', 'router')
 if holder[1] ~= token then
   return {'lost'}
 end
-redis.call('DEL', leader)
+redis.call('DEL', keys.leader)
 local event = {'kind', 'leader_resigned', 'router', holder[2]}
 if reason ~= '' then
   event[#event + 1] = 'reason'
   event[#event + 1] = reason
 end
-emit({meta = meta, events = events}, server_now_ms(), event)
+emit(server_now_ms(), event)
 return {'resigned'}

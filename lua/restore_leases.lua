@@ -14,34 +14,27 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/leases.lua
 -- include lib/line.lua
 
 local LEASE_WIDTH = 2
 
-local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
-  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local router = unpack(ARGV, 1, 1)
 
-local leases = leases_prefix .. router
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', leases, 'hash', events, 'stream', queue, 'zset',
-  ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-})
-local keys = {
-  meta = meta, replicas = replicas, removed = removed, routers = routers, events = events, queue = queue,
-  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
-  leases_prefix = leases_prefix, affinity_prefix = affinity_prefix, inbox_prefix = inbox_prefix,
-}
+local leases = keys.leases_prefix .. router
+local refused = refusal({
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+}, {leases, 'hash'})
 for i = 2, #ARGV, LEASE_WIDTH do
   local elsewhere = not refused and redis.call('HGET', leases, ARGV[i])
-  refused = refused or lease_refusal(keys, ARGV[i], ARGV[i + 1])
-    or (elsewhere and type_refusal({replica_prefix .. elsewhere, 'hash'}))
+  refused = refused or lease_refusal(ARGV[i], ARGV[i + 1])
+    or (elsewhere and type_refusal({keys.replica_prefix .. elsewhere, 'hash'}))
 end
 if refused then
   return refused
 end
-if not redis.call('ZSCORE', routers, router) then
+if not redis.call('ZSCORE', keys.routers, router) then
   return {'not_registered'}
 end
 
@@ -50,7 +43,7 @@ local restored = 0
 local named, skipped = {}, {}
 for i = 2, #ARGV, LEASE_WIDTH do
   local lease_id, url = ARGV[i], ARGV[i + 1]
-  local replica = replica_prefix .. url
+  local replica = keys.replica_prefix .. url
   local elsewhere = redis.call('HGET', leases, lease_id)
   local is_there = redis.call('HEXISTS', replica, 'in_flight') == 1
   local is_named = is_there and named or skipped
@@ -60,20 +53,20 @@ for i = 2, #ARGV, LEASE_WIDTH do
     redis.call('HINCRBY', replica, 'in_flight', 1)
     redis.call('PERSIST', replica)
     if elsewhere then
-      unload(keys, elsewhere, 1, now_ms, router, {})
+      unload(elsewhere, 1, now_ms, router, {})
     end
     local session = session_of(lease_id)
     if session then
-      redis.call('SET', affinity_prefix .. session, url)
+      redis.call('SET', keys.affinity_prefix .. session, url)
     end
     restored = restored + 1
   end
-  redis.call('ZREM', queue, router .. '/' .. lease_id)
+  redis.call('ZREM', keys.queue, router .. '/' .. lease_id)
 end
 local reply = {'restored', whole(restored), ''}
 for url in pairs(named) do
-  local state = redis.call('HMGET', replica_prefix .. url, 'in_flight', 'capacity')
-  refresh_ready(keys, replica_prefix .. url, url)
+  local state = redis.call('HMGET', keys.replica_prefix .. url, 'in_flight', 'capacity')
+  refresh_ready(keys.replica_prefix .. url, url)
   if tonumber(state[2]) > 0 and tonumber(state[1]) > tonumber(state[2]) then
     reply[#reply + 1] = url
   end
@@ -82,5 +75,5 @@ reply[3] = whole(#reply - 3)
 for url in pairs(skipped) do
   reply[#reply + 1] = url
 end
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 return reply

@@ -16,6 +16,7 @@
 --         affinity_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -37,33 +38,25 @@ local NAMELESS = {
   'status', 'unknown', 'consecutive_failures', '0', 'consecutive_successes', '0', 'in_flight', '0',
 }
 
-local meta, replicas, removed, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix,
-  leases_prefix, affinity_prefix, inbox_prefix = unpack(KEYS)
 local birth, router, view_birth, view_revision, is_complete = unpack(ARGV, 1, 5)
 
-local refused = refusal(meta, {
-  replicas, 'zset', removed, 'zset', routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset',
-  ready_secondary, 'zset', full, 'set',
+local refused = refusal({
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
 })
 for i = 6, #ARGV, ENTRY_WIDTH do
-  refused = refused or type_refusal({replica_prefix .. ARGV[i + 1], 'hash'})
+  refused = refused or type_refusal({keys.replica_prefix .. ARGV[i + 1], 'hash'})
 end
 if refused then
   return refused
 end
 local completed = 'restored:' .. view_birth
-local newest = redis.call('HGET', meta, completed)
+local newest = redis.call('HGET', keys.meta, completed)
 if newest and is_later(newest, view_revision) then
   return {'superseded'}
 end
 
 local now_ms = server_now_ms()
 local origin = view_revision .. ' ' .. view_birth
-local keys = {
-  meta = meta, replicas = replicas, removed = removed, routers = routers, events = events, queue = queue,
-  primary = ready_primary, secondary = ready_secondary, full = full, replica_prefix = replica_prefix,
-  leases_prefix = leases_prefix, affinity_prefix = affinity_prefix, inbox_prefix = inbox_prefix,
-}
 
 -- Whether this view may write what it says of a replica.
 local function may_write(kind, replica)
@@ -107,10 +100,10 @@ local function put_back(replica, url, at)
   end
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')
-  redis.call('ZREM', removed, url)
-  redis.call('ZADD', replicas, known.order, url)
-  local next_order = tonumber(redis.call('HGET', meta, 'next_order') or '0')
-  redis.call('HSET', meta, 'next_order', whole(math.max(next_order, tonumber(known.order) + 1)))
+  redis.call('ZREM', keys.removed, url)
+  redis.call('ZADD', keys.replicas, known.order, url)
+  local next_order = tonumber(redis.call('HGET', keys.meta, 'next_order') or '0')
+  redis.call('HSET', keys.meta, 'next_order', whole(math.max(next_order, tonumber(known.order) + 1)))
 end
 
 -- The other routers hear of it, so that the removal outlives the one that knew.
@@ -118,14 +111,14 @@ local function bury_again(replica, url)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
     redis.call('HSET', replica, 'url', url, unpack(NAMELESS))
   end
-  bury(keys, replica, url, now_ms, 'removed in an earlier history')
+  bury(replica, url, now_ms, 'removed in an earlier history')
 end
 
-begin_history(keys, birth)
+begin_history(birth)
 local reply = {'restored'}
 for at = 6, #ARGV, ENTRY_WIDTH do
   local kind, url = ARGV[at], ARGV[at + 1]
-  local replica = replica_prefix .. url
+  local replica = keys.replica_prefix .. url
   if may_write(kind, replica) then
     if kind == 'replica' then
       put_back(replica, url, at)
@@ -133,13 +126,13 @@ for at = 6, #ARGV, ENTRY_WIDTH do
       bury_again(replica, url)
     end
     redis.call('HSET', replica, 'restored_from', origin)
-    refresh_ready(keys, replica, url)
-    emit_replica(keys, now_ms, replica, url,
+    refresh_ready(replica, url)
+    emit_replica(now_ms, replica, url,
       {'kind', 'view_restored', 'router', router, 'by', view_birth, 'reason', view_revision}, reply)
   end
 end
 if is_complete == '1' then
-  redis.call('HSET', meta, completed, view_revision)
+  redis.call('HSET', keys.meta, completed, view_revision)
 end
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 return reply

@@ -9,20 +9,16 @@
 --         inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/line.lua
 
-local meta, routers, events, queue, ready_primary, ready_secondary, full, replica_prefix, leases_prefix,
-  affinity_prefix, inbox_prefix = unpack(KEYS)
 local replica_url, state, router, by, reason = unpack(ARGV)
 
-local replica = replica_prefix .. replica_url
-local refused = refusal(meta, {
-  routers, 'zset', events, 'stream', queue, 'zset', ready_primary, 'zset', ready_secondary, 'zset', full, 'set',
-  replica, 'hash',
-})
+local replica = keys.replica_prefix .. replica_url
+local refused = refusal({'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'}, {replica, 'hash'})
 if refused then
   return refused
 end
@@ -34,11 +30,6 @@ if stored[1] == state and stored[2] == reason then
   return {'unchanged'}
 end
 
-local keys = {
-  meta = meta, routers = routers, events = events, queue = queue, primary = ready_primary, secondary = ready_secondary,
-  full = full, replica_prefix = replica_prefix, leases_prefix = leases_prefix, affinity_prefix = affinity_prefix,
-  inbox_prefix = inbox_prefix,
-}
 local now_ms = server_now_ms()
 redis.call('HDEL', replica, 'restored_from')
 if state == 'active' then
@@ -48,9 +39,9 @@ redis.call('HSET', replica, 'admin', state, 'admin_reason', reason)
 if stored[1] ~= state then
   redis.call('HSET', replica, 'admin_since_ms', whole(now_ms))
 end
-refresh_ready(keys, replica, replica_url)
+refresh_ready(replica, replica_url)
 local reply = {'set'}
-emit_replica(keys, now_ms, replica, replica_url,
+emit_replica(now_ms, replica, replica_url,
   {'kind', 'replica_admin', 'router', router, 'by', by, 'reason', reason}, reply)
-serve_queue(keys, now_ms)
+serve_queue(now_ms)
 return reply

@@ -9,21 +9,21 @@
 -- WRITES  meta leader events
 -- COST    O(1)
 
+-- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 
-local meta, leader, events = unpack(KEYS)
 local epoch, sit_out_ms, by, reason = unpack(ARGV)
 
-local refused = refusal(meta, {leader, 'hash', events, 'stream'})
+local refused = refusal({'leader', 'events'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', leader, 'epoch', 'router')
+local holder = redis.call('HMGET', keys.leader, 'epoch', 'router')
 if holder[1] ~= epoch then
   return {'over'}
 end
-redis.call('DEL', leader)
-emit({meta = meta, events = events}, server_now_ms(),
+redis.call('DEL', keys.leader)
+emit(server_now_ms(),
   {'kind', 'leader_resigned', 'router', holder[2], 'by', by, 'reason', reason, 'sit_out_ms', sit_out_ms})
 return {'deposed', holder[2]}

@@ -8,24 +8,23 @@
 local TOMBSTONE_MS = 604800000
 
 -- Takes sessions off a replica of that state, removed or not; returns how many are left.
--- keys: primary, secondary, full, replica_prefix.
-local function count_off(keys, url, state, count)
+local function count_off(url, state, count)
   if not state[IN_FLIGHT] then
     return nil
   end
-  local replica, was_in = keys.replica_prefix .. url, place_of(keys, state)
+  local replica, was_in = keys.replica_prefix .. url, place_of(state)
   local left = math.max(tonumber(state[IN_FLIGHT]) - count, 0)
   state[IN_FLIGHT] = whole(left)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
   if left == 0 and state[ADMIN] == 'removed' then
     redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS))
   end
-  keep_in_place(keys, was_in, url, state)
+  keep_in_place(was_in, url, state)
   return left
 end
 
 -- Lets a session find its replica again for some time after its lease has ended, unless it has gone elsewhere since.
-local function keep_affinity(keys, id, url, affinity_ms)
+local function keep_affinity(id, url, affinity_ms)
   local session = session_of(id)
   if not session then
     return

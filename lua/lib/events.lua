@@ -1,5 +1,6 @@
 -- The feed: every event names the one before it, so that a reader notices a gap.
 
+-- include lib/keys.lua
 -- include lib/values.lua
 
 local FEED_LENGTH = '10000'
@@ -10,22 +11,22 @@ local NOT_IN_EVENTS = {
 }
 
 -- Appends one event and advances the revision.
--- feed: meta and events keys. fields: flat list, `kind` first.
+-- fields: flat list, `kind` first.
 -- Returns the id and the whole entry.
-local function emit(feed, now_ms, fields)
-  local before = redis.call('HMGET', feed.meta, 'revision', 'epoch')
+local function emit(now_ms, fields)
+  local before = redis.call('HMGET', keys.meta, 'revision', 'epoch')
   local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0'}
   for i = 1, #fields do
     entry[#entry + 1] = fields[i]
   end
-  local id = redis.call('XADD', feed.events, 'MAXLEN', '~', FEED_LENGTH, '*', unpack(entry))
-  redis.call('HSET', feed.meta, 'revision', id)
+  local id = redis.call('XADD', keys.events, 'MAXLEN', '~', FEED_LENGTH, '*', unpack(entry))
+  redis.call('HSET', keys.meta, 'revision', id)
   return id, entry
 end
 
 -- Appends an event that carries the whole routing-relevant state of a replica, and marks its hash with the id.
 -- fields: flat list, `kind` first. reply: the list to which the event is appended, as id, length, entry.
-local function emit_replica(feed, now_ms, replica_key, url, fields, reply)
+local function emit_replica(now_ms, replica_key, url, fields, reply)
   fields[#fields + 1] = 'replica'
   fields[#fields + 1] = url
   local state = redis.call('HGETALL', replica_key)
@@ -35,7 +36,7 @@ local function emit_replica(feed, now_ms, replica_key, url, fields, reply)
       fields[#fields + 1] = state[i + 1]
     end
   end
-  local id, entry = emit(feed, now_ms, fields)
+  local id, entry = emit(now_ms, fields)
   redis.call('HSET', replica_key, 'revision', id)
   reply[#reply + 1] = id
   reply[#reply + 1] = whole(#entry)

@@ -40,10 +40,9 @@ local function weigh_passive(status, failures, successes, witness, result, thres
 end
 
 -- Applies a result to the replica of that url and incarnation; drops it for any other, and for a tombstone.
--- keys: meta, events, primary, secondary, full. result: url, incarnation, ok, latency, reason. origin: router; by where
--- it was no probe; is_passive where it is to be weighed as passive evidence. Appends an event to reply if the status
--- changed. Returns whether it was applied.
-local function apply_result(keys, replica_key, result, thresholds, now_ms, origin, reply)
+-- result: url, incarnation, ok, latency, reason. origin: router; by where it was no probe; is_passive where it is to be
+-- weighed as passive evidence. Appends an event to reply if the status changed. Returns whether it was applied.
+local function apply_result(replica_key, result, thresholds, now_ms, origin, reply)
   local state = redis.call('HMGET', replica_key, 'incarnation', 'admin', 'status', 'consecutive_failures',
     'consecutive_successes', 'failing_witness')
   if state[1] ~= result.incarnation or state[2] == 'removed' then
@@ -89,8 +88,8 @@ local function apply_result(keys, replica_key, result, thresholds, now_ms, origi
     redis.call('HDEL', replica_key, 'slow_start_ms')
   end
   if status then
-    refresh_ready(keys, replica_key, result.url)
-    emit_replica(keys, now_ms, replica_key, result.url,
+    refresh_ready(replica_key, result.url)
+    emit_replica(now_ms, replica_key, result.url,
       {'kind', 'replica_' .. status, 'router', origin.router, 'by', origin.by, 'reason', result.reason}, reply)
   end
   return true

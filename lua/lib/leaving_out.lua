@@ -61,19 +61,19 @@ local function least_loaded_but(tier, lease_id, left_out)
 end
 
 -- As `choose`, but none of these urls.
-local function choose_but(keys, lease_id, left_out)
+local function choose_but(lease_id, left_out)
   if #left_out == 0 then
-    return choose(keys, lease_id)
+    return choose(lease_id)
   end
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and not is_among(url, left_out) and tier_of(keys, url)
+  local tier = url and not is_among(url, left_out) and tier_of(url)
   if tier then
     return url, tier
   end
-  url = least_loaded_but(keys.primary, lease_id, left_out)
+  url = least_loaded_but(keys.ready_primary, lease_id, left_out)
   if url then
-    return url, keys.primary
+    return url, keys.ready_primary
   end
-  return least_loaded_but(keys.secondary, lease_id, left_out), keys.secondary
+  return least_loaded_but(keys.ready_secondary, lease_id, left_out), keys.ready_secondary
 end

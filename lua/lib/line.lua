@@ -11,7 +11,7 @@ local PAGE = 64
 local INBOX_LENGTH = '1000'
 
 -- Whether the time is one in which a router that has not beaten is gone, and not cut off with all the others.
-local function may_give_up(keys, now_ms)
+local function may_give_up(now_ms)
   local span = redis.call('HMGET', keys.meta, 'reap_after_ms', 'reap_until_ms')
   local after, till = tonumber(span[1] or ''), tonumber(span[2] or '')
   return after and till and after <= now_ms and now_ms <= till
@@ -19,12 +19,12 @@ end
 
 -- What becomes of the waiters of a router: `served`; `skipped` while it has expired, or its keys are not ours to write;
 -- `dropped` where it is none.
-local function standing_of(keys, router, now_ms)
+local function standing_of(router, now_ms)
   local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
   if not expires_at_ms then
     return 'dropped'
   end
-  if (tonumber(expires_at_ms) <= now_ms and may_give_up(keys, now_ms))
+  if (tonumber(expires_at_ms) <= now_ms and may_give_up(now_ms))
     or type_refusal({keys.leases_prefix .. router, 'hash', keys.inbox_prefix .. router, 'stream'}) then
     return 'skipped'
   end
@@ -33,9 +33,8 @@ end
 
 -- Gives what room there is to those who wait longest, some at a time. Never refuses: whom it cannot serve stays in
 -- line.
--- keys: as for `grant`, and meta, routers, queue, inbox_prefix. Returns whether somebody still waits who comes before
--- any newcomer, and how many got a slot.
-local function serve_queue(keys, now_ms)
+-- Returns whether a waiter is left that comes before any newcomer, and how many got a slot.
+local function serve_queue(now_ms)
   if redis.call('ZCARD', keys.queue) == 0 then
     return false, 0
   end
@@ -46,17 +45,17 @@ local function serve_queue(keys, now_ms)
     for _, waiter in ipairs(page) do
       local router, lease_id = string.match(waiter, '^(.-)/(%x+.*)$')
       router = router or ''
-      standings[router] = standings[router] or standing_of(keys, router, now_ms)
+      standings[router] = standings[router] or standing_of(router, now_ms)
       if standings[router] == 'dropped' then
         redis.call('ZREM', keys.queue, waiter)
-      elseif standings[router] == 'skipped' or session_refusal(keys, lease_id) then
+      elseif standings[router] == 'skipped' or session_refusal(lease_id) then
         skipped = skipped + 1
       else
         if granted == GRANTS_AT_ONCE then
           return true, granted
         end
-        local url, tier = choose(keys, lease_id)
-        local revision = url and grant(keys, router, lease_id, url, tier)
+        local url, tier = choose(lease_id)
+        local revision = url and grant(router, lease_id, url, tier)
         if not revision then
           return true, granted
         end

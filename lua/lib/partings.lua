@@ -38,8 +38,8 @@ end
 
 -- Returns those of a router's waiters that a page of the line shows, with their sequences; and where to go on, 'done'
 -- where the page was the last.
-local function next_waiters(keys, key)
-  local cursor = redis.call('HGET', keys.router, 'line_cursor') or '0'
+local function next_waiters(key)
+  local cursor = redis.call('HGET', keys.router_prefix .. key, 'line_cursor') or '0'
   if cursor == 'done' then
     return {}, cursor
   end
@@ -56,7 +56,7 @@ local function next_waiters(keys, key)
 end
 
 -- Returns nil, or the reply for a key of the wrong type behind these waiters and leases.
-local function parting_refusal(keys, waiters, ids, loads)
+local function parting_refusal(waiters, ids, loads)
   for _, one in ipairs(waiters) do
     local refused = one.session and type_refusal({keys.place_prefix .. one.session, 'string'})
     if refused then
@@ -64,13 +64,13 @@ local function parting_refusal(keys, waiters, ids, loads)
     end
   end
   for url in pairs(loads) do
-    local refused = replica_refusal(keys, url)
+    local refused = replica_refusal(url)
     if refused then
       return refused
     end
   end
   for _, id in ipairs(ids) do
-    local refused = session_refusal(keys, id)
+    local refused = session_refusal(id)
     if refused then
       return refused
     end
@@ -79,7 +79,7 @@ local function parting_refusal(keys, waiters, ids, loads)
 end
 
 -- Those with a session leave their place for some time, for their client to come back to through another router.
-local function drop_waiters(keys, waiters, affinity_ms)
+local function drop_waiters(waiters, affinity_ms)
   for _, one in ipairs(waiters) do
     redis.call('ZREM', keys.queue, one.waiter)
     if one.session and affinity_ms ~= '0' then
@@ -88,43 +88,43 @@ local function drop_waiters(keys, waiters, affinity_ms)
   end
 end
 
-local function end_leases(keys, urls, ids, loads, now_ms, by, affinity_ms)
+local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
   if #ids > 0 then
-    redis.call('HDEL', keys.leases, unpack(ids))
+    redis.call('HDEL', leases, unpack(ids))
   end
   for _, id in ipairs(ids) do
-    keep_affinity(keys, id, urls[id], affinity_ms)
+    keep_affinity(id, urls[id], affinity_ms)
   end
   for url, count in pairs(loads) do
-    unload(keys, url, count, now_ms, by, {})
+    unload(url, count, now_ms, by, {})
   end
 end
 
 -- Ends some of what a router has, its waiters before its leases, and gives the slots to who waits longest. With the
 -- last of it the router's record and inbox go. Writes a deletion first, so that it runs when memory is short.
--- keys: as for `unload` and `serve_queue`, and router (its record, which keeps the place), leases, place_prefix.
 -- Returns nil, and how many leases are left where it is not done; or the reply that refuses.
-local function end_some(keys, key, now_ms, by, affinity_ms)
-  local waiters, line_cursor = next_waiters(keys, key)
+local function end_some(key, now_ms, by, affinity_ms)
+  local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
+  local waiters, line_cursor = next_waiters(key)
   local urls, ids, loads, cursor = {}, {}, {}, '0'
   if line_cursor == 'done' then
-    urls, ids, loads, cursor = next_leases(keys.leases, redis.call('HGET', keys.router, 'reap_cursor') or '0')
+    urls, ids, loads, cursor = next_leases(leases, redis.call('HGET', record, 'reap_cursor') or '0')
   end
-  local refused = parting_refusal(keys, waiters, ids, loads)
+  local refused = parting_refusal(waiters, ids, loads)
   if refused then
     return refused
   end
-  redis.call('HDEL', keys.router, 'reap_cursor', 'line_cursor')
-  drop_waiters(keys, waiters, affinity_ms)
-  end_leases(keys, urls, ids, loads, now_ms, by, affinity_ms)
-  local left = redis.call('HLEN', keys.leases)
+  redis.call('HDEL', record, 'reap_cursor', 'line_cursor')
+  drop_waiters(waiters, affinity_ms)
+  end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
+  local left = redis.call('HLEN', leases)
   local is_done = left == 0 and line_cursor == 'done'
   if is_done then
     redis.call('ZREM', keys.routers, key)
-    redis.call('DEL', keys.router, keys.inbox_prefix .. key)
+    redis.call('DEL', record, keys.inbox_prefix .. key)
   else
-    redis.call('HSET', keys.router, 'reap_cursor', cursor, 'line_cursor', line_cursor)
+    redis.call('HSET', record, 'reap_cursor', cursor, 'line_cursor', line_cursor)
   end
-  serve_queue(keys, now_ms)
+  serve_queue(now_ms)
   return nil, not is_done and left
 end

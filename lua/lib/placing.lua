@@ -10,9 +10,9 @@ local function spread(lease_id, count)
 end
 
 -- The tier in which a replica has room, if any.
-local function tier_of(keys, url)
-  return redis.call('ZSCORE', keys.primary, url) and keys.primary
-    or redis.call('ZSCORE', keys.secondary, url) and keys.secondary
+local function tier_of(url)
+  return redis.call('ZSCORE', keys.ready_primary, url) and keys.ready_primary
+    or redis.call('ZSCORE', keys.ready_secondary, url) and keys.ready_secondary
 end
 
 -- The least loaded replica of a tier. The lease id spreads ties.
@@ -26,25 +26,24 @@ local function least_loaded(tier, lease_id)
 end
 
 -- The replica where the session was before, if that has room, else the least loaded one of the first tier that has.
--- keys: primary, secondary, affinity_prefix. Returns its url, and the tier where it was found.
-local function choose(keys, lease_id)
+-- Returns its url, and the tier where it was found.
+local function choose(lease_id)
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and tier_of(keys, url)
+  local tier = url and tier_of(url)
   if tier then
     return url, tier
   end
-  url = least_loaded(keys.primary, lease_id)
+  url = least_loaded(keys.ready_primary, lease_id)
   if url then
-    return url, keys.primary
+    return url, keys.ready_primary
   end
-  return least_loaded(keys.secondary, lease_id), keys.secondary
+  return least_loaded(keys.ready_secondary, lease_id), keys.ready_secondary
 end
 
 -- Records a lease on a replica of that tier and counts it; returns as of which revision. Or nil, and the reply for a
 -- key that holds another type than ours; then nothing is written.
--- keys: as for `choose`, and full, replica_prefix, leases_prefix.
-local function grant(keys, router, lease_id, url, tier)
+local function grant(router, lease_id, url, tier)
   local replica = keys.replica_prefix .. url
   local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))
   local refused = read_refusal(state, replica, 'hash')
@@ -52,13 +51,13 @@ local function grant(keys, router, lease_id, url, tier)
     return nil, refused
   end
   state[IN_FLIGHT] = whole(load_of(state) + 1)
-  refused = place_of(keys, state) ~= tier and ready_refusal(keys)
+  refused = place_of(state) ~= tier and ready_refusal()
   if refused then
     return nil, refused
   end
   redis.call('HSET', keys.leases_prefix .. router, lease_id, url)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
-  keep_in_place(keys, tier, url, state)
+  keep_in_place(tier, url, state)
   local session = session_of(lease_id)
   if session then
     redis.call('SET', keys.affinity_prefix .. session, url)

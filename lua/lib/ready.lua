@@ -42,19 +42,19 @@ local function score_of(state)
 end
 
 -- Returns the set where a replica of that state belongs, if any.
-local function place_of(sets, state)
+local function place_of(state)
   if state[STATUS] ~= 'healthy' or state[ADMIN] ~= 'active' then
     return nil
   end
   local capacity = tonumber(state[CAPACITY])
   if capacity > 0 and load_of(state) >= capacity then
-    return sets.full
+    return keys.full
   end
-  return state[PRIMARY] == '1' and sets.primary or sets.secondary
+  return state[PRIMARY] == '1' and keys.ready_primary or keys.ready_secondary
 end
 
-local function add_to(sets, place, url, state)
-  if place == sets.full then
+local function add_to(place, url, state)
+  if place == keys.full then
     redis.call('SADD', place, url)
   elseif place then
     redis.call('ZADD', place, string.format('%.17g', score_of(state)), url)
@@ -62,39 +62,38 @@ local function add_to(sets, place, url, state)
 end
 
 -- Returns nil, or the reply for a set of another type than ours.
-local function ready_refusal(sets)
-  return type_refusal({sets.primary, 'zset', sets.secondary, 'zset', sets.full, 'set'})
+local function ready_refusal()
+  return type_refusal({keys.ready_primary, 'zset', keys.ready_secondary, 'zset', keys.full, 'set'})
 end
 
 -- Puts url where its state says that it belongs.
--- sets: keys primary, secondary, full.
-local function put_in_place(sets, url, state)
-  local place = place_of(sets, state)
+local function put_in_place(url, state)
+  local place = place_of(state)
   -- It may be anywhere, and several times where somebody wrote by hand; but where it belongs it is not taken out first:
   -- to change a score costs less than to put in anew.
-  if place ~= sets.primary then
-    redis.call('ZREM', sets.primary, url)
+  if place ~= keys.ready_primary then
+    redis.call('ZREM', keys.ready_primary, url)
   end
-  if place ~= sets.secondary then
-    redis.call('ZREM', sets.secondary, url)
+  if place ~= keys.ready_secondary then
+    redis.call('ZREM', keys.ready_secondary, url)
   end
-  if place ~= sets.full then
-    redis.call('SREM', sets.full, url)
+  if place ~= keys.full then
+    redis.call('SREM', keys.full, url)
   end
-  add_to(sets, place, url, state)
+  add_to(place, url, state)
 end
 
 -- Puts url where it belongs since its load has changed. While that is where it was, no other set is looked at.
-local function keep_in_place(sets, was_in, url, state)
-  if place_of(sets, state) ~= was_in then
-    put_in_place(sets, url, state)
-  elseif was_in ~= sets.full then
-    add_to(sets, was_in, url, state)
+local function keep_in_place(was_in, url, state)
+  if place_of(state) ~= was_in then
+    put_in_place(url, state)
+  elseif was_in ~= keys.full then
+    add_to(was_in, url, state)
   end
 end
 
 -- Puts url where its hash says that it belongs. Ends every script that touches status, admin, weight, capacity,
 -- primary or in_flight.
-local function refresh_ready(sets, replica_key, url)
-  put_in_place(sets, url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
+local function refresh_ready(replica_key, url)
+  put_in_place(url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
 end

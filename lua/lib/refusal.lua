@@ -1,5 +1,7 @@
 -- The checks that every script makes before its first write, because an error does not roll back.
 
+-- include lib/keys.lua
+
 local SCHEMA = '1'
 
 -- What tells how long a key is refuses a key of another type, and costs less than TYPE, which answers with a table.
@@ -42,10 +44,16 @@ local function schema_refusal(schema)
 end
 
 -- Returns nil, or the reply that refuses: first the types, then the schema.
-local function refusal(meta, expected)
-  local schema = redis.pcall('HGET', meta, 'schema')
+-- names: of keys. others: flat list of key, type, for those that are derived from a prefix.
+local function refusal(names, others)
+  local schema = redis.pcall('HGET', keys.meta, 'schema')
   if type(schema) == 'table' then
-    return type_conflict(meta, 'hash') or schema
+    return type_conflict(keys.meta, 'hash') or schema
+  end
+  local expected = others or {}
+  for _, name in ipairs(names) do
+    expected[#expected + 1] = keys[name]
+    expected[#expected + 1] = TYPES[name]
   end
   return type_refusal(expected) or schema_refusal(schema)
 end

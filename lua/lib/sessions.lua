@@ -9,7 +9,7 @@ local function session_of(id)
 end
 
 -- Returns nil, or the reply for a session's key that holds another type than ours.
-local function session_refusal(keys, id)
+local function session_refusal(id)
   local session = session_of(id)
   return session and type_refusal({keys.affinity_prefix .. session, 'string'})
 end

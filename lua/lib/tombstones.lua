@@ -4,8 +4,7 @@
 
 -- Takes url out of `replicas` and marks its hash. First the deletion, so that it runs when memory is short.
 -- The hash expires seven days after the last session on it has ended; `removed` forgets older ones here.
--- keys: replicas, removed.
-local function bury(keys, replica_key, url, now_ms, reason)
+local function bury(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
   redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
   redis.call('HSET', replica_key, 'admin', 'removed', 'admin_since_ms', whole(now_ms), 'admin_reason', reason)

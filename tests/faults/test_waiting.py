@@ -149,10 +149,8 @@ async def test_a_lost_wake_up_costs_a_moment(registry: SharedReplicaRegistry, sp
     other = space.store_of(registry.router_key)
     pipeline = space.raw.pipeline()  # so that no reader comes in between
     pipeline.multi()
-    scripts = other._scripts
-    command = scripts._commands["release_lease"]
-    args = [registry.router_key, blocker.id, "0"]
-    pipeline.eval(command.text, len(scripts._lease_keys), *scripts._lease_keys, *args)
+    command = other._scripts._commands["release_lease"]
+    pipeline.eval(command.text, 1, space.keys.meta, registry.router_key, blocker.id, "0")
     pipeline.delete(space.keys.inbox(registry.router_key))
     pipeline.execute()
     lease = await asyncio.wait_for(waiting, 5.0)

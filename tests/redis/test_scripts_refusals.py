@@ -50,8 +50,22 @@ OWN_KEYS = {
     "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix"},
     "restore_leases": {"replica_prefix", "leases_prefix", "affinity_prefix"},
     "heartbeat": {"router_prefix", "leases_prefix"},
-    "reap_router": {"replica_prefix", "leases_prefix", "affinity_prefix", "inbox_prefix", "place_prefix"},
-    "leave_cluster": {"replica_prefix", "leases_prefix", "affinity_prefix", "inbox_prefix", "place_prefix"},
+    "reap_router": {
+        "router_prefix",
+        "replica_prefix",
+        "leases_prefix",
+        "affinity_prefix",
+        "inbox_prefix",
+        "place_prefix",
+    },
+    "leave_cluster": {
+        "router_prefix",
+        "replica_prefix",
+        "leases_prefix",
+        "affinity_prefix",
+        "inbox_prefix",
+        "place_prefix",
+    },
     "repair_namespace": {"replica_prefix", "leases_prefix", "inbox_prefix"},
 }
 """Of the keys with a prefix, those which a command needs for what it was asked. A waiter whose keys hold something else
@@ -89,17 +103,15 @@ async def populate(space: Space) -> None:
     space.raw.zadd(space.keys.queue, {f"router~1/{WAITER}": 1})
 
 
-def key_of(space: Space, name: str) -> str:
+def key_of(space: Space, command: str, name: str) -> str:
     """Return a key that a command touches, by the name that its header has for it."""
     own = {
-        "replica": space.keys.replica(A),
         "affinity_prefix": space.keys.affinity_prefix + "session",
         "inbox_prefix": space.keys.inbox("router~1"),
         "place_prefix": space.keys.place_prefix + "session",
         "leases_prefix": space.keys.leases("router~1"),
         "replica_prefix": space.keys.replica(A),
-        "router": space.keys.router("router~1"),
-        "router_prefix": space.keys.router("router~2"),
+        "router_prefix": space.keys.router("router~2" if command == "heartbeat" else "router~1"),
     }
     return own.get(name) or str(getattr(space.keys, name))
 
@@ -119,7 +131,7 @@ def spoil(space: Space, key: str, value: str | list[str]) -> None:
 
 
 async def expect_refusal(space: Space, command: str, name: str, value: str | list[str]) -> None:
-    key = key_of(space, name)
+    key = key_of(space, command, name)
     spoil(space, key, value)
     before = space.dump()
     with pytest.raises(KeyConflict) as caught:
@@ -157,7 +169,7 @@ async def test_so_it_is_where_nobody_waits(space: Space, command: str, name: str
 async def test_a_release_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
-    spoil(space, key_of(space, name), ["list"])
+    spoil(space, key_of(space, "release_lease", name), ["list"])
     await space.store.release(LEASE)
     assert not space.raw.hexists(space.keys.leases("router~1"), LEASE)
 
@@ -174,7 +186,7 @@ async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, nam
 async def test_an_acquire_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
-    spoil(space, key_of(space, name), ["list"])
+    spoil(space, key_of(space, "acquire_lease", name), ["list"])
     await space.store.acquire("0000000b")
     assert space.raw.hget(space.keys.replica(A), "in_flight") == "2"
 
@@ -184,9 +196,9 @@ async def test_an_acquire_that_fills_a_replica_needs_them_all(space: Space, name
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.add(request="second", primary=True, capacity=2)
-    spoil(space, key_of(space, name), ["list"])
+    spoil(space, key_of(space, "acquire_lease", name), ["list"])
     before = space.dump()
-    with pytest.raises(KeyConflict, match=key_of(space, name)):
+    with pytest.raises(KeyConflict, match=key_of(space, "acquire_lease", name)):
         await space.store.acquire("0000000b")
     assert space.dump() == before
 

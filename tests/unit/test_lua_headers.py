@@ -10,7 +10,7 @@ from fakeredis import FakeRedis
 from lupa import lua51
 
 from shared_registry.keys import Keys
-from shared_registry.lua_files import assemble, command_names
+from shared_registry.lua_files import LUA_DIR, assemble, command_names
 from tests.redis.scenario import run_scenario
 from tests.redis.support import on_fake
 from tests.unit.lua_header import FIELDS, read_header, source
@@ -27,6 +27,7 @@ TEXT = {
     "keys.leases_prefix",
     "keys.place_prefix",
     "keys.replica_prefix",
+    "keys.router_prefix",
     "lease_id",
     "least",
     "one.session",
@@ -66,17 +67,16 @@ def test_a_header_has_every_field_in_order_and_states_a_purpose(name: str) -> No
 
 
 @commands
-def test_keys_and_arguments_are_named_as_in_the_header(name: str) -> None:
+def test_arguments_are_named_as_in_the_header(name: str) -> None:
     header = read_header(name)
-    assert unpacked(name, "KEYS") == header.names("KEYS")
     assert unpacked(name, "ARGV") == header.names("ARGV")
 
 
 @commands
-def test_every_key_and_argument_is_used(name: str) -> None:
+def test_every_argument_is_used(name: str) -> None:
     header = read_header(name)
     rest = re.sub(r"local\s+[\w,\s]+?=\s*unpack\([^)]*\)", "", body(name))
-    for word in header.names("KEYS") + header.names("ARGV"):
+    for word in header.names("ARGV"):
         assert re.search(rf"(?<![\w.'{{]){word}(?![\w'])(?!\s*=[^=])", rest), f"{word} is not used"
 
 
@@ -142,7 +142,7 @@ def test_assigns_to_locals_only(name: str) -> None:
 def test_joins_only_text(name: str) -> None:
     """`..` writes a number past 14 digits as 1e+14."""
     header = read_header(name)
-    text = TEXT | set(header.names("KEYS")) | set(header.names("ARGV"))
+    text = TEXT | set(header.names("ARGV"))
     code = code_of(assemble(name))
     for match in re.finditer(r"\.\.(?!\.)", code):
         left = re.search(r"('[^']*'|[\w.]+(?:\[[^\]]*\])?)\s*$", code[: match.start()])
@@ -152,6 +152,16 @@ def test_joins_only_text(name: str) -> None:
         for operand in (left[1], right[1]):
             is_text = operand in text or re.match(r"'|whole\(|(KEYS|ARGV)\[", operand)
             assert is_text, f"{operand} beside `..` may be a number"
+
+
+def test_lua_derives_the_keys_that_python_spells() -> None:
+    keys = Keys("a.namespace")
+    text = (LUA_DIR / "lib" / "keys.lua").read_text()
+    lua = lua51.LuaRuntime(unpack_returned_tuples=True)
+    found, types = lua.execute(f"local KEYS = {{'{keys.meta}'}} {text} return keys, TYPES")
+    assert dict(found) == {name: key for name, key in vars(keys).items() if name not in ("namespace", "prefix")}
+    fixed = {name: key for name, key in found.items() if not name.endswith("_prefix") and name != "meta"}
+    assert dict(types) == {name: keys.expected_type(key) for name, key in fixed.items()}
 
 
 @pytest.fixture(scope="module")
@@ -179,34 +189,25 @@ def executions(runs: list[Run], name: str) -> list[Run]:
 
 
 def names_of(keys: set[str], run: Run) -> set[str]:
-    """Return the header's names of keys that a run touched."""
+    """Return the names of keys that a run touched."""
+    spelled = {name: key for name, key in vars(Keys("fake")).items() if name not in ("namespace", "prefix")}
     names: set[str] = set()
     for key in keys:
-        exact = [
-            name for name, given in zip(read_header(run.name).names("KEYS"), run.keys, strict=True) if given == key
-        ]
-        derived = [
-            name
-            for name, given in zip(read_header(run.name).names("KEYS"), run.keys, strict=True)
-            if name.endswith("_prefix") and key.startswith(given)
-        ]
-        assert exact or derived, f"{run.name} touches {key}, which is none of its KEYS"
-        names.update(exact or derived)
+        exact = {name for name, given in spelled.items() if given == key}
+        derived = {name for name, given in spelled.items() if name.endswith("_prefix") and key.startswith(given)}
+        assert exact or derived, f"{run.name} touches {key}, which is no key of the namespace"
+        names |= exact or derived
     return names
 
 
 @commands
-def test_a_run_gets_as_many_keys_and_arguments_as_the_header_has(name: str, runs: list[Run]) -> None:
+def test_a_run_gets_one_key_and_as_many_arguments_as_the_header_has(name: str, runs: list[Run]) -> None:
     header = read_header(name)
-    keys = Keys("fake")
     for run in executions(runs, name):
-        assert len(run.keys) == len(header.names("KEYS"))
+        assert [*run.keys] == [Keys("fake").meta]
         rest = len(run.args) - len(header.names("ARGV"))
         width = len(header.group("ARGV"))
         assert rest % (23 if name == "restore_view" else width) == 0 if width else rest == 0
-        for key_name, given in zip(header.names("KEYS"), run.keys, strict=True):
-            wanted = getattr(keys, key_name)
-            assert given == wanted if isinstance(wanted, str) else given.startswith(wanted(""))
 
 
 @commands
