@@ -29,7 +29,7 @@ from shared_registry.answers import Elected, Held
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, finish_by, wait_until
 from shared_registry.errors import Fenced, StoreError
-from shared_registry.model import Event, EventKind
+from shared_registry.model import Event, EventKind, Term
 from shared_registry.store import new_token
 
 MARGIN_SHARE = 0.1
@@ -57,18 +57,15 @@ class StandAside(Exception):
 
 
 @dataclass
-class Term:
-    """One leadership. Valid until its deadline, which renewals move.
+class RunningTerm(Term):
+    """A term as the router sees it that has it.
 
     Attributes:
-        epoch: The fencing token, for everything that is written during this term.
-        token: The candidate's own, compared together with the epoch.
         deadline: On the monotonic clock; past it the leader must not act.
-        handicap_until: Likewise: until then this router leads only because no other one stood.
+        clock: Which tells.
+        handicap_until: Likewise on it: until then this router leads only because no other one stood.
     """
 
-    epoch: int
-    token: str
     deadline: float
     clock: Clock
     handicap_until: float = -math.inf
@@ -92,7 +89,7 @@ class Election:
         store: LeaseStore,
         *,
         router: str,
-        lead: Callable[[Term], Awaitable[None]],
+        lead: Callable[[RunningTerm], Awaitable[None]],
         lease_seconds: float,
         renew_interval_seconds: float,
         seen_epoch: Callable[[], int],
@@ -126,12 +123,12 @@ class Election:
         self._deposition = asyncio.Event()
         self._sits_out_until = -math.inf
         self._handicap_until = -math.inf
-        self._term: Term | None = None
+        self._term: RunningTerm | None = None
         self._highest_epoch = 0
         self._is_in_trouble = False
 
     @property
-    def term(self) -> Term | None:
+    def term(self) -> RunningTerm | None:
         """The current term, while this router leads."""
         return self._term if self._term is not None and self._term.is_current else None
 
@@ -160,7 +157,7 @@ class Election:
         while True:
             await self._serve(await self._win())
 
-    async def _win(self) -> Term:
+    async def _win(self) -> RunningTerm:
         """Campaign with one token until elected."""
         token = new_token()
         attempt: asyncio.Future[Elected | Held] | None = None
@@ -180,7 +177,9 @@ class Election:
                     continue
                 self._end_trouble()
                 if isinstance(outcome, Elected):
-                    return Term(outcome.epoch, token, self._deadline(asked_at), self._clock, self._handicap_until)
+                    return RunningTerm(
+                        outcome.epoch, token, self._deadline(asked_at), self._clock, self._handicap_until
+                    )
                 await self._wait_for_vacancy(outcome)
         except asyncio.CancelledError:
             if attempt is not None:
@@ -215,7 +214,7 @@ class Election:
         deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
         await wait_until(self._clock, deadline, self._vacancy)
 
-    async def _serve(self, term: Term) -> None:
+    async def _serve(self, term: RunningTerm) -> None:
         if self._is_sitting_out:  # its deposition has overtaken the reply to its campaign
             with contextlib.suppress(StoreError):
                 await self._store.resign(term.token)
@@ -246,7 +245,7 @@ class Election:
         return str(error)
 
     async def _end(
-        self, term: Term, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
+        self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
     ) -> None:
         """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
         lead.cancel()
@@ -261,7 +260,7 @@ class Election:
         with contextlib.suppress(StoreError):  # where it cannot be told, the lease ends by itself: nobody renews it
             await self._store.resign(term.token, reason=reason)
 
-    async def _renew_until_lost(self, term: Term) -> None:
+    async def _renew_until_lost(self, term: RunningTerm) -> None:
         """Renew; return when another leads, or when the deadline comes first."""
         delay = self._renew_interval_seconds
         while True:

@@ -14,10 +14,10 @@ from typing import Protocol
 from shared_registry.answers import Report
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
-from shared_registry.election import StandAside, Term
+from shared_registry.election import RunningTerm, StandAside
 from shared_registry.errors import Fenced, StoreError, StoreUnavailable
 from shared_registry.local_health import LocalHealth
-from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Thresholds
+from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
 from shared_registry.probe import HttpProbe, ProbeOutcome, guarded
 from shared_registry.schedule import Schedule
 from shared_registry.trouble_log import TroubleLog
@@ -40,9 +40,7 @@ class Cluster(Protocol):
     async def read_probe_times(self) -> float:
         """Read again when each replica was probed, and return the server's time."""
 
-    async def report(
-        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
-    ) -> Report:
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
         """Apply a batch of results."""
 
 
@@ -71,7 +69,7 @@ class HealthLoop:
         rng: random.Random,
         trouble_log: TroubleLog,
         retain: Callable[[Iterable[str]], None] | None = None,
-        beside: Sequence[Callable[[Term], Coroutine[None, None, None]]] = (),
+        beside: Sequence[Callable[[RunningTerm], Coroutine[None, None, None]]] = (),
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -106,7 +104,7 @@ class HealthLoop:
             self._is_changed = True
             self._wake.set()
 
-    async def run(self, term: Term) -> None:
+    async def run(self, term: RunningTerm) -> None:
         """Probe until cancelled or the term is over; results so far are reported before it returns.
 
         Raises:
@@ -140,7 +138,9 @@ class HealthLoop:
             with contextlib.suppress(StoreError):
                 await reports.send_all()
 
-    async def _probe_due(self, term: Term, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup) -> None:
+    async def _probe_due(
+        self, term: RunningTerm, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
+    ) -> None:
         with contextlib.suppress(StoreError):
             server_now = await self._cluster.read_probe_times()
             schedule.follow(self._cluster.probed(), now=self._clock.monotonic(), server_now=server_now)
@@ -174,7 +174,7 @@ class HealthLoop:
         await wait_until(self._clock, self._waits_until, self._wake)
 
     async def _probe_one(
-        self, key: str, term: Term, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
+        self, key: str, term: RunningTerm, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
     ) -> None:
         try:
             record = self._cluster.record(key)
@@ -210,7 +210,7 @@ class HealthLoop:
         if self._complaint is not None:
             self._wake.set()
 
-    async def _report(self, reports: _Reports, term: Term) -> None:
+    async def _report(self, reports: _Reports, term: RunningTerm) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
         delay = REPORT_INTERVAL_SECONDS
         while term.is_current:
@@ -235,7 +235,7 @@ class _Reports:
     A batch whose reply was lost goes out again as it was, under its number.
     """
 
-    def __init__(self, cluster: Cluster, term: Term, thresholds: Thresholds) -> None:
+    def __init__(self, cluster: Cluster, term: RunningTerm, thresholds: Thresholds) -> None:
         self._cluster = cluster
         self._term = term
         self._thresholds = thresholds
@@ -260,11 +260,5 @@ class _Reports:
             if not self._batch:
                 self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
                 self._number += 1
-            await self._cluster.report(
-                token=self._term.token,
-                epoch=self._term.epoch,
-                batch=self._number,
-                thresholds=self._thresholds,
-                results=self._batch,
-            )
+            await self._cluster.report(self._term, self._number, self._batch, self._thresholds)
             self._batch = ()

@@ -73,7 +73,7 @@ class Inspector(Reader):
         types: dict[str, str] = {}
         for at in range(0, len(found), RECORDS_AT_ONCE):
             chunk = found[at : at + RECORDS_AT_ONCE]
-            async with self._read():
+            async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for key in chunk:
                     pipeline.type(key)
@@ -82,7 +82,7 @@ class Inspector(Reader):
 
     async def ready_urls(self) -> list[str]:
         """Return the urls in the ready sets and in `full`."""
-        async with self._read():
+        async with self._channel.bounded():
             return [
                 *await self._commands.zrange(self._keys.ready_primary, 0, -1),
                 *await self._commands.zrange(self._keys.ready_secondary, 0, -1),
@@ -94,8 +94,7 @@ class Inspector(Reader):
         found: list[Inspection] = []
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
-            async with self._read():
-                reply = await self._scripts.inspect_replicas(chunk)
+            reply = await self._channel.run("inspect_replicas", chunk)
             width = 4 + len(INSPECTED_FIELDS)
             for position, url in enumerate(chunk):
                 values = reply.values[position * width : (position + 1) * width]
@@ -106,8 +105,7 @@ class Inspector(Reader):
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
         """Return which loads are not the number of leases, and which of these routers are none, as of one instant."""
-        async with self._read():
-            reply = await self._scripts.inspect_leases(routers=routers, urls=urls)
+        reply = await self._channel.run("inspect_leases", [str(len(routers)), *routers, *urls])
         strangers = int(reply.values[0])
         rest = reply.values[1 + strangers :]
         wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
@@ -115,7 +113,6 @@ class Inspector(Reader):
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
         """Return how the waiting line stands, and which of these routers and of those in it are none."""
-        async with self._read():
-            reply = await self._scripts.inspect_queue(routers=routers)
+        reply = await self._channel.run("inspect_queue", [*routers])
         waiting, ready, *strangers = reply.values
         return QueueInspection(int(waiting), int(ready), strangers)

@@ -283,6 +283,19 @@ class Thresholds:
     recovery: int = 2
 
 
+@dataclass
+class Term:
+    """One router's time as the leader: what everything that it writes as such carries, and Redis compares.
+
+    Attributes:
+        epoch: Its number, which only rises.
+        token: Of the candidacy that won it.
+    """
+
+    epoch: int
+    token: str
+
+
 @dataclass(frozen=True, slots=True)
 class RouterInfo:
     """How a router presents itself to operators."""

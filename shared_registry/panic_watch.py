@@ -13,9 +13,9 @@ from typing import Protocol
 
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
-from shared_registry.election import Term
+from shared_registry.election import RunningTerm
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import Event
+from shared_registry.model import Event, Term
 from shared_registry.view import View
 
 LONGEST_WAIT_SECONDS = 1.0
@@ -24,7 +24,7 @@ LONGEST_WAIT_SECONDS = 1.0
 class PanicStore(Protocol):
     """Where panic is declared."""
 
-    async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
+    async def declare_panic(self, term: Term, why: str) -> bool:
         """Say why there is panic, or that there is none; return whether that was news."""
 
 
@@ -50,7 +50,7 @@ class PanicWatch:
         """Look again. For `Mirror.subscribed`."""
         self._changed.set()
 
-    async def run(self, term: Term) -> None:
+    async def run(self, term: RunningTerm) -> None:
         """Declare how it is, and each change, as long as the term is current.
 
         Raises:
@@ -63,7 +63,7 @@ class PanicWatch:
             wait_seconds = LONGEST_WAIT_SECONDS
             if declared is not (panic is not None):
                 try:
-                    await self._store.declare_panic(token=term.token, epoch=term.epoch, why=str(panic or ""))
+                    await self._store.declare_panic(term, str(panic or ""))
                 except StoreUnavailable:
                     wait_seconds = self._backoff.next_seconds()
                 else:

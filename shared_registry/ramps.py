@@ -14,9 +14,9 @@ from typing import Protocol
 
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
-from shared_registry.election import Term
+from shared_registry.election import RunningTerm
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import Event
+from shared_registry.model import Event, Term
 from shared_registry.slow_start import step_seconds
 from shared_registry.view import View
 
@@ -27,9 +27,7 @@ LONGEST_WAIT_SECONDS = 1.0
 class RampStore(Protocol):
     """Where the ready scores are."""
 
-    async def advance_ramps(
-        self, *, token: str, epoch: int, slow_start_seconds: float, urls: Sequence[str]
-    ) -> list[str]:
+    async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
         """Bring the scores of these in line; return which ramp on."""
 
 
@@ -61,7 +59,7 @@ class Ramps:
         if not events or any(event.record and event.record.slow_start_seconds is not None for event in events):
             self._changed.set()
 
-    async def run(self, term: Term) -> None:
+    async def run(self, term: RunningTerm) -> None:
         """Say how long replicas ramp, and advance those that do, as long as the term is current.
 
         Where nothing ramps, and nothing is to, it returns.
@@ -99,11 +97,9 @@ class Ramps:
             and (record.key not in self._over or self._over[record.key] != record.status_since)
         }
 
-    async def _advance(self, term: Term, urls: Sequence[str]) -> None:
+    async def _advance(self, term: RunningTerm, urls: Sequence[str]) -> None:
         for at in range(0, max(len(urls), 1), URLS_AT_ONCE):
             chunk = urls[at : at + URLS_AT_ONCE]
             since = {url: replica.record.status_since for url in chunk if (replica := self._view.get(url))}
-            left = await self._store.advance_ramps(
-                token=term.token, epoch=term.epoch, slow_start_seconds=self._slow_start_seconds, urls=chunk
-            )
+            left = await self._store.advance_ramps(term, chunk, slow_start_seconds=self._slow_start_seconds)
             self._over |= {url: since[url] for url in since.keys() - set(left)}

@@ -19,7 +19,7 @@ from shared_registry.failover import is_lost
 from shared_registry.keys import Keys
 from shared_registry.lane import Lane
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
-from shared_registry.scripts import Scripts
+from shared_registry.scripts import Channel
 from shared_registry.wire import parse_event, parse_leader, parse_record
 
 READS_AT_ONCE = 8
@@ -86,36 +86,36 @@ class Reader:
         self._blocking = clients.blocking
         self._longest_block_seconds = clients.longest_block_seconds
         self._failover = clients.failover
-        self._scripts = Scripts(clients.control, keys)
         self._keys = keys
         self._timeout_seconds = timeout_seconds
-        self._lane = Lane(READS_AT_ONCE, seconds=timeout_seconds)
+        lane = Lane(READS_AT_ONCE, seconds=timeout_seconds)
+        self._channel = Channel(clients.control, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
     async def head(self) -> Head:
         """Return birth, revision and epoch."""
-        async with self._read():
+        async with self._channel.bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
 
     async def leader(self) -> Leader | None:
         """Return who leads now."""
-        async with self._read():
+        async with self._channel.bounded():
             return parse_leader(await self._commands.hgetall(self._keys.leader))
 
     async def panic(self) -> str:
         """Return why there is panic, as the leader declared it; empty where there is none."""
-        async with self._read():
+        async with self._channel.bounded():
             return await self._commands.hget(self._keys.meta, "panic") or ""
 
     async def last_heartbeat_at(self) -> float | None:
         """Return when any router last beat, on the server's clock; `None` where none ever did."""
-        async with self._read():
+        async with self._channel.bounded():
             at_ms = await self._commands.hget(self._keys.meta, "beat_at_ms")
         return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
 
     async def server_time(self) -> float:
         """Return the server's clock, in seconds since the epoch."""
-        async with self._read():
+        async with self._channel.bounded():
             seconds, microseconds = await self._commands.time()
         return int(seconds) + int(microseconds) / 1e6
 
@@ -130,7 +130,7 @@ class Reader:
     async def _members(self, key: str) -> list[str]:
         urls: list[str] = []
         while True:
-            async with self._read():
+            async with self._channel.bounded():
                 page = await self._commands.zrange(key, len(urls), len(urls) + URLS_AT_ONCE - 1)
             urls += page
             if len(page) < URLS_AT_ONCE:
@@ -141,7 +141,7 @@ class Reader:
         records: dict[str, ReplicaRecord] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
-            async with self._read():
+            async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hgetall(self._keys.replica(url))
@@ -176,13 +176,13 @@ class Reader:
 
     async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
         """Return up to that many events that follow a revision, oldest first."""
-        async with self._read():
+        async with self._channel.bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
         return [parse_event(event_id, fields) for event_id, fields in entries]
 
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""
-        async with self._read():
+        async with self._channel.bounded():
             entries = await self._commands.xrevrange(self._keys.events, count=count)
         return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
 
@@ -196,7 +196,7 @@ class Reader:
 
     async def in_flight(self, key: str) -> int | None:
         """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
-        async with self._read():
+        async with self._channel.bounded():
             value = await self._commands.hget(self._keys.replica(key), "in_flight")
         return None if value is None else int(value)
 
@@ -207,7 +207,7 @@ class Reader:
         """
         cursor = 0
         while True:
-            async with self._read():
+            async with self._channel.bounded():
                 cursor, page = await self._commands.hscan(self._keys.leases(router), cursor, count=LEASES_AT_ONCE)
             if page:
                 yield page
@@ -223,7 +223,7 @@ class Reader:
         is more, so that these are asked for one by one.
         """
         keys = self._keys
-        async with self._read():
+        async with self._channel.bounded():
             pipeline = self._commands.pipeline(transaction=False)
             pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
             pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
@@ -241,7 +241,7 @@ class Reader:
 
     async def queue_depth(self) -> int:
         """Return how many wait."""
-        async with self._read():
+        async with self._channel.bounded():
             return int(await self._commands.zcard(self._keys.queue))
 
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
@@ -250,8 +250,7 @@ class Reader:
         positions: dict[str, int] = {}
         for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
             chunk = lease_ids[at : at + WAITERS_AT_ONCE]
-            async with self._read():
-                reply = await self._scripts.inspect_waiters(router=router, lease_ids=chunk)
+            reply = await self._channel.run("inspect_waiters", [router, *chunk])
             depth = int(reply.values[0])
             found = zip(chunk, reply.values[1:], strict=True)
             positions |= {lease_id: int(position) for lease_id, position in found if position}
@@ -261,7 +260,7 @@ class Reader:
         """Yield all that wait, first come first, in pieces: as of one instant each."""
         at = 0
         while True:
-            async with self._read():
+            async with self._channel.bounded():
                 page = await self._commands.zrange(
                     self._keys.queue, at, at + LEASES_AT_ONCE - 1, withscores=True, score_cast_func=float
                 )
@@ -288,9 +287,6 @@ class Reader:
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""
         return _stream_events(await self._block({self._keys.events: after}, seconds))
-
-    def _read(self) -> bounded:
-        return bounded(self._timeout_seconds, lane=self._lane, failover=self._failover)
 
     async def _block(self, streams: dict[str, str], seconds: float) -> object:
         seconds = min(seconds, self._longest_block_seconds)

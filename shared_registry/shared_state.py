@@ -15,6 +15,7 @@ from shared_registry.model import (
     ReplicaEndpoint,
     ReplicaRecord,
     Source,
+    Term,
     Thresholds,
 )
 from shared_registry.reader import Reader
@@ -103,16 +104,14 @@ class SharedState:
         events = await self._store.record_outcome(result, thresholds, is_passive=is_passive)
         self._mirror.apply_reply(events, generation)
 
-    async def report(
-        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
-    ) -> Report:
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
         """Apply a batch of the leader's results.
 
         Raises:
-            Fenced: Token and epoch are not the leader's.
+            Fenced: It is not the leader's term any more.
         """
         generation = self._mirror.generation
-        report = await self._store.report(token=token, epoch=epoch, batch=batch, thresholds=thresholds, results=results)
+        report = await self._store.report(term, batch, results, thresholds)
         self._mirror.apply_reply(report.events, generation)
         return report
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from shared_registry.answers import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
-from shared_registry.client import MAX_CONNECTIONS, Client, bounded
+from shared_registry.client import MAX_CONNECTIONS, Client
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.failover import Failover
 from shared_registry.keys import Keys
@@ -26,10 +26,11 @@ from shared_registry.model import (
     ReplicaEndpoint,
     RouterInfo,
     Source,
+    Term,
     Thresholds,
 )
-from shared_registry.scripts import Reply, Scripts
-from shared_registry.wire import parse_events
+from shared_registry.scripts import Channel, Reply
+from shared_registry.wire import milliseconds, parse_events
 from shared_registry.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -72,16 +73,17 @@ class Store:
             failover: What becomes of the connections when the primary is lost.
             writability: Is told whether heartbeats are accepted.
         """
-        self._scripts = Scripts(client, keys)
-        self._control = self._scripts if control is None else self._scripts.over(control)
         self._router = router
-        self._timeout_seconds = timeout_seconds
-        self._failover = failover
         self._writability = writability
         share = max(1, (max_connections - CONNECTIONS_BESIDE) // 2)
-        self._sessions_lane = Lane(min(CALLS_AT_ONCE, share), seconds=timeout_seconds)
-        self._control_lane = Lane(CONTROL_CALLS_AT_ONCE, seconds=timeout_seconds)
-        self._recovery_lane = Lane(min(RECOVERIES_AT_ONCE, share), seconds=timeout_seconds)
+
+        def channel(client: Client, size: int) -> Channel:
+            lane = Lane(size, seconds=timeout_seconds)
+            return Channel(client, keys, lane, timeout_seconds=timeout_seconds, failover=failover)
+
+        self._sessions = channel(client, min(CALLS_AT_ONCE, share))
+        self._control = channel(control or client, CONTROL_CALLS_AT_ONCE)
+        self._recovery = channel(control or client, min(RECOVERIES_AT_ONCE, share))
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
@@ -95,10 +97,17 @@ class Store:
             request: Made by `new_token` once per request, and kept over its repetitions.
             by: Who asked.
         """
-        async with self._call():
-            reply = await self._scripts.register_replica(
-                mode=mode, request=request, birth=new_token(), router=self._router, by=by, key=key, endpoint=endpoint
-            )
+        spec = [
+            endpoint.url,
+            endpoint.name or "",
+            _flag(endpoint.primary),
+            repr(float(endpoint.weight)),
+            str(endpoint.capacity),
+            "" if endpoint.order is None else str(endpoint.order),
+        ]
+        reply = await self._sessions.run(
+            "register_replica", [mode.value, request, new_token(), self._router, by, key, *spec]
+        )
         _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
         return parse_events(reply.values)
 
@@ -106,29 +115,21 @@ class Store:
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
     ) -> list[Event] | None:
         """Remove a replica, or let it drain first; `None` where that incarnation is not registered."""
-        async with self._call():
-            reply = await self._scripts.deregister_replica(
-                key=key,
-                incarnation=incarnation,
-                router=self._router,
-                by=by,
-                reason=reason,
-                when_drained=when_drained,
-            )
+        reply = await self._sessions.run(
+            "deregister_replica", [key, incarnation, self._router, by, reason, _flag(when_drained)]
+        )
         return None if _expect(reply, "removed", "draining", "not_found") == "not_found" else parse_events(reply.values)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
         """Set the operator's word; `None` where the replica is not registered."""
-        async with self._call():
-            reply = await self._scripts.set_admin(key=key, state=state.value, router=self._router, by=by, reason=reason)
+        reply = await self._sessions.run("set_admin", [key, state.value, self._router, by, reason])
         return None if _expect(reply, "set", "unchanged", "not_found") == "not_found" else parse_events(reply.values)
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
         """Stand for leader. The same token again finds itself elected and begins its lease anew."""
-        async with self._control_call():
-            reply = await self._control.campaign(
-                router=self._router, token=token, lease_seconds=lease_seconds, seen_epoch=seen_epoch, birth=new_token()
-            )
+        reply = await self._control.run(
+            "campaign", [self._router, token, milliseconds(lease_seconds), str(seen_epoch), new_token()]
+        )
         if _expect(reply, "elected", "held") == "elected":
             return Elected(int(reply.values[0]))
         router, epoch, elected_at_ms, remaining_ms = reply.values
@@ -136,14 +137,12 @@ class Store:
 
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease; `False` where the token no longer leads."""
-        async with self._control_call():
-            reply = await self._control.renew(token=token, lease_seconds=lease_seconds)
+        reply = await self._control.run("renew", [token, milliseconds(lease_seconds)])
         return _expect(reply, "renewed", "lost") == "renewed"
 
     async def resign(self, token: str, *, reason: str = "") -> bool:
         """End the lease, for a reason that the event tells; `False` where the token did not lead."""
-        async with self._control_call():
-            reply = await self._control.resign(token=token, reason=reason)
+        reply = await self._control.run("resign", [token, reason])
         return _expect(reply, "resigned", "lost") == "resigned"
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
@@ -155,60 +154,52 @@ class Store:
             by: Who asked.
             reason: Why.
         """
-        async with self._control_call():
-            reply = await self._control.step_down(epoch=epoch, sit_out_seconds=sit_out_seconds, by=by, reason=reason)
+        reply = await self._control.run("step_down", [str(epoch), milliseconds(sit_out_seconds), by, reason])
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
-    async def declare_panic(self, *, token: str, epoch: int, why: str) -> bool:
+    async def declare_panic(self, term: Term, why: str) -> bool:
         """Say why there is panic, or with an empty text that there is none; return whether that was news.
 
         Raises:
-            Fenced: Token and epoch are not the leader's; nothing was written.
+            Fenced: It is not the leader's term any more; nothing was written.
         """
-        async with self._control_call():
-            reply = await self._control.declare_panic(token=token, epoch=epoch, why=why)
+        reply = await self._control.run("declare_panic", [term.token, str(term.epoch), why])
         status = _expect(reply, "declared", "unchanged", "fenced")
         if status == "fenced":
-            raise Fenced(f"epoch {epoch} is over; what it found about panic was refused")
+            raise Fenced(f"epoch {term.epoch} is over; what it found about panic was refused")
         return status == "declared"
 
-    async def advance_ramps(
-        self, *, token: str, epoch: int, slow_start_seconds: float, urls: Sequence[str]
-    ) -> list[str]:
+    async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
         """Bring the ready scores of these in line with the time, as far as they ramp up; return those that go on.
 
         Args:
-            token: With `epoch`, the leader's.
-            epoch: See there.
-            slow_start_seconds: How long replicas ramp that turn healthy from now on.
+            term: The leader's.
             urls: Canonical urls, some 200 at the most.
+            slow_start_seconds: How long replicas ramp that turn healthy from now on.
 
         Raises:
-            Fenced: Token and epoch are not the leader's; nothing was written.
+            Fenced: It is not the leader's term any more; nothing was written.
         """
-        async with self._control_call():
-            reply = await self._control.advance_ramps(
-                token=token, epoch=epoch, slow_start_seconds=slow_start_seconds, urls=urls
-            )
+        reply = await self._control.run(
+            "advance_ramps", [term.token, str(term.epoch), milliseconds(slow_start_seconds), *urls]
+        )
         if _expect(reply, "advanced", "fenced") == "fenced":
-            raise Fenced(f"epoch {epoch} is over; it ramps no replica up any more")
+            raise Fenced(f"epoch {term.epoch} is over; it ramps no replica up any more")
         return list(reply.values)
 
-    async def report(
-        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
-    ) -> Report:
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
         """Apply a batch of probe results, at most once whatever the number of calls.
 
         Raises:
-            Fenced: Token and epoch are not the leader's; nothing was written.
+            Fenced: It is not the leader's term any more; nothing was written.
         """
-        async with self._control_call():
-            reply = await self._control.report_probes(
-                token=token, epoch=epoch, batch=batch, thresholds=thresholds, results=results
-            )
+        args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
+        for result in results:
+            args += [result.key, *_outcome(result)]
+        reply = await self._control.run("report_probes", args)
         status = _expect(reply, "applied", "duplicate", "fenced")
         if status == "fenced":
-            raise Fenced(f"epoch {epoch} is over; its {len(results)} probe results were refused")
+            raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")
         if status == "duplicate":
             return Report(is_duplicate=True)
         return Report(parse_events(reply.values[1:]), dropped=int(reply.values[0]))
@@ -220,17 +211,29 @@ class Store:
 
         Passive evidence of one router alone, among several live ones, changes no status.
         """
-        async with self._call():
-            reply = await self._scripts.record_outcome(
-                result=result, thresholds=thresholds, router=self._router, by=by, is_passive=is_passive
-            )
+        limits = [str(thresholds.failure), str(thresholds.recovery)]
+        reply = await self._sessions.run(
+            "record_outcome", [result.key, *_outcome(result), *limits, self._router, by, _flag(is_passive)]
+        )
         return parse_events(reply.values) if _expect(reply, "applied", "not_found") == "applied" else []
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
         """Keep a router among the live ones."""
         try:
-            async with self._control_call():
-                reply = await self._control.heartbeat(info=info, expiry_seconds=expiry_seconds, birth=new_token())
+            reply = await self._control.run(
+                "heartbeat",
+                [
+                    info.key,
+                    milliseconds(expiry_seconds),
+                    new_token(),
+                    info.host,
+                    str(info.pid),
+                    info.version,
+                    milliseconds(info.started_at),
+                    info.url,
+                    info.config_fingerprint,
+                ],
+            )
             _expect(reply, "alive")
         except StoreError as error:
             if self._writability is not None:
@@ -250,8 +253,7 @@ class Store:
             router: Its key.
             affinity_seconds: How long the sessions may find their replicas again.
         """
-        async with self._control_call():
-            reply = await self._control.reap_router(key=router, by=self._router, affinity_seconds=affinity_seconds)
+        reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
         return _PARTINGS[_expect(reply, "reaped", "partial", "alive", "not_found")]
 
     async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
@@ -259,8 +261,7 @@ class Store:
 
         Like `reap`, some at a time.
         """
-        async with self._control_call():
-            reply = await self._control.leave_cluster(key=self._router, affinity_seconds=affinity_seconds)
+        reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
         return _PARTINGS[_expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
@@ -284,12 +285,12 @@ class Store:
         Raises:
             Busy: The turn did not come in time.
         """
-        async with self._call(patience_seconds):
-            if on_sent is not None:
-                on_sent()
-            reply = await self._scripts.acquire_lease(
-                router=self._router, lease_id=lease_id, max_queue=0, sequence="", avoided=avoided, excluded=excluded
-            )
+        reply = await self._sessions.run(
+            "acquire_lease",
+            [self._router, lease_id, "0", "", str(len(avoided)), *avoided, *excluded],
+            patience_seconds=patience_seconds,
+            on_sent=on_sent,
+        )
         return _slot(reply)
 
     async def wait(
@@ -317,17 +318,12 @@ class Store:
         Raises:
             Busy: The turn did not come in time.
         """
-        async with self._call(patience_seconds):
-            if on_sent is not None:
-                on_sent()
-            reply = await self._scripts.acquire_lease(
-                router=self._router,
-                lease_id=lease_id,
-                max_queue=max_queue,
-                sequence=sequence,
-                avoided=avoided,
-                excluded=excluded,
-            )
+        reply = await self._sessions.run(
+            "acquire_lease",
+            [self._router, lease_id, str(max_queue), sequence, str(len(avoided)), *avoided, *excluded],
+            patience_seconds=patience_seconds,
+            on_sent=on_sent,
+        )
         if reply.status != "waiting":
             return _slot(reply)
         sequence, position, depth = reply.values
@@ -341,11 +337,8 @@ class Store:
             affinity_seconds: How long the session may find its replica again.
             is_recovery: Nobody holds it any more, so that its slot must not wait behind the sessions of now.
         """
-        scripts = self._control if is_recovery else self._scripts
-        async with self._recovery_call() if is_recovery else self._call():
-            reply = await scripts.release_lease(
-                router=self._router, lease_id=lease_id, affinity_seconds=affinity_seconds
-            )
+        channel = self._recovery if is_recovery else self._sessions
+        reply = await channel.run("release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
         _expect(reply, "released", "abandoned", "not_found")
         return parse_events(reply.values)
 
@@ -355,8 +348,8 @@ class Store:
         Args:
             leases: Lease id to canonical url; at most 500.
         """
-        async with self._recovery_call():
-            reply = await self._control.restore_leases(router=self._router, leases=leases)
+        args = [self._router, *(text for lease in leases.items() for text in lease)]
+        reply = await self._recovery.run("restore_leases", args)
         if _expect(reply, "restored", "not_registered") == "not_registered":
             return None
         count, over, *urls = reply.values
@@ -373,15 +366,8 @@ class Store:
             view_revision: How far the view had followed it.
             is_complete: All of the view is in now; earlier views come too late.
         """
-        async with self._recovery_call():
-            reply = await self._control.restore_view(
-                birth=new_token(),
-                router=self._router,
-                view_birth=view_birth,
-                view_revision=view_revision,
-                is_complete=is_complete,
-                entries=[text for entry in entries for text in entry],
-            )
+        view = [new_token(), self._router, view_birth, view_revision, _flag(is_complete)]
+        reply = await self._recovery.run("restore_view", [*view, *(text for entry in entries for text in entry)])
         return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
 
     async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:
@@ -393,28 +379,15 @@ class Store:
             first_event: Cut the feed so that it begins with this one; empty for not at all.
             by: Who asked.
         """
-        async with self._call():
-            reply = await self._scripts.repair_namespace(
-                router=self._router, by=by, first_event=first_event, routers=routers, urls=urls
-            )
+        reply = await self._sessions.run(
+            "repair_namespace", [self._router, by, first_event, str(len(routers)), *routers, *urls]
+        )
         _expect(reply, "repaired")
         return int(reply.values[0])
 
     def turn_away(self, why: str) -> None:
         """Let no session wait any longer for its turn: it is told that Redis cannot be asked, and why."""
-        self._sessions_lane.turn_away(why)
-
-    def _call(self, patience_seconds: float | None = None) -> bounded:
-        return self._bounded(self._sessions_lane, patience_seconds)
-
-    def _control_call(self) -> bounded:
-        return self._bounded(self._control_lane)
-
-    def _recovery_call(self) -> bounded:
-        return self._bounded(self._recovery_lane)
-
-    def _bounded(self, lane: Lane, patience_seconds: float | None = None) -> bounded:
-        return bounded(self._timeout_seconds, lane=lane, patience_seconds=patience_seconds, failover=self._failover)
+        self._sessions.lane.turn_away(why)
 
 
 _PARTINGS = {
@@ -425,6 +398,14 @@ _PARTINGS = {
     "not_found": Parting.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)
+
+
+def _flag(is_so: bool) -> str:  # noqa: FBT001  a value
+    return "1" if is_so else "0"
+
+
+def _outcome(result: ProbeResult) -> list[str]:
+    return [result.incarnation, _flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
 
 
 def _slot(reply: Reply) -> Grant | Denied:

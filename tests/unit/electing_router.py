@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shared_registry.answers import Elected, Held
-from shared_registry.election import MARGIN_SHARE, Election, Term
+from shared_registry.election import MARGIN_SHARE, Election, RunningTerm
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import Leader
 from tests.unit.fake_clock import START, FakeClock
@@ -119,10 +119,10 @@ class Router:
     def __init__(self, lock: Lock, name: str = "a", *, seen_epoch: int = 0, seed: int = 1) -> None:
         self.clock = lock.clock
         self.store = Connection(lock, name)
-        self.terms: list[Term] = []
+        self.terms: list[RunningTerm] = []
         self._leads = False
         self.ended_at: float | None = None
-        self.work: Callable[[Term], Coroutine[Any, Any, None]] = self._until_cancelled
+        self.work: Callable[[RunningTerm], Coroutine[Any, Any, None]] = self._until_cancelled
         self.election = Election(
             self.store,
             router=name,
@@ -152,7 +152,7 @@ class Router:
             self.task.cancel()
             await self.clock.run_until(self.task.done)
 
-    async def _lead(self, term: Term) -> None:
+    async def _lead(self, term: RunningTerm) -> None:
         self.terms.append(term)
         self._leads = True
         try:
@@ -161,5 +161,5 @@ class Router:
             self._leads = False
             self.ended_at = self.clock.monotonic() - START
 
-    async def _until_cancelled(self, term: Term) -> None:
+    async def _until_cancelled(self, term: RunningTerm) -> None:
         await self.clock.sleep(1e6)

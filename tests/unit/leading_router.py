@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shared_registry.answers import Report
-from shared_registry.election import Term
+from shared_registry.election import RunningTerm
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
 from shared_registry.health_loop import HealthLoop, HealthSettings
@@ -199,11 +199,11 @@ class Leader:
             retain=lambda urls: self.retained.append(set(urls)),
         )
         cluster.listener = self.loop.notice
-        self.term = Term(0, "", 0.0, clock)
+        self.term = RunningTerm(0, "", 0.0, clock)
         self.task: asyncio.Task[None] | None = None
 
     async def lead(self, epoch: int = 1, *, seconds: float = FOREVER) -> None:
-        self.term = Term(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)
+        self.term = RunningTerm(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)
         self.task = asyncio.ensure_future(self.loop.run(self.term))
         await self.clock.settle()
 

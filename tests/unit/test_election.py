@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.election import JITTER_SECONDS, Term
+from shared_registry.election import JITTER_SECONDS, RunningTerm
 from shared_registry.errors import Fenced, StoreRefused, StoreUnavailable
 from shared_registry.model import Event, EventKind
 from tests.unit.electing_router import BELIEF, LEASE, RENEW, Lock, Router
@@ -133,7 +133,7 @@ async def test_each_candidacy_has_a_token_of_its_own(clock: FakeClock, lock: Loc
 async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
     clock: FakeClock, lock: Lock, router: Router, error: Exception | None
 ) -> None:
-    async def first_ends_early(term: Term) -> None:
+    async def first_ends_early(term: RunningTerm) -> None:
         await clock.sleep(1.5 if len(router.terms) == 1 else 1e6)
         if error is not None:
             raise error
@@ -150,7 +150,7 @@ async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
 async def test_a_failure_of_lead_reaches_the_caller_after_resigning(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
-    async def fails(term: Term) -> None:
+    async def fails(term: RunningTerm) -> None:
         await clock.sleep(1)
         raise LookupError("a bug")
 
@@ -184,7 +184,7 @@ async def test_stopping_lets_lead_finish_under_a_renewed_lease_and_then_resigns(
 ) -> None:
     reported_under: list[str] = []
 
-    async def reports_at_the_end(term: Term) -> None:
+    async def reports_at_the_end(term: RunningTerm) -> None:
         try:
             await clock.sleep(1e6)
         finally:
@@ -207,7 +207,7 @@ async def test_stopping_lets_lead_finish_under_a_renewed_lease_and_then_resigns(
 
 
 async def test_stopping_twice_leaves_no_renewals_behind(clock: FakeClock, router: Router) -> None:
-    async def slow_to_end(term: Term) -> None:
+    async def slow_to_end(term: RunningTerm) -> None:
         try:
             await clock.sleep(1e6)
         finally:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from shared_registry.election import StandAside, Term
+from shared_registry.election import RunningTerm, StandAside
 from shared_registry.errors import Fenced
 from shared_registry.model import ReplicaStatus
 from tests.unit.fake_clock import FakeClock
@@ -162,8 +162,8 @@ async def test_it_is_logged_once(clock: FakeClock, caplog: pytest.LogCaptureFixt
 
 
 def test_a_term_is_the_last_resort_during_its_handicap(clock: FakeClock) -> None:
-    assert not Term(1, "token", 1e6, clock).is_last_resort
-    term = Term(1, "token", 1e6, clock, clock.monotonic() + 1)
+    assert not RunningTerm(1, "token", 1e6, clock).is_last_resort
+    term = RunningTerm(1, "token", 1e6, clock, clock.monotonic() + 1)
     assert term.is_last_resort
     clock.jump(1)
     assert not term.is_last_resort

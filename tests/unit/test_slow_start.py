@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from shared_registry.election import Term
+from shared_registry.election import RunningTerm
 from shared_registry.errors import Fenced, StoreUnavailable
 from shared_registry.mirror import Listener, Mirror
 from shared_registry.model import Event, EventKind, ReplicaRecord
@@ -176,7 +176,7 @@ class Leader:
 
     @contextlib.asynccontextmanager
     async def leading(self) -> AsyncIterator[asyncio.Task[None]]:
-        term = cast("Term", type("Term", (), {"is_current": True, "token": "t", "epoch": 1})())
+        term = cast("RunningTerm", type("RunningTerm", (), {"is_current": True, "token": "t", "epoch": 1})())
         task = asyncio.ensure_future(self.work.run(term))
         await self.clock.settle()
         try:

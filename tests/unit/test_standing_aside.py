@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.election import HANDICAP_LEASES, JITTER_SECONDS, StandAside, Term
+from shared_registry.election import HANDICAP_LEASES, JITTER_SECONDS, RunningTerm, StandAside
 from shared_registry.errors import StoreUnavailable
 from tests.unit.electing_router import LEASE, Lock, Router
 from tests.unit.fake_clock import FakeClock
@@ -38,7 +38,7 @@ def unfit(lock: Lock, name: str = "a", *, after: float = 1.5) -> Router:
     """A router that stands aside in each of its terms, unless it is the last resort."""
     router = Router(lock, name)
 
-    async def work(term: Term) -> None:
+    async def work(term: RunningTerm) -> None:
         await lock.clock.sleep(after)
         while term.is_last_resort:
             await lock.clock.sleep(0.5)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.election import JITTER_SECONDS, Term
+from shared_registry.election import JITTER_SECONDS, RunningTerm
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import Event, EventKind
 from tests.unit.electing_router import LEASE, RENEW, Lock, Router
@@ -96,7 +96,7 @@ async def test_lead_may_finish_and_is_no_leader_meanwhile(
 ) -> None:
     believed: list[bool] = []
 
-    async def finishes_slowly(term: Term) -> None:
+    async def finishes_slowly(term: RunningTerm) -> None:
         try:
             await clock.sleep(1e6)
         finally:
