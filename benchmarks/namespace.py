@@ -12,7 +12,7 @@ from shared_registry.answers import Elected
 from shared_registry.client import Client, connect
 from shared_registry.keys import Keys
 from shared_registry.lua_files import assemble
-from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Thresholds
+from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store import Store, new_token
 
 NAMESPACE = "default"
@@ -85,17 +85,12 @@ async def _register(client: Client, endpoints: Sequence[ReplicaEndpoint], namesp
 
 async def _report(store: Store, results: Sequence[ProbeResult]) -> None:
     token = new_token()
-    term = await store.campaign(token, lease_seconds=PATIENCE_SECONDS, seen_epoch=0)
-    if not isinstance(term, Elected):
+    elected = await store.campaign(token, lease_seconds=PATIENCE_SECONDS, seen_epoch=0)
+    if not isinstance(elected, Elected):
         raise TypeError("somebody else leads")
+    term = Term(elected.epoch, token)
     for batch, at in enumerate(range(0, len(results), RESULTS_AT_ONCE), start=1):
-        await store.report(
-            token=token,
-            epoch=term.epoch,
-            batch=batch,
-            thresholds=Thresholds(),
-            results=results[at : at + RESULTS_AT_ONCE],
-        )
+        await store.report(term, batch, results[at : at + RESULTS_AT_ONCE], Thresholds())
     await store.resign(token)
 
 
