@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 from redis.exceptions import NoScriptError
 
-from shared_registry.lua_files import assemble, command_names
-from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source
-from shared_registry.scripts import Reply, Scripts
+from shared_registry.answers import Elected, Parting
+from shared_registry.client import Clients
+from shared_registry.errors import Fenced
+from shared_registry.inspector import Inspector, LeaseInspection, QueueInspection
+from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source, Term
+from shared_registry.scripts import scripts
+from shared_registry.store import Store
 from shared_registry.wire import removed_entry, restored_entry
 from tests.redis.support import THRESHOLDS, A, B, C, D, E, Space, info
 
+PATIENCE_SECONDS = 60.0
+"""For one command, which some runners execute slowly."""
+RAISED = {"fenced": Fenced}
+"""What a store makes of a status word, where it returns nothing."""
+
+T = TypeVar("T")
+
 
 class ScriptRunner:
-    """Stands between `Scripts` and a client, and keeps what every command answered. Subclasses do more."""
+    """Stands between a store and a client, and keeps what every command answered. Subclasses do more."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
         self.answers: list[tuple[str, str]] = []
-        self._names = {assemble(name): name for name in command_names()}
+        self._names = {script.text: name for name, script in scripts().items()}
 
     async def evalsha(self, digest: str, count: int, *rest: str) -> list[str]:
         raise NoScriptError  # so that the text comes, which tells the command
@@ -37,98 +49,148 @@ class ScriptRunner:
         return reply
 
 
+class Scene:
+    """The stores of routers, and an inspector, over one runner.
+
+    Attributes:
+        one: The store of the router that does most: r~1.
+    """
+
+    def __init__(self, space: Space, runner: ScriptRunner) -> None:
+        self.space = space
+        self.inspector = Inspector(Clients(runner, runner, 1.0), space.keys, timeout_seconds=PATIENCE_SECONDS)
+        self._runner = runner
+        self._stores: dict[str, Store] = {}
+        self.one = self.store("r~1")
+
+    def store(self, router: str) -> Store:
+        if router not in self._stores:
+            self._stores[router] = Store(self._runner, self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS)
+        return self._stores[router]
+
+    async def answered(self, status: str, call: Awaitable[T]) -> T:
+        """Return what a call returns; fail unless it ran one command, which answered with that word."""
+        before = len(self._runner.answers)
+        result = await call
+        assert [word for _, word in self._runner.answers[before:]] == [status]
+        return result
+
+    async def refused(self, status: str, call: Awaitable[object]) -> None:
+        """Likewise, of a call that raises what that word means."""
+        before = len(self._runner.answers)
+        with pytest.raises(RAISED[status]):
+            await call
+        assert [word for _, word in self._runner.answers[before:]] == [status]
+
+    async def elect(self, token: str) -> Term:
+        elected = await self.answered("elected", self.one.campaign(token, lease_seconds=60, seen_epoch=0))
+        assert isinstance(elected, Elected)
+        return Term(elected.epoch, token)
+
+    async def beat(self, *routers: str) -> None:
+        for router in routers:
+            await self.answered("alive", self.one.heartbeat(info(router), expiry_seconds=5))
+
+    def acquire(
+        self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
+    ) -> Awaitable[object]:
+        """A slot for a session, which waits for it where a line of any length is allowed."""
+        if max_queue:
+            return self.one.wait(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
+        return self.one.acquire(lease_id, avoided=avoided, excluded=excluded)
+
+    def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[object]:
+        return self.one.release(lease_id, affinity_seconds=affinity_seconds)
+
+    def restore(self, leases: dict[str, str], router: str = "r~1") -> Awaitable[object]:
+        return self.store(router).restore_leases(leases)
+
+    def deregister(self, url: str, *, when_drained: bool = True) -> Awaitable[object]:
+        incarnation = self.space.incarnation(url)
+        return self.one.deregister(url, incarnation, by="me", reason="why", when_drained=when_drained)
+
+    def set_admin(self, url: str, state: AdminState, reason: str = "") -> Awaitable[object]:
+        return self.one.set_admin(url, state, by="me", reason=reason)
+
+    def leave(self, router: str = "r~1") -> Awaitable[object]:
+        return self.store(router).leave(affinity_seconds=60)
+
+
 async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     """Run every command through `runner` on an empty namespace; fails where an answer is not the expected one."""
-    scripts = Scripts(runner, space.keys)
-    await _replicas(scripts, space)
-    await _election(scripts, space)
-    await _probes(scripts, space)
-    await _routers(scripts, space)
-    await _leases(LeaseCalls(scripts, space), space)
-    await _partings(LeaseCalls(scripts, space), space)
-    await _line(LeaseCalls(scripts, space), space)
-    await _history(scripts, space)
-    await _expect("inspected", scripts.inspect_replicas([A, B, C]))
-    await _repair(scripts, space)
+    scene = Scene(space, runner)
+    for part in (_replicas, _election, _probes, _routers, _leases, _partings, _line, _history, _inspection, _repair):
+        await part(scene, space)
 
 
-async def _expect(status: str, reply: Awaitable[Reply]) -> None:
-    assert (await reply).status == status
+async def _replicas(scene: Scene, space: Space) -> None:
+    answered = scene.answered
 
+    def register(request: str, mode: Source = Source.EXPLICIT, url: str = A, **spec: Any) -> Awaitable[object]:
+        return scene.one.register(url, ReplicaEndpoint(url, **spec), mode=mode, request=request, by="me")
 
-async def _replicas(scripts: Scripts, space: Space) -> None:
-    def register(request: str, mode: Source = Source.EXPLICIT, url: str = A, **spec: Any) -> Awaitable[Reply]:
-        return scripts.register_replica(
-            mode=mode,
-            request=request,
-            birth="birth",
-            router="r~1",
-            by="me",
-            key=url,
-            endpoint=ReplicaEndpoint(url, **spec),
-        )
+    def deregister(incarnation: str, url: str = A) -> Awaitable[object]:
+        return scene.one.deregister(url, incarnation, by="me", reason="why")
 
-    def deregister(incarnation: str, url: str = A) -> Awaitable[Reply]:
-        return scripts.deregister_replica(
-            key=url, incarnation=incarnation, router="r~1", by="me", reason="why", when_drained=False
-        )
+    def set_admin(state: AdminState, reason: str = "") -> Awaitable[object]:
+        return scene.set_admin(A, state, reason)
 
-    def set_admin(state: str, reason: str = "") -> Awaitable[Reply]:
-        return scripts.set_admin(key=A, state=state, router="r~1", by="me", reason=reason)
-
-    await _expect("not_found", deregister("a1"))
-    await _expect("not_found", set_admin("draining"))
-    await _expect("created", register("a1", weight=0.1 + 0.2))
-    await _expect("unchanged", register("a2", weight=0.1 + 0.2))
-    await _expect("updated", register("a3", capacity=2, order=7, name="A"))
-    await _expect("overridden", register("a4", Source.SEED))
-    await _expect("set", set_admin("draining", "deploy"))
-    await _expect("unchanged", set_admin("draining", "deploy"))
-    await _expect("set", set_admin("draining", "still"))
-    await _expect("set", set_admin("active"))
-    await _expect("removed", deregister("a1"))
-    await _expect("not_found", set_admin("draining"))
-    await _expect("tombstone", register("a5", Source.SEED))
-    await _expect("created", register("a6", primary=True))
-    await _expect("created", register("b1", Source.SEED, B, capacity=1))
-    await _expect("updated", register("b2", Source.SEED, B, capacity=2))
-    await _expect("created", register("c1", url=C))
+    await answered("not_found", deregister("a1"))
+    await answered("not_found", set_admin(AdminState.DRAINING))
+    await answered("created", register("a1", weight=0.1 + 0.2))
+    await answered("unchanged", register("a2", weight=0.1 + 0.2))
+    await answered("updated", register("a3", capacity=2, order=7, name="A"))
+    await answered("overridden", register("a4", Source.SEED))
+    await answered("set", set_admin(AdminState.DRAINING, "deploy"))
+    await answered("unchanged", set_admin(AdminState.DRAINING, "deploy"))
+    await answered("set", set_admin(AdminState.DRAINING, "still"))
+    await answered("set", set_admin(AdminState.ACTIVE))
+    await answered("removed", deregister("a1"))
+    await answered("not_found", set_admin(AdminState.DRAINING))
+    await answered("tombstone", register("a5", Source.SEED))
+    await answered("created", register("a6", primary=True))
+    await answered("created", register("b1", Source.SEED, B, capacity=1))
+    await answered("updated", register("b2", Source.SEED, B, capacity=2))
+    await answered("created", register("c1", url=C))
     space.raw.hset(space.keys.replica(C), "in_flight", "1")
-    await _expect("removed", deregister("c1", C))
+    await answered("removed", deregister("c1", C))
 
 
-async def _election(scripts: Scripts, space: Space) -> None:
-    def campaign(router: str, token: str) -> Awaitable[Reply]:
-        return scripts.campaign(router=router, token=token, lease_seconds=60, seen_epoch=0, birth="birth")
+async def _election(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
 
-    await _expect("lost", scripts.renew(token="t1", lease_seconds=60))
-    await _expect("lost", scripts.resign(token="t1"))
-    await _expect("elected", campaign("r~1", "t1"))
-    await _expect("elected", campaign("r~1", "t1"))
-    await _expect("held", campaign("r~2", "t2"))
-    await _expect("renewed", scripts.renew(token="t1", lease_seconds=60))
+    def campaign(router: str, token: str) -> Awaitable[object]:
+        return scene.store(router).campaign(token, lease_seconds=60, seen_epoch=0)
+
+    await answered("lost", one.renew("t1", lease_seconds=60))
+    await answered("lost", one.resign("t1"))
+    first = await scene.elect("t1")
+    assert await scene.elect("t1") == first
+    await answered("held", campaign("r~2", "t2"))
+    await answered("renewed", one.renew("t1", lease_seconds=60))
     space.raw.persist(space.keys.leader)
-    await _expect("held", campaign("r~2", "t2"))
-    await _expect("resigned", scripts.resign(token="t1"))
+    await answered("held", campaign("r~2", "t2"))
+    await answered("resigned", one.resign("t1", reason="done"))
 
-    def step_down(epoch: int) -> Awaitable[Reply]:
-        return scripts.step_down(epoch=epoch, sit_out_seconds=9, by="me", reason="why")
+    def step_down(epoch: int) -> Awaitable[str | None]:
+        return one.step_down(epoch, sit_out_seconds=9, by="me", reason="why")
 
-    await _expect("over", step_down(1))
-    epoch = int((await campaign("r~1", "t2")).values[0])
-    await _expect("over", step_down(epoch - 1))
-    await _expect("deposed", step_down(epoch))
+    await answered("over", step_down(first.epoch))
+    second = await scene.elect("t2")
+    await answered("over", step_down(second.epoch - 1))
+    assert await answered("deposed", step_down(second.epoch)) == "r~1"
 
 
-async def _probes(scripts: Scripts, space: Space) -> None:
-    elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")
-    epoch = int(elected.values[0])
-    await _expect("fenced", scripts.advance_ramps(token="other", epoch=epoch, slow_start_seconds=9, urls=[A]))
-    await _expect("advanced", scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=9000, urls=[]))
-    await _expect("fenced", scripts.declare_panic(token="other", epoch=epoch, why="few"))
-    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why="few"))
-    await _expect("unchanged", scripts.declare_panic(token="t3", epoch=epoch, why="fewer"))
-    await _expect("declared", scripts.declare_panic(token="t3", epoch=epoch, why=""))
+async def _probes(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
+    term = await scene.elect("t3")
+    former = Term(term.epoch, "other")
+    await scene.refused("fenced", one.advance_ramps(former, [A], slow_start_seconds=9))
+    await answered("advanced", one.advance_ramps(term, [], slow_start_seconds=9000))
+    await scene.refused("fenced", one.declare_panic(former, "few"))
+    assert await answered("declared", one.declare_panic(term, "few"))
+    assert not await answered("unchanged", one.declare_panic(term, "fewer"))
+    assert await answered("declared", one.declare_panic(term, ""))
     good, bad = space.success, space.failure
     batches = [
         [good(A), bad(B), ProbeResult(C, "c1", 1.0), ProbeResult("http://unknown", "x", 1.0)],
@@ -139,153 +201,101 @@ async def _probes(scripts: Scripts, space: Space) -> None:
         [],
     ]
     for number, results in enumerate(batches, 1):
-        reply = scripts.report_probes(token="t3", epoch=epoch, batch=number, thresholds=THRESHOLDS, results=results)
-        await _expect("applied", reply)
-    reply = scripts.report_probes(token="t3", epoch=epoch, batch=1, thresholds=THRESHOLDS, results=batches[0])
-    await _expect("duplicate", reply)
-    advanced = await scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=0, urls=[A, B, C])
-    assert advanced.values == [A, B]
+        report = await answered("applied", one.report(term, number, results, THRESHOLDS))
+        assert report.dropped == (2 if number == 1 else 0)
+    await answered("duplicate", one.report(term, 1, batches[0], THRESHOLDS))
+    assert await answered("advanced", one.advance_ramps(term, [A, B, C], slow_start_seconds=0)) == [A, B]
     space.raw.hset(space.keys.replica(A), "status_since_ms", "1")
-    advanced = await scripts.advance_ramps(token="t3", epoch=epoch, slow_start_seconds=0, urls=[A, B])
-    assert advanced.values == [B]
-    reply = scripts.report_probes(token="t0", epoch=epoch, batch=9, thresholds=THRESHOLDS, results=batches[0])
-    await _expect("fenced", reply)
+    assert await answered("advanced", one.advance_ramps(term, [A, B], slow_start_seconds=0)) == [B]
+    await scene.refused("fenced", one.report(former, 9, batches[0], THRESHOLDS))
     for result in [bad(B), bad(B), bad(B), good(B)]:
-        outcome = scripts.record_outcome(result=result, thresholds=THRESHOLDS, router="r~1", by="me", is_passive=False)
-        await _expect("applied", outcome)
+        await answered("applied", one.record_outcome(result, THRESHOLDS, by="me"))
     gone = ProbeResult(C, "c1", 1.0)
-    await _expect(
-        "not_found", scripts.record_outcome(result=gone, thresholds=THRESHOLDS, router="r~1", by="", is_passive=True)
-    )
+    await answered("not_found", one.record_outcome(gone, THRESHOLDS, is_passive=True))
     # A replica whose last slot is taken: it moves to `full` with the next change.
-    await scripts.record_outcome(result=good(B), thresholds=THRESHOLDS, router="r~1", by="", is_passive=False)
+    await answered("applied", one.record_outcome(good(B), THRESHOLDS))
     space.raw.hset(space.keys.replica(B), "in_flight", "2")
-    await _expect("set", scripts.set_admin(key=B, state="active", router="r~1", by="", reason="refresh"))
+    await answered("set", scene.set_admin(B, AdminState.ACTIVE, "refresh"))
     assert space.ready() == ({A}, set(), {B})
 
 
-async def _routers(scripts: Scripts, space: Space) -> None:
-    def beat(key: str) -> Awaitable[Reply]:
-        return scripts.heartbeat(info=info(key), expiry_seconds=5, birth="birth")
+async def _routers(scene: Scene, space: Space) -> None:
+    answered = scene.answered
 
-    def leave() -> Awaitable[Reply]:
-        return scripts.leave_cluster(key="r~1", affinity_seconds=60)
+    def reap() -> Awaitable[object]:
+        return scene.one.reap("r~2", affinity_seconds=60)
 
-    def reap() -> Awaitable[Reply]:
-        return scripts.reap_router(key="r~2", by="r~1", affinity_seconds=60)
-
-    await _expect("not_found", leave())
-    await _expect("not_found", reap())
-    await _expect("alive", beat("r~1"))
-    await _expect("alive", beat("r~2"))
-    await _expect("alive", reap())
+    await answered("not_found", scene.leave())
+    await answered("not_found", reap())
+    await scene.beat("r~1", "r~2")
+    await answered("alive", reap())
     space.raw.zadd(space.keys.routers, {"r~1": space.now_ms() + 10**9})
-    await _expect("alive", beat("r~2"))
+    await scene.beat("r~2")
     space.expire_router("r~2")
-    await _expect("reaped", reap())
-    await _expect("left", leave())
+    await answered("reaped", reap())
+    await answered("left", scene.leave())
 
 
-class LeaseCalls:
-    """The commands on leases, with what stays the same filled in."""
-
-    def __init__(self, scripts: Scripts, space: Space) -> None:
-        self.scripts = scripts
-        self.space = space
-
-    def acquire(
-        self,
-        lease_id: str,
-        *excluded: str,
-        avoided: Sequence[str] = (),
-        max_queue: int = 0,
-        sequence: str = "",
-        router: str = "r~1",
-    ) -> Awaitable[Reply]:
-        return self.scripts.acquire_lease(
-            router=router,
-            lease_id=lease_id,
-            max_queue=max_queue,
-            sequence=sequence,
-            avoided=avoided,
-            excluded=excluded,
-        )
-
-    def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[Reply]:
-        return self.scripts.release_lease(router="r~1", lease_id=lease_id, affinity_seconds=affinity_seconds)
-
-    def restore(self, leases: dict[str, str], router: str = "r~1") -> Awaitable[Reply]:
-        return self.scripts.restore_leases(router=router, leases=leases)
-
-    def deregister(self, url: str, *, when_drained: bool = True) -> Awaitable[Reply]:
-        incarnation = self.space.incarnation(url)
-        return self.scripts.deregister_replica(
-            key=url, incarnation=incarnation, router="r~1", by="me", reason="why", when_drained=when_drained
-        )
-
-    async def beat(self) -> None:
-        for router in ("r~1", "r~2"):
-            await self.scripts.heartbeat(info=info(router), expiry_seconds=5, birth="birth")
-
-
-async def _leases(calls: LeaseCalls, space: Space) -> None:
+async def _leases(scene: Scene, space: Space) -> None:
     """Leases on A, which is unlimited, and on D and E, which take one each."""
+    answered = scene.answered
     first, other, third, fourth = (f"{number:08x}" for number in range(4))
-    await _expect("not_registered", calls.acquire(first))
-    await _expect("not_registered", calls.restore({first: A}))
-    await calls.beat()
-    await _expect("granted", calls.acquire(first))
-    await _expect("held", calls.acquire(first))
-    await _expect("saturated", calls.acquire(other, A))  # B is full
-    for state, answer in (("disabled", "no_healthy"), ("active", "saturated")):
-        await calls.scripts.set_admin(key=B, state=state, router="r~1", by="", reason="")
-        await _expect(answer, calls.acquire(other, A))
+    await answered("not_registered", scene.acquire(first))
+    await answered("not_registered", scene.restore({first: A}))
+    await scene.beat("r~1", "r~2")
+    await answered("granted", scene.acquire(first))
+    await answered("held", scene.acquire(first))
+    await answered("saturated", scene.acquire(other, A))  # B is full
+    for state, answer in ((AdminState.DISABLED, "no_healthy"), (AdminState.ACTIVE, "saturated")):
+        await answered("set", scene.set_admin(B, state))
+        await answered(answer, scene.acquire(other, A))
     for url in (D, E):
         await space.add(url, primary=url == D, capacity=1)
         await space.make("healthy", url)
-    await _expect("granted", calls.acquire(f"{other}:session", E, avoided=[A]))
-    await _expect("released", calls.release(f"{other}:session"))
-    await _expect("granted", calls.acquire(f"{other}:session"))
-    await _expect("granted", calls.acquire(f"{third}:session", avoided=[A, E]))
+    await answered("granted", scene.acquire(f"{other}:session", E, avoided=[A]))
+    await answered("released", scene.release(f"{other}:session"))
+    await answered("granted", scene.acquire(f"{other}:session"))
+    await answered("granted", scene.acquire(f"{third}:session", avoided=[A, E]))
     moved = f"{third}:session"
-    await _expect("restored", calls.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
-    await _expect("draining", calls.deregister(D))
-    await _expect("draining", calls.deregister(D))
-    await _expect("restored", calls.restore({moved: D}))
-    await _expect("restored", calls.restore({moved: E}))
-    await _expect("released", calls.release(f"{other}:session"))
-    await _expect("released", calls.release(fourth))
-    await _expect("not_found", calls.release(fourth))
+    await answered("restored", scene.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
+    await answered("draining", scene.deregister(D))
+    await answered("draining", scene.deregister(D))
+    await answered("restored", scene.restore({moved: D}))
+    await answered("restored", scene.restore({moved: E}))
+    await answered("released", scene.release(f"{other}:session"))
+    await answered("released", scene.release(fourth))
+    await answered("not_found", scene.release(fourth))
     assert space.fields(D)["admin"] == AdminState.REMOVED.value
-    await _expect("removed", calls.deregister(E, when_drained=False))
-    await _expect("restored", calls.restore({moved: A}))
-    await _expect("restored", calls.restore({moved: E}))
-    await _expect("released", calls.release(moved, 0))
-    await _expect("released", calls.release(first))
+    await answered("removed", scene.deregister(E, when_drained=False))
+    await answered("restored", scene.restore({moved: A}))
+    await answered("restored", scene.restore({moved: E}))
+    await answered("released", scene.release(moved, 0))
+    await answered("released", scene.release(first))
     await space.add(D)
-    await _expect("restored", calls.restore({first: D}))
-    await _expect("draining", calls.deregister(D))
-    await _expect("restored", calls.restore({first: A}))
+    await answered("restored", scene.restore({first: D}))
+    await answered("draining", scene.deregister(D))
+    await answered("restored", scene.restore({first: A}))
     assert space.fields(D)["admin"] == AdminState.REMOVED.value
 
 
-async def _partings(calls: LeaseCalls, space: Space) -> None:
+async def _partings(scene: Scene, space: Space) -> None:
     """Routers with many leases leave, and are reaped."""
+    answered = scene.answered
 
-    def leave() -> Awaitable[Reply]:
-        return calls.scripts.leave_cluster(key="r~1", affinity_seconds=60)
+    def leave() -> Awaitable[Parting]:
+        return scene.one.leave(affinity_seconds=60)
 
-    def reap() -> Awaitable[Reply]:
-        return calls.scripts.reap_router(key="r~2", by="r~1", affinity_seconds=0)
+    def reap() -> Awaitable[Parting]:
+        return scene.one.reap("r~2", affinity_seconds=0)
 
     ids = [f"{number:08x}:{number}" for number in range(1300)]
     for router, part in (("r~1", leave), ("r~2", reap)):
         await space.add(D)
-        await _expect("restored", calls.restore(dict.fromkeys(ids, D), router))
-        await _expect("draining", calls.deregister(D))
+        await answered("restored", scene.restore(dict.fromkeys(ids, D), router))
+        await answered("draining", scene.deregister(D))
         space.expire_router("r~2")
-        await _expect("partial", part())
-        while (await part()).status == "partial":
+        await answered("partial", part())
+        while await part() is Parting.PARTIAL:
             pass
         assert space.fields(D)["admin"] == AdminState.REMOVED.value
         assert not space.raw.exists(space.keys.leases(router))
@@ -295,97 +305,83 @@ async def _partings(calls: LeaseCalls, space: Space) -> None:
 class Waiters:
     """Sessions of a router that wait beside room, as after a script was cut short, and get it from what comes next."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
         self._serial = itertools.count(1)
 
-    async def served_by(self, reply: Awaitable[Reply], status: str) -> None:
-        space = self._space
+    async def served_by(self, call: Awaitable[object], status: str) -> None:
+        space = self._scene.space
         waiter = f"{next(self._serial):08x}:waits"
         space.raw.zadd(space.keys.queue, {f"r~2/{waiter}": 1})
-        await _expect(status, reply)
+        await self._scene.answered(status, call)
         assert space.raw.hexists(space.keys.leases("r~2"), waiter)
         assert space.raw.xrevrange(space.keys.inbox("r~2"))[0][1]["lease_id"] == waiter
         assert not space.raw.exists(space.keys.queue)
 
 
-async def _line(calls: LeaseCalls, space: Space) -> None:
+async def _line(scene: Scene, space: Space) -> None:
     """The waiting line, and every command that serves somebody; only A has room, and any number of it."""
-    scripts, waiters, first = calls.scripts, Waiters(space), "000000a1:first"
+    answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
 
-    def set_admin(state: str) -> Awaitable[Reply]:
-        return scripts.set_admin(key=A, state=state, router="r~1", by="", reason="")
+    def set_admin(state: AdminState) -> Awaitable[object]:
+        return scene.set_admin(A, state)
 
-    await calls.beat()
-    await _expect("excluded", calls.acquire(first, A, max_queue=9))
-    await _expect("set", set_admin("draining"))
+    await scene.beat("r~1", "r~2")
+    await answered("excluded", scene.acquire(first, A, max_queue=9))
+    await answered("set", set_admin(AdminState.DRAINING))
     for _ in range(2):
-        await _expect("waiting", calls.acquire(first, max_queue=2))
-    await _expect("waiting", calls.acquire("000000a2:second", max_queue=2, sequence="5"))
-    await _expect("saturated", calls.acquire("000000a3", max_queue=2))
-    await _expect("inspected", scripts.inspect_waiters(router="r~1", lease_ids=["000000a2:second", "000000a3"]))
-    await _expect("inspected", scripts.inspect_queue(routers=["r~1", "gone~1"]))
-    await _expect("abandoned", calls.release(first))
-    await _expect("left", scripts.leave_cluster(key="r~1", affinity_seconds=60))
+        await answered("waiting", scene.acquire(first, max_queue=2))
+    await answered("waiting", scene.acquire("000000a2:second", max_queue=2, sequence="5"))
+    await answered("saturated", scene.acquire("000000a3", max_queue=2))
+    depth, positions = await answered("inspected", scene.inspector.positions("r~1", ["000000a2:second", "000000a3"]))
+    assert (depth, positions) == (2, {"000000a2:second": 1})
+    queue = await answered("inspected", scene.inspector.inspect_queue(["r~1", "gone~1"]))
+    assert queue == QueueInspection(2, 0, ["gone~1"])
+    await answered("abandoned", scene.release(first))
+    await answered("left", scene.leave())
     assert space.raw.get(space.keys.place_prefix + "second") == "5"
-    await calls.beat()
-    await _expect("waiting", calls.acquire("000000a4:second", max_queue=9))
+    await scene.beat("r~1", "r~2")
+    await answered("waiting", scene.acquire("000000a4:second", max_queue=9))
     assert space.raw.zscore(space.keys.queue, "r~1/000000a4:second") == 5
-    await _expect("saturated", calls.acquire("000000a4:second"))
-    await waiters.served_by(set_admin("active"), "set")
-    await waiters.served_by(calls.acquire("000000a5"), "granted")
-    await waiters.served_by(calls.release("000000a5"), "released")
-    await waiters.served_by(calls.restore({"000000a6": A}), "restored")
+    await answered("saturated", scene.acquire("000000a4:second"))
+    await waiters.served_by(set_admin(AdminState.ACTIVE), "set")
+    await waiters.served_by(scene.acquire("000000a5"), "granted")
+    await waiters.served_by(scene.release("000000a5"), "released")
+    await waiters.served_by(scene.restore({"000000a6": A}), "restored")
     # The last slot of A goes to a waiter; the update below takes the limit away again.
     space.raw.hset(space.keys.replica(A), "capacity", int(space.fields(A)["in_flight"]) + 1)
-    await waiters.served_by(scripts.heartbeat(info=info("r~2"), expiry_seconds=5, birth="birth"), "alive")
-    endpoint = ReplicaEndpoint(A, weight=3.0)
-    update = scripts.register_replica(
-        mode=Source.EXPLICIT, request="a7", birth="birth", router="r~1", by="me", key=A, endpoint=endpoint
-    )
+    await waiters.served_by(one.heartbeat(info("r~2"), expiry_seconds=5), "alive")
+    update = one.register(A, ReplicaEndpoint(A, weight=3.0), mode=Source.EXPLICIT, request="a7", by="me")
     await waiters.served_by(update, "updated")
-    outcome = scripts.record_outcome(
-        result=space.success(A), thresholds=THRESHOLDS, router="r~1", by="", is_passive=False
-    )
-    await waiters.served_by(outcome, "applied")
-    elected = await scripts.campaign(router="r~1", token="t3", lease_seconds=60, seen_epoch=0, birth="birth")
-    report = scripts.report_probes(
-        token="t3", epoch=int(elected.values[0]), batch=99, thresholds=THRESHOLDS, results=[space.success(A)]
-    )
-    await waiters.served_by(report, "applied")
-    repair = scripts.repair_namespace(router="r~1", by="me", first_event="", routers=[], urls=[])
-    await waiters.served_by(repair, "repaired")
+    await waiters.served_by(one.record_outcome(space.success(A), THRESHOLDS), "applied")
+    term = await scene.elect("t3")
+    await waiters.served_by(one.report(term, 99, [space.success(A)], THRESHOLDS), "applied")
+    await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")
     space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
-    await waiters.served_by(scripts.leave_cluster(key="r~1", affinity_seconds=60), "left")
-    for router in ("r~1", "r~3"):
-        await scripts.heartbeat(info=info(router), expiry_seconds=5, birth="birth")
-    await _expect("set", set_admin("draining"))
-    await _expect("waiting", calls.acquire("000000a8:third", max_queue=9))
-    await _expect("set", set_admin("active"))
-    await _expect("held", calls.acquire("000000a8:third"))
+    await waiters.served_by(scene.leave(), "left")
+    await scene.beat("r~1", "r~3")
+    await answered("set", set_admin(AdminState.DRAINING))
+    await answered("waiting", scene.acquire("000000a8:third", max_queue=9))
+    await answered("set", set_admin(AdminState.ACTIVE))
+    await answered("held", scene.acquire("000000a8:third"))
     space.raw.zadd(space.keys.queue, {"r~3/000000a9:third": 1})
     space.expire_router("r~3")
-    await waiters.served_by(scripts.reap_router(key="r~3", by="r~1", affinity_seconds=60), "reaped")
-    await _expect("left", scripts.leave_cluster(key="r~2", affinity_seconds=60))
+    await waiters.served_by(one.reap("r~3", affinity_seconds=60), "reaped")
+    await answered("left", scene.leave("r~2"))
     assert not space.raw.exists(space.keys.inbox("r~2"))
-    await _expect("released", calls.release("000000a8:third"))
+    await answered("released", scene.release("000000a8:third"))
 
 
-async def _history(scripts: Scripts, space: Space) -> None:
+async def _history(scene: Scene, space: Space) -> None:
     """Puts two views back after a loss of everything: the later one has the say."""
+    answered = scene.answered
     lost = await space.reader.snapshot()
-    known = lost.records[A]
+    known, birth = lost.records[A], lost.head.birth
+    assert birth is not None
     space.raw.delete(*space.dump())
 
-    def restore(revision: str, *entries: list[str], is_complete: bool = False) -> Awaitable[Reply]:
-        return scripts.restore_view(
-            birth="birth 2",
-            router="r~1",
-            view_birth="birth",
-            view_revision=revision,
-            is_complete=is_complete,
-            entries=[text for entry in entries for text in entry],
-        )
+    def restore(revision: str, *entries: list[str], is_complete: bool = False) -> Awaitable[object]:
+        return scene.one.restore(entries, view_birth=birth, view_revision=revision, is_complete=is_complete)
 
     def entry(record: ReplicaRecord) -> list[str]:
         return restored_entry("replica", record)
@@ -393,18 +389,24 @@ async def _history(scripts: Scripts, space: Space) -> None:
     later, latest = _shifted(lost.head.revision, 1), _shifted(lost.head.revision, 2)
     space.raw.zadd(space.keys.routers, {"r~2": space.now_ms() + 10**6})
     space.raw.zadd(space.keys.queue, {"r~2/00000001:waits": 1})
-    await _expect(
+    await answered(
         "restored", restore(lost.head.revision, entry(known), entry(lost.records[B]), removed_entry("removed", C))
     )
-    await _expect("restored", restore(later, removed_entry("absent", B), entry(known)))
-    await _expect("restored", restore(latest, entry(known), is_complete=True))
-    await _expect("superseded", restore(later, entry(known)))
+    await answered("restored", restore(later, removed_entry("absent", B), entry(known)))
+    await answered("restored", restore(latest, entry(known), is_complete=True))
+    await answered("superseded", restore(later, entry(known)))
     assert space.raw.hlen(space.keys.leases("r~2")) == 1
     assert space.fields(A)["admin"] == AdminState.ACTIVE.value
     assert space.fields(B)["admin"] == AdminState.REMOVED.value
 
 
-async def _repair(scripts: Scripts, space: Space) -> None:
+async def _inspection(scene: Scene, space: Space) -> None:
+    found = await scene.answered("inspected", scene.inspector.inspect([A, B, C]))
+    assert found == await space.reader.inspect([A, B, C])
+    assert [one.url for one in found if one.fields.get("admin") == AdminState.ACTIVE.value] == [A]
+
+
+async def _repair(scene: Scene, space: Space) -> None:
     """Puts in order what was written by hand."""
     space.raw.hset(space.keys.replica(A), "in_flight", "9")
     space.raw.zadd(space.keys.ready_secondary, {C: 1})
@@ -416,12 +418,11 @@ async def _repair(scripts: Scripts, space: Space) -> None:
     space.raw.hset(space.keys.leases("r~1"), "00000001", A)
     space.raw.hset(space.keys.leases("gone~1"), "00000002", A)
     urls, routers = [A, B, C, "http://x"], ["gone~1"]
-    await _expect("inspected", scripts.inspect_leases(routers=routers, urls=urls))
+    leases = await scene.answered("inspected", scene.inspector.inspect_leases(routers, urls))
+    assert leases == LeaseInspection(["gone~1"], [(A, "9", 1)])
     _, (first_event, _), *_ = space.raw.xrange(space.keys.events)
-    await _expect(
-        "repaired",
-        scripts.repair_namespace(router="r~1", by="me", first_event=first_event, routers=routers, urls=urls),
-    )
+    repair = scene.one.repair(urls=urls, routers=routers, first_event=first_event, by="me")
+    assert await scene.answered("repaired", repair)
     assert space.fields(A)["in_flight"] == "1"
     assert not space.raw.exists(space.keys.leases("gone~1"))
 
