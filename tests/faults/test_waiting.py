@@ -13,6 +13,7 @@ import pytest
 
 from shared_registry import Lease, Saturated, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.scripts import scripts
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, Space, on_server, until
@@ -146,11 +147,9 @@ async def test_a_lost_reply_to_who_joins_the_line_leaves_nothing(
 async def test_a_lost_wake_up_costs_a_moment(registry: SharedReplicaRegistry, space: Space) -> None:
     blocker = await registry.acquire()
     waiting = await wait_in_line(space, registry)
-    other = space.store_of(registry.router_key)
     pipeline = space.raw.pipeline()  # so that no reader comes in between
     pipeline.multi()
-    command = other._scripts._commands["release_lease"]
-    pipeline.eval(command.text, 1, space.keys.meta, registry.router_key, blocker.id, "0")
+    pipeline.eval(scripts()["release_lease"].text, 1, space.keys.meta, registry.router_key, blocker.id, "0")
     pipeline.delete(space.keys.inbox(registry.router_key))
     pipeline.execute()
     lease = await asyncio.wait_for(waiting, 5.0)

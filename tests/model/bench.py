@@ -35,7 +35,7 @@ ONLY_IN_HASHES = {"spec_request", "restored_from", "failing_witness"}
 
 
 class Listening:
-    """Stands between `Scripts` and a client; keeps the status word of the last command."""
+    """Stands between a store and a client; keeps the status word of the last command."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

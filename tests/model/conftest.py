@@ -7,7 +7,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,16 +38,28 @@ def in_small_pieces(name: str) -> str:
     return text
 
 
+@contextmanager
+def scripts_in_small_pieces() -> Iterator[None]:
+    """Let what is made meanwhile run commands in small pieces, and nothing made later."""
+    scripts.scripts.cache_clear()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scripts, "assemble", in_small_pieces)
+            yield
+    finally:
+        scripts.scripts.cache_clear()
+
+
 @pytest.fixture
 def place_on(
     redis_binary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Callable[..., Place]]:
     """Start a server of the test's own; takes settings of it."""
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", ENTRIES_AT_ONCE)
-    monkeypatch.setattr(scripts, "assemble", in_small_pieces)
     monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
     caplog.set_level(logging.ERROR, logger="shared_registry")  # losses are what these tests are made of
     with ExitStack() as stack:
+        stack.enter_context(scripts_in_small_pieces())
 
         def start(**config: str) -> Place:
             server = stack.enter_context(EmbeddedServer(binary=redis_binary, config=SCANS_IN_PAGES | config))

@@ -18,7 +18,7 @@ from shared_registry.answers import Elected, Held, Parting
 from shared_registry.client import Clients
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
-from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
+from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from tests.model.bench import Bench, Router, now_ms
 from tests.model.keyspace import Spec
 from tests.model.rules import EXPIRY_MS, LEASE_MS, Outcome
@@ -176,11 +176,7 @@ class Steps(RuleBasedStateMachine):
         async def send() -> Sequence[Event] | None:
             try:
                 report = await router.store.report(
-                    token=token,
-                    epoch=epoch,
-                    batch=batch,
-                    thresholds=Thresholds(*limits),
-                    results=[probe_result(outcome) for outcome in outcomes],
+                    Term(epoch, token), batch, [probe_result(outcome) for outcome in outcomes], Thresholds(*limits)
                 )
             except Fenced:
                 return None
@@ -251,7 +247,7 @@ class Steps(RuleBasedStateMachine):
 
         async def advance() -> list[str]:
             try:
-                return await router.store.advance_ramps(token=token, epoch=epoch, slow_start_seconds=seconds, urls=urls)
+                return await router.store.advance_ramps(Term(epoch, token), urls, slow_start_seconds=seconds)
             except Fenced:
                 return []
 
@@ -266,7 +262,7 @@ class Steps(RuleBasedStateMachine):
 
         async def declare() -> bool:
             try:
-                return await router.store.declare_panic(token=token, epoch=epoch, why=why)
+                return await router.store.declare_panic(Term(epoch, token), why)
             except Fenced:
                 return False
 

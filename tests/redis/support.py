@@ -14,9 +14,10 @@ from redis import Redis
 from shared_registry import client
 from shared_registry.answers import Elected, Report
 from shared_registry.client import Clients
+from shared_registry.failover import Failover
 from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
-from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Thresholds
+from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from shared_registry.store import Store, new_token
 
 A, B, C, D, E = (f"http://10.0.0.{number}:8000" for number in range(1, 6))
@@ -41,8 +42,12 @@ class Space:
         self.reader = Inspector(clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
         self.store = self.store_of("router~1")
 
-    def store_of(self, router: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Store:
-        return Store(self.clients.commands, self.keys, router=router, timeout_seconds=timeout_seconds)
+    def store_of(
+        self, router: str, *, timeout_seconds: float = TIMEOUT_SECONDS, failover: Failover | None = None
+    ) -> Store:
+        return Store(
+            self.clients.commands, self.keys, router=router, timeout_seconds=timeout_seconds, failover=failover
+        )
 
     def dump(self) -> Dump:
         """Return every key of the namespace with its value."""
@@ -96,7 +101,7 @@ class Space:
         return elected.epoch
 
     async def report(self, epoch: int, batch: int, *results: ProbeResult, token: str = "token") -> Report:
-        return await self.store.report(token=token, epoch=epoch, batch=batch, thresholds=THRESHOLDS, results=results)
+        return await self.store.report(Term(epoch, token), batch, results, THRESHOLDS)
 
     async def make(self, status: str, url: str = A) -> None:
         """Bring a registered replica to a status by outcomes."""

@@ -26,7 +26,7 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.inspector import Inspector
 from shared_registry.keys import Keys
-from shared_registry.model import ProbeResult, ReplicaEndpoint, Source
+from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.reader import Reader
 from shared_registry.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, info, until
@@ -58,11 +58,10 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     await store.heartbeat(info("router~2"), expiry_seconds=60)
     token = await clients.commands.hget(keys.leader, "token")
     report = await store.report(
-        token=token,
-        epoch=elected.epoch,
-        batch=1,
-        thresholds=THRESHOLDS,
-        results=[ProbeResult(A, "first", 1.0), ProbeResult("http://unknown", "x", 1.0)],
+        Term(elected.epoch, token),
+        1,
+        [ProbeResult(A, "first", 1.0), ProbeResult("http://unknown", "x", 1.0)],
+        THRESHOLDS,
     )
     assert (len(report.events), report.dropped) == (1, 1)
     snapshot = await reader.snapshot()

@@ -11,6 +11,7 @@ import pytest
 
 from shared_registry import EventKind, Fenced, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import Term
 from shared_registry.observer import Observer
 from shared_registry.router.status import Queue, status_document
 from tests.redis.support import A, B, C, D, Space, info, on_server, until
@@ -149,7 +150,7 @@ async def test_without_a_threshold_there_is_no_panic_and_what_an_earlier_leader_
     async with on_server(server.url, namespace) as space:
         await space.add(A)
         epoch = await space.elect()
-        assert await space.store.declare_panic(token="token", epoch=epoch, why="few")
+        assert await space.store.declare_panic(Term(epoch, "token"), "few")
         space.raw.delete(space.keys.leader)
         routers.fleet.down = set(URLS)
         async with routers.running() as registry:
@@ -168,16 +169,17 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
 async def test_only_the_leader_declares_and_only_what_is_new(space: Space) -> None:
     await space.store.heartbeat(info(), expiry_seconds=60)
     epoch = await space.elect()
-    for token, of in (("other", epoch), ("token", epoch - 1)):
+    term = Term(epoch, "token")
+    for refused in (Term(epoch, "other"), Term(epoch - 1, "token")):
         with pytest.raises(Fenced):
-            await space.store.declare_panic(token=token, epoch=of, why="few")
-    assert not await space.store.declare_panic(token="token", epoch=epoch, why="")
-    assert await space.store.declare_panic(token="token", epoch=epoch, why="few")
+            await space.store.declare_panic(refused, "few")
+    assert not await space.store.declare_panic(term, "")
+    assert await space.store.declare_panic(term, "few")
     before = space.dump()
-    assert not await space.store.declare_panic(token="token", epoch=epoch, why="fewer")
+    assert not await space.store.declare_panic(term, "fewer")
     assert space.dump() == before
     assert space.raw.hget(space.keys.meta, "panic") == "few"
-    assert await space.store.declare_panic(token="token", epoch=epoch, why="")
+    assert await space.store.declare_panic(term, "")
     assert not space.raw.hexists(space.keys.meta, "panic")
     began, ended = await space.reader.last_events(2)
     assert [(one.kind, one.router, one.reason) for one in (began, ended)] == [

@@ -10,7 +10,7 @@ from shared_registry.answers import Elected
 from shared_registry.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
-from shared_registry.model import EventKind, ProbeResult, ReplicaStatus, Thresholds
+from shared_registry.model import EventKind, ProbeResult, ReplicaStatus, Term, Thresholds
 from tests.redis.support import THRESHOLDS, A, B, C, Space, on_server
 
 
@@ -140,9 +140,7 @@ async def test_the_originals_thresholds(space: Space, failure: int, recovery: in
     seen = [shown[space.fields(A)["status"]]]
     for batch, letter in enumerate(results, 1):
         result = space.success() if letter == "s" else space.failure()
-        await space.store.report(
-            token="token", epoch=epoch, batch=batch, thresholds=Thresholds(failure, recovery), results=[result]
-        )
+        await space.store.report(Term(epoch, "token"), batch, [result], Thresholds(failure, recovery))
         seen.append(shown[space.fields(A)["status"]])
     assert "".join(seen) == statuses
 

@@ -10,21 +10,20 @@ import pytest
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreRefused
 from shared_registry.lua_files import command_names
-from shared_registry.model import AdminState, ProbeResult
+from shared_registry.model import AdminState, ProbeResult, Term
 from shared_registry.wire import removed_entry
 from tests.redis.support import THRESHOLDS, A, Space, info, on_server
 from tests.unit.lua_header import read_header
 
 EPOCH = 7
+TERM = Term(EPOCH, "token")
 RESULT = ProbeResult(A, "first", 1.0)
 LEASE, WAITER = "0000000a:session", "0000000c:session"
 CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
-    "advance_ramps": lambda space: space.store.advance_ramps(
-        token="token", epoch=EPOCH, slow_start_seconds=9, urls=[A]
-    ),
+    "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
-    "declare_panic": lambda space: space.store.declare_panic(token="token", epoch=EPOCH, why="few"),
+    "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
     "leave_cluster": lambda space: space.store.leave(affinity_seconds=60),

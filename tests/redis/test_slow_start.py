@@ -14,6 +14,7 @@ import pytest
 from shared_registry import AdminState, Fenced, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.check import RAMP_GRACE_SECONDS, find_violations
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import Term
 from tests.redis.support import THRESHOLDS, A, B, C, Space, info, on_server, until
 
 
@@ -37,12 +38,12 @@ async def lead(space: Space, seconds: float) -> int:
     """Elect, and say how long replicas ramp."""
     await space.store.heartbeat(info(), expiry_seconds=60)
     epoch = await space.elect()
-    assert await space.store.advance_ramps(token="token", epoch=epoch, slow_start_seconds=seconds, urls=[]) == []
+    assert await space.store.advance_ramps(Term(epoch, "token"), [], slow_start_seconds=seconds) == []
     return epoch
 
 
 async def advance(space: Space, epoch: int, *urls: str, seconds: float = 100.0) -> list[str]:
-    return await space.store.advance_ramps(token="token", epoch=epoch, slow_start_seconds=seconds, urls=urls)
+    return await space.store.advance_ramps(Term(epoch, "token"), urls, slow_start_seconds=seconds)
 
 
 # The scores
@@ -104,9 +105,9 @@ async def test_only_the_leader_advances_and_what_is_not_there_is_passed_over(spa
     before = space.dump()
     assert await advance(space, epoch, A, B, C) == []
     assert space.dump() == before
-    for token, of in (("other", epoch), ("token", epoch - 1)):
+    for term in (Term(epoch, "other"), Term(epoch - 1, "token")):
         with pytest.raises(Fenced):
-            await space.store.advance_ramps(token=token, epoch=of, slow_start_seconds=1, urls=[A])
+            await space.store.advance_ramps(term, [A], slow_start_seconds=1)
     assert space.dump() == before
 
 

@@ -18,7 +18,8 @@ from shared_registry.answers import Elected
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.keys import Keys
-from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source
+from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source, Term
+from shared_registry.scripts import Script, scripts
 from shared_registry.store import Store, new_token
 from tests.redis.losing_proxy import LosingProxy, Loss
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
@@ -26,6 +27,7 @@ from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
 OwnServer = Callable[..., EmbeddedServer]
 Call = Callable[[Space], Awaitable[object]]
 EPOCH = 7
+TERM = Term(EPOCH, "token")
 SHORT_SECONDS = 0.3
 
 
@@ -65,10 +67,8 @@ CALLS: dict[str, Call] = {
     "resign": lambda space: space.store.resign("token"),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
-    "advance_ramps": lambda space: space.store.advance_ramps(
-        token="token", epoch=EPOCH, slow_start_seconds=9, urls=[A]
-    ),
-    "declare_panic": lambda space: space.store.declare_panic(token="token", epoch=EPOCH, why="few"),
+    "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
+    "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
     "head": lambda space: space.reader.head(),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -334,8 +334,8 @@ async def test_repeating_after_a_lost_reply_is_harmless(behind_proxy: tuple[Spac
 
 async def warm_up(space: Space) -> None:
     """Make every command known to the server, so that the reply lost is not the one that asks for its text."""
-    for text in space.store._scripts._commands.values():
-        space.raw.script_load(text.text)
+    for script in scripts().values():
+        space.raw.script_load(script.text)
 
 
 async def test_a_batch_repeated_after_a_lost_reply_is_told_to_be_a_duplicate(
@@ -352,8 +352,10 @@ async def test_a_batch_repeated_after_a_lost_reply_is_told_to_be_a_duplicate(
     assert space.fields(A)["consecutive_failures"] == "1"
 
 
-async def test_an_answer_that_this_version_does_not_know_is_an_error(space: Space) -> None:
-    commands = space.store._scripts._commands
-    commands["renew"] = commands["renew"]._replace(text="return {'surprise'}", digest="0" * 40)
+async def test_an_answer_that_this_version_does_not_know_is_an_error(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {**scripts(), "renew": Script("return {'surprise'}", "0" * 40)}
+    monkeypatch.setattr("shared_registry.scripts.scripts", lambda: changed)
     with pytest.raises(StoreError, match="surprise"):
-        await space.store.renew("token", lease_seconds=60)
+        await space.store_of("router~1").renew("token", lease_seconds=60)

@@ -22,6 +22,7 @@ from shared_registry.model import (
     ReplicaHealth,
     ReplicaRecord,
     ReplicaStatus,
+    Term,
     Thresholds,
 )
 from shared_registry.trouble_log import TroubleLog
@@ -107,10 +108,8 @@ class Cluster:
             raise self.read_error
         return self._clock.monotonic() + SERVER_OFFSET
 
-    async def report(
-        self, *, token: str, epoch: int, batch: int, thresholds: Thresholds, results: Sequence[ProbeResult]
-    ) -> Report:
-        self.sent.append(Sent(self._clock.monotonic() - START, token, epoch, batch, list(results)))
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
+        self.sent.append(Sent(self._clock.monotonic() - START, term.token, term.epoch, batch, list(results)))
         self.reports_under_way += 1
         self.most_reports_under_way = max(self.most_reports_under_way, self.reports_under_way)
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -16,7 +15,7 @@ from shared_registry.keys import Keys
 from shared_registry.model import ORIGIN
 from shared_registry.placement.line import Line, Waiter
 from shared_registry.reader import WAITERS_AT_ONCE, Reader
-from shared_registry.scripts import Reply
+from shared_registry.scripts import scripts
 from tests.unit.fake_clock import FakeClock
 from tests.unit.waiting_router import ROUTER, ScriptedLine
 
@@ -276,14 +275,13 @@ async def test_positions_of_many_are_read_in_pieces() -> None:
     """The one instant of a command must be short, however many wait."""
     asked: list[int] = []
 
-    class Scripts:
-        async def inspect_waiters(self, *, router: str, lease_ids: Sequence[str]) -> Reply:
-            assert router == ROUTER
+    class Server:
+        async def evalsha(self, digest: str, count: int, key: str, router: str, *lease_ids: str) -> list[str]:
+            assert (digest, key, router) == (scripts()["inspect_waiters"].digest, Keys("n").meta, ROUTER)
             asked.append(len(lease_ids))
-            return Reply("inspected", ["1000", *("" if one == "7" else one for one in lease_ids)])
+            return ["inspected", "1000", *("" if one == "7" else one for one in lease_ids)]
 
-    reader = Reader(Clients(cast("Any", None), cast("Any", None), 1.0), Keys("n"))
-    reader._scripts = cast("Any", Scripts())
+    reader = Reader(Clients(Server(), None, 1.0), Keys("n"))
     ids = [str(number) for number in range(1, 2 * WAITERS_AT_ONCE + 2)]
     depth, positions = await reader.positions(ROUTER, ids)
     assert asked == [WAITERS_AT_ONCE, WAITERS_AT_ONCE, 1]

@@ -13,7 +13,7 @@ import pytest
 from shared_registry.election import RunningTerm
 from shared_registry.errors import Fenced, StoreUnavailable
 from shared_registry.mirror import Listener, Mirror
-from shared_registry.model import Event, EventKind, ReplicaRecord
+from shared_registry.model import Event, EventKind, ReplicaRecord, Term
 from shared_registry.policy import Selection, priority
 from shared_registry.ramps import URLS_AT_ONCE, Ramps
 from shared_registry.reader import Reader
@@ -156,9 +156,8 @@ class Scores:
         self.left: set[str] = set()
         self.error: Exception | None = None
 
-    async def advance_ramps(
-        self, *, token: str, epoch: int, slow_start_seconds: float, urls: Sequence[str]
-    ) -> list[str]:
+    async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
+        assert (term.epoch, term.token) == (1, "t")
         self.calls.append((slow_start_seconds, list(urls)))
         if self.error:
             raise self.error
