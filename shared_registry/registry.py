@@ -22,7 +22,7 @@ from shared_registry.joining import join
 from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
 from shared_registry.parts import Parts, assemble, clients_of, configured_view, reset_view
 from shared_registry.placement import Lease, OnPosition
-from shared_registry.policy import Panic, PolicyName
+from shared_registry.policy import Panic
 from shared_registry.probe import HttpProbe
 from shared_registry.store import new_token
 from shared_registry.supervise import keep_running
@@ -145,7 +145,7 @@ class SharedReplicaRegistry:
         await self.stop()
 
     def select(
-        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: PolicyName | None = None
+        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: str | None = None
     ) -> Replica | None:
         """Return the replica that the next session should go to; `None` if there is none.
 
