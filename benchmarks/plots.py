@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.policies import SIZES, best_microseconds
 from benchmarks.spreading import Traffic, fleet, forever, lognormal, max_to_mean
-from shared_registry.policy import POLICY_NAMES
+from shared_registry.policy import policy_names
 from shared_registry.policy.hash_ring import HashRing
 from shared_registry.policy.loads import Loads
 from shared_registry.policy.members import Members
@@ -126,7 +126,7 @@ def bound(axes: Axes) -> None:
 def cost(axes: Axes) -> None:
     """What a call costs, by policy and fleet size."""
     best = asyncio.run(best_microseconds(60))
-    for policy in POLICY_NAMES:
+    for policy in policy_names():
         axes.plot(SIZES, [best[policy, size] for size in SIZES], marker="o", label=policy, color=COLORS[policy])
     axes.set(xscale="log", ylim=(0, None), xlabel="replicas", ylabel="µs a call")
     axes.set_title("select()", fontsize=10)

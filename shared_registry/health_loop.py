@@ -7,13 +7,14 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from shared_registry.answers import Report
 from shared_registry.backoff import Backoff
 from shared_registry.clock import Clock, wait_until
+from shared_registry.duties import end_of_term
 from shared_registry.election import RunningTerm, StandAside
 from shared_registry.errors import Fenced, StoreError, StoreUnavailable
 from shared_registry.local_health import LocalHealth
@@ -69,7 +70,6 @@ class HealthLoop:
         rng: random.Random,
         trouble_log: TroubleLog,
         retain: Callable[[Iterable[str]], None] | None = None,
-        beside: Sequence[Callable[[RunningTerm], Coroutine[None, None, None]]] = (),
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -81,7 +81,6 @@ class HealthLoop:
             rng: For jitter.
             trouble_log: Told of probes that this router could not make.
             retain: Called with the urls that are probed when these change, to close other connections.
-            beside: What else a leader does for as long as its term is current.
         """
         self._cluster = cluster
         self._probe = probe
@@ -92,7 +91,6 @@ class HealthLoop:
         self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
         self._complaint: str | None = None
         self._retain = retain
-        self._beside = beside
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -122,15 +120,13 @@ class HealthLoop:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._report(reports, term))
-                for work in self._beside:
-                    group.create_task(work(term))
                 await self._probe_due(term, schedule, reports, group)
         except BaseExceptionGroup as failures:
-            ended, rest = failures.split((Fenced, StandAside))
-            if ended is None or rest is not None:
+            end = end_of_term(failures)
+            if end is None:
                 raise
-            if ended.subgroup(Fenced) is None:
-                raise ended.exceptions[0] from None
+            if isinstance(end, StandAside):
+                raise end from None
             self.refused_reports += 1
             reports.discard()
             raise Fenced(f"epoch {term.epoch} is over; its probe results were refused") from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 
 from shared_registry.clock import Clock
 from shared_registry.config import RouterConfig
+from shared_registry.duties import Duty, perform
 from shared_registry.election import Election
 from shared_registry.health_loop import HealthLoop, HealthSettings
 from shared_registry.mirror import Mirror
@@ -76,12 +78,12 @@ class Leadership:
                 rng=self._rng,
                 trouble_log=self._trouble_log,
                 retain=prober.retain if prober else None,
-                beside=[panic_watch.run, ramps.run],
             )
+            duties: list[Duty] = [loop, panic_watch, ramps]
             self._election = Election(
                 self._store,
                 router=self._router,
-                lead=loop.run,
+                lead=functools.partial(perform, duties),
                 lease_seconds=config.lease_seconds,
                 renew_interval_seconds=config.renew_interval_seconds,
                 seen_epoch=lambda: self._mirror.epoch,
@@ -89,7 +91,7 @@ class Leadership:
                 rng=self._rng,
             )
             try:
-                with self._mirror.subscribed(loop.notice, panic_watch.notice, ramps.notice, self._election.notice):
+                with self._mirror.subscribed(*(duty.notice for duty in duties), self._election.notice):
                     await self._election.run()
             finally:
                 self._election = None

@@ -17,16 +17,15 @@ from shared_registry.check import Violation, find_violations
 from shared_registry.client import Client, Clients
 from shared_registry.clock import Clock, SystemClock
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.errors import ConfigError, StoreError, StoreUnavailable, UnknownReplica, UsageError
+from shared_registry.errors import StoreError, StoreUnavailable, UnknownReplica, UsageError
 from shared_registry.joining import join
 from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
 from shared_registry.parts import Parts, assemble, clients_of, configured_view, reset_view
 from shared_registry.placement import Lease, OnPosition
-from shared_registry.policy import Panic, PolicyName
+from shared_registry.policy import Panic
 from shared_registry.probe import HttpProbe
 from shared_registry.store import new_token
 from shared_registry.supervise import keep_running
-from shared_registry.urls import canonical_url
 from shared_registry.view import View
 
 DRAIN_POLL_SECONDS = 0.1
@@ -145,7 +144,7 @@ class SharedReplicaRegistry:
         await self.stop()
 
     def select(
-        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: PolicyName | None = None
+        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: str | None = None
     ) -> Replica | None:
         """Return the replica that the next session should go to; `None` if there is none.
 
@@ -154,18 +153,20 @@ class SharedReplicaRegistry:
 
         Args:
             key: What the session belongs to: the `hash` policy takes equal keys to the same replica.
-            exclude: Replicas, or urls, that were tried in vain.
+            exclude: Replicas that were tried without success, by handle, url or name.
             policy: Replaces the configured one for this call. The first such call prepares it, which with thousands of
                 replicas takes a moment.
 
         Raises:
             UsageError: There is no such policy.
+            UnknownReplica: A url or name in `exclude` is no replica's, and never was as far as this router knows.
+            ConfigError: A url in `exclude` is none.
         """
         view = self._view
         if policy is None and not exclude:
             choose = view.choose
             return view.first if choose is None else choose(key)
-        return view.selection.select(policy, key, {_key_of(one) for one in exclude})
+        return view.selection.select(policy, key, view.known_keys_of(exclude))
 
     async def wait_ready(self, *, timeout_seconds: float | None = None) -> bool:
         """Return whether `select()` came to have a replica in time; at once where it has one.
@@ -202,9 +203,14 @@ class SharedReplicaRegistry:
         """Return all registered replicas in order."""
         return list(self._view.all())
 
-    def get(self, url: str) -> Replica | None:
-        """Return the replica with this url, in any spelling of it."""
-        return self._view.get(_key_of(url))
+    def get(self, replica: Replica | str) -> Replica | None:
+        """Return the replica given by handle, url in any spelling, or name; `None` for a url that is not registered.
+
+        Raises:
+            ConfigError: A url that is none.
+            UnknownReplica: No replica has that name, or several have.
+        """
+        return self._view.get(self._view.key_of(replica))
 
     def primaries(self) -> list[Replica]:
         """Return the replicas of the first tier in order, whatever their health."""
@@ -331,8 +337,8 @@ class SharedReplicaRegistry:
             timeout: How long to wait for a slot, in seconds, if there is none: in one line with all who wait at any
                 router, first come first. It also bounds how long a busy router may take to ask. 0 does not wait for a
                 slot, but asks when it is the call's turn, however many other calls of this router come first.
-            exclude: Replicas, or urls, that were tried in vain. While others have no room the session waits in line
-                too; there it takes what comes.
+            exclude: Replicas that were tried without success, by handle, url or name. While others have no room the
+                session waits in line too; there it takes what comes.
             on_position: Called with the session's position in the line and the length of the line, both from 1: once
                 it waits, and when that has changed, about once a second. Must not block; what it raises ends the call.
 
@@ -346,7 +352,7 @@ class SharedReplicaRegistry:
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        excluded = {_key_of(one) for one in exclude}
+        excluded = self._view.known_keys_of(exclude)
         return await self._parts.placement.acquire(
             session,
             avoided=self._view.cooling - excluded,
@@ -369,7 +375,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered, and no session is on it.
         """
-        key = self._state.key_of(replica)
+        key = self._view.key_of(replica)
         deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
         if await self._reader.in_flight(key) is None:
             raise UnknownReplica(f"no replica {key} is registered")
@@ -403,7 +409,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.deregister(self._state.key_of(replica), by=by, reason=reason, when_drained=when_drained)
+        await self._state.deregister(self._view.key_of(replica), by=by, reason=reason, when_drained=when_drained)
 
     async def drain(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Let a replica finish its sessions and take no new one; it is still probed.
@@ -411,7 +417,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._state.key_of(replica), AdminState.DRAINING, by=by, reason=reason)
+        await self._state.set_admin(self._view.key_of(replica), AdminState.DRAINING, by=by, reason=reason)
 
     async def disable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Take a replica out: no new sessions, no probes.
@@ -419,7 +425,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._state.key_of(replica), AdminState.DISABLED, by=by, reason=reason)
+        await self._state.set_admin(self._view.key_of(replica), AdminState.DISABLED, by=by, reason=reason)
 
     async def enable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Undo `drain` or `disable`.
@@ -427,7 +433,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._state.key_of(replica), AdminState.ACTIVE, by=by, reason=reason)
+        await self._state.set_admin(self._view.key_of(replica), AdminState.ACTIVE, by=by, reason=reason)
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
         """Return up to that many events, oldest first: those that follow a revision, or the latest ones."""
@@ -542,16 +548,6 @@ class SharedReplicaRegistry:
             raise forks.refusal(self._parent)
         if not self.is_started:
             raise UsageError("the registry is not started; await start() first")
-
-
-def _key_of(replica: Replica | str) -> str:
-    """Return the canonical url; a text that is no url names no replica, and stays as it is."""
-    if isinstance(replica, Replica):
-        return replica.key
-    try:
-        return canonical_url(replica)
-    except ConfigError:
-        return replica
 
 
 def _log_death(tasks: asyncio.Task[None]) -> None:

@@ -44,23 +44,6 @@ class SharedState:
         replica = self._mirror.view.get(key)
         return replica.record if replica else None
 
-    def key_of(self, target: Replica | str) -> str:
-        """Return the canonical url of a replica given by handle, url or name.
-
-        Raises:
-            ConfigError: A url that is none.
-            UnknownReplica: No replica has that name, or several have.
-        """
-        if isinstance(target, Replica):
-            return target.key
-        if "://" in target:
-            return canonical_url(target)
-        named = [replica.key for replica in self._mirror.view.all() if replica.name == target]
-        if len(named) != 1:
-            what = "several replicas have" if named else "no replica has"
-            raise UnknownReplica(f"{what} the name {target!r}; give its url")
-        return named[0]
-
     async def read_probe_times(self) -> float:
         """Read again when each replica was probed, and return the server's time."""
         await self._mirror.refresh(at_once=True)

@@ -6,12 +6,15 @@ default policy reads one attribute.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
+from shared_registry.errors import UnknownReplica
 from shared_registry.model import ORIGIN, AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, is_later
 from shared_registry.policy import Panic, Selection, find_panic
+from shared_registry.urls import canonical_url
 
 Policy = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
@@ -57,6 +60,45 @@ class View:
     def all(self) -> tuple[Replica, ...]:
         """Return the registered replicas in order."""
         return self._ordered
+
+    def key_of(self, target: Replica | str) -> str:
+        """Return the canonical url of a replica given by handle, url in any spelling, or name.
+
+        Raises:
+            ConfigError: A url that is none.
+            UnknownReplica: No replica has that name, or several have. The text names the nearest.
+        """
+        if isinstance(target, Replica):
+            return target.key
+        if "://" in target:
+            return canonical_url(target)
+        named = [replica.key for replica in self._ordered if replica.name == target]
+        if len(named) > 1:
+            raise UnknownReplica(f"several replicas have the name {target!r}; give the url of one")
+        if not named:
+            raise UnknownReplica(f"no replica has the name {target!r}{self._nearest_to(target)}")
+        return named[0]
+
+    def known_keys_of(self, targets: Iterable[Replica | str]) -> set[str]:
+        """Return the canonical urls of replicas as `key_of` does, which are or were some of this view.
+
+        Raises:
+            ConfigError: As `key_of`.
+            UnknownReplica: As `key_of`; or no replica has one of the urls.
+        """
+        keys: set[str] = set()
+        for target in targets:
+            key = self.key_of(target)
+            is_known = key in self._replicas or key in self.removed or key in self._handles
+            if isinstance(target, str) and not is_known:
+                raise UnknownReplica(f"no replica has the url {key}{self._nearest_to(key)}")
+            keys.add(key)
+        return keys
+
+    def _nearest_to(self, text: str) -> str:
+        words = [word for replica in self._ordered for word in (replica.key, replica.name) if word]
+        near = difflib.get_close_matches(text, words, 1)
+        return f"; did you mean {near[0]!r}?" if near else "; see `shared-registry status` for those that there are"
 
     def get(self, key: str) -> Replica | None:
         """Return the handle of the replica with this canonical url."""

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from shared_registry.config.problems import InvalidSettings, Problem, shorten
-from shared_registry.errors import ConfigError
+from shared_registry.errors import ConfigError, UsageError
 from shared_registry.keys import NAMESPACE_PATTERN
 from shared_registry.model import ReplicaEndpoint
+from shared_registry.policy import find_policy
 from shared_registry.redis_urls import check_redis_url
 from shared_registry.session_keys import FIRST_FRAME, SessionKeyPlace
 from shared_registry.urls import canonical_url
@@ -92,6 +93,16 @@ def check_expect(value: object) -> dict[str, JsonScalar]:
             place = f"health_check_expect[{shorten(key)}]"
             raise ConfigError(f"{place}: must be text, a finite number or true/false, got {shorten(wanted)}")
     return dict(value)
+
+
+def check_policy(value: object) -> str:
+    """Return the name of a policy that is registered, or that an installed package offers."""
+    if not isinstance(value, str):
+        raise ConfigError(f"policy: must be a name such as 'round_robin', got {shorten(value)}")
+    try:
+        return find_policy(value).name
+    except UsageError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_replicas(value: object) -> list[ReplicaEndpoint]:
@@ -189,7 +200,7 @@ DegradedPlacement = Annotated[
     Literal["share", "off", "unlimited"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
-Policy = Literal["priority", "round_robin", "least_loaded", "hash"]
+Policy = Annotated[str, PlainValidator(check_policy)]
 MaxLoad = Annotated[float, Field(gt=1, le=100)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]

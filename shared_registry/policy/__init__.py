@@ -3,8 +3,23 @@
 They do their work when the mirror changes, so that little is left to do when a session comes.
 """
 
+from shared_registry.policy import hash_ring, least_loaded, round_robin  # noqa: F401  as `priority`, they register themselves
+from shared_registry.policy.members import Members, Picker
 from shared_registry.policy.panic import Panic, find_panic
+from shared_registry.policy.policies import Policy, PolicyContext, find_policy, policy_names, register_policy
 from shared_registry.policy.priority import priority
-from shared_registry.policy.selection import POLICY_NAMES, PolicyName, Selection
+from shared_registry.policy.selection import Selection
 
-__all__ = ["POLICY_NAMES", "Panic", "PolicyName", "Selection", "find_panic", "priority"]
+__all__ = [
+    "Members",
+    "Panic",
+    "Picker",
+    "Policy",
+    "PolicyContext",
+    "Selection",
+    "find_panic",
+    "find_policy",
+    "policy_names",
+    "priority",
+    "register_policy",
+]

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from shared_registry.model import Replica
 from shared_registry.policy.loads import Load, Loads
 from shared_registry.policy.members import Members
+from shared_registry.policy.policies import register_policy
 from shared_registry.policy.ring_points import RingPoints, sizes_by_weight
 
 POINTS = 32
@@ -180,3 +181,10 @@ def _sizes(members: Members) -> dict[Replica, int]:
     mean = sum(members.full_weights or members.weights) / len(members.weights)
     unit = float(WEIGHT_STEP) ** round(math.log(mean, WEIGHT_STEP))
     return sizes_by_weight(members.replicas, members.weights, POINTS / unit)
+
+
+register_policy(
+    "hash",
+    lambda context: HashRing(context.rng, context.loads, max_load=context.hash_max_load),
+    needs_loads=lambda context: context.hash_max_load is not None,
+)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from shared_registry.model import Replica
 from shared_registry.policy.loads import Load, Loads
 from shared_registry.policy.members import Members
+from shared_registry.policy.policies import register_policy
 
 
 class LeastLoaded:
@@ -120,3 +121,6 @@ def alias_table(weights: Sequence[float]) -> tuple[list[float], list[int]]:
     for at in (*small, *large):  # what rounding has left over
         cuts[at] = 1.0
     return cuts, aliases
+
+
+register_policy("least_loaded", lambda context: LeastLoaded(context.rng, context.loads), needs_loads=True)

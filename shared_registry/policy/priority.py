@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from shared_registry.model import Replica
 from shared_registry.policy.members import Members
+from shared_registry.policy.policies import register_policy
 
 
 def priority(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
@@ -39,3 +40,6 @@ class Priority:
 
     def recount(self) -> None:
         """Loads do not matter here."""
+
+
+register_policy("priority", lambda _: Priority())

@@ -16,6 +16,7 @@ from itertools import cycle
 
 from shared_registry.model import Replica
 from shared_registry.policy.members import Members
+from shared_registry.policy.policies import register_policy
 
 Turn = tuple[float, int, int, float, int, Iterator[Replica]]
 """When a class is due, its number, twice its turns plus one, its total weight, its size, and its members in turn."""
@@ -85,3 +86,6 @@ def _first_turn(number: int, weight: float, replicas: list[Replica], start: floa
     passed = max(0, math.ceil((weight * start - 1) / 2))
     position = 2 * passed + 1
     return position / weight, number, position, weight, len(replicas), cycle(replicas)
+
+
+register_policy("round_robin", lambda context: RoundRobin(context.rng))

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Collection, Mapping, Sequence
 
-from shared_registry.errors import UsageError
 from shared_registry.model import Replica
-from shared_registry.policy.hash_ring import HashRing
-from shared_registry.policy.least_loaded import LeastLoaded
 from shared_registry.policy.loads import Loads
 from shared_registry.policy.members import Chooser, Members, Picker
-from shared_registry.policy.priority import Priority
-from shared_registry.policy.round_robin import RoundRobin
-
-PolicyName = Literal["priority", "round_robin", "least_loaded", "hash"]
-POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
+from shared_registry.policy.policies import Policy, PolicyContext, find_policy
 
 
 class Selection:
@@ -31,29 +23,26 @@ class Selection:
     """
 
     def __init__(
-        self, policy: PolicyName = "priority", *, rng: random.Random | None = None, hash_max_load: float | None = None
+        self, policy: str = "priority", *, rng: random.Random | None = None, hash_max_load: float | None = None
     ) -> None:
         """Set up, without replicas.
 
         Args:
-            policy: The router's own.
+            policy: The router's own, by name.
             rng: For what the policies leave to chance; seeded, all choices repeat.
             hash_max_load: See `HashRing`.
+
+        Raises:
+            UsageError: There is no such policy.
         """
         self.loads = Loads()
         self.choose: Chooser | None = None
-        rng = rng or random.Random()
+        self._context = PolicyContext(rng or random.Random(), self.loads, hash_max_load)
         self._policy = policy
-        self._is_bounded = hash_max_load is not None
-        self._makers: dict[PolicyName, Callable[[], Picker]] = {
-            "priority": Priority,
-            "round_robin": lambda: RoundRobin(rng),
-            "least_loaded": lambda: LeastLoaded(rng, self.loads),
-            "hash": lambda: HashRing(rng, self.loads, max_load=hash_max_load),
-        }
-        self._used: set[PolicyName] = set()
-        self._pickers: dict[tuple[PolicyName, int], Picker] = {}
-        self._outdated: set[tuple[PolicyName, int]] = set()
+        self._policies: dict[str, Policy] = {policy: find_policy(policy)}
+        self._used: set[str] = set()
+        self._pickers: dict[tuple[str, int], Picker] = {}
+        self._outdated: set[tuple[str, int]] = set()
         self._preference: Sequence[Replica] = ()
         self._cooling: Collection[str] = ()
         self._shares: Mapping[str, float] = {}
@@ -87,7 +76,7 @@ class Selection:
             self._picker(policy, level)
         self.choose = None if own == "priority" else self._picker(own, level).choose
 
-    def select(self, policy: PolicyName | None, key: str | None, excluded: Collection[str]) -> Replica | None:
+    def select(self, policy: str | None, key: str | None, excluded: Collection[str]) -> Replica | None:
         """Return the replica for the next session.
 
         Args:
@@ -98,9 +87,8 @@ class Selection:
         Raises:
             UsageError: There is no such policy.
         """
-        if policy is not None and policy not in self._makers:
-            raise UsageError(f"policy: must be one of {', '.join(POLICY_NAMES)}, got {policy!r}")
         named = self._named(policy)
+        self._policy_named(named)
         if named != "priority":
             self._used.add(named)
         for number, members in enumerate(self._all_levels()):
@@ -114,7 +102,7 @@ class Selection:
     @property
     def goes_by_loads(self) -> bool:
         """Whether the router's own policy goes by the loads."""
-        return self._policy == "least_loaded" or (self._policy == "hash" and self._is_bounded)
+        return self._policies[self._policy].needs_loads(self._context)
 
     def look(self) -> None:
         """The loads are about to be read."""
@@ -126,16 +114,22 @@ class Selection:
         for picker in self._pickers.values():
             picker.recount()
 
-    def _named(self, policy: PolicyName | None) -> PolicyName:
+    def _named(self, policy: str | None) -> str:
         """Return the policy to go by: when in panic the first of a list may be dead for long."""
         policy = policy or self._policy
         return "round_robin" if policy == "priority" and self._is_spread else policy
 
-    def _picker(self, policy: PolicyName, level: int) -> Picker:
+    def _policy_named(self, name: str) -> Policy:
+        policy = self._policies.get(name)
+        if policy is None:
+            policy = self._policies[name] = find_policy(name)
+        return policy
+
+    def _picker(self, policy: str, level: int) -> Picker:
         at = policy, level
         picker = self._pickers.get(at)
         if picker is None:
-            picker = self._pickers[at] = self._makers[policy]()
+            picker = self._pickers[at] = self._policy_named(policy).make(self._context)
             self._outdated.add(at)
         if at in self._outdated:
             self._outdated.discard(at)

@@ -10,7 +10,7 @@ import pytest
 
 from shared_registry import AdminState, RouterConfig, UsageError
 from shared_registry.model import Replica, ReplicaRecord
-from shared_registry.policy import POLICY_NAMES, PolicyName, Selection
+from shared_registry.policy import Selection, policy_names
 from shared_registry.policy.hash_ring import HashRing
 from shared_registry.policy.least_loaded import LeastLoaded
 from shared_registry.policy.round_robin import RoundRobin
@@ -18,7 +18,7 @@ from shared_registry.registry import SharedReplicaRegistry
 from tests.policy.fleet import HEALTHY, UNHEALTHY, UNKNOWN, number_of, record, shown, tally, url, view_of
 
 KEYS = [f"client-{number}" for number in range(400)]
-SPREADING: list[PolicyName] = ["round_robin", "least_loaded", "hash"]
+SPREADING: list[str] = ["round_robin", "least_loaded", "hash"]
 
 
 def registry_of(*records: ReplicaRecord, **settings: object) -> SharedReplicaRegistry:
@@ -27,21 +27,19 @@ def registry_of(*records: ReplicaRecord, **settings: object) -> SharedReplicaReg
     return registry
 
 
-def by(
-    registry: SharedReplicaRegistry, policy: PolicyName | None, **call: object
-) -> Callable[[str | None], Replica | None]:
+def by(registry: SharedReplicaRegistry, policy: str | None, **call: object) -> Callable[[str | None], Replica | None]:
     return lambda key: registry.select(key=key, policy=policy, **call)  # type: ignore[arg-type]
 
 
 def test_the_config_knows_every_policy() -> None:
-    for policy in POLICY_NAMES:
+    for policy in policy_names():
         assert RouterConfig(policy=policy).policy == policy
 
 
 @pytest.mark.parametrize("is_per_call", [False, True])
 @pytest.mark.parametrize("policy", SPREADING)
 def test_each_policy_spreads_over_the_first_tier_that_has_a_healthy_active_replica(
-    policy: PolicyName, is_per_call: bool
+    policy: str, is_per_call: bool
 ) -> None:
     tiers = [record(number, primary=number < 3) for number in range(6)]
     registry = registry_of(*tiers, **({} if is_per_call else {"policy": policy}))
@@ -61,7 +59,7 @@ def test_each_policy_spreads_over_the_first_tier_that_has_a_healthy_active_repli
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: PolicyName) -> None:
+def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: str) -> None:
     registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
     assert tally(by(registry, None, exclude=[url(0)]), KEYS).keys() == {1}
     assert tally(by(registry, None, exclude=[url(0), registry.all()[1]]), KEYS).keys() == {2, 3}
@@ -70,7 +68,7 @@ def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: PolicyName) 
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_what_could_not_be_connected_to_comes_last(policy: PolicyName) -> None:
+def test_what_could_not_be_connected_to_comes_last(policy: str) -> None:
     registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
 
     def choose(key: str | None) -> Replica | None:
@@ -90,7 +88,7 @@ def test_what_could_not_be_connected_to_comes_last(policy: PolicyName) -> None:
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_weights_count_and_a_change_of_weight_counts_at_once(policy: PolicyName) -> None:
+def test_weights_count_and_a_change_of_weight_counts_at_once(policy: str) -> None:
     registry = registry_of(record(0), record(1, weight=3.0), policy=policy)
     counts = tally(by(registry, None), [f"k{number}" for number in range(4000)])
     assert 1.9 < counts[1] / counts[0] < 4.5
@@ -113,8 +111,8 @@ def test_a_key_finds_its_replica_again_when_the_first_tier_comes_back() -> None:
     assert [registry.select(key=key) for key in KEYS] == before
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_the_same_seed_gives_the_same_choices(policy: PolicyName) -> None:
+@pytest.mark.parametrize("policy", policy_names())
+def test_the_same_seed_gives_the_same_choices(policy: str) -> None:
     def choices() -> list[int]:
         registry = registry_of(*(record(number, weight=1.0 + number) for number in range(5)), policy=policy)
         return [number_of(registry.select(key=key)) for key in (*KEYS, None, None)]
@@ -155,12 +153,12 @@ def test_a_load_forgotten_behind_an_unused_tier_is_asked_for_again() -> None:
 
 
 def test_an_unknown_policy_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="policy: must be one of priority, round_robin, least_loaded, hash, got 'rr'"):
-        registry_of(record(0)).select(policy="rr")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"policy: 'rr' is not among hash, least_loaded, priority, round_robin$"):
+        registry_of(record(0)).select(policy="rr")
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_nothing_is_prepared_when_a_session_comes(policy: PolicyName, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("policy", policy_names())
+def test_nothing_is_prepared_when_a_session_comes(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
     for kind in (RoundRobin, LeastLoaded, HashRing):
         monkeypatch.setattr(kind, "update", lambda *_: pytest.fail("prepared too late"))
@@ -170,7 +168,7 @@ def test_nothing_is_prepared_when_a_session_comes(policy: PolicyName, monkeypatc
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_selecting_looks_at_no_record(policy: PolicyName) -> None:
+def test_selecting_looks_at_no_record(policy: str) -> None:
     registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
     for replica in registry.all():
         replica.record = None  # type: ignore[assignment]
@@ -223,8 +221,8 @@ def test_panic_begins_below_the_share(healthy: int, percent: float, is_panicking
         assert str(registry.panic) == f"{healthy} of 4 active replicas healthy, panic_percent is {percent:g}"
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_in_panic_every_policy_spreads_over_all_that_are_active_and_were_judged(policy: PolicyName) -> None:
+@pytest.mark.parametrize("policy", policy_names())
+def test_in_panic_every_policy_spreads_over_all_that_are_active_and_were_judged(policy: str) -> None:
     registry = registry_of(
         record(0, primary=True, status=UNHEALTHY),
         record(1, primary=True, status=UNHEALTHY),

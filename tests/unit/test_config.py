@@ -213,7 +213,7 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ({"session_key": "header:a b"}, "session_key: 'header:a b' is not usable"),
         (
             {"policy": "random"},
-            "policy: must be 'priority', 'round_robin', 'least_loaded' or 'hash', got 'random'",
+            "policy: 'random' is not among hash, least_loaded, priority, round_robin",
         ),
         ({"hash_max_load": 1}, "hash_max_load: must be greater than 1, got 1"),
         ({"panic_percent": 101}, "panic_percent: must be at most 100, got 101"),

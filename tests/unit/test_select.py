@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import gc
 import inspect
+import re
 import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, NoReturn
 
 import pytest
 
-from shared_registry import AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaStatus, RouterConfig
+from shared_registry import (
+    AdminState,
+    ConfigError,
+    Replica,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaStatus,
+    RouterConfig,
+    UnknownReplica,
+)
 from shared_registry.model import ReplicaRecord
 from shared_registry.policy import priority
 from shared_registry.registry import SharedReplicaRegistry
@@ -42,6 +53,10 @@ def record(
     return ReplicaRecord(
         url(number), endpoint, ReplicaHealth(status), admin=admin, revision=f"{revision}-0", incarnation="i", **spec
     )
+
+
+def named(record: ReplicaRecord, name: str) -> ReplicaRecord:
+    return replace(record, endpoint=replace(record.endpoint, name=name))
 
 
 def view_of(*records: ReplicaRecord) -> View:
@@ -153,7 +168,6 @@ def test_it_calls_no_function_of_its_own() -> None:
         ([1, 3], 0),
         ([0, 1, 3], 2),
         ([0, 1, 2, 3], None),
-        ([99], 1),
     ],
 )
 @pytest.mark.parametrize("as_replicas", [True, False])
@@ -165,8 +179,8 @@ def test_excluded_replicas_are_passed_over(
     collection: Callable[[Iterable[Any]], Any],
 ) -> None:
     registry = registry_of(*(record(number, primary=number in (1, 3)) for number in range(4)))
-    named = [registry.get(url(number)) or url(number) if as_replicas else url(number) for number in excluded]
-    assert chosen(registry.select(exclude=collection(named))) == expected
+    given = [registry.get(url(number)) or url(number) if as_replicas else url(number) for number in excluded]
+    assert chosen(registry.select(exclude=collection(given))) == expected
     assert chosen(registry.select()) == 1
 
 
@@ -175,9 +189,42 @@ def test_a_url_excludes_in_any_spelling(spelling: str) -> None:
     assert chosen(registry_of(record(0), record(1)).select(exclude=[spelling])) == 1
 
 
-@pytest.mark.parametrize("nonsense", ["", "gpu-1", "http://", "http://10.0.0.0:8000/path", "http://[::"])
-def test_what_names_no_replica_excludes_none(nonsense: str) -> None:
-    assert chosen(registry_of(record(0)).select(exclude=[nonsense])) == 0
+@pytest.mark.parametrize("nonsense", ["http://", "http://10.0.0.0:8000/path", "http://[::"])
+def test_a_url_that_is_none_is_refused(nonsense: str) -> None:
+    registry = registry_of(record(0))
+    for use in (lambda: registry.select(exclude=[nonsense]), lambda: registry.get(nonsense)):
+        with pytest.raises(ConfigError):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        ("", "no replica has the name ''; see"),
+        ("gpu-11", "no replica has the name 'gpu-11'; did you mean 'gpu-1'?"),
+        ("http://10.0.0.0:8001", "no replica has the url http://10.0.0.0:8001; did you mean 'http://10.0.0.0:8000'?"),
+    ],
+)
+def test_a_replica_that_is_not_known_is_never_just_not_excluded(unknown: str, said: str) -> None:
+    registry = registry_of(named(record(0), "gpu-1"))
+    with pytest.raises(UnknownReplica, match=re.escape(said)):
+        registry.select(exclude=[unknown])
+
+
+def test_a_replica_is_found_by_handle_url_and_name() -> None:
+    registry = registry_of(named(record(0), "gpu-1"), named(record(1), "gpu-2"), named(record(2), "gpu-2"))
+    first = registry.all()[0]
+    assert registry.get(first) is registry.get(first.url) is registry.get("gpu-1") is first
+    assert chosen(registry.select(exclude=["gpu-1"])) == 1
+    with pytest.raises(UnknownReplica, match="several replicas have the name 'gpu-2'; give the url of one"):
+        registry.get("gpu-2")
+    assert registry.get(url(9)) is None
+
+
+def test_a_removed_replica_may_be_excluded_by_its_url() -> None:
+    registry = registry_of(record(0), record(1))
+    registry._view.apply([record(0, admin=AdminState.REMOVED, revision=2)])
+    assert chosen(registry.select(exclude=[url(0)])) == 1
 
 
 def test_a_handle_on_a_removed_replica_excludes_the_url() -> None:
@@ -242,7 +289,7 @@ def test_a_withheld_view_selects_nothing_and_shows_all_the_same() -> None:
 
 def test_an_empty_registry_selects_nothing() -> None:
     assert registry_of().select() is None
-    assert registry_of().select(exclude=[url(0)]) is None
+    assert registry_of().select(policy="round_robin") is None
 
 
 # The handles
