@@ -125,7 +125,7 @@ async def test_who_waits_is_told_where_it_stands_and_when_that_changes(
     told: list[list[tuple[int, int]]] = [[], [], []]
     for number, each in enumerate((registry, other, other)):
         await line.join(each, on_position=lambda *where, number=number: told[number].append(where))
-    await until(lambda: [seen[-1] for seen in told] == [(1, 3), (2, 3), (3, 3)])
+    await until(lambda: [seen[-1:] for seen in told] == [[(1, 3)], [(2, 3)], [(3, 3)]])
     assert [seen[0] for seen in told] == [(1, 1), (2, 2), (3, 3)]
     assert all(len(seen) == len(set(seen)) for seen in told), "nobody is told the same twice"
     await lease.release()
