@@ -14,7 +14,8 @@ import asyncio
 from typing import Any, cast
 
 import httptools
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -23,9 +24,12 @@ from uvicorn.server import ServerState
 from shared_registry.router.departure import announce
 from shared_registry.router.descriptors import mark_guest
 from shared_registry.router.headers import AmbiguousRequest, has_body, is_websocket_handshake, refuse_ambiguous
+from shared_registry.router.unframed import Unframed
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
+MOST_PIPELINED = 16
+"""Requests under way or read ahead. With more nothing is read, and a client that leaves goes unnoticed."""
 _FULL = b"503 Service Unavailable\r\nretry-after: 1"
 _BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
@@ -56,6 +60,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_timeout_seconds = header_timeout_seconds
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._under_way: list[RequestResponseCycle] = []
         self._is_in_head = False
         self._is_in_body = False
         self._is_handshake = False
@@ -69,9 +74,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop it; tell a request that its client is gone."""
+        """Stop it; tell the requests that their client is gone, of which uvicorn tells the last one only."""
         self._end_head()
         self._departed.set_result(None)
+        for cycle in self._under_way:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,7 +129,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         announce(cast("Scope", self.scope), self._departed)
         if self._is_guest:
             mark_guest(cast("Scope", self.scope))
-        super().on_headers_complete()
+        self._begin_request()
         self._is_in_body = True
         if self._stopping.is_set() or self._is_guest:
             self.end_after_response()
@@ -131,11 +140,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request, unless only its head was read so far."""
+        """End the request, unless only its head was read so far; and the connection, where it takes no other one."""
         self._unread_bytes = 0
-        if not self.parser.should_upgrade():
-            self._is_in_body = False
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        self._is_in_body = False
+        super().on_message_complete()
+        if not self.parser.should_keep_alive():
+            # A trailer may say so as well. The parser reads nothing more then, so that nothing more must be awaited.
+            self.end_after_response()
+            if self._is_idle:
+                self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Refuse what cannot be read."""
@@ -166,6 +181,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Close the connection after the response under way, if there is one."""
         if (cycle := self._cycle) is not None:
             cycle.keep_alive = False
+
+    def _begin_request(self) -> None:
+        """Begin it, or put it behind those that are under way; read on, for only that shows that the client is gone."""
+        was_paused, app = self.flow.read_paused, self.app
+        unframed = Unframed(cast("ASGIApp", app)) if self.parser.get_http_version() == "1.0" else None
+        if unframed is not None:
+            self.app = cast("ASGI3Application", unframed)
+        super().on_headers_complete()
+        self.app = app
+        if unframed is not None:
+            unframed.cycle = self.cycle
+        self._under_way = [cycle for cycle in (*self._under_way, self.cycle) if not cycle.response_complete]
+        if not was_paused and len(self._under_way) <= MOST_PIPELINED:
+            self.flow.resume_reading()
 
     def _read(self, data: bytes) -> None:
         while True:

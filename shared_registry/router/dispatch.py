@@ -47,7 +47,7 @@ class Undeliverable(Exception):
 
     Attributes:
         failures: What became of those that were tried; empty where there was none to try.
-        is_stopping: Whether it waited for one, and this router stops.
+        is_stopping: Whether it waited for one, or would have to, and this router stops.
         trouble: What kept this router from asking the last replica that it tried.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """

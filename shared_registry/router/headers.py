@@ -65,6 +65,11 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
         raise AmbiguousRequest("it must name one Host")
 
 
+def malformed(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the name of a header whose value cannot be passed on; `None` where all can."""
+    return next((name for name, value in headers if _FORBIDDEN.search(value)), None)
+
+
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
     """Return whether a request offers to go on as a WebSocket, and as nothing else.
 

@@ -22,7 +22,7 @@ class NoReplica(Exception):
 
     Attributes:
         is_saturated: Whether there are healthy ones, and all of them are full.
-        is_stopping: Whether the session waited for one, and this router stops.
+        is_stopping: Whether the session waited for one, or would have to, and this router stops.
         retry_after_seconds: When there may be one again; `None` where nobody knows.
     """
 
@@ -113,7 +113,12 @@ class Placement:
             else:
                 lease = await self._registry.acquire(key, exclude=exclude)
         except Saturated as error:
-            raise NoReplica(str(error), is_saturated=True, retry_after_seconds=error.retry_after_seconds) from error
+            raise NoReplica(
+                str(error),
+                is_saturated=True,
+                is_stopping=self._is_stopping,
+                retry_after_seconds=error.retry_after_seconds,
+            ) from error
         except RegistryError as error:
             raise NoReplica(str(error)) from error
         async with lease:

@@ -15,11 +15,13 @@ from typing import cast
 import h11
 
 from shared_registry.router import tcp
+from shared_registry.router.headers import malformed
 
 HIGH_WATER = 128 * 1024
 """Bytes that may wait to be taken before reading pauses."""
 LONGEST_HEAD = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
+HIGHEST_STATUS = 599
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -135,6 +137,10 @@ class ReplicaConnection(asyncio.Protocol):
             if isinstance(event, h11.Response):
                 if event.status_code in WITHOUT_BODY:
                     self._may_carry_more = False
+                if event.status_code > HIGHEST_STATUS:
+                    raise ReplicaBroke(f"it answered with status {event.status_code}")
+                if name := malformed(event.headers):
+                    raise ReplicaBroke(f"the value of {name.decode()} has control characters")
                 return event.status_code, list(event.headers)
             if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                 raise ReplicaBroke("it answered with something else than a response")

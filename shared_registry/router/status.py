@@ -39,6 +39,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "is_stale": registry.is_stale,
         "writable_age_seconds": registry.writable_age_seconds,
         "write_failure": registry.write_failure,
+        "is_in_trouble": registry.is_in_trouble,
         "panic": str(registry.panic) if registry.panic else None,
         "sessions": live_sessions,
     }
@@ -58,10 +59,14 @@ def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopp
 
 
 def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
-    """Return the body of `GET /readyz` where clients may come: a store that refuses writes does not keep them away."""
-    failure = registry.write_failure
+    """Return the body of `GET /readyz` where clients may come: what this router cannot do well is a warning in it."""
+    warnings = []
+    if failure := registry.write_failure:
+        warnings.append(f"Redis can be read, but not written: {failure}")
+    if registry.is_in_trouble:
+        warnings.append("this router lately could not connect to replicas for reasons of its own; its log says which")
     document = {"status": "ready", "writable_age_seconds": registry.writable_age_seconds}
-    return {**document, "warning": f"Redis can be read, but not written: {failure}"} if failure else document
+    return {**document, "warning": "; ".join(warnings)} if warnings else document
 
 
 def _replica_document(record: ReplicaRecord) -> dict[str, Any]:

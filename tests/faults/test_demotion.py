@@ -189,10 +189,14 @@ async def test_a_feed_alone_on_the_old_primary_is_noticed(pair: Pair) -> None:
         await until(lambda: len(pair.feeds_on_old()) == 2)
         pair.promote()
         address.server_port = pair.new.port
-        for each in (one, other):
-            for client in (each._clients.commands, each._clients.control):
-                await client.connection_pool.disconnect(inuse_connections=False)
-        await until(lambda: len(pair.ours_on_old()) == 2)
+
+        async def only_feeds_are_left() -> bool:
+            for each in (one, other):
+                for client in (each._clients.commands, each._clients.control):
+                    await client.connection_pool.disconnect(inuse_connections=False)
+            return len(pair.ours_on_old()) == 2
+
+        await until(only_feeds_are_left)
         demote_between_reads(pair)
         await uses(pair, one, other)
         await until(lambda: not pair.used_on_old())

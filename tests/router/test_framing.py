@@ -584,3 +584,28 @@ async def test_a_body_that_cannot_be_sent_ends_the_exchange(
             status, _, body = await client.response()
             assert (status, json.loads(body)["code"]) == (502, "worker_failed")
     await slots_are_free(router)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX: a\x01b\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX: a\x7fb\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX: a\x0cb\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+async def test_what_cannot_be_passed_on_is_answered_with_502(start_router: StartRouter, head: bytes) -> None:
+    async def answer(request: bytes, reader: Reader, writer: Writer) -> None:
+        writer.write(head)
+
+    async with RawBackend(answer) as replica:
+        router = await start_router(replica.url)
+        async with connected(router) as client:
+            for method in (b"GET", b"POST"):
+                await client.send(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+                status, _, body = await client.response()
+                assert (status, json.loads(body)["code"]) == (502, "worker_failed")
+        await slots_are_free(router)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from shared_registry import parts
 from shared_registry.registry import SharedReplicaRegistry
 from shared_registry.router import replica_connection
 from tests.descriptors import out_of_descriptors
@@ -144,3 +145,28 @@ async def test_a_replica_that_refuses_is_still_counted(start_router: StartRouter
         return bool((await router.status())["replicas"][0]["consecutive_failures"] == 1)
 
     await until(is_counted, "the failure is counted")
+
+
+async def test_its_pages_show_that_it_is_in_trouble(
+    start_router: StartRouter, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "QUIET_SECONDS", 0.5)
+    router = await start_router(backends[0].url, **NEVER | {"health_check_interval_seconds": 0.2})
+    assert (await router.status())["is_in_trouble"] is False
+    with out_of_descriptors():
+        assert (await router.http.get("/who")).status_code == 503
+
+    async def is_shown() -> bool:
+        return bool((await router.status())["is_in_trouble"])
+
+    await until(is_shown, "/status shows it")
+    ready = await router.http.get("/readyz")
+    assert ready.status_code == 200, "it may still serve what it has, and others may be no better off"
+    assert "could not connect to replicas for reasons of its own" in ready.json()["warning"]
+
+    async def is_over() -> bool:
+        assert (await router.http.get("/who")).status_code == 200
+        return not await is_shown()
+
+    await until(is_over, "it is over")
+    assert "warning" not in (await router.http.get("/readyz")).json()

@@ -18,9 +18,15 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import ReplicaEndpoint
 from tests.cluster.command import command, environment
 from tests.router.backend import Backend
-from tests.router.conftest import SECONDS, RouterProcess, StartProcess, until
+from tests.router.conftest import SECONDS, RouterProcess, StartProcess, StartRouter, until
+
+HANDSHAKE_FIELDS = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -203,3 +209,45 @@ async def test_a_closed_terminal_does_not_end_it(server: EmbeddedServer, namespa
             assert await asyncio.to_thread(process.wait, SECONDS) == 0
         finally:
             process.kill()
+
+
+async def test_nobody_new_waits_at_a_router_that_stops(start_router: StartRouter, backend: Backend) -> None:
+    """Neither who has just connected nor who comes on a connection that was kept."""
+    replicas = [ReplicaEndpoint(backend.url, capacity=1)]
+    router = await start_router(replicas=replicas, is_awaited=False, queue_timeout_seconds=60, grace_seconds=30)
+    kept, fresh, session, holder, late = [await asyncio.open_connection(*router.address) for _ in range(5)]
+    ask = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
+    for reader, writer in (kept, session):
+        writer.write(ask % b"/healthz")
+        await reader.readuntil(b"}")
+    holder[1].write(ask % b"/wait")
+
+    async def is_taken() -> bool:
+        return [replica["in_flight"] for replica in (await router.status())["replicas"]] == [1]
+
+    await until(is_taken, "the slot is taken")
+    late[1].write(ask % b"/waiting")
+
+    async def waits() -> bool:
+        return bool((await router.status())["queue"]["here"] == 1)
+
+    await until(waits, "another one waits")
+    begun = time.monotonic()
+    router.stop.ask()
+    fresh[1].write(ask % b"/fresh")
+    await asyncio.wait_for(late[0].readline(), SECONDS)  # so that the router has begun to stop
+    kept[1].write(ask % b"/kept")
+    for reader, writer in (fresh, kept):
+        answer = await asyncio.wait_for(reader.read(), SECONDS)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"connection: close" in answer
+        assert b"this router stops" in answer
+        writer.close()
+    session[1].write((ask % b"/v1/stream")[:-2] + HANDSHAKE_FIELDS)
+    frames = await asyncio.wait_for(session[0].readuntil((1012).to_bytes(2)), SECONDS)
+    assert b"this router stops" in frames
+    assert time.monotonic() - begun < SECONDS
+    backend.go_on.set()
+    assert (await holder[0].readline()).split()[1] == b"200"
+    for _, writer in (session, holder, late):
+        writer.transport.abort()
