@@ -168,6 +168,39 @@ async def test_who_was_refused_leaves_the_others_their_slots_for_a_while(space: 
             await lease.release()
 
 
+async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> None:
+    """What a router frees in a good moment is its own again in the next bad one."""
+    writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
+    async with routers(space, 2) as (one, other):
+        writes.refuse()
+        owned = []
+        while await attempt(one, held):
+            owned.append(held[-1])
+        while await attempt(other, held):
+            pass
+        writes.take()
+        await until(lambda: len(leases(space)) == len(held) == sum(CAPACITIES.values()))
+        placement = other._parts.placement
+        with mock.patch.object(placement, "_give_up", wraps=placement._give_up) as give_up:
+            waiting = asyncio.create_task(other.acquire(timeout=20))
+            await until(lambda: not waiting.done() and bool(placement._line._waiters))
+            await asyncio.sleep(0.1)
+            held.remove(owned[0])
+            await owned[0].release()
+            await until(lambda: waiting.done() or give_up.called)
+        if waiting.done():
+            held.append(waiting.result())
+        writes.refuse()
+        await attempt(one, held)
+        writes.take()
+        await settle(space, one, other)
+        if waiting not in held and not waiting.done():
+            await held.pop().release()
+        late = await waiting
+        for lease in {*held, late}:
+            await lease.release()
+
+
 async def test_what_was_placed_is_recorded_before_anything_else_is(space: Space) -> None:
     writes, held = Writes(space, "READONLY"), list[Lease]()
     async with routers(space, 1) as (one,):
