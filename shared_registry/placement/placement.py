@@ -283,6 +283,7 @@ class Placement:
         self.outage.note_failure(error)
         try:
             await self.outage.see_late()
+            await self.outage.see_recorded(error)
             self._expect_open(request)
         except BaseException:
             self._give_up(request)

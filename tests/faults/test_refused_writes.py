@@ -194,11 +194,31 @@ async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> No
         await attempt(one, held)
         writes.take()
         await settle(space, one, other)
-        if waiting not in held and not waiting.done():
+        if not waiting.done():
             await held.pop().release()
         late = await waiting
         for lease in {*held, late}:
             await lease.release()
+
+
+async def test_a_share_shrinks_by_what_others_were_given(space: Space) -> None:
+    """One router stands by its share, while another that heard of no refused write is given all of it by Redis."""
+    writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
+    async with routers(space, 2) as (one, other):
+        with mock.patch.object(other._parts.placement.outage, "note_failure"):
+            writes.refuse()
+            assert await attempt(one, held)
+            await held.pop().release()
+            writes.take()
+            while await attempt(other, held):
+                pass
+            assert len(held) == sum(CAPACITIES.values())
+            writes.refuse()
+            assert not await attempt(one, held)
+        writes.take()
+        for lease in held:
+            await lease.release()
+        await settle(space, one, other)
 
 
 async def test_what_was_placed_is_recorded_before_anything_else_is(space: Space) -> None:
