@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from shared_registry.alarm import SharedAlarm
@@ -30,7 +30,7 @@ from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRe
 from shared_registry.failover import Failover, is_read_only
 from shared_registry.lane import Lane
 from shared_registry.packing import pack_in_c
-from shared_registry.pools import RenewingPool, RenewingSentinelPool
+from shared_registry.pools import PromptSentinel, RenewingPool, RenewingSentinelPool
 from shared_registry.redis_urls import check_redis_url, mask_redis_url
 from shared_registry.slot_client import connect_to_owner
 from shared_registry.slot_owner import SlotOwner
@@ -179,7 +179,7 @@ def _maker(
     """Return what builds one client after the other for a url."""
     scheme = urlsplit(url).scheme
     if scheme == "redis+sentinel":
-        return functools.partial(_sentinel, url, options, failover)
+        return functools.partial(_sentinel, url, options, timeout_seconds, failover)
     if scheme == "redis+cluster":
         return _cluster_maker(url, options, key, timeout_seconds, failover)
     return functools.partial(_standalone, url, options, failover)
@@ -210,11 +210,12 @@ def _cluster_maker(
     return make
 
 
-def _sentinel(url: str, options: Mapping[str, Any], failover: Failover) -> Client:
+def _sentinel(url: str, options: Mapping[str, Any], timeout_seconds: float, failover: Failover) -> Client:
     address = _Addresses(url)
     master, _, database = address.path.partition("/")
-    sentinel = Sentinel(
+    sentinel = PromptSentinel(
         address.hosts,
+        timeout_seconds=timeout_seconds,
         sentinel_kwargs=options,
         max_connections=MAX_CONNECTIONS_PER_NODE,
         socket_keepalive=True,

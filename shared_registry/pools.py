@@ -6,10 +6,12 @@ connection meanwhile loses the one that it makes instead.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from shared_registry.failover import Failover
 
@@ -75,3 +77,31 @@ class RenewingSentinelPool(_Renewing, SentinelConnectionPool):
             self.failover.moved()
         self.master_address = address
         return address
+
+
+class PromptSentinel(Sentinel):
+    """Asks one sentinel after the other, and gives each a share of the time: one that is silent hides no other."""
+
+    def __init__(self, hosts: list[tuple[str, int]], *, timeout_seconds: float, **options: Any) -> None:
+        """Set up; `timeout_seconds` is what a call may take in all."""
+        super().__init__(hosts, **options)  # type: ignore[no-untyped-call]
+        self.timeout_seconds = timeout_seconds
+
+    async def discover_master(self, service_name: str) -> Any:
+        """Return the primary's address."""
+        share = self.timeout_seconds / (len(self.sentinels) + 1)  # the last is for the primary itself
+        error = MasterNotFoundError(f"No master found for {service_name!r}")
+        for sentinel in tuple(self.sentinels):
+            alone = copy.copy(self)
+            alone.sentinels = [sentinel]
+            try:
+                async with asyncio.timeout(share):
+                    address = await super(PromptSentinel, alone).discover_master(service_name)
+            except MasterNotFoundError as found:
+                error = found
+            except TimeoutError:
+                pass
+            else:
+                self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
+                return address
+        raise error

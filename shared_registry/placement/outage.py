@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from shared_registry.client import was_refused
@@ -70,6 +71,8 @@ class Outage:
         self._clock = clock
         self._failed_at = self._refused_at = self._apart_since = self._seen_at = -math.inf
         self._seeing = asyncio.Lock()
+        self._recorded: Mapping[str, int] = {}
+        self._came = self._covered = 0
         self._used_at = -IDLE_SECONDS
         self._is_told = False
 
@@ -110,7 +113,40 @@ class Outage:
     def choose(self, request: Request) -> Replica | None:
         """Return the replica that this router may give a session without Redis; `None` where there is none."""
         preference = self._mirror.view.preference
-        return self.degraded.choose(preference, avoided=request.avoided, excluded=request.excluded)
+        full = self._full()
+        excluded = {*request.excluded, *full} if full else request.excluded
+        return self.degraded.choose(preference, avoided=request.avoided, excluded=excluded)
+
+    def _full(self) -> list[str]:
+        """Return the canonical urls of those without room by what Redis counts and this router has to put back.
+
+        Shares stand; this takes of them what a router was given that heard of no refused write, or heard of it earlier.
+        """
+        if self._mode != "share" or not self._recorded:
+            return []
+        own = Counter(self._ledger.missing().values())
+        own.subtract(Counter(self._ledger.kept.values()))
+        return [
+            one.key
+            for one in self._mirror.view.preference
+            if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own[one.key]
+        ]
+
+    async def see_recorded(self, error: StoreError) -> None:
+        """Read what Redis counts by now, where it only refuses writes. Callers share a reading that begins later."""
+        if self._mode != "share" or not was_refused(error):
+            self._recorded = {}
+            return
+        self._came += 1
+        came = self._came
+        async with self._seeing:
+            if self._covered >= came:
+                return
+            covers, self._recorded = self._came, {}
+            endpoints = {one.key: one.endpoint for one in self._mirror.view.preference if one.endpoint.capacity}
+            with contextlib.suppress(StoreError):
+                self._recorded, _ = await self._reader.loads(endpoints, ramping=self._mirror.view.ramping)
+                self._covered = covers
 
     def spared(self) -> Collection[str]:
         """Return where others may have placed sessions that Redis does not know of yet, since it refused writes."""

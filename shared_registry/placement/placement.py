@@ -30,7 +30,7 @@ from shared_registry.model import (
 from shared_registry.placement.asking import Asker, OnPosition, Request
 from shared_registry.placement.lease import Lease, new_lease_id
 from shared_registry.placement.ledger import Ledger
-from shared_registry.placement.line import Line
+from shared_registry.placement.line import POLL_SECONDS, Line
 from shared_registry.placement.outage import Outage
 from shared_registry.placement.reconciliation import Reconciler
 from shared_registry.placement.recovery import Recovery
@@ -152,10 +152,25 @@ class Placement:
             StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
             UsageError: The registry was stopped meanwhile.
         """
-        request = Request(new_lease_id(session), avoided, excluded, self._closings)
         self.outage.used()
+        deadline = self._clock.monotonic() + timeout_seconds
+        while True:
+            request = Request(new_lease_id(session), avoided, excluded, self._closings)
+            lease = await self._place(request, session, deadline if timeout_seconds > 0 else None, on_position)
+            if lease is not None:
+                return lease
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                raise StoreUnavailable(SETTLING)
+            await self._clock.sleep(min(POLL_SECONDS, left))
+            self._expect_open(request)
+
+    async def _place(
+        self, request: Request, session: str | None, deadline: float | None, on_position: OnPosition | None
+    ) -> Lease | None:
+        """Return a lease; `None` where the slot that Redis gave is left to others, and was given back."""
         try:
-            found = await self._find(request, timeout_seconds, on_position)
+            found = await self._find(request, deadline, on_position)
             self._expect_open(request)
         except StoreUnavailable as error:
             self._expect_open(request)
@@ -170,9 +185,11 @@ class Placement:
             self.ledger.drop(request.lease_id)
             raise self._denied(found)
         replica, revision = found
-        if not request.sequence and replica.key in self.outage.spared():
-            self._give_up(request)  # others that asked at the same time have used up what this router may take
-            raise StoreUnavailable(SETTLING)
+        if replica.key in self.outage.spared():
+            # Others that asked at the same time have used up what this router may take; or the line gave what another
+            # router freed, which goes on counting it as its own until shares are dealt anew.
+            self._give_up(request)
+            return None
         self.outage.end()
         self.outage.degraded.take(request.lease_id, replica.key)
         return self._hold(request.lease_id, replica, session, revision)
@@ -235,11 +252,10 @@ class Placement:
             raise UsageError("the registry was stopped while a session was being placed")
 
     async def _find(
-        self, request: Request, timeout_seconds: float, on_position: OnPosition | None
+        self, request: Request, deadline: float | None, on_position: OnPosition | None
     ) -> tuple[Replica, str] | Denied:
         """Return the replica whose slot the session was given, and the revision as of which; or why it was not."""
-        if timeout_seconds > 0:
-            deadline = self._clock.monotonic() + timeout_seconds
+        if deadline is not None:
             answer = await self._asker.wait(request, deadline=deadline, on_position=on_position)
         else:
             answer = await self._asker.ask(request)
@@ -267,6 +283,7 @@ class Placement:
         self.outage.note_failure(error)
         try:
             await self.outage.see_late()
+            await self.outage.see_recorded(error)
             self._expect_open(request)
         except BaseException:
             self._give_up(request)

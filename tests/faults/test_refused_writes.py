@@ -168,6 +168,60 @@ async def test_who_was_refused_leaves_the_others_their_slots_for_a_while(space: 
             await lease.release()
 
 
+async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> None:
+    """What a router frees in a good moment is its own again in the next bad one."""
+    writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
+    async with routers(space, 2) as (one, other):
+        writes.refuse()
+        owned = []
+        while await attempt(one, held):
+            owned.append(held[-1])
+        while await attempt(other, held):
+            pass
+        writes.take()
+        await until(lambda: len(leases(space)) == len(held) == sum(CAPACITIES.values()))
+        placement = other._parts.placement
+        with mock.patch.object(placement, "_give_up", wraps=placement._give_up) as give_up:
+            waiting = asyncio.create_task(other.acquire(timeout=20))
+            await until(lambda: not waiting.done() and bool(placement._line._waiters))
+            await asyncio.sleep(0.1)
+            held.remove(owned[0])
+            await owned[0].release()
+            await until(lambda: waiting.done() or give_up.called)
+        assert not (waiting.done() and placement.outage.spared())
+        if waiting.done():
+            held.append(waiting.result())
+        writes.refuse()
+        await attempt(one, held)
+        writes.take()
+        await settle(space, one, other)
+        if not waiting.done():
+            await held.pop().release()
+        late = await waiting
+        for lease in {*held, late}:
+            await lease.release()
+
+
+async def test_a_share_shrinks_by_what_others_were_given(space: Space) -> None:
+    """One router stands by its share, while another that heard of no refused write is given all of it by Redis."""
+    writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
+    async with routers(space, 2) as (one, other):
+        with mock.patch.object(other._parts.placement.outage, "note_failure"):
+            writes.refuse()
+            assert await attempt(one, held)
+            await held.pop().release()
+            writes.take()
+            while await attempt(other, held):
+                pass
+            assert len(held) == sum(CAPACITIES.values())
+            writes.refuse()
+            assert not await attempt(one, held)
+        writes.take()
+        for lease in held:
+            await lease.release()
+        await settle(space, one, other)
+
+
 async def test_what_was_placed_is_recorded_before_anything_else_is(space: Space) -> None:
     writes, held = Writes(space, "READONLY"), list[Lease]()
     async with routers(space, 1) as (one,):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from redis import Redis, exceptions
 
+from shared_registry.client import bounded, connect
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
@@ -47,6 +49,37 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
                 await until(lambda: primary_of(sentinel) == pair.new.port, seconds=30)
                 pair.demote()
                 await uses(pair, one, other)
+    finally:
+        process.kill()
+
+
+async def test_a_silent_first_sentinel_does_not_hide_the_second(
+    redis_binary: Path, own_server: Callable[..., EmbeddedServer], tmp_path: Path
+) -> None:
+    server = own_server()
+    port = embedded._free_port()
+    conf = tmp_path / "sentinel.conf"
+    conf.write_text(f"bind 127.0.0.1\nport {port}\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    with (tmp_path / "log").open("wb") as log:
+        process = BoundProcess([redis_binary, conf, "--sentinel"], cwd=tmp_path, output=log)
+    try:
+        with Redis(port=port, decode_responses=True) as sentinel, socket.create_server(("127.0.0.1", 0)) as silent:
+
+            def knows_it() -> bool:
+                if process.poll() is not None:
+                    pytest.skip("this server cannot be a sentinel")
+                with contextlib.suppress(exceptions.RedisError):
+                    return primary_of(sentinel) == server.port
+                return False
+
+            await until(knows_it, seconds=30)
+            hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{port}"
+            clients = connect(f"redis+sentinel://{hosts}/main/0", timeout_seconds=4, block_seconds=1)
+            try:
+                async with bounded(4):
+                    assert await clients.commands.ping()
+            finally:
+                await clients.close()
     finally:
         process.kill()
 
