@@ -25,8 +25,8 @@ from benchmarks.namespace import client_of, leader_of, local_urls, next_election
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
 from shared_registry import RouterConfig
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.client import Client
 
 ROUTERS = 3
 MANY, FEW = 100, 2

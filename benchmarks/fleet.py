@@ -17,9 +17,9 @@ from benchmarks.namespace import client_of, count_events, leader_of, local_urls,
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
 from shared_registry import RouterConfig
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from shared_registry.store.client import Client
 
 ORIGINS = 1_000
 ROUTERS = 3

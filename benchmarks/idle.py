@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.namespace import client_of, local_urls
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.client import Client
 
 REPLICAS = 10
 TITLE = f"a router with nothing to do ({REPLICAS} replicas)"

@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks.namespace import NAMESPACE, client_of, fill
 from benchmarks.processes import Child
 from benchmarks.rows import Row
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
 
 TITLE = "memory"
 REPLICAS, REPLICAS_QUICK = 10_000, 2_000

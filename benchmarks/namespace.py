@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from shared_registry.answers import Elected
-from shared_registry.client import Client, connect
-from shared_registry.keys import Keys
-from shared_registry.lua_files import assemble
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
-from shared_registry.store import Store, new_token
+from shared_registry.store.client import Client, connect
+from shared_registry.store.keys import Keys
+from shared_registry.store.lua import assemble
+from shared_registry.store.replies import Elected
+from shared_registry.store.store import Store, new_token
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0

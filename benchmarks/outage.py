@@ -14,9 +14,9 @@ import time
 from benchmarks.namespace import NAMESPACE, PATIENCE_SECONDS, client_of, leader_of, local_urls
 from benchmarks.processes import Answer, Child
 from benchmarks.rows import Row, Target
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
 
 REPLICAS = 10
 TITLE = "Redis away"

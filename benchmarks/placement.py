@@ -23,13 +23,13 @@ from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill, longest_comm
 from benchmarks.placement_load import measure_load
 from benchmarks.rows import Row, Target
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
-from shared_registry.answers import Parting
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.leases.lease import new_lease_id
 from shared_registry.model import RouterInfo
-from shared_registry.placement.lease import new_lease_id
-from shared_registry.store import CALLS_AT_ONCE, Store
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
+from shared_registry.store.replies import Parting
+from shared_registry.store.store import CALLS_AT_ONCE, Store
 
 TITLE = "acquire() and release()"
 SIZES = (10, 1_000, 10_000)

@@ -21,8 +21,8 @@ from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill
 from benchmarks.placing_process import CAPACITY, counter, presence
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
-from shared_registry.client import Client
-from shared_registry.keys import Keys
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
 
 PROCESSES = 8
 TASKS = 6

@@ -21,7 +21,7 @@ from typing import Protocol
 from benchmarks.namespace import client_of
 from benchmarks.processes import Answer, parents_lines, say, serve
 from shared_registry import Lease, RouterConfig, Saturated, SharedReplicaRegistry
-from shared_registry.client import Client
+from shared_registry.store.client import Client
 
 CAPACITY = 4
 SESSION_SECONDS = (0.02, 0.1)

@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 
 from benchmarks.policies import SIZES, best_microseconds
 from benchmarks.spreading import Traffic, fleet, forever, lognormal, max_to_mean
-from shared_registry.policy import policy_names
-from shared_registry.policy.hash_ring import HashRing
-from shared_registry.policy.loads import Loads
-from shared_registry.policy.members import Members
+from shared_registry.selection import policy_names
+from shared_registry.selection.hash_ring import HashRing
+from shared_registry.selection.loads import Loads
+from shared_registry.selection.members import Members
 
 PLACE = Path(__file__).parent.parent / "docs" / "plots"
 FLEETS = (10, 20, 50, 100, 200)

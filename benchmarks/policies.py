@@ -17,7 +17,7 @@ from benchmarks.rows import Row, Target
 from benchmarks.spreading import Traffic, forever, max_to_mean
 from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.model import Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
-from shared_registry.policy import policy_names
+from shared_registry.selection import policy_names
 
 TITLE = "policies"
 SIZES = (2, 10, 100, 1_000, 10_000)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import httpcore
 import httpx
 
-from shared_registry.probe import HttpProbe, HttpProber
+from shared_registry.probing import HttpProbe, HttpProber
 
 CONCURRENCY = 128
 

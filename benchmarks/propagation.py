@@ -17,16 +17,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from benchmarks.namespace import NAMESPACE, PATIENCE_SECONDS, fill
 from benchmarks.rows import Row, Target
 from shared_registry import RouterConfig
-from shared_registry.client import connect
-from shared_registry.clock import SystemClock
+from shared_registry.aio.clock import SystemClock
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
-from shared_registry.mirror import Mirror
+from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, ProbeResult, Thresholds
-from shared_registry.policy import priority
-from shared_registry.reader import Reader
-from shared_registry.store import Store
-from shared_registry.view import View
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
+from shared_registry.store.client import connect
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Reader
+from shared_registry.store.store import Store
 
 TITLE = "a status change, to the last of the mirrors"
 REPLICAS = 100

@@ -15,10 +15,10 @@ import uvloop
 
 from benchmarks.processes import Answer, parents_lines, say, serve
 from shared_registry import RouterConfig
+from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.router import server
-from shared_registry.stop_signals import StopRequest
-from tests.router.backend import Backend
+from shared_registry.proxy import server
+from tests.proxy.backend import Backend
 
 
 async def usage() -> Answer:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared_registry.model import Replica, ReplicaEndpoint
-from shared_registry.policy.hash_ring import HashRing
-from shared_registry.policy.least_loaded import LeastLoaded
-from shared_registry.policy.loads import Loads
-from shared_registry.policy.members import Members, Picker
-from shared_registry.policy.round_robin import RoundRobin
+from shared_registry.selection.hash_ring import HashRing
+from shared_registry.selection.least_loaded import LeastLoaded
+from shared_registry.selection.loads import Loads
+from shared_registry.selection.members import Members, Picker
+from shared_registry.selection.round_robin import RoundRobin
 
 REFRESH_SECONDS = 1.0
 Choose = Callable[[str], Replica]

@@ -19,9 +19,9 @@ from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
-from shared_registry.client import Client
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
 
 WAITERS = 1_000
 ROUTERS = 4

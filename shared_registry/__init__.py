@@ -9,7 +9,7 @@ async with SharedReplicaRegistry(config) as registry:
 """
 
 from shared_registry._version import __version__
-from shared_registry.check import Violation
+from shared_registry.admin.check import Violation
 from shared_registry.config import RouterConfig
 from shared_registry.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from shared_registry.errors import (
     UnknownReplica,
     UsageError,
 )
+from shared_registry.leases import Lease
 from shared_registry.model import (
     AdminState,
     Event,
@@ -34,9 +35,8 @@ from shared_registry.model import (
     ReplicaHealth,
     ReplicaStatus,
 )
-from shared_registry.placement import Lease
-from shared_registry.probe import HttpProbe
-from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.probing import HttpProbe
+from shared_registry.registry.facade import SharedReplicaRegistry
 
 __all__ = [
     "AdminState",

@@ -28,8 +28,8 @@ from collections.abc import Iterable
 from shared_registry.config import RouterConfig, from_env
 from shared_registry.errors import ConfigError, StoreError, UsageError
 from shared_registry.model import Replica, ReplicaEndpoint, ReplicaHealth, ReplicaStatus
-from shared_registry.probe import HttpProbe
-from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.probing import HttpProbe
+from shared_registry.registry.facade import SharedReplicaRegistry
 
 __all__ = [
     "HttpProbe",

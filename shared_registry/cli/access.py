@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
+from shared_registry.admin.observer import Observer
+from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
-from shared_registry.observer import Observer
-from shared_registry.operations import Operator
-from shared_registry.redis_urls import mask_redis_url
+from shared_registry.store.redis_url import mask_redis_url
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from shared_registry.admin.operator import Change
 from shared_registry.cli.access import place
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable
-from shared_registry.operations import Change
 
 NOT_TRIED, UNKNOWN, FAILED = "not_tried", "unknown", "failed"
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared_registry.admin.observer import Observer
+from shared_registry.admin.operator import Operator
 from shared_registry.cli.access import observe, operate
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
 from shared_registry.cli.options import (
@@ -20,8 +22,6 @@ from shared_registry.cli.options import (
     print_json,
 )
 from shared_registry.cli.status import check_document, check_lines
-from shared_registry.observer import Observer
-from shared_registry.operations import Operator
 
 commands = typer.Typer()
 

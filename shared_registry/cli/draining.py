@@ -11,8 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
-from shared_registry.operations import Operator
 
 LOOK_SECONDS = 0.2
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.admin.observer import Observer
 from shared_registry.cli.access import observe, place
 from shared_registry.cli.console import print_line, printable
 from shared_registry.cli.options import (
@@ -20,8 +21,7 @@ from shared_registry.cli.options import (
     print_json,
 )
 from shared_registry.cli.redis_cli import Look, looks, redis_cli
-from shared_registry.keys import Keys
-from shared_registry.observer import Observer
+from shared_registry.store.keys import Keys
 
 MOST_EACH = 20
 """Replicas and routers that are shown one by one; a registry may have thousands."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.admin.operator import Deposition, Operator, user_at_host
 from shared_registry.cli.access import operate, place
 from shared_registry.cli.console import print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
@@ -21,7 +22,6 @@ from shared_registry.cli.options import (
     print_json,
 )
 from shared_registry.model import Leader
-from shared_registry.operations import Deposition, Operator, user_at_host
 
 LONGEST_SIT_OUT_SECONDS = 86_400.0
 SUCCESSOR_SECONDS = 2.0

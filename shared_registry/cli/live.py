@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import place
 from shared_registry.cli.console import duration, new_console
 from shared_registry.cli.options import print_json
@@ -18,7 +19,6 @@ from shared_registry.cli.status import status_document, status_text
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import ORIGIN, Event, is_later
-from shared_registry.observer import Observer, Overview
 
 PAUSE_SECONDS = 0.5
 Show = Callable[[Overview, float, StoreError | None], None]

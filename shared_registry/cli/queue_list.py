@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shared_registry.admin.observer import QueueList
 from shared_registry.cli.access import place
 from shared_registry.cli.console import duration, printable
 from shared_registry.cli.lease_list import DIGITS_SHOWN
 from shared_registry.config import RouterConfig
-from shared_registry.observer import QueueList
-from shared_registry.redis_urls import mask_redis_url
+from shared_registry.store.redis_url import mask_redis_url
 
 
 def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 
 EVENTS_SHOWN = "10"
 FIRST_WAITERS = ("0", "9", "WITHSCORES")

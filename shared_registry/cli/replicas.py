@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.admin.operator import Operator, Target, user_at_host
+from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
 from shared_registry.cli.draining import wait_drained
@@ -30,8 +32,6 @@ from shared_registry.cli.options import (
 )
 from shared_registry.errors import UsageError
 from shared_registry.model import AdminState
-from shared_registry.operations import Operator, Target, user_at_host
-from shared_registry.stop_signals import until_stopped
 
 commands = typer.Typer()
 

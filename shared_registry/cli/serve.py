@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shared_registry.aio.stop_signals import StopRequest, ignore_for_good
 from shared_registry.cli.options import (
     ConfigOption,
     JsonOption,
@@ -19,7 +20,6 @@ from shared_registry.cli.options import (
     seconds_above_zero,
 )
 from shared_registry.config import RouterConfig
-from shared_registry.stop_signals import StopRequest, ignore_for_good
 
 SERVE_EXAMPLE = (
     "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
@@ -71,7 +71,7 @@ def serve(
 
 
 async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.router import descriptors, server  # noqa: PLC0415  a seventh of the start of other commands
+    from shared_registry.proxy import descriptors, server  # noqa: PLC0415  a seventh of the start of other commands
 
     def tell(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})

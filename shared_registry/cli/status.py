@@ -8,13 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shared_registry.check import Violation
+from shared_registry.admin.check import Violation
+from shared_registry.admin.observer import Overview
 from shared_registry.cli.access import place
 from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
-from shared_registry.observer import Overview
-from shared_registry.redis_urls import mask_redis_url
+from shared_registry.store.redis_url import mask_redis_url
 
 STYLES = {
     ReplicaStatus.HEALTHY: "green",

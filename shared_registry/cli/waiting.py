@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 
+from shared_registry.admin.observer import Observer
 from shared_registry.cli.access import unreachable
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
-from shared_registry.observer import Observer
 
 LOOK_SECONDS = 0.2
 

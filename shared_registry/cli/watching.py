@@ -13,6 +13,8 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import RenderableType
 
+from shared_registry.admin.observer import Observer
+from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, observe, place
 from shared_registry.cli.console import new_console, print_line
 from shared_registry.cli.event_lines import event_document, event_line
@@ -37,8 +39,6 @@ from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
 from shared_registry.model import Event
-from shared_registry.observer import Observer
-from shared_registry.stop_signals import until_stopped
 
 T = TypeVar("T")
 EVENTS_SHOWN = 20

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from shared_registry.config.problems import InvalidSettings, Problem, shorten
+from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.keys import NAMESPACE_PATTERN
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.policy import find_policy
-from shared_registry.redis_urls import check_redis_url
-from shared_registry.session_keys import FIRST_FRAME, SessionKeyPlace
+from shared_registry.selection import find_policy
+from shared_registry.store.keys import NAMESPACE_PATTERN
+from shared_registry.store.redis_url import check_redis_url
 from shared_registry.urls import canonical_url
 
 OnLost = Literal["keep", "close"]

@@ -40,7 +40,7 @@ from shared_registry.config.rules import (
     default_router_id,
     validate_endpoint,
 )
-from shared_registry.redis_urls import mask_redis_url
+from shared_registry.store.redis_url import mask_redis_url
 
 __all__ = ["SHARED_SETTINGS", "InvalidSettings", "Problem", "RouterConfig", "validate_endpoint"]
 

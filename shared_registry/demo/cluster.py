@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import yaml
 
+from shared_registry.admin.observer import Observer
 from shared_registry.config import RouterConfig
 from shared_registry.config.yaml_file import HEALTH_CHECK_KEYS
 from shared_registry.demo.process import HOST, Child, CommandProcess, ReplicaProcess, RouterProcess
 from shared_registry.demo.watch import Refused, RouterWatch, Session
 from shared_registry.model import EventKind
-from shared_registry.observer import Observer
 
 REPLICAS, ROUTERS = 4, 3
 PRIMARY = "replica-1"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from shared_registry.config import RouterConfig
 from shared_registry.demo.cluster import FAST_SETTINGS
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 
 CHAT = '{"stream": true, "messages": [{"role": "user", "content": "good morning"}]}'
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.demo.cluster import PRIMARY, REPLICAS, Cluster, StepFailed
 from shared_registry.demo.report import Audience, Outcome, StepResult
 from shared_registry.demo.watch import RouterWatch, Session
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import RegistryError
 from shared_registry.model import EventKind, ReplicaStatus
-from shared_registry.stop_signals import until_stopped
 
 ADDED = "replica-5"
 WATCH_SECONDS = 1.0

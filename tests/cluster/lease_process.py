@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from shared_registry.answers import Restored
 from shared_registry.config import RouterConfig
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreUnavailable
-from shared_registry.placement import Lease
-from shared_registry.registry import SharedReplicaRegistry
-from shared_registry.store import Store
+from shared_registry.leases import Lease
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.replies import Restored
+from shared_registry.store.store import Store
 from tests.redis.support import until
 
 THINKING_SECONDS = 0.3

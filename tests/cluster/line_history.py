@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
-from shared_registry.lua_files import assemble, command_names
+from shared_registry.store.keys import Keys
+from shared_registry.store.lua import assemble, command_names
 
 CLOCK_MARGIN_MS = 20
 """Between the time that a script read and the one that its commands are told with."""

@@ -21,7 +21,7 @@ from typing import Any
 from shared_registry.config import RouterConfig
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.registry.facade import SharedReplicaRegistry
 
 LOOK_SECONDS = 0.005
 _ROOT = Path(__file__).parents[2]

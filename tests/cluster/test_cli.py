@@ -15,7 +15,7 @@ from redis import Redis
 
 from shared_registry import __version__
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.cluster.command import Done, Running, run, running, wait_for
 from tests.replica_server import ReplicaServer
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from shared_registry.admin.operator import user_at_host
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
-from shared_registry.operations import user_at_host
+from shared_registry.store.keys import Keys
 from tests.cluster.command import Done
 from tests.cluster.inside import invoke
 from tests.cluster.router_process import RouterProcess

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from shared_registry.answers import Elected
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import Event, EventKind, ReplicaEndpoint
-from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.replies import Elected
 from tests.cluster.router_process import RouterProcess
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, Space, on_server, until

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared_registry import RouterConfig, SharedReplicaRegistry
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from tests.cluster.fleet import fleet, leases, look

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared_registry import RouterConfig, SharedReplicaRegistry
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from tests.cluster.fleet import fleet, leases
 from tests.cluster.lease_cluster import PATIENCE, TIMEOUT, Cluster, operator_settings, settings

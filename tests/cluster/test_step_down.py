@@ -16,7 +16,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import Event, EventKind, Leader, ReplicaEndpoint
-from shared_registry.registry import SharedReplicaRegistry
+from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.cluster.router_process import RouterProcess
 from tests.redis.support import A, Space, on_server, until
 

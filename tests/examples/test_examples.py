@@ -15,7 +15,7 @@ from redis import Redis
 
 from shared_registry.config import load_yaml
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.examples.programs import EXAMPLES, SECONDS, answer, free_port, mock_replica, program, session
 
 FAST = {

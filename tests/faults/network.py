@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from shared_registry.probe import HttpProber, guarded
+from shared_registry.probing import HttpProber, guarded
 
 ROOT = Path(__file__).parents[2]
 LINK = ["link add name near type veth peer name far", "link set near up", "link set far up"]

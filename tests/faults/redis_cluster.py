@@ -8,7 +8,7 @@ from redis import Redis
 from redis.crc import key_slot
 
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.redis.support import until
 
 SLOTS = 16384

@@ -14,11 +14,11 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry, StoreUnavailable
-from shared_registry.answers import Elected
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreError
-from shared_registry.failover import Failover
-from shared_registry.keys import Keys
+from shared_registry.store.failover import Failover
+from shared_registry.store.keys import Keys
+from shared_registry.store.replies import Elected
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, on_server, until
 

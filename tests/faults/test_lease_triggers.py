@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shared_registry import StoreUnavailable
-from shared_registry.answers import Parting
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.replies import Parting
 from tests.faults.leasing import NEVER, held, leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, B, Space, info, on_server, until

@@ -11,9 +11,9 @@ from unittest import mock
 import pytest
 
 from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable, UsageError
-from shared_registry.answers import Denied, Grant, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event
+from shared_registry.store.replies import Denied, Grant, Restored
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, B, C, Space, info, on_server, until

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from shared_registry import RegistryError, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.faults.proxy import FaultyProxy
 from tests.faults.watched import Watched, truth, watched
 

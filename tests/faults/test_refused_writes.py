@@ -13,7 +13,7 @@ import pytest
 
 from shared_registry import Lease, RegistryError, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.placement.outage import SETTLING_SECONDS
+from shared_registry.leases.outage import SETTLING_SECONDS
 from tests.faults.leasing import leases, registry_on, settle
 from tests.redis.support import A, B, Space, on_server, until
 

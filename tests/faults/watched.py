@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from shared_registry import Event, RouterConfig, SharedReplicaRegistry
-from shared_registry.keys import Keys
 from shared_registry.model import ReplicaRecord, is_later
-from shared_registry.reader import Reader
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Reader
 
 
 class Watched:

@@ -9,17 +9,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from shared_registry import client, restoration
-from shared_registry.check import find_violations
-from shared_registry.client import Clients
-from shared_registry.clock import SystemClock
-from shared_registry.inspector import Inspector
-from shared_registry.keys import Keys
-from shared_registry.mirror import Mirror
+from shared_registry.admin.check import find_violations
+from shared_registry.admin.inspector import Inspector
+from shared_registry.aio.clock import SystemClock
+from shared_registry.mirror import restoration
+from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Replica, ReplicaRecord
-from shared_registry.policy import priority
-from shared_registry.store import Store
-from shared_registry.view import View
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
+from shared_registry.store import client
+from shared_registry.store.client import Clients
+from shared_registry.store.keys import Keys
+from shared_registry.store.store import Store
 from tests.model import line_checks
 from tests.model.keyspace import KnownView
 from tests.model.rules import Namespace

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from shared_registry import check, restoration, scripts
+from shared_registry.admin import check
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.lua_files import assemble
+from shared_registry.mirror import restoration
+from shared_registry.store import commands as scripts
+from shared_registry.store.lua import assemble
 from tests.model.bench import connect
 from tests.model.line_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE
 from tests.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place

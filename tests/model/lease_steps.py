@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.answers import Denial, Denied, Grant, Parting, Place, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place, Restored
 from tests.model.steps import Steps, pick
 from tests.model.values import agree
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shared_registry.check import Violation
-from shared_registry.inspector import Inspector
+from shared_registry.admin.check import Violation
+from shared_registry.admin.inspector import Inspector
 from tests.model.line_rules import LineRules, router_of
 from tests.model.values import Dump, exact
 

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from shared_registry.answers import Elected, Held, Parting
-from shared_registry.client import Clients
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
+from shared_registry.store.client import Clients
+from shared_registry.store.replies import Elected, Held, Parting
 from tests.model.bench import Bench, Router, now_ms
 from tests.model.keyspace import Spec
 from tests.model.rules import EXPIRY_MS, LEASE_MS, Outcome

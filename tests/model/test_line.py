@@ -10,8 +10,8 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from shared_registry.answers import Parting
 from shared_registry.model import AdminState, Source
+from shared_registry.store.replies import Parting
 from tests.model import strategies as some
 from tests.model.effort import takes_long
 from tests.model.keyspace import Spec

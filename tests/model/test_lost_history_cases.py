@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from shared_registry import restoration
-from shared_registry.check import find_violations
-from shared_registry.clock import SystemClock
+from shared_registry.admin.check import find_violations
+from shared_registry.aio.clock import SystemClock
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.mirror import Mirror
+from shared_registry.mirror import restoration
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.restoration import restore_view
 from shared_registry.model import Event, Source
-from shared_registry.policy import priority
-from shared_registry.restoration import restore_view
-from shared_registry.view import View
-from shared_registry.wire import removed_entry
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
+from shared_registry.store.codec import removed_entry
 from tests.redis.support import A, B, C, Space, on_server
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 BUILT_FROM = (".gitignore", "LICENSE", "README.md", "lua", "pyproject.toml", "shared_registry")
 DESCRIBE = """
 import json, shared_registry
-from shared_registry.lua_files import LUA_DIR
+from shared_registry.store.lua import LUA_DIR
 files = {path.relative_to(LUA_DIR).as_posix(): path.read_text() for path in LUA_DIR.rglob("*.lua")}
 print(json.dumps({"package": shared_registry.__path__[0], "lua": str(LUA_DIR), "files": files}))
 """

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
-from shared_registry.answers import Beat, Denial, Denied, Grant
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
+from shared_registry.store.replies import Beat, Denial, Denied, Grant
 from tests.redis.support import A, Space, info, on_server
 
 ONE, TWO, THREE = "router~1", "router~2", "router~3"

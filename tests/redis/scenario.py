@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import pytest
 from redis.exceptions import NoScriptError
 
-from shared_registry.answers import Elected, Parting
-from shared_registry.client import Clients
+from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import Fenced
-from shared_registry.inspector import Inspector, LeaseInspection, QueueInspection
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source, Term
-from shared_registry.scripts import scripts
-from shared_registry.store import Store
-from shared_registry.wire import removed_entry, restored_entry
+from shared_registry.store.client import Clients
+from shared_registry.store.codec import removed_entry, restored_entry
+from shared_registry.store.commands import scripts
+from shared_registry.store.replies import Elected, Parting
+from shared_registry.store.store import Store
 from tests.redis.support import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from shared_registry.answers import Grant
-from shared_registry.check import Violation, find_violations
+from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.repair import REPAIRABLE, repair
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreUnavailable
 from shared_registry.model import AdminState, EventKind, ProbeResult, ReplicaEndpoint, Source
-from shared_registry.repair import REPAIRABLE, repair
-from shared_registry.store import Store, new_token
+from shared_registry.store.replies import Grant
+from shared_registry.store.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, B, C, Space, info, on_server
 
 Plant = Callable[[Space], object]

@@ -17,18 +17,18 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
 
-from shared_registry import client
-from shared_registry.answers import Elected
-from shared_registry.client import Client, Clients
+from shared_registry.admin.inspector import Inspector
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
-from shared_registry.inspector import Inspector
-from shared_registry.keys import Keys
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
-from shared_registry.reader import Reader
-from shared_registry.store import Store, new_token
+from shared_registry.store import client
+from shared_registry.store.client import Client, Clients
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Reader
+from shared_registry.store.replies import Elected
+from shared_registry.store.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, info, until
 
 OwnServer = Callable[..., EmbeddedServer]

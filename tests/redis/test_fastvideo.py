@@ -38,7 +38,7 @@ from shared_registry.fastvideo import (
     RouterConfig,
     run_health_check_loop,
 )
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.redis.stand_ins import FOREVER_SECONDS, Place, make_place, running
 from tests.redis.support import until
 from tests.replica_server import ReplicaServer

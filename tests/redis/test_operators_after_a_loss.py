@@ -8,7 +8,7 @@ import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
-from shared_registry.wire import parse_record, removed_entry, restored_entry
+from shared_registry.store.codec import parse_record, removed_entry, restored_entry
 from tests.redis.support import A, Space, on_server
 
 EARLIER, LATER = "5-0", "9-0"

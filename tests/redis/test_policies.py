@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from shared_registry import EventKind, Fenced, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.admin.observer import Observer
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Term
-from shared_registry.observer import Observer
-from shared_registry.router.status import Queue, status_document
+from shared_registry.proxy.status import Queue, status_document
 from tests.redis.support import A, B, C, D, Space, info, on_server, until
 
 URLS = (A, B, C, D)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.answers import Elected, Held
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from shared_registry.store.replies import Elected, Held
 from tests.redis.support import Space, on_server, until
 
 LEASE_MS = 60_000

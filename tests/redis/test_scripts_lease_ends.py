@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from shared_registry.answers import Denial, Denied, Grant, Parting, Restored
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, EventKind
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
 from tests.redis.leasing import (
     ONE,
     TWO,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shared_registry.answers import Denial, Denied, Grant
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.leases.lease import new_lease_id
 from shared_registry.model import AdminState
-from shared_registry.placement.lease import new_lease_id
+from shared_registry.store.replies import Denial, Denied, Grant
 from tests.redis.leasing import (
     ONE,
     TWO,

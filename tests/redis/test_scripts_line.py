@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.exceptions import ResponseError
 
-from shared_registry.answers import Denial, Denied, Grant, Parting, Place
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place
 from tests.redis.leasing import ONE, TWO, acquire, beat, held_by, in_flight, lease_id, leasing, serve
 from tests.redis.support import A, B, Space
 

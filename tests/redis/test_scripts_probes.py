@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from shared_registry.answers import Elected
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import EventKind, ProbeResult, ReplicaStatus, Term, Thresholds
+from shared_registry.store.replies import Elected
 from tests.redis.support import THRESHOLDS, A, B, C, Space, on_server
 
 

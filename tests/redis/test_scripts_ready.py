@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, ProbeResult, Source
 from tests.redis.support import THRESHOLDS, A, B, Space, on_server

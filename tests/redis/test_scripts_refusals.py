@@ -9,9 +9,9 @@ import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreRefused
-from shared_registry.lua_files import command_names
 from shared_registry.model import AdminState, ProbeResult, Term
-from shared_registry.wire import removed_entry
+from shared_registry.store.codec import removed_entry
+from shared_registry.store.lua import command_names
 from tests.redis.support import THRESHOLDS, A, Space, info, on_server
 from tests.unit.lua_header import read_header
 

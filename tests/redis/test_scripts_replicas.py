@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, EventKind, ReplicaEndpoint, ReplicaStatus, Source
-from shared_registry.wire import parse_record
+from shared_registry.store.codec import parse_record
 from tests.redis.support import A, B, C, Space, on_server
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000

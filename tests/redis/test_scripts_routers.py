@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.answers import Beat, Parting
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from shared_registry.store.replies import Beat, Parting
 from tests.redis.support import Space, info, on_server
 
 EXPIRY_MS = 60_000

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from shared_registry.answers import Elected, Held, Parting
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
-from shared_registry.lua_files import command_names
 from shared_registry.model import AdminState, Source
+from shared_registry.store.keys import Keys
+from shared_registry.store.lua import command_names
+from shared_registry.store.replies import Elected, Held, Parting
 from tests.redis.scenario import ScriptRunner, run_scenario
 from tests.redis.support import THRESHOLDS, A, Dump, Space, info, on_server
 

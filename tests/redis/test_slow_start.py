@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared_registry import AdminState, Fenced, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
-from shared_registry.check import RAMP_GRACE_SECONDS, find_violations
+from shared_registry.admin.check import RAMP_GRACE_SECONDS, find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Term
 from tests.redis.support import THRESHOLDS, A, B, C, Space, info, on_server, until

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
+from shared_registry.admin.inspector import Inspector
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.inspector import Inspector
 from shared_registry.model import ReplicaRecord
-from shared_registry.reader import Gap
+from shared_registry.store.reader import Gap
 from tests.redis.support import TIMEOUT_SECONDS, A, B, C, Space, on_server
 
 Meanwhile = Callable[[], Awaitable[None]]

@@ -21,7 +21,7 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.keys import Keys
+from shared_registry.store.keys import Keys
 from tests.redis.support import A, B, C, until
 
 LONG = 30.0

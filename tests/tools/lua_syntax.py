@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lupa import lua51
 
-from shared_registry.lua_files import LUA_DIR, assemble, command_names
+from shared_registry.store.lua import LUA_DIR, assemble, command_names
 
 _INCLUDE = re.compile(r"^\s*--+\s*include\b", re.MULTILINE)
 

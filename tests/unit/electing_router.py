@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from shared_registry.answers import Elected, Held
-from shared_registry.election import MARGIN_SHARE, Election, RunningTerm
 from shared_registry.errors import StoreUnavailable
+from shared_registry.leader.election import MARGIN_SHARE, Election, RunningTerm
 from shared_registry.model import Leader
+from shared_registry.store.replies import Elected, Held
 from tests.unit.fake_clock import START, FakeClock
 
 T = TypeVar("T")

@@ -8,11 +8,10 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from shared_registry.answers import Report
-from shared_registry.election import RunningTerm
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
-from shared_registry.health_loop import HealthLoop, HealthSettings
+from shared_registry.leader.election import RunningTerm
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.model import (
     AdminState,
     Event,
@@ -25,7 +24,8 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
-from shared_registry.trouble_log import TroubleLog
+from shared_registry.probing.trouble_log import TroubleLog
+from shared_registry.store.replies import Report
 from tests.unit.fake_clock import START, FakeClock
 
 INTERVAL = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from shared_registry.lua_files import LUA_DIR
+from shared_registry.store.lua import LUA_DIR
 
 FIELDS = ["KEYS", "ARGV", "RETURNS", "WRITES", "COST"]
 

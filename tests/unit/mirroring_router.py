@@ -8,10 +8,10 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from shared_registry.mirror import Mirror
+from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Leader, Replica
-from shared_registry.policy import priority
-from shared_registry.view import View
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
 from tests.unit.fake_clock import FakeClock
 from tests.unit.scripted_reader import History, ScriptedReader, url_of
 

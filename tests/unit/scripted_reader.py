@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from shared_registry.clock import finish_by
+from shared_registry.aio.clock import finish_by
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import (
     ORIGIN,
@@ -21,7 +21,7 @@ from shared_registry.model import (
     ReplicaRecord,
     ReplicaStatus,
 )
-from shared_registry.reader import Gap, Head, Reader, Snapshot
+from shared_registry.store.reader import Gap, Head, Reader, Snapshot
 from tests.unit.fake_clock import FakeClock
 
 

@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 
-from shared_registry.answers import Denial, Denied, Grant, Place
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
-from shared_registry.lane import Busy
-from shared_registry.placement.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
-from shared_registry.placement.line import POLL_SECONDS, Line
-from shared_registry.placement.recovery import Recovery
+from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
+from shared_registry.leases.queue import POLL_SECONDS, Line
+from shared_registry.leases.recovery import Recovery
+from shared_registry.store.lane import Busy
+from shared_registry.store.replies import Denial, Denied, Grant, Place
 from tests.unit.fake_clock import START, FakeClock
 from tests.unit.leasing_router import A, B
 from tests.unit.waiting_router import Answer, ScriptedAsking, ScriptedLine

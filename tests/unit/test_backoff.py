@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_registry.backoff import Backoff
+from shared_registry.aio.backoff import Backoff
 
 
 class Extreme(random.Random):

@@ -9,9 +9,9 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from shared_registry.client import bounded
 from shared_registry.errors import StoreUnavailable
-from shared_registry.lane import Busy, Lane
+from shared_registry.store.client import bounded
+from shared_registry.store.lane import Busy, Lane
 
 SOON, NEVER = 0.02, 60.0
 

@@ -8,15 +8,15 @@ import socket
 
 import pytest
 
+from shared_registry.admin.operator import Change, user_at_host
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.redis_cli import looks, redis_cli
 from shared_registry.errors import StoreUnavailable
-from shared_registry.keys import Keys
 from shared_registry.model import AdminState, Event, EventKind, ReplicaEndpoint, ReplicaRecord
-from shared_registry.operations import Change, user_at_host
-from shared_registry.redis_urls import check_redis_url
+from shared_registry.store.keys import Keys
+from shared_registry.store.redis_url import check_redis_url
 
 A, B, C = (ReplicaEndpoint(f"http://{host}") for host in "abc")
 RECORD = ReplicaRecord("http://a", ReplicaEndpoint("http://a", "gpu-1", primary=True, capacity=4))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shared_registry.clock import Clock, SystemClock, finish_by
+from shared_registry.aio.clock import Clock, SystemClock, finish_by
 from tests.unit.fake_clock import START, FakeClock
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared_registry.completion import completed
+from shared_registry.aio.completion import completed
 
 
 class Call:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.cooldown import Cooldown
 from shared_registry.model import ReplicaEndpoint, ReplicaHealth, ReplicaStatus
-from shared_registry.policy import priority
-from shared_registry.view import View
+from shared_registry.selection import priority
+from shared_registry.selection.cooldown import Cooldown
+from shared_registry.selection.view import View
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leasing_router import A, B, C
 

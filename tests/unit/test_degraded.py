@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared_registry.leases.degraded import DegradedPlacement, Loads
 from shared_registry.model import Replica, ReplicaEndpoint
-from shared_registry.placement.degraded import DegradedPlacement, Loads
 from tests.unit.leasing_router import A, B, C
 
 ROUTER = "r~1"

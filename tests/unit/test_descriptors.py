@@ -8,8 +8,8 @@ import pytest
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.router import descriptors
-from shared_registry.router.descriptors import Descriptors
+from shared_registry.proxy import descriptors
+from shared_registry.proxy.descriptors import Descriptors
 
 
 class Process:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared_registry.duties import perform
-from shared_registry.election import RunningTerm, StandAside
 from shared_registry.errors import Fenced
+from shared_registry.leader.duties import perform
+from shared_registry.leader.election import RunningTerm, StandAside
 from shared_registry.model import Event
 from tests.unit.fake_clock import FakeClock
 

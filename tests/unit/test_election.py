@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.election import JITTER_SECONDS, RunningTerm
 from shared_registry.errors import Fenced, StoreRefused, StoreUnavailable
+from shared_registry.leader.election import JITTER_SECONDS, RunningTerm
 from shared_registry.model import Event, EventKind
 from tests.unit.electing_router import BELIEF, LEASE, RENEW, Lock, Router
 from tests.unit.fake_clock import START, FakeClock

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from redis import exceptions
 
-from shared_registry.client import bounded, meaning_of
 from shared_registry.errors import StoreRefused, StoreUnavailable
-from shared_registry.failover import Failover, is_lost
-from shared_registry.lane import Lane
+from shared_registry.store.client import bounded, meaning_of
+from shared_registry.store.failover import Failover, is_lost
+from shared_registry.store.lane import Lane
 
 READONLY = "You can't write against a read only replica."
 

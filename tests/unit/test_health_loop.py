@@ -9,7 +9,7 @@ import pytest
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, ReplicaStatus
-from shared_registry.probe import prober as probe_module
+from shared_registry.probing import prober as probe_module
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leading_router import FAST, INTERVAL, Cluster, Leader, ignore, leading, url_of
 

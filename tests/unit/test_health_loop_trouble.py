@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from shared_registry.election import RunningTerm, StandAside
 from shared_registry.errors import Fenced
+from shared_registry.leader.election import RunningTerm, StandAside
 from shared_registry.model import ReplicaStatus
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leading_router import FAST, INTERVAL, Cluster, Leader, leading, url_of

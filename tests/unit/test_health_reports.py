@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.errors import Fenced, KeyConflict, StoreUnavailable
-from shared_registry.health_loop import RESULTS_AT_ONCE
+from shared_registry.leader.health_loop import RESULTS_AT_ONCE
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leading_router import INTERVAL, Cluster, Leader, leading, url_of
 

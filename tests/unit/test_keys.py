@@ -7,9 +7,9 @@ import re
 import pytest
 from redis.crc import key_slot
 
-from shared_registry import keys as keys_module
 from shared_registry.errors import ConfigError
-from shared_registry.keys import Keys
+from shared_registry.store import keys as keys_module
+from shared_registry.store.keys import Keys
 
 SPELLED = {
     "meta": ("sr:{a.B-1_}:meta", "hash"),

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.lane import Busy, Lane
+from shared_registry.store.lane import Busy, Lane
 
 NEVER = 60.0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared_registry.placement.ledger import Ledger
+from shared_registry.leases.ledger import Ledger
 from tests.unit.leasing_router import A, B, hold
 
 

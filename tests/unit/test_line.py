@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from shared_registry.answers import Grant, Place
-from shared_registry.client import Clients
 from shared_registry.errors import StoreUnavailable
-from shared_registry.keys import Keys
+from shared_registry.leases.queue import Line, Waiter
 from shared_registry.model import ORIGIN
-from shared_registry.placement.line import Line, Waiter
-from shared_registry.reader import WAITERS_AT_ONCE, Reader
-from shared_registry.scripts import scripts
+from shared_registry.store.client import Clients
+from shared_registry.store.commands import scripts
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import WAITERS_AT_ONCE, Reader
+from shared_registry.store.replies import Grant, Place
 from tests.unit.fake_clock import FakeClock
 from tests.unit.waiting_router import ROUTER, ScriptedLine
 

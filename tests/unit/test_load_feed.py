@@ -11,12 +11,12 @@ from typing import cast
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.load_feed import IDLE_SECONDS, LoadFeed
+from shared_registry.mirror.load_feed import IDLE_SECONDS, LoadFeed
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.policy import Selection
-from shared_registry.reader import Reader
-from shared_registry.view import View
-from tests.policy.fleet import record, tally, url, view_of
+from shared_registry.selection import Selection
+from shared_registry.selection.view import View
+from shared_registry.store.reader import Reader
+from tests.selection.fleet import record, tally, url, view_of
 from tests.unit.fake_clock import FakeClock
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.local_health import LocalHealth
-from shared_registry.own_trouble import OwnTrouble
+from shared_registry.leader.local_health import LocalHealth
+from shared_registry.probing.own_trouble import OwnTrouble
 
 TROUBLE = OwnTrouble("too many open files", "raise the limit")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lupa import lua51
 
-from shared_registry.lua_files import LUA_DIR, assemble, command_names
+from shared_registry.store.lua import LUA_DIR, assemble, command_names
 
 
 def write(directory: Path, **files: str) -> None:

@@ -9,8 +9,8 @@ import pytest
 from fakeredis import FakeRedis
 from lupa import lua51
 
-from shared_registry.keys import Keys
-from shared_registry.lua_files import LUA_DIR, assemble, command_names
+from shared_registry.store.keys import Keys
+from shared_registry.store.lua import LUA_DIR, assemble, command_names
 from tests.redis.scenario import run_scenario
 from tests.redis.support import on_fake
 from tests.unit.lua_header import FIELDS, read_header, source

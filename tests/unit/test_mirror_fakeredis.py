@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.clock import SystemClock
+from shared_registry.aio.clock import SystemClock
 from shared_registry.errors import KeyConflict
-from shared_registry.mirror import Mirror
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.own_writes import SharedState
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source
-from shared_registry.policy import priority
-from shared_registry.shared_state import SharedState
-from shared_registry.store import new_token
-from shared_registry.view import View
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
+from shared_registry.store.store import new_token
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_fake, until
 
 REFRESH = 0.02

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shared_registry.model import AdminState, Event, ReplicaStatus
-from shared_registry.reader import Head
+from shared_registry.store.reader import Head
 from tests.unit.fake_clock import FakeClock
 from tests.unit.mirroring_router import REFRESH, MirroringRouter, following, three_healthy
 from tests.unit.scripted_reader import History, url_of

@@ -16,8 +16,8 @@ import pytest
 import uvloop
 from websockets.asyncio.client import connect as connect_websocket
 
-from shared_registry import own_trouble as module
-from shared_registry.own_trouble import OwnTrouble, own_trouble
+from shared_registry.probing import own_trouble as module
+from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 from tests.descriptors import out_of_descriptors
 
 URL = "http://127.0.0.1:9"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from redis.asyncio import BlockingConnectionPool, Connection
 from redis.exceptions import DataError
 
-from shared_registry import client
-from shared_registry.packing import pack_in_c
+from shared_registry.store import client
+from shared_registry.store.packing import pack_in_c
 
 OPTIONS: dict[str, Any] = {"decode_responses": True, "encoding_errors": "replace"}
 PLAIN = Connection(**OPTIONS)
@@ -65,7 +65,7 @@ async def test_every_client_of_one_server_packs_in_c(url: str, monkeypatch: pyte
         packed.append(args)
         return b""
 
-    monkeypatch.setattr("shared_registry.packing.pack_command", pack)
+    monkeypatch.setattr("shared_registry.store.packing.pack_command", pack)
     clients = client.connect(url, timeout_seconds=1.0, block_seconds=1.0)
     for each in (clients.commands, clients.blocking):
         each.connection_pool.make_connection().pack_command("GET", "key")

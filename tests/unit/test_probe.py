@@ -13,10 +13,10 @@ from typing import cast
 import pytest
 
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.probe import HttpProbe, HttpProber, ProbeOutcome, guarded
-from shared_registry.probe import prober as probe_module
-from shared_registry.probe.connection import reason_of
-from shared_registry.probe.text import MAX_ERROR_LENGTH, ExpectedValue, body_mismatch, one_line
+from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
+from shared_registry.probing import prober as probe_module
+from shared_registry.probing.connection import reason_of
+from shared_registry.probing.text import MAX_ERROR_LENGTH, ExpectedValue, body_mismatch, one_line
 
 URL = "http://10.0.0.1:8000/health"
 

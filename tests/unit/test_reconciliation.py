@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared_registry.errors import KeyConflict, StoreError, StoreUnavailable
-from shared_registry.placement.ledger import Ledger
-from shared_registry.placement.reconciliation import EVERY_SECONDS, RELEASED_AT_ONCE, RESTORED_AT_ONCE, Reconciler
+from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.reconciliation import EVERY_SECONDS, RELEASED_AT_ONCE, RESTORED_AT_ONCE, Reconciler
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leasing_router import A, B, ScriptedReader, ScriptedStore, hold
 

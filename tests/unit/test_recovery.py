@@ -8,9 +8,9 @@ import random
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.placement.ledger import Ledger
-from shared_registry.placement.reconciliation import Reconciler
-from shared_registry.placement.recovery import Recovery
+from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.reconciliation import Reconciler
+from shared_registry.leases.recovery import Recovery
 from tests.unit.fake_clock import FakeClock
 from tests.unit.leasing_router import A, ScriptedReader, ScriptedStore, hold
 

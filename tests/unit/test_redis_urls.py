@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared_registry.errors import ConfigError
-from shared_registry.redis_urls import check_redis_url, mask_redis_url
+from shared_registry.store.redis_url import check_redis_url, mask_redis_url
 
 ACCEPTED_AND_SHOWN = [
     ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.router.closing import Close, for_client, for_replica, shortened
+from shared_registry.proxy.closing import Close, for_client, for_replica, shortened
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])

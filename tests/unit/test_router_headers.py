@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.router.headers import (
+from shared_registry.proxy.headers import (
     HOP_BY_HOP,
     AmbiguousRequest,
     has_body,

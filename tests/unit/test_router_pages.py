@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from shared_registry.router.pages import OwnPages, normal_path
+from shared_registry.proxy.pages import OwnPages, normal_path
 
 
 async def never(scope: Scope, receive: Receive, send: Send) -> None:

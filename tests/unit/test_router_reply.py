@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from starlette.types import Message, Scope
 
-from shared_registry.router.http import Reply, Request
-from shared_registry.router.replica_connection import ReplicaConnection
+from shared_registry.proxy.http import Reply, Request
+from shared_registry.proxy.replica_connection import ReplicaConnection
 
 
 class Answered:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared_registry.leader.schedule import JITTER_SHARE, Schedule, is_change_pending, next_slot, phase_of
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
-from shared_registry.schedule import JITTER_SHARE, Schedule, is_change_pending, next_slot, phase_of
 from tests.unit.fake_clock import START
 
 INTERVAL = 5.0

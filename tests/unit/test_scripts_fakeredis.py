@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared_registry.check import find_violations
+from shared_registry.admin.check import find_violations
 from tests.redis.scenario import ScriptRunner, run_scenario
 from tests.redis.support import on_fake
 

@@ -26,9 +26,9 @@ from shared_registry import (
     UnknownReplica,
 )
 from shared_registry.model import ReplicaRecord
-from shared_registry.policy import priority
-from shared_registry.registry import SharedReplicaRegistry
-from shared_registry.view import View
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
 
 HEALTHY, UNHEALTHY, UNKNOWN = ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY, ReplicaStatus.UNKNOWN
 ACTIVE, DRAINING = AdminState.ACTIVE, AdminState.DRAINING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.router.session_key import MOST_CHARACTERS, SessionKey
+from shared_registry.proxy.session_key import MOST_CHARACTERS, SessionKey
 
 HEADERS = ((b"x-session", b"ann"), (b"cookie", b"a=1; sid=bob; theme=dark"), (b"cookie", b"other=2"))
 

@@ -10,16 +10,16 @@ from typing import cast
 
 import pytest
 
-from shared_registry.election import RunningTerm
 from shared_registry.errors import Fenced, StoreUnavailable
-from shared_registry.mirror import Listener, Mirror
+from shared_registry.leader.election import RunningTerm
+from shared_registry.leader.ramps import URLS_AT_ONCE, Ramps
+from shared_registry.mirror.mirror import Listener, Mirror
+from shared_registry.mirror.slow_start import MARGIN_SECONDS, SlowStart, step_seconds
 from shared_registry.model import Event, EventKind, ReplicaRecord, Term
-from shared_registry.policy import Selection, priority
-from shared_registry.ramps import URLS_AT_ONCE, Ramps
-from shared_registry.reader import Reader
-from shared_registry.slow_start import MARGIN_SECONDS, SlowStart, step_seconds
-from shared_registry.view import View
-from tests.policy.fleet import UNHEALTHY, record, shown, tally, url, view_of
+from shared_registry.selection import Selection, priority
+from shared_registry.selection.view import View
+from shared_registry.store.reader import Reader
+from tests.selection.fleet import UNHEALTHY, record, shown, tally, url, view_of
 from tests.unit.fake_clock import FakeClock
 
 OFFSET = 1_700_000_000.0

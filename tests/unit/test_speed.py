@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.placement.speed import WINDOW_SECONDS, LineSpeed
+from shared_registry.leases.speed import WINDOW_SECONDS, LineSpeed
 
 CASES: dict[str, tuple[list[dict[str, int]], float | None]] = {
     "nothing seen": ([], None),

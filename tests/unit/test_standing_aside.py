@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.election import HANDICAP_LEASES, JITTER_SECONDS, RunningTerm, StandAside
 from shared_registry.errors import StoreUnavailable
+from shared_registry.leader.election import HANDICAP_LEASES, JITTER_SECONDS, RunningTerm, StandAside
 from tests.unit.electing_router import LEASE, Lock, Router
 from tests.unit.fake_clock import FakeClock
 from tests.unit.test_election import resigned

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from shared_registry.supervise import keep_running
+from shared_registry.aio.supervise import keep_running
 from tests.unit.fake_clock import START, FakeClock
 
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from shared_registry.own_trouble import OwnTrouble
-from shared_registry.trouble_log import TroubleLog
+from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.probing.trouble_log import TroubleLog
 from tests.unit.fake_clock import FakeClock
 
 FILES = OwnTrouble("too many open files", "raise the limit")

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import pytest
 from starlette.types import Message
 
-from shared_registry.router import websocket_client
-from shared_registry.router.websocket_client import WebSocketClient
+from shared_registry.proxy import websocket_client
+from shared_registry.proxy.websocket_client import WebSocketClient
 from tests.redis.support import until
 
 GONE = {"type": "websocket.disconnect", "code": 1005}

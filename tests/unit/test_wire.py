@@ -21,7 +21,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Source,
 )
-from shared_registry.wire import (
+from shared_registry.store.codec import (
     RESTORED_FIELDS,
     milliseconds,
     parse_event,

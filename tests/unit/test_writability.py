@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.writability import Writability
+from shared_registry.store.writability import Writability
 from tests.unit.fake_clock import FakeClock
 
 REFUSED = StoreUnavailable("NOREPLICAS Not enough good replicas to write.")

@@ -8,13 +8,13 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
-from shared_registry.answers import Denied, Grant, Place
-from shared_registry.clock import finish_by
+from shared_registry.aio.clock import finish_by
 from shared_registry.errors import StoreError
+from shared_registry.leases.queue import Line
 from shared_registry.model import ORIGIN
-from shared_registry.placement.line import Line
-from shared_registry.reader import Reader
-from shared_registry.store import Store
+from shared_registry.store.reader import Reader
+from shared_registry.store.replies import Denied, Grant, Place
+from shared_registry.store.store import Store
 from tests.unit.fake_clock import FakeClock
 
 ROUTER = "r~1"

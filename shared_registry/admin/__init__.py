@@ -1,0 +1,1 @@
+"""Operating a cluster from outside, without joining it: observe, operate, check, repair."""

@@ -1,0 +1,210 @@
+"""Verifies the invariants of a namespace live, while routers work on it. Reads only.
+
+What must agree about one replica is read at one instant, so that a change under way is no violation. The scan for
+foreign keys and types, and the walk along the feed, take their time and skip what changes meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import math
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shared_registry.admin.inspector import Inspection, Inspector, LeaseInspection, QueueInspection
+from shared_registry.errors import KeyConflict
+from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
+
+RELATIVE_TOLERANCE = 1e-9
+RAMP_GRACE_SECONDS = 30.0
+"""For how long after its ramp a replica may wait for its plain score: until the next leader is there."""
+LOOKS = 4
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One invariant that does not hold.
+
+    Attributes:
+        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `feed`.
+        key: The Redis key to look at.
+        url: Canonical url of the replica that it is about, if it is about one.
+        event: For a break in the feed, the event behind it.
+        router: Key of the router that it is about, if it is about one.
+    """
+
+    rule: str
+    key: str
+    message: str
+    url: str = ""
+    event: str = ""
+    router: str = ""
+
+
+async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
+    """Return every violation found; an empty list means that all holds.
+
+    Raises:
+        StoreUnavailable: Redis did not answer in time.
+    """
+    types = await reader.key_types()
+    found = list(_type_violations(types, keys))
+    if found:
+        return found
+    urls = {key.removeprefix(keys.replica_prefix) for key in types if key.startswith(keys.replica_prefix)}
+    urls |= set(await reader.urls()) | set(await reader.ready_urls())
+    inspections = await reader.inspect(sorted(urls))
+    now = await reader.server_time()
+    for inspection in inspections:
+        found += inspection_violations(inspection, keys, now=now)
+    routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
+    found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
+    inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
+    found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
+    found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]
+    head = await reader.head()
+    try:
+        events = [event async for event in reader.all_events()]
+    except KeyConflict as error:
+        return [*found, Violation("type", keys.events, str(error))]
+    found += feed_violations(events, keys)
+    last = events[-1].id if events else ORIGIN
+    if head != await reader.head() or head.revision == last:
+        return found
+    if events:
+        found.append(Violation("feed", keys.meta, f"its revision {head.revision} is not the last event's id {last}"))
+    else:
+        found.append(Violation("feed", keys.events, f"is empty, although the revision is {head.revision}"))
+    return found
+
+
+def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> Iterator[Violation]:
+    """Yield what does not agree about one replica. `now` is the server's time, in seconds."""
+    key = keys.replica(inspection.url)
+    violation = functools.partial(Violation, url=inspection.url)
+    fields = inspection.fields
+    if inspection.order is not None and not fields:
+        yield violation("membership", keys.replicas, f"{inspection.url} has no hash")
+    if fields and (inspection.order is None) is not (fields.get("admin") == "removed"):
+        yield violation("membership", key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
+    elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
+        yield violation("membership", key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
+    try:
+        weight, capacity = float(fields.get("weight", "1")), int(fields.get("capacity", "0"))
+        in_flight = int(fields.get("in_flight", "0"))
+    except ValueError as error:
+        yield violation("type", key, f"a number does not parse: {error}")
+        return
+    if not 0 < weight < math.inf:
+        yield violation("type", key, f"weight is {weight}, must be above 0 and finite")
+        return
+    if in_flight < 0:
+        yield violation("load", key, f"in_flight is {in_flight}")
+    may_serve = fields.get("status") == "healthy" and fields.get("admin") == "active"
+    is_full = capacity > 0 and in_flight >= capacity
+    is_primary = fields.get("primary") == "1"
+    score = _wanted_score(inspection, in_flight, weight, now)
+    wanted_primary = score if may_serve and not is_full and is_primary else None
+    wanted_secondary = score if may_serve and not is_full and not is_primary else None
+    if not _agree(inspection.ready_primary, wanted_primary):
+        text = f"{inspection.url} has {inspection.ready_primary}, should have {wanted_primary}"
+        yield violation("ready", keys.ready_primary, text)
+    if not _agree(inspection.ready_secondary, wanted_secondary):
+        text = f"{inspection.url} has {inspection.ready_secondary}, should have {wanted_secondary}"
+        yield violation("ready", keys.ready_secondary, text)
+    if inspection.is_full is not (may_serve and is_full):
+        yield violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+
+
+def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:
+    """Return the score that a ready replica has to have; the one that it has where its ramp allows that."""
+    plain = in_flight / weight
+    found = inspection.ready_primary if inspection.ready_secondary is None else inspection.ready_secondary
+    try:
+        length = int(inspection.fields["slow_start_ms"]) / 1000
+        since = int(inspection.fields["status_since_ms"]) / 1000
+    except (KeyError, ValueError):
+        return plain
+    most = (in_flight + 1) / (weight * LEAST_RAMP_SHARE) - 1 / weight
+    if found is None or not since - 1 <= now < since + length + RAMP_GRACE_SECONDS:
+        return plain
+    return min(max(found, plain), most)
+
+
+def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violation]:
+    """Yield loads that are not the number of leases, and leases that nobody would end."""
+    for url, in_flight, count in inspection.wrong:
+        text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
+        yield Violation("load", keys.replica(url), text, url=url)
+    for router in inspection.strangers:
+        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped", router=router)
+
+
+def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
+    """Yield that somebody waits beside room, and waiters and inboxes that nobody would take away."""
+    if inspection.waiting and inspection.ready:
+        text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
+        yield Violation("queue", keys.queue, text)
+    for router in inspection.strangers:
+        text = f"{router} has waiters or an inbox, and is no router that could be reaped"
+        yield Violation("queue", keys.queue, text, router=router)
+
+
+async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> QueueInspection:
+    """Return how the line stands; where somebody waits beside room, only if that outlasts the next heartbeats."""
+    for _ in range(LOOKS):
+        inspection = await reader.inspect_queue(inboxes)
+        if not (inspection.waiting and inspection.ready):
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    return inspection
+
+
+def feed_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
+    """Yield where the feed is broken: an event that does not follow the one before it, or an epoch that fell."""
+    for before, event in itertools.pairwise(events):
+        if event.previous != before.id:
+            yield Violation(
+                "feed",
+                keys.events,
+                f"{event.id} follows {event.previous}, but stands after {before.id}",
+                event=event.id,
+            )
+        if event.epoch < before.epoch:
+            yield Violation(
+                "feed", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}", event=event.id
+            )
+
+
+async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:
+    """Yield the registered replicas that a mirror could not read; one by one only where a chunk fails."""
+    for chunk in (urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)):
+        try:
+            await reader.records(chunk)
+        except KeyConflict as error:
+            if len(chunk) == 1:
+                yield Violation("type", keys.replica(chunk[0]), str(error))
+                continue
+            for url in chunk:
+                async for violation in _unreadable(reader, keys, [url]):
+                    yield violation
+
+
+def _type_violations(types: dict[str, str], keys: Keys) -> Iterable[Violation]:
+    for key, found in sorted(types.items()):
+        wanted = keys.expected_type(key)
+        if wanted is None:
+            yield Violation("type", key, f"is no key of the registry (a {found}); move or delete it")
+        elif found not in (wanted, "none"):
+            yield Violation("type", key, f"is a {found}, not a {wanted}; move or delete it")
+
+
+def _agree(found: float | None, wanted: float | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return math.isclose(found, wanted, rel_tol=RELATIVE_TOLERANCE)

@@ -1,0 +1,46 @@
+"""Access to one registry from outside: a connection of one's own, without joining the routers."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from shared_registry.admin.inspector import Inspector
+from shared_registry.config import RouterConfig
+from shared_registry.store import client
+from shared_registry.store.keys import Keys
+
+
+class Outsider:
+    """Connects to the Redis of a config, and reads one namespace of it. Of the config only Redis matters.
+
+    All methods raise `StoreUnavailable` when Redis does not answer in time, and `KeyConflict` for what they cannot
+    parse.
+    """
+
+    def __init__(self, config: RouterConfig) -> None:
+        """Set up; nothing connects before `async with`."""
+        self._timeout_seconds = config.redis_timeout_seconds
+        self._keys = Keys(config.namespace)
+        self._clients = client.connect(
+            config.redis_url,
+            timeout_seconds=self._timeout_seconds,
+            block_seconds=config.refresh_seconds,
+            key=self._keys.meta,
+        )
+        self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
+
+    async def __aenter__(self) -> Self:
+        """Connect, and refuse a server that the registry cannot work on."""
+        try:
+            await client.verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
+        except BaseException:
+            await self._clients.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        await self._clients.close()

@@ -1,0 +1,238 @@
+"""An operator's hand on a registry: changes replicas and the leader from outside, without joining the routers."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import getpass
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.connection import Outsider
+from shared_registry.admin.repair import repair
+from shared_registry.config import RouterConfig, validate_endpoint
+from shared_registry.errors import UnknownReplica
+from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
+from shared_registry.store import client
+from shared_registry.store.store import Store, new_token
+from shared_registry.urls import canonical_url
+
+SIT_OUT_LEASES = 3.0
+LOOK_SECONDS = 0.02
+
+
+class Change(enum.Enum):
+    """What became of one replica."""
+
+    REGISTERED = "registered"
+    UPDATED = "updated"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    REMOVED = "removed"
+    UNCHANGED = "unchanged"
+    """It was so already."""
+    GONE = "gone"
+    """It is not registered any more."""
+
+
+_ADMIN_CHANGES = {
+    AdminState.ACTIVE: Change.ENABLED,
+    AdminState.DRAINING: Change.DRAINING,
+    AdminState.DISABLED: Change.DISABLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One replica that was asked for by name or url.
+
+    Attributes:
+        key: The canonical url.
+        incarnation: Of the life that is meant; empty for one that was removed already.
+    """
+
+    key: str
+    url: str
+    name: str | None = None
+    incarnation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deposition:
+    """What came of asking the leader to step down.
+
+    Attributes:
+        leader: Who led.
+        is_deposed: Whether it was this request that ended the term, and not something else just before.
+    """
+
+    leader: Leader
+    is_deposed: bool
+    sit_out_seconds: float
+
+
+class Operator(Outsider):
+    """`async with Operator(config, by="ann@desk") as operator: await operator.set_admin(...)`.
+
+    Every change names `by` in its event. All methods may be repeated: what was done already is `Change.UNCHANGED`.
+    """
+
+    def __init__(self, config: RouterConfig, *, by: str = "") -> None:
+        """Set up; nothing connects before `async with`.
+
+        Args:
+            config: Which registry; its lease tells how long a deposed leader sits out by default.
+            by: Who operates; by default the user of this process, and the host.
+        """
+        super().__init__(config)
+        self.by = by or user_at_host()
+        self._lease_seconds = config.lease_seconds
+        self._store = Store(
+            self._clients.commands,
+            self._keys,
+            router="",
+            timeout_seconds=self._timeout_seconds,
+            failover=self._clients.failover,
+        )
+
+    async def find(self, names: Sequence[str], *, also_removed: bool = False) -> list[Target]:
+        """Return the replicas with these names or urls, each once. Reads only, so that a typo changes nothing.
+
+        Args:
+            names: Names, and urls in any spelling.
+            also_removed: Find those, too, that were removed within seven days.
+
+        Raises:
+            ConfigError: A url that is none.
+            UnknownReplica: Some are not registered, or several replicas have a name; all of them are listed.
+        """
+        keys = [canonical_url(name) if "://" in name else None for name in names]
+        targets = await self._registered()
+        removed = await self._removed() if also_removed else []
+        found: dict[str, Target] = {}
+        problems: list[str] = []
+        for name, key in zip(names, keys, strict=True):
+            matches = _matching(targets, name, key) or _matching(removed, name, key)
+            if len(matches) == 1:
+                found.setdefault(matches[0].key, matches[0])
+            elif matches:
+                urls = ", ".join(target.url for target in matches)
+                problems.append(f"{len(matches)} replicas are named {name!r}, give a url ({urls})")
+            else:
+                problems.append(f"no replica {key} is registered" if key else f"no replica is named {name!r}")
+        if problems:
+            raise UnknownReplica("; ".join(problems) + "; nothing was changed")
+        return list(found.values())
+
+    async def plan(self, urls: Sequence[str], changes: Mapping[str, Any]) -> list[ReplicaEndpoint]:
+        """Return the specs that these replicas get: the changes, over what is registered, over the defaults.
+
+        Raises:
+            ConfigError: A url or a change is wrong.
+        """
+        keys = dict.fromkeys(canonical_url(url) for url in urls)
+        spelled = {canonical_url(url): url for url in reversed(urls)}
+        known = await self._reader.records(list(keys))
+        plain = {key: known[key].endpoint if key in known else ReplicaEndpoint(spelled[key]) for key in keys}
+        return [validate_endpoint(replace(endpoint, **changes), "replica") for endpoint in plain.values()]
+
+    async def register(self, endpoint: ReplicaEndpoint) -> Change:
+        """Register a replica, or change the spec of one that is there; its health and load stay."""
+        key = canonical_url(endpoint.url)
+        events = await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token(), by=self.by)
+        if not events:
+            return Change.UNCHANGED
+        return Change.REGISTERED if events[0].kind is EventKind.REPLICA_REGISTERED else Change.UPDATED
+
+    async def set_admin(self, target: Target, state: AdminState, *, reason: str = "") -> Change:
+        """Drain, disable or enable a replica."""
+        events = await self._store.set_admin(target.key, state, by=self.by, reason=reason)
+        if events is None:
+            return Change.GONE
+        return _ADMIN_CHANGES[state] if events else Change.UNCHANGED
+
+    async def remove(self, target: Target, *, reason: str = "", when_drained: bool = False) -> Change:
+        """Remove the life of a replica that was found; another one, registered since, stays.
+
+        Args:
+            target: Which.
+            reason: Why, for the event.
+            when_drained: Let it drain first where sessions are on it; the end of the last one removes it.
+        """
+        if not target.incarnation:
+            return Change.UNCHANGED
+        events = await self._store.deregister(
+            target.key, target.incarnation, by=self.by, reason=reason, when_drained=when_drained
+        )
+        if events is None:
+            return Change.GONE
+        if not events:
+            return Change.UNCHANGED
+        return Change.REMOVED if events[0].kind is EventKind.REPLICA_DEREGISTERED else Change.DRAINING
+
+    async def sessions_left(self, targets: Sequence[Target]) -> int:
+        """Return how many sessions these replicas have in all, also those that were removed meanwhile."""
+        return sum([await self._reader.in_flight(target.key) or 0 for target in targets])
+
+    async def repair(self) -> list[Violation]:
+        """Put in order what follows from the rest; return what is wrong afterwards."""
+        found = await find_violations(self._reader, self._keys)
+        if await repair(self._store, found, by=self.by):
+            found = await find_violations(self._reader, self._keys)
+        return found
+
+    async def step_down(self, *, sit_out_seconds: float | None = None, reason: str = "") -> Deposition | None:
+        """End the term of whoever leads now; `None` where nobody does.
+
+        Args:
+            sit_out_seconds: How long it is not to stand again; by default three leases.
+            reason: Why, for the event.
+        """
+        leader = await self._reader.leader()
+        if leader is None:
+            return None
+        seconds = SIT_OUT_LEASES * self._lease_seconds if sit_out_seconds is None else sit_out_seconds
+        router = await self._store.step_down(leader.epoch, sit_out_seconds=seconds, by=self.by, reason=reason)
+        return Deposition(leader, router is not None, seconds)
+
+    async def leader_after(self, epoch: int, *, within_seconds: float) -> Leader | None:
+        """Return who leads in a later epoch, as soon as somebody does; `None` where nobody does in time."""
+        deadline = time.monotonic() + within_seconds
+        while True:
+            leader = await self._reader.leader()
+            if leader is not None and leader.epoch > epoch:
+                return leader
+            if time.monotonic() >= deadline:
+                return None
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _registered(self) -> list[Target]:
+        records = await self._reader.records(await self._reader.urls())
+        return [Target(key, one.endpoint.url, one.endpoint.name, one.incarnation) for key, one in records.items()]
+
+    async def _removed(self) -> list[Target]:
+        found = []
+        for key in await self._reader.removed():
+            async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+                url, name = await self._clients.commands.hmget(self._keys.replica(key), "url", "name")
+            found.append(Target(key, url or key, name or None))
+        return found
+
+
+def user_at_host() -> str:
+    """Return who runs this process, for the events that it causes."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _matching(targets: Sequence[Target], name: str, key: str | None) -> list[Target]:
+    return [target for target in targets if (target.key == key if key else target.name == name)]

@@ -1,0 +1,41 @@
+"""Puts a namespace in order again, as far as what is wrong follows from what is right.
+
+Loads follow from leases, ready sets from hashes, membership from both, the revision from the feed; who waits beside
+room is served. What holds another type or an unreadable number is left alone: only its owner can know what it should
+be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared_registry.admin.check import Violation
+from shared_registry.model import is_later
+from shared_registry.store.reader import RECORDS_AT_ONCE
+from shared_registry.store.store import Store
+
+REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "feed"})
+
+
+async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
+    """Repair what a check has found; return whether there was anything to repair. Check again afterwards.
+
+    Safe while routers are at work, and to repeat: everything is derived anew, at one instant for each replica.
+
+    Raises:
+        KeyConflict: A key is of another type; nothing was changed.
+        StoreUnavailable: Redis did not answer in time.
+    """
+    found = [violation for violation in violations if violation.rule in REPAIRABLE]
+    if not found:
+        return False
+    urls = sorted({violation.url for violation in found if violation.url})
+    routers = sorted({violation.router for violation in found if violation.router})
+    first_event = ""
+    for violation in found:
+        if violation.event and (not first_event or is_later(violation.event, first_event)):
+            first_event = violation.event
+    chunks = [urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)] or [[]]
+    for chunk in chunks:
+        await store.repair(urls=chunk, routers=routers, first_event=first_event, by=by)
+    return True

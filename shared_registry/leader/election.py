@@ -1,0 +1,307 @@
+"""Leader election by a lease in Redis: campaign, renew, resign.
+
+What it promises: each epoch has one leader, epochs rise, and a leader stops believing in itself before its lease can
+have ended on the server, as long as local and server clocks run at nearly the same rate (a tenth of the lease is kept
+as margin). What it does not: during a pause of the process two may believe at once. That is why every write of a
+leader carries its token and epoch, which Redis compares within the same command.
+
+A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the feed,
+stops leading, and does not stand again for as long as the event says, so that another takes over where there is one.
+That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
+
+A leader that is unfit to probe resigns by itself (`StandAside`) and has a handicap for some time: it stands one lease
+after each vacancy, so that any other router comes first. That is no ban: where no other stands it leads again, as the
+last resort, and does not resign for such a reason before its handicap is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock, finish_by, wait_until
+from shared_registry.errors import Fenced, StoreError
+from shared_registry.model import Event, EventKind, Term
+from shared_registry.store.replies import Elected, Held
+from shared_registry.store.store import new_token
+
+MARGIN_SHARE = 0.1
+JITTER_SECONDS = 0.05
+HANDICAP_LEASES = 10
+"""How long a router that stood aside lets others stand first."""
+logger = logging.getLogger(__name__)
+
+
+class LeaseStore(Protocol):
+    """What an election asks of the store."""
+
+    async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
+        """Stand for leader."""
+
+    async def renew(self, token: str, *, lease_seconds: float) -> bool:
+        """Extend the lease."""
+
+    async def resign(self, token: str, *, reason: str = "") -> bool:
+        """End the lease, and say why where there is something to say."""
+
+
+class StandAside(Exception):
+    """Raised by a leader's work: another router should lead. Its text says why."""
+
+
+@dataclass
+class RunningTerm(Term):
+    """A term as the router sees it that has it.
+
+    Attributes:
+        deadline: On the monotonic clock; past it the leader must not act.
+        clock: Which tells.
+        handicap_until: Likewise on it: until then this router leads only because no other one stood.
+    """
+
+    deadline: float
+    clock: Clock
+    handicap_until: float = -math.inf
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the leader may still act."""
+        return self.clock.monotonic() < self.deadline
+
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether the leader has stood aside lately, and no other router took over."""
+        return self.clock.monotonic() < self.handicap_until
+
+
+class Election:
+    """Stands for leader again and again, and runs `lead` while it leads. One `run` at a time."""
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        *,
+        router: str,
+        lead: Callable[[RunningTerm], Awaitable[None]],
+        lease_seconds: float,
+        renew_interval_seconds: float,
+        seen_epoch: Callable[[], int],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """Set up; nothing is sent before `run`.
+
+        Args:
+            store: Where the lease lives.
+            router: The key under which this router stands.
+            lead: Runs as a task while this router leads. It is cancelled when the term ends, and may use a
+                bounded time then to finish; when it returns or raises, the leader resigns. Where it raises `StandAside`
+                others stand first for some time.
+            lease_seconds: How long a leader that fell silent still counts as one.
+            renew_interval_seconds: How often it is renewed; under half of the lease.
+            seen_epoch: The highest epoch that this router knows of.
+            clock: For the deadline.
+            rng: For jitter.
+        """
+        self._store = store
+        self._router = router
+        self._lead = lead
+        self._lease_seconds = lease_seconds
+        self._renew_interval_seconds = renew_interval_seconds
+        self._seen_epoch = seen_epoch
+        self._clock = clock
+        self._rng = rng
+        self._backoff = Backoff(rng=rng)
+        self._vacancy = asyncio.Event()
+        self._deposition = asyncio.Event()
+        self._sits_out_until = -math.inf
+        self._handicap_until = -math.inf
+        self._term: RunningTerm | None = None
+        self._highest_epoch = 0
+        self._is_in_trouble = False
+
+    @property
+    def term(self) -> RunningTerm | None:
+        """The current term, while this router leads."""
+        return self._term if self._term is not None and self._term.is_current else None
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Stand at once when a leader has resigned, or stop where this one was deposed. For `Mirror.subscribed`."""
+        for event in events:
+            if event.kind is EventKind.LEADER_RESIGNED:
+                self._vacancy.set()
+                if event.router == self._router and event.sit_out_seconds is not None:
+                    self._step_down(event, event.sit_out_seconds)
+
+    @property
+    def _is_sitting_out(self) -> bool:
+        return self._clock.monotonic() < self._sits_out_until
+
+    def _step_down(self, event: Event, seconds: float) -> None:
+        now = self._clock.monotonic()
+        self._sits_out_until = now + seconds
+        if self._term is not None:
+            self._term.deadline = min(self._term.deadline, now)
+        self._deposition.set()
+        logger.info("leader: stepping down for %s, sitting out %g s", event.by or "somebody", seconds)
+
+    async def run(self) -> None:
+        """Take part until cancelled; then finish an outstanding campaign, and resign."""
+        while True:
+            await self._serve(await self._win())
+
+    async def _win(self) -> RunningTerm:
+        """Campaign with one token until elected."""
+        token = new_token()
+        attempt: asyncio.Future[Elected | Held] | None = None
+        try:
+            while True:
+                await self._let_others_stand_first()
+                while self._is_sitting_out:
+                    await self._clock.sleep(self._sits_out_until - self._clock.monotonic())
+                self._vacancy.clear()
+                asked_at = self._clock.monotonic()
+                attempt = asyncio.ensure_future(self._campaign(token))
+                try:
+                    outcome = await asyncio.shield(attempt)
+                except StoreError as error:
+                    self._report_trouble(error)
+                    await self._clock.sleep(self._backoff.next_seconds())
+                    continue
+                self._end_trouble()
+                if isinstance(outcome, Elected):
+                    return RunningTerm(
+                        outcome.epoch, token, self._deadline(asked_at), self._clock, self._handicap_until
+                    )
+                await self._wait_for_vacancy(outcome)
+        except asyncio.CancelledError:
+            if attempt is not None:
+                await self._withdraw(token, attempt)
+            raise
+
+    async def _let_others_stand_first(self) -> None:
+        """With a handicap, wait until no vacancy has begun for a lease."""
+        while self._clock.monotonic() < self._handicap_until:
+            self._vacancy.clear()
+            await wait_until(self._clock, self._clock.monotonic() + self._lease_seconds, self._vacancy)
+            if not self._vacancy.is_set():
+                return
+
+    async def _campaign(self, token: str) -> Elected | Held:
+        seen = max(self._seen_epoch(), self._highest_epoch)
+        outcome = await self._store.campaign(token, lease_seconds=self._lease_seconds, seen_epoch=seen)
+        epoch = outcome.epoch if isinstance(outcome, Elected) else outcome.leader.epoch
+        self._highest_epoch = max(self._highest_epoch, epoch)
+        return outcome
+
+    async def _withdraw(self, token: str, attempt: asyncio.Future[Elected | Held]) -> None:
+        """Learn how the last campaign ended, and resign unless it certainly won no lease."""
+        with contextlib.suppress(StoreError):
+            if isinstance(await attempt, Held):
+                return
+        with contextlib.suppress(StoreError):
+            await self._store.resign(token)
+
+    async def _wait_for_vacancy(self, held: Held) -> None:
+        """Wait until the holder's lease can have ended, or it resigned."""
+        deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
+        await wait_until(self._clock, deadline, self._vacancy)
+
+    async def _serve(self, term: RunningTerm) -> None:
+        if self._is_sitting_out:  # its deposition has overtaken the reply to its campaign
+            with contextlib.suppress(StoreError):
+                await self._store.resign(term.token)
+            return
+        self._deposition.clear()
+        logger.info("leader: leading in epoch %d", term.epoch)
+        self._term = term
+        lead = asyncio.ensure_future(self._lead(term))
+        renewals = asyncio.ensure_future(self._renew_until_lost(term))
+        deposition = asyncio.ensure_future(_until(self._deposition))
+        try:
+            await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            deposition.cancel()
+            await self._end(term, lead, renewals, reason=self._reason_to_stand_aside(lead))
+        _raise_failure(lead)
+        _raise_failure(renewals)
+        if not renewals.cancelled():  # let the feed tell first whether somebody asked for it
+            await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
+
+    def _reason_to_stand_aside(self, lead: asyncio.Future[None]) -> str:
+        """Begin the handicap where lead says that another router should; return why, or nothing."""
+        error = lead.exception() if lead.done() and not lead.cancelled() else None
+        if not isinstance(error, StandAside):
+            return ""
+        self._handicap_until = self._clock.monotonic() + HANDICAP_LEASES * self._lease_seconds
+        logger.warning("leader: resigning, so that another router leads: %s", error)
+        return str(error)
+
+    async def _end(
+        self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
+    ) -> None:
+        """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
+        lead.cancel()
+        try:
+            await asyncio.gather(lead, return_exceptions=True)
+        finally:
+            renewals.cancel()  # also where the caller will not wait any longer, or they would go on forever
+            self._term = None
+        await asyncio.gather(renewals, return_exceptions=True)
+        if not self._deposition.is_set() and (not renewals.cancelled() or not term.is_current):
+            logger.warning("leader: lost epoch %d", term.epoch)
+        with contextlib.suppress(StoreError):  # where it cannot be told, the lease ends by itself: nobody renews it
+            await self._store.resign(term.token, reason=reason)
+
+    async def _renew_until_lost(self, term: RunningTerm) -> None:
+        """Renew; return when another leads, or when the deadline comes first."""
+        delay = self._renew_interval_seconds
+        while True:
+            await self._clock.sleep(min(delay, term.deadline - self._clock.monotonic()))
+            if not term.is_current:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                renewal = self._store.renew(term.token, lease_seconds=self._lease_seconds)
+                if not await finish_by(self._clock, term.deadline, renewal):
+                    return
+            except TimeoutError:
+                return
+            except StoreError as error:
+                self._report_trouble(error)
+                delay = self._backoff.next_seconds()
+            else:
+                self._end_trouble()
+                if self._deposition.is_set():
+                    return
+                term.deadline = self._deadline(asked_at)
+                delay = self._renew_interval_seconds
+
+    def _deadline(self, asked_at: float) -> float:
+        return asked_at + self._lease_seconds * (1 - MARGIN_SHARE)
+
+    def _report_trouble(self, error: StoreError) -> None:
+        if not self._is_in_trouble:
+            self._is_in_trouble = True
+            logger.warning("leader: %s", error)
+
+    def _end_trouble(self) -> None:
+        self._is_in_trouble = False
+        self._backoff.reset()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _raise_failure(task: asyncio.Future[None]) -> None:
+    """Let a failure reach the caller, unless it only says that the term is over."""
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Fenced | StandAside):
+        raise error

@@ -1,0 +1,260 @@
+"""The leader's health loop: probes what is due, and reports the results in batches under its term."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock, wait_until
+from shared_registry.errors import Fenced, StoreError, StoreUnavailable
+from shared_registry.leader.duties import end_of_term
+from shared_registry.leader.election import RunningTerm, StandAside
+from shared_registry.leader.local_health import LocalHealth
+from shared_registry.leader.schedule import Schedule
+from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
+from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.trouble_log import TroubleLog
+from shared_registry.store.replies import Report
+
+RESULTS_AT_ONCE = 500
+REPORT_INTERVAL_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 1.0
+logger = logging.getLogger(__name__)
+
+
+class Cluster(Protocol):
+    """What the loop asks of the shared state."""
+
+    def probed(self) -> Iterable[ReplicaRecord]:
+        """Return the records of all replicas as known now."""
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        """Return one replica's record as known now; `None` if it is gone."""
+
+    async def read_probe_times(self) -> float:
+        """Read again when each replica was probed, and return the server's time."""
+
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
+        """Apply a batch of results."""
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """How replicas are probed; see `RouterConfig` for each."""
+
+    path: str
+    interval_seconds: float
+    fast_interval_seconds: float
+    timeout_seconds: float
+    thresholds: Thresholds
+    concurrency: int
+
+
+class HealthLoop:
+    """Probes for the cluster while this router leads. `run` once per term."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        probe: HttpProbe,
+        settings: HealthSettings,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        trouble_log: TroubleLog,
+        retain: Callable[[Iterable[str]], None] | None = None,
+    ) -> None:
+        """Set up; nothing is probed before `run`.
+
+        Args:
+            cluster: What to probe, and where results go.
+            probe: One HTTP request; any exception counts as a failure.
+            settings: How often, how long, how many at once.
+            clock: For due times.
+            rng: For jitter.
+            trouble_log: Told of probes that this router could not make.
+            retain: Called with the urls that are probed when these change, to close other connections.
+        """
+        self._cluster = cluster
+        self._probe = probe
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._trouble_log = trouble_log
+        self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
+        self._complaint: str | None = None
+        self._retain = retain
+        self._is_changed = True
+        self._wake = asyncio.Event()
+        self._waits_until = math.inf
+        self.refused_reports = 0
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Look at the replicas again. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events or any(event.record is not None for event in events):
+            self._is_changed = True
+            self._wake.set()
+
+    async def run(self, term: RunningTerm) -> None:
+        """Probe until cancelled or the term is over; results so far are reported before it returns.
+
+        Raises:
+            Fenced: Another leader has been elected, and Redis refused our results.
+            StandAside: Too many probes fail by this router's own trouble: another one should lead.
+        """
+        self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
+        self._complaint = None
+        schedule = Schedule(
+            interval=self._settings.interval_seconds,
+            fast_interval=self._settings.fast_interval_seconds,
+            rng=self._rng,
+        )
+        reports = _Reports(self._cluster, term, self._settings.thresholds)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._report(reports, term))
+                await self._probe_due(term, schedule, reports, group)
+        except BaseExceptionGroup as failures:
+            end = end_of_term(failures)
+            if end is None:
+                raise
+            if isinstance(end, StandAside):
+                raise end from None
+            self.refused_reports += 1
+            reports.discard()
+            raise Fenced(f"epoch {term.epoch} is over; its probe results were refused") from None
+        finally:
+            with contextlib.suppress(StoreError):
+                await reports.send_all()
+
+    async def _probe_due(
+        self, term: RunningTerm, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
+    ) -> None:
+        with contextlib.suppress(StoreError):
+            server_now = await self._cluster.read_probe_times()
+            schedule.follow(self._cluster.probed(), now=self._clock.monotonic(), server_now=server_now)
+            schedule.hasten(self._clock.monotonic())
+        self._is_changed = True
+        slots = asyncio.Semaphore(self._settings.concurrency)
+        while term.is_current:
+            if self._complaint is not None and not term.is_last_resort:
+                raise StandAside(self._complaint)
+            if self._is_changed:
+                self._is_changed = False
+                self._follow(schedule)
+            key = schedule.pop_due(self._clock.monotonic())
+            if key is None:
+                await self._wait_until(schedule.next_due())
+                continue
+            await slots.acquire()
+            group.create_task(self._probe_one(key, term, schedule, reports, slots))
+
+    def _follow(self, schedule: Schedule) -> None:
+        records = [record for record in self._cluster.probed() if record.is_probed]
+        schedule.follow(records, now=self._clock.monotonic())
+        self._local_health.retain(record.key for record in records)
+        if self._retain:
+            self._retain(record.key + self._settings.path for record in records)
+
+    async def _wait_until(self, due: float) -> None:
+        """Wait for a due time, or until woken."""
+        self._wake.clear()
+        self._waits_until = min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS)
+        await wait_until(self._clock, self._waits_until, self._wake)
+
+    async def _probe_one(
+        self, key: str, term: RunningTerm, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
+    ) -> None:
+        try:
+            record = self._cluster.record(key)
+            if not term.is_current:  # it ended while this one waited for its slot
+                return
+            if record is None or not record.is_probed:  # so since it became due
+                schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
+                return
+            url = key + self._settings.path
+            outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
+            if outcome.trouble is None:
+                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+            now, known = self._clock.monotonic(), self._cluster.record(key) or record
+            if known.incarnation == record.incarnation:
+                schedule.settle(key, known.health.status, ok=_is_good(outcome, known.health.status), now=now)
+            else:
+                schedule.put_back(key, due=now)
+            self._judge_oneself(known, outcome, replicas=len(schedule))
+            if schedule.next_due() < self._waits_until:
+                self._wake.set()
+        finally:
+            slots.release()
+
+    def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
+        """Tell this router's own trouble, and find out whether it should go on leading."""
+        if outcome.trouble is not None:
+            self._trouble_log.note(outcome.trouble)
+        elif outcome.error is None:
+            self._trouble_log.connected()
+        is_healthy = record.health.status is ReplicaStatus.HEALTHY
+        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
+        self._complaint = self._local_health.complaint(replicas)
+        if self._complaint is not None:
+            self._wake.set()
+
+    async def _report(self, reports: _Reports, term: RunningTerm) -> None:
+        backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
+        delay = REPORT_INTERVAL_SECONDS
+        while term.is_current:
+            await self._clock.sleep(delay)
+            try:
+                await reports.send_all()
+            except StoreUnavailable:
+                delay = backoff.next_seconds()
+            else:
+                backoff.reset()
+                delay = REPORT_INTERVAL_SECONDS
+
+
+def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
+    """Return whether the next probe comes as after a success; what says nothing leaves the pace to the status."""
+    return outcome.error is None if outcome.trouble is None else status is ReplicaStatus.HEALTHY
+
+
+class _Reports:
+    """Results on their way to Redis, in numbered batches, one under way at a time, and none past the term.
+
+    A batch whose reply was lost goes out again as it was, under its number.
+    """
+
+    def __init__(self, cluster: Cluster, term: RunningTerm, thresholds: Thresholds) -> None:
+        self._cluster = cluster
+        self._term = term
+        self._thresholds = thresholds
+        self._results: list[ProbeResult] = []
+        self._batch: Sequence[ProbeResult] = ()
+        self._number = 0
+
+    def add(self, result: ProbeResult) -> None:
+        self._results.append(result)
+
+    def discard(self) -> None:
+        self._results, self._batch = [], ()
+
+    async def send_all(self) -> None:
+        """Send what there is, as long as the term is current.
+
+        Raises:
+            StoreUnavailable: Not all of it arrived; calling again goes on where this ended.
+            Fenced: Another leads.
+        """
+        while (self._batch or self._results) and self._term.is_current:
+            if not self._batch:
+                self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
+                self._number += 1
+            await self._cluster.report(self._term, self._number, self._batch, self._thresholds)
+            self._batch = ()

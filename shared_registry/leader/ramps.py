@@ -1,0 +1,105 @@
+"""The leader's part in slow start: as time passes it brings the ready scores of replicas that ramp up in line.
+
+A replica that turns healthy while `slow_start_seconds` is in force is marked in its hash. Every script that touches it
+gives it the score of that moment; for the moments in between, and for the last one, the leader asks. Whoever leads next
+finds the marks and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock, wait_until
+from shared_registry.errors import StoreUnavailable
+from shared_registry.leader.election import RunningTerm
+from shared_registry.mirror.slow_start import step_seconds
+from shared_registry.model import Event, Term
+from shared_registry.selection.view import View
+
+URLS_AT_ONCE = 200
+LONGEST_WAIT_SECONDS = 1.0
+
+
+class RampStore(Protocol):
+    """Where the ready scores are."""
+
+    async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
+        """Bring the scores of these in line; return which ramp on."""
+
+
+class Ramps:
+    """Advances what this router's view shows as ramping up, while it leads. `run` once per term."""
+
+    def __init__(
+        self, store: RampStore, view: View, *, slow_start_seconds: float, clock: Clock, rng: random.Random
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: Where the scores are.
+            view: Which replicas ramp up.
+            slow_start_seconds: How long those ramp that turn healthy while this router leads; 0 for not at all.
+            clock: For waiting.
+            rng: For jitter.
+        """
+        self._store = store
+        self._view = view
+        self._slow_start_seconds = slow_start_seconds
+        self._clock = clock
+        self._backoff = Backoff(rng=rng)
+        self._changed = asyncio.Event()
+        self._over: dict[str, float | None] = {}
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Look again. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events or any(event.record and event.record.slow_start_seconds is not None for event in events):
+            self._changed.set()
+
+    async def run(self, term: RunningTerm) -> None:
+        """Say how long replicas ramp, and advance those that do, as long as the term is current.
+
+        Where nothing ramps, and nothing is to, it returns.
+
+        Raises:
+            Fenced: Another leads.
+        """
+        self._over.clear()
+        is_said = False
+        while term.is_current:
+            self._changed.clear()
+            marked = self._marked()
+            wait_seconds = step_seconds(min(marked.values())) if marked else LONGEST_WAIT_SECONDS
+            if marked or not is_said:
+                try:
+                    await self._advance(term, list(marked))
+                except StoreUnavailable:
+                    wait_seconds = self._backoff.next_seconds()
+                else:
+                    self._backoff.reset()
+                    is_said = True
+            elif self._slow_start_seconds <= 0:
+                return
+            if marked:
+                await self._clock.sleep(wait_seconds)
+            else:
+                await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._changed)
+
+    def _marked(self) -> dict[str, float]:
+        """Return, for each replica that may ramp up, how long: by its mark, unless Redis has said that it is over."""
+        return {
+            record.key: record.slow_start_seconds
+            for record in (replica.record for replica in self._view.all())
+            if record.slow_start_seconds is not None
+            and (record.key not in self._over or self._over[record.key] != record.status_since)
+        }
+
+    async def _advance(self, term: RunningTerm, urls: Sequence[str]) -> None:
+        for at in range(0, max(len(urls), 1), URLS_AT_ONCE):
+            chunk = urls[at : at + URLS_AT_ONCE]
+            since = {url: replica.record.status_since for url in chunk if (replica := self._view.get(url))}
+            left = await self._store.advance_ramps(term, chunk, slow_start_seconds=self._slow_start_seconds)
+            self._over |= {url: since[url] for url in since.keys() - set(left)}

@@ -1,0 +1,64 @@
+"""After a loss of history: a router contributes what its view still shows, before it reads the new history.
+
+Any number of routers do so in any order. The latest view wins, the removals that it knows included; what was written
+on purpose since the loss is left alone. See `lua/restore_view.lua` for the rules.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from shared_registry.selection.view import View
+from shared_registry.store.codec import removed_entry, restored_entry
+from shared_registry.store.reader import Reader
+from shared_registry.store.store import Store
+
+ENTRIES_AT_ONCE = 200
+logger = logging.getLogger(__name__)
+
+
+async def restore_view(store: Store, reader: Reader, view: View, *, birth: str, revision: str) -> str:
+    """Put a view back into Redis; return the birth of the history that has it now, or a later one.
+
+    Safe to repeat, and to be cut off at any point. Where history is lost once more meanwhile, it starts over.
+
+    Args:
+        store: The namespace that lost its history.
+        reader: The same.
+        view: What this router knew.
+        birth: The history that the view shows.
+        revision: How far it had followed that.
+
+    Raises:
+        StoreError: Redis could not be told all of it.
+    """
+    while True:
+        before = await reader.head()
+        await _put_back(store, reader, view, birth, revision)
+        after = await reader.head()
+        if after.birth is not None and before.birth == after.birth:
+            return after.birth
+        logger.warning("redis: history was lost again while this router's view was put back; starting over")
+
+
+async def _put_back(store: Store, reader: Reader, view: View, birth: str, revision: str) -> None:
+    entries = [restored_entry("replica", replica.record) for replica in view.all()]
+    entries += [removed_entry("removed", key) for key in sorted(view.removed)]
+    restored = 0
+    for chunk in _chunks(entries):
+        events = await store.restore(chunk, view_birth=birth, view_revision=revision)
+        if events is None:
+            return
+        restored += len(events)
+    if await store.restore((), view_birth=birth, view_revision=revision, is_complete=True) is None:
+        return
+    # From here on no earlier view can add a replica that this one knows nothing of.
+    unknown = [removed_entry("absent", key) for key in await reader.urls() if view.get(key) is None]
+    for chunk in _chunks(unknown):
+        await store.restore(chunk, view_birth=birth, view_revision=revision)
+    logger.warning("redis: put back %d replicas from this router's view of %s", restored, birth)
+
+
+def _chunks(entries: Sequence[list[str]]) -> list[Sequence[list[str]]]:
+    return [entries[at : at + ENTRIES_AT_ONCE] for at in range(0, len(entries), ENTRIES_AT_ONCE)]

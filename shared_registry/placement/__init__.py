@@ -1,7 +1,0 @@
-"""Exact placement: leases on slots, which survive crashes, outages and lost replies without a guessed time to live."""
-
-from shared_registry.placement.asking import OnPosition
-from shared_registry.placement.lease import Lease
-from shared_registry.placement.placement import Placement, PlacementSettings
-
-__all__ = ["Lease", "OnPosition", "Placement", "PlacementSettings"]

@@ -1,0 +1,153 @@
+"""The router as an ASGI application, and the life of what it works with: registry, connections, background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from shared_registry.config import RouterConfig
+from shared_registry.errors import StoreError
+from shared_registry.proxy.descriptors import Descriptors
+from shared_registry.proxy.dispatch import Dispatcher
+from shared_registry.proxy.http import HttpProxy, RefuseAmbiguous
+from shared_registry.proxy.narrator import Narrator
+from shared_registry.proxy.opening import Opening
+from shared_registry.proxy.outcomes import OutcomeReports
+from shared_registry.proxy.pages import OwnPages
+from shared_registry.proxy.placement import Placement
+from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
+from shared_registry.proxy.tls import TlsSettings
+from shared_registry.proxy.websocket import WebSocketProxy
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.redis_url import mask_redis_url
+
+LOOK_SECONDS = 0.1
+logger = logging.getLogger(__name__)
+
+
+class Router:
+    """One router: `app` serves while `running()` lasts.
+
+    `app` has a lifespan of its own, for servers that run it without `shared_registry.proxy.server`.
+    """
+
+    def __init__(self, config: RouterConfig, *, url: str = "") -> None:
+        """Set up; nothing connects before `running()`.
+
+        Args:
+            config: Its settings.
+            url: Where it serves, for operators to see.
+        """
+        self.config = config
+        self.url = url
+        self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
+        self._stopping = asyncio.Event()
+        self._reports = OutcomeReports(self.registry)
+        self._opening = Opening(self.registry)
+        self._placement = placement = Placement(
+            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
+        )
+        tls = TlsSettings()
+        self._pools = pools = ReplicaPools(config, tls)
+        self.descriptors = Descriptors(
+            replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
+        )
+        self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
+        front = OwnPages(
+            {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None},
+            http=HttpProxy(config, self.dispatcher, placement, pools),
+            websocket=WebSocketProxy(config, self.dispatcher, placement, tls),
+        )
+        self.app = Starlette(
+            routes=[Route("/{path:path}", front), WebSocketRoute("/{path:path}", front)],
+            middleware=[Middleware(RefuseAmbiguous)],
+            lifespan=lambda _: self.running(),
+        )
+
+    def begin_stop(self) -> None:
+        """Resign at once, and tell load balancers to go elsewhere; send away who waits for a slot.
+
+        Sessions go on until `running()` ends.
+        """
+        self._stopping.set()
+        self._placement.stop_waiting()
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
+        """Take part in the registry; leave it in the end. Does not wait for Redis: `/readyz` says when it is there.
+
+        Sessions that come before the shared state is loaded are held for moments: see `Opening`.
+
+        Args:
+            wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
+
+        Raises:
+            StoreUnavailable: Redis could not be reached in that time; the body was cancelled.
+            StoreError: Redis refuses, or holds something that is not ours; likewise.
+        """
+        self._opening.begin()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                works = (self._take_part(wait_seconds), self._reports.run(), self._pools.sweep())
+                running = [tasks.create_task(work) for work in works]
+                try:
+                    yield
+                finally:
+                    for task in running:
+                        task.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+        finally:
+            self._pools.close()
+
+    async def _take_part(self, wait_seconds: float | None) -> None:
+        registry, where = self.registry, mask_redis_url(self.config.redis_url)
+        await registry.start(timeout_seconds=wait_seconds)
+        try:
+            logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._narrate())
+                tasks.create_task(self._opening.run())
+                leading = tasks.create_task(registry.run_health_checks())
+                await self._stopping.wait()
+                leading.cancel()
+        finally:
+            await registry.stop()
+            logger.info("router: %s has left", registry.router_key)
+
+    async def _narrate(self) -> None:
+        narrator = Narrator(self.registry)
+        while True:
+            narrator.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _status(self, request: Request) -> Response:  # noqa: ARG002
+        queue = Queue(None, self._placement.waiting)
+        if self.registry.is_started:
+            with contextlib.suppress(StoreError):  # the last view, then; its age stands in the document
+                await self.registry.refresh()
+                queue = Queue(await self.registry.queue_depth(), self._placement.waiting)
+        document = status_document(
+            self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
+        )
+        return JSONResponse(document)
+
+    async def _healthz(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
+        reason = not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
+        if reason is None:
+            return JSONResponse(ready_document(self.registry))
+        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)

@@ -1,0 +1,318 @@
+"""One HTTP request: passed on to a replica as it comes, its response passed back as it comes.
+
+Bodies are streamed in both directions, and are never inflated, deflated or held back, so that server-sent events
+arrive when they are sent. The request's body is read only once there is a connection to a replica; until then another
+replica can be tried. A replica may answer while the request still comes. A response that breaks off breaks off for the
+client too: it never looks complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared_registry.config import RouterConfig
+from shared_registry.model import Replica
+from shared_registry.proxy import headers
+from shared_registry.proxy.departure import departure_of
+from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
+from shared_registry.proxy.headers import AmbiguousRequest
+from shared_registry.proxy.placement import Placement, ReplicaLost
+from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
+from shared_registry.proxy.session_key import SessionKey
+
+RETRY_AFTER_SECONDS = 1
+LONGEST_RETRY_AFTER_SECONDS = 300
+"""However long the line: much changes in that time."""
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that may be sent again where a kept connection turned out to be closed. Others may have taken effect."""
+_CLOSE = (b"connection", b"close")
+logger = logging.getLogger(__name__)
+
+
+class Answer(Exception):
+    """What the router itself answers in place of a replica."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+
+class Request:
+    """One request: its head, its body as it comes, and whether its client is still there.
+
+    Attributes:
+        has_body: Whether a body is to be passed on.
+        is_silent: Whether the client did not go on with it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, *, silence_seconds: float) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path = scope["raw_path"].decode("ascii", "replace")
+        self.client: str | None = scope["client"][0] if scope.get("client") else None
+        self.has_body = headers.has_body(scope["headers"])
+        self.is_silent = False
+        self._receive = receive
+        self._silence_seconds = silence_seconds
+        self._is_begun = False
+        self._is_gone = False
+        self._settled = asyncio.Event()
+        self._departed = departure_of(scope)
+        if not self.has_body:
+            self._settled.set()
+
+    def key(self, session_key: SessionKey) -> str | None:
+        """Return the key of its session."""
+        return session_key.of_request(self.scope["headers"], self.scope["query_string"])
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its client waits to be told to send the body, and was not: nobody knows what it sends next."""
+        return self.has_body and not self._is_begun and any(name == b"expect" for name, _ in self.scope["headers"])
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again where a kept connection turned out to be closed."""
+        return self.method in REPEATABLE and not self.has_body
+
+    def for_replica(self, replica: Replica) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
+        """Return method, target and headers as the replica gets them."""
+        query = self.scope["query_string"]
+        passed = headers.to_replica(self.scope["headers"], client=self.client, scheme=self.scope["scheme"])
+        if not any(name == b"host" for name, _ in passed):
+            passed.insert(0, (b"host", urlsplit(replica.url).netloc.encode()))
+        return self.method, self.scope["raw_path"] + (b"?" + query if query else b""), passed
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield it piece by piece; the first step tells a client that waits for it to go on.
+
+        Ends early where the client is gone or silent, after `left` has returned.
+        """
+        self._is_begun = more = True
+        while more:
+            try:
+                async with asyncio.timeout(self._silence_seconds):
+                    message = await self._receive()
+            except TimeoutError:
+                self.is_silent = True
+            self._is_gone = self.is_silent or message["type"] == "http.disconnect"
+            more = not self._is_gone and message.get("more_body", False)
+            if not more:
+                self._settled.set()
+            if not self._is_gone and message["body"]:
+                yield message["body"]
+        if self._is_gone:
+            await asyncio.Event().wait()  # until we are cancelled: the request must not look complete
+
+    async def left(self) -> None:
+        """Return when the client is gone, or does not go on with its request.
+
+        As long as its body is not read it counts as there, unless the server tells of its departure.
+        """
+        if self._departed is not None:
+            self._departed.add_done_callback(self._depart)
+        try:
+            await self._settled.wait()
+            while not self._is_gone:
+                self._is_gone = (await self._receive())["type"] == "http.disconnect"
+        finally:
+            if self._departed is not None:
+                self._departed.remove_done_callback(self._depart)
+
+    def _depart(self, departed: asyncio.Future[None]) -> None:  # noqa: ARG002
+        self._is_gone = True
+        self._settled.set()
+
+
+class HttpProxy:
+    """The ASGI application that every HTTP request goes to which is not the router's own."""
+
+    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, pools: ReplicaPools) -> None:
+        self._silence_seconds = config.response_timeout_seconds
+        self._session_key = SessionKey(config.session_key)
+        self._dispatcher = dispatcher
+        self._placement = placement
+        self._pools = pools
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Proxy one request. Returning without a complete response makes the server break the connection."""
+        request = Request(scope, receive, silence_seconds=self._silence_seconds)
+        reply = Reply(request, send)
+        exchange = asyncio.create_task(self._exchange(request, reply))
+        leaving = asyncio.create_task(request.left())
+        try:
+            await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if reply.is_ending:  # then a client counts as gone, and the slot is still to be given back
+                await asyncio.wait((exchange,))
+            if exchange.done():
+                exchange.result()
+        finally:
+            for task in (exchange, leaving):
+                task.cancel()
+            await asyncio.gather(exchange, leaving, return_exceptions=True)
+        if request.is_silent and not reply.is_started:
+            await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
+
+    async def _exchange(self, request: Request, reply: Reply) -> None:
+        key = request.key(self._session_key)
+        try:
+            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
+                await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
+        except Undeliverable as failure:
+            await reply.answer(_refusal(failure))
+        except Answer as answer:
+            await reply.answer(answer)
+        except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
+            logger.warning("http: %s %s: the replica: %s", request.method, request.path, error)
+            await reply.answer(_failure(error))
+
+    @contextlib.asynccontextmanager
+    async def _dial(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
+        """Connect, and begin the request; its body is sent for as long as the context lasts."""
+        connection = await self._begin(replica, request)
+        sending = asyncio.create_task(_send_body(connection, request)) if request.has_body else None
+        try:
+            yield connection
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+            self._pools.give_back(replica, connection)
+
+    async def _begin(self, replica: Replica, request: Request) -> ReplicaConnection:
+        while True:
+            connection = await self._pools.take(replica)
+            try:
+                await connection.send_head(*request.for_replica(replica))
+                if not request.has_body:
+                    await connection.end()
+                    await connection.hear()
+                return connection
+            except ReplicaBroke:
+                connection.abort()
+                if not (connection.is_used and not connection.has_heard and request.is_repeatable):
+                    raise
+            except ValueError as error:
+                connection.abort()
+                raise Answer(400, "bad_request", f"the request is refused: {error}") from error
+            except BaseException:
+                connection.abort()
+                raise
+
+
+class Reply:
+    """The response to one request.
+
+    Attributes:
+        is_started: Whether its head was sent: nothing else can be answered then.
+        is_ending: Whether all of it has come, and was sent but for its end.
+    """
+
+    def __init__(self, request: Request, send: Send) -> None:
+        self.is_started = False
+        self.is_ending = False
+        self._request = request
+        self._send = send
+
+    async def pass_on(self, connection: ReplicaConnection) -> None:
+        """Send what the replica answers."""
+        status, fields = await connection.response()
+        self.is_started = True
+        passed = headers.to_client(fields, status=status)
+        if self._request.is_held_back:
+            passed.append(_CLOSE)
+        await self._send({"type": "http.response.start", "status": status, "headers": passed})
+        async for chunk in connection.body():
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.is_ending = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer(self, answer: Answer) -> None:
+        """Send the router's own answer, unless it is too late for one."""
+        if not self.is_started:
+            self.is_started = self.is_ending = True
+            await _answer(self._send, answer, close=self._request.is_held_back)
+
+
+class RefuseAmbiguous:
+    """The application around all others: answers requests that can be read in two ways."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on all that is clear."""
+        if scope["type"] == "http":
+            try:
+                headers.refuse_ambiguous(scope["headers"], scope["http_version"])
+            except AmbiguousRequest as error:
+                await _answer(send, Answer(400, "bad_request", f"the request is refused: {error}"), close=True)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _send_body(connection: ReplicaConnection, request: Request) -> None:
+    """Send it; whatever goes wrong, the connection ends, or has, and with it the wait for a response."""
+    try:
+        async for chunk in request.body():
+            await connection.send(chunk)
+        await connection.end()
+    except (ReplicaBroke, ReplicaSilent):
+        return  # what it answered before may still be read, and whoever reads it meets the same
+    except Exception:
+        logger.exception("http: %s %s: its body could not be sent", request.method, request.path)
+        connection.abort()
+
+
+def _refusal(failure: Undeliverable) -> Answer:
+    retry_after = _whole_seconds(failure.retry_after_seconds)
+    if not failure.failures or failure.is_stopping or failure.trouble is not None:
+        return Answer(503, "gpu_unavailable", str(failure), retry_after=retry_after)
+    status = 504 if all(one.is_timeout for one in failure.failures) else 502
+    return Answer(status, "gpu_unavailable", str(failure), retry_after=retry_after)
+
+
+def _whole_seconds(estimate: float | None) -> int:
+    """Return what a client is told to wait before it comes again."""
+    if estimate is None:
+        return RETRY_AFTER_SECONDS
+    return max(RETRY_AFTER_SECONDS, math.ceil(min(estimate, LONGEST_RETRY_AFTER_SECONDS)))
+
+
+def _failure(error: Exception) -> Answer:
+    if isinstance(error, ReplicaSilent):
+        return Answer(504, "worker_failed", "the replica did not respond in time")
+    if isinstance(error, ReplicaLost):
+        return Answer(502, "worker_failed", "the replica is not healthy any more")
+    return Answer(502, "worker_failed", "the replica broke the connection off")
+
+
+async def _answer(send: Send, answer: Answer, *, close: bool) -> None:
+    """Send the router's own answer; `close` where what follows on the connection cannot be made sense of.
+
+    Otherwise the rest of the request is read and dropped: closing on a client that still sends would reset the
+    connection, and it would never see the answer.
+    """
+    frame = {"type": "error", "code": answer.code, "message": str(answer), "retryable": answer.status >= 500}
+    content = json.dumps(frame).encode()
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    if answer.retry_after is not None:
+        fields.append((b"retry-after", str(answer.retry_after).encode()))
+    if close:
+        fields.append(_CLOSE)
+    await send({"type": "http.response.start", "status": answer.status, "headers": fields})
+    await send({"type": "http.response.body", "body": content})

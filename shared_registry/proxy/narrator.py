@@ -1,0 +1,82 @@
+"""Tells in log lines who leads, what becomes of the replicas, and where new sessions go."""
+
+from __future__ import annotations
+
+import logging
+
+from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
+from shared_registry.registry.facade import SharedReplicaRegistry
+
+NAMED_AT_ONCE = 4
+logger = logging.getLogger(__name__)
+
+
+class Narrator:
+    """Logs what has changed in a registry since the last look."""
+
+    def __init__(self, registry: SharedReplicaRegistry) -> None:
+        self._registry = registry
+        self._seen: tuple[str | None, str] | None = None
+        self._leader: tuple[str, int] | None = None
+        self._records: dict[str, ReplicaRecord] = {}
+        self._where = ""
+
+    def look(self) -> None:
+        """Compare, and log the differences. Cheap where nothing has happened."""
+        self._look_at_leader()
+        seen = self._registry.birth, self._registry.revision
+        if seen != self._seen:
+            self._seen = seen
+            self._look_at_replicas()
+        self._look_at_selection()
+
+    def _look_at_leader(self) -> None:
+        leader = self._registry.leader
+        known = (leader.router, leader.epoch) if leader else None
+        if known == self._leader:
+            return
+        self._leader = known
+        if leader is None:
+            logger.info("leader: nobody leads")
+        else:
+            logger.info("leader: %s leads in epoch %d", leader.router, leader.epoch)
+
+    def _look_at_replicas(self) -> None:
+        before, self._records = self._records, {replica.key: replica.record for replica in self._registry.all()}
+        for key, record in self._records.items():
+            if text := _difference(before.get(key), record):
+                logger.info("replica: %s is %s", label(record), text)
+        for key in before.keys() - self._records.keys():
+            logger.info("replica: %s is removed", label(before[key]))
+
+    def _look_at_selection(self) -> None:
+        """Tell which replicas new sessions go to: those of the first tier that has any."""
+        able = [record for record in self._records.values() if record.is_selectable]
+        if self._registry.is_stale or not able:
+            where = "no replica can take a session"
+        else:
+            tier = [record for record in able if record.endpoint.primary] or able
+            where = f"new sessions go to {', '.join(label(record) for record in tier[:NAMED_AT_ONCE])}"
+            if len(tier) > NAMED_AT_ONCE:
+                where += f" and {len(tier) - NAMED_AT_ONCE} more"
+        if where != self._where:
+            self._where = where
+            logger.info("select: %s", where)
+
+
+def label(record: ReplicaRecord) -> str:
+    """Name a replica to people."""
+    endpoint = record.endpoint
+    return f"{endpoint.name} ({endpoint.url})" if endpoint.name else endpoint.url
+
+
+def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
+    """Say what a replica has become; nothing where neither its status nor the operator's word has changed."""
+    words = []
+    if before is None or before.health.status is not now.health.status:
+        reason = f" ({now.last_error})" if now.health.status is ReplicaStatus.UNHEALTHY and now.last_error else ""
+        words.append(now.health.status.value + reason)
+    admin_before = AdminState.ACTIVE if before is None else before.admin
+    if admin_before is not now.admin:
+        words.append(now.admin.value + (f" ({now.admin_reason})" if now.admin_reason else ""))
+    return ", ".join(words)

@@ -1,0 +1,170 @@
+"""How a session gets its replica: it holds a lease on a slot for as long as it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Coroutine
+from typing import Any, TypeVar
+
+from shared_registry.config.rules import OnLost
+from shared_registry.errors import RegistryError, Saturated
+from shared_registry.leases import Lease, OnPosition
+from shared_registry.model import Replica
+from shared_registry.proxy.opening import Opening
+from shared_registry.registry.facade import SharedReplicaRegistry
+
+T = TypeVar("T")
+
+
+class NoReplica(Exception):
+    """There is no replica to place a session on.
+
+    Attributes:
+        is_saturated: Whether there are healthy ones, and all of them are full.
+        is_stopping: Whether the session waited for one, or would have to, and this router stops.
+        retry_after_seconds: When there may be one again; `None` where nobody knows.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_saturated: bool = False,
+        is_stopping: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.is_saturated = is_saturated
+        self.is_stopping = is_stopping
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ReplicaLost(Exception):
+    """The replica of a session turned unhealthy, or was removed, and such sessions are to be closed."""
+
+
+class Placement:
+    """Gives sessions their leases, and says what becomes of those whose replica is lost."""
+
+    def __init__(
+        self, registry: SharedReplicaRegistry, opening: Opening, on_lost: OnLost, *, queue_timeout_seconds: float
+    ) -> None:
+        """Set up.
+
+        Args:
+            registry: Where slots come from.
+            opening: Whether there can be any yet.
+            on_lost: What becomes of sessions whose replica is lost.
+            queue_timeout_seconds: How long a session may wait for a slot.
+        """
+        self._registry = registry
+        self._opening = opening
+        self._on_lost = on_lost
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._asking: set[asyncio.Timeout] = set()
+        self._in_line: set[asyncio.Timeout] = set()
+        self._is_stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions stand in line here."""
+        return len(self._in_line)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether a session that comes now may have to wait, for a slot or for the router to open."""
+        return self._queue_timeout_seconds > 0 or not self._opening.is_open
+
+    def stop_waiting(self) -> None:
+        """Let nobody wait any more: who does is told that this router stops. Sessions that have a slot go on."""
+        self._is_stopping = True
+        self._opening.end()
+        for scope in tuple(self._asking):
+            scope.reschedule(0.0)
+
+    def deadline(self) -> float:
+        """Return until when a session that comes now may wait, over all replicas that it tries."""
+        return asyncio.get_running_loop().time() + self._queue_timeout_seconds
+
+    @contextlib.asynccontextmanager
+    async def place(
+        self, key: str | None, *, exclude: Collection[Replica], deadline: float, on_position: OnPosition | None
+    ) -> AsyncIterator[Lease]:
+        """Hold a slot for a session, until the context ends.
+
+        Args:
+            key: By which the session is recognized when it comes again; `None` for one that is not.
+            exclude: Replicas that were tried in vain.
+            deadline: How long to wait for one; see there.
+            on_position: Told where the session stands in line. Must not block.
+
+        Raises:
+            NoReplica: There is none, on entering.
+        """
+        if not self._opening.is_open:
+            await self._opening.wait(deadline)
+            if self._is_stopping:
+                raise NoReplica("this router stops", is_stopping=True)
+        seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
+        try:
+            if seconds:
+                lease = await self._acquire(key, exclude, seconds, on_position)
+            else:
+                lease = await self._registry.acquire(key, exclude=exclude)
+        except Saturated as error:
+            raise NoReplica(
+                str(error),
+                is_saturated=True,
+                is_stopping=self._is_stopping,
+                retry_after_seconds=error.retry_after_seconds,
+            ) from error
+        except RegistryError as error:
+            raise NoReplica(str(error)) from error
+        async with lease:
+            yield lease
+
+    async def _acquire(
+        self, key: str | None, exclude: Collection[Replica], seconds: float, on_position: OnPosition | None
+    ) -> Lease:
+        # A timeout without a time: what `stop_waiting` ends is ended where it waits, so that no lease is lost between
+        # two tasks.
+        scope = asyncio.timeout(None)
+
+        def stand(position: int, depth: int) -> None:
+            self._in_line.add(scope)
+            if on_position is not None:
+                on_position(position, depth)
+
+        try:
+            async with scope:
+                self._asking.add(scope)
+                try:
+                    return await self._registry.acquire(key, timeout=seconds, exclude=exclude, on_position=stand)
+                finally:
+                    self._asking.discard(scope)
+                    self._in_line.discard(scope)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise NoReplica("this router stops", is_stopping=True) from error
+
+    async def unless_lost(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
+        """Do a session's work and return its result.
+
+        Raises:
+            ReplicaLost: Its replica was lost first, and such sessions are to be closed; the work was cancelled.
+        """
+        if self._on_lost == "keep":
+            return await work
+        working = asyncio.ensure_future(work)
+        losing = asyncio.ensure_future(lease.lost.wait())
+        try:
+            await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+        finally:
+            working.cancel()
+            losing.cancel()
+            await asyncio.gather(working, losing, return_exceptions=True)
+        raise ReplicaLost(f"{lease.replica.url} turned unhealthy or was removed")

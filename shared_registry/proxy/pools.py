@@ -1,0 +1,100 @@
+"""Connections to replicas for HTTP, kept alive between requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from urllib.parse import urlsplit
+
+from shared_registry.config import RouterConfig
+from shared_registry.model import Replica
+from shared_registry.probing.connection import reason_of
+from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.proxy import tcp
+from shared_registry.proxy.dispatch import NotReached
+from shared_registry.proxy.replica_connection import ReplicaConnection
+from shared_registry.proxy.tls import TlsSettings
+from shared_registry.urls import DEFAULT_PORTS
+
+IDLE_SECONDS = 2.0
+"""How long a connection is kept for the next request. Less than the 5 s after which many servers close an idle one, so
+that a request hardly ever meets a connection that is being closed."""
+
+
+class ReplicaPools:
+    """The idle connections, by replica."""
+
+    def __init__(self, config: RouterConfig, tls: TlsSettings) -> None:
+        self._config = config
+        self._tls = tls
+        self._options = tcp.liveness_options(config.peer_timeout_seconds)
+        self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
+
+    @property
+    def idle_count(self) -> int:
+        """How many idle."""
+        return sum(map(len, self._idle.values()))
+
+    async def take(self, replica: Replica) -> ReplicaConnection:
+        """Return a connection: the one that was used last, or a new one.
+
+        Raises:
+            NotReached: The replica does not let us connect.
+        """
+        idle = self._idle.get(replica.key)
+        while idle:
+            connection = idle.pop()
+            if self._is_fresh(connection):
+                return connection
+            connection.abort()
+        return await self._open(replica)
+
+    def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
+        """Keep a connection after an exchange, if it can carry another."""
+        if connection.finish():
+            self._idle[replica.key].append(connection)
+        else:
+            connection.abort()
+
+    async def sweep(self) -> None:
+        """Close what has idled for too long, now and then until cancelled."""
+        while True:
+            await asyncio.sleep(IDLE_SECONDS)
+            for key, connections in tuple(self._idle.items()):
+                fresh = [connection for connection in connections if self._is_fresh(connection)]
+                for connection in connections:
+                    if connection not in fresh:
+                        connection.abort()
+                if fresh:
+                    self._idle[key] = fresh
+                else:
+                    del self._idle[key]
+
+    def close(self) -> None:
+        """Close all that idle."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+
+    async def _open(self, replica: Replica) -> ReplicaConnection:
+        parts = urlsplit(replica.url)
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        seconds = self._config.connect_timeout_seconds
+        silence = self._config.response_timeout_seconds
+        try:
+            context = await self._tls.context() if parts.scheme == "https" else None
+            async with asyncio.timeout(seconds):
+                return await ReplicaConnection.open(host, port, context, self._options, silence_seconds=silence)
+        except TimeoutError as error:
+            raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
+        except Exception as error:
+            if (trouble := own_trouble(error, url=replica.url)) is not None:
+                raise NotReached(str(trouble), trouble=trouble) from error
+            if not isinstance(error, OSError | UnicodeError):
+                raise
+            raise NotReached(f"ConnectError: {reason_of(error)}") from error
+
+    def _is_fresh(self, connection: ReplicaConnection) -> bool:
+        is_young = asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS
+        return is_young and connection.is_idle and not connection.has_unread

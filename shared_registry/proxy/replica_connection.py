@@ -1,0 +1,257 @@
+"""One HTTP/1.1 connection to one replica, as a proxy needs it: both directions at once, and at each side's own pace.
+
+h11 does the parsing. Not httpcore, which sends a whole request before it looks at the response: a replica that answers
+while it still reads would wait for a reader for ever. It also took two thirds of the time that a request spent here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections.abc import AsyncIterator
+from typing import cast
+
+import h11
+
+from shared_registry.proxy import tcp
+from shared_registry.proxy.headers import malformed
+
+HIGH_WATER = 128 * 1024
+"""Bytes that may wait to be taken before reading pauses."""
+LONGEST_HEAD = 64 * 1024
+WITHOUT_BODY = frozenset({204, 304})
+HIGHEST_STATUS = 599
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ReplicaBroke(Exception):
+    """The connection ended, or what came over it was not HTTP."""
+
+
+class ReplicaSilent(Exception):
+    """Nothing came, or nothing was taken, for too long."""
+
+
+class ReplicaConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time; each step waits for the replica, but not for ever.
+
+    Sending and receiving may go on at the same time. Whatever happens, `abort()` is always right, and synchronous.
+
+    Attributes:
+        is_used: Whether it has carried an exchange before.
+        has_heard: Whether anything has come back in this exchange.
+        idle_since: When its last exchange ended, on the event loop's clock.
+    """
+
+    def __init__(self, *, silence_seconds: float) -> None:
+        self.is_used = False
+        self.has_heard = False
+        self.idle_since = 0.0
+        self._silence_seconds = silence_seconds
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
+        self._transport: asyncio.Transport
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._waiting = 0
+        self._is_paused = False
+        self._is_stuck = False
+        self._may_carry_more = True
+        self._lost: str | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
+        options: list[tcp.SocketOption],
+        *,
+        silence_seconds: float,
+    ) -> ReplicaConnection:
+        """Connect, with TLS where a context is given. Cancelled, it leaves no socket behind.
+
+        Raises:
+            OSError: There is no connection to be had.
+        """
+        loop = asyncio.get_running_loop()
+        transport, connection = await loop.create_connection(
+            lambda: cls(silence_seconds=silence_seconds),
+            host,
+            port,
+            ssl=context,
+            server_hostname=host if context else None,
+        )
+        tcp.apply(options, transport.get_extra_info("socket"))
+        return connection
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can carry another exchange, as far as is known here."""
+        return self._lost is None and self._parser.our_state is h11.IDLE and not self._transport.is_closing()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that nobody has asked for, or its end, and was not read yet."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def send_head(self, method: str, target: bytes, headers: Headers) -> None:
+        """Begin a request.
+
+        Raises:
+            ValueError: It cannot be put into HTTP; nothing was sent.
+        """
+        try:
+            head = h11.Request(method=method, target=target, headers=headers)
+            data = self._parser.send(head)
+        except h11.LocalProtocolError as error:
+            raise ValueError(str(error)) from error
+        self._may_carry_more = method != "HEAD"
+        await self._write(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
+        await self._write(self._parser.send(h11.Data(data=data)))
+
+    async def end(self) -> None:
+        """End the request. From now on the replica's silence counts."""
+        await self._write(self._parser.send(h11.EndOfMessage()))
+        self._news.set()
+
+    async def hear(self) -> None:
+        """Wait until something has come back, or the connection has ended without."""
+        while not self.has_heard:
+            if self._lost is not None:
+                raise ReplicaBroke(self._lost)
+            self._news.clear()
+            await self._in_time(self._news)
+
+    async def response(self) -> tuple[int, Headers]:
+        """Return the response's status and headers, names in lower case; interim ones are passed over."""
+        while True:
+            event = await self._next_event()
+            if isinstance(event, h11.Response):
+                if event.status_code in WITHOUT_BODY:
+                    self._may_carry_more = False
+                if event.status_code > HIGHEST_STATUS:
+                    raise ReplicaBroke(f"it answered with status {event.status_code}")
+                if name := malformed(event.headers):
+                    raise ReplicaBroke(f"the value of {name.decode()} has control characters")
+                return event.status_code, list(event.headers)
+            if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
+                raise ReplicaBroke("it answered with something else than a response")
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the response's body as it comes. Ends only where it is complete."""
+        while not isinstance(event := await self._next_event(), h11.EndOfMessage):
+            if not isinstance(event, h11.Data):
+                raise ReplicaBroke("it broke off within the response")
+            yield bytes(event.data)
+
+    def finish(self) -> bool:
+        """Make it ready for another exchange; return whether it is.
+
+        It is not after a response that must not have a body: a replica that sends one all the same, a moment later,
+        would answer the next request with it.
+        """
+        self._resume()
+        if not self._may_carry_more:
+            return False
+        if self._parser.our_state is not h11.DONE or self._parser.their_state is not h11.DONE:
+            return False
+        if self._parser.trailing_data[0]:
+            return False
+        self._parser.start_next_cycle()
+        self.is_used, self.has_heard = True, False
+        self.idle_since = asyncio.get_running_loop().time()
+        return self.is_idle
+
+    def abort(self) -> None:
+        """End it on the spot."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Let the reader know; pause where it does not keep up."""
+        if self._parser.our_state is h11.IDLE:  # nobody has asked for anything
+            self._transport.abort()
+            return
+        self.has_heard = True
+        self._parser.receive_data(data)
+        self._waiting += len(data)
+        if self._waiting > HIGH_WATER and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._news.set()
+
+    def eof_received(self) -> None:
+        """Let a body that ends with the connection end."""
+        if self._lost is None and self._parser.their_state is not h11.ERROR:
+            self._parser.receive_data(b"")
+        self._news.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wake everybody up."""
+        self._lost = str(error) if error else "it closed the connection"
+        self._news.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        """Let senders wait."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self._writable.set()
+
+    async def _write(self, data: bytes | None) -> None:
+        if self._lost is not None:
+            raise ReplicaBroke(self._lost)
+        if data:
+            self._transport.write(data)
+        if not self._writable.is_set():
+            try:
+                await self._in_time(self._writable)
+            except ReplicaSilent:
+                self._is_stuck = True
+                self._news.set()
+                raise
+
+    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
+        while True:
+            try:
+                event = self._parser.next_event()
+            except h11.RemoteProtocolError as error:
+                raise ReplicaBroke(self._lost or str(error)) from error
+            if event is not h11.NEED_DATA:
+                return cast("h11.Event", event)
+            if self._lost is not None:
+                raise ReplicaBroke(self._lost)
+            if self._is_stuck:
+                raise ReplicaSilent("it does not take the request")
+            self._resume()
+            self._news.clear()
+            if self._parser.our_state is h11.SEND_BODY:
+                await self._news.wait()  # bounded by what sends: it ends, finds the client silent, or is stuck
+            else:
+                await self._in_time(self._news)
+
+    def _resume(self) -> None:
+        self._waiting = 0
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    async def _in_time(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._silence_seconds):
+                await event.wait()
+        except TimeoutError:
+            raise ReplicaSilent(f"nothing for {self._silence_seconds:g} s") from None

@@ -1,0 +1,91 @@
+"""What a router tells of itself over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared_registry.model import ReplicaRecord
+from shared_registry.registry.facade import SharedReplicaRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The waiting line.
+
+    Attributes:
+        depth: How many sessions wait, over all routers; `None` while Redis is away.
+        here: How many of them wait at this router.
+    """
+
+    depth: int | None
+    here: int
+
+
+def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
+    """Return `GET /status`: the original's keys first, then ours. Times are on the Redis server's clock."""
+    leader = registry.leader
+    return {
+        "replicas": [_replica_document(replica.record) for replica in registry.all()],
+        "queue": asdict(queue),
+        "router": registry.router_key,
+        "url": url,
+        "namespace": registry.config.namespace,
+        "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
+        "is_leader": registry.is_leader,
+        "revision": registry.revision,
+        "birth": registry.birth,
+        "age_seconds": registry.age_seconds,
+        "is_stale": registry.is_stale,
+        "writable_age_seconds": registry.writable_age_seconds,
+        "write_failure": registry.write_failure,
+        "is_in_trouble": registry.is_in_trouble,
+        "panic": str(registry.panic) if registry.panic else None,
+        "sessions": live_sessions,
+    }
+
+
+def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopping: bool) -> str | None:
+    """Return why a load balancer should send nobody here; `None` where it should."""
+    if is_stopping:
+        return "stopping"
+    if not registry.is_started:
+        return "the shared state is not loaded yet"
+    if not is_open:
+        return "the replicas have not been probed yet"
+    if registry.is_stale:
+        return "the shared state is older than max_staleness_seconds"
+    return None
+
+
+def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
+    """Return the body of `GET /readyz` where clients may come: what this router cannot do well is a warning in it."""
+    warnings = []
+    if failure := registry.write_failure:
+        warnings.append(f"Redis can be read, but not written: {failure}")
+    if registry.is_in_trouble:
+        warnings.append("this router lately could not connect to replicas for reasons of its own; its log says which")
+    document = {"status": "ready", "writable_age_seconds": registry.writable_age_seconds}
+    return {**document, "warning": "; ".join(warnings)} if warnings else document
+
+
+def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
+    endpoint, health = record.endpoint, record.health
+    return {
+        "url": endpoint.url,
+        "primary": endpoint.primary,
+        "status": health.status.value,
+        "last_ok_at": health.last_ok_at,
+        "last_latency_ms": health.last_latency_ms,
+        "consecutive_failures": health.consecutive_failures,
+        "name": endpoint.name,
+        "weight": endpoint.weight,
+        "capacity": endpoint.capacity,
+        "in_flight": record.in_flight,
+        "admin": record.admin.value,
+        "admin_reason": record.admin_reason,
+        "status_since": record.status_since,
+        "last_failure_at": health.last_failure_at,
+        "last_error": record.last_error,
+        "consecutive_successes": health.consecutive_successes,
+    }

@@ -1,0 +1,293 @@
+"""One WebSocket session: a client's connection here, one to a replica, and the messages between them.
+
+Nothing is buffered beyond what is under way: a side that does not read stops the reading from the other side. Text
+stays text and binary binary; fragments arrive as one message. Pings are this router's own, towards each side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+from starlette.types import Message, Receive, Scope, Send
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
+from websockets.typing import Subprotocol
+
+from shared_registry.config import RouterConfig
+from shared_registry.model import Replica
+from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.proxy import closing, headers, tcp
+from shared_registry.proxy.closing import Close
+from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
+from shared_registry.proxy.placement import Placement, ReplicaLost
+from shared_registry.proxy.session_key import SessionKey
+from shared_registry.proxy.tls import TlsSettings
+from shared_registry.proxy.websocket_client import WebSocketClient, data_of
+from shared_registry.urls import DEFAULT_PORTS
+
+PING_SECONDS = 20.0
+"""Pings keep middleboxes from forgetting a silent session. Nothing hangs on their answers: see `tcp`."""
+CLOSE_SECONDS = 2.0
+"""How long a replica may take to answer a close frame."""
+BUSY = frozenset({429, 503})
+"""Handshake answers that say "not now": another replica is tried, and nothing is held against this one."""
+_AUTHORITY = re.compile(r"[A-Za-z0-9._\[\]:-]+")
+logger = logging.getLogger(__name__)
+
+
+class HandshakeRefused(Exception):
+    """A replica answered the handshake with something that is meant for the client, such as 401 or 404."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Which side ended first, and how."""
+
+    by: Literal["client", "replica"]
+    close: Close
+    is_too_big: bool = False
+
+
+class WebSocketProxy:
+    """The ASGI application that every WebSocket goes to."""
+
+    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, tls: TlsSettings) -> None:
+        self._config = config
+        self._session_key = SessionKey(config.session_key)
+        self._dispatcher = dispatcher
+        self._placement = placement
+        self._tls = tls
+        self._tcp_options = tcp.liveness_options(config.peer_timeout_seconds)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Proxy one session from its handshake to its end."""
+        await receive()  # websocket.connect
+        client = WebSocketClient(scope, receive, send)
+        key = self._session_key.of_request(scope["headers"], scope["query_string"])
+        if self._session_key.is_in_first_frame:
+            first = await self._first_message(client)
+            if first is None:
+                return
+            client.keep(first)
+            key = self._session_key.of_frame(data_of(first))
+        attended = client.attended() if self._placement.may_wait else contextlib.nullcontext()
+        async with attended:
+            await self._serve(client, scope, key)
+
+    async def _serve(self, client: WebSocketClient, scope: Scope, key: str | None) -> None:
+        try:
+            async with self._dispatcher.connected(
+                key, lambda replica: self._dial(replica, scope, client.subprotocols), on_position=client.stand
+            ) as placed:
+                await client.begin(*_answer_of(placed.connection))
+                await self._placement.unless_lost(placed.lease, _bridge(client, placed.connection))
+        except Undeliverable as failure:
+            close_code = closing.RESTART if failure.is_stopping else closing.TRY_LATER
+            await client.fail("gpu_unavailable", str(failure), close_code)
+        except HandshakeRefused as refusal:
+            await _refuse(client, refusal)
+        except ReplicaLost:
+            await client.fail("worker_failed", "the replica is not healthy any more", closing.FAILED)
+
+    async def _first_message(self, client: WebSocketClient) -> Message | None:
+        """Accept the session and return the first message; `None` where it is over before that has come."""
+        await client.accept()
+        try:
+            async with asyncio.timeout(self._config.header_timeout_seconds):
+                message = await client.receive()
+        except TimeoutError:
+            text = f"the first message did not come within {self._config.header_timeout_seconds:g} s"
+            await client.fail("bad_request", text, closing.POLICY, retryable=False)
+            return None
+        return None if message["type"] == "websocket.disconnect" else message
+
+    @contextlib.asynccontextmanager
+    async def _dial(
+        self, replica: Replica, scope: Scope, subprotocols: Sequence[str]
+    ) -> AsyncIterator[ClientConnection]:
+        try:
+            connection = await self._connect(replica, scope, subprotocols)
+        except InvalidStatus as error:
+            raise _judged(error) from error
+        except TimeoutError as error:
+            seconds = self._config.connect_timeout_seconds
+            raise NotReached(f"no WebSocket handshake within {seconds:g} s", is_timeout=True) from error
+        except Exception as error:
+            if (trouble := own_trouble(error, url=replica.url)) is not None:
+                raise NotReached(str(trouble), trouble=trouble) from error
+            if not isinstance(error, OSError | InvalidHandshake | ConnectionClosed | EOFError):
+                raise
+            raise NotReached(f"{type(error).__name__}: {error}") from error
+        try:
+            yield connection
+        finally:
+            if connection.transport is not None:
+                connection.transport.abort()  # what was to be said has been said by then
+
+    async def _connect(self, replica: Replica, scope: Scope, subprotocols: Sequence[str]) -> ClientConnection:
+        parts = urlsplit(replica.url)
+        context = await self._tls.context() if parts.scheme == "https" else None
+        client = scope["client"][0] if scope.get("client") else None
+        passed = headers.to_replica(scope["headers"], client=client, scheme=scope["scheme"])
+        kept = [pair for pair in headers.of_handshake(passed) if pair[0] != b"host"]
+        options: dict[str, Any] = {"ssl": context, "server_hostname": parts.hostname} if context else {}
+        connection = await _Connect(
+            _uri(replica, scope),
+            host=parts.hostname,
+            port=parts.port or DEFAULT_PORTS[parts.scheme],
+            additional_headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in kept],
+            user_agent_header=None,
+            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
+            compression=None,
+            proxy=None,
+            open_timeout=self._config.connect_timeout_seconds,
+            close_timeout=CLOSE_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=None,
+            max_size=self._config.max_frame_bytes,
+            max_queue=0,
+            create_connection=_Connection,
+            **options,
+        )
+        tcp.apply(self._tcp_options, connection.transport.get_extra_info("socket"))
+        return connection
+
+
+class _Connection(ClientConnection):
+    """Gives up on a replica that should close the connection, because it was closed or has failed, and does not."""
+
+    _is_awaited = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._is_awaited and self.protocol.close_expected():
+            self._is_awaited = True
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+
+class _Connect(connect):
+    """Follows no redirect: where a replica sends a client is the client's business."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+def _uri(replica: Replica, scope: Scope) -> str:
+    """Return what is asked for, under the Host that the client named; where to connect is said separately."""
+    parts = urlsplit(replica.url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    authority = host if _AUTHORITY.fullmatch(host) else parts.netloc
+    query = scope["query_string"].decode("ascii", "replace")
+    target = scope["raw_path"].decode("ascii", "replace") + (f"?{query}" if query else "")
+    return f"{scheme}://{authority}{target}"
+
+
+def _judged(error: InvalidStatus) -> Exception:
+    """Return what a handshake that was answered with another status than 101 means."""
+    response = error.response
+    status = response.status_code
+    if 300 <= status < 500 and status not in BUSY:
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.raw_items()]
+        kept = [pair for pair in headers.to_client(pairs, status=status) if pair[0] != b"content-length"]
+        return HandshakeRefused(status, kept, bytes(response.body or b""))
+    return NotReached(f"WebSocket handshake: HTTP {status}", is_evidence=status not in BUSY)
+
+
+async def _refuse(client: WebSocketClient, refusal: HandshakeRefused) -> None:
+    """Pass on what a replica answered instead of 101; as a frame where the client's own handshake is over."""
+    if client.is_accepted:
+        text = f"the replica refused the session: HTTP {refusal.status}"
+        await client.fail("worker_failed", text, closing.FAILED, retryable=False)
+    else:
+        await client.refuse(refusal.status, refusal.headers, refusal.body)
+
+
+def _answer_of(replica: ClientConnection) -> tuple[str | None, list[tuple[bytes, bytes]]]:
+    """Return the subprotocol and the headers of a replica's answer to the handshake, for the client."""
+    answered = replica.response.headers.raw_items() if replica.response else ()
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answered]
+    return replica.subprotocol, headers.of_handshake(headers.to_client(pairs, status=101))
+
+
+async def _bridge(client: WebSocketClient, replica: ClientConnection) -> None:
+    """Pass messages both ways until one side ends, then end the other the same way."""
+    ending = await _first_to_end(client, replica)
+    if ending.by == "client":
+        close = closing.for_replica(ending.close)
+        # Reading on, or an answer to the close frame might stay behind messages that nobody wants any more.
+        await asyncio.gather(replica.close(close.code or closing.NORMAL, close.reason), _discard(replica))
+    elif (answer := closing.for_client(ending.close)) is not None:
+        await client.close(answer)
+    else:
+        logger.warning("session: broke on the replica's side: %s", ending.close.reason)
+        message = "the replica's message is larger than max_frame_bytes" if ending.is_too_big else "the replica failed"
+        await client.fail("worker_failed", message, closing.FAILED, retryable=not ending.is_too_big)
+
+
+async def _first_to_end(client: WebSocketClient, replica: ClientConnection) -> Ending:
+    upward = asyncio.create_task(_to_replica(client, replica))
+    downward = asyncio.create_task(_to_client(client, replica))
+    try:
+        await asyncio.wait((upward, downward), return_when=asyncio.FIRST_COMPLETED)
+        if upward.done() and (ending := upward.result()) is not None:
+            return ending
+        return await downward  # where the replica has ended, only after all that it had sent
+    finally:
+        for task in (upward, downward):
+            task.cancel()
+        await asyncio.gather(upward, downward, return_exceptions=True)
+
+
+async def _to_replica(client: WebSocketClient, replica: ClientConnection) -> Ending | None:
+    """Pass on what the client sends; return how it ended, or `None` where the replica ended first."""
+    while True:
+        message = await client.receive()
+        if message["type"] == "websocket.disconnect":
+            return Ending("client", _client_close(message))
+        try:
+            await replica.send(data_of(message))
+        except ConnectionClosed:
+            return None
+
+
+async def _to_client(client: WebSocketClient, replica: ClientConnection) -> Ending:
+    """Pass on what the replica sends; return how it ended."""
+    try:
+        while True:
+            await client.send(await replica.recv())
+    except ConnectionClosed as closed:
+        if closed.rcvd is not None:
+            return Ending("replica", Close(closed.rcvd.code, closed.rcvd.reason))
+        is_too_big = closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG
+        return Ending("replica", Close(None, str(closed.__cause__ or closed)), is_too_big=is_too_big)
+    except OSError:  # what the server raises when the client is gone
+        return Ending("client", Close(None))
+
+
+def _client_close(message: Message) -> Close:
+    """Return how the client ended: without a reason, not even an empty one, no close frame has come."""
+    code = message.get("code", 1005)
+    if "reason" not in message and code in (1005, 1006):
+        return Close(None)
+    return Close(code, cast("str | None", message.get("reason")) or "")
+
+
+async def _discard(replica: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await replica.recv(decode=False)

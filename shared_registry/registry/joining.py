@@ -1,0 +1,66 @@
+"""How a router joins: it waits for Redis, beats, contributes the replicas of its config, and reads the shared state."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.errors import StoreUnavailable
+from shared_registry.model import ReplicaEndpoint, Source
+from shared_registry.registry.wiring import Parts
+from shared_registry.store import client
+from shared_registry.urls import canonical_url
+
+logger = logging.getLogger(__name__)
+
+
+async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: random.Random) -> None:
+    """Join, as soon as Redis can be reached. On return the view is current.
+
+    Raises:
+        StoreRefused: Wrong credentials, or a server older than Redis 6.2.
+        KeyConflict: A key of the namespace is of another type.
+    """
+    backoff = Backoff(rng=rng)
+    is_in_trouble = False
+    while True:
+        try:
+            await client.verify_server(parts.clients.commands, timeout_seconds=settings.redis_timeout_seconds)
+            while not await _take_part(parts, settings):
+                pass
+        except StoreUnavailable as error:
+            if not is_in_trouble:
+                is_in_trouble = True
+                logger.warning("redis: waiting for %s: %s", client.redacted(settings.redis_url), error)
+            await clock.sleep(backoff.next_seconds())
+        else:
+            return
+
+
+async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
+    """Beat, seed and read; return whether it was all one history."""
+    beat = await parts.membership.beat()
+    await _seed(parts, settings)
+    await parts.mirror.load()
+    return parts.mirror.birth == beat.birth
+
+
+async def _seed(parts: Parts, settings: RouterConfig) -> None:
+    """Register the configured replicas that are not registered as configured.
+
+    Comes before the first read of all, or the view would show none of them for a moment.
+    """
+    registered = await parts.reader.records([canonical_url(endpoint.url) for endpoint in settings.replicas])
+    for endpoint in settings.replicas:
+        known = registered.get(canonical_url(endpoint.url))
+        if known is None or not _is_spec_of(known.endpoint, endpoint):
+            await parts.state.register(endpoint, mode=Source.SEED, by="config")
+
+
+def _is_spec_of(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> bool:
+    order = known.order if configured.order is None else configured.order
+    return known == dataclasses.replace(configured, order=order)

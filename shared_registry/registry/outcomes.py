@@ -1,0 +1,96 @@
+"""What a router saw itself of a replica: counted for all routers or, before the registry is started, for this one."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from shared_registry.errors import StoreError
+from shared_registry.health import after_failure, after_success
+from shared_registry.mirror.own_writes import SharedState
+from shared_registry.model import ProbeResult, Replica, Thresholds
+from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.probing.text import one_line
+from shared_registry.probing.trouble_log import TroubleLog
+from shared_registry.selection.cooldown import Cooldown
+from shared_registry.selection.view import View
+
+logger = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Counts outcomes, and never raises: what Redis cannot be told is dropped, with one line in the log.
+
+    What is this router's own trouble is no failure of a replica, and is dropped likewise.
+    """
+
+    def __init__(self, state: SharedState, view: View, cooldown: Cooldown, trouble_log: TroubleLog) -> None:
+        self.is_shared = False
+        self._state = state
+        self._view = view
+        self._cooldown = cooldown
+        self._trouble_log = trouble_log
+        self._has_reported: set[str] = set()
+        self._is_dropping = False
+
+    async def success(self, replica: Replica, thresholds: Thresholds, *, latency_ms: float) -> None:
+        """Count a success."""
+        if self.is_shared:
+            await self._record(ProbeResult(replica.key, replica.record.incarnation, latency_ms), thresholds)
+        else:
+            health = after_success(replica.health, thresholds, at=time.time(), latency_ms=latency_ms)
+            self._view.set_health(replica, health)
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether this router could not connect lately because of its own trouble."""
+        return self._trouble_log.is_on
+
+    async def failure(self, replica: Replica, thresholds: Thresholds, *, reason: str | BaseException) -> None:
+        """Count a failure."""
+        if self._is_own_trouble(replica, reason):
+            return
+        if self.is_shared:
+            result = ProbeResult(replica.key, replica.record.incarnation, 0.0, one_line(str(reason)))
+            await self._record(result, thresholds)
+        else:
+            self._view.set_health(replica, after_failure(replica.health, thresholds, at=time.time()))
+
+    async def passive(self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str | BaseException) -> None:
+        """Weigh what a session met. A success says something only where a failure was reported before it."""
+        key = replica.key
+        if not ok and self._is_own_trouble(replica, reason):
+            return
+        if ok:
+            self._trouble_log.connected()
+            self._cooldown.end(key)
+            if key not in self._has_reported:
+                return
+            self._has_reported.discard(key)
+        else:
+            self._cooldown.begin(key)
+            self._has_reported.add(key)
+        if self.is_shared:
+            error = None if ok else one_line(str(reason)) or "connecting failed"
+            result = ProbeResult(key, replica.record.incarnation, 0.0, error)
+            await self._record(result, thresholds, is_passive=True)
+        elif ok:
+            await self.success(replica, thresholds, latency_ms=0.0)
+        else:
+            await self.failure(replica, thresholds, reason=reason)
+
+    def _is_own_trouble(self, replica: Replica, reason: str | BaseException) -> bool:
+        trouble = own_trouble(reason, url=replica.url)
+        if trouble is not None:
+            self._trouble_log.note(trouble)
+        return trouble is not None
+
+    async def _record(self, result: ProbeResult, thresholds: Thresholds, *, is_passive: bool = False) -> None:
+        try:
+            await self._state.record_outcome(result, thresholds, is_passive=is_passive)
+        except StoreError as error:
+            if not self._is_dropping:
+                self._is_dropping = True
+                logger.warning("router: outcomes are not counted: %s", error)
+        else:
+            self._is_dropping = False

@@ -1,0 +1,50 @@
+"""Waits for what a router's view comes to show: a replica to select, or a first verdict on every replica."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.model import AdminState, Event, ReplicaStatus
+from shared_registry.selection.view import View
+
+LOOK_SECONDS = 1.0
+"""How often the view is looked at besides: it also changes with the time, where it is too old to be used."""
+
+
+def is_selectable(view: View) -> bool:
+    """Return whether `select()` has a replica to return."""
+    return bool(view.preference) or view.panic is not None
+
+
+def is_judged(view: View) -> bool:
+    """Return whether a replica is healthy, or every active one has had a first verdict."""
+    if view.preference:
+        return True
+    records = (replica.record for replica in view.all())
+    return not any(one.admin is AdminState.ACTIVE and one.health.status is ReplicaStatus.UNKNOWN for one in records)
+
+
+async def until(mirror: Mirror, holds: Callable[[View], bool], *, timeout_seconds: float | None) -> bool:
+    """Return whether a condition on the view came to hold in time.
+
+    Args:
+        mirror: What keeps the view current.
+        holds: The condition.
+        timeout_seconds: How long to wait; `None` waits for ever.
+    """
+    changed = asyncio.Event()
+
+    def notice(events: Sequence[Event]) -> None:  # noqa: ARG001
+        changed.set()
+
+    with mirror.subscribed(notice), contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds):
+            while not holds(mirror.view):
+                changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await changed.wait()
+    return holds(mirror.view)

@@ -1,0 +1,208 @@
+"""What one router's registry is made of, put together. Nothing here runs or connects."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from dataclasses import dataclass
+
+from shared_registry._version import __version__
+from shared_registry.admin.inspector import Inspector
+from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.leader.leadership import Leadership
+from shared_registry.leases import Placement, PlacementSettings
+from shared_registry.mirror.load_feed import LoadFeed
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.own_writes import SharedState
+from shared_registry.mirror.restoration import restore_view
+from shared_registry.mirror.slow_start import SlowStart
+from shared_registry.model import RouterInfo
+from shared_registry.probing.trouble_log import QUIET_SECONDS, TroubleLog
+from shared_registry.registry.membership import Membership
+from shared_registry.registry.outcomes import Outcomes
+from shared_registry.selection import Selection, priority
+from shared_registry.selection.cooldown import Cooldown
+from shared_registry.selection.view import View
+from shared_registry.store import client
+from shared_registry.store.client import Client, Clients
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Reader
+from shared_registry.store.store import Store
+from shared_registry.store.writability import Writability
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one router's registry, each of which says itself what it does."""
+
+    keys: Keys
+    clients: Clients
+    store: Store
+    reader: Inspector
+    view: View
+    mirror: Mirror
+    state: SharedState
+    placement: Placement
+    membership: Membership
+    leadership: Leadership
+    cooldown: Cooldown
+    load_feed: LoadFeed
+    slow_start: SlowStart
+    outcomes: Outcomes
+    writability: Writability
+
+
+def assemble(
+    settings: RouterConfig,
+    *,
+    router_key: str,
+    url: str,
+    clients: Clients,
+    view: View,
+    clock: Clock,
+    rng: random.Random,
+) -> Parts:
+    """Build the parts, and make them known to each other.
+
+    Args:
+        settings: Of this router.
+        router_key: Its key, new at each start.
+        url: Where the router serves, for operators to see.
+        clients: See `clients_of`.
+        view: See `configured_view`; it outlives a stop, with the handles that callers have.
+        clock: For waits, ages and deadlines.
+        rng: For jitter.
+    """
+    keys = Keys(settings.namespace)
+    writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
+    timeout_seconds = settings.redis_timeout_seconds
+    store = Store(
+        clients.commands,
+        keys,
+        router=router_key,
+        timeout_seconds=timeout_seconds,
+        control=clients.control,
+        max_connections=clients.max_connections,
+        failover=clients.failover,
+        writability=writability,
+    )
+    reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
+    mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
+    state = SharedState(store, reader, mirror)
+
+    async def beat() -> None:
+        await membership.beat()
+
+    placed = _placement_settings(settings)
+    placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
+    membership = Membership(
+        store,
+        _router_info(settings, router_key, url),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        expiry_seconds=settings.router_expiry_seconds,
+        affinity_seconds=settings.affinity_seconds,
+        begin_beat=placement.begin_beat,
+        clock=clock,
+        rng=rng,
+    )
+    trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
+    cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
+    return Parts(
+        keys=keys,
+        clients=clients,
+        store=store,
+        reader=reader,
+        view=view,
+        mirror=mirror,
+        state=state,
+        placement=placement,
+        membership=membership,
+        leadership=Leadership(store, mirror, state, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
+        cooldown=cooldown,
+        slow_start=SlowStart(reader, mirror, clock=clock),
+        load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
+        outcomes=Outcomes(state, view, cooldown, trouble_log),
+        writability=writability,
+    )
+
+
+def configured_view(settings: RouterConfig, selection_rng: random.Random) -> View:
+    """Build a view that shows the configured replicas.
+
+    Args:
+        settings: Of this router.
+        selection_rng: For what the policies leave to chance.
+    """
+    selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
+    view = View(priority, selection, panic_percent=settings.panic_percent)
+    view.show_configured(settings.replicas)
+    return view
+
+
+def reset_view(view: View) -> None:
+    """Take back what the parts of an earlier start did to a view, and nobody would end."""
+    view.withhold(False)  # noqa: FBT003  a claim
+    view.cool(())
+    view.ramp({}, ())
+
+
+def _placement_settings(settings: RouterConfig) -> PlacementSettings:
+    return PlacementSettings(
+        affinity_seconds=settings.affinity_seconds,
+        degraded=settings.degraded_placement,
+        refresh_seconds=settings.refresh_seconds,
+        max_queue=settings.max_queue,
+    )
+
+
+def _mirror(
+    settings: RouterConfig, store: Store, reader: Reader, view: View, *, clock: Clock, rng: random.Random
+) -> Mirror:
+    """Build a mirror that contributes what it shows where history was lost."""
+
+    async def contribute_view() -> str | None:
+        if mirror.birth is None:
+            return None
+        return await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+
+    mirror = Mirror(
+        reader,
+        view,
+        refresh_seconds=settings.refresh_seconds,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=clock,
+        rng=rng,
+        on_lost_history=contribute_view,
+    )
+    return mirror
+
+
+def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:
+    """Return a router's clients, not connected: the caller's own, or built from the settings.
+
+    Raises:
+        ConfigError: The client cannot be used.
+    """
+    if redis is not None:
+        return client.adopt(redis)
+    return client.connect(
+        settings.redis_url,
+        timeout_seconds=settings.redis_timeout_seconds,
+        block_seconds=settings.refresh_seconds,
+        key=Keys(settings.namespace).meta,
+    )
+
+
+def _router_info(settings: RouterConfig, router_key: str, url: str) -> RouterInfo:
+    return RouterInfo(
+        key=router_key,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=__version__,
+        started_at=time.time(),
+        url=url,
+        config_fingerprint=settings.fingerprint(),
+    )

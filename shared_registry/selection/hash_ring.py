@@ -1,0 +1,190 @@
+"""Consistent hashing: a key goes to the same member at every router, and few keys move when members change.
+
+Every member has points on a ring, in number by its weight. A key has two places, and goes to the point that is nearest
+to either of them. (One place and the next point after it would need six times as many points to spread keys as evenly.)
+A new point only takes keys, and one that goes only gives them up, so that just the share of the member that came or
+went moves.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Collection
+from hashlib import blake2b
+
+from shared_registry.model import Replica
+from shared_registry.selection.loads import Load, Loads
+from shared_registry.selection.members import Members
+from shared_registry.selection.policies import register_policy
+from shared_registry.selection.ring_points import RingPoints, sizes_by_weight
+
+POINTS = 32
+"""Of a member of weight 1. Its share of the keys is off by some 7% then; twice as many would make that 5%, and cost
+twice as much memory and time at every change."""
+WEIGHT_STEP = 64
+"""Weights are taken as multiples of the power of this that is nearest to their mean: of 1, as long as the mean lies
+between 1/8 and 8. Where it crosses over, half of the keys move."""
+_UNPACK = struct.Struct("<QQ").unpack
+_FRACTION = 2.0**-52
+
+
+class HashRing:
+    """The ring of one level."""
+
+    def __init__(self, rng: random.Random, loads: Loads, *, max_load: float | None = None) -> None:
+        """Set up, without members.
+
+        Args:
+            rng: Places sessions that have no key.
+            loads: What `max_load` goes by.
+            max_load: The most load that a member takes, as a multiple of its share by weight; above 1. A session that
+                would exceed it goes to the next member in the key's order. `None` for no bound.
+        """
+        self._random = rng.random
+        self._loads = loads
+        self._max_load = max_load
+        self._members = Members()
+        self._version = loads.version
+        self._ring = RingPoints()
+        self._bounds: dict[Replica, tuple[Load, float]] = {}
+        self._total = 0
+        self.choose: Callable[[str | None], Replica | None] = self._nearest if max_load is None else self._nearest_able
+
+    def update(self, members: Members) -> None:
+        """Choose among these from now on."""
+        if members == self._members and self._version == self._loads.version:
+            return
+        if members != self._members:
+            self._ring.set_sizes(_sizes(members))
+        self._members, self._version = members, self._loads.version
+        if self._max_load is not None and members.replicas:
+            bound = self._max_load / sum(members.weights)
+            loads = self._loads.of(members.replicas)
+            self._bounds = {
+                replica: (load, weight * bound)
+                for replica, load, weight in zip(members.replicas, loads, members.weights, strict=True)
+            }
+            self.recount()
+
+    def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:
+        """Return where the key goes as if the excluded ones were not there; over the bound where all others are."""
+        places = self._places(key)
+        replica = None
+        if self._max_load is not None:
+            replica = self._search(places, lambda owner: owner.key in excluded or not self._has_room(owner))
+        if replica is None:
+            replica = self._search(places, lambda owner: owner.key in excluded)
+        return replica if replica is None or self._max_load is None else self._take(replica)
+
+    def recount(self) -> None:
+        """Take note that the loads were read anew."""
+        self._total = sum(load.count for load, _ in self._bounds.values())
+
+    def _nearest(self, key: str | None) -> Replica | None:
+        """Return the owner of the point nearest to either place of the key."""
+        ring = self._ring
+        points = ring.places
+        if not points:
+            return None
+        if key is None:
+            place, other = self._places(None)
+        else:  # written out, for a call would cost as much as half of the rest
+            first, second = _UNPACK(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+            place, other = 1.0 + (first >> 12) * _FRACTION, 1.0 + (second >> 12) * _FRACTION
+        at = bisect_right(points, place)
+        distance, behind = points[at] - place, place - points[at - 1]
+        if behind < distance:
+            at -= 1
+            distance = behind
+        again = bisect_right(points, other)
+        if points[again] - other < distance:
+            distance = points[again] - other
+            at = again
+        if other - points[again - 1] < distance:
+            at = again - 1
+        return ring.replicas[ring.owners[at]]
+
+    def _nearest_able(self, key: str | None) -> Replica | None:
+        """Return the owner of the nearest point whose owner has room under the bound; count it."""
+        replica = self._nearest(key)
+        if replica is None:
+            return None
+        if not self._has_room(replica):
+            replica = self._search(self._places(key), lambda owner: not self._has_room(owner)) or replica
+        return self._take(replica)
+
+    def _has_room(self, replica: Replica) -> bool:
+        load, share = self._bounds[replica]
+        return load.count < share * (self._total + 1)
+
+    def _take(self, replica: Replica) -> Replica:
+        load = self._bounds[replica][0]
+        load.count += 1
+        load.recent += 1
+        self._total += 1
+        self._loads.is_used = True
+        return replica
+
+    def _places(self, key: str | None) -> tuple[float, float]:
+        if key is None:
+            return 1.0 + self._random(), 1.0 + self._random()
+        first, second = _UNPACK(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+        return 1.0 + (first >> 12) * _FRACTION, 1.0 + (second >> 12) * _FRACTION
+
+    def _search(self, places: tuple[float, float], is_refused: Callable[[Replica], bool]) -> Replica | None:
+        """Return the owner of the nearest point whose owner is not refused: outwards from both places."""
+        best: tuple[float, Replica] | None = None
+        refused: dict[Replica, bool] = {}
+        for place in places:
+            for step in (1, -1):
+                best = self._walk(place, step, best, refused, is_refused)
+        return best[1] if best else None
+
+    def _walk(
+        self,
+        place: float,
+        step: int,
+        best: tuple[float, Replica] | None,
+        refused: dict[Replica, bool],
+        is_refused: Callable[[Replica], bool],
+    ) -> tuple[float, Replica] | None:
+        """Return the best of what was found and what lies in one direction from a place, once around at the most."""
+        ring = self._ring
+        points, owners, replicas = ring.places, ring.owners, ring.replicas
+        count = len(points) - 2
+        start = bisect_right(points, place) - (step < 0)
+        for walked in range(count):
+            index = start + step * walked
+            turn = 0.0
+            if index > count:
+                index, turn = index - count, 1.0
+            elif index < 1:
+                index, turn = index + count, -1.0
+            distance = (points[index] + turn - place) * step
+            if best is not None and distance >= best[0]:
+                break
+            owner = replicas[owners[index]]
+            if owner not in refused:
+                refused[owner] = is_refused(owner)
+            if not refused[owner]:
+                return distance, owner
+        return best
+
+
+def _sizes(members: Members) -> dict[Replica, int]:
+    """Return how many points each member has."""
+    if not members.replicas:
+        return {}
+    mean = sum(members.full_weights or members.weights) / len(members.weights)
+    unit = float(WEIGHT_STEP) ** round(math.log(mean, WEIGHT_STEP))
+    return sizes_by_weight(members.replicas, members.weights, POINTS / unit)
+
+
+register_policy(
+    "hash",
+    lambda context: HashRing(context.rng, context.loads, max_load=context.hash_max_load),
+    needs_loads=lambda context: context.hash_max_load is not None,
+)

@@ -1,0 +1,45 @@
+"""The default policy, which is the original's: the first healthy primary in order, else the first healthy other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from shared_registry.model import Replica
+from shared_registry.selection.members import Members
+from shared_registry.selection.policies import register_policy
+
+
+def priority(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """Return the selectable replicas, primaries first, each tier in its given order."""
+    primaries: list[Replica] = []
+    others: list[Replica] = []
+    for replica in replicas:
+        record = replica.record
+        if record.is_selectable:
+            (primaries if record.endpoint.primary else others).append(replica)
+    return (*primaries, *others)
+
+
+class Priority:
+    """Always the first member."""
+
+    def __init__(self) -> None:
+        self._replicas: Sequence[Replica] = ()
+
+    def update(self, members: Members) -> None:
+        """Choose among these from now on."""
+        self._replicas = members.replicas
+
+    def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
+        """Return the first one."""
+        return self._replicas[0] if self._replicas else None
+
+    def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
+        """Return the first one that is not excluded."""
+        return next((replica for replica in self._replicas if replica.key not in excluded), None)
+
+    def recount(self) -> None:
+        """Loads do not matter here."""
+
+
+register_policy("priority", lambda _: Priority())

@@ -1,0 +1,1 @@
+"""All that knows Redis: clients, keys, commands, the codec, deadlines."""

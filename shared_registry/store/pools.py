@@ -1,0 +1,107 @@
+"""redis-py's connection pools, made to close what a failover has outdated. See `failover`.
+
+By public methods only. `ConnectionPool.disconnect` is no help: it waits while it closes, and a task that takes such a
+connection meanwhile loses the one that it makes instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+
+from shared_registry.store.failover import Failover
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+    _Base = ConnectionPool
+else:
+    _Base = object
+
+
+class _Renewing(_Base):
+    """Goes before a pool class of redis-py."""
+
+    failover: Failover
+    _made_in: dict[AbstractConnection, int]
+    _idle: set[AbstractConnection]
+
+    def follow(self, failover: Failover) -> None:
+        """Keep to these generations. Comes before the first connection."""
+        self.failover = failover
+        self._made_in = {}
+        self._idle = set()
+        failover.add(self.close_outdated)
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Connect, anew if the connection is of an earlier generation."""
+        self._idle.discard(connection)
+        if self._is_outdated(connection):
+            await connection.disconnect(nowait=True)
+        self._made_in[connection] = self.failover.generation
+        await super().ensure_connection(connection)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back, and close it if it is of an earlier generation."""
+        if self._is_outdated(connection):
+            await connection.disconnect(nowait=True)
+        self._idle.add(connection)
+        await super().release(connection)
+
+    async def close_outdated(self) -> None:
+        """Close what is idle and of an earlier generation."""
+        for connection in tuple(self._idle):
+            if connection in self._idle and self._is_outdated(connection):
+                await connection.disconnect(nowait=True)
+
+    def _is_outdated(self, connection: AbstractConnection) -> bool:
+        generation = self.failover.generation
+        return self._made_in.get(connection, generation) != generation
+
+
+class RenewingPool(_Renewing, BlockingConnectionPool):
+    """Waits for a free connection when all are in use."""
+
+
+class RenewingSentinelPool(_Renewing, SentinelConnectionPool):
+    """Asks the sentinels for the address of each new connection."""
+
+    async def get_master_address(self) -> Any:
+        """Return the primary's address; where it is another one, all connections made until now are outdated."""
+        address = await self.sentinel_manager.discover_master(self.service_name)
+        if self.master_address not in (None, address):
+            self.failover.moved()
+        self.master_address = address
+        return address
+
+
+class PromptSentinel(Sentinel):
+    """Asks one sentinel after the other, and gives each a share of the time: one that is silent hides no other."""
+
+    def __init__(self, hosts: list[tuple[str, int]], *, timeout_seconds: float, **options: Any) -> None:
+        """Set up; `timeout_seconds` is what a call may take in all."""
+        super().__init__(hosts, **options)  # type: ignore[no-untyped-call]
+        self.timeout_seconds = timeout_seconds
+
+    async def discover_master(self, service_name: str) -> Any:
+        """Return the primary's address."""
+        share = self.timeout_seconds / (len(self.sentinels) + 1)  # the last is for the primary itself
+        error = MasterNotFoundError(f"No master found for {service_name!r}")
+        for sentinel in tuple(self.sentinels):
+            alone = copy.copy(self)
+            alone.sentinels = [sentinel]
+            try:
+                async with asyncio.timeout(share):
+                    address = await super(PromptSentinel, alone).discover_master(service_name)
+            except MasterNotFoundError as found:
+                error = found
+            except TimeoutError:
+                pass
+            else:
+                self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
+                return address
+        raise error

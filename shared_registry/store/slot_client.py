@@ -1,0 +1,107 @@
+"""Redis Cluster: a client of the one node that serves a namespace, whichever that is.
+
+All keys of a namespace lie in one slot, so that one node is all that a registry needs. redis-py's own cluster client
+depends on the others, too: it asks one of them which keys an XREAD names, and none else when that one is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Connection, Redis
+
+from shared_registry.store.pools import RenewingPool
+from shared_registry.store.slot_owner import Address, SlotOwner
+
+REDIRECTS = 5
+RETRIES = 8
+RETRY_SECONDS = 0.05
+
+
+class SlotClient(Redis):
+    """Talks to the node that serves the slot, and follows its redirections: what is redirected was not executed."""
+
+    owner: SlotOwner
+    node_options: Mapping[str, Any]
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Execute a command, where the slot is."""
+        for redirect in range(REDIRECTS + RETRIES):
+            try:
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except exceptions.MovedError as error:
+                if redirect >= REDIRECTS:
+                    raise
+                self.owner.moved(error)
+            except exceptions.AskError as error:
+                return await self._execute_at(self.owner.place_of(error), args, options)
+            except exceptions.TryAgainError:
+                if redirect + 1 >= RETRIES:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+        raise exceptions.ClusterError("the nodes of the cluster do not agree on who serves the namespace's slot")
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
+        """Return a pipeline whose redirected commands are executed one by one, where the slot is."""
+        pipeline: Any = super().pipeline(transaction, shard_hint)
+        execute = pipeline.execute
+
+        async def execute_redirected(raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002  redis-py's
+            return await self._execute_all(list(pipeline.command_stack), execute, raise_on_error=raise_on_error)
+
+        pipeline.execute = execute_redirected
+        return pipeline
+
+    async def _execute_all(
+        self,
+        commands: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        execute: Callable[..., Awaitable[list[Any]]],
+        *,
+        raise_on_error: bool,
+    ) -> list[Any]:
+        replies = await execute(raise_on_error=False)
+        for at, (args, options) in enumerate(commands):
+            if isinstance(replies[at], exceptions.AskError | exceptions.TryAgainError):
+                try:
+                    replies[at] = await self.execute_command(*args, **options)
+                except exceptions.ResponseError as error:
+                    replies[at] = error
+        if raise_on_error:
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _execute_at(self, address: Address, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """Execute a command where its key went while its slot is being migrated."""
+        async with Redis(host=address[0], port=address[1], **self.node_options) as node:
+            pipeline = node.pipeline(transaction=False)
+            pipeline.execute_command("ASKING")
+            pipeline.execute_command(*args, **options)
+            _, reply = await pipeline.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int) -> Any:
+    """Return a client whose connections lead to the owner of a slot."""
+
+    class OwnerConnection(Connection):
+        async def connect(self) -> None:
+            if self.is_connected:
+                return
+            self.host, self.port = await owner.address()
+            try:
+                await super().connect()  # type: ignore[no-untyped-call]
+            except BaseException:
+                owner.doubt()
+                raise
+
+    pool = RenewingPool(connection_class=OwnerConnection, max_connections=max_connections, timeout=None, **options)
+    client: Any = SlotClient.from_pool(pool)
+    client.owner, client.node_options = owner, options
+    return client

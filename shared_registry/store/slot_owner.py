@@ -1,0 +1,171 @@
+"""Redis Cluster: which node serves a namespace.
+
+All nodes are asked at once, and most of them are believed: a dead or silent one is one vote less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from redis import exceptions
+from redis.asyncio import Connection
+from redis.crc import key_slot
+
+from shared_registry.store.failover import Failover
+
+Address: TypeAlias = tuple[str, int]
+Row: TypeAlias = Sequence[Any]
+
+PATIENCE = 1 / 3
+"""The share of the time for a call that the nodes have to answer in, once the first has."""
+ASK_AGAIN_SECONDS = 0.2
+_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+
+
+class SlotOwner:
+    """Finds the node that serves a slot.
+
+    Attributes:
+        hosts: The nodes named at first. They are asked for ever, by name, together with those that they name.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Address],
+        *,
+        key: str,
+        options: Mapping[str, Any],
+        timeout_seconds: float,
+        failover: Failover,
+    ) -> None:
+        """Set up; nothing is asked before the first `address`.
+
+        Args:
+            hosts: Nodes of the cluster.
+            key: A key in the slot; empty where a node's reply is to say which slot it is.
+            options: For a connection to any node.
+            timeout_seconds: For a call, of which asking is a part.
+            failover: Whose generations say how long an answer holds.
+        """
+        self.hosts = hosts
+        self._slot = key_slot(key.encode()) if key else None
+        self._options = options
+        self._patience_seconds = timeout_seconds * PATIENCE
+        self._failover = failover
+        self._known: list[Address] = []
+        self._address: Address | None = None
+        self._generation = failover.generation
+        self._is_doubted = True
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def address(self) -> Address:
+        """Return where the slot is served, asking the nodes where there is doubt.
+
+        Raises:
+            RedisError: No node says so.
+        """
+        async with self._lock:
+            is_doubted = self._is_doubted or self._generation != self._failover.generation
+            if self._address is None or (is_doubted and time.monotonic() - self._asked_at >= ASK_AGAIN_SECONDS):
+                generation = self._failover.generation
+                address = await self._ask()
+                self._asked_at = time.monotonic()
+                self._is_doubted = False
+                self._generation = generation
+                if self._address not in (None, address):
+                    self._failover.moved()
+                    self._generation = self._failover.generation
+                self._address = address
+            return self._address
+
+    def doubt(self) -> None:
+        """Ask again before the next connection: the node could not be reached."""
+        self._is_doubted = True
+
+    def moved(self, error: exceptions.MovedError) -> None:
+        """Follow a node's word on who serves the slot."""
+        self._slot = error.slot_id
+        address = self.place_of(error)
+        if address != self._address:
+            self._address = address
+            self._asked_at = time.monotonic()
+            self._is_doubted = False
+            self._failover.moved()
+            self._generation = self._failover.generation
+
+    def place_of(self, error: exceptions.AskError) -> Address:
+        """Return the address that a redirection names; one without a host means the host that gave it."""
+        host = error.host or (self._address or self.hosts[0])[0]
+        return host, error.port
+
+    async def _ask(self) -> Address:
+        nodes = list(dict.fromkeys([*self.hosts, *self._known]))
+        asking = {asyncio.create_task(self._rows_of(node)): node for node in nodes}
+        try:
+            return await self._elect(asking)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _elect(self, asking: Mapping[asyncio.Task[list[Row]], Address]) -> Address:
+        """Return what more than half of the nodes say, or most of those that answer soon."""
+        votes: dict[Address, list[Address]] = {}  # for whom: the votes
+        counts: Counter[Address] = Counter()
+        error: BaseException = exceptions.ConnectionError("no node of the cluster serves the namespace's slot")
+        pending = set(asking)
+        deadline = time.monotonic() + self._patience_seconds
+        while pending and 2 * max(counts.values(), default=0) <= len(asking):
+            patience = max(0.0, deadline - time.monotonic()) if counts else None
+            done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                failure = task.exception()
+                if failure is None:
+                    owner, nodes = self._read(task.result(), asking[task])
+                    if owner is not None:
+                        counts[owner] += 1
+                        votes.setdefault(owner, []).extend(nodes)
+                elif not isinstance(error, _REFUSED):
+                    error = failure
+        if not counts:
+            if isinstance(error, exceptions.ConnectionError):
+                raise error
+            raise exceptions.ConnectionError(f"no node of the cluster says where a slot is: {error}") from error
+        owner = counts.most_common(1)[0][0]
+        self._known = list(dict.fromkeys(votes[owner]))
+        return owner
+
+    def _read(self, rows: Sequence[Row], node: Address) -> tuple[Address | None, list[Address]]:
+        """Return who serves the slot, if anyone does, and all nodes."""
+        owner = None
+        nodes: list[Address] = []
+        for first, last, *servers in rows:
+            places = [_place(server, node) for server in servers]
+            nodes += places
+            if owner is None and (self._slot is None or first <= self._slot <= last):
+                owner = places[0]
+        return owner, nodes
+
+    async def _rows_of(self, node: Address) -> list[Row]:
+        """Ask a node who serves which slots: [first, last, [host, port, id, …] of the primary, of a replica, …]."""
+        connection = Connection(host=node[0], port=node[1], **self._options)
+        try:
+            await connection.connect()
+            await connection.send_command("CLUSTER", "SLOTS")
+            rows: list[Row] = await connection.read_response()
+            return rows
+        finally:
+            await connection.disconnect(nowait=True)
+
+
+def _place(server: Row, node: Address) -> Address:
+    """Return a server's address; one that does not know its own is where we found it."""
+    host = server[0]
+    return (node[0] if host in (None, "", "?") else host, int(server[1]))

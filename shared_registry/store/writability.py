@@ -1,0 +1,67 @@
+"""Whether Redis takes this router's writes. Apart from the view's age, which counts reads.
+
+A store that can be read but not written (a demoted primary, too few replicas, no memory, missing rights) must not take
+every router out of service: they go on selecting. It must be known, though: nobody leads then, and nothing is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from shared_registry.aio.clock import Clock
+from shared_registry.errors import StoreError
+
+CURRENT_SECONDS = 5.0
+"""While the last read is no older, it is writing alone that fails."""
+logger = logging.getLogger(__name__)
+
+
+class Writability:
+    """Follows the heartbeats: each of them writes, whether or not anything else happens."""
+
+    def __init__(self, *, read_age: Callable[[], float | None], clock: Clock) -> None:
+        """Set up; nothing was written yet.
+
+        Args:
+            read_age: How long ago Redis was last read; `None` before it was.
+            clock: For ages.
+        """
+        self._read_age = read_age
+        self._clock = clock
+        self._written_at: float | None = None
+        self._failing_since: float | None = None
+        self._reason = ""
+        self._is_told = False
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago a heartbeat was last accepted; `None` before the first."""
+        return None if self._written_at is None else self._clock.monotonic() - self._written_at
+
+    @property
+    def failure(self) -> str | None:
+        """Why Redis refuses writes although it can be read; `None` while it takes them, and while it is away."""
+        age = self._read_age()
+        return self._reason if self._is_told and age is not None and age <= CURRENT_SECONDS else None
+
+    def accepted(self) -> None:
+        """Note that a heartbeat was written."""
+        now = self._clock.monotonic()
+        if self._is_told and self._failing_since is not None:
+            logger.info("redis: writes are accepted again, after %.1f s", now - self._failing_since)
+        self._written_at = now
+        self._failing_since = None
+        self._is_told = False
+
+    def refused(self, error: StoreError) -> None:
+        """Note that a heartbeat was not written. Told once a read has succeeded since the first that was not."""
+        now = self._clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        self._reason = str(error)
+        age = self._read_age()
+        if not self._is_told and age is not None and now - age > self._failing_since:
+            self._is_told = True
+            seconds = now - self._failing_since
+            logger.warning("redis: reads work, but writes have failed for %.1f s: %s", seconds, error)

@@ -1,0 +1,343 @@
+"""One connection per origin: kept, replaced when the replica ended it, never shared, never left half-read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shared_registry.probing import HttpProber
+from shared_registry.probing.connection import ProbeConnection
+from tests.probing.scripted_server import (
+    LONG,
+    OK,
+    SHORT,
+    Peer,
+    answer_all,
+    eventually,
+    scripted,
+    several_turns,
+    stay_silent,
+)
+from tests.replica_server import ReplicaServer
+
+
+async def test_one_origin_has_one_connection_however_it_is_spelled() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        for path in ("/health", "/readyz", "", "/", "?deep=1", "/health"):
+            assert (await prober(f"{server.url}{path}", timeout=LONG))[1] is None
+            assert (await prober(f"{server.url.upper()}{path}", timeout=LONG))[1] is None
+    assert server.accepted == 1
+    targets = [request.split(b" ")[1] for request in server.requests]
+    assert targets == [b"/health"] * 2 + [b"/readyz"] * 2 + [b"/"] * 4 + [b"/?deep=1"] * 2 + [b"/health"] * 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_BINDTODEVICE"), reason="only Linux answers on all of 127.x.y.z")
+async def test_every_origin_has_its_own_connection() -> None:
+    hosts = [f"127.0.1.{number}" for number in range(1, 41)]
+    async with ReplicaServer("0.0.0.0") as server, HttpProber() as prober:
+        server.replica(hosts[7]).status = 503
+        for _ in range(3):
+            results = await asyncio.gather(*(prober(f"{server.url(host)}/health", timeout=LONG) for host in hosts))
+            assert [error for _, error in results] == ["HTTP 503" if n == 7 else None for n in range(40)]
+        assert {(server.replica(host).connections, server.replica(host).requests) for host in hosts} == {(1, 3)}
+
+
+# Connections that the replica closes between two probes.
+
+
+async def test_a_connection_closed_while_idle_is_replaced() -> None:
+    async with ReplicaServer() as server, HttpProber() as prober:
+        for round_number in range(1, 4):
+            assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+            assert server.replica().connections == round_number
+            server.replica().drop_connections()
+            await eventually(lambda: not server.replica().open_connections)
+            await several_turns()
+
+
+async def test_a_connection_closed_while_idle_but_not_known_to_be_yet_is_replaced() -> None:
+    async with ReplicaServer() as server, HttpProber() as prober:
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+        server.replica().drop_connections()
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+        assert server.replica().connections == 2
+
+
+def _by_close(_: Peer) -> None:
+    """The script's end closes."""
+
+
+@pytest.mark.parametrize("closing", [_by_close, Peer.reset], ids=["FIN", "RST"])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_a_replica_that_serves_so_many_requests_a_connection(closing: Callable[[Peer], None], limit: int) -> None:
+    async def script(peer: Peer) -> None:
+        for _ in range(limit):
+            await peer.request()
+            await peer.send(OK)
+        await peer.request()  # takes one more, and closes instead of an answer
+        closing(peer)
+
+    async with scripted(script) as server, HttpProber() as prober:
+        for _ in range(9):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert server.accepted == -(-9 // limit)
+
+
+async def test_only_one_fresh_connection_is_tried() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 1:
+            await peer.send(OK)
+            await peer.request()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        _, error = await prober(f"{server.url}/health", timeout=LONG)
+        assert error == "RemoteProtocolError: server disconnected without sending a response"
+        assert server.accepted == 2
+
+
+async def test_the_fresh_connection_has_what_is_left_of_the_timeout() -> None:
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.request()
+            await peer.send(OK)
+            await peer.request()
+            await asyncio.sleep(0.3)
+        else:
+            await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        latency_ms, error = await prober(f"{server.url}/health", timeout=0.4)
+        assert server.accepted == 2
+        assert error == "timeout after 0.4s while waiting for the response"
+        assert latency_ms < 600, "the second try had a timeout of its own"
+
+
+async def test_a_timeout_tells_connecting_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object) -> ProbeConnection:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with ReplicaServer() as server, HttpProber() as prober:
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+        server.replica().is_hanging = True
+        waiting = await prober(f"{server.url()}/health", timeout=SHORT)
+        monkeypatch.setattr(ProbeConnection, "open", hang)
+        connecting = await prober(f"{server.url()}/health", timeout=SHORT)
+    assert waiting[1] == f"timeout after {SHORT}s while waiting for the response"
+    assert connecting[1] == f"timeout after {SHORT}s while connecting"
+
+
+async def test_a_response_broken_off_is_a_failure_on_a_kept_connection_too() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(OK[:20])
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] == (
+            "RemoteProtocolError: peer unexpectedly closed connection"
+        )
+        assert server.accepted == 1
+
+
+async def test_a_replica_that_has_stopped_is_refused_and_seen_again_when_back() -> None:
+    async with ReplicaServer() as server, HttpProber() as prober:
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+        await server.stop()
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] == "ConnectError: connection refused"
+        await server.start()
+        assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
+
+
+# Answers must belong to their questions.
+
+
+async def test_a_surplus_response_never_answers_the_next_probe() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 1:
+            await peer.send(OK + b"HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n")
+        else:
+            await peer.send(OK)
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        for _ in range(2):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        assert server.accepted == 2
+
+
+async def test_what_comes_between_probes_ends_the_connection() -> None:
+    may_speak = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        if peer.number == 1:
+            await may_speak.wait()
+            await peer.send(b"HTTP/1.1 408 -\r\nContent-Length: 0\r\n\r\n")
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        may_speak.set()
+        await eventually(lambda: server.open == 0)
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        assert server.accepted == 2
+
+
+@pytest.mark.parametrize("head", [b"", OK[:10], OK[:-1]], ids=["no byte", "half the headers", "half the body"])
+async def test_a_cancelled_probe_closes_its_connection_and_the_next_is_its_own(head: bytes) -> None:
+    has_sent = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.number == 1 and len(server.requests) == 2:
+                await peer.send(head)
+                has_sent.set()
+                await peer.gone()
+                return
+            await peer.send(OK if peer.number == 1 else OK.replace(b"200", b"418"))
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
+        await has_sent.wait()
+        await several_turns()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: server.open == 0)
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] == "HTTP 418"
+        assert server.accepted == 2
+
+
+async def test_a_probe_cancelled_in_the_tls_handshake_closes_its_connection() -> None:
+    async with scripted(stay_silent) as server, HttpProber() as prober:
+        task = asyncio.create_task(prober(f"{server.url.replace('http', 'https')}/health", timeout=LONG))
+        await eventually(lambda: server.open == 1)
+        await several_turns()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: server.open == 0)
+
+
+async def test_probes_of_one_origin_take_turns() -> None:
+    running = most = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal running, most
+        while True:
+            await peer.request()
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.005)
+            running -= 1
+            await peer.send(OK)
+
+    async with scripted(script) as server, HttpProber() as prober:
+        results = await asyncio.gather(*(prober(f"{server.url}/health", timeout=LONG) for _ in range(8)))
+    assert [error for _, error in results] == [None] * 8
+    assert (server.accepted, most) == (1, 1)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "timed out"])
+async def test_a_probe_that_gives_up_its_turn_leaves_the_other_alone(*, is_cancelled: bool) -> None:
+    may_answer = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await may_answer.wait()
+        await peer.send(OK)
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        first = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
+        await eventually(lambda: len(server.requests) == 1)
+        second = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG if is_cancelled else SHORT))
+        await several_turns()
+        if is_cancelled:
+            second.cancel()
+        await asyncio.wait([second])
+        assert second.cancelled() == is_cancelled
+        assert is_cancelled or (second.result()[1] or "").startswith(f"timeout after {SHORT}s")
+        may_answer.set()
+        assert (await first)[1] is None
+        assert (server.accepted, server.open) == (1, 1)
+
+
+# Connections of replicas that are gone.
+
+
+Parting = Callable[[HttpProber, str], Awaitable[None]]
+
+
+async def _forget(prober: HttpProber, url: str) -> None:
+    prober.forget(url)
+
+
+async def _forget_by_another_spelling(prober: HttpProber, url: str) -> None:
+    prober.forget(f"{url.upper()}/health")
+
+
+async def _retain_another(prober: HttpProber, url: str) -> None:
+    prober.retain(["http://10.9.9.9"])
+
+
+async def _close(prober: HttpProber, url: str) -> None:
+    await prober.aclose()
+
+
+@pytest.mark.parametrize("part", [_forget, _forget_by_another_spelling, _retain_another, _close])
+async def test_a_replica_that_is_gone_has_its_connection_closed(part: Parting) -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        await part(prober, server.url)
+        await eventually(lambda: server.open == 0)
+
+
+async def test_a_replica_that_stays_keeps_its_connection() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        for _ in range(3):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+            prober.retain([f"{server.url.upper()}/", "http://10.9.9.9"])
+            prober.forget("http://10.9.9.9")
+        assert (server.accepted, server.open) == (1, 1)
+
+
+async def test_a_probe_in_progress_outlives_the_replica_and_then_closes() -> None:
+    may_answer = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await may_answer.wait()
+        await peer.send(OK)
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
+        await eventually(lambda: len(server.requests) == 1)
+        prober.retain([])
+        may_answer.set()
+        assert (await task)[1] is None
+        await eventually(lambda: server.open == 0)
+
+
+async def test_closing_the_prober_fails_what_is_in_progress() -> None:
+    async with scripted(stay_silent) as server, HttpProber() as prober:
+        task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
+        await eventually(lambda: server.open == 1)
+        await several_turns()
+        await prober.aclose()
+        assert (await task)[1] is not None
+        await eventually(lambda: server.open == 0)

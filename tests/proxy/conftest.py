@@ -1,0 +1,201 @@
+"""Routers for tests: in this process where that is enough, as processes where memory and signals matter.
+
+The tests of a module share an event loop, and most of them a router: a quarter of a second to start and end one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from shared_registry.aio.stop_signals import StopRequest
+from shared_registry.config import RouterConfig
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import ReplicaEndpoint
+from shared_registry.proxy import server as router_server
+from tests.cluster.command import Running, running
+from tests.proxy.backend import Backend
+
+SECONDS = 10.0
+FAST: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "health_check_interval_seconds": 0.2,
+    "fast_interval_seconds": 0.05,
+    "connect_timeout_seconds": 1.0,
+    "grace_seconds": 0.0,
+}
+
+
+class RunningRouter:
+    """A router in this process.
+
+    Attributes:
+        url: Where it serves.
+        http: A client that is meant for it.
+    """
+
+    def __init__(self, url: str, http: httpx.AsyncClient, stop: StopRequest, serving: asyncio.Task[None]) -> None:
+        self.url = url
+        self.http = http
+        self.stop = stop
+        self.serving = serving
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http", "ws")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = httpx.URL(self.url)
+        return parts.host, parts.port or 80
+
+    async def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = (await self.http.get("/status")).json()
+        return found
+
+
+StartRouter = Callable[..., Awaitable[RunningRouter]]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[StartRouter]:
+    """Start a router in front of replicas, given by url; wait until all of them are healthy, unless told not to."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(*replicas: str, is_awaited: bool = True, **settings: Any) -> RunningRouter:
+            endpoints = [ReplicaEndpoint(url, primary=at == 0) for at, url in enumerate(replicas)]
+            config = RouterConfig(
+                **{"redis_url": server.url, "namespace": namespace, "replicas": endpoints, **FAST, **settings}
+            )
+            router = await stack.enter_async_context(running_router(config))
+            if is_awaited:
+                await until(lambda: all_healthy(router, len(replicas)), "all replicas are healthy")
+            return router
+
+        yield start
+
+
+@contextlib.asynccontextmanager
+async def running_router(config: RouterConfig) -> AsyncIterator[RunningRouter]:
+    stop = StopRequest()
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(router_server.serve(config, stop, on_listening=listening.set_result))
+    url = await listening
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as http:
+        try:
+            yield RunningRouter(url, http, stop, serving)
+        finally:
+            stop.ask()
+            stop.ask()
+            await serving
+
+
+async def all_healthy(router: RunningRouter, count: int) -> bool:
+    if (await router.http.get("/readyz")).status_code != 200:
+        return False
+    statuses = [replica["status"] for replica in (await router.status())["replicas"]]
+    return statuses == ["healthy"] * count
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = SECONDS) -> None:
+    """Return as soon as the condition holds; fail if it does not in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(server: EmbeddedServer) -> AsyncIterator[tuple[RunningRouter, Backend]]:
+    """One router in front of one replica for all tests of a module that do no harm to either."""
+    async with Backend() as backend, router_of_its_own(server, backend.url) as router:
+        yield router, backend
+
+
+@contextlib.asynccontextmanager
+async def router_of_its_own(server: EmbeddedServer, replica: str) -> AsyncIterator[RunningRouter]:
+    """Run a router in front of one replica, in a namespace that nobody else uses."""
+    namespace = f"shared.{secrets.token_hex(6)}"
+    endpoints = [ReplicaEndpoint(replica, primary=True)]
+    config = RouterConfig(redis_url=server.url, namespace=namespace, replicas=endpoints, **FAST)
+    async with running_router(config) as router:
+        await until(lambda: all_healthy(router, 1), "the replica is healthy")
+        yield router
+
+
+@pytest.fixture
+def backend(shared: tuple[RunningRouter, Backend]) -> Backend:
+    """The replica behind `router`, as if new."""
+    _, backend = shared
+    backend.forget()
+    return backend
+
+
+@pytest.fixture
+def router(shared: tuple[RunningRouter, Backend], backend: Backend) -> RunningRouter:
+    """A router in front of `backend`."""
+    return shared[0]
+
+
+class RouterProcess:
+    """`shared-registry serve` as its user runs it."""
+
+    def __init__(self, command: Running) -> None:
+        self.command = command
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.command.err.splitlines() if line.startswith("{")]
+
+    @property
+    def url(self) -> str:
+        return next(str(line["url"]) for line in self.lines if "url" in line)
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http", "ws")
+
+    def has_said(self, text: str) -> bool:
+        return any(text in line["message"] for line in self.lines)
+
+    def memory(self) -> int:
+        """Return the most bytes that were ever resident."""
+        status = Path(f"/proc/{self.command.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+StartProcess = Callable[..., Awaitable[RouterProcess]]
+
+
+@pytest.fixture
+def start_process(server: EmbeddedServer, namespace: str, tmp_path: Path) -> Iterator[StartProcess]:
+    """Start a router as a process, in front of replicas; wait until it selects one, or has said `wanted`."""
+    with contextlib.ExitStack() as stack:
+
+        async def start(*replicas: str, wanted: str = "", open_files: str = "", **settings: Any) -> RouterProcess:
+            chosen = FAST | {"redis_url": server.url, "namespace": namespace} | settings
+            variables = {f"SHARED_REGISTRY_{name.upper()}": str(value) for name, value in chosen.items()}
+            variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas)
+            process = RouterProcess(
+                stack.enter_context(running(tmp_path, "--json", "serve", open_files=open_files, **variables))
+            )
+            wanted = wanted or ("new sessions go to" if replicas else "has joined")
+
+            async def is_up() -> bool:
+                assert process.command.process.poll() is None, process.command.err
+                return process.has_said(wanted)
+
+            await until(is_up, "the router process is up", 30)
+            return process
+
+        yield start

@@ -1,0 +1,64 @@
+"""What the image's HEALTHCHECK says of a router: whether its process lives, whatever else is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from shared_registry.embedded import EmbeddedServer
+from tests.cluster.command import ROOT, environment
+from tests.proxy.conftest import RouterProcess, StartProcess
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def is_healthy(router: RouterProcess, *, host: str = "127.0.0.1", **variables: str) -> bool:
+    """Run the command of the Dockerfile as a container of this router would."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    [words] = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", text, re.MULTILINE)
+    program, *rest = json.loads(words)
+    assert program == "python"
+    port = str(httpx.URL(router.url).port)
+    given = environment(SHARED_REGISTRY_HOST=host, SHARED_REGISTRY_PORT=port, **variables)
+    command = [sys.executable, *rest]
+    done = await asyncio.to_thread(subprocess.run, command, env=given, capture_output=True, timeout=20, check=False)
+    return done.returncode == 0
+
+
+async def test_it_is_healthy_without_replicas_and_without_redis(
+    start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
+) -> None:
+    redis = own_server()
+    router = await start_process(redis_url=redis.url)
+    assert await is_healthy(router)
+    assert await is_healthy(router, host="0.0.0.0")
+    assert await is_healthy(router, host="", http_proxy="http://127.0.0.1:1")
+    await asyncio.to_thread(redis.kill)
+    assert await is_healthy(router)
+
+
+async def test_it_is_healthy_while_it_waits_for_redis(
+    start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
+) -> None:
+    redis = own_server()
+    redis.stop()
+    assert await is_healthy(await start_process(redis_url=redis.url, wanted="waiting for"))
+
+
+async def test_a_frozen_or_dead_process_is_unhealthy(start_process: StartProcess) -> None:
+    router = await start_process()
+    router.command.process.send_signal(signal.SIGSTOP)
+    assert not await is_healthy(router)
+    router.command.process.send_signal(signal.SIGCONT)
+    assert await is_healthy(router)
+    router.command.process.kill()
+    router.command.process.wait()
+    assert not await is_healthy(router)

@@ -1,0 +1,189 @@
+"""A router's own pages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from shared_registry.embedded import EmbeddedServer
+from tests.proxy.backend import Backend
+from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+THE_ORIGINALS = ["url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures"]
+
+
+async def test_status_has_the_originals_shape_and_more(router: RunningRouter, backend: Backend) -> None:
+    status = await router.status()
+    [replica] = status["replicas"]
+    assert list(replica)[: len(THE_ORIGINALS)] == THE_ORIGINALS
+    assert (replica["url"], replica["primary"], replica["status"]) == (backend.url, True, "healthy")
+    assert isinstance(replica["last_ok_at"], float)
+    assert isinstance(replica["last_latency_ms"], float)
+    assert replica["consecutive_failures"] == 0
+    assert {name: replica[name] for name in ("name", "weight", "capacity", "in_flight", "admin", "admin_reason")} == {
+        "name": None,
+        "weight": 1.0,
+        "capacity": 0,
+        "in_flight": 0,
+        "admin": "active",
+        "admin_reason": "",
+    }
+    assert status["url"] == router.url
+    assert status["is_leader"] is True
+    assert status["leader"] == {"router": status["router"], "epoch": status["leader"]["epoch"]}
+    assert status["is_stale"] is False
+    assert status["sessions"] == 0
+
+
+async def test_status_counts_live_sessions(router: RunningRouter) -> None:
+    async with connect(f"{router.ws}/v1/stream", proxy=None):
+        assert (await router.status())["sessions"] == 1
+
+    async def none_is_left() -> bool:
+        return bool((await router.status())["sessions"] == 0)
+
+    await until(none_is_left, "no session is left")
+
+
+async def test_probe_results_show_within_a_refresh(start_router: StartRouter, backend: Backend) -> None:
+    router = await start_router(backend.url, refresh_seconds=0.05)
+    before = (await router.status())["replicas"][0]["last_ok_at"]
+
+    async def is_newer() -> bool:
+        return bool((await router.status())["replicas"][0]["last_ok_at"] > before)
+
+    await until(is_newer, "a newer probe shows")
+
+
+async def test_its_own_pages_are_never_a_replicas(router: RunningRouter, backend: Backend) -> None:
+    for path in ("/healthz", "/readyz", "/status", "/healthz/", "//readyz", "/%73tatus", "/x/../status?y=1"):
+        assert (await raw(router, f"GET {path} HTTP/1.1"))[0] == 200
+        assert (await raw(router, f"HEAD {path} HTTP/1.1")) == (200, b"")
+        status, body = await raw(router, f"POST {path} HTTP/1.1", "Content-Length: 2", body=b"{}")
+        assert (status, json.loads(body)["code"]) == (405, "method_not_allowed")
+    assert (await router.http.delete("/status")).headers["allow"] == "GET, HEAD"
+    assert backend.scopes == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/metrics",
+        "/metrics?x=1",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/metrics#x",
+        "/metrics/replica",
+        "/METRICS",
+        "http://other/metrics",
+        "http://other//metrics?x",
+        "HTTP://other:80/%6detrics",
+    ],
+)
+async def test_metrics_are_never_a_replicas(router: RunningRouter, backend: Backend, method: str, target: str) -> None:
+    status, body = await raw(router, f"{method} {target} HTTP/1.1")
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
+    assert (await raw(router, f"HEAD {target} HTTP/1.1")) == (404, b"")
+    assert backend.scopes == []
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/%6detrics/", "/healthz", "/status", "//readyz"])
+async def test_its_own_pages_take_no_websocket(router: RunningRouter, backend: Backend, path: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(f"{router.ws}{path}", proxy=None)
+    assert caught.value.response.status_code == 404
+    assert backend.scopes == []
+
+
+async def test_a_body_that_a_page_does_not_read_becomes_no_request(router: RunningRouter, backend: Backend) -> None:
+    reader, writer = await asyncio.open_connection(*router.address)
+    body = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" * 5000
+    head = f"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body + b"GET /after HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    answers = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert [scope["path"] for scope in backend.scopes] == ["/after"]
+
+
+async def raw(router: RunningRouter, line: str, *fields: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Send a request as it is, for clients normalize what they send; return status and body."""
+    reader, writer = await asyncio.open_connection(*router.address)
+    head = "\r\n".join([line, "Host: a", "Connection: close", *fields, "", ""])
+    writer.write(head.encode() + body)
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    return int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[2]
+
+
+async def test_it_lives_but_is_not_ready_while_it_waits_for_redis(
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+) -> None:
+    redis = own_server()
+    redis.stop()
+    router = await start_router(backend.url, is_awaited=False, redis_url=redis.url)
+    assert (await router.http.get("/healthz")).status_code == 200
+    unready = await router.http.get("/readyz")
+    assert (unready.status_code, unready.json()["reason"]) == (503, "the shared state is not loaded yet")
+    assert (await router.status())["replicas"][0]["status"] == "unknown"
+    assert (await router.http.get("/anything")).status_code == 503
+    await asyncio.to_thread(redis.start)
+
+    async def is_ready() -> bool:
+        return (await router.http.get("/readyz")).status_code == 200
+
+    await until(is_ready, "it is ready")
+
+
+async def test_it_serves_on_while_redis_is_away_and_says_so_when_too_long(
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+) -> None:
+    redis = own_server()
+    fast = {"refresh_seconds": 0.1, "redis_timeout_seconds": 0.2}
+    router = await start_router(backend.url, redis_url=redis.url, max_staleness_seconds=0.8, **fast)
+    await asyncio.to_thread(redis.kill)
+    assert (await router.http.get("/served")).status_code == 200
+    assert (await router.status())["replicas"][0]["status"] == "healthy"
+
+    async def is_stale() -> bool:
+        response = await router.http.get("/readyz")
+        return response.status_code == 503 and "max_staleness_seconds" in response.text
+
+    await until(is_stale, "it is stale")
+    assert (await router.http.get("/refused")).status_code == 503
+
+
+async def test_a_redis_that_refuses_writes_is_told_and_keeps_it_ready(
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+) -> None:
+    redis = own_server()
+    router = await start_router(backend.url, redis_url=redis.url, refresh_seconds=0.1)
+    with Redis.from_url(redis.url) as raw:
+        raw.config_set("min-replicas-to-write", 1)
+
+        async def is_told() -> bool:
+            response = await router.http.get("/readyz")
+            assert response.status_code == 200
+            return "NOREPLICAS" in response.json().get("warning", "")
+
+        await until(is_told, "it is told")
+        status = await router.status()
+        assert "NOREPLICAS" in status["write_failure"]
+        assert status["writable_age_seconds"] > 0
+        raw.config_set("min-replicas-to-write", 0)
+
+    async def is_over() -> bool:
+        return (await router.status())["write_failure"] is None
+
+    await until(is_over, "it is over")
+    assert "warning" not in (await router.http.get("/readyz")).json()

@@ -1,0 +1,262 @@
+"""Which replicas a policy gets to choose among, and that it is prepared before a session comes."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+
+import pytest
+
+from shared_registry import AdminState, RouterConfig, UsageError
+from shared_registry.model import Replica, ReplicaRecord
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.selection import Selection, policy_names
+from shared_registry.selection.hash_ring import HashRing
+from shared_registry.selection.least_loaded import LeastLoaded
+from shared_registry.selection.round_robin import RoundRobin
+from tests.selection.fleet import HEALTHY, UNHEALTHY, UNKNOWN, number_of, record, shown, tally, url, view_of
+
+KEYS = [f"client-{number}" for number in range(400)]
+SPREADING: list[str] = ["round_robin", "least_loaded", "hash"]
+
+
+def registry_of(*records: ReplicaRecord, **settings: object) -> SharedReplicaRegistry:
+    registry = SharedReplicaRegistry(RouterConfig(**settings), seed=7)  # type: ignore[arg-type]
+    shown(registry._view, *records)
+    return registry
+
+
+def by(registry: SharedReplicaRegistry, policy: str | None, **call: object) -> Callable[[str | None], Replica | None]:
+    return lambda key: registry.select(key=key, policy=policy, **call)  # type: ignore[arg-type]
+
+
+def test_the_config_knows_every_policy() -> None:
+    for policy in policy_names():
+        assert RouterConfig(policy=policy).policy == policy
+
+
+@pytest.mark.parametrize("is_per_call", [False, True])
+@pytest.mark.parametrize("policy", SPREADING)
+def test_each_policy_spreads_over_the_first_tier_that_has_a_healthy_active_replica(
+    policy: str, is_per_call: bool
+) -> None:
+    tiers = [record(number, primary=number < 3) for number in range(6)]
+    registry = registry_of(*tiers, **({} if is_per_call else {"policy": policy}))
+    choose = by(registry, policy if is_per_call else None)
+    assert tally(choose, KEYS).keys() == {0, 1, 2}
+    registry._view.apply([record(0, primary=True, status=UNHEALTHY, revision=2)])
+    registry._view.apply([record(1, primary=True, admin=AdminState.DRAINING, revision=3)])
+    assert tally(choose, KEYS).keys() == {2}
+    registry._view.apply([record(2, primary=True, status=UNKNOWN, revision=4)])
+    assert tally(choose, KEYS).keys() == {3, 4, 5}
+    registry._view.apply([record(1, primary=True, revision=5)])
+    assert tally(choose, KEYS).keys() == {1}
+    registry._view.withhold(True)
+    assert choose("a") is None
+    registry._view.withhold(False)
+    assert tally(choose, KEYS).keys() == {1}
+
+
+@pytest.mark.parametrize("policy", SPREADING)
+def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: str) -> None:
+    registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
+    assert tally(by(registry, None, exclude=[url(0)]), KEYS).keys() == {1}
+    assert tally(by(registry, None, exclude=[url(0), registry.all()[1]]), KEYS).keys() == {2, 3}
+    assert tally(by(registry, policy, exclude=[url(0), url(1), url(3)]), KEYS).keys() == {2}
+    assert registry.select(key="a", exclude=[url(number) for number in range(4)]) is None
+
+
+@pytest.mark.parametrize("policy", SPREADING)
+def test_what_could_not_be_connected_to_comes_last(policy: str) -> None:
+    registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
+
+    def choose(key: str | None) -> Replica | None:
+        registry._view.selection.look()
+        registry._view.selection.see({})  # all is over by the next session
+        return registry.select(key=key)
+
+    registry._view.cool([url(0)])
+    assert tally(choose, KEYS).keys() == {1}
+    registry._view.cool([url(0), url(1)])
+    assert tally(choose, KEYS).keys() == {2, 3}
+    registry._view.cool([url(number) for number in range(4)])
+    assert tally(choose, KEYS).keys() == {0, 1}
+    assert tally(by(registry, None, exclude=[url(0), url(1)]), KEYS).keys() == {2, 3}
+    registry._view.cool([])
+    assert tally(choose, KEYS).keys() == {0, 1}
+
+
+@pytest.mark.parametrize("policy", SPREADING)
+def test_weights_count_and_a_change_of_weight_counts_at_once(policy: str) -> None:
+    registry = registry_of(record(0), record(1, weight=3.0), policy=policy)
+    counts = tally(by(registry, None), [f"k{number}" for number in range(4000)])
+    assert 1.9 < counts[1] / counts[0] < 4.5
+    registry._view.apply([record(0, weight=9.0, revision=2)])
+    if policy == "least_loaded":
+        registry._view.selection.look()
+        registry._view.selection.see({})
+    counts = tally(by(registry, None), [f"k{number}" for number in range(4000)])
+    assert 1.9 < counts[0] / counts[1] < 4.5
+
+
+def test_a_key_finds_its_replica_again_when_the_first_tier_comes_back() -> None:
+    registry = registry_of(*(record(number, primary=number < 5) for number in range(9)), policy="hash")
+    before = [registry.select(key=key) for key in KEYS]
+    for number in range(5):
+        registry._view.apply([record(number, primary=True, status=UNHEALTHY, revision=2)])
+    assert all(number_of(registry.select(key=key)) >= 5 for key in KEYS)
+    for number in range(5):
+        registry._view.apply([record(number, primary=True, revision=3)])
+    assert [registry.select(key=key) for key in KEYS] == before
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_the_same_seed_gives_the_same_choices(policy: str) -> None:
+    def choices() -> list[int]:
+        registry = registry_of(*(record(number, weight=1.0 + number) for number in range(5)), policy=policy)
+        return [number_of(registry.select(key=key)) for key in (*KEYS, None, None)]
+
+    assert choices() == choices()
+
+
+def test_what_was_picked_is_not_forgotten_when_something_else_changes() -> None:
+    registry = registry_of(*(record(number) for number in range(4)), policy="least_loaded")
+    tally(by(registry, None), [None] * 100)
+    registry._view.apply([record(9, primary=False, status=UNKNOWN, revision=2)])
+    registry._view.read([record(0, in_flight=7)])
+    assert sum(load.count for load in registry._view.selection.loads.of(registry.all()[:4])) == 100
+
+
+def test_a_replica_that_is_removed_and_comes_back_begins_anew() -> None:
+    registry = registry_of(*(record(number) for number in range(2)), policy="least_loaded")
+    tally(by(registry, None), [None] * 10)
+    held = registry.all()
+    registry._view.apply([record(0, admin=AdminState.REMOVED, revision=2)])
+    registry._view.apply([record(0, revision=3)])
+    assert [load.count for load in registry._view.selection.loads.of(held)] == [0, 5]
+    assert tally(by(registry, None), [None] * 5) == {0: 5}
+
+
+def test_a_load_forgotten_behind_an_unused_tier_is_asked_for_again() -> None:
+    """A picker whose members look the same afterwards must not go on counting what nobody reads any more."""
+    selection = Selection("least_loaded", rng=random.Random(1))
+    view = view_of(selection, record(0, primary=True), record(1), record(2))
+    view.apply([record(0, primary=True, status=UNHEALTHY, revision=2)])  # the second tier is prepared
+    view.apply([record(0, primary=True, revision=3)])
+    view.apply([record(1, admin=AdminState.REMOVED, revision=4)])
+    view.apply([record(1, revision=5)])
+    view.apply([record(0, primary=True, status=UNHEALTHY, revision=6)])
+    selection.look()
+    selection.see({url(1): 50})
+    assert tally(selection.choose or pytest.fail("no policy"), [None] * 20) == {2: 20}
+
+
+def test_an_unknown_policy_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"policy: 'rr' is not among hash, least_loaded, priority, round_robin$"):
+        registry_of(record(0)).select(policy="rr")
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_nothing_is_prepared_when_a_session_comes(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
+    for kind in (RoundRobin, LeastLoaded, HashRing):
+        monkeypatch.setattr(kind, "update", lambda *_: pytest.fail("prepared too late"))
+    for key in KEYS:
+        registry.select(key=key)
+        registry.select()
+
+
+@pytest.mark.parametrize("policy", SPREADING)
+def test_selecting_looks_at_no_record(policy: str) -> None:
+    registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
+    for replica in registry.all():
+        replica.record = None  # type: ignore[assignment]
+    assert registry.select(key="a") in registry.all()
+
+
+def test_another_policy_is_kept_prepared_from_its_first_use_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_of(*(record(number) for number in range(5)))
+    assert tally(by(registry, "round_robin"), [None] * 10).keys() == {0, 1, 2, 3, 4}
+    registry._view.apply([record(2, status=UNHEALTHY, revision=2)])
+    monkeypatch.setattr(RoundRobin, "update", lambda *_: pytest.fail("prepared too late"))
+    assert tally(by(registry, "round_robin"), [None] * 8) == {0: 2, 1: 2, 3: 2, 4: 2}
+    assert number_of(registry.select()) == 0
+
+
+def test_policies_are_pure() -> None:
+    for kind in (RoundRobin, LeastLoaded, HashRing, Selection):
+        source = inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
+        assert "async " not in source
+        assert "import time" not in source
+
+
+# Panic
+
+
+def states(*healthy: bool) -> list[ReplicaRecord]:
+    return [record(number, status=HEALTHY if one else UNHEALTHY) for number, one in enumerate(healthy)]
+
+
+@pytest.mark.parametrize(
+    ("healthy", "percent", "is_panicking"),
+    [
+        (1, 0, False),
+        (0, 0, False),
+        (2, 50, False),
+        (1, 50, True),
+        (0, 50, True),
+        (4, 100, False),
+        (3, 100, True),
+        (1, 25, False),
+        (1, 25.1, True),
+    ],
+)
+def test_panic_begins_below_the_share(healthy: int, percent: float, is_panicking: bool) -> None:
+    registry = registry_of(*states(*(number < healthy for number in range(4))), panic_percent=percent)
+    assert (registry.panic is not None) is is_panicking
+    found = {number_of(replica) for _ in range(40) if (replica := registry.select())}
+    assert found == (set(range(4)) if is_panicking else {0} if healthy else set())
+    if is_panicking:
+        assert str(registry.panic) == f"{healthy} of 4 active replicas healthy, panic_percent is {percent:g}"
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_in_panic_every_policy_spreads_over_all_that_are_active_and_were_judged(policy: str) -> None:
+    registry = registry_of(
+        record(0, primary=True, status=UNHEALTHY),
+        record(1, primary=True, status=UNHEALTHY),
+        record(2, status=UNHEALTHY),
+        record(3),
+        record(4, status=UNKNOWN),
+        record(5, status=UNHEALTHY, admin=AdminState.DRAINING),
+        record(6, admin=AdminState.DISABLED),
+        policy=policy,
+        panic_percent=50.0,
+    )
+    assert tally(by(registry, None), KEYS).keys() == {0, 1, 2, 3}
+    assert tally(by(registry, None, exclude=[url(3)]), KEYS).keys() == {0, 1, 2}
+    registry._view.cool([url(0)])
+    assert tally(by(registry, None), KEYS).keys() == {1, 2, 3}
+    registry._view.apply([record(0, primary=True, revision=2)])
+    registry._view.cool([])
+    assert registry.panic is None
+    assert tally(by(registry, None), KEYS).keys() == {0}
+
+
+def test_a_fleet_that_was_never_probed_is_not_in_panic() -> None:
+    registry = registry_of(*(record(number, status=UNKNOWN) for number in range(9)), record(9), panic_percent=50.0)
+    assert registry.panic is None
+    assert number_of(registry.select()) == 9
+
+
+def test_a_withheld_view_selects_nothing_in_panic_either() -> None:
+    registry = registry_of(*states(False, False), panic_percent=50.0)
+    registry._view.withhold(True)
+    assert registry.select() is None
+    assert registry.panic is None
+
+
+def test_panic_leaves_what_leases_go_by_alone() -> None:
+    registry = registry_of(*states(False, True, False, False), panic_percent=50.0)
+    assert [number_of(replica) for replica in registry._view.preference] == [1]
