@@ -8,8 +8,8 @@ from __future__ import annotations
 from shared_registry.leases.lease import new_lease_id
 from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.store import Store
 
 _COMMANDS = """
 local ready, routers, replica_prefix, leases = unpack(KEYS)

@@ -10,10 +10,10 @@ from typing import Any
 
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store.client import Client, connect
+from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import assemble
 from shared_registry.store.replies import Elected
-from shared_registry.store.store import Store, new_token
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0

@@ -27,9 +27,9 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.leases.lease import new_lease_id
 from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client
+from shared_registry.store.commands import CALLS_AT_ONCE, Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Parting
-from shared_registry.store.store import CALLS_AT_ONCE, Store
 
 TITLE = "acquire() and release()"
 SIZES = (10, 1_000, 10_000)

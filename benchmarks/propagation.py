@@ -24,9 +24,9 @@ from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.client import connect
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
-from shared_registry.store.store import Store
 
 TITLE = "a status change, to the last of the mirrors"
 REPLICAS = 100

@@ -19,7 +19,7 @@ from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
 from shared_registry.store import client
-from shared_registry.store.store import Store, new_token
+from shared_registry.store.commands import Store, new_token
 from shared_registry.urls import canonical_url
 
 SIT_OUT_LEASES = 3.0

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from shared_registry.admin.check import Violation
 from shared_registry.model import is_later
+from shared_registry.store.commands import Store
 from shared_registry.store.reader import RECORDS_AT_ONCE
-from shared_registry.store.store import Store
 
 REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "feed"})
 

@@ -29,8 +29,8 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, finish_by, wait_until
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind, Term
+from shared_registry.store.commands import new_token
 from shared_registry.store.replies import Elected, Held
-from shared_registry.store.store import new_token
 
 MARGIN_SHARE = 0.1
 JITTER_SECONDS = 0.05

@@ -18,7 +18,7 @@ from shared_registry.mirror.own_writes import SharedState
 from shared_registry.model import Thresholds
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.trouble_log import TroubleLog
-from shared_registry.store.store import Store
+from shared_registry.store.commands import Store
 
 
 class Leadership:

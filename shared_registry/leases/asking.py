@@ -12,9 +12,9 @@ from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leases.queue import POLL_SECONDS, Line, Waiter
 from shared_registry.leases.recovery import Recovery
+from shared_registry.store.commands import Store
 from shared_registry.store.lane import Busy
 from shared_registry.store.replies import Denial, Denied, Grant, Place
-from shared_registry.store.store import Store
 
 T = TypeVar("T")
 TRIES_TO_JOIN = 3

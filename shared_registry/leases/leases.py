@@ -32,10 +32,10 @@ from shared_registry.model import (
     is_later,
 )
 from shared_registry.store.client import was_refused
+from shared_registry.store.commands import Store
 from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Beat, Denial, Denied
-from shared_registry.store.store import Store
 
 SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.ledger import Ledger
+from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
-from shared_registry.store.store import Store
 
 EVERY_SECONDS = 60.0
 RESTORED_AT_ONCE = 500

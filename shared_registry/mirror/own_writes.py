@@ -17,9 +17,9 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
+from shared_registry.store.commands import Store, new_token
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Report
-from shared_registry.store.store import Store, new_token
 from shared_registry.urls import canonical_url
 
 

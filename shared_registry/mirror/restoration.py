@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry, restored_entry
+from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
-from shared_registry.store.store import Store
 
 ENTRIES_AT_ONCE = 200
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from shared_registry.selection import Panic
 from shared_registry.selection.view import View
 from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.store import new_token
+from shared_registry.store.commands import new_token
 
 DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)

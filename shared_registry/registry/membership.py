@@ -10,8 +10,8 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Beat, Parting
-from shared_registry.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from shared_registry.selection.cooldown import Cooldown
 from shared_registry.selection.view import View
 from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
-from shared_registry.store.store import Store
 from shared_registry.store.writability import Writability
 
 

@@ -29,8 +29,8 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreUnavailable
 from shared_registry.leases import Lease
 from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Restored
-from shared_registry.store.store import Store
 from tests.redis.support import until
 
 THINKING_SECONDS = 0.3

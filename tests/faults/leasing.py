@@ -11,8 +11,8 @@ from unittest import mock
 from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.model import RouterInfo
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Beat
-from shared_registry.store.store import Store
 from tests.redis.support import Space, until
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from redis.asyncio import ConnectionPool, Redis
 
 from shared_registry import Lease, RouterConfig, Saturated, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.store.store import CALLS_AT_ONCE
+from shared_registry.store.commands import CALLS_AT_ONCE
 from tests.faults.leasing import leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, B, Space, on_server, until

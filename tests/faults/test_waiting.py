@@ -13,7 +13,7 @@ import pytest
 
 from shared_registry import Lease, Saturated, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.store.commands import scripts
+from shared_registry.store.channel import scripts
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, Space, on_server, until

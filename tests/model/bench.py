@@ -19,8 +19,8 @@ from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store import client
 from shared_registry.store.client import Clients
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.store import Store
 from tests.model import line_checks
 from tests.model.keyspace import KnownView
 from tests.model.rules import Namespace

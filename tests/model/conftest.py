@@ -15,7 +15,7 @@ import pytest
 from shared_registry.admin import check
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.mirror import restoration
-from shared_registry.store import commands as scripts
+from shared_registry.store import channel as scripts
 from shared_registry.store.lua import assemble
 from tests.model.bench import connect
 from tests.model.line_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE

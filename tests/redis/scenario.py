@@ -12,11 +12,11 @@ from redis.exceptions import NoScriptError
 from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source, Term
+from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
-from shared_registry.store.commands import scripts
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Elected, Parting
-from shared_registry.store.store import Store
 from tests.redis.support import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0

@@ -15,10 +15,10 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from shared_registry.store import client
 from shared_registry.store.client import Clients
+from shared_registry.store.commands import Store, new_token
 from shared_registry.store.failover import Failover
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Elected, Report
-from shared_registry.store.store import Store, new_token
 
 A, B, C, D, E = (f"http://10.0.0.{number}:8000" for number in range(1, 6))
 THRESHOLDS = Thresholds(failure=3, recovery=2)

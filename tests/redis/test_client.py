@@ -25,10 +25,10 @@ from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRe
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
+from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Elected
-from shared_registry.store.store import Store, new_token
 from tests.redis.support import THRESHOLDS, A, info, until
 
 OwnServer = Callable[..., EmbeddedServer]

@@ -17,10 +17,10 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
-from shared_registry.store.commands import Script, scripts
+from shared_registry.store.channel import Script, scripts
+from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Elected
-from shared_registry.store.store import Store, new_token
 from tests.redis.losing_proxy import LosingProxy, Loss
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
 
@@ -356,6 +356,6 @@ async def test_an_answer_that_this_version_does_not_know_is_an_error(
     space: Space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = {**scripts(), "renew": Script("return {'surprise'}", "0" * 40)}
-    monkeypatch.setattr("shared_registry.store.commands.scripts", lambda: changed)
+    monkeypatch.setattr("shared_registry.store.channel.scripts", lambda: changed)
     with pytest.raises(StoreError, match="surprise"):
         await space.store_of("router~1").renew("token", lease_seconds=60)

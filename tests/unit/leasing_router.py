@@ -9,9 +9,9 @@ from shared_registry.errors import StoreError
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger
 from shared_registry.model import Event, Replica, ReplicaEndpoint
+from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader, Waiting
 from shared_registry.store.replies import Restored
-from shared_registry.store.store import Store
 
 A, B, C = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3))
 

@@ -11,8 +11,8 @@ import pytest
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leases.queue import Line, Waiter
 from shared_registry.model import ORIGIN
+from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
-from shared_registry.store.commands import scripts
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import WAITERS_AT_ONCE, Reader
 from shared_registry.store.replies import Grant, Place

@@ -14,8 +14,8 @@ import pytest
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.registry.membership import Membership
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Beat, Parting
-from shared_registry.store.store import Store
 from tests.unit.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)

@@ -16,7 +16,7 @@ from shared_registry.mirror.own_writes import SharedState
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
-from shared_registry.store.store import new_token
+from shared_registry.store.commands import new_token
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_fake, until
 
 REFRESH = 0.02

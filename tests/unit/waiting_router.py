@@ -12,9 +12,9 @@ from shared_registry.aio.clock import finish_by
 from shared_registry.errors import StoreError
 from shared_registry.leases.queue import Line
 from shared_registry.model import ORIGIN
+from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Denied, Grant, Place
-from shared_registry.store.store import Store
 from tests.unit.fake_clock import FakeClock
 
 ROUTER = "r~1"
