@@ -12,7 +12,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place
 from tests.redis.leasing import ONE, TWO, acquire, beat, held_by, in_flight, lease_id, leasing, serve
-from tests.redis.support import A, B, Space
+from tests.redis.support import A, B, Space, until
 
 LONG_LINE = 10_000
 GRANTS_AT_ONCE = 64
@@ -98,6 +98,7 @@ async def test_a_line_that_the_server_forgot_stands_again_in_its_old_order(space
     sequences = dict(space.raw.zrange(space.keys.queue, 0, -1, withscores=True))
     space.raw.delete(space.keys.queue)
     space.raw.hdel(space.keys.meta, "queue_seq")
+    await until(lambda: space.now_ms() > max(sequences.values()))  # who comes in one millisecond is ahead of the clock
     newcomer = await wait(space)
     for one in reversed(ids):
         await space.store.wait(one, max_queue=LONG_LINE, sequence=f"{sequences[f'{ONE}/{one}']:.0f}")
