@@ -223,7 +223,7 @@ class RouterConfig:
     max_queue: Count = 10_000
     """Most sessions that may wait for a slot at once, over all routers: `acquire(timeout=...)` is refused with
     `Saturated` at once while so many do. A session at the end of such a line waits for 10,000 others; lowering it
-    refuses those sooner who would wait in vain. Each costs Redis some 200 bytes, and a look at its position a
+    refuses those sooner that would wait without success. Each costs Redis some 200 bytes, and a look at its position a
     second."""
 
     degraded_placement: DegradedPlacement = "share"

@@ -1,4 +1,4 @@
-"""`shared-registry demo`: a cluster of local processes, and what befalls it."""
+"""`shared-registry demo`: a cluster of local processes, and what happens to it."""
 
 from shared_registry.extras import require_extra
 

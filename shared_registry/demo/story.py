@@ -1,4 +1,4 @@
-"""The story of `shared-registry demo`: what befalls a cluster of routers, step by step.
+"""The story of `shared-registry demo`: what happens to a cluster of routers, step by step.
 
 A step acts, waits until every router is seen to react, and watches for a moment whether it lasts. Nothing is taken for
 granted: what a router selects is where a session opened through its port ends up. A step that is not observed ends the
@@ -101,7 +101,7 @@ async def kill_leader(cluster: Cluster) -> Seen:
         raise StepFailed(f"{failed} sessions through the other routers failed")
     detail = (
         f"SIGKILL to {victim}, process {pid}; {cluster.sessions - sessions} sessions opened through the others"
-        f" meanwhile, none in vain; {len(held)} open ones go on"
+        f" meanwhile, none failed; {len(held)} open ones go on"
     )
     return Seen(seconds, detail, lambda: all_select(cluster, PRIMARY) and go_on(held))
 

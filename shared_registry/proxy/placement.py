@@ -95,7 +95,7 @@ class Placement:
 
         Args:
             key: By which the session is recognized when it comes again; `None` for one that is not.
-            exclude: Replicas that were tried in vain.
+            exclude: Replicas that were tried without success.
             deadline: How long to wait for one; see there.
             on_position: Told where the session stands in line. Must not block.
 
