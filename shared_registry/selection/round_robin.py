@@ -23,7 +23,7 @@ Turn = tuple[float, int, int, float, int, Iterator[Replica]]
 
 
 class RoundRobin:
-    """Begins each cycle at a random place, so that routers that start together do not all begin with the same replica."""
+    """Begins each cycle at a random place, so that routers that start together begin with different replicas."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
