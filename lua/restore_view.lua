@@ -1,16 +1,20 @@
 -- After a loss of history: puts back what one router's view still knew, as far as nobody knows better.
 --
--- Every hash put back says from which view: its revision and the history that it showed. A later view replaces what an
--- earlier one put back, and what config files seeded; what was written on purpose since is left alone. Of two healths
--- the one probed later stays, unless the view knows that the replica was registered anew after that. An entry is a
--- replica; `removed`, known to be so; or `absent`, which a view that is complete says of a replica that it does not
--- know. Only views of one history can tell from their age that a replica is gone, since another history may have ended
--- before all was put back into it: `absent` removes what an earlier view of the same history put back, and once a
--- complete view is in, earlier ones of its history are superseded.
+-- Every hash put back says in `restored_from` as of when it is known: a revision and the history of that revision. It is
+-- the view's, unless the view itself had the replica from an earlier history, or from a config file (0-0): then that
+-- stays, and the view's own revision and history follow it. So a replica does not seem newer for having been put back.
+-- What is known as of later replaces the rest; of what is known as of the same moment the later view has it. What was
+-- written on purpose since is left alone. Of two healths the one probed later stays, unless the view knows that the
+-- replica was registered anew after that.
+--
+-- An entry is a replica; `removed`, known to be so; or `absent`, which a view that is complete says of a replica that
+-- it does not know. Only views of one history can tell from their age that a replica is gone, since another history may
+-- have ended before all was put back into it: `absent` removes what an earlier view of the same history put back, and
+-- once a complete view is in, earlier ones of its history are superseded.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    birth router view_birth view_revision is_complete … (kind url, and 21 fields; see FIELDS)
+-- ARGV    birth router view_birth view_revision is_complete … (kind url restored_from, and 21 fields; see FIELDS)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -31,7 +35,7 @@ local FIELDS = {
   'last_latency_ms', 'last_error',
 }
 local FIRST_HEALTH_FIELD = 14
-local ENTRY_WIDTH = 2 + #FIELDS
+local ENTRY_WIDTH = 3 + #FIELDS
 -- The hash of a replica of which only the removal is known: as much as its event must carry.
 local NAMELESS = {
   'name', '', 'primary', '0', 'weight', '1.0', 'capacity', '0', 'order', '0', 'source', 'explicit', 'incarnation', '',
@@ -56,20 +60,31 @@ if newest and is_later(newest, view_revision) then
 end
 
 local now_ms = server_now_ms()
-local origin = view_revision .. ' ' .. view_birth
 
--- Whether this view may write what it says of a replica.
-local function may_write(kind, replica)
+-- Returns as of which revision and history something is known, and by which view, from a `restored_from`; nil from none.
+local function parse_origin(text)
+  local revision, history, via, via_history = string.match(text, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
+  if not revision or via ~= '' then
+    return revision, history, via, via_history
+  end
+  return revision, history, revision, history
+end
+
+-- Whether this view may write what it says of a replica, which it knows as of that revision.
+local function may_write(kind, replica, known)
   local stored = redis.call('HMGET', replica, 'admin', 'restored_from')
   local admin, restored_from = stored[1], stored[2]
   if not admin then
     return kind ~= 'absent'
   end
-  local from_revision, from_birth = string.match(restored_from or '', '^(%S+) ?(%S*)$')
-  if not from_revision or not is_later(view_revision, from_revision) then
+  local revision, _, via, via_history = parse_origin(restored_from or '')
+  if not revision then
     return false
   end
-  return kind ~= 'absent' or (from_birth == view_birth and admin ~= 'removed')
+  if kind == 'absent' then
+    return via_history == view_birth and admin ~= 'removed' and is_later(view_revision, via)
+  end
+  return is_later(known, revision) or (known == revision and is_later(view_revision, via))
 end
 
 local function probed_at(ok_ms, failure_ms)
@@ -80,7 +95,7 @@ local function put_back(replica, url, at)
   local stored = redis.call('HMGET', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'status')
   local known = {}
   for i = 1, #FIELDS do
-    known[FIELDS[i]] = ARGV[at + 1 + i]
+    known[FIELDS[i]] = ARGV[at + 2 + i]
   end
   local last = #FIELDS
   local known_at = math.max(probed_at(known.last_ok_at_ms, known.last_failure_at_ms),
@@ -118,14 +133,19 @@ begin_history(birth)
 local reply = {'restored'}
 for at = 6, #ARGV, ENTRY_WIDTH do
   local kind, url = ARGV[at], ARGV[at + 1]
+  local revision, history = parse_origin(ARGV[at + 2])
+  local origin = {view_revision, view_birth}
+  if revision then
+    origin = {revision, history == '' and view_birth or history, view_revision, view_birth}
+  end
   local replica = keys.replica_prefix .. url
-  if may_write(kind, replica) then
+  if may_write(kind, replica, revision or view_revision) then
     if kind == 'replica' then
       put_back(replica, url, at)
     else
       bury_again(replica, url)
     end
-    redis.call('HSET', replica, 'restored_from', origin)
+    redis.call('HSET', replica, 'restored_from', table.concat(origin, ' '))
     refresh_ready(replica, url)
     emit_replica(now_ms, replica, url,
       {'kind', 'view_restored', 'router', router, 'by', view_birth, 'reason', view_revision}, reply)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from shared_registry.urls import canonical_url
 
@@ -89,6 +90,8 @@ class ReplicaRecord:
         in_flight: Sessions on it over all routers, when it was last read.
         slow_start_seconds: How long it ramps up since it turned healthy; `None` where it does not, or not any more.
         revision: Id of the event that last changed what routing depends on.
+        restored_from: As of which revision of which history this is known, where it was put back after a loss of
+            history or seeded from a configuration file, and nobody has changed it on purpose since; empty otherwise.
     """
 
     key: str
@@ -106,6 +109,7 @@ class ReplicaRecord:
     in_flight: int = 0
     slow_start_seconds: float | None = None
     revision: str = ORIGIN
+    restored_from: str = ""
 
     @property
     def is_selectable(self) -> bool:
@@ -273,6 +277,18 @@ class ProbeResult:
     incarnation: str
     latency_ms: float
     error: str | None = None
+
+
+class Removal(NamedTuple):
+    """What is known of a replica that was removed.
+
+    Attributes:
+        revision: By which it was, or a later one.
+        restored_from: See `ReplicaRecord`.
+    """
+
+    revision: str
+    restored_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ local FEED_LENGTH = '10000'
 -- What changes too often for the feed, or is no reader's business; everything else in a replica's hash rides on its
 -- events.
 local NOT_IN_EVENTS = {
-  in_flight = true, revision = true, spec_request = true, restored_from = true, failing_witness = true,
+  in_flight = true, revision = true, spec_request = true, failing_witness = true,
 }
 
 -- Appends one event and advances the revision.

@@ -44,7 +44,7 @@ async def restore_view(store: Store, reader: Reader, view: View, *, birth: str, 
 
 async def _put_back(store: Store, reader: Reader, view: View, birth: str, revision: str) -> None:
     entries = [restored_entry("replica", replica.record) for replica in view.all()]
-    entries += [removed_entry("removed", key) for key in sorted(view.removed)]
+    entries += [removed_entry("removed", key, removal.restored_from) for key, removal in sorted(view.removed.items())]
     restored = 0
     for chunk in _chunks(entries):
         events = await store.restore(chunk, view_birth=birth, view_revision=revision)

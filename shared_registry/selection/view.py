@@ -12,10 +12,20 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from shared_registry.errors import UnknownReplica
-from shared_registry.model import ORIGIN, AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, is_later
+from shared_registry.model import (
+    ORIGIN,
+    AdminState,
+    Removal,
+    Replica,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    is_later,
+)
 from shared_registry.selection import Panic, Selection, find_panic
 from shared_registry.urls import canonical_url
 
+_NOT_REMOVED = Removal(ORIGIN)
 Policy = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
@@ -29,7 +39,7 @@ class View:
         preference: All selectable replicas, best first; empty while withheld.
         panic: Why sessions are spread over all active replicas, if they are.
         ramping: Canonical urls of replicas whose ready score says more than their load, or did so lately.
-        removed: Canonical urls of replicas known to be removed, each with the revision by which it was.
+        removed: What is known of replicas that were removed, by canonical url.
     """
 
     def __init__(self, policy: Policy, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
@@ -48,7 +58,7 @@ class View:
         self._panic_percent = panic_percent
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
-        self.removed: dict[str, str] = {}
+        self.removed: dict[str, Removal] = {}
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
         self._ordered: tuple[Replica, ...] = ()
@@ -127,7 +137,7 @@ class View:
         replica.record = replace(replica.record, health=health)
         self._prepare()
 
-    def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, str] | None = None) -> None:
+    def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, Removal] | None = None) -> None:
         """Show exactly these records, as read anew."""
         self.removed = dict(removed or {})
         for key in self._replicas.keys() - records.keys():
@@ -151,7 +161,7 @@ class View:
                 self._remove(replica, record)
             elif replica is not None:
                 self._set(replica, replica.record.after_event(record))
-            elif is_later(record.revision, self.removed.get(record.key, ORIGIN)):
+            elif is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
                 self._show(record.key, record)
         self._prepare()
 
@@ -197,12 +207,12 @@ class View:
 
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
         if replica is None:
-            if is_later(record.revision, self.removed.get(record.key, ORIGIN)):
-                self.removed[record.key] = record.revision
+            if is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
+                self.removed[record.key] = Removal(record.revision, record.restored_from)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
             replica.record = record
-            self.removed[record.key] = record.revision
+            self.removed[record.key] = Removal(record.revision, record.restored_from)
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order

@@ -75,6 +75,7 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
         in_flight=read.optional("in_flight", int) or 0,
         slow_start_seconds=read.optional_seconds("slow_start_ms"),
         revision=revision or read("revision", str),
+        restored_from=read.optional("restored_from", str) or "",
     )
 
 
@@ -110,11 +111,12 @@ RESTORED_FIELDS = 21
 
 
 def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
-    """Return what `restore_view` takes for one replica: kind, canonical url, and the fields of its hash in order."""
+    """Return what `restore_view` takes for one replica: kind, url, as of when it is known, and its hash in order."""
     endpoint, health = record.endpoint, record.health
     return [
         kind,
         record.key,
+        record.restored_from,
         endpoint.url,
         endpoint.name or "",
         "1" if endpoint.primary else "0",
@@ -139,9 +141,9 @@ def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
     ]
 
 
-def removed_entry(kind: str, key: str) -> list[str]:
+def removed_entry(kind: str, key: str, restored_from: str = "") -> list[str]:
     """Return what `restore_view` takes for a replica that is known to be removed, or is not known."""
-    return [kind, key, *[""] * RESTORED_FIELDS]
+    return [kind, key, restored_from, *[""] * RESTORED_FIELDS]
 
 
 def _optional_milliseconds(seconds: float | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from redis.asyncio import RedisCluster
 
 from shared_registry.errors import KeyConflict
-from shared_registry.model import ORIGIN, AdminState, Event, Leader, ReplicaEndpoint, ReplicaRecord
+from shared_registry.model import ORIGIN, AdminState, Event, Leader, Removal, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients, bounded
 from shared_registry.store.codec import parse_event, parse_leader, parse_record
@@ -66,12 +66,12 @@ class Snapshot:
     """The whole of a namespace's replicas as of one revision.
 
     Attributes:
-        removed: Those known to be removed, with the revision by which they were, or a later one.
+        removed: Those known to be removed.
     """
 
     head: Head
     records: dict[str, ReplicaRecord]
-    removed: dict[str, str]
+    removed: dict[str, Removal]
     leader: Leader | None
 
 
@@ -160,7 +160,7 @@ class Reader:
         """
         before = await self.head()
         records = await self.records(await self.urls())
-        removed = dict.fromkeys(await self.removed(), before.revision)
+        removed = await self._removals(before.revision)
         revision = before.revision
         while events := await self.events(after=revision):
             for event in events:
@@ -173,6 +173,21 @@ class Reader:
         if after.birth != before.birth:
             raise Gap
         return Snapshot(Head(after.birth, revision, after.epoch), records, removed, leader)
+
+    async def _removals(self, revision: str) -> dict[str, Removal]:
+        """Return what is known of those that were removed by a revision at the latest."""
+        urls = await self.removed()
+        removals: dict[str, Removal] = {}
+        for at in range(0, len(urls), RECORDS_AT_ONCE):
+            chunk = urls[at : at + RECORDS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for url in chunk:
+                    pipeline.hget(self._keys.replica(url), "restored_from")
+                origins = await pipeline.execute(raise_on_error=False)  # what else a hash holds matters no more
+            for url, origin in zip(chunk, origins, strict=True):
+                removals[url] = Removal(revision, origin if isinstance(origin, str) else "")
+        return removals
 
     async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
         """Return up to that many events that follow a revision, oldest first."""
@@ -340,13 +355,13 @@ def _head(values: Sequence[str | None]) -> Head:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
 
 
-def _advance(records: dict[str, ReplicaRecord], removed: dict[str, str], event: Event) -> None:
+def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:
     if event.record is None:
         return
     key = event.record.key
     if event.record.admin is AdminState.REMOVED:
         records.pop(key, None)
-        removed[key] = event.id
+        removed[key] = Removal(event.id, event.record.restored_from)
     else:
         known = records.get(key)
         records[key] = known.after_event(event.record) if known else event.record

@@ -113,3 +113,51 @@ async def test_a_start_during_losses_contributes_its_config(own_server: Own) -> 
             finally:
                 await one.stop()
             raw.flushall()
+
+
+async def is_cut_off(line: FaultyProxy) -> None:
+    line.refuses = True
+    line.cut()
+
+
+@pytest.mark.parametrize("other", ["seeded from a file", "knew what was before"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_what_an_operator_did_outlives_two_losses_in_which_another_router_spoke(
+    own_server: Own, other: str, is_first: bool
+) -> None:
+    """The one router that knows of it is away from before the first loss until after the second."""
+    server = own_server()
+    async with contextlib.AsyncExitStack() as stack:
+        raw = stack.enter_context(Redis.from_url(server.url, decode_responses=True))
+        knowing_line = await stack.enter_async_context(FaultyProxy(server.port))
+        other_line = await stack.enter_async_context(FaultyProxy(server.port))
+        knowing = registry(knowing_line.url, "knowing")
+        another = registry(other_line.url, "another", seeds=tuple(SEEDED))
+        if other == "knew what was before":
+            await stack.enter_async_context(another)
+        async with connected_apart(other_line, another), started(knowing) as wanted:
+            await is_cut_off(knowing_line)
+            raw.flushall()
+            other_line.refuses = False
+            if not another.is_started:
+                await stack.enter_async_context(another)
+            await until(lambda: in_redis(raw) >= set(SEEDED), seconds=SECONDS)
+            if not is_first:
+                await is_cut_off(other_line)
+            raw.flushall()
+            if is_first:
+                await until(lambda: in_redis(raw) >= set(SEEDED), seconds=SECONDS)
+            knowing_line.refuses = False
+            if not is_first:
+                await until(lambda: in_redis(raw) == wanted.keys(), seconds=SECONDS)
+                other_line.refuses = False
+            await until(lambda: shown(knowing) == wanted == shown(another), seconds=SECONDS)
+            assert in_redis(raw) == wanted.keys()
+
+
+@contextlib.asynccontextmanager
+async def connected_apart(line: FaultyProxy, one: SharedReplicaRegistry) -> AsyncIterator[None]:
+    """Cut a started router off, so that it does not hear of what follows."""
+    if one.is_started:
+        await is_cut_off(line)
+    yield

@@ -22,7 +22,7 @@ SPEC = ("url", "name", "primary", "weight", "capacity", "order", "source")
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_ON_THE_FEED = {"in_flight", "revision", "spec_request", "restored_from", "failing_witness"}
+NOT_ON_THE_FEED = {"in_flight", "revision", "spec_request", "failing_witness"}
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,31 @@ class Spec:
 
 @dataclass(frozen=True)
 class KnownView:
-    """What a router knew of a history up to a revision: a copy of the hashes and of which urls are removed."""
+    """What a router knew of a history up to a revision: a copy of the hashes, and which urls are removed.
+
+    Attributes:
+        removed: Url to its `restored_from`, empty for none.
+    """
 
     birth: str
     revision: str
     hashes: dict[str, Fields]
-    removed: frozenset[str]
+    removed: dict[str, str]
 
     @classmethod
     def of_nothing(cls) -> KnownView:
         """Return what a router knows that has read nothing yet."""
-        return cls("", ORIGIN, {}, frozenset())
+        return cls("", ORIGIN, {}, {})
 
     @property
     def preference(self) -> list[str]:
         return preference_of(self.hashes)
+
+    def known_as_of(self, url: str) -> tuple[str, str]:
+        """Return as of which revision, and of which history, it knows of a replica or of its removal."""
+        text = self.hashes[url].get("restored_from", "") if url in self.hashes else self.removed.get(url, "")
+        revision, birth, *_ = [*str(text).split(), self.birth] if text else [self.revision, self.birth]
+        return revision, birth
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,8 @@ class Keyspace:
     def view(self) -> KnownView:
         """Return what a router knows that has taken in all of it."""
         assert self.birth is not None
-        return KnownView(self.birth, self.revision, copy_of(self.alive()), frozenset(self.removed))
+        removed = {url: str(self.hashes.get(url, {}).get("restored_from", "")) for url in self.removed}
+        return KnownView(self.birth, self.revision, copy_of(self.alive()), removed)
 
     @property
     def preference(self) -> list[str]:

@@ -379,7 +379,9 @@ class Namespace(LeaseRules):
             else:
                 self.hashes.setdefault(url, blank(url))
                 self._bury(url, "removed in an earlier history")
-            self.hashes[url]["restored_from"] = f"{view.revision} {view.birth}"
+            known, by = view.known_as_of(url), (view.revision, view.birth)
+            is_own = kind == "absent" or known == by
+            self.hashes[url]["restored_from"] = " ".join(by if is_own else (*known, *by))
             self._emit_replica(url, "view_restored", router=router, by=view.birth, reason=view.revision)
         if is_complete:
             self.meta[f"restored:{view.birth}"] = view.revision
@@ -390,10 +392,14 @@ class Namespace(LeaseRules):
         if url not in self.hashes:
             return kind != "absent"
         stored = self.hashes[url]
-        revision, _, birth = str(stored.get("restored_from", "")).partition(" ")
-        if not revision or not is_later(view.revision, revision):
+        origin = str(stored.get("restored_from", "")).split()
+        if not origin:
             return False
-        return kind != "absent" or (birth == view.birth and stored["admin"] != "removed")
+        revision, by, birth = origin[0], origin[-2] if len(origin) > 1 else origin[0], origin[-1]
+        if kind == "absent":
+            return birth == view.birth and stored["admin"] != "removed" and is_later(view.revision, by)
+        known, _ = view.known_as_of(url)
+        return is_later(known, revision) or (known == revision and is_later(view.revision, by))
 
     def _put_back(self, url: str, known: Fields) -> None:
         replica = self.hashes.setdefault(url, {})

@@ -47,8 +47,13 @@ class Truth:
     def tell(self, view: KnownView, urls: Iterable[str]) -> None:
         """A router puts back what its view knows of these replicas."""
         for url in urls:
-            if url not in self.told or is_later(view.revision, self.told[url].revision):
+            if url not in self.told or self._is_newer(view, self.told[url], url):
                 self.told[url] = view
+
+    def _is_newer(self, view: KnownView, other: KnownView, url: str) -> bool:
+        """Return whether a view knows of a replica as of later than another one, or as of the same but is later."""
+        (known, _), (known_there, _) = view.known_as_of(url), other.known_as_of(url)
+        return is_later(known, known_there) or (known == known_there and is_later(view.revision, other.revision))
 
     def note(self, before: dict[str, Fields]) -> None:
         """Take what a step other than putting back has changed since for meant."""

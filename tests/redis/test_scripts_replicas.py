@@ -328,12 +328,12 @@ async def test_every_event_names_the_one_before(space: Space) -> None:
 async def test_events_carry_all_that_routing_needs_and_none_of_what_changes_often(space: Space) -> None:
     await space.add(name="a", primary=True, weight=2.0, capacity=3)
     ((_, entry),) = space.raw.xrange(space.keys.events)
-    assert not {"in_flight", "revision", "spec_request", "restored_from"} & entry.keys()
+    assert not {"in_flight", "revision", "spec_request"} & entry.keys()
     stored = space.fields(A)
     assert {field: stored[field] for field in stored.keys() & entry.keys()} == {
         field: entry[field] for field in stored.keys() & entry.keys()
     }
-    assert stored.keys() - entry.keys() <= {"in_flight", "revision", "spec_request", "restored_from"}
+    assert stored.keys() - entry.keys() <= {"in_flight", "revision", "spec_request"}
 
 
 async def test_the_feed_is_trimmed(space: Space) -> None:

@@ -16,6 +16,7 @@ from shared_registry.model import (
     Event,
     EventKind,
     Leader,
+    Removal,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
@@ -38,7 +39,7 @@ class History:
         self.epoch = 0
         self.leader: Leader | None = None
         self.records: dict[str, ReplicaRecord] = {}
-        self.removed: dict[str, str] = {}
+        self.removed: dict[str, Removal] = {}
         self.events: list[Event] = []
         self.news = asyncio.Event()
         self._next = first
@@ -109,7 +110,7 @@ class History:
             record = replace(record, revision=event_id)
             if record.admin is AdminState.REMOVED:
                 self.records.pop(record.key, None)
-                self.removed[record.key] = event_id
+                self.removed[record.key] = Removal(event_id)
             else:
                 self.records[record.key] = record
                 self.removed.pop(record.key, None)

@@ -34,6 +34,7 @@ from shared_registry.store.codec import (
 
 KEY = "http://10.0.0.1:8000"
 HASH = {
+    "restored_from": "5-0 old 7-0 older",
     "url": "http://10.0.0.1:8000/",
     "name": "a",
     "primary": "1",
@@ -59,6 +60,7 @@ HASH = {
     "revision": "1700000000006-7",
 }
 RECORD = ReplicaRecord(
+    restored_from="5-0 old 7-0 older",
     key=KEY,
     endpoint=ReplicaEndpoint("http://10.0.0.1:8000/", "a", primary=True, weight=0.1 + 0.2, capacity=4, order=7),
     health=ReplicaHealth(
@@ -82,6 +84,7 @@ RECORD = ReplicaRecord(
     revision="1700000000006-7",
 )
 MAY_BE_MISSING = {
+    "restored_from",
     "registered_at_ms",
     "status_since_ms",
     "last_ok_at_ms",
@@ -222,6 +225,7 @@ def test_a_leader_or_nobody() -> None:
 
 
 RESTORED_NAMES = [
+    "restored_from",
     *("url", "name", "primary", "weight", "capacity", "order", "source", "incarnation"),
     *(
         "registered_at_ms",
@@ -239,7 +243,7 @@ RESTORED_NAMES = [
 
 def test_a_record_put_back_is_what_it_was() -> None:
     kind, key, *values = restored_entry("replica", RECORD)
-    assert (kind, key, len(values)) == ("replica", KEY, RESTORED_FIELDS)
+    assert (kind, key, len(values)) == ("replica", KEY, 1 + RESTORED_FIELDS)
     fields = dict(zip(RESTORED_NAMES, values, strict=True))
     assert fields == {name: HASH[name] for name in RESTORED_NAMES}
     assert parse_record(KEY, fields, RECORD.revision) == replace(RECORD, in_flight=0)
@@ -251,7 +255,7 @@ def test_a_record_put_back_leaves_empty_what_never_happened() -> None:
     )
     empty = {name for name, value in fields.items() if not value}
     assert empty >= {name for name in MAY_BE_MISSING if name.endswith("_ms")} - {"in_flight"}
-    assert len(removed_entry("removed", KEY)) == 2 + RESTORED_FIELDS
+    assert len(removed_entry("removed", KEY)) == 3 + RESTORED_FIELDS
 
 
 def test_an_unlimited_number_is_no_weight_to_reckon_with() -> None:
