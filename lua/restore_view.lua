@@ -1,7 +1,7 @@
 -- After a loss of history: puts back what one router's view still knew, as far as nobody knows better.
 --
--- Every hash put back says in `restored_from` as of when it is known: a revision and the history of that revision. It is
--- the view's, unless the view itself had the replica from an earlier history, or from a config file (0-0): then that
+-- Every hash put back says in `restored_from` as of when it is known: a revision, and the history of that revision. It
+-- is the view's, unless the view itself had the replica from an earlier history, or from a config file (0-0): then that
 -- stays, and the view's own revision and history follow it. So a replica does not seem newer for having been put back.
 -- What is known as of later replaces the rest; of what is known as of the same moment the later view has it. What was
 -- written on purpose since is left alone. Of two healths the one probed later stays, unless the view knows that the

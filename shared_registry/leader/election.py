@@ -27,6 +27,7 @@ from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, finish_by, wait_until
+from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind, Term
 from shared_registry.store.commands import new_token
@@ -270,7 +271,7 @@ class Election:
             asked_at = self._clock.monotonic()
             try:
                 renewal = self._store.renew(term.token, lease_seconds=self._lease_seconds)
-                if not await finish_by(self._clock, term.deadline, renewal):
+                if not await completed(finish_by(self._clock, term.deadline, renewal)):
                     return
             except TimeoutError:
                 return

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
 from shared_registry.model import (
     AdminState,
@@ -157,13 +158,20 @@ class Store:
         reply = await self._control.run("step_down", [str(epoch), milliseconds(sit_out_seconds), by, reason])
         return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
 
+    async def _run_leading(self, name: str, args: Sequence[str]) -> Reply:
+        """Call what a term's end may cancel, to its end: the leader resigns over the same connection.
+
+        A call that is cut short closes it, and one that steps aside for want of descriptors could open no other.
+        """
+        return await completed(self._control.run(name, args))
+
     async def declare_panic(self, term: Term, why: str) -> bool:
         """Say why there is panic, or with an empty text that there is none; return whether that was news.
 
         Raises:
             Fenced: It is not the leader's term any more; nothing was written.
         """
-        reply = await self._control.run("declare_panic", [term.token, str(term.epoch), why])
+        reply = await self._run_leading("declare_panic", [term.token, str(term.epoch), why])
         status = _expect(reply, "declared", "unchanged", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; what it found about panic was refused")
@@ -180,7 +188,7 @@ class Store:
         Raises:
             Fenced: It is not the leader's term any more; nothing was written.
         """
-        reply = await self._control.run(
+        reply = await self._run_leading(
             "advance_ramps", [term.token, str(term.epoch), milliseconds(slow_start_seconds), *urls]
         )
         if _expect(reply, "advanced", "fenced") == "fenced":
@@ -196,7 +204,7 @@ class Store:
         args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
         for result in results:
             args += [result.key, *_outcome(result)]
-        reply = await self._control.run("report_probes", args)
+        reply = await self._run_leading("report_probes", args)
         status = _expect(reply, "applied", "duplicate", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")

@@ -135,7 +135,8 @@ async def test_what_an_operator_did_outlives_two_losses_in_which_another_router_
         another = registry(other_line.url, "another", seeds=tuple(SEEDED))
         if other == "knew what was before":
             await stack.enter_async_context(another)
-        async with connected_apart(other_line, another), started(knowing) as wanted:
+            await is_cut_off(other_line)  # it does not hear of what the operator does
+        async with started(knowing) as wanted:
             await is_cut_off(knowing_line)
             raw.flushall()
             other_line.refuses = False
@@ -153,11 +154,3 @@ async def test_what_an_operator_did_outlives_two_losses_in_which_another_router_
                 other_line.refuses = False
             await until(lambda: shown(knowing) == wanted == shown(another), seconds=SECONDS)
             assert in_redis(raw) == wanted.keys()
-
-
-@contextlib.asynccontextmanager
-async def connected_apart(line: FaultyProxy, one: SharedReplicaRegistry) -> AsyncIterator[None]:
-    """Cut a started router off, so that it does not hear of what follows."""
-    if one.is_started:
-        await is_cut_off(line)
-    yield

@@ -360,6 +360,7 @@ def fields_of(record: ReplicaRecord) -> Fields:
         "last_error": record.last_error,
         "in_flight": str(record.in_flight),
         "revision": record.revision,
+        "restored_from": record.restored_from,
     }
     return {name: value for name, value in fields.items() if value != ""}
 

@@ -23,6 +23,7 @@ from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
+from tests.faults.proxy import FaultyProxy
 from tests.redis.losing_proxy import LosingProxy, Loss
 from tests.redis.support import THRESHOLDS, A, B, Space, info, on_server, until
 
@@ -159,6 +160,29 @@ async def test_a_cancelled_call_leaves_the_connections_in_order(space: Space) ->
             await task
         answers = await asyncio.gather(*(space.store.renew(token, lease_seconds=60) for token in ["token", "x"] * 3))
         assert answers == [True, False] * 3
+
+
+@pytest.mark.parametrize("name", ["report_probes", "declare_panic", "advance_ramps"])
+async def test_what_is_under_way_when_a_term_ends_costs_no_connection(
+    server: EmbeddedServer, namespace: str, name: str
+) -> None:
+    """Or a leader that steps aside, since it can open nothing more, could not resign."""
+    sent: dict[str, Call] = {
+        "report_probes": lambda space: space.store.report(TERM, 1, [ProbeResult(A, "", 1.0)], THRESHOLDS),
+        "declare_panic": lambda space: space.store.declare_panic(TERM, "few are healthy"),
+        "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=1.0),
+    }
+    async with FaultyProxy(server.port) as proxy, on_server(proxy.url, namespace, raw_url=server.url) as space:
+        await space.store.renew("none", lease_seconds=60)
+        connections = proxy.connections
+        proxy.delay_seconds = 0.05
+        call = asyncio.ensure_future(sent[name](space))
+        await asyncio.sleep(0.02)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await space.store.resign("token")
+        assert proxy.connections == connections
 
 
 async def test_a_hundred_calls_at_once_all_succeed(space: Space) -> None:

@@ -147,6 +147,24 @@ async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
     assert router.leads()
 
 
+async def test_a_renewal_under_way_when_lead_ends_is_heard_before_the_leader_resigns(
+    clock: FakeClock, router: Router
+) -> None:
+    """Cut short it would cost the connection, and a leader without descriptors could open no other to resign."""
+
+    async def ends_during_a_renewal(term: RunningTerm) -> None:
+        await clock.sleep(RENEW + 0.1)
+
+    router.work = ends_during_a_renewal
+    router.store.delay_after = 0.3
+    await router.start()
+    await clock.advance(0.3 + RENEW + 0.1)
+    assert router.store.times("renew") == pytest.approx([0.3 + RENEW])
+    assert router.store.times("resign") == []
+    await clock.advance(0.2)
+    assert router.store.times("resign") == pytest.approx([0.3 + RENEW + 0.3])
+
+
 async def test_a_failure_of_lead_reaches_the_caller_after_resigning(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
