@@ -1,4 +1,4 @@
-"""The commands that any script must run to place a session, without a check, a name, a waiting line or a capacity.
+"""The commands that any script must run to place a session, without a check, a name, a queue or a capacity.
 
 What they cost is what a placement costs on the machine at hand whoever makes it; what is above them is the registry's.
 """

@@ -2,8 +2,8 @@
 
 Three routers with default settings, each a process of its own, and replicas in another. Once all replicas are healthy
 everywhere the leader is killed with SIGKILL, at a random moment between its renewals; the next probe that reaches any
-replica is its successor's. For the clean stop the leader gets SIGTERM. Elections are seen in the feed. After each a
-new router joins.
+replica is its successor's. For the clean stop the leader gets SIGTERM. Elections are seen in the event stream. After
+each a new router joins.
 
 A new leader probes at once what is overdue, which is what was last probed an interval ago or is in doubt, and in any
 case the replica that is due next; the others follow in their slots, which are spread over the interval. So it shows

@@ -3,8 +3,8 @@
 Three routers, each a process of its own, start at once on an empty namespace, with the same thousand replicas in their
 configs: origins on 127.0.x.y that another process serves. Time runs from the first router's start to the moment when
 the last one shows every replica healthy. Then follows a steady window, whole intervals long: CPU is the leader's own
-(`time.process_time`), probes are counted where they arrive, events in the feed. The others stop then, and a second
-window shows the same with one router.
+(`time.process_time`), probes are counted where they arrive, events in the event stream. The others stop then, and a
+second window shows the same with one router.
 """
 
 from __future__ import annotations

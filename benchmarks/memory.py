@@ -1,8 +1,8 @@
 """What a replica costs in memory: in a router's process, and in Redis.
 
 In the router: what is allocated (tracemalloc) after `start()` on a filled namespace, less the same on an empty one, in
-a fresh process each. In Redis: the rise of `used_memory` with the replicas, without the feed, which MEMORY USAGE gives
-apart: it holds the last ten thousand changes, however many replicas there are.
+a fresh process each. In Redis: the rise of `used_memory` with the replicas, without the event stream, which MEMORY
+USAGE gives apart: it holds the last ten thousand changes, however many replicas there are.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
             in_router = await _router_bytes(server.url, NAMESPACE) - empty
     return [
         Row(f"a replica in a router ({count:,} there)", in_router / count, "bytes"),
-        Row("a replica in Redis, without the feed", in_redis / count, "bytes"),
-        Row("an entry of the feed, which keeps some 10,000", feed / entries, "bytes"),
+        Row("a replica in Redis, without the event stream", in_redis / count, "bytes"),
+        Row("an entry of the event stream, which keeps some 10,000", feed / entries, "bytes"),
     ]
 
 

@@ -125,7 +125,7 @@ async def revision_of(client: Client, namespace: str = NAMESPACE) -> str:
 
 
 async def count_events(client: Client, *, after: str = ORIGIN, kind: EventKind | None = None) -> int:
-    """Return how many events, of a kind or of all, follow a revision in the feed."""
+    """Return how many events, of a kind or of all, follow a revision in the event stream."""
     entries = await client.xrange(Keys(NAMESPACE).events, min=f"({after}")
     return sum(kind is None or fields["kind"] == kind.value for _, fields in entries)
 

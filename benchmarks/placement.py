@@ -94,7 +94,7 @@ async def _costs(redis_url: str, rounds: int, *, is_quick: bool) -> list[Row]:
                 rows += _bare_rows(times[SIZES[0]])
         calls = SERVER_CALLS_QUICK if is_quick else SERVER_CALLS
         rows += await _server_rows(client, registries, calls)
-        rows += await _beat_rows(client, digest, calls)
+        rows += await _heartbeat_rows(client, digest, calls)
     return rows
 
 
@@ -180,29 +180,29 @@ async def _server_rows(client: Client, registries: dict[int, SharedReplicaRegist
     ]
 
 
-async def _beat_rows(client: Client, digest: str, calls: int) -> list[Row]:
+async def _heartbeat_rows(client: Client, digest: str, calls: int) -> list[Row]:
     """Return what a heartbeat costs a router that has leases, and the server."""
     keys = Keys("beating")
     info = _router("router~1")
     store = Store(client, keys, router=info.key, timeout_seconds=PATIENCE_SECONDS)
 
-    async def beat() -> None:
+    async def heartbeat() -> None:
         await store.heartbeat(info, expiry_seconds=RouterConfig().router_expiry_seconds)
 
     async def call_one() -> None:
         await client.evalsha(digest, 0)
 
-    beats: list[float] = []
+    heartbeats: list[float] = []
     ones: list[float] = []
     for _ in range(calls):
-        for call, times in ((call_one, ones), (beat, beats)):
+        for call, times in ((call_one, ones), (heartbeat, heartbeats)):
             started = time.perf_counter()
             await call()
             times.append(time.perf_counter() - started)
-    in_server = await _server_microseconds(client, beat, calls)
+    in_server = await _server_microseconds(client, heartbeat, calls)
     one_in_server = await _server_microseconds(client, call_one, calls)
     return [
-        Row("a heartbeat, once a second", _microseconds(beats), "µs", _microseconds(ones), "return 1"),
+        Row("a heartbeat, once a second", _microseconds(heartbeats), "µs", _microseconds(ones), "return 1"),
         Row("a heartbeat: server time", in_server, "µs", one_in_server, "return 1"),
     ]
 

@@ -1,4 +1,4 @@
-"""The waiting line: how soon a slot that comes free is with who waits for it, and what waiting costs.
+"""The queue: how soon a slot that comes free is with who waits for it, and what waiting costs.
 
 A handover runs from before the holder's `release()` to the return of the waiter's `acquire()` on another router, in
 another process, which a machine's monotonic clock lets compare; beside it, in turns, `return 1` from a third one. Then
@@ -25,7 +25,7 @@ from shared_registry.store.keys import Keys
 
 WAITERS = 1_000
 ROUTERS = 4
-TITLE = "the waiting line"
+TITLE = "the queue"
 NAMESPACE = "waiting"
 HANDOVERS, HANDOVERS_QUICK = 1_000, 200
 IDLE_SECONDS, IDLE_SECONDS_QUICK = 10.0, 4.0

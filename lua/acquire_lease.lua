@@ -1,19 +1,19 @@
 -- Gives a session a slot: on the replica where it was before, else on the least loaded one of the first tier that has
--- room. Where there is none it joins the waiting line, unless that is as long as `max_queue` already; with 0 it does
--- not wait, or no longer. The same lease id again finds the lease that it has, or its place in the line, so that a lost
--- reply costs nothing.
+-- room. Where there is none it joins the queue, unless that is as long as `max_queue` already; with 0 it does
+-- not wait, or no longer. The same lease id again finds the lease that it has, or its place in the queue, so that a
+-- lost reply costs nothing.
 --
--- Only a router in `routers` may hold a lease or wait, or nobody would end it after a crash. Those in the line come
+-- Only a router in `routers` may hold a lease or wait, or nobody would end it after a crash. Those in the queue come
 -- first. Replicas to avoid are taken only where there is nothing else; excluded ones never, but by who has waited. Who
--- brings a sequence, since the server forgot the line, or whose router died lately, gets the old place.
+-- brings a sequence, since the server forgot the queue, or whose router died lately, gets the old place.
 --
 -- KEYS    meta routers queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix place_prefix
+--         inbox_prefix sequence_prefix
 -- ARGV    router lease_id max_queue sequence avoided … (url)
 -- RETURNS granted|held, url, revision of the replica  |  waiting, sequence, position, depth
 --         |  excluded|saturated|no_healthy, depth  |  not_registered  |  wrong_type …|wrong_schema …
 -- WRITES  meta queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix inbox_prefix
---         place_prefix
+--         sequence_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
 -- include lib/keys.lua
@@ -33,7 +33,7 @@ local refused = read_refusal(schema, keys.meta, 'hash') or read_refusal(expires_
   or read_refusal(ready, keys.ready_primary, 'zset')
   or ((ready == 0 or depth > 0 or session or #ARGV >= FIRST_URL)
     and type_refusal({keys.ready_secondary, 'zset', keys.full, 'set'}))
-  or (session and type_refusal({keys.affinity_prefix .. session, 'string', keys.place_prefix .. session, 'string'}))
+  or (session and type_refusal({keys.affinity_prefix .. session, 'string', keys.sequence_prefix .. session, 'string'}))
   or schema_refusal(schema)
 if refused then
   return refused
@@ -49,12 +49,12 @@ end
 if held then
   return {'held', held, revision_of(held)}
 end
--- Mostly nobody waits and nobody is going to: then the clock is not read, nor the line looked at again.
+-- Mostly nobody waits and nobody is going to: then the clock is not read, nor the queue looked at again.
 local now_ms = (depth > 0 or max_queue ~= '0') and server_now_ms()
 local is_behind = false
 if depth > 0 then
 -- Included here and below, and not above: Lua builds the functions that it comes across anew in every run.
--- include lib/line.lua
+-- include lib/queue.lua
   is_behind = serve_queue(now_ms)
   held = redis.call('HGET', leases, lease_id)
   if held then
@@ -83,7 +83,7 @@ if not is_behind then
       redis.call('ZREM', keys.queue, waiter)
     end
     if session then
-      redis.call('DEL', keys.place_prefix .. session)
+      redis.call('DEL', keys.sequence_prefix .. session)
     end
     return {'granted', url, revision}
   end
@@ -91,10 +91,10 @@ end
 
 -- Returns the place that the waiter had, by its own account or since its router died, or the next one.
 local function place()
-  local last = tonumber(redis.call('HGET', keys.meta, 'queue_seq') or '0')
-  local old = tonumber(sequence) or tonumber(session and redis.call('GET', keys.place_prefix .. session) or '')
+  local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
+  local old = tonumber(sequence) or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
   local own = old or math.max(last + 1, now_ms)
-  redis.call('HSET', keys.meta, 'queue_seq', whole(math.max(last, own)))
+  redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
   return whole(own)
 end
 
@@ -111,7 +111,7 @@ elseif not redis.call('ZSCORE', keys.queue, waiter) then
   if redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
     redis.call('ZADD', keys.queue, place(), waiter)
     if session then
-      redis.call('DEL', keys.place_prefix .. session)
+      redis.call('DEL', keys.sequence_prefix .. session)
     end
   end
 end

@@ -5,7 +5,7 @@
 -- candidacy: the same token again finds itself elected, and its lease begins anew.
 --
 -- KEYS    meta leader events
--- ARGV    router token lease_ms seen_epoch birth
+-- ARGV    router token lease_ms seen_epoch history_id
 -- RETURNS elected, epoch  |  held, router, epoch, elected_at_ms, remaining_ms  |  wrong_type …|wrong_schema …
 -- WRITES  meta leader events
 -- COST    O(1)
@@ -14,7 +14,7 @@
 -- include lib/history.lua
 -- include lib/events.lua
 
-local router, token, lease_ms, seen_epoch, birth = unpack(ARGV)
+local router, token, lease_ms, seen_epoch, history_id = unpack(ARGV)
 
 local refused = refusal({'leader', 'events'})
 if refused then
@@ -37,7 +37,7 @@ end
 local now_ms = server_now_ms()
 local last = tonumber(redis.call('HGET', keys.meta, 'epoch') or '0')
 local epoch = whole(math.max(last + 1, now_ms, tonumber(seen_epoch) + 1))
-begin_history(birth)
+begin_history(history_id)
 redis.call('HSET', keys.meta, 'epoch', epoch)
 redis.call('HSET', keys.leader, 'router', router, 'token', token, 'epoch', epoch, 'elected_at_ms', whole(now_ms),
   'batch', '0')

@@ -4,12 +4,12 @@
 -- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
 -- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
 --
--- Serves the waiting line too, so that nobody waits long beside room, whatever went wrong before.
+-- Serves the queue too, so that nobody waits long beside room, whatever went wrong before.
 --
 -- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    key expiry_ms birth host pid version started_at_ms url config_fingerprint
--- RETURNS alive, birth, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
+-- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint
+-- RETURNS alive, history_id, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
 -- COST    O(log routers + served * (log replicas + log waiters))
@@ -17,11 +17,11 @@
 -- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local EXPIRED_LIMIT = 16
 
-local key, expiry_ms, birth, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
+local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -41,15 +41,15 @@ for _, far in ipairs(far_ahead) do
   end
 end
 
-begin_history(birth)
-local beats = redis.call('HMGET', keys.meta, 'beat_at_ms', 'reap_after_ms')
-local last_beat, reap_after = tonumber(beats[1] or ''), tonumber(beats[2] or '0')
-if not last_beat or last_beat > now_ms or now_ms - last_beat > expiry / 2 then
+begin_history(history_id)
+local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms')
+local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heartbeats[2] or '0')
+if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > expiry / 2 then
   reap_after = now_ms + expiry
 end
 -- A clock set back must not put reaping off for as long as it was wrong.
 reap_after = math.min(reap_after, now_ms + expiry)
-redis.call('HSET', keys.meta, 'beat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
+redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
   'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))
 
 for _, far in ipairs(far_ahead) do
@@ -63,14 +63,14 @@ local joined = redis.call('ZSCORE', keys.routers, key) == false
 redis.call('ZADD', keys.routers, whole(now_ms + expiry), key)
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
-redis.call('HDEL', router, 'reap_cursor', 'line_cursor')
+redis.call('HDEL', router, 'reap_cursor', 'queue_cursor')
 if joined then
   emit(now_ms, {'kind', 'router_joined', 'router', key})
 end
 
 serve_queue(now_ms)
 
-local history = redis.call('HMGET', keys.meta, 'birth', 'revision')
+local history = redis.call('HMGET', keys.meta, 'history_id', 'revision')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0',
   whole(redis.call('HLEN', leases))}
 if now_ms >= reap_after then

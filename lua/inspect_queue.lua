@@ -1,4 +1,4 @@
--- Looks at the waiting line at one instant, for `check`: whether somebody waits although there is room, and which
+-- Looks at the queue at one instant, for `check`: whether somebody waits although there is room, and which
 -- routers, of those that have waiters and of the given ones, are not in `routers`.
 --
 -- KEYS    routers queue ready_primary ready_secondary

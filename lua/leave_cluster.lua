@@ -1,11 +1,11 @@
 -- A router's clean stop: ends its leases, some at a time, and takes it out of `routers` with the last of them.
 --
 -- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix place_prefix
+--         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- ARGV    key affinity_ms
 -- RETURNS left|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix place_prefix
+--         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- COST    O(250 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua

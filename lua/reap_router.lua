@@ -2,11 +2,11 @@
 -- last of them. Checks each time: it may be back.
 --
 -- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix place_prefix
+--         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- ARGV    key by affinity_ms
 -- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix place_prefix
+--         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- COST    O(250 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua

@@ -15,7 +15,7 @@
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/health.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, router, by, is_passive =
   unpack(ARGV)

@@ -5,7 +5,7 @@
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    mode request birth router by replica_url url name primary weight capacity order
+-- ARGV    mode request history_id router by replica_url url name primary weight capacity order
 -- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -15,9 +15,9 @@
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
-local mode, request, birth, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
+local mode, request, history_id, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
@@ -68,7 +68,7 @@ if not changed then
 end
 
 local now_ms = server_now_ms()
-begin_history(birth)
+begin_history(history_id)
 redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)

@@ -1,4 +1,4 @@
--- Ends a lease, since the session on it has ended, or a place in the waiting line. Again, or for an id that never was,
+-- Ends a lease, since the session on it has ended, or a place in the queue. Again, or for an id that never was,
 -- it does nothing. The slot goes to who waits longest.
 --
 -- The count goes down on the replica that the lease names, also where that was removed meanwhile.
@@ -55,7 +55,7 @@ end
 
 -- Included here, and not above: Lua builds the functions that it comes across anew in every run.
 -- include lib/leases.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 refused = type_refusal({keys.replicas, 'zset', keys.removed, 'zset', keys.routers, 'zset', keys.events, 'stream'})
 if refused then

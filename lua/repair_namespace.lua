@@ -3,8 +3,8 @@
 -- `check --repair`, after a script was cut short or somebody wrote by hand.
 --
 -- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls. A hash with a number
--- that is none is left alone. The feed is cut so that it begins with `first_event`, where that is given, and ends with
--- an event that makes all mirrors read everything anew. Where nothing is wrong nothing is written.
+-- that is none is left alone. The event stream is cut so that it begins with `first_event`, where that is given, and
+-- ends with an event that makes all mirrors read everything anew. Where nothing is wrong nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -20,7 +20,7 @@
 -- include lib/ready.lua
 -- include lib/tombstones.lua
 -- include lib/lease_counts.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local FIRST_NAME = 5
 

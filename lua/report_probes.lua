@@ -15,7 +15,7 @@
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/health.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local RESULT_WIDTH = 5
 

@@ -16,7 +16,7 @@
 
 -- include lib/keys.lua
 -- include lib/leases.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local LEASE_WIDTH = 2
 

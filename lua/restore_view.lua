@@ -14,8 +14,8 @@
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    birth router view_birth view_revision is_complete … (kind url restored_from, and 21 fields; see FIELDS)
--- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
+-- ARGV    history_id router view_history_id view_revision is_complete … (kind url restored_from, and 21 fields; see
+-- FIELDS) RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
@@ -26,7 +26,7 @@
 -- include lib/ready.lua
 -- include lib/revisions.lua
 -- include lib/tombstones.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local FIELDS = {
   'url', 'name', 'primary', 'weight', 'capacity', 'order', 'source', 'incarnation', 'registered_at_ms',
@@ -42,7 +42,7 @@ local NAMELESS = {
   'status', 'unknown', 'consecutive_failures', '0', 'consecutive_successes', '0', 'in_flight', '0',
 }
 
-local birth, router, view_birth, view_revision, is_complete = unpack(ARGV, 1, 5)
+local history_id, router, view_history_id, view_revision, is_complete = unpack(ARGV, 1, 5)
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
@@ -53,7 +53,7 @@ end
 if refused then
   return refused
 end
-local completed = 'restored:' .. view_birth
+local completed = 'restored:' .. view_history_id
 local newest = redis.call('HGET', keys.meta, completed)
 if newest and is_later(newest, view_revision) then
   return {'superseded'}
@@ -61,7 +61,8 @@ end
 
 local now_ms = server_now_ms()
 
--- Returns as of which revision and history something is known, and by which view, from a `restored_from`; nil from none.
+-- Returns as of which revision and history something is known, and by which view, from a `restored_from`; nil from
+-- none.
 local function parse_origin(text)
   local revision, history, via, via_history = string.match(text, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
   if not revision or via ~= '' then
@@ -82,7 +83,7 @@ local function may_write(kind, replica, known)
     return false
   end
   if kind == 'absent' then
-    return via_history == view_birth and admin ~= 'removed' and is_later(view_revision, via)
+    return via_history == view_history_id and admin ~= 'removed' and is_later(view_revision, via)
   end
   return is_later(known, revision) or (known == revision and is_later(view_revision, via))
 end
@@ -129,14 +130,14 @@ local function bury_again(replica, url)
   bury(replica, url, now_ms, 'removed in an earlier history')
 end
 
-begin_history(birth)
+begin_history(history_id)
 local reply = {'restored'}
 for at = 6, #ARGV, ENTRY_WIDTH do
   local kind, url = ARGV[at], ARGV[at + 1]
   local revision, history = parse_origin(ARGV[at + 2])
-  local origin = {view_revision, view_birth}
+  local origin = {view_revision, view_history_id}
   if revision then
-    origin = {revision, history == '' and view_birth or history, view_revision, view_birth}
+    origin = {revision, history == '' and view_history_id or history, view_revision, view_history_id}
   end
   local replica = keys.replica_prefix .. url
   if may_write(kind, replica, revision or view_revision) then
@@ -148,7 +149,7 @@ for at = 6, #ARGV, ENTRY_WIDTH do
     redis.call('HSET', replica, 'restored_from', table.concat(origin, ' '))
     refresh_ready(replica, url)
     emit_replica(now_ms, replica, url,
-      {'kind', 'view_restored', 'router', router, 'by', view_birth, 'reason', view_revision}, reply)
+      {'kind', 'view_restored', 'router', router, 'by', view_history_id, 'reason', view_revision}, reply)
   end
 end
 if is_complete == '1' then

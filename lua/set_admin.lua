@@ -13,7 +13,7 @@
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local replica_url, state, router, by, reason = unpack(ARGV)
 

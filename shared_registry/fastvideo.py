@@ -88,7 +88,7 @@ class ReplicaRegistry(SharedReplicaRegistry):
         await self._read_counters(replica.key)
 
     async def _read_counters(self, key: str) -> None:
-        """Show what an outcome left: the feed tells only changes of status.
+        """Show what an outcome left: the event stream tells only changes of status.
 
         One read at a time, for all who wait, so that no read overtakes a later one and an outage costs one timeout.
         """
@@ -101,7 +101,7 @@ class ReplicaRegistry(SharedReplicaRegistry):
             with contextlib.suppress(StoreError):
                 records = await self._reader.records(sorted(keys))
                 head = await self._reader.head()
-                if generation == self._mirror.generation and head.birth == self._mirror.birth:
+                if generation == self._mirror.generation and head.history_id == self._mirror.history_id:
                     self._view.read(records.values())
 
 

@@ -202,7 +202,7 @@ class Replica:
 
 
 class EventKind(enum.Enum):
-    """Every kind of change that the feed carries; `OTHER` for one that only a later version knows."""
+    """Every kind of change that the event stream carries; `OTHER` for one that only a later version knows."""
 
     OTHER = "other"
 
@@ -334,7 +334,7 @@ class RouterRecord:
     """
 
     info: RouterInfo
-    last_beat_at: float
+    last_heartbeat_at: float
     expires_at: float
 
 

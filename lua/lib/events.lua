@@ -1,11 +1,11 @@
--- The feed: every event names the one before it, so that a reader notices a gap.
+-- The event stream: every event names the one before it, so that a reader notices a gap.
 
 -- include lib/keys.lua
 -- include lib/values.lua
 
-local FEED_LENGTH = '10000'
--- What changes too often for the feed, or is no reader's business; everything else in a replica's hash rides on its
--- events.
+local MAX_EVENTS = '10000'
+-- What changes too often for the event stream, or is no reader's business; everything else in a replica's hash rides on
+-- its events.
 local NOT_IN_EVENTS = {
   in_flight = true, revision = true, spec_request = true, failing_witness = true,
 }
@@ -19,7 +19,7 @@ local function emit(now_ms, fields)
   for i = 1, #fields do
     entry[#entry + 1] = fields[i]
   end
-  local id = redis.call('XADD', keys.events, 'MAXLEN', '~', FEED_LENGTH, '*', unpack(entry))
+  local id = redis.call('XADD', keys.events, 'MAXLEN', '~', MAX_EVENTS, '*', unpack(entry))
   redis.call('HSET', keys.meta, 'revision', id)
   return id, entry
 end

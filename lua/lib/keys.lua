@@ -6,7 +6,7 @@ local keys = {
   ready_primary = prefix .. 'ready:primary', ready_secondary = prefix .. 'ready:secondary', full = prefix .. 'full',
   leader = prefix .. 'leader', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', queue = prefix .. 'queue',
-  inbox_prefix = prefix .. 'inbox:', place_prefix = prefix .. 'place:', events = prefix .. 'events',
+  inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
 }
 local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set', leader = 'hash',

@@ -1,8 +1,8 @@
--- Takes a router's waiters out of the line and ends its leases, piece by piece, so that no call takes long however many
--- there are.
+-- Takes a router's waiters out of the queue and ends its leases, piece by piece, so that no call takes long however
+-- many there are.
 
 -- include lib/leases.lua
--- include lib/line.lua
+-- include lib/queue.lua
 
 local LEASES_AT_ONCE = 250
 local REPLICAS_AT_ONCE = 100
@@ -36,10 +36,10 @@ local function next_leases(leases, cursor)
   return urls, ids, loads, cursor
 end
 
--- Returns those of a router's waiters that a page of the line shows, with their sequences; and where to go on, 'done'
+-- Returns those of a router's waiters that a page of the queue shows, with their sequences; and where to go on, 'done'
 -- where the page was the last.
 local function next_waiters(key)
-  local cursor = redis.call('HGET', keys.router_prefix .. key, 'line_cursor') or '0'
+  local cursor = redis.call('HGET', keys.router_prefix .. key, 'queue_cursor') or '0'
   if cursor == 'done' then
     return {}, cursor
   end
@@ -58,7 +58,7 @@ end
 -- Returns nil, or the reply for a key of the wrong type behind these waiters and leases.
 local function parting_refusal(waiters, ids, loads)
   for _, one in ipairs(waiters) do
-    local refused = one.session and type_refusal({keys.place_prefix .. one.session, 'string'})
+    local refused = one.session and type_refusal({keys.sequence_prefix .. one.session, 'string'})
     if refused then
       return refused
     end
@@ -83,7 +83,7 @@ local function drop_waiters(waiters, affinity_ms)
   for _, one in ipairs(waiters) do
     redis.call('ZREM', keys.queue, one.waiter)
     if one.session and affinity_ms ~= '0' then
-      redis.call('SET', keys.place_prefix .. one.session, whole(tonumber(one.sequence)), 'PX', affinity_ms)
+      redis.call('SET', keys.sequence_prefix .. one.session, whole(tonumber(one.sequence)), 'PX', affinity_ms)
     end
   end
 end
@@ -105,25 +105,25 @@ end
 -- Returns nil, and how many leases are left where it is not done; or the reply that refuses.
 local function end_some(key, now_ms, by, affinity_ms)
   local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
-  local waiters, line_cursor = next_waiters(key)
+  local waiters, queue_cursor = next_waiters(key)
   local urls, ids, loads, cursor = {}, {}, {}, '0'
-  if line_cursor == 'done' then
+  if queue_cursor == 'done' then
     urls, ids, loads, cursor = next_leases(leases, redis.call('HGET', record, 'reap_cursor') or '0')
   end
   local refused = parting_refusal(waiters, ids, loads)
   if refused then
     return refused
   end
-  redis.call('HDEL', record, 'reap_cursor', 'line_cursor')
+  redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
   drop_waiters(waiters, affinity_ms)
   end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
   local left = redis.call('HLEN', leases)
-  local is_done = left == 0 and line_cursor == 'done'
+  local is_done = left == 0 and queue_cursor == 'done'
   if is_done then
     redis.call('ZREM', keys.routers, key)
     redis.call('DEL', record, keys.inbox_prefix .. key)
   else
-    redis.call('HSET', record, 'reap_cursor', cursor, 'line_cursor', line_cursor)
+    redis.call('HSET', record, 'reap_cursor', cursor, 'queue_cursor', queue_cursor)
   end
   serve_queue(now_ms)
   return nil, not is_done and left

@@ -1,7 +1,7 @@
 """Verifies the invariants of a namespace live, while routers work on it. Reads only.
 
 What must agree about one replica is read at one instant, so that a change under way is no violation. The scan for
-foreign keys and types, and the walk along the feed, take their time and skip what changes meanwhile.
+foreign keys and types, and the walk along the event stream, take their time and skip what changes meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Violation:
         rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `feed`.
         key: The Redis key to look at.
         url: Canonical url of the replica that it is about, if it is about one.
-        event: For a break in the feed, the event behind it.
+        event: For a break in the event stream, the event behind it.
         router: Key of the router that it is about, if it is about one.
     """
 
@@ -72,14 +72,14 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
         events = [event async for event in reader.all_events()]
     except KeyConflict as error:
         return [*found, Violation("type", keys.events, str(error))]
-    found += feed_violations(events, keys)
+    found += event_violations(events, keys)
     last = events[-1].id if events else ORIGIN
     if head != await reader.head() or head.revision == last:
         return found
     if events:
-        found.append(Violation("feed", keys.meta, f"its revision {head.revision} is not the last event's id {last}"))
+        found.append(Violation("events", keys.meta, f"its revision {head.revision} is not the last event's id {last}"))
     else:
-        found.append(Violation("feed", keys.events, f"is empty, although the revision is {head.revision}"))
+        found.append(Violation("events", keys.events, f"is empty, although the revision is {head.revision}"))
     return found
 
 
@@ -165,19 +165,19 @@ async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> Queu
     return inspection
 
 
-def feed_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
-    """Yield where the feed is broken: an event that does not follow the one before it, or an epoch that fell."""
+def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
+    """Yield each break of the event stream: an event that does not follow the one before it, an epoch that fell."""
     for before, event in itertools.pairwise(events):
         if event.previous != before.id:
             yield Violation(
-                "feed",
+                "events",
                 keys.events,
                 f"{event.id} follows {event.previous}, but stands after {before.id}",
                 event=event.id,
             )
         if event.epoch < before.epoch:
             yield Violation(
-                "feed", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}", event=event.id
+                "events", keys.events, f"{event.id} has epoch {event.epoch} after {before.epoch}", event=event.id
             )
 
 

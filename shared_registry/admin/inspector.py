@@ -48,7 +48,7 @@ class LeaseInspection:
 
 @dataclass(frozen=True, slots=True)
 class QueueInspection:
-    """What does not agree about the waiting line.
+    """What does not agree about the queue.
 
     Attributes:
         waiting: How many wait of live routers.
@@ -112,7 +112,7 @@ class Inspector(Reader):
         return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
-        """Return how the waiting line stands, and which of these routers and of those in it are none."""
+        """Return how the queue stands, and which of these routers and of those in it are none."""
         reply = await self._channel.run("inspect_queue", [*routers])
         waiting, ready, *strangers = reply.values
         return QueueInspection(int(waiting), int(ready), strangers)

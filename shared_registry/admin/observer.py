@@ -68,7 +68,8 @@ class WaiterRecord:
         position: Counted from 1, over all routers.
         id: Of the lease that it will have.
         router: Key of the router where it waits.
-        since: About when it came, in seconds on the Redis server's clock: no two in line have come at the same moment.
+        since: About when it came, in seconds on the Redis server's clock: no two in the queue have come at the same
+            moment.
     """
 
     position: int
@@ -84,7 +85,7 @@ class WaiterRecord:
 
 @dataclass(frozen=True, slots=True)
 class QueueList:
-    """The waiting line of a registry at one moment.
+    """The queue of a registry at one moment.
 
     Attributes:
         at: When, in seconds on the Redis server's clock.
@@ -155,7 +156,7 @@ class Observer(Outsider):
         return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
 
     async def queue(self, count: int) -> QueueList:
-        """Return the waiting line, and up to that many of those in it, first come first.
+        """Return the queue, and up to that many of those in it, first come first.
 
         Read in pieces: who comes or goes meanwhile may be left out, and who stands behind be shown a place off.
         """
@@ -208,7 +209,7 @@ class Observer(Outsider):
                 return await self._reader.snapshot()
             except Gap:
                 await asyncio.sleep(PAUSE_SECONDS)
-        raise StoreError("the event feed does not lead to the current revision; run `shared-registry check`")
+        raise StoreError("the event stream does not lead to the current revision; run `shared-registry check`")
 
 
 def _digest_of(lease_id: str) -> str | None:

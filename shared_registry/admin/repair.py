@@ -1,8 +1,8 @@
 """Puts a namespace in order again, as far as what is wrong follows from what is right.
 
-Loads follow from leases, ready sets from hashes, membership from both, the revision from the feed; who waits beside
-room is served. What holds another type or an unreadable number is left alone: only its owner can know what it should
-be.
+Loads follow from leases, ready sets from hashes, membership from both, the revision from the event stream; who waits
+beside room is served. What holds another type or an unreadable number is left alone: only its owner can know what it
+should be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shared_registry.model import is_later
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import RECORDS_AT_ONCE
 
-REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "feed"})
+REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events"})
 
 
 async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:

@@ -36,8 +36,8 @@ def check(
         bool,
         typer.Option(
             "--repair",
-            help="Put in order what follows from the rest: loads, ready sets, the waiting line, "
-            "membership, the feed; then check again.",
+            help="Put in order what follows from the rest: loads, ready sets, the queue, "
+            "membership, the event stream; then check again.",
         ),
     ] = False,
     by: ByOption = None,

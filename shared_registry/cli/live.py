@@ -1,4 +1,4 @@
-"""What goes on until Ctrl-C: the status table that renews itself, and the feed as it comes. An outage ends neither."""
+"""Output that goes on until Ctrl-C, also through an outage: the status table that renews itself, and the events."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ async def follow_events(observer: Observer, *, after: str, is_known: bool, show:
         is_away = False
         for event in events:
             if is_known and event.previous != after:
-                _note("events are missing here: the feed was trimmed, or its history was lost")
+                _note("events are missing here: the event stream was trimmed, or its history was lost")
             show(event)
             after, is_known = event.id, True
         if head is not None and is_known and is_later(after, head.revision):
-            _note("the feed begins anew: its history was lost")
+            _note("the event stream begins anew: its history was lost")
             after, is_known = ORIGIN, True
 
 

@@ -1,4 +1,4 @@
-"""How `shared-registry queue` shows the waiting line: for people and for programs."""
+"""How `shared-registry queue` shows the queue: for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_registry.store.redis_url import mask_redis_url
 
 
 def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:
-    """Return the waiting line for programs. Times are seconds since the epoch on the Redis server's clock."""
+    """Return the queue for programs. Times are seconds since the epoch on the Redis server's clock."""
     waiters = [
         {
             "position": one.position,
@@ -32,7 +32,7 @@ def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:
 
 
 def queue_text(config: RouterConfig, found: QueueList) -> RenderableType:
-    """Return the waiting line for people."""
+    """Return the queue for people."""
     if not found.depth:
         return f"nobody waits in namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
     table = Table(box=None, header_style="bold", pad_edge=False)

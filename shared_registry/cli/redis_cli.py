@@ -35,7 +35,7 @@ class Look:
 def looks(keys: Keys) -> list[Look]:
     """Return what is worth looking at in a namespace."""
     return [
-        Look("the history: schema, birth, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
+        Look("the history: schema, history_id, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
         Look("the replicas, lowest order first", ("ZRANGE", keys.replicas, "0", "-1", "WITHSCORES")),
         Look("all of one replica: spec, health, operator's word, load", ("HGETALL", keys.replica("<url>")), "replica"),
         Look(

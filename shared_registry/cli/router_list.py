@@ -31,7 +31,7 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
                 "version": one.info.version,
                 "url": one.info.url,
                 "started_at": one.info.started_at,
-                "last_beat_at": one.last_beat_at,
+                "last_heartbeat_at": one.last_heartbeat_at,
                 "expires_at": one.expires_at,
                 "is_live": one.expires_at > found.at,
                 "is_leader": _is_leader(found, one),
@@ -48,7 +48,7 @@ def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
     if not found.routers:
         return f"no routers have joined namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("router", "leads", "host", "pid", "version", "up for", "last beat", "expires", "config"):
+    for heading in ("router", "leads", "host", "pid", "version", "up for", "last heartbeat", "expires", "config"):
         table.add_column(heading, overflow="fold")
     for one in found.routers:
         info, left = one.info, one.expires_at - found.at
@@ -60,7 +60,7 @@ def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
             str(info.pid),
             Text(printable(info.version)),
             duration(found.at - info.started_at),
-            f"{duration(found.at - one.last_beat_at)} ago",
+            f"{duration(found.at - one.last_heartbeat_at)} ago",
             Text(f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago", "" if left > 0 else "red"),
             Text(info.config_fingerprint + (" differs" if differs else ""), "yellow" if differs else ""),
         )

@@ -32,7 +32,7 @@ def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
     return {
         **place(config),
         "at": overview.at,
-        "birth": overview.head.birth,
+        "history_id": overview.head.history_id,
         "revision": overview.head.revision,
         "epoch": overview.head.epoch,
         "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
@@ -71,14 +71,14 @@ def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
     head, leader = overview.head, overview.leader
     facts = Table.grid(padding=(0, 2))
     facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
-    if head.birth is None:
+    if head.history_id is None:
         facts.add_row("", "nothing is there yet: start a router, or see whether url and namespace are the right ones")
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
     facts.add_row("routers", _routers(overview))
     facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "nobody waits")
     if overview.panic:
         facts.add_row("panic", Text(f"{printable(overview.panic)}: select() spreads over all that are active", "red"))
-    facts.add_row("revision", f"{head.revision} of birth {head.birth or '-'}")
+    facts.add_row("revision", f"{head.revision} of history id {head.history_id or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 
 

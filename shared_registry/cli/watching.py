@@ -74,9 +74,9 @@ def status(
 ) -> None:
     """Show replicas, leader and routers, without joining them.
 
-    --json prints one object: redis, namespace, at, birth, revision, epoch, leader {router, epoch, elected_at} or null,
-    live_routers, last_heartbeat_at (of any router), queue {depth}, panic (why, or null), and replicas [{url, name,
-    primary, weight, capacity, in_flight, status, status_since, admin, admin_reason, last_ok_at, last_failure_at,
+    --json prints one object: redis, namespace, at, history_id, revision, epoch, leader {router, epoch, elected_at} or
+    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (why, or null), and replicas [{url,
+    name, primary, weight, capacity, in_flight, status, status_since, admin, admin_reason, last_ok_at, last_failure_at,
     last_latency_ms, last_error, consecutive_failures, consecutive_successes}]. Times are seconds since the epoch on the
     Redis server's clock. Capacity 0 is unlimited.
     With --watch it is one such object a line, or {redis, namespace, error, age_seconds} while Redis is away.
@@ -158,7 +158,7 @@ def queue(
     context: typer.Context,
     *,
     count: Annotated[
-        int, typer.Option("--count", metavar="N", min=0, help="How many to show, from the first in line on.")
+        int, typer.Option("--count", metavar="N", min=0, help="How many to show, from the first in the queue on.")
     ] = WAITERS_SHOWN,
     config: ConfigOption = None,
     redis: RedisOption = None,

@@ -182,7 +182,7 @@ class RouterConfig:
 
     refresh_seconds: Period = 1.0
     """Seconds between two looks at whether this router's mirror still follows the shared state, and the shortest time
-    between two re-reads of what the change feed does not carry (latencies, in_flight). Changes themselves arrive at
+    between two re-reads of what the event stream does not carry (latencies, in_flight). Changes themselves arrive at
     once; this bounds how long a lost one goes unnoticed. Lowering it costs one small read each time."""
 
     max_staleness_seconds: Seconds | None = None

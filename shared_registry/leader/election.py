@@ -5,9 +5,9 @@ have ended on the server, as long as local and server clocks run at nearly the s
 as margin). What it does not: during a pause of the process two may believe at once. That is why every write of a
 leader carries its token and epoch, which Redis compares within the same command.
 
-A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the feed,
-stops leading, and does not stand again for as long as the event says, so that another takes over where there is one.
-That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
+A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the event
+stream, stops leading, and does not stand again for as long as the event says, so that another takes over where there is
+one. That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
 
 A leader that is unfit to probe resigns by itself (`StandAside`) and has a handicap for some time: it stands one lease
 after each vacancy, so that any other router comes first. That is no ban: where no other stands it leads again, as the
@@ -233,7 +233,7 @@ class Election:
             await self._end(term, lead, renewals, reason=self._reason_to_stand_aside(lead))
         _raise_failure(lead)
         _raise_failure(renewals)
-        if not renewals.cancelled():  # let the feed tell first whether somebody asked for it
+        if not renewals.cancelled():  # let the event stream tell first whether somebody asked for it
             await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
 
     def _reason_to_stand_aside(self, lead: asyncio.Future[None]) -> str:

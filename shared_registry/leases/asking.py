@@ -1,4 +1,4 @@
-"""Asking Redis for a slot, and waiting in line for it until there is one or time is up."""
+"""Asking Redis for a slot, and waiting in the queue for it until there is one or time is up."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TypeVar
 from shared_registry.aio.clock import Clock, call_at
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreUnavailable
-from shared_registry.leases.queue import POLL_SECONDS, Line, Waiter
+from shared_registry.leases.queue import POLL_SECONDS, RouterQueue, Waiter
 from shared_registry.leases.recovery import Recovery
 from shared_registry.store.commands import Store
 from shared_registry.store.lane import Busy
-from shared_registry.store.replies import Denial, Denied, Grant, Place
+from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
 T = TypeVar("T")
 TRIES_TO_JOIN = 3
@@ -32,9 +32,9 @@ class Request:
     Attributes:
         lease_id: By which it asks again.
         avoided: Canonical urls taken only where there is nothing else.
-        excluded: Canonical urls never taken, unless after waiting in line.
+        excluded: Canonical urls never taken, unless after waiting in the queue.
         closings: How often the registry had been stopped when it asked first.
-        sequence: Of its place in the waiting line, once it has one.
+        sequence: Of its place in the queue, once it has one.
         is_in_doubt: It was asked for, and the answer has not come.
     """
 
@@ -56,7 +56,7 @@ class Asker:
     def __init__(
         self,
         store: Store,
-        line: Line,
+        queue: RouterQueue,
         recovery: Recovery,
         *,
         max_queue: int,
@@ -69,7 +69,7 @@ class Asker:
 
         Args:
             store: Whom to ask.
-            line: What keeps those informed who wait.
+            queue: What keeps those informed who wait.
             recovery: What brings Redis in line with this router before a question.
             max_queue: Join the line unless it is that long.
             on_sent: Called before Redis can have heard of a request.
@@ -78,7 +78,7 @@ class Asker:
             clock: For deadlines.
         """
         self._store = store
-        self._line = line
+        self._router_queue = queue
         self._recovery = recovery
         self._max_queue = max_queue
         self._on_sent = on_sent
@@ -102,7 +102,7 @@ class Asker:
     async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
         """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
 
-        Who stands in line stays there while Redis is away, unless this router can place it by itself.
+        Who stands in the queue stays there while Redis is away, unless this router can place it by itself.
 
         Args:
             request: For whom.
@@ -114,7 +114,7 @@ class Asker:
             StoreUnavailable: Redis does not answer, at first or at the end.
         """
         tell = _on_change(on_position)
-        with self._line.standing(request.lease_id) as waiter:
+        with self._router_queue.standing(request.lease_id) as waiter:
             while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
                 try:
@@ -130,7 +130,7 @@ class Asker:
                     continue
                 if isinstance(answer, Grant):
                     waiter.grant = answer
-                elif isinstance(answer, Place):
+                elif isinstance(answer, Queued):
                     request.sequence = answer.sequence
                     waiter.move(answer)
                     with call_at(self._clock, deadline, waiter.call):
@@ -167,7 +167,7 @@ class Asker:
 
     async def _queue(
         self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
-    ) -> Grant | Place | Denied:
+    ) -> Grant | Queued | Denied:
         return await self._store.wait(
             request.lease_id,
             max_queue=self._max_queue,

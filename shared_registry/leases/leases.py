@@ -17,7 +17,7 @@ from shared_registry.leases.asking import Asker, OnPosition, Request
 from shared_registry.leases.lease import Lease, new_lease_id
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import Outage
-from shared_registry.leases.queue import POLL_SECONDS, Line
+from shared_registry.leases.queue import POLL_SECONDS, RouterQueue
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.leases.recovery import Recovery
 from shared_registry.mirror.mirror import Mirror
@@ -35,7 +35,7 @@ from shared_registry.store.client import was_refused
 from shared_registry.store.commands import Store
 from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
-from shared_registry.store.replies import Beat, Denial, Denied
+from shared_registry.store.replies import Denial, Denied, Heartbeat
 
 SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 logger = logging.getLogger(__name__)
@@ -106,17 +106,17 @@ class Placement:
         self._mirror = mirror
         self._settings = settings
         self._clock = clock
-        self._line = Line(
+        self._queue = RouterQueue(
             reader,
             router=router,
             is_known=self.ledger.knows,
-            on_stranger=self.reconciler.ask,
+            on_orphaned_lease=self.reconciler.ask,
             clock=clock,
             rng=rng,
         )
         self._asker = Asker(
             store,
-            self._line,
+            self._queue,
             Recovery(join, self.reconciler, self.outage.spared),
             max_queue=settings.max_queue,
             on_sent=lambda request: self.ledger.ask(request.lease_id),
@@ -142,7 +142,7 @@ class Placement:
         Args:
             session: Its name, by which it returns to the same replica.
             avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken, unless after waiting in line.
+            excluded: Canonical urls never taken, unless after waiting in the queue.
             timeout_seconds: How long to wait for a slot, and for the turn to ask for it.
             on_position: Told where the session stands while it waits.
 
@@ -195,11 +195,11 @@ class Placement:
         return self._hold(request.lease_id, replica, session, revision)
 
     async def run(self) -> None:
-        """Reconcile when it is due, look at the loads now and then, and follow the waiting line, until cancelled."""
+        """Reconcile when it is due, look at the loads now and then, and follow the queue, until cancelled."""
         with self._mirror.subscribed(self._notice):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
-                group.create_task(self._line.run())
+                group.create_task(self._queue.run())
                 group.create_task(self.outage.look_at_loads())
 
     def _notice(self, events: Sequence[Event]) -> None:
@@ -210,7 +210,7 @@ class Placement:
         """
         if not events:
             self.reconciler.ask()
-            self._line.rewind()
+            self._queue.rewind()
         if not self.ledger.held:
             return
         if self.ledger.unconfirmed and self.ledger.expect_back({one.record.key for one in events if one.record}):
@@ -223,17 +223,17 @@ class Placement:
             if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
                 lease.lost.set()
 
-    def begin_beat(self) -> Callable[[Beat | StoreError], None]:
+    def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
         """Return what reconciles if the beat that begins counts what this router cannot have held meanwhile."""
         mark = self.ledger.mark()
 
-        def end(beat: Beat | StoreError) -> None:
-            if isinstance(beat, StoreError):
-                if isinstance(beat, StoreUnavailable):
-                    self.outage.note_failure(beat)
+        def end(heartbeat: Heartbeat | StoreError) -> None:
+            if isinstance(heartbeat, StoreError):
+                if isinstance(heartbeat, StoreUnavailable):
+                    self.outage.note_failure(heartbeat)
                 return
             low, high = self.ledger.bounds(mark)
-            if not low <= beat.leases <= high or (beat.joined and high > 0):
+            if not low <= heartbeat.leases <= high or (heartbeat.joined and high > 0):
                 self.reconciler.ask()
 
         return end
@@ -244,7 +244,7 @@ class Placement:
         self.reconciler.close()
         self._closings += 1
         self._store.turn_away("the registry was stopped")
-        self._line.call_all()
+        self._queue.call_all()
 
     def _expect_open(self, request: Request) -> None:
         """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
@@ -353,7 +353,7 @@ class Placement:
             + (f", and {answer.depth} more wait" if answer.depth else "")
             + "; try again later",
             depth=answer.depth,
-            retry_after_seconds=self._line.speed.seconds_to_pass(self._clock.monotonic(), answer.depth + 1),
+            retry_after_seconds=self._queue.speed.seconds_to_pass(self._clock.monotonic(), answer.depth + 1),
         )
 
 

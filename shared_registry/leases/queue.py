@@ -1,4 +1,4 @@
-"""This router's sessions in the waiting line: who they are, where they stand, and when to ask for them again.
+"""This router's sessions in the queue: who they are, where they stand, and when to ask for them again.
 
 The line itself is in Redis, and so is every decision. A slot that is given to who waits comes through the router's
 inbox; where that is lost, the next look at the positions, within about a second, shows that asking again is worthwhile.
@@ -17,7 +17,7 @@ from shared_registry.errors import StoreError
 from shared_registry.leases.speed import LineSpeed
 from shared_registry.model import ORIGIN
 from shared_registry.store.reader import Reader
-from shared_registry.store.replies import Grant, Place
+from shared_registry.store.replies import Grant, Queued
 
 POLL_SECONDS = 1.0
 INBOX_SECONDS = 1.0
@@ -37,14 +37,14 @@ class Waiter:
 
     def __init__(self, on_look: Callable[[int], None]) -> None:
         """Set up; `on_look` is called with the position whenever that was looked at."""
-        self.place: Place | None = None
+        self.place: Queued | None = None
         self.grant: Grant | None = None
         self.is_called = False
         self.outage: StoreError | None = None
         self._on_look = on_look
         self._news = asyncio.Event()
 
-    def move(self, place: Place) -> None:
+    def move(self, place: Queued) -> None:
         """It stands there now."""
         self.outage = None
         self._on_look(place.position)
@@ -73,7 +73,7 @@ class Waiter:
         self._news.clear()
 
 
-class Line:
+class RouterQueue:
     """Keeps this router's waiters informed while there are any. `run` must be kept running.
 
     Attributes:
@@ -86,7 +86,7 @@ class Line:
         *,
         router: str,
         is_known: Callable[[str], bool],
-        on_stranger: Callable[[], None],
+        on_orphaned_lease: Callable[[], None],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -96,7 +96,7 @@ class Line:
             reader: Where positions and wake-ups are read.
             router: This router's key.
             is_known: Whether a lease id is this router's.
-            on_stranger: Called when a slot was given to one that is not.
+            on_orphaned_lease: Called when a slot was given to one that is not.
             clock: For waiting.
             rng: For jitter.
         """
@@ -104,7 +104,7 @@ class Line:
         self._reader = reader
         self._router = router
         self._is_known = is_known
-        self._on_stranger = on_stranger
+        self._on_orphaned_lease = on_orphaned_lease
         self._clock = clock
         self._rng = rng
         self._waiters: dict[str, Waiter] = {}
@@ -174,7 +174,7 @@ class Line:
             if position is None:
                 waiter.call()
             elif waiter.place is not None:
-                waiter.move(Place(waiter.place.sequence, position, depth))
+                waiter.move(Queued(waiter.place.sequence, position, depth))
 
     async def _read_inbox(self) -> None:
         self._is_rewound = False
@@ -186,5 +186,5 @@ class Line:
             if waiter is not None:
                 waiter.serve(grant)
             elif not self._is_known(lease_id):
-                self._on_stranger()
+                self._on_orphaned_lease()
         await self._clock.sleep(0)  # whoever was served goes on before the next read is sent

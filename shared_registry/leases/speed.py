@@ -1,4 +1,4 @@
-"""How fast the waiting line moves, as one router sees it. Pure."""
+"""How fast the queue moves, as one router sees it. Pure."""
 
 from __future__ import annotations
 

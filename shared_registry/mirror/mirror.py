@@ -1,8 +1,8 @@
-"""This router's live copy of the shared state: reads all once, then follows the feed.
+"""This router's live copy of the shared state: reads all once, then follows the event stream.
 
 What makes it read all again (a gap): an event whose predecessor is not ours; a polled revision other than ours
-with no event to explain it, in either direction; another birth; an event that says so. While Redis is away it keeps
-the last view.
+with no event to explain it, in either direction; another history id; an event that says so. While Redis is away it
+keeps the last view.
 
 The view never gives way to a history to which it was not contributed: what a full read finds is shown only if it is the
 history that the view shows, or the one that has the view now. An empty namespace is no history.
@@ -35,7 +35,7 @@ class Mirror:
     Attributes:
         generation: Rises with every full read. A reply to a command sent under an earlier one is not applied.
         revision: The last event that the view has taken in.
-        birth: The history that the view shows; `None` before the first read.
+        history_id: The history that the view shows; `None` before the first read.
         epoch: The highest epoch seen.
         leader: Who leads, as last heard of.
     """
@@ -60,13 +60,13 @@ class Mirror:
             max_staleness_seconds: Past this age nothing is selected; `None` for no limit.
             clock: For ages and waits.
             rng: For jitter.
-            on_lost_history: Awaited when another birth is found, or none: contributes the view, and returns the birth
-                of the history that has it.
+            on_lost_history: Awaited when another history id is found, or none: contributes the view, and returns the
+                history id of the history that has it.
         """
         self.view = view
         self.generation = 0
         self.revision = ORIGIN
-        self.birth: str | None = None
+        self.history_id: str | None = None
         self.epoch = 0
         self.leader: Leader | None = None
         self.is_stale = False
@@ -116,7 +116,7 @@ class Mirror:
         """
         await self._load(None)
 
-    async def _load(self, birth: str | None) -> None:
+    async def _load(self, history_id: str | None) -> None:
         """Read all of that history, or of any where none is named.
 
         Raises:
@@ -130,13 +130,13 @@ class Mirror:
                 await self._clock.sleep(self._backoff.next_seconds())
                 continue
             break
-        if snapshot.head.birth is None:
+        if snapshot.head.history_id is None:
             raise StoreUnavailable(EMPTY)
-        if birth is not None and snapshot.head.birth != birth:
+        if history_id is not None and snapshot.head.history_id != history_id:
             raise Gap
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
-        self.birth = snapshot.head.birth
+        self.history_id = snapshot.head.history_id
         self.revision = snapshot.head.revision
         self.epoch = max(self.epoch, snapshot.head.epoch)
         self.leader = snapshot.leader
@@ -150,15 +150,15 @@ class Mirror:
     def apply_reply(self, events: Sequence[Event], generation: int) -> None:
         """Take over what a command of this router did, so that its caller reads its own write.
 
-        Does not move the revision: the feed brings the same events in their place among the others. What is done while
-        the view is contributed to another history belongs to that one; reading it brings that, too.
+        Does not move the revision: the event stream brings the same events in their place among the others. What is
+        done while the view is contributed to another history belongs to that one; reading it brings that, too.
         """
         if generation == self.generation and events and not self._is_contributing:
             self._own_writes += [event for event in events if is_later(event.id, self.revision)]
             self._take(events)
 
     async def run(self) -> None:
-        """Follow the feed until cancelled, reconnecting and reading all again as needed. `load` comes first."""
+        """Follow the event stream until cancelled, reconnecting and reading all again as needed. `load` comes first."""
         async with asyncio.TaskGroup() as group:
             if self._max_staleness_seconds is not None:
                 group.create_task(self._watch_staleness(self._max_staleness_seconds))
@@ -176,7 +176,7 @@ class Mirror:
                     await self._clock.sleep(self._backoff.next_seconds())
 
     async def refresh(self, *, at_once: bool = False) -> None:
-        """Read again what the feed does not carry: probe times, counters, load.
+        """Read again what the event stream does not carry: probe times, counters, load.
 
         At most once per `refresh_seconds`, unless at once; concurrent callers share one read.
 
@@ -196,7 +196,9 @@ class Mirror:
         records = await self._reader.records([replica.key for replica in self.view.all()])
         leader = await self._reader.leader()
         head = await self._reader.head()
-        if generation == self.generation and head.birth == self.birth:  # else it is of another history than the view
+        if (
+            generation == self.generation and head.history_id == self.history_id
+        ):  # else it is of another history than the view
             self.view.read(records.values())
             if self.leader is leader_before:
                 self.leader = leader
@@ -221,9 +223,9 @@ class Mirror:
     async def _poll(self) -> None:
         expected = tuple(self._own_writes)
         head, events = await self._reader.poll(after=self.revision)
-        if head.birth is None:
+        if head.history_id is None:
             raise StoreUnavailable(EMPTY)
-        if head.birth != self.birth or (head.revision != self.revision and not events):
+        if head.history_id != self.history_id or (head.revision != self.revision and not events):
             raise Gap
         self._polled_at = self._clock.monotonic()
         self._advance(events)
@@ -231,7 +233,7 @@ class Mirror:
         self._confirm()
 
     def _advance(self, events: Sequence[Event]) -> None:
-        """Move along the feed as far as it is unbroken."""
+        """Move along the event stream as far as it is unbroken."""
         for position, event in enumerate(events):
             if event.previous != self.revision:
                 self._take(events[:position])
@@ -248,14 +250,14 @@ class Mirror:
             self._confirm()
 
     def _give_up(self, lost: Sequence[Event]) -> None:
-        """Forget own writes that the feed should have brought: a failover has lost them, and the view shows them."""
+        """Forget own writes that the event stream should have brought by now: a failover has lost them."""
         if lost:
             self._own_writes = [event for event in self._own_writes if event not in lost]
             raise Gap
 
     def _written_after(self, head: Head) -> list[Event]:
         """Return this router's own writes that a full read is too old to show; none if history went back."""
-        is_same_history = head.birth == self.birth and not is_later(self.revision, head.revision)
+        is_same_history = head.history_id == self.history_id and not is_later(self.revision, head.revision)
         return [event for event in self._own_writes if is_same_history and is_later(event.id, head.revision)]
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -274,16 +276,16 @@ class Mirror:
         Raises:
             Gap: History was lost meanwhile; the view is as before, to be contributed to the next one.
         """
-        birth = self.birth
+        history_id = self.history_id
         head = await self._reader.head()
-        if head.birth != birth:
-            logger.warning("redis: another history (birth %s) has replaced %s", head.birth or "none yet", birth)
+        if head.history_id != history_id:
+            logger.warning("redis: another history (%s) has replaced %s", head.history_id or "none yet", history_id)
             self._is_contributing = True
             try:
-                birth = await self._on_lost_history()
+                history_id = await self._on_lost_history()
             finally:
                 self._is_contributing = False
-        await self._load(birth)
+        await self._load(history_id)
 
     def _notify(self, events: Sequence[Event]) -> None:
         for listener in self._listeners:

@@ -27,7 +27,7 @@ class SharedState:
     """The store and the mirror of one router, acting as one.
 
     Every method that writes raises `StoreUnavailable` when Redis does not answer in time; the change may or may not
-    have been made then, and the feed brings it if it was.
+    have been made then, and the event stream brings it if it was.
     """
 
     def __init__(self, store: Store, reader: Reader, mirror: Mirror) -> None:

@@ -18,8 +18,8 @@ ENTRIES_AT_ONCE = 200
 logger = logging.getLogger(__name__)
 
 
-async def restore_view(store: Store, reader: Reader, view: View, *, birth: str, revision: str) -> str:
-    """Put a view back into Redis; return the birth of the history that has it now, or a later one.
+async def restore_view(store: Store, reader: Reader, view: View, *, history_id: str, revision: str) -> str:
+    """Put a view back into Redis; return the id of the history that has it now, or a later one.
 
     Safe to repeat, and to be cut off at any point. Where history is lost once more meanwhile, it starts over.
 
@@ -27,7 +27,7 @@ async def restore_view(store: Store, reader: Reader, view: View, *, birth: str, 
         store: The namespace that lost its history.
         reader: The same.
         view: What this router knew.
-        birth: The history that the view shows.
+        history_id: The history that the view shows.
         revision: How far it had followed that.
 
     Raises:
@@ -35,29 +35,29 @@ async def restore_view(store: Store, reader: Reader, view: View, *, birth: str, 
     """
     while True:
         before = await reader.head()
-        await _put_back(store, reader, view, birth, revision)
+        await _put_back(store, reader, view, history_id, revision)
         after = await reader.head()
-        if after.birth is not None and before.birth == after.birth:
-            return after.birth
+        if after.history_id is not None and before.history_id == after.history_id:
+            return after.history_id
         logger.warning("redis: history was lost again while this router's view was put back; starting over")
 
 
-async def _put_back(store: Store, reader: Reader, view: View, birth: str, revision: str) -> None:
+async def _put_back(store: Store, reader: Reader, view: View, history_id: str, revision: str) -> None:
     entries = [restored_entry("replica", replica.record) for replica in view.all()]
     entries += [removed_entry("removed", key, removal.restored_from) for key, removal in sorted(view.removed.items())]
     restored = 0
     for chunk in _chunks(entries):
-        events = await store.restore(chunk, view_birth=birth, view_revision=revision)
+        events = await store.restore(chunk, view_history_id=history_id, view_revision=revision)
         if events is None:
             return
         restored += len(events)
-    if await store.restore((), view_birth=birth, view_revision=revision, is_complete=True) is None:
+    if await store.restore((), view_history_id=history_id, view_revision=revision, is_complete=True) is None:
         return
     # From here on no earlier view can add a replica that this one knows nothing of.
     unknown = [removed_entry("absent", key) for key in await reader.urls() if view.get(key) is None]
     for chunk in _chunks(unknown):
-        await store.restore(chunk, view_birth=birth, view_revision=revision)
-    logger.warning("redis: put back %d replicas from this router's view of %s", restored, birth)
+        await store.restore(chunk, view_history_id=history_id, view_revision=revision)
+    logger.warning("redis: put back %d replicas from this router's view of %s", restored, history_id)
 
 
 def _chunks(entries: Sequence[list[str]]) -> list[Sequence[list[str]]]:

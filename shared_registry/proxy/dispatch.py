@@ -103,7 +103,7 @@ class Dispatcher:
         Args:
             key: By which the session is recognized when it comes again; `None` for one that is not.
             dial: Connects to one replica; raises `NotReached` where another one may be tried.
-            on_position: Told where the session stands in line, and how long the line is. Must not block.
+            on_position: Told where the session stands in the queue, and how long the line is. Must not block.
 
         Raises:
             Undeliverable: None could be reached.

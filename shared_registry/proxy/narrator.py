@@ -24,7 +24,7 @@ class Narrator:
     def look(self) -> None:
         """Compare, and log the differences. Cheap where nothing has happened."""
         self._look_at_leader()
-        seen = self._registry.birth, self._registry.revision
+        seen = self._registry.history_id, self._registry.revision
         if seen != self._seen:
             self._seen = seen
             self._look_at_replicas()

@@ -68,7 +68,7 @@ class Placement:
 
     @property
     def waiting(self) -> int:
-        """How many sessions stand in line here."""
+        """How many sessions stand in the queue here."""
         return len(self._in_line)
 
     @property
@@ -97,7 +97,7 @@ class Placement:
             key: By which the session is recognized when it comes again; `None` for one that is not.
             exclude: Replicas that were tried without success.
             deadline: How long to wait for one; see there.
-            on_position: Told where the session stands in line. Must not block.
+            on_position: Told where the session stands in the queue. Must not block.
 
         Raises:
             NoReplica: There is none, on entering.

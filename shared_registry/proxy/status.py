@@ -11,7 +11,7 @@ from shared_registry.registry.facade import SharedReplicaRegistry
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The waiting line.
+    """The queue.
 
     Attributes:
         depth: How many sessions wait, over all routers; `None` while Redis is away.
@@ -34,7 +34,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
         "is_leader": registry.is_leader,
         "revision": registry.revision,
-        "birth": registry.birth,
+        "history_id": registry.history_id,
         "age_seconds": registry.age_seconds,
         "is_stale": registry.is_stale,
         "writable_age_seconds": registry.writable_age_seconds,

@@ -51,7 +51,7 @@ class WebSocketClient:
         self._is_answered = False
         self._kept: deque[Message] = deque()
         self._kept_bytes = 0
-        self._standing: tuple[int, int] | None = None
+        self._position: tuple[int, int] | None = None
         self._news = asyncio.Event()
         self._attending: list[asyncio.Task[None]] = []
 
@@ -75,7 +75,7 @@ class WebSocketClient:
     def stand(self, position: int, depth: int) -> None:
         """It waits at that position, counted from 1. Does not block: it is told while this is `attended`."""
         self.is_accepted = True
-        self._standing = position, depth
+        self._position = position, depth
         self._news.set()
 
     @contextlib.asynccontextmanager
@@ -102,8 +102,8 @@ class WebSocketClient:
                 async with asyncio.timeout(REPEAT_SECONDS if self._is_full else None):
                     await self._news.wait()
             self._news.clear()
-            if self._standing is not None:
-                position, depth = self._standing
+            if self._position is not None:
+                position, depth = self._position
                 try:
                     await self.send_json({"type": "queue_status", "position": position, "queue_depth": depth})
                 except OSError as error:

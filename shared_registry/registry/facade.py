@@ -243,9 +243,9 @@ class SharedReplicaRegistry:
         return self._mirror.revision
 
     @property
-    def birth(self) -> str | None:
+    def history_id(self) -> str | None:
         """Id of the history that the view shows; `None` before `start`."""
-        return self._mirror.birth
+        return self._mirror.history_id
 
     @property
     def age_seconds(self) -> float | None:
@@ -339,7 +339,7 @@ class SharedReplicaRegistry:
                 router, first come first. It also bounds how long a busy router may take to ask. 0 does not wait for a
                 slot, but asks when it is the call's turn, however many other calls of this router come first.
             exclude: Replicas that were tried without success, by handle, url or name. While others have no room the
-                session waits in line too; there it takes what comes.
+                session waits in the queue too; there it takes what comes.
             on_position: Called with the session's position in the line and the length of the line, both from 1: once
                 it waits, and when that has changed, about once a second. Must not block; what it raises ends the call.
 
@@ -447,7 +447,7 @@ class SharedReplicaRegistry:
         return await find_violations(self._reader, self._parts.keys)
 
     async def refresh(self, *, at_once: bool = False) -> None:
-        """Read again what the feed does not carry: probe times, latencies, counters, load.
+        """Read again what the event stream does not carry: probe times, latencies, counters, load.
 
         At most once per `refresh_seconds`, unless `at_once`; calls in between return without reading.
         """
@@ -530,7 +530,7 @@ class SharedReplicaRegistry:
                 "heartbeat": self._parts.membership.run,
                 "leases": self._parts.placement.run,
                 "cooldown": self._parts.cooldown.run,
-                "loads": self._parts.load_feed.run,
+                "loads": self._parts.load_updates.run,
                 "slow start": self._parts.slow_start.run,
             }
             if self.health_checks:

@@ -43,10 +43,10 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
 
 async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
     """Beat, seed and read; return whether it was all one history."""
-    beat = await parts.membership.beat()
+    heartbeat = await parts.membership.heartbeat()
     await _seed(parts, settings)
     await parts.mirror.load()
-    return parts.mirror.birth == beat.birth
+    return parts.mirror.history_id == heartbeat.history_id
 
 
 async def _seed(parts: Parts, settings: RouterConfig) -> None:

@@ -11,12 +11,12 @@ from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Beat, Parting
+from shared_registry.store.replies import Heartbeat, Parting
 
 logger = logging.getLogger(__name__)
 
 
-BeatCheck = Callable[[Beat | StoreError], None]
+HeartbeatCheck = Callable[[Heartbeat | StoreError], None]
 
 
 class Membership:
@@ -30,7 +30,7 @@ class Membership:
         heartbeat_seconds: float,
         expiry_seconds: float,
         affinity_seconds: float,
-        begin_beat: Callable[[], BeatCheck],
+        begin_heartbeat: Callable[[], HeartbeatCheck],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -42,7 +42,8 @@ class Membership:
             heartbeat_seconds: How often it beats.
             expiry_seconds: How long after its last beat the others may reap it; over twice the heartbeat.
             affinity_seconds: How long the sessions of one that was reaped may find their replicas again.
-            begin_beat: Called before each beat; what it returns is called with what the beat learned, or why it failed.
+            begin_heartbeat: Called before each beat; what it returns is called with what the beat learned, or why it
+                failed.
             clock: For waiting.
             rng: For jitter.
         """
@@ -50,26 +51,26 @@ class Membership:
         self._info = info
         self._heartbeat_seconds = heartbeat_seconds
         self._affinity_seconds = affinity_seconds
-        self._begin_beat = begin_beat
+        self._begin_heartbeat = begin_heartbeat
         self._expiry_seconds = expiry_seconds
         self._clock = clock
         self._backoff = Backoff(longest_seconds=heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
 
-    async def beat(self) -> Beat:
+    async def heartbeat(self) -> Heartbeat:
         """Beat once.
 
         Raises:
             StoreError: Redis could not be told.
         """
-        end_beat = self._begin_beat()
+        end_heartbeat = self._begin_heartbeat()
         try:
-            beat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+            heartbeat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
         except StoreError as error:
-            end_beat(error)
+            end_heartbeat(error)
             raise
-        end_beat(beat)
-        return beat
+        end_heartbeat(heartbeat)
+        return heartbeat
 
     async def leave(self) -> None:
         """End this router's leases, and take it out of the live ones.
@@ -84,20 +85,20 @@ class Membership:
         """Beat, and reap who has expired, until cancelled."""
         while True:
             try:
-                beat = await self.beat()
-                next_beat_at = self._clock.monotonic() + self._heartbeat_seconds
-                await self._reap(beat.expired, until=next_beat_at)
+                heartbeat = await self.heartbeat()
+                next_heartbeat_at = self._clock.monotonic() + self._heartbeat_seconds
+                await self._reap(heartbeat.expired, until=next_heartbeat_at)
             except StoreError as error:
                 if not self._is_in_trouble:
                     self._is_in_trouble = True
                     logger.warning("router: cannot beat: %s", error)
                 await self._clock.sleep(self._backoff.next_seconds())
             else:
-                if self._is_in_trouble or beat.joined:
+                if self._is_in_trouble or heartbeat.joined:
                     logger.info("router: %s is among the live routers", self._info.key)
                 self._is_in_trouble = False
                 self._backoff.reset()
-                await self._clock.sleep(next_beat_at - self._clock.monotonic())
+                await self._clock.sleep(next_heartbeat_at - self._clock.monotonic())
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap until the next beat is due, which finds what is left to do."""

@@ -14,7 +14,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.leadership import Leadership
 from shared_registry.leases import Placement, PlacementSettings
-from shared_registry.mirror.load_feed import LoadFeed
+from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.own_writes import SharedState
 from shared_registry.mirror.restoration import restore_view
@@ -49,7 +49,7 @@ class Parts:
     membership: Membership
     leadership: Leadership
     cooldown: Cooldown
-    load_feed: LoadFeed
+    load_updates: LoadUpdates
     slow_start: SlowStart
     outcomes: Outcomes
     writability: Writability
@@ -93,18 +93,18 @@ def assemble(
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
     state = SharedState(store, reader, mirror)
 
-    async def beat() -> None:
-        await membership.beat()
+    async def heartbeat() -> None:
+        await membership.heartbeat()
 
     placed = _placement_settings(settings)
-    placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
+    placement = Placement(store, reader, mirror, placed, router=router_key, join=heartbeat, clock=clock, rng=rng)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
         heartbeat_seconds=settings.heartbeat_seconds,
         expiry_seconds=settings.router_expiry_seconds,
         affinity_seconds=settings.affinity_seconds,
-        begin_beat=placement.begin_beat,
+        begin_heartbeat=placement.begin_heartbeat,
         clock=clock,
         rng=rng,
     )
@@ -123,7 +123,7 @@ def assemble(
         leadership=Leadership(store, mirror, state, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
-        load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
+        load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=Outcomes(state, view, cooldown, trouble_log),
         writability=writability,
     )
@@ -164,9 +164,9 @@ def _mirror(
     """Build a mirror that contributes what it shows where history was lost."""
 
     async def contribute_view() -> str | None:
-        if mirror.birth is None:
+        if mirror.history_id is None:
             return None
-        return await restore_view(store, reader, view, birth=mirror.birth, revision=mirror.revision)
+        return await restore_view(store, reader, view, history_id=mirror.history_id, revision=mirror.revision)
 
     mirror = Mirror(
         reader,

@@ -102,7 +102,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
 
 
 def _event_kind(text: str) -> EventKind:
-    """Read a kind; routers of several versions may share one feed."""
+    """Read a kind; routers of several versions may share one event stream."""
     return EventKind(text) if text in _EVENT_KINDS else EventKind.OTHER
 
 

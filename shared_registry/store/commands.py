@@ -31,7 +31,18 @@ from shared_registry.store.codec import milliseconds, parse_events
 from shared_registry.store.failover import Failover
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
-from shared_registry.store.replies import Beat, Denial, Denied, Elected, Grant, Held, Parting, Place, Report, Restored
+from shared_registry.store.replies import (
+    Denial,
+    Denied,
+    Elected,
+    Grant,
+    Heartbeat,
+    Held,
+    Parting,
+    Queued,
+    Report,
+    Restored,
+)
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -43,7 +54,7 @@ CONNECTIONS_BESIDE = 8
 
 
 def new_token() -> str:
-    """Return a random id for an incarnation, a candidacy or a birth."""
+    """Return a random id for an incarnation, a candidacy or a history."""
     return secrets.token_hex(8)
 
 
@@ -225,7 +236,7 @@ class Store:
         )
         return parse_events(reply.values) if _expect(reply, "applied", "not_found") == "applied" else []
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
         """Keep a router among the live ones."""
         try:
             reply = await self._control.run(
@@ -249,8 +260,8 @@ class Store:
             raise
         if self._writability is not None:
             self._writability.accepted()
-        birth, revision, joined, leases, *expired = reply.values
-        return Beat(birth, revision, joined == "1", expired, int(leases))
+        history_id, revision, joined, leases, *expired = reply.values
+        return Heartbeat(history_id, revision, joined == "1", expired, int(leases))
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Parting:
         """End leases of a router that has expired, and remove it with the last; refused where it is back, or gone.
@@ -281,7 +292,7 @@ class Store:
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> Grant | Denied:
-        """Give a session a slot; return which, or why there is none. If it waited in line, it does no longer.
+        """Give a session a slot; return which, or why there is none. If it waited in the queue, it does no longer.
 
         Args:
             lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
@@ -311,8 +322,8 @@ class Store:
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
-    ) -> Grant | Place | Denied:
-        """Give a session a slot, or a place in the waiting line. Who waits asks again, and learns where it stands.
+    ) -> Grant | Queued | Denied:
+        """Give a session a slot, or a place in the queue. Who waits asks again, and learns where it stands.
 
         Args:
             lease_id: As for `acquire`, which ends the waiting. So does `release`.
@@ -335,7 +346,7 @@ class Store:
         if reply.status != "waiting":
             return _slot(reply)
         sequence, position, depth = reply.values
-        return Place(sequence, int(position), int(depth))
+        return Queued(sequence, int(position), int(depth))
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
         """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
@@ -364,17 +375,17 @@ class Store:
         return Restored(int(count), urls[: int(over)], urls[int(over) :])
 
     async def restore(
-        self, entries: Sequence[Sequence[str]], *, view_birth: str, view_revision: str, is_complete: bool = False
+        self, entries: Sequence[Sequence[str]], *, view_history_id: str, view_revision: str, is_complete: bool = False
     ) -> list[Event] | None:
         """Put back part of a view that outlived the history; `None` where a later view has been put back already.
 
         Args:
             entries: See `codec.restored_entry`; at most 200.
-            view_birth: The history that was lost.
+            view_history_id: The history that was lost.
             view_revision: How far the view had followed it.
             is_complete: All of the view is in now; earlier views come too late.
         """
-        view = [new_token(), self._router, view_birth, view_revision, _flag(is_complete)]
+        view = [new_token(), self._router, view_history_id, view_revision, _flag(is_complete)]
         reply = await self._recovery.run("restore_view", [*view, *(text for entry in entries for text in entry)])
         return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
 
@@ -384,7 +395,7 @@ class Store:
         Args:
             urls: Canonical urls to look at; at most 200.
             routers: Keys of routers whose leases end unless they are live.
-            first_event: Cut the feed so that it begins with this one; empty for not at all.
+            first_event: Cut the event stream so that it begins with this one; empty for not at all.
             by: Who asked.
         """
         reply = await self._sessions.run(

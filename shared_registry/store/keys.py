@@ -1,8 +1,8 @@
 """Every Redis key of a namespace, spelled here and nowhere else.
 
-    sr:{<ns>}:meta             hash    schema, birth (id of this history), revision (id of the last event), epoch,
+    sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), epoch,
                                        next_order, queue_seq, beat_at_ms, reap_after_ms, reap_until_ms,
-                                       restored:<birth>
+                                       restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
     sr:{<ns>}:replica:<url>    hash    spec, health, operator's word, load and revision of one replica
@@ -16,8 +16,8 @@
     sr:{<ns>}:affinity:<sha>   string  url on which a session is or was; expires some time after its end
     sr:{<ns>}:queue            zset    <router key>/<lease id> of a session that waits -> its sequence
     sr:{<ns>}:inbox:<key>      stream  lease_id, url and revision of each slot that a waiter of this router was given
-    sr:{<ns>}:place:<sha>      string  sequence that a session had when its router died; expires soon
-    sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' feed
+    sr:{<ns>}:sequence:<sha>   string  sequence that a session had when its router died; expires soon
+    sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' event stream
 
 All carry the hash tag `{<ns>}`, so that one namespace lives in one slot of a Redis Cluster. `<url>` is canonical.
 """
@@ -60,7 +60,7 @@ class Keys:
         self.affinity_prefix = f"{self.prefix}affinity:"
         self.queue = f"{self.prefix}queue"
         self.inbox_prefix = f"{self.prefix}inbox:"
-        self.place_prefix = f"{self.prefix}place:"
+        self.sequence_prefix = f"{self.prefix}sequence:"
         self.events = f"{self.prefix}events"
 
     def replica(self, url: str) -> str:
@@ -95,7 +95,7 @@ class Keys:
         }
         if key.startswith((self.replica_prefix, self.router_prefix, self.leases_prefix)):
             return "hash"
-        if key.startswith((self.affinity_prefix, self.place_prefix)):
+        if key.startswith((self.affinity_prefix, self.sequence_prefix)):
             return "string"
         if key.startswith(self.inbox_prefix):
             return "stream"

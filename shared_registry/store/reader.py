@@ -1,4 +1,4 @@
-"""What a router reads: the head of the history, replica records, the feed; leases, and who waits for one.
+"""What a router reads: the head of the history, replica records, the event stream; leases, and who waits for one.
 
 Reads only, in bounded pieces.
 """
@@ -29,20 +29,20 @@ EVENTS_AT_ONCE = 500
 LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
-HEAD_FIELDS = ("birth", "revision", "epoch")
+HEAD_FIELDS = ("history_id", "revision", "epoch")
 NO_FIELD = "-"
 """Of `meta`; is never there, so that deleting it changes nothing."""
 
 
 class Gap(Exception):
-    """Events between the reader's revision and the feed's are gone; only a full read helps."""
+    """Events between the reader's revision and the event stream's are gone; only a full read helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a history stands. `birth` is `None` before anything was written, or after all was lost."""
+    """Where a history stands. `history_id` is `None` before anything was written, or after all was lost."""
 
-    birth: str | None
+    history_id: str | None
     revision: str
     epoch: int
 
@@ -92,7 +92,7 @@ class Reader:
         self._channel = Channel(clients.control, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
     async def head(self) -> Head:
-        """Return birth, revision and epoch."""
+        """Return history id, revision and epoch."""
         async with self._channel.bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
@@ -110,7 +110,7 @@ class Reader:
     async def last_heartbeat_at(self) -> float | None:
         """Return when any router last beat, on the server's clock; `None` where none ever did."""
         async with self._channel.bounded():
-            at_ms = await self._commands.hget(self._keys.meta, "beat_at_ms")
+            at_ms = await self._commands.hget(self._keys.meta, "heartbeat_at_ms")
         return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
 
     async def server_time(self) -> float:
@@ -153,10 +153,10 @@ class Reader:
         return records
 
     async def snapshot(self) -> Snapshot:
-        """Return all replicas as of one revision: what changed while reading is applied from the feed.
+        """Return all replicas as of one revision: what changed while reading is applied from the event stream.
 
         Raises:
-            Gap: The history changed, or the feed was trimmed, while reading. Worth trying again at once.
+            Gap: The history changed, or the event stream was trimmed, while reading. Worth trying again at once.
         """
         before = await self.head()
         records = await self.records(await self.urls())
@@ -170,9 +170,9 @@ class Reader:
                 _advance(records, removed, event)
         leader = await self.leader()
         after = await self.head()
-        if after.birth != before.birth:
+        if after.history_id != before.history_id:
             raise Gap
-        return Snapshot(Head(after.birth, revision, after.epoch), records, removed, leader)
+        return Snapshot(Head(after.history_id, revision, after.epoch), records, removed, leader)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
         """Return what is known of those that were removed by a revision at the latest."""
@@ -202,7 +202,7 @@ class Reader:
         return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
 
     async def all_events(self) -> AsyncIterator[Event]:
-        """Yield the feed from its oldest event on."""
+        """Yield the event stream from its oldest event on."""
         after = ORIGIN
         while events := await self.events(after=after):
             for event in events:
@@ -312,7 +312,7 @@ class Reader:
             return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=milliseconds)
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
-        """Return the head, and the events that follow a revision as read after it, both on the feed's connection.
+        """Return the head, and the events that follow a revision, both on the blocking connection.
 
         Only a write tells whether that connection leads to the primary: those of commands may have moved already.
         """
@@ -348,9 +348,9 @@ async def execute(pipeline: Client) -> list[Any]:
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    birth, revision, epoch = values
+    history_id, revision, epoch = values
     try:
-        return Head(birth, revision or ORIGIN, int(epoch or 0))
+        return Head(history_id, revision or ORIGIN, int(epoch or 0))
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
 

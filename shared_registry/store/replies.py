@@ -34,7 +34,7 @@ class Report:
     Attributes:
         events: The status changes that it made.
         dropped: Results for replicas that were removed, or removed and registered again, meanwhile.
-        is_duplicate: The batch had been applied before; the feed brings its events.
+        is_duplicate: The batch had been applied before; the event stream brings its events.
     """
 
     events: Sequence[Event] = ()
@@ -43,7 +43,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """What a heartbeat learned.
 
     Attributes:
@@ -52,7 +52,7 @@ class Beat:
         leases: How many it holds, as far as Redis knows.
     """
 
-    birth: str
+    history_id: str
     revision: str
     joined: bool
     expired: Sequence[str]
@@ -90,8 +90,8 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A session's place in the waiting line.
+class Queued:
+    """A session's place in the queue.
 
     Attributes:
         sequence: What the line is ordered by; brings the place back where the server forgets it.

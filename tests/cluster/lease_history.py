@@ -1,4 +1,4 @@
-"""What became of the leases, put together from what processes wrote, the feed, and looks at Redis. Pure."""
+"""What became of the leases, put together from what processes wrote, the event stream, and looks at Redis. Pure."""
 
 from __future__ import annotations
 

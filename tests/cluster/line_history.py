@@ -1,4 +1,4 @@
-"""What became of the waiting line, replayed from every command that the server executed. Reading apart, pure.
+"""What became of the queue, replayed from every command that the server executed. Reading apart, pure.
 
 The server tells of each command in the order of execution, those of scripts included, so that nothing about order has
 to be inferred from clocks.

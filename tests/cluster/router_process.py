@@ -38,7 +38,7 @@ async def tell_leadership(router: SharedReplicaRegistry) -> None:
     leads = False
     while True:
         if router.is_leader != leads:
-            # That it leads it knows first from the reply to its campaign; the epoch comes with the feed.
+            # That it leads it knows first from the reply to its campaign; the epoch comes with the event stream.
             is_known = router.leader is not None and router.leader.router == router.router_key
             if leads or is_known:
                 leads = not leads

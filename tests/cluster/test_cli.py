@@ -281,7 +281,7 @@ async def test_a_router_seen_from_outside(
     told = json.loads(status.out)
     assert told["leader"]["router"].startswith("[one]~")
     assert told["leader"]["epoch"] == told["epoch"] == int(raw.hget(keys.meta, "epoch"))
-    assert told["birth"] == raw.hget(keys.meta, "birth")
+    assert told["history_id"] == raw.hget(keys.meta, "history_id")
     assert (told["redis"], told["namespace"], told["live_routers"]) == (server.url, keys.namespace, 1)
     [seen] = told["replicas"]
     assert list(seen) == REPLICA_FIELDS

@@ -322,7 +322,7 @@ def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: 
     assert list(told["leader"]) == ["router", "epoch", "elected_at"]
     first, second = told["routers"]
     for one in (first, second):
-        assert 0 <= told["at"] - one.pop("last_beat_at") < 30
+        assert 0 <= told["at"] - one.pop("last_heartbeat_at") < 30
         assert 30 < one.pop("expires_at") - told["at"] <= 60
     assert first == {
         "key": "router~1",

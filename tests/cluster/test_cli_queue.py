@@ -1,4 +1,4 @@
-"""The commands on the waiting line: queue, status, and check with --repair."""
+"""The commands on the queue: queue, status, and check with --repair."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(space: Spac
     assert done == Done(0, f"namespace {space.keys.namespace}: all invariants hold\n", "")
     assert space.raw.zrange(queue, 0, -1) == ["/".join(waiter) for waiter in WAITERS[1:]]
     router, lease_id = WAITERS[0]
-    assert space.raw.hget(space.keys.leases(router), lease_id) == A  # the first in line has the room
+    assert space.raw.hget(space.keys.leases(router), lease_id) == A  # the first in the queue has the room
     assert space.fields(A)["in_flight"] == "2"
     assert not space.raw.exists(space.keys.inbox("router~9"))
     _, event = space.raw.xrevrange(space.keys.events, count=1)[0]

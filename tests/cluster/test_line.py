@@ -1,4 +1,4 @@
-"""The waiting line of many processes: everybody in turn, nobody beside room, nobody forgotten."""
+"""The queue of many processes: everybody in turn, nobody beside room, nobody forgotten."""
 
 from __future__ import annotations
 

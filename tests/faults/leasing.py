@@ -12,7 +12,7 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Beat
+from shared_registry.store.replies import Heartbeat
 from tests.redis.support import Space, until
 
 T = TypeVar("T")
@@ -32,19 +32,19 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
     }
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
     registry = SharedReplicaRegistry(config, health_checks=False)
-    beats: list[Beat] = []
-    heartbeat = Store.heartbeat
+    heartbeats: list[Heartbeat] = []
+    send = Store.heartbeat
 
-    async def counted(store: Store, info: RouterInfo, *, expiry_seconds: float) -> Beat:
-        beat = await heartbeat(store, info, expiry_seconds=expiry_seconds)
+    async def counted(store: Store, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
+        heartbeat = await send(store, info, expiry_seconds=expiry_seconds)
         if info.key == registry.router_key:
-            beats.append(beat)
-        return beat
+            heartbeats.append(heartbeat)
+        return heartbeat
 
     with mock.patch.object(Store, "heartbeat", counted):
         await registry.start()
         try:
-            await until(lambda: len(beats) >= 2 and registry._mirror._polled_at > 0)
+            await until(lambda: len(heartbeats) >= 2 and registry._mirror._polled_at > 0)
             yield registry
         finally:
             await registry.stop()

@@ -73,19 +73,19 @@ async def test_more_calls_than_redis_can_answer_in_time_are_no_outage(space: Spa
         proxy.url, space.keys.namespace, router_expiry_seconds=61.0, redis_timeout_seconds=0.5
     ) as registry:
         proxy.delay_seconds = DISTANCE_SECONDS
-        beats = 0
+        heartbeats = 0
 
-        async def beat() -> None:
-            nonlocal beats
+        async def heartbeat() -> None:
+            nonlocal heartbeats
             while True:
-                await registry._parts.membership.beat()
-                beats += 1
+                await registry._parts.membership.heartbeat()
+                heartbeats += 1
 
-        beating = asyncio.create_task(beat())
+        beating = asyncio.create_task(heartbeat())
         assert await all_kinds([use(registry) for _ in range(TASKS)]) == {"placed": TASKS}
         assert not beating.done()
         beating.cancel()
-        assert beats >= 10  # behind the sessions it would be two or three
+        assert heartbeats >= 10  # behind the sessions it would be two or three
         await settle(space, registry)
         assert leases(space) == {}
 
@@ -190,7 +190,7 @@ async def test_thousands_that_find_their_router_reaped_wait_for_one_return(space
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         kept = [await registry.acquire() for _ in range(20)]
         proxy.delay_seconds = DISTANCE_SECONDS
-        beats = count_beats(registry)
+        heartbeats = count_heartbeats(registry)
         space.expire_router(registry.router_key)
         await space.store.reap(registry.router_key)
         begun = time.monotonic()
@@ -198,21 +198,21 @@ async def test_thousands_that_find_their_router_reaped_wait_for_one_return(space
             "placed": 10 * CALLS_AT_ONCE
         }
         assert time.monotonic() - begun < 10.0
-        assert len(beats) <= 3
+        assert len(heartbeats) <= 3
         assert {lease.id for lease in kept} <= leases(space).keys()
         await settle(space, registry)
 
 
-def count_beats(registry: SharedReplicaRegistry) -> list[None]:
-    beats: list[None] = []
-    begin_beat = registry._parts.membership._begin_beat
+def count_heartbeats(registry: SharedReplicaRegistry) -> list[None]:
+    heartbeats: list[None] = []
+    begin_heartbeat = registry._parts.membership._begin_heartbeat
 
     def counted() -> Callable[..., None]:
-        beats.append(None)
-        return begin_beat()
+        heartbeats.append(None)
+        return begin_heartbeat()
 
-    registry._parts.membership._begin_beat = counted
-    return beats
+    registry._parts.membership._begin_heartbeat = counted
+    return heartbeats
 
 
 async def test_slots_that_nobody_holds_are_free_soon_however_many(space: Space, proxy: FaultyProxy) -> None:

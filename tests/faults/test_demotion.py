@@ -184,7 +184,7 @@ def demote_between_reads(pair: Pair) -> None:
 
 
 async def test_a_feed_alone_on_the_old_primary_is_noticed(pair: Pair) -> None:
-    """All commands have moved already, and no answer to them says that the feed has not."""
+    """All commands have moved already, and no answer to them says that the event stream has not."""
     async with FaultyProxy(pair.old.port) as address, registry(address.url) as one, registry(address.url) as other:
         await until(lambda: len(pair.feeds_on_old()) == 2)
         pair.promote()

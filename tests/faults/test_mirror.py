@@ -80,8 +80,8 @@ async def all_show_the_truth(writer: SharedReplicaRegistry, mirrors: list[Watche
         while True:
             with contextlib.suppress(RegistryError):
                 wanted = await truth(writer, NAMESPACE)
-                births = {one.registry.birth for one in mirrors} | {writer.birth}
-                if len(births) == 1 and all(one.shows() == wanted for one in mirrors):
+                history_ids = {one.registry.history_id for one in mirrors} | {writer.history_id}
+                if len(history_ids) == 1 and all(one.shows() == wanted for one in mirrors):
                     return
             await asyncio.sleep(0.01)
 

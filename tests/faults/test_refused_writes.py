@@ -183,7 +183,7 @@ async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> No
         placement = other._parts.placement
         with mock.patch.object(placement, "_give_up", wraps=placement._give_up) as give_up:
             waiting = asyncio.create_task(other.acquire(timeout=20))
-            await until(lambda: not waiting.done() and bool(placement._line._waiters))
+            await until(lambda: not waiting.done() and bool(placement._queue._waiters))
             await asyncio.sleep(0.1)
             held.remove(owned[0])
             await owned[0].release()

@@ -24,13 +24,13 @@ class Watched:
         self.registry = registry
         self.backward_steps: list[str] = []
         self.longest_select_seconds = 0.0
-        self._birth = registry.birth
+        self._history_id = registry.history_id
         self._revisions: dict[str, str] = {}
 
     def look(self, _events: Sequence[Event] = ()) -> None:
         """Compare with the last look."""
-        if self.registry.birth != self._birth:
-            self._birth = self.registry.birth
+        if self.registry.history_id != self._history_id:
+            self._history_id = self.registry.history_id
             self._revisions.clear()
         for replica in self.registry.all():
             before = self._revisions.get(replica.key, "0-0")

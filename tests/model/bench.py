@@ -70,14 +70,14 @@ class OneByOne:
         self._may_go = asyncio.Event()
 
     async def restore(
-        self, entries: Sequence[Sequence[str]], *, view_birth: str, view_revision: str, is_complete: bool = False
+        self, entries: Sequence[Sequence[str]], *, view_history_id: str, view_revision: str, is_complete: bool = False
     ) -> list[Event] | None:
         self.waiting = [(entry[0], entry[1]) for entry in entries], is_complete
         self._has_come.set()
         await self._may_go.wait()
         self._may_go.clear()
         return await self._store.restore(
-            entries, view_birth=view_birth, view_revision=view_revision, is_complete=is_complete
+            entries, view_history_id=view_history_id, view_revision=view_revision, is_complete=is_complete
         )
 
     async def next_of(self, task: asyncio.Task[str]) -> None:
@@ -94,7 +94,7 @@ class OneByOne:
 
 
 class Router:
-    """One router's mirror, which follows the feed, or stands still at what it knew.
+    """One router's mirror, which follows the event stream, or stands still at what it knew.
 
     Attributes:
         known: What it must show; `None` for the present, which it follows.
@@ -135,15 +135,15 @@ class Router:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def contribute(self) -> str | None:
-        if self.mirror.birth is None:
+        if self.mirror.history_id is None:
             return None
-        return await self._put_back(self.store, self.mirror.birth)
+        return await self._put_back(self.store, self.mirror.history_id)
 
     async def begin_to_put_back(self) -> None:
         """Do as when another history is found, but stop before each call; `put_back_next` makes it."""
-        assert self.mirror.birth is not None
+        assert self.mirror.history_id is not None
         self.steps = OneByOne(self.store)
-        self.putting_back = asyncio.create_task(self._put_back(self.steps, self.mirror.birth))
+        self.putting_back = asyncio.create_task(self._put_back(self.steps, self.mirror.history_id))
         await self.steps.next_of(self.putting_back)
 
     async def put_back_next(self) -> None:
@@ -153,12 +153,12 @@ class Router:
         self.steps.let_go()
         await self.steps.next_of(self.putting_back)
 
-    async def _put_back(self, store: Store | OneByOne, birth: str) -> str:
+    async def _put_back(self, store: Store | OneByOne, history_id: str) -> str:
         return await restoration.restore_view(
             store,  # type: ignore[arg-type]  # what it uses of it
             self._bench.reader,
             self.mirror.view,
-            birth=birth,
+            history_id=history_id,
             revision=self.mirror.revision,
         )
 
@@ -282,8 +282,8 @@ class Bench:
     async def expect_shown(self, router: Router) -> None:
         """Fail unless a router shows what it must: the present where it follows, the last it knew where not."""
         if router.known is None:
-            present = (self.expected.birth, self.expected.revision)
-            await router.until(lambda mirror: (mirror.birth, mirror.revision) == present)
+            present = (self.expected.history_id, self.expected.revision)
+            await router.until(lambda mirror: (mirror.history_id, mirror.revision) == present)
             assert router.selected() == self.expected.preference
             await router.mirror.refresh(at_once=True)
             self._expect_view(router, self.expected.view())

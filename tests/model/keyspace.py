@@ -1,4 +1,4 @@
-"""The keys of a namespace as they must be, what follows from them, and the feed that every rule writes to.
+"""The keys of a namespace as they must be, what follows from them, and the event stream that every rule writes to.
 
 The keys are attributes; what follows from others (the ready sets, the order in which to select) is derived from them
 anew each time, so that it cannot go astray here.
@@ -56,7 +56,7 @@ class KnownView:
         removed: Url to its `restored_from`, empty for none.
     """
 
-    birth: str
+    history_id: str
     revision: str
     hashes: dict[str, Fields]
     removed: dict[str, str]
@@ -73,8 +73,8 @@ class KnownView:
     def known_as_of(self, url: str) -> tuple[str, str]:
         """Return as of which revision, and of which history, it knows of a replica or of its removal."""
         text = self.hashes[url].get("restored_from", "") if url in self.hashes else self.removed.get(url, "")
-        revision, birth, *_ = [*str(text).split(), self.birth] if text else [self.revision, self.birth]
-        return revision, birth
+        revision, history_id, *_ = [*str(text).split(), self.history_id] if text else [self.revision, self.history_id]
+        return revision, history_id
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class Keyspace:
         return revision
 
     @property
-    def birth(self) -> str | None:
-        birth = self.meta.get("birth")
-        return birth.text if isinstance(birth, Anything) else None
+    def history_id(self) -> str | None:
+        history_id = self.meta.get("history_id")
+        return history_id.text if isinstance(history_id, Anything) else None
 
     def alive(self) -> dict[str, Fields]:
         """Return the hashes of the registered replicas."""
@@ -159,9 +159,9 @@ class Keyspace:
 
     def view(self) -> KnownView:
         """Return what a router knows that has taken in all of it."""
-        assert self.birth is not None
+        assert self.history_id is not None
         removed = {url: str(self.hashes.get(url, {}).get("restored_from", "")) for url in self.removed}
-        return KnownView(self.birth, self.revision, copy_of(self.alive()), removed)
+        return KnownView(self.history_id, self.revision, copy_of(self.alive()), removed)
 
     @property
     def preference(self) -> list[str]:
@@ -231,7 +231,7 @@ class Keyspace:
         if replica["in_flight"] == "0":
             self.expiring.add(key)
 
-    # --- time, history and feed ---
+    # --- time, history and event stream ---
 
     def _tick(self) -> None:
         self._now = Number(*self._clock)
@@ -240,8 +240,8 @@ class Keyspace:
         return Sum(self._now, plus)
 
     def _begin_history(self) -> None:
-        if "birth" not in self.meta:
-            self.meta |= {"birth": Anything(), "schema": "1"}
+        if "history_id" not in self.meta:
+            self.meta |= {"history_id": Anything(), "schema": "1"}
             self.events = []
 
     def _emit(self, kind: str, **fields: Value) -> None:

@@ -145,7 +145,7 @@ class LeaseRules(LineRules):
         """
         is_done = router not in self._found_under("routers")
         record = self.router.setdefault(router, {})
-        may_miss = is_done and "line_cursor" in record
+        may_miss = is_done and "queue_cursor" in record
         gone = self._end_waiting(router, affinity_ms, is_done=is_done, may_miss=may_miss)
         held, left = self.leases.get(router, {}), self._found_under(f"leases:{router}")
         ended = {lease_id: url for lease_id, url in held.items() if lease_id not in left}
@@ -159,10 +159,10 @@ class LeaseRules(LineRules):
             for parts in (self.routers, self.router, self.leases, self.inboxes):
                 parts.pop(router, None)
         else:
-            is_searched = self._found_under(f"router:{router}").get("line_cursor") == "done"
+            is_searched = self._found_under(f"router:{router}").get("queue_cursor") == "done"
             assert is_searched or not ended, f"{router} waits, and its leases end"
             assert not is_searched or self.leases[router], f"{router} has nothing left, and is still there"
-            record.update({"reap_cursor": Anything(), "line_cursor": Anything()})
+            record.update({"reap_cursor": Anything(), "queue_cursor": Anything()})
         self._serve(looked=self._looks_at_missed(router, len(gone)) if may_miss else 0)
         return is_done
 

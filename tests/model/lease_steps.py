@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued, Restored
 from tests.model.steps import Steps, pick
 from tests.model.values import agree
 
-Answer = Grant | Place | Denied
+Answer = Grant | Queued | Denied
 
 NEVER_WAS = "0000000d0000"
 
@@ -44,7 +44,7 @@ class LeaseSteps(Steps):
 
     def die(self, by: int, number: int, affinity_seconds: int, pieces: int) -> None:
         """A router beats no more for long, while the others do, and is reaped, or its reaping begins."""
-        self.disturb_beats(0, -1000)
+        self.disturb_heartbeats(0, -1000)
         self.rewrite_expiry(number, -1000)
         while pieces and self.reap(by, number, affinity_seconds) is Parting.PARTIAL:
             pieces -= 1
@@ -76,7 +76,7 @@ class LeaseSteps(Steps):
             self._known[number][lease_id] = answer.key
         elif status == "waiting":
             name = self.routers[number].name
-            assert isinstance(answer, Place)
+            assert isinstance(answer, Queued)
             assert agree(expected.queue[f"{name}/{lease_id}"], answer.sequence)
             assert (answer.position, answer.depth) == (expected.positions(name)[lease_id], expected.depth)
         else:

@@ -1,4 +1,4 @@
-"""What must be true of the waiting line, whatever the rules say, and what others see of it."""
+"""What must be true of the queue, whatever the rules say, and what others see of it."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def _line_in(dump: Dump) -> dict[str, Standing]:
 
 
 def _leases_in(dump: Dump) -> set[str]:
-    """Return every lease as who waited for it stood in line."""
+    """Return every lease as who waited for it stood in the queue."""
     held: list[tuple[str, Any]] = [(name, value) for name, value in dump.items() if name.startswith("leases:")]
     return {f"{name.removeprefix('leases:')}/{lease_id}" for name, leases in held for lease_id in leases}

@@ -14,7 +14,7 @@ PAGE = 2
 
 
 class LineRules(Keyspace):
-    """The rules for the waiting line.
+    """The rules for the queue.
 
     Attributes:
         is_cut_short: Somebody may wait beside room, since a command had done enough for the line, or since what is
@@ -110,13 +110,13 @@ class LineRules(Keyspace):
     def _join(self, waiter: str, sequence: str) -> None:
         """Take the place that one had, by its own account or since its router died, or the next."""
         place = self.places.pop(session_of(waiter), None)
-        last = exact(self.meta.get("queue_seq", "0"))
+        last = exact(self.meta.get("queue_sequence", "0"))
         if sequence:
             place = known(int(sequence))
         if place is None:
             place = Sum(Number(max(last + 1, self._now.low), max(last + 1, self._now.high)))
         if least(place) > last:
-            self.meta["queue_seq"] = place
+            self.meta["queue_sequence"] = place
         self.queue[waiter] = place
 
 

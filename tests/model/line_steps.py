@@ -1,4 +1,4 @@
-"""Steps on the waiting line: joining it, asking again, giving up, and what may have become of it meanwhile."""
+"""Steps on the queue: joining it, asking again, giving up, and what may have become of it meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STRANGER = "gone~1"
 
 
 class LineSteps(LeaseSteps):
-    """Wait with ids that are new, in line, served, given up, another router's, or never were."""
+    """Wait with ids that are new, in the queue, served, given up, another router's, or never were."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class LineSteps(LeaseSteps):
         def effect() -> None:
             del self.expected.places[session]
 
-        self.do(lambda: self.bench.raw.delete(self.bench.keys.place_prefix + session), effect)
+        self.do(lambda: self.bench.raw.delete(self.bench.keys.sequence_prefix + session), effect)
 
     def plant_stranger(self, *, session: str, is_first: bool, has_inbox: bool) -> None:
         """Let one wait of a router that is none, as after a failover that lost some writes; perhaps with an inbox."""

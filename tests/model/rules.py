@@ -286,11 +286,11 @@ class Namespace(LeaseRules):
         self._tick()
         self._begin_history()
         now, soon = self._now, self._time(EXPIRY_MS)
-        beat, reap_after = self.meta.get("beat_at_ms"), self.meta.get("reap_after_ms", "0")
-        is_late = beat is None or exact(beat) > now.high or now.low - exact(beat) > EXPIRY_MS / 2
+        heartbeat, reap_after = self.meta.get("heartbeat_at_ms"), self.meta.get("reap_after_ms", "0")
+        is_late = heartbeat is None or exact(heartbeat) > now.high or now.low - exact(heartbeat) > EXPIRY_MS / 2
         if is_late or exact(reap_after) > soon.high:
             reap_after = soon
-        self.meta |= {"beat_at_ms": self._time(), "reap_after_ms": reap_after}
+        self.meta |= {"heartbeat_at_ms": self._time(), "reap_after_ms": reap_after}
         self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
         for router, expires_at in self.routers.items():
             if exact(expires_at) > soon.high:
@@ -367,7 +367,7 @@ class Namespace(LeaseRules):
         self, view: KnownView, entries: Sequence[tuple[str, str]], *, router: str, is_complete: bool = False
     ) -> str:
         self._tick()
-        newest = self.meta.get(f"restored:{view.birth}")
+        newest = self.meta.get(f"restored:{view.history_id}")
         if newest and is_later(str(newest), view.revision):
             return "superseded"
         self._begin_history()
@@ -379,12 +379,12 @@ class Namespace(LeaseRules):
             else:
                 self.hashes.setdefault(url, blank(url))
                 self._bury(url, "removed in an earlier history")
-            known, by = view.known_as_of(url), (view.revision, view.birth)
+            known, by = view.known_as_of(url), (view.revision, view.history_id)
             is_own = kind == "absent" or known == by
             self.hashes[url]["restored_from"] = " ".join(by if is_own else (*known, *by))
-            self._emit_replica(url, "view_restored", router=router, by=view.birth, reason=view.revision)
+            self._emit_replica(url, "view_restored", router=router, by=view.history_id, reason=view.revision)
         if is_complete:
-            self.meta[f"restored:{view.birth}"] = view.revision
+            self.meta[f"restored:{view.history_id}"] = view.revision
         self._serve()
         return "restored"
 
@@ -395,9 +395,9 @@ class Namespace(LeaseRules):
         origin = str(stored.get("restored_from", "")).split()
         if not origin:
             return False
-        revision, by, birth = origin[0], origin[-2] if len(origin) > 1 else origin[0], origin[-1]
+        revision, by, history_id = origin[0], origin[-2] if len(origin) > 1 else origin[0], origin[-1]
         if kind == "absent":
-            return birth == view.birth and stored["admin"] != "removed" and is_later(view.revision, by)
+            return history_id == view.history_id and stored["admin"] != "removed" and is_later(view.revision, by)
         known, _ = view.known_as_of(url)
         return is_later(known, revision) or (known == revision and is_later(view.revision, by))
 

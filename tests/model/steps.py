@@ -273,7 +273,7 @@ class Steps(RuleBasedStateMachine):
 
     # --- routers ---
 
-    def beat(self, number: int) -> None:
+    def heartbeat(self, number: int) -> None:
         router = self.routers[number]
         info = RouterInfo(router.name, "host", number, "0.1", 1_700_000_000.123, "http://router", "print")
         presented: Fields = {
@@ -285,15 +285,21 @@ class Steps(RuleBasedStateMachine):
             "config_fingerprint": "print",
         }
         was_there = info.key in self.expected.routers
-        beat = self.do_repeatably(
+        heartbeat = self.do_repeatably(
             lambda: router.store.heartbeat(info, expiry_seconds=EXPIRY_MS / 1000),
             lambda: self.expected.heartbeat(key=info.key, presented=presented),
         )
-        assert (beat.birth, beat.revision, beat.joined) == (self.expected.birth, self.expected.revision, not was_there)
-        assert beat.leases == len(self.expected.leases.get(info.key, {}))
-        assert set(beat.expired) == self.expected.expired()
+        assert (heartbeat.history_id, heartbeat.revision, heartbeat.joined) == (
+            self.expected.history_id,
+            self.expected.revision,
+            not was_there,
+        )
+        assert heartbeat.leases == len(self.expected.leases.get(info.key, {}))
+        assert set(heartbeat.expired) == self.expected.expired()
 
-    def disturb_beats(self, beat_ms: int | None, reap_after_ms: int, reap_until_ms: int = EXPIRY_MS // 2) -> None:
+    def disturb_heartbeats(
+        self, heartbeat_ms: int | None, reap_after_ms: int, reap_until_ms: int = EXPIRY_MS // 2
+    ) -> None:
         """Make the last beat one of another time, or none, and the times between which the dead are given up others."""
         if not self.expected.meta:
             return
@@ -301,11 +307,11 @@ class Steps(RuleBasedStateMachine):
         async def command() -> None:
             now, meta = now_ms(), self.bench.keys.meta
             changed = {"reap_after_ms": str(now + reap_after_ms), "reap_until_ms": str(now + reap_until_ms)}
-            if beat_ms is None:
-                await self.bench.raw.hdel(meta, "beat_at_ms")
-                self.expected.meta.pop("beat_at_ms", None)
+            if heartbeat_ms is None:
+                await self.bench.raw.hdel(meta, "heartbeat_at_ms")
+                self.expected.meta.pop("heartbeat_at_ms", None)
             else:
-                changed["beat_at_ms"] = str(now + beat_ms)
+                changed["heartbeat_at_ms"] = str(now + heartbeat_ms)
             await self.bench.raw.hset(meta, mapping=changed)
             self.expected.meta.update(changed)
             self.expected.is_cut_short = True
@@ -358,7 +364,7 @@ class Steps(RuleBasedStateMachine):
 
     def start(self, number: int) -> None:
         """Let a router join, read everything, and follow."""
-        self.beat(number)
+        self.heartbeat(number)
         router = self.routers[number]
 
         async def load() -> None:
@@ -379,16 +385,16 @@ class Steps(RuleBasedStateMachine):
         """Let it follow again; where the history is another by now, it first puts back what it knew of the old one."""
         router = self.routers[number]
         known = router.known
-        if known is None or self.expected.birth is None:
+        if known is None or self.expected.history_id is None:
             return
         router.known = None
 
         async def command() -> None:
             router.follow()
-            await router.until(lambda mirror: mirror.birth == self.expected.birth)
+            await router.until(lambda mirror: mirror.history_id == self.expected.history_id)
 
         def effect() -> None:
-            if known.birth != self.expected.birth:
+            if known.history_id != self.expected.history_id:
                 self.expected.contribute(known, router=router.name, at_once=ENTRIES_AT_ONCE)
 
         self.do(command, effect)

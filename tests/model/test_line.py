@@ -1,4 +1,4 @@
-"""Random waiting in line for replicas that are mostly full, by routers that die, leave and come back.
+"""Random waiting in the queue for replicas that are mostly full, by routers that die, leave and come back.
 
 The commands are those of `test_sessions`; here there is hardly ever room, and whatever makes some gives it away.
 """
@@ -65,7 +65,8 @@ class Waiting(Sessions):
         key: str,
         has_room: bool,
     ) -> None:
-        """A router with so many in line dies that reaping it takes some calls, and is back meanwhile, or seems to be.
+        """A router with so many in the queue dies that reaping it takes some calls, and is back meanwhile, or seems to
+        be.
 
         Its session comes to another router, which may have room for it by then.
         """
@@ -73,7 +74,7 @@ class Waiting(Sessions):
         self.join_and_wait(number, tie=0, session=session, times=waiting)
         self.die(by, number, affinity_seconds, 1)
         if comes_back:
-            self.beat(number)
+            self.heartbeat(number)
         self.wait(number, tie=0)
         self.die(by, number, affinity_seconds, 9)
         if has_room:
@@ -88,7 +89,7 @@ class Waiting(Sessions):
         by = self.other_than(number, by)
         self.join_and_wait(number, tie=0, times=2)
         self.join_and_wait(by, tie=0)
-        self.disturb_beats(0, -1000, reap_until_ms)
+        self.disturb_heartbeats(0, -1000, reap_until_ms)
         self.rewrite_expiry(number, -1000)
         self.release_all_on(key, 0)
         if is_much:
@@ -218,7 +219,7 @@ class Waiting(Sessions):
                     "number": routers,
                     "key": some.urls,
                     "then": st.sampled_from(
-                        [ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.beat]
+                        [ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.heartbeat]
                     ),
                 },
             ),
@@ -265,15 +266,15 @@ class Waiting(Sessions):
             (2, Steps.rewrite_expiry, {"number": routers, "by_ms": st.sampled_from([-1000, -1000, 10**9])}),
             (
                 1,
-                Steps.disturb_beats,
+                Steps.disturb_heartbeats,
                 {
-                    "beat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS]),
+                    "heartbeat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS]),
                     "reap_after_ms": st.sampled_from([-1000, -1000, 10**9]),
                     "reap_until_ms": st.sampled_from([-500, EXPIRY_MS // 2]),
                 },
             ),
             (2, Steps.reap, {"by": routers, "number": routers, "affinity_seconds": some.affinities}),
-            (3, Steps.beat, {"number": routers}),
+            (3, Steps.heartbeat, {"number": routers}),
             (3, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
             (2, Steps.let_back, {"number": st.just(0)}),

@@ -179,7 +179,7 @@ class Losses(LeaseSteps):
             Steps.record_outcome,
             {"by": routers, "verdict": some.verdicts, "limits": some.limits, "is_passive": st.booleans()},
         ),
-        (2, Steps.beat, {"number": routers}),
+        (2, Steps.heartbeat, {"number": routers}),
         (3, LeaseSteps.acquire, {"number": routers, "tie": st.integers(0, 2), "times": st.integers(1, 2)}),
         (2, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": st.just(0)}),
         (1, LeaseSteps.restore, {"number": routers, "held": some.held}),

@@ -49,9 +49,9 @@ async def seen(space: Space) -> Mirror:
 
 
 async def put_back(space: Space, mirror: Mirror, store: Any = None) -> str:
-    assert mirror.birth is not None
+    assert mirror.history_id is not None
     return await restore_view(
-        store or space.store, space.reader, mirror.view, birth=mirror.birth, revision=mirror.revision
+        store or space.store, space.reader, mirror.view, history_id=mirror.history_id, revision=mirror.revision
     )
 
 
@@ -197,7 +197,9 @@ async def test_what_is_known_to_be_removed_is_not_removed_again_for_being_unknow
     await put_back(space, mirror)
     before = space.dump()
     later = f"{int(mirror.revision.partition('-')[0]) + 1}-0"
-    events = await space.store.restore([removed_entry("absent", A)], view_birth=mirror.birth or "", view_revision=later)
+    events = await space.store.restore(
+        [removed_entry("absent", A)], view_history_id=mirror.history_id or "", view_revision=later
+    )
     assert events == []
     assert space.dump() == before
 

@@ -103,13 +103,17 @@ async def watched(registries: list[SharedReplicaRegistry]) -> AsyncIterator[None
     assert watch.questions > 100
 
 
-async def settled(registries: list[SharedReplicaRegistry], old_birth: str | None) -> None:
+async def settled(registries: list[SharedReplicaRegistry], old_history_id: str | None) -> None:
     """Return when all follow one history other than the old one, to its end, and it is sound."""
 
     async def are_settled() -> bool:
-        heads = {(one.birth, one.revision) for one in registries}
+        heads = {(one.history_id, one.revision) for one in registries}
         try:
-            return len(heads) == 1 and old_birth not in {one.birth for one in registries} and not await violations()
+            return (
+                len(heads) == 1
+                and old_history_id not in {one.history_id for one in registries}
+                and not await violations()
+            )
         except StoreError:
             return False
 
@@ -122,11 +126,11 @@ async def settled(registries: list[SharedReplicaRegistry], old_birth: str | None
 async def test_a_flush_changes_nothing_that_anybody_sees(own_server: Own) -> None:
     server = own_server()
     async with started(server) as registries:
-        before, birth = shown(registries[0]), registries[0].birth
+        before, history_id = shown(registries[0]), registries[0].history_id
         async with watched(registries):
             with Redis.from_url(server.url) as raw:
                 raw.flushall()
-            await settled(registries, birth)
+            await settled(registries, history_id)
         assert {shown(one) for one in registries} == {before}
         await until(lambda: any(one.is_leader for one in registries))
 
@@ -134,13 +138,13 @@ async def test_a_flush_changes_nothing_that_anybody_sees(own_server: Own) -> Non
 async def test_a_server_that_comes_back_empty_twice_changes_nothing_that_anybody_sees(own_server: Own) -> None:
     server = own_server()
     async with started(server) as registries:
-        before, birth = shown(registries[0]), registries[0].birth
+        before, history_id = shown(registries[0]), registries[0].history_id
         async with watched(registries):
             for _ in range(2):
                 await asyncio.to_thread(server.kill)
                 await asyncio.to_thread(server.start)
-                await settled(registries, birth)
-                birth = registries[0].birth
+                await settled(registries, history_id)
+                history_id = registries[0].history_id
         assert {shown(one) for one in registries} == {before}
 
 
@@ -148,12 +152,12 @@ async def test_a_router_that_starts_after_the_loss_changes_nothing_either(own_se
     """Its config file names what was disabled and what was removed."""
     server = own_server()
     async with started(server) as registries:
-        before, birth = shown(registries[0]), registries[0].birth
+        before, history_id = shown(registries[0]), registries[0].history_id
         async with watched(registries):
             with Redis.from_url(server.url) as raw:
                 raw.flushall()
             async with registry(server, "new", health_checks=False, seeds=(A, B, D)) as new:
-                await settled([*registries, new], birth)
+                await settled([*registries, new], history_id)
                 assert {shown(one) for one in [*registries, new]} == {before}
 
 
@@ -161,7 +165,7 @@ async def test_an_older_copy_of_the_data_is_the_truth_then(own_server: Own, tmp_
     """As after a failover to a replica of Redis that lagged behind: the history is the same, its end is missing."""
     server = own_server(data_dir=tmp_path)
     async with started(server) as registries:
-        birth = registries[0].birth
+        history_id = registries[0].history_id
         with Redis.from_url(server.url) as raw:
             raw.save()
             await registries[1].deregister(C)
@@ -173,7 +177,7 @@ async def test_an_older_copy_of_the_data_is_the_truth_then(own_server: Own, tmp_
             await asyncio.to_thread(server.start)
             await until(lambda: all(disabled(one) == {B} for one in registries))
             await settled(registries, None)
-        assert {one.birth for one in registries} == {birth}
+        assert {one.history_id for one in registries} == {history_id}
         for one in registries:
             assert {replica.url for replica in one.all()} == {A, B, C, E}
 

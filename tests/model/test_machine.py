@@ -115,12 +115,12 @@ class Commands(LineSteps):
             (1, Steps.advance_ramps, {"by": routers, "leader": some.mostly_current, "is_slow": st.booleans()}),
             (1, Steps.declare_panic, {"by": routers, "leader": some.mostly_current, "is_panic": st.booleans()}),
             (1, Steps.expire_lead, {}),
-            (3, Steps.beat, {"number": routers}),
+            (3, Steps.heartbeat, {"number": routers}),
             (
                 1,
-                Steps.disturb_beats,
+                Steps.disturb_heartbeats,
                 {
-                    "beat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS, EXPIRY_MS]),
+                    "heartbeat_ms": st.sampled_from([None, 0, 0, -EXPIRY_MS, EXPIRY_MS]),
                     "reap_after_ms": st.sampled_from([-1000, -1000, 10**9]),
                     "reap_until_ms": st.sampled_from([-500, EXPIRY_MS // 2]),
                 },

@@ -50,7 +50,7 @@ class Sessions(LineSteps):
     def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool) -> None:
         self.start(0)
         for number in range(1, ROUTERS):
-            self.beat(number)
+            self.heartbeat(number)
         for url, spec in replicas:
             self.register(0, Source.EXPLICIT, (url, spec))
         self.campaign(0)
@@ -68,13 +68,13 @@ class Sessions(LineSteps):
     def join_and_acquire(self, number: int, **how: object) -> None:
         """What a router does that is told to be none: it beats, and asks again."""
         if self.routers[number].name not in self.expected.routers:
-            self.beat(number)
+            self.heartbeat(number)
         self.acquire(number, **how)  # type: ignore[arg-type]  # as drawn
 
     def join_and_wait(self, number: int, **how: object) -> None:
-        """The same, but in line."""
+        """The same, but in the queue."""
         if self.routers[number].name not in self.expected.routers:
-            self.beat(number)
+            self.heartbeat(number)
         self.wait(number, **how)  # type: ignore[arg-type]  # as drawn
 
     def doubt(self, key: str, outcomes: Sequence[tuple[int, str]], limits: tuple[int, int]) -> None:
@@ -97,7 +97,7 @@ class Sessions(LineSteps):
         """Everything is lost; replicas are put back and routers join, but what these hold Redis does not know yet."""
         self.lose_everything()
         for number in range(ROUTERS):
-            self.beat(number)
+            self.heartbeat(number)
         self.let_back(0)
 
     @rule(
@@ -177,7 +177,7 @@ class Sessions(LineSteps):
                     "affinity_seconds": some.affinities,
                 },
             ),
-            (3, Steps.beat, {"number": routers}),
+            (3, Steps.heartbeat, {"number": routers}),
             (2, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
             (2, Steps.let_back, {"number": st.just(0)}),

@@ -1,4 +1,4 @@
-"""Who finds no slot waits in line, over all routers; who leaves gives up the place, and what was sent is not lost."""
+"""Sessions wait in one queue over all routers; one that leaves gives up its position, and nothing sent is lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def backend() -> AsyncIterator[Backend]:
 
 
 class Line:
-    """The waiting line in Redis, as anybody sees it."""
+    """The queue in Redis, as anybody sees it."""
 
     def __init__(self, raw: Any, keys: Keys) -> None:
         self.raw = raw
@@ -309,7 +309,7 @@ async def test_a_request_whose_client_leaves_gives_up_its_place_at_once(
 
 
 async def test_a_slot_given_to_a_client_that_is_gone_goes_to_the_next(settings: dict[str, Any], line: Line) -> None:
-    """The replica takes its time with the handshake of the first in line, who leaves meanwhile."""
+    """The replica takes its time with the handshake of the first in the queue, who leaves meanwhile."""
 
     async def handle(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"/silent" not in head:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from shared_registry.admin.check import find_violations
-from shared_registry.store.replies import Beat, Denial, Denied, Grant
+from shared_registry.store.replies import Denial, Denied, Grant, Heartbeat
 from tests.redis.support import A, Space, info, on_server
 
 ONE, TWO, THREE = "router~1", "router~2", "router~3"
@@ -29,7 +29,7 @@ async def leasing(server_url: str, namespace: str, *routers: str) -> AsyncIterat
     """A space with live routers; afterwards everything in it must be sound, and every lease counted."""
     async with on_server(server_url, namespace) as space:
         for router in routers:
-            await beat(space, router)
+            await heartbeat(space, router)
         yield space
         assert await find_violations(space.reader, space.keys) == []
         expect_counted(space)
@@ -45,7 +45,7 @@ def expect_counted(space: Space) -> None:
     assert {url: count for url, count in counted.items() if count} == held
 
 
-async def beat(space: Space, router: str = ONE) -> Beat:
+async def heartbeat(space: Space, router: str = ONE) -> Heartbeat:
     return await space.store_of(router).heartbeat(info(router), expiry_seconds=EXPIRY_SECONDS)
 
 

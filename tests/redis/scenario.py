@@ -87,7 +87,7 @@ class Scene:
         assert isinstance(elected, Elected)
         return Term(elected.epoch, token)
 
-    async def beat(self, *routers: str) -> None:
+    async def heartbeat(self, *routers: str) -> None:
         for router in routers:
             await self.answered("alive", self.one.heartbeat(info(router), expiry_seconds=5))
 
@@ -227,10 +227,10 @@ async def _routers(scene: Scene, space: Space) -> None:
 
     await answered("not_found", scene.leave())
     await answered("not_found", reap())
-    await scene.beat("r~1", "r~2")
+    await scene.heartbeat("r~1", "r~2")
     await answered("alive", reap())
     space.raw.zadd(space.keys.routers, {"r~1": space.now_ms() + 10**9})
-    await scene.beat("r~2")
+    await scene.heartbeat("r~2")
     space.expire_router("r~2")
     await answered("reaped", reap())
     await answered("left", scene.leave())
@@ -242,7 +242,7 @@ async def _leases(scene: Scene, space: Space) -> None:
     first, other, third, fourth = (f"{number:08x}" for number in range(4))
     await answered("not_registered", scene.acquire(first))
     await answered("not_registered", scene.restore({first: A}))
-    await scene.beat("r~1", "r~2")
+    await scene.heartbeat("r~1", "r~2")
     await answered("granted", scene.acquire(first))
     await answered("held", scene.acquire(first))
     await answered("saturated", scene.acquire(other, A))  # B is full
@@ -320,13 +320,13 @@ class Waiters:
 
 
 async def _line(scene: Scene, space: Space) -> None:
-    """The waiting line, and every command that serves somebody; only A has room, and any number of it."""
+    """The queue, and every command that serves somebody; only A has room, and any number of it."""
     answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
 
     def set_admin(state: AdminState) -> Awaitable[object]:
         return scene.set_admin(A, state)
 
-    await scene.beat("r~1", "r~2")
+    await scene.heartbeat("r~1", "r~2")
     await answered("excluded", scene.acquire(first, A, max_queue=9))
     await answered("set", set_admin(AdminState.DRAINING))
     for _ in range(2):
@@ -339,8 +339,8 @@ async def _line(scene: Scene, space: Space) -> None:
     assert queue == QueueInspection(2, 0, ["gone~1"])
     await answered("abandoned", scene.release(first))
     await answered("left", scene.leave())
-    assert space.raw.get(space.keys.place_prefix + "second") == "5"
-    await scene.beat("r~1", "r~2")
+    assert space.raw.get(space.keys.sequence_prefix + "second") == "5"
+    await scene.heartbeat("r~1", "r~2")
     await answered("waiting", scene.acquire("000000a4:second", max_queue=9))
     assert space.raw.zscore(space.keys.queue, "r~1/000000a4:second") == 5
     await answered("saturated", scene.acquire("000000a4:second"))
@@ -359,7 +359,7 @@ async def _line(scene: Scene, space: Space) -> None:
     await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")
     space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
     await waiters.served_by(scene.leave(), "left")
-    await scene.beat("r~1", "r~3")
+    await scene.heartbeat("r~1", "r~3")
     await answered("set", set_admin(AdminState.DRAINING))
     await answered("waiting", scene.acquire("000000a8:third", max_queue=9))
     await answered("set", set_admin(AdminState.ACTIVE))
@@ -376,12 +376,12 @@ async def _history(scene: Scene, space: Space) -> None:
     """Puts two views back after a loss of everything: the later one has the say."""
     answered = scene.answered
     lost = await space.reader.snapshot()
-    known, birth = lost.records[A], lost.head.birth
-    assert birth is not None
+    known, history_id = lost.records[A], lost.head.history_id
+    assert history_id is not None
     space.raw.delete(*space.dump())
 
     def restore(revision: str, *entries: list[str], is_complete: bool = False) -> Awaitable[object]:
-        return scene.one.restore(entries, view_birth=birth, view_revision=revision, is_complete=is_complete)
+        return scene.one.restore(entries, view_history_id=history_id, view_revision=revision, is_complete=is_complete)
 
     def entry(record: ReplicaRecord) -> list[str]:
         return restored_entry("replica", record)

@@ -117,7 +117,7 @@ class Space:
         return ProbeResult(url, self.incarnation(url), 0.0, error)
 
     def plant_load(self, url: str, sessions: int) -> None:
-        """Let a router hold that many leases on a replica; the ready sets are not brought in line."""
+        """Let a router hold that many leases on a replica; the ready sets are not brought in the queue."""
         router = "planted~1"
         planted = self.raw.hgetall(self.keys.leases(router))
         for lease_id in [one for one, where in planted.items() if where == url]:
@@ -133,7 +133,7 @@ class Space:
         now = self.now_ms()
         self.raw.zadd(self.keys.routers, {key: now - 1})
         self.raw.hset(
-            self.keys.meta, mapping={"beat_at_ms": now, "reap_after_ms": now - 1, "reap_until_ms": now + 60_000}
+            self.keys.meta, mapping={"heartbeat_at_ms": now, "reap_after_ms": now - 1, "reap_until_ms": now + 60_000}
         )
 
 

@@ -75,7 +75,7 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {
         "full",
         "not a set",
     ),
-    "a string for the feed": (lambda s: s.raw.set(s.keys.events, "x"), "type", "events", "not a stream"),
+    "a string for the event stream": (lambda s: s.raw.set(s.keys.events, "x"), "type", "events", "not a stream"),
     "a foreign key": (lambda s: s.raw.set(s.keys.prefix + "mine", "x"), "type", "mine", "no key of the registry"),
     "a capacity that is no number": (replica(A, capacity="many"), "type", "replica:" + A, "many"),
     "a weight that is no number": (replica(A, weight="heavy"), "type", "replica:" + A, "heavy"),
@@ -133,7 +133,7 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {
         "queue",
         "1 sessions wait, although 1 replicas have room",
     ),
-    "a list for the waiting line": (lambda s: s.raw.rpush(s.keys.queue, "x"), "type", "queue", "is a list"),
+    "a list for the queue": (lambda s: s.raw.rpush(s.keys.queue, "x"), "type", "queue", "is a list"),
     "a hash for an inbox": (lambda s: s.raw.hset(s.keys.inbox("r"), "a", 1), "type", "inbox:r", "is a hash"),
     "a list for leases": (lambda s: s.raw.rpush(s.keys.leases("r"), "x"), "type", "leases:r", "is a list"),
     "a negative load": (replica(A, in_flight=-1), "load", "replica:" + A, "in_flight is -1"),
@@ -173,22 +173,22 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {
         "'removed'",
     ),
     "another order": (replica(A, order=7), "membership", "replica:" + A, "order"),
-    "a gap in the feed": (
+    "a gap in the event stream": (
         lambda s: s.raw.xdel(s.keys.events, s.raw.xrange(s.keys.events)[3][0]),
-        "feed",
+        "events",
         "events",
         "stands after",
     ),
-    "a feed without its last event": (
+    "a event stream without its last event": (
         lambda s: s.raw.xdel(s.keys.events, s.raw.xrevrange(s.keys.events, count=1)[0][0]),
-        "feed",
+        "events",
         "meta",
         "not the last event's id",
     ),
-    "another revision": (lambda s: s.raw.hset(s.keys.meta, "revision", "5-5"), "feed", "meta", "revision 5-5"),
-    "no revision": (lambda s: s.raw.hdel(s.keys.meta, "revision"), "feed", "meta", "revision 0-0"),
-    "a feed that is gone": (lambda s: s.raw.delete(s.keys.events), "feed", "events", "empty"),
-    "an epoch that fell": (lambda s: add_event(s, epoch="1"), "feed", "events", "epoch 1 after"),
+    "another revision": (lambda s: s.raw.hset(s.keys.meta, "revision", "5-5"), "events", "meta", "revision 5-5"),
+    "no revision": (lambda s: s.raw.hdel(s.keys.meta, "revision"), "events", "meta", "revision 0-0"),
+    "a event stream that is gone": (lambda s: s.raw.delete(s.keys.events), "events", "events", "empty"),
+    "an epoch that fell": (lambda s: add_event(s, epoch="1"), "events", "events", "epoch 1 after"),
 }
 
 
@@ -213,7 +213,7 @@ async def test_one_violation_does_not_hide_another(space: Space) -> None:
     await populate(space)
     for case in ("a weight of zero", "a full one forgotten", "another revision"):
         PLANTED[case][0](space)
-    assert {each.rule for each in await found(space)} == {"type", "ready", "feed"}
+    assert {each.rule for each in await found(space)} == {"type", "ready", "events"}
 
 
 async def test_a_score_may_differ_by_rounding_only(space: Space) -> None:

@@ -22,7 +22,7 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
         await space.add(A)
         record = parse_record(A, space.fields(A))
         space.raw.delete(*space.dump())
-        await space.store.restore([restored_entry("replica", record)], view_birth=LOST, view_revision=EARLIER)
+        await space.store.restore([restored_entry("replica", record)], view_history_id=LOST, view_revision=EARLIER)
         yield space
 
 
@@ -30,7 +30,8 @@ async def put_back_later_view(space: Space) -> None:
     """Put back a view of the same replica that had followed the lost history further."""
     record = parse_record(A, space.fields(A) | {"admin": "active", "admin_reason": "as it was", "weight": "5.0"})
     assert (
-        await space.store.restore([restored_entry("replica", record)], view_birth=LOST, view_revision=LATER) is not None
+        await space.store.restore([restored_entry("replica", record)], view_history_id=LOST, view_revision=LATER)
+        is not None
     )
 
 
@@ -50,7 +51,7 @@ async def test_a_replica_enabled_meanwhile_stays_enabled(space: Space) -> None:
     for state in (AdminState.DISABLED, AdminState.ACTIVE):
         await space.store.set_admin(A, state, reason="checked")
     record = parse_record(A, space.fields(A) | {"admin": "disabled"})
-    await space.store.restore([restored_entry("replica", record)], view_birth=LOST, view_revision=LATER)
+    await space.store.restore([restored_entry("replica", record)], view_history_id=LOST, view_revision=LATER)
     assert space.fields(A)["admin"] == "active"
 
 
@@ -62,6 +63,6 @@ async def test_a_replica_registered_anew_meanwhile_keeps_its_spec(space: Space) 
 
 async def test_a_replica_removed_meanwhile_stays_removed(space: Space) -> None:
     await space.remove(A)
-    await space.store.restore([removed_entry("removed", A)], view_birth=LOST, view_revision=EARLIER)
+    await space.store.restore([removed_entry("removed", A)], view_history_id=LOST, view_revision=EARLIER)
     await put_back_later_view(space)
     assert space.fields(A)["admin"] == "removed"

@@ -53,10 +53,10 @@ async def test_the_winner_is_stored_for_the_length_of_the_lease(space: Space) ->
 async def test_the_first_candidacy_begins_the_history(space: Space) -> None:
     await epoch_of(space, "token")
     meta = space.raw.hgetall(space.keys.meta)
-    assert (meta["schema"], len(meta["birth"])) == ("1", 16)
+    assert (meta["schema"], len(meta["history_id"])) == ("1", 16)
     depose(space)
     await epoch_of(space, "token")
-    assert space.raw.hget(space.keys.meta, "birth") == meta["birth"]
+    assert space.raw.hget(space.keys.meta, "history_id") == meta["history_id"]
 
 
 async def test_of_many_candidates_at_once_one_wins_and_the_others_learn_who(space: Space) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Thresholds
-from tests.redis.leasing import ONE, THREE, TWO, beat, leasing, serve
+from tests.redis.leasing import ONE, THREE, TWO, heartbeat, leasing, serve
 from tests.redis.support import A, Space
 
 PROBE = "probe"
@@ -60,7 +60,7 @@ AMONG_OTHERS = {
 @pytest.mark.parametrize(("outcomes", "status", "failures"), AMONG_OTHERS.values(), ids=AMONG_OTHERS)
 async def test_among_other_live_routers(space: Space, outcomes: list[str], status: str, failures: int) -> None:
     for router in (ONE, TWO, THREE):
-        await beat(space, router)
+        await heartbeat(space, router)
     await tell(space, *outcomes)
     assert verdict(space) == (status, failures)
     assert (space.ready()[1] == {A}) == (status == HEALTHY)
@@ -75,14 +75,14 @@ async def test_where_one_failure_is_enough_it_still_takes_two_to_see_it(
     space: Space, outcomes: list[str], status: str
 ) -> None:
     for router in (ONE, TWO):
-        await beat(space, router)
+        await heartbeat(space, router)
     await tell(space, *outcomes, threshold=1)
     assert verdict(space)[0] == status
 
 
 async def test_who_saw_it_is_forgotten_with_the_replica(space: Space) -> None:
     for router in (ONE, TWO):
-        await beat(space, router)
+        await heartbeat(space, router)
     await tell(space, ONE, threshold=1)
     await space.remove()
     await serve(space)
@@ -91,9 +91,9 @@ async def test_who_saw_it_is_forgotten_with_the_replica(space: Space) -> None:
 
 @pytest.mark.parametrize("others", ["none", "expired"])
 async def test_alone_in_the_cluster_a_router_decides(space: Space, others: str) -> None:
-    await beat(space, ONE)
+    await heartbeat(space, ONE)
     if others == "expired":
-        await beat(space, TWO)
+        await heartbeat(space, TWO)
         space.expire_router(TWO)
     await tell(space, ONE, ONE)
     assert verdict(space) == (HEALTHY, 2)
@@ -105,14 +105,14 @@ async def test_alone_in_the_cluster_a_router_decides(space: Space, others: str) 
 
 async def test_what_is_no_passive_evidence_counts_by_itself(space: Space) -> None:
     for router in (ONE, TWO):
-        await beat(space, router)
+        await heartbeat(space, router)
     await tell(space, PROBE, PROBE, PROBE)
     assert verdict(space) == (UNHEALTHY, 3)
 
 
 async def test_passive_evidence_is_told_in_the_hash_and_leaves_the_times_of_success_alone(space: Space) -> None:
     for router in (ONE, TWO):
-        await beat(space, router)
+        await heartbeat(space, router)
     before = space.fields(A)
     await tell(space, f"+{ONE}")
     assert space.fields(A) == before

@@ -13,9 +13,9 @@ from tests.redis.leasing import (
     ONE,
     TWO,
     acquire,
-    beat,
     denied,
     has_gone,
+    heartbeat,
     held_by,
     in_flight,
     lease_id,
@@ -228,7 +228,7 @@ async def test_after_a_loss_of_everything_leases_are_gone_until_they_are_put_bac
     space.raw.delete(*space.dump())
     assert await space.store.acquire(lease) == Denied(Denial.NOT_REGISTERED)
     assert await space.store.restore_leases({lease: A}) is None
-    assert (await beat(space)).leases == 0
+    assert (await heartbeat(space)).leases == 0
     assert await space.store.restore_leases({lease: A}) == Restored(0, [], [A])
     await serve(space)
     assert await space.store.restore_leases({lease: A}) == Restored(1, [], [])

@@ -1,4 +1,4 @@
-"""The waiting line, command by command: who is served when, who is passed over, and what cannot get in its way."""
+"""The queue, command by command: who is served when, who is passed over, and what cannot get in its way."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place
-from tests.redis.leasing import ONE, TWO, acquire, beat, held_by, in_flight, lease_id, leasing, serve
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued
+from tests.redis.leasing import ONE, TWO, acquire, heartbeat, held_by, in_flight, lease_id, leasing, serve
 from tests.redis.support import A, B, Space, until
 
 LONG_LINE = 10_000
@@ -28,7 +28,7 @@ async def wait(space: Space, session: str = "", *, router: str = ONE, sequence: 
     """Join the line; return the lease id that waits."""
     new = lease_id(0, session)
     place = await space.store_of(router).wait(new, max_queue=LONG_LINE, sequence=sequence)
-    assert isinstance(place, Place), place
+    assert isinstance(place, Queued), place
     return new
 
 
@@ -72,7 +72,7 @@ async def test_who_asks_again_learns_where_it_stands_and_then_that_it_has_a_leas
     lease = await fill(space)
     first, second = await wait(space), await wait(space)
     answer = await space.store.wait(second, max_queue=1)
-    assert isinstance(answer, Place)
+    assert isinstance(answer, Queued)
     assert (answer.position, answer.depth) == (2, 2)
     assert await space.reader.positions(ONE, [second, first, "0"]) == (2, {first: 1, second: 2})
     await space.store.release(lease)
@@ -87,7 +87,7 @@ async def test_sequences_rise_whatever_the_clock_says(space: Space) -> None:
     await fill(space)
     await wait(space)
     ahead = space.now_ms() + 10**8
-    space.raw.hset(space.keys.meta, "queue_seq", ahead)
+    space.raw.hset(space.keys.meta, "queue_sequence", ahead)
     second, third = await wait(space), await wait(space)
     assert [space.raw.zscore(space.keys.queue, f"{ONE}/{one}") for one in (second, third)] == [ahead + 1, ahead + 2]
 
@@ -97,7 +97,7 @@ async def test_a_line_that_the_server_forgot_stands_again_in_its_old_order(space
     ids = [await wait(space) for _ in range(3)]
     sequences = dict(space.raw.zrange(space.keys.queue, 0, -1, withscores=True))
     space.raw.delete(space.keys.queue)
-    space.raw.hdel(space.keys.meta, "queue_seq")
+    space.raw.hdel(space.keys.meta, "queue_sequence")
     await until(lambda: space.now_ms() > max(sequences.values()))  # who comes in one millisecond is ahead of the clock
     newcomer = await wait(space)
     for one in reversed(ids):
@@ -122,7 +122,7 @@ async def test_one_script_serves_so_many_and_a_newcomer_passes_none_of_the_rest(
     assert await space.store.acquire(lease_id()) == Denied(Denial.SATURATED, 6)
     assert line(space) == ids[GRANTS_AT_ONCE:]
     assert inbox(space, TWO) == ids[:GRANTS_AT_ONCE]
-    await beat(space)
+    await heartbeat(space)
     assert (line(space), in_flight(space)) == ([], len(ids))
 
 
@@ -131,7 +131,7 @@ async def test_who_could_go_elsewhere_does_not_stand_in_line(space: Space) -> No
     asked = lease_id()
     assert await space.store.wait(asked, max_queue=9, excluded=[A]) == Denied(Denial.EXCLUDED, 0)
     await space.store.set_admin(A, AdminState.DRAINING)
-    assert isinstance(await space.store.wait(asked, max_queue=9, excluded=[A]), Place)
+    assert isinstance(await space.store.wait(asked, max_queue=9, excluded=[A]), Queued)
     await space.store.set_admin(A, AdminState.ACTIVE)
     assert held_by(space) == {asked: A}
 
@@ -145,7 +145,7 @@ async def test_waiters_of_a_router_that_has_expired_are_passed_over_and_keep_the
     space.expire_router(TWO)
     await space.store.release(lease)
     assert (held_by(space), line(space)) == ({mine: A}, [theirs])
-    await beat(space, TWO)
+    await heartbeat(space, TWO)
     await space.store.release(mine)
     assert held_by(space, TWO) == {theirs: A}
 
@@ -189,7 +189,7 @@ async def test_a_waiter_whose_keys_hold_something_else_holds_up_nobody(space: Sp
     assert held_by(space) == {mine: A}
     assert len(line(space)) == 1
     space.raw.delete(key)
-    await beat(space)
+    await heartbeat(space)
     await space.store.release(mine)
     assert len(held_by(space, TWO)) == 1
 
@@ -213,8 +213,8 @@ async def test_a_reaped_router_leaves_the_places_of_its_sessions_for_a_while(spa
     space.expire_router(TWO)
     assert await space.store.reap(TWO, affinity_seconds=60) is Parting.DONE
     assert line(space) == [bob]
-    [key] = space.raw.scan_iter(match=f"{space.keys.place_prefix}*", count=1000)
-    assert key == f"{space.keys.place_prefix}ann"
+    [key] = space.raw.scan_iter(match=f"{space.keys.sequence_prefix}*", count=1000)
+    assert key == f"{space.keys.sequence_prefix}ann"
     assert 55_000 < space.raw.pttl(key) <= 60_000
     ann = await wait(space, "ann")
     assert line(space) == [ann, bob]
@@ -233,15 +233,15 @@ async def test_a_clean_stop_leaves_places_too_and_its_own_slots_to_others(space:
     mine = await wait(space)
     assert await space.store_of(TWO).leave(affinity_seconds=seconds) is Parting.DONE
     assert (held_by(space), line(space)) == ({mine: A}, [])
-    assert space.raw.exists(f"{space.keys.place_prefix}ann") == (seconds > 0)
+    assert space.raw.exists(f"{space.keys.sequence_prefix}ann") == (seconds > 0)
     assert not space.raw.exists(space.keys.inbox(TWO))
 
 
 async def test_a_session_that_gets_a_slot_at_once_has_no_use_for_its_old_place(space: Space) -> None:
     await serve(space)
-    space.raw.set(f"{space.keys.place_prefix}ann", "5")
+    space.raw.set(f"{space.keys.sequence_prefix}ann", "5")
     await acquire(space, "ann")
-    assert not space.raw.exists(f"{space.keys.place_prefix}ann")
+    assert not space.raw.exists(f"{space.keys.sequence_prefix}ann")
 
 
 async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) -> None:
@@ -254,7 +254,7 @@ async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) 
         answers.append(await space.store.reap(TWO, affinity_seconds=60))
     assert 3 <= len(answers) <= 12
     assert line(space) == mine
-    assert len(list(space.raw.scan_iter(match=f"{space.keys.place_prefix}*", count=1000))) == 5000
+    assert len(list(space.raw.scan_iter(match=f"{space.keys.sequence_prefix}*", count=1000))) == 5000
     assert space.raw.zscore(space.keys.routers, TWO) is None
 
 

@@ -16,8 +16,8 @@ from tests.redis.leasing import (
     ONE,
     TWO,
     acquire,
-    beat,
     has_gone,
+    heartbeat,
     held_by,
     in_flight,
     lease_id,
@@ -111,7 +111,7 @@ async def test_a_router_that_beats_while_it_is_reaped_keeps_the_rest(space: Spac
     assert await space.store.reap(TWO) is PARTIAL
     left = held_by(space, TWO)
     assert 0 < len(left) < MANY
-    answer = await beat(space, TWO)
+    answer = await heartbeat(space, TWO)
     assert (answer.joined, answer.leases) == (False, len(left))
     assert "reap_cursor" not in space.raw.hgetall(space.keys.router(TWO))
     assert await space.store.reap(TWO) is REFUSED
@@ -123,7 +123,7 @@ async def test_a_router_that_was_half_reaped_puts_back_what_it_lost(space: Space
     leases = await hold(space, MANY)
     space.expire_router(TWO)
     await space.store.reap(TWO)
-    lost = MANY - (await beat(space, TWO)).leases
+    lost = MANY - (await heartbeat(space, TWO)).leases
     items, restored = list(leases.items()), 0
     for at in range(0, MANY, RESTORED_AT_ONCE):
         answer = await space.store_of(TWO).restore_leases(dict(items[at : at + RESTORED_AT_ONCE]))
@@ -142,7 +142,7 @@ async def test_a_router_that_acquires_while_it_is_reaped_is_told_of_every_lease_
     assert (await until_over(lambda: space.store.reap(TWO)))[0] is DONE
     assert in_flight(space) == 0
     assert await space.store_of(TWO).acquire(lease) == Denied(Denial.NOT_REGISTERED)
-    answer = await beat(space, TWO)
+    answer = await heartbeat(space, TWO)
     assert (answer.joined, answer.leases) == (True, 0)
     assert isinstance(await space.store_of(TWO).acquire(lease), Grant)
     assert in_flight(space) == 1
@@ -153,7 +153,7 @@ async def test_reaping_begun_again_after_a_beat_begins_at_the_start(space: Space
     await hold(space, MANY)
     space.expire_router(TWO)
     await space.store.reap(TWO)
-    await beat(space, TWO)
+    await heartbeat(space, TWO)
     await hold(space, MANY)
     space.expire_router(TWO)
     assert (await until_over(lambda: space.store.reap(TWO)))[0] is DONE

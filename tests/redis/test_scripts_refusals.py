@@ -37,7 +37,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "resign": lambda space: space.store.resign("token"),
     "restore_leases": lambda space: space.store.restore_leases({LEASE: A}),
     "restore_view": lambda space: space.store.restore(
-        [removed_entry("removed", A)], view_birth="old", view_revision="1-0"
+        [removed_entry("removed", A)], view_history_id="old", view_revision="1-0"
     ),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
@@ -45,7 +45,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
 # These read only, and `check` has looked at the types before.
 CHECKS_NOTHING = {"inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
 OWN_KEYS = {
-    "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "place_prefix"},
+    "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "sequence_prefix"},
     "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix"},
     "restore_leases": {"replica_prefix", "leases_prefix", "affinity_prefix"},
     "heartbeat": {"router_prefix", "leases_prefix"},
@@ -55,7 +55,7 @@ OWN_KEYS = {
         "leases_prefix",
         "affinity_prefix",
         "inbox_prefix",
-        "place_prefix",
+        "sequence_prefix",
     },
     "leave_cluster": {
         "router_prefix",
@@ -63,7 +63,7 @@ OWN_KEYS = {
         "leases_prefix",
         "affinity_prefix",
         "inbox_prefix",
-        "place_prefix",
+        "sequence_prefix",
     },
     "repair_namespace": {"replica_prefix", "leases_prefix", "inbox_prefix"},
 }
@@ -107,7 +107,7 @@ def key_of(space: Space, command: str, name: str) -> str:
     own = {
         "affinity_prefix": space.keys.affinity_prefix + "session",
         "inbox_prefix": space.keys.inbox("router~1"),
-        "place_prefix": space.keys.place_prefix + "session",
+        "sequence_prefix": space.keys.sequence_prefix + "session",
         "leases_prefix": space.keys.leases("router~1"),
         "replica_prefix": space.keys.replica(A),
         "router_prefix": space.keys.router("router~2" if command == "heartbeat" else "router~1"),

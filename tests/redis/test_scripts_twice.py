@@ -18,7 +18,7 @@ COUNTS_TWICE = {"record_outcome"}
 """The exception: the same outcome may rightly happen twice, so it is never repeated."""
 GOES_ON = "partial"
 """The answer of one that did as much as one call may; the next call does more of the same."""
-MOVES_WITH_TIME = {"beat_at_ms", "reap_after_ms", "reap_until_ms"}
+MOVES_WITH_TIME = {"heartbeat_at_ms", "reap_after_ms", "reap_until_ms"}
 
 
 @pytest.fixture

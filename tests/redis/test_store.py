@@ -238,7 +238,7 @@ async def test_a_read_only_replica_is_unavailable_for_writes(own_server: OwnServ
             with pytest.raises(StoreUnavailable, match=r"read only|READONLY"):
                 await CALLS[name](space)
         assert space.dump() == before
-        assert (await space.reader.head()).birth
+        assert (await space.reader.head()).history_id
 
 
 @pytest.mark.parametrize("setting", [{"min-replicas-to-write": 1}, {"save": "3600 1"}])

@@ -56,7 +56,7 @@ async def other(registry: SharedReplicaRegistry, config: RouterConfig) -> AsyncI
         yield other
 
 
-class Line:
+class RouterQueue:
     """Sessions that wait, in the order in which they came, and the line as Redis has it."""
 
     def __init__(self, config: RouterConfig) -> None:
@@ -79,8 +79,8 @@ class Line:
 
 
 @pytest.fixture
-async def line(config: RouterConfig, registry: SharedReplicaRegistry) -> AsyncIterator[Line]:
-    line = Line(config)
+async def line(config: RouterConfig, registry: SharedReplicaRegistry) -> AsyncIterator[RouterQueue]:
+    line = RouterQueue(config)
     yield line
     for task in line.tasks:
         task.cancel()
@@ -92,7 +92,7 @@ async def line(config: RouterConfig, registry: SharedReplicaRegistry) -> AsyncIt
 
 
 async def test_a_slot_that_comes_free_goes_to_who_came_first_whichever_router_it_came_to(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
     waiting = [await line.join(each) for each in (registry, other, registry)]
@@ -105,7 +105,7 @@ async def test_a_slot_that_comes_free_goes_to_who_came_first_whichever_router_it
 
 
 async def test_nobody_who_comes_later_passes_who_waits(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
     waiting = await line.join(other)
@@ -119,7 +119,7 @@ async def test_nobody_who_comes_later_passes_who_waits(
 
 
 async def test_who_waits_is_told_where_it_stands_and_when_that_changes(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
     told: list[list[tuple[int, int]]] = [[], [], []]
@@ -134,7 +134,7 @@ async def test_who_waits_is_told_where_it_stands_and_when_that_changes(
     await second.release()
 
 
-async def test_what_a_listener_raises_ends_its_waiting(registry: SharedReplicaRegistry, line: Line) -> None:
+async def test_what_a_listener_raises_ends_its_waiting(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
 
     def refuse(position: int, depth: int) -> None:
@@ -148,7 +148,7 @@ async def test_what_a_listener_raises_ends_its_waiting(registry: SharedReplicaRe
 
 
 async def test_time_is_up_after_the_timeout_and_the_place_is_given_up(
-    registry: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
     began = time.monotonic()
@@ -160,7 +160,7 @@ async def test_time_is_up_after_the_timeout_and_the_place_is_given_up(
     await lease.release()
 
 
-async def test_a_line_that_is_long_enough_refuses_at_once(registry: SharedReplicaRegistry, line: Line) -> None:
+async def test_a_line_that_is_long_enough_refuses_at_once(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
     for _ in range(3):
         await line.join(registry)
@@ -170,7 +170,7 @@ async def test_a_line_that_is_long_enough_refuses_at_once(registry: SharedReplic
     await lease.release()
 
 
-async def test_a_cancelled_waiting_leaves_the_line_at_once(registry: SharedReplicaRegistry, line: Line) -> None:
+async def test_a_cancelled_waiting_leaves_the_line_at_once(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
     first, second = await line.join(registry), await line.join(registry)
     first.cancel()
@@ -180,7 +180,7 @@ async def test_a_cancelled_waiting_leaves_the_line_at_once(registry: SharedRepli
 
 
 async def test_a_replica_that_heals_is_enabled_or_grows_serves_the_line(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     await registry.disable(A)
     with pytest.raises(NoHealthyReplica):
@@ -198,7 +198,7 @@ async def test_a_replica_that_heals_is_enabled_or_grows_serves_the_line(
 
 
 async def test_who_excludes_all_that_has_room_keeps_nobody_waiting_and_takes_what_comes(
-    registry: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     picky = asyncio.create_task(registry.acquire(timeout=LONG, exclude=[A]))
     line.tasks.append(picky)
@@ -213,7 +213,7 @@ async def test_who_excludes_all_that_has_room_keeps_nobody_waiting_and_takes_wha
 
 
 async def test_a_session_waits_for_any_replica_and_returns_to_its_own_if_that_has_room(
-    registry: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     await registry.register(ReplicaEndpoint(B, capacity=1, primary=True))
     await until(lambda: all(replica.is_healthy for replica in registry.all()))
@@ -231,7 +231,7 @@ async def test_a_session_waits_for_any_replica_and_returns_to_its_own_if_that_ha
 
 
 async def test_a_session_whose_router_died_gets_its_place_back_through_another_one(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await other.acquire()
     await line.join(registry, "ann")
@@ -254,7 +254,7 @@ async def test_a_session_whose_router_died_gets_its_place_back_through_another_o
 
 
 async def test_a_stop_ends_what_waits(
-    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: Line
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
     waiting = [await line.join(other) for _ in range(2)]
@@ -266,7 +266,7 @@ async def test_a_stop_ends_what_waits(
     await lease.release()
 
 
-async def test_the_line_estimates_how_long_it_takes(registry: SharedReplicaRegistry, line: Line) -> None:
+async def test_the_line_estimates_how_long_it_takes(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
 
     async def one_after_another() -> None:

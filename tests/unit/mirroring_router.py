@@ -78,11 +78,11 @@ class MirroringRouter:
         self.heard.append([event.id for event in events])
 
     async def _lose_history(self) -> str | None:
-        self.lost.append((self.mirror.birth, self.shown()))
-        birth = self.reader.history.birth
+        self.lost.append((self.mirror.history_id, self.shown()))
+        history_id = self.reader.history.history_id
         if self.on_lost is not None:
             await self.on_lost()
-        return birth or self.reader.history.birth
+        return history_id or self.reader.history.history_id
 
 
 def three_healthy() -> History:

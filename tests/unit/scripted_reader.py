@@ -33,8 +33,8 @@ def url_of(number: int) -> str:
 class History:
     """What Redis holds of one namespace."""
 
-    def __init__(self, birth: str = "birth 1", *, first: int = 1) -> None:
-        self.birth: str | None = birth
+    def __init__(self, history_id: str = "history id 1", *, first: int = 1) -> None:
+        self.history_id: str | None = history_id
         self.revision = ORIGIN
         self.epoch = 0
         self.leader: Leader | None = None
@@ -197,7 +197,7 @@ class ScriptedReader:
         return self.history.after(after)
 
     def _head(self) -> Head:
-        return Head(self.history.birth, self.history.revision, self.history.epoch)
+        return Head(self.history.history_id, self.history.revision, self.history.epoch)
 
     def _begin(self, call: str) -> None:
         self.calls.append(call)

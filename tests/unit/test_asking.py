@@ -10,10 +10,10 @@ import pytest
 
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
-from shared_registry.leases.queue import POLL_SECONDS, Line
+from shared_registry.leases.queue import POLL_SECONDS, RouterQueue
 from shared_registry.leases.recovery import Recovery
 from shared_registry.store.lane import Busy
-from shared_registry.store.replies import Denial, Denied, Grant, Place
+from shared_registry.store.replies import Denial, Denied, Grant, Queued
 from tests.unit.fake_clock import START, FakeClock
 from tests.unit.leasing_router import A, B
 from tests.unit.waiting_router import Answer, ScriptedAsking, ScriptedLine
@@ -23,7 +23,7 @@ GRANT = Grant(A, "1-0")
 FULL = Denied(Denial.SATURATED, 9)
 EXCLUDED = Denied(Denial.EXCLUDED)
 STRANGE = Denied(Denial.NOT_REGISTERED)
-THIRD = Place("77", 3, 9)
+THIRD = Queued("77", 3, 9)
 AWAY = StoreUnavailable("away")
 
 
@@ -44,7 +44,7 @@ class Router:
         self.clock = clock
         self.store = ScriptedAsking(clock)
         self.redis = ScriptedLine(clock)
-        self.line: Line = self.redis.line(is_known=lambda _: True, on_stranger=lambda: None)
+        self.line: RouterQueue = self.redis.line(is_known=lambda _: True, on_orphaned_lease=lambda: None)
         self.heard: list[tuple[float, int, int]] = []
         self.rejoins = 0
         self.is_open = True
@@ -106,7 +106,7 @@ async def router(clock: FakeClock) -> AsyncIterator[Router]:
     yield router
     running.cancel()
     await asyncio.wait([running])
-    assert len(router.line._waiters) == 0, "somebody was left in line"
+    assert len(router.line._waiters) == 0, "somebody was left in the queue"
 
 
 def calling_during(router: Router, call: str, what: Callable[[], None]) -> None:
@@ -198,7 +198,7 @@ async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClo
 
 
 async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, clock: FakeClock) -> None:
-    router.store.answers = [THIRD, Place("77", 1, 1), GRANT]
+    router.store.answers = [THIRD, Queued("77", 1, 1), GRANT]
     router.redis.places["a"] = 3
     task = router.wait()
     await clock.advance(2)
@@ -374,7 +374,7 @@ async def test_closing_ends_the_waiting(router: Router, clock: FakeClock) -> Non
 
 @pytest.mark.parametrize("answers", [[THIRD, AWAY], [EXCLUDED]], ids=["while redis is away", "while excluding"])
 async def test_closing_ends_the_waiting_of_who_cannot_be_called(
-    router: Router, clock: FakeClock, answers: list[Place | Denied | StoreUnavailable]
+    router: Router, clock: FakeClock, answers: list[Queued | Denied | StoreUnavailable]
 ) -> None:
     router.store.answers = list(answers)
     task = router.wait()
@@ -429,7 +429,7 @@ async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: 
 
 @pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
 async def test_cancelled_while_it_asks_it_hears_the_answer_first(
-    router: Router, clock: FakeClock, answer: Grant | Place | StoreError, is_in_doubt: bool
+    router: Router, clock: FakeClock, answer: Grant | Queued | StoreError, is_in_doubt: bool
 ) -> None:
     gate = asyncio.Event()
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.leases.queue import Line, Waiter
+from shared_registry.leases.queue import RouterQueue, Waiter
 from shared_registry.model import ORIGIN
 from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import WAITERS_AT_ONCE, Reader
-from shared_registry.store.replies import Grant, Place
+from shared_registry.store.replies import Grant, Queued
 from tests.unit.fake_clock import FakeClock
 from tests.unit.waiting_router import ROUTER, ScriptedLine
 
@@ -39,12 +39,12 @@ def strangers() -> list[None]:
 
 
 @pytest.fixture
-def line(redis: ScriptedLine, strangers: list[None]) -> Line:
-    return redis.line(is_known=KNOWN.__contains__, on_stranger=lambda: strangers.append(None))
+def line(redis: ScriptedLine, strangers: list[None]) -> RouterQueue:
+    return redis.line(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
 
 
 @pytest.fixture(autouse=True)
-async def running(line: Line, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
+async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.ensure_future(line.run())
     await clock.settle()
     yield task
@@ -54,10 +54,10 @@ async def running(line: Line, clock: FakeClock) -> AsyncIterator[asyncio.Task[No
 
 
 @pytest.fixture
-def a(line: Line, redis: ScriptedLine) -> Iterator[Waiter]:
+def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
     redis.places["a"] = 3
     with line.standing("a") as waiter:
-        waiter.move(Place("77", 3, 9))
+        waiter.move(Queued("77", 3, 9))
         yield waiter
 
 
@@ -66,13 +66,15 @@ async def test_while_nobody_waits_nothing_is_read(redis: ScriptedLine, clock: Fa
     assert (redis.asked, redis.read_after) == ([], [])
 
 
-async def test_who_has_no_place_yet_is_not_asked_for(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
     with line.standing("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
 
-async def test_nor_is_it_beside_one_who_has(a: Waiter, line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_nor_is_it_beside_one_who_has(
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+) -> None:
     with line.standing("b") as b:
         await clock.advance(5)
         assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
@@ -87,11 +89,11 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
     assert max(gaps) - min(gaps) > 0.2
 
 
-async def test_reading_ends_with_the_last_who_waits(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
     with line.standing("a") as first:
-        first.move(Place("1", 1, 9))
+        first.move(Queued("1", 1, 9))
         with line.standing("b") as second:
-            second.move(Place("2", 2, 9))
+            second.move(Queued("2", 2, 9))
             assert len(line._waiters) == 2
         redis.places["a"] = 1
         await clock.advance(5)
@@ -105,7 +107,7 @@ async def test_reading_ends_with_the_last_who_waits(line: Line, redis: ScriptedL
 
 
 async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
-    line: Line, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     gate = asyncio.Event()
 
@@ -115,7 +117,7 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
     redis.during = wait  # type: ignore[method-assign]
     redis.places["a"] = 2
     with line.standing("a") as waiter:
-        waiter.move(Place("1", 3, 9))
+        waiter.move(Queued("1", 3, 9))
         await clock.advance(1.3)
         assert len(redis.asked) == 1
     gate.set()
@@ -135,21 +137,21 @@ async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
     redis.places["a"], redis.depth = 2, 5
     await clock.advance(1.3)
     assert news.done()
-    assert (a.place, a.is_called) == (Place("77", 2, 5), False)
+    assert (a.place, a.is_called) == (Queued("77", 2, 5), False)
 
 
 async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     del redis.places["a"]
     await clock.advance(1.3)
     assert a.is_called
-    assert a.place == Place("77", 3, 9)
+    assert a.place == Queued("77", 3, 9)
 
 
 async def test_a_wake_up_calls_at_once_whom_it_names(
-    a: Waiter, line: Line, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
     with line.standing("b") as b:
-        b.move(Place("78", 4, 9))
+        b.move(Queued("78", 4, 9))
         await clock.advance(0.1)
         redis.wake("b")
         await clock.advance()
@@ -161,12 +163,12 @@ async def test_a_wake_up_calls_at_once_whom_it_names(
 
 
 async def test_a_wake_up_that_comes_before_the_place_is_heard(
-    line: Line, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     with line.standing("a") as waiter:
         redis.wake("a")
         await clock.advance(5)
-        waiter.move(Place("1", 1, 1))
+        waiter.move(Queued("1", 1, 1))
         await clock.advance()
         assert waiter.is_called
 
@@ -209,10 +211,12 @@ async def test_while_redis_is_away_it_is_tried_again_with_pauses(
     redis.places["a"] = 1
     redis.wake("a")
     await clock.advance(2.5)
-    assert (a.place, a.is_called) == (Place("77", 1, 9), True)
+    assert (a.place, a.is_called) == (Queued("77", 1, 9), True)
 
 
-async def test_rewound_it_reads_wake_ups_again(a: Waiter, line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_rewound_it_reads_wake_ups_again(
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+) -> None:
     redis.wake("a")
     await clock.advance(0.1)
     a.is_called = False
@@ -223,16 +227,16 @@ async def test_rewound_it_reads_wake_ups_again(a: Waiter, line: Line, redis: Scr
     assert a.is_called
 
 
-async def test_all_are_called(a: Waiter, line: Line) -> None:
+async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
     with line.standing("b") as b:
         line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
         await asyncio.wait_for(b.wait_news(), 1)
 
 
-async def test_its_speed_is_that_of_who_moved(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
     with line.standing("a") as a:
-        a.move(Place("1", 8, 9))
+        a.move(Queued("1", 8, 9))
         redis.places |= {"a": 4}
         await clock.advance(1.3)
         a.serve(GRANT)
@@ -240,11 +244,11 @@ async def test_its_speed_is_that_of_who_moved(line: Line, redis: ScriptedLine, c
     assert seconds == pytest.approx(1.3, abs=0.01)
 
 
-async def test_who_gave_up_moved_nobody(line: Line, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
     with line.standing("a") as a:
-        a.move(Place("1", 4, 9))
+        a.move(Queued("1", 4, 9))
         with line.standing("b") as b:
-            b.move(Place("2", 8, 9))
+            b.move(Queued("2", 8, 9))
             redis.places = {"a": 4, "b": 8}
             await clock.advance(1.3)
         redis.places = {"a": 4}
@@ -253,17 +257,17 @@ async def test_who_gave_up_moved_nobody(line: Line, redis: ScriptedLine, clock: 
 
 
 async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
-    line: Line, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     for _ in range(2):
         with line.standing("a") as a:
-            a.move(Place("1", 2, 9))
+            a.move(Queued("1", 2, 9))
             redis.places["a"] = 2
             await clock.advance(1.5)
             a.serve(GRANT)
         await clock.advance(25)
     with line.standing("b") as b:
-        b.move(Place("2", 2, 9))
+        b.move(Queued("2", 2, 9))
         redis.places["b"] = 2
         await clock.advance(1.3)
         seconds = line.speed.seconds_to_pass(clock.monotonic(), 2)

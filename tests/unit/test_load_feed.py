@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.mirror.load_feed import IDLE_SECONDS, LoadFeed
+from shared_registry.mirror.load_updates import IDLE_SECONDS, LoadUpdates
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.selection import Selection
 from shared_registry.selection.view import View
@@ -43,7 +43,7 @@ async def feeding(
     selection = Selection(policy, rng=random.Random(1), hash_max_load=hash_max_load)
     view = view_of(selection, *(record(number) for number in range(3)))
     reader = ScriptedLoads()
-    task = asyncio.ensure_future(LoadFeed(cast("Reader", reader), view, refresh_seconds=1.0, clock=clock).run())
+    task = asyncio.ensure_future(LoadUpdates(cast("Reader", reader), view, refresh_seconds=1.0, clock=clock).run())
     await clock.settle()
     try:
         yield view, reader

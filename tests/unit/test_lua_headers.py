@@ -25,7 +25,7 @@ TEXT = {
     "keys.affinity_prefix",
     "keys.inbox_prefix",
     "keys.leases_prefix",
-    "keys.place_prefix",
+    "keys.sequence_prefix",
     "keys.replica_prefix",
     "keys.router_prefix",
     "lease_id",
@@ -43,8 +43,8 @@ TEXT = {
 # What the scenario passes as arguments of these names: no two are alike that a store could mix up.
 PASSED = {
     "by": "(me)?",
-    "birth": "[0-9a-f]{16}",
-    "view_birth": "[0-9a-f]{16}",
+    "history_id": "[0-9a-f]{16}",
+    "view_history_id": "[0-9a-f]{16}",
     "view_revision": r"\d+-\d+",
     "first_event": r"(\d+-\d+)?",
     "router": r"r~\d",

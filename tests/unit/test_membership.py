@@ -15,7 +15,7 @@ from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Beat, Parting
+from shared_registry.store.replies import Heartbeat, Parting
 from tests.unit.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
@@ -26,13 +26,13 @@ class ScriptedStore:
     """Lists routers, and fails as the test says."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self.beats: list[float] = []
+        self.heartbeats: list[float] = []
         self.reaped: list[str] = []
         self.expired: list[str] = []
         self.back: set[str] = set()
         self.pieces: dict[str, int] = {}
         self.seconds_a_piece = 0.0
-        self.checked: list[Beat] = []
+        self.checked: list[Heartbeat] = []
         self.failed: list[StoreError] = []
         self.is_listed = False
         self.error: StoreError | None = None
@@ -40,14 +40,14 @@ class ScriptedStore:
         self.latency = 0.0
         self._clock = clock
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Beat:
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
         assert (info, expiry_seconds) == (INFO, EXPIRY)
-        self.beats.append(self._clock.monotonic() - START)
+        self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
         if self.error:
             raise self.error
         joined, self.is_listed = not self.is_listed, True
-        return Beat("birth", "1-1", joined, list(self.expired))
+        return Heartbeat("history_id", "1-1", joined, list(self.expired))
 
     async def reap(self, router: str, *, affinity_seconds: float) -> Parting:
         assert affinity_seconds == AFFINITY
@@ -63,8 +63,8 @@ class ScriptedStore:
         self.reaped.append(router)
         return Parting.DONE
 
-    def check(self, beat: Beat | StoreError) -> None:
-        (self.failed if isinstance(beat, StoreError) else self.checked).append(beat)  # type: ignore[arg-type]
+    def check(self, heartbeat: Heartbeat | StoreError) -> None:
+        (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
 
     async def leave(self, *, affinity_seconds: float) -> Parting:
         assert affinity_seconds == AFFINITY
@@ -95,7 +95,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         heartbeat_seconds=HEARTBEAT,
         expiry_seconds=EXPIRY,
         affinity_seconds=AFFINITY,
-        begin_beat=lambda: store.check,
+        begin_heartbeat=lambda: store.check,
         clock=clock,
         rng=random.Random(1),
     )
@@ -111,18 +111,18 @@ async def running(store: ScriptedStore, clock: FakeClock) -> AsyncIterator[async
 
 
 async def test_one_beat_joins_and_tells_what_the_store_said(store: ScriptedStore, clock: FakeClock) -> None:
-    assert await member(store, clock).beat() == Beat("birth", "1-1", joined=True, expired=[])
+    assert await member(store, clock).heartbeat() == Heartbeat("history_id", "1-1", joined=True, expired=[])
 
 
 async def test_a_beat_that_fails_says_so(store: ScriptedStore, clock: FakeClock) -> None:
     store.error = StoreUnavailable("away")
     with pytest.raises(StoreUnavailable):
-        await member(store, clock).beat()
+        await member(store, clock).heartbeat()
 
 
 async def test_it_beats_at_its_interval(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
     await clock.advance(10)
-    assert store.beats == pytest.approx(list(range(11)))
+    assert store.heartbeats == pytest.approx(list(range(11)))
 
 
 async def test_expired_routers_are_reaped_and_those_that_are_back_are_not(
@@ -143,14 +143,14 @@ async def test_while_the_store_fails_it_tries_a_little_faster_than_it_beats_and_
     await clock.advance(3.5)
     caplog.clear()
     store.error = StoreUnavailable("away")
-    beats = len(store.beats)
+    heartbeats = len(store.heartbeats)
     await clock.advance(60)
-    assert 60 <= len(store.beats) - beats <= 130
+    assert 60 <= len(store.heartbeats) - heartbeats <= 130
     assert caplog.messages == ["router: cannot beat: away"]
     store.error = None
     await clock.advance(5)
     assert caplog.messages[1:] == ["router: router~1 is among the live routers"]
-    late = store.beats[-3:]
+    late = store.heartbeats[-3:]
     assert [late[1] - late[0], late[2] - late[1]] == pytest.approx([HEARTBEAT, HEARTBEAT])
 
 
@@ -164,9 +164,9 @@ async def test_a_second_outage_is_logged_again_and_tried_soon(
         await clock.advance(2.5)
     assert caplog.messages == ["router: cannot beat: no"] * 2
     store.error = StoreUnavailable("away")
-    beats = len(store.beats)
+    heartbeats = len(store.heartbeats)
     await clock.advance(1.5)
-    first, second = store.beats[beats : beats + 2]
+    first, second = store.heartbeats[heartbeats : heartbeats + 2]
     assert second - first <= 0.1
 
 
@@ -185,7 +185,7 @@ async def test_reaping_does_not_keep_it_from_beating(
     store.seconds_a_piece = 0.1
     await clock.advance(10)
     assert store.reaped == ["b~1"]
-    assert max(late - early for early, late in itertools.pairwise(store.beats)) < EXPIRY / 2
+    assert max(late - early for early, late in itertools.pairwise(store.heartbeats)) < EXPIRY / 2
 
 
 async def test_leaving_goes_on_until_nothing_is_left(store: ScriptedStore, clock: FakeClock) -> None:
@@ -197,7 +197,7 @@ async def test_leaving_goes_on_until_nothing_is_left(store: ScriptedStore, clock
 
 async def test_every_beat_is_checked(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
     await clock.advance(3)
-    assert len(store.checked) == len(store.beats)
+    assert len(store.checked) == len(store.heartbeats)
 
 
 async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(
@@ -206,7 +206,7 @@ async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(
     store.expired = ["b~1"]
     store.reap_error = StoreUnavailable("away")
     await clock.advance(5)
-    assert len(store.beats) >= 5
+    assert len(store.heartbeats) >= 5
     assert store.reaped == []
     store.reap_error = None
     await clock.advance(1)

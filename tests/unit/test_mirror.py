@@ -42,11 +42,11 @@ async def test_before_the_first_read_nothing_is_known(clock: FakeClock, history:
 async def test_loading_shows_everything_and_where_it_stands(clock: FakeClock, history: History) -> None:
     history.elect("leader~1")
     router = MirroringRouter(clock, history)
-    assert (router.mirror.birth, router.mirror.age_seconds, router.mirror.generation) == (None, None, 0)
+    assert (router.mirror.history_id, router.mirror.age_seconds, router.mirror.generation) == (None, None, 0)
     await router.mirror.load()
     assert router.is_equal
     assert router.shown() == [url_of(1), url_of(2), url_of(3)]
-    assert (router.mirror.birth, router.mirror.epoch, router.mirror.generation) == ("birth 1", 1, 1)
+    assert (router.mirror.history_id, router.mirror.epoch, router.mirror.generation) == ("history id 1", 1, 1)
     assert router.mirror.leader == history.leader
     assert router.mirror.age_seconds == 0
 
@@ -227,7 +227,7 @@ async def test_a_gap_is_not_forgotten_where_redis_is_lost_before_the_full_read(
 async def test_another_birth_calls_for_help_with_the_old_view_and_then_shows_the_new_history(
     clock: FakeClock, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = History("birth 2", first=100)
+    other = History("history id 2", first=100)
     other.register(9)
     router.reader.history = other
 
@@ -236,11 +236,11 @@ async def test_another_birth_calls_for_help_with_the_old_view_and_then_shows_the
 
     router.on_lost = contribute
     await clock.advance(2 * REFRESH)
-    assert router.lost == [("birth 1", [url_of(1), url_of(2), url_of(3)])]
+    assert router.lost == [("history id 1", [url_of(1), url_of(2), url_of(3)])]
     assert router.is_equal
     assert router.shown() == [url_of(1), url_of(9)]
-    assert router.mirror.birth == "birth 2"
-    assert caplog.messages == ["redis: another history (birth birth 2) has replaced birth 1"]
+    assert router.mirror.history_id == "history id 2"
+    assert caplog.messages == ["redis: another history (history id history id 2) has replaced history id 1"]
 
 
 async def test_another_birth_with_older_revisions_is_taken_as_it_is(clock: FakeClock, history: History) -> None:
@@ -257,7 +257,7 @@ async def test_an_empty_namespace_keeps_the_view_until_somebody_begins_anew(
     clock: FakeClock, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     empty = History()
-    empty.birth = None
+    empty.history_id = None
     router.reader.history = empty
     await clock.advance(30)
     assert router.shown() == [url_of(1), url_of(2), url_of(3)]
@@ -265,9 +265,9 @@ async def test_an_empty_namespace_keeps_the_view_until_somebody_begins_anew(
     assert router.lost == []
     assert len(caplog.messages) == 1
     assert "empty" in caplog.messages[0]
-    empty.birth = "birth 2"
+    empty.history_id = "history id 2"
     await clock.advance(2)
-    assert [birth for birth, _ in router.lost] == ["birth 1"]
+    assert [history_id for history_id, _ in router.lost] == ["history id 1"]
     assert router.shown() == []
 
 
@@ -278,21 +278,21 @@ async def test_help_that_fails_is_called_for_again_before_the_new_history_is_sho
         raise StoreUnavailable("away again")
 
     router.on_lost = fail
-    router.reader.history = History("birth 2", first=100)
+    router.reader.history = History("history id 2", first=100)
     await clock.advance(5)
     assert len(router.lost) > 2
     assert router.shown() == [url_of(1), url_of(2), url_of(3)]
     router.on_lost = None
     await clock.advance(2)
     assert router.shown() == []
-    assert router.mirror.birth == "birth 2"
+    assert router.mirror.history_id == "history id 2"
 
 
 async def test_a_history_lost_again_while_it_is_read_gets_the_view_too(
     clock: FakeClock, router: MirroringRouter
 ) -> None:
     reader = router.reader
-    second, third = History("birth 2", first=100), History("birth 3", first=200)
+    second, third = History("history id 2", first=100), History("history id 3", first=200)
 
     async def contribute() -> None:
         reader.history.register(1)
@@ -303,24 +303,24 @@ async def test_a_history_lost_again_while_it_is_read_gets_the_view_too(
     reader.history = second
     await clock.advance(3 * REFRESH)
     every = [url_of(1), url_of(2), url_of(3)]
-    assert router.lost[0] == ("birth 1", every)
+    assert router.lost[0] == ("history id 1", every)
     assert all(shown == every for _, shown in router.lost), "no view was given up that was not put back"
-    assert router.mirror.birth == "birth 3"
+    assert router.mirror.history_id == "history id 3"
     assert router.shown() == [url_of(1)]
 
 
-@pytest.mark.parametrize("birth", ["birth 2", None])
+@pytest.mark.parametrize("history_id", ["history id 2", None])
 async def test_a_history_lost_after_a_gap_was_found_gets_the_view(
-    clock: FakeClock, history: History, router: MirroringRouter, birth: str | None
+    clock: FakeClock, history: History, router: MirroringRouter, history_id: str | None
 ) -> None:
     """The head that is read first shows the old history, and the full read another one, or an empty namespace."""
-    other = History("birth 2", first=100)
-    other.birth = birth
+    other = History("history id 2", first=100)
+    other.history_id = history_id
     router.reader.calls.clear()
     router.reader.on_head = lambda: setattr(router.reader, "history", other)
 
     async def contribute() -> None:
-        other.birth = "birth 2"
+        other.history_id = "history id 2"
         other.register(1)
         other.register(2)
 
@@ -331,7 +331,7 @@ async def test_a_history_lost_after_a_gap_was_found_gets_the_view(
     await clock.settle()
     assert "snapshot" in router.reader.calls, "there was a gap"
     await clock.advance(5 * REFRESH)
-    assert router.lost == [("birth 1", [url_of(1), url_of(2), url_of(3)])]
+    assert router.lost == [("history id 1", [url_of(1), url_of(2), url_of(3)])]
     assert router.shown() == [url_of(1), url_of(2)]
 
 
@@ -339,10 +339,10 @@ async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     empty = History()
-    empty.birth = None
+    empty.history_id = None
 
     async def contribute() -> None:
-        empty.birth = "birth 2"
+        empty.history_id = "history id 2"
         empty.register(3)
 
     router.on_lost = contribute
@@ -352,22 +352,22 @@ async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
     router.reader.history = empty
     router.reader.history.events = history.events
     await clock.advance(2 * REFRESH)
-    assert [birth for birth, _ in router.lost] == ["birth 1"]
+    assert [history_id for history_id, _ in router.lost] == ["history id 1"]
     assert url_of(3) in router.shown()
 
 
 async def test_loading_an_empty_namespace_says_so_and_shows_nothing_of_it(clock: FakeClock, history: History) -> None:
     router = MirroringRouter(clock, history)
-    history.birth = None
+    history.history_id = None
     with pytest.raises(StoreUnavailable, match="empty"):
         await router.mirror.load()
-    assert (router.shown(), router.mirror.birth) == ([], None)
+    assert (router.shown(), router.mirror.history_id) == ([], None)
 
 
 async def test_what_is_written_into_another_history_does_not_touch_the_view_it_gets(
     clock: FakeClock, router: MirroringRouter
 ) -> None:
-    other = History("birth 2", first=100)
+    other = History("history id 2", first=100)
     other.register(1)
     was_shown: list[AdminState] = []
 

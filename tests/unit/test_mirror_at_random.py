@@ -82,7 +82,7 @@ class Chaos:
 
     async def _lose_history(self) -> None:
         if self.rng.random() < 0.3:
-            self.router.reader.history = History(f"birth {self.rng.random()}", first=self.rng.randrange(1000))
+            self.router.reader.history = History(f"history id {self.rng.random()}", first=self.rng.randrange(1000))
             await self._save()
 
     async def _save(self) -> None:

@@ -63,7 +63,7 @@ class Router:
             assert task.cancelled(), task.exception()
 
     async def _lose_history(self) -> None:
-        self.lost.append(self.mirror.birth)
+        self.lost.append(self.mirror.history_id)
 
 
 def age(router: Router) -> float:
@@ -114,7 +114,7 @@ async def test_loading_finds_what_was_there_before(space: Space) -> None:
         assert router.view.first is router.view.get(B)
         assert router.mirror.epoch == epoch
         assert router.mirror.leader is not None
-        assert router.mirror.birth == space.raw.hget(space.keys.meta, "birth")
+        assert router.mirror.history_id == space.raw.hget(space.keys.meta, "history_id")
 
 
 async def test_a_trimmed_feed_is_a_gap(space: Space, routers: tuple[Router, Router]) -> None:
@@ -136,14 +136,14 @@ async def test_a_flushed_server_keeps_the_view_and_calls_for_help_once_another_h
     a, b = routers
     await a.register(A)
     await until(lambda: b.shown() == [A])
-    birth = b.mirror.birth
+    history_id = b.mirror.history_id
     space.raw.flushall()
     await until(lambda: age(a) > 5 * REFRESH and age(b) > 5 * REFRESH)
     assert (a.shown(), b.shown()) == ([A], [A])
     assert b.lost == []
     await space.add(B)
     await until(lambda: b.shown() == [B])
-    assert b.lost == [birth]
+    assert b.lost == [history_id]
 
 
 async def test_a_key_of_another_type_keeps_the_view_and_says_so_once(

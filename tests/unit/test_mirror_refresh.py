@@ -1,4 +1,4 @@
-"""Reading again what no event carries: shared by its callers, rate-limited, and never undoing the feed."""
+"""Reading again what no event carries: shared by its callers, rate-limited, and never undoing the event stream."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_refresh_begun_before_a_full_read_does_not_undo_it(
     router.reader.records_gate.clear()
     caller = asyncio.ensure_future(router.mirror.refresh())
     await clock.settle()
-    other = History("birth 2")  # the same revisions, another history
+    other = History("history id 2")  # the same revisions, another history
     for number in (1, 2, 3):
         other.register(number)
         other.change(number, admin=AdminState.DRAINING)

@@ -1,4 +1,4 @@
-"""A router reads its own writes: a reply counts before the feed brings it, and nothing older undoes it."""
+"""A router reads its own writes: a reply counts before the event stream brings it, and nothing older undoes it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_
     router.reader.feed_gate.set()
     await clock.settle()
     assert router.is_equal
-    assert router.mirror.generation == 1, "the feed went on unbroken"
+    assert router.mirror.generation == 1, "the event stream went on unbroken"
 
 
 async def test_an_older_event_from_the_feed_does_not_undo_a_newer_reply(
@@ -55,7 +55,7 @@ async def test_an_older_event_from_the_feed_does_not_undo_a_newer_reply(
     older = history.change(1, admin=AdminState.DRAINING)
     newer = history.change(1, admin=AdminState.ACTIVE)
     router.mirror.apply_reply([newer], router.mirror.generation)
-    history.events.remove(newer)  # the feed is read between the two
+    history.events.remove(newer)  # the event stream is read between the two
     router.reader.feed_gate.set()
     await clock.settle()
     assert router.mirror.revision == older.id
@@ -93,7 +93,7 @@ async def test_after_removing_a_replica_the_feed_does_not_show_it_again_for_a_mo
     router.mirror.apply_reply([changed], router.mirror.generation)
     router.mirror.apply_reply([removed], router.mirror.generation)
     assert router.view.get(url_of(1)) is None
-    history.events.remove(removed)  # the feed is read between the two
+    history.events.remove(removed)  # the event stream is read between the two
     router.reader.feed_gate.set()
     await clock.settle()
     assert router.mirror.revision == changed.id
@@ -148,7 +148,7 @@ async def test_own_writes_of_a_lost_history_do_not_survive_it(
     await clock.advance(REFRESH)
     router.mirror.apply_reply([history.register(7)], router.mirror.generation)
     assert url_of(7) in router.shown()
-    other = History("birth 2")
+    other = History("history id 2")
     other.register(9)
     router.reader.history = other
     router.reader.feed_gate.set()

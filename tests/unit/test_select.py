@@ -395,7 +395,7 @@ def test_a_read_no_older_than_what_is_known_is_taken_over() -> None:
 
 def test_an_event_from_before_a_removal_does_not_bring_a_replica_back() -> None:
     view = view_of(record(0), record(1))
-    view.apply([record(0, admin=REMOVED, revision=5)])  # as the reply to a command shows it, ahead of the feed
+    view.apply([record(0, admin=REMOVED, revision=5)])  # as the reply to a command shows it, ahead of the event stream
     view.apply([record(0, revision=3)])
     assert (numbers(view.all()), chosen(view.first)) == ([1], 1)
     view.apply([record(0, revision=6)])

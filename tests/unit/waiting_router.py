@@ -1,4 +1,4 @@
-"""A waiting line made up for tests: where sessions stand, what the inbox says, and a store with answers of its own."""
+"""A queue made up for tests: where sessions stand, what the inbox says, and a store with answers of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import cast
 
 from shared_registry.aio.clock import finish_by
 from shared_registry.errors import StoreError
-from shared_registry.leases.queue import Line
+from shared_registry.leases.queue import RouterQueue
 from shared_registry.model import ORIGIN
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
-from shared_registry.store.replies import Denied, Grant, Place
+from shared_registry.store.replies import Denied, Grant, Queued
 from tests.unit.fake_clock import FakeClock
 
 ROUTER = "r~1"
@@ -44,12 +44,12 @@ class ScriptedLine:
     def as_reader(self) -> Reader:
         return cast("Reader", self)
 
-    def line(self, *, is_known: Callable[[str], bool], on_stranger: Callable[[], None]) -> Line:
-        return Line(
+    def line(self, *, is_known: Callable[[str], bool], on_orphaned_lease: Callable[[], None]) -> RouterQueue:
+        return RouterQueue(
             self.as_reader(),
             router=ROUTER,
             is_known=is_known,
-            on_stranger=on_stranger,
+            on_orphaned_lease=on_orphaned_lease,
             clock=self._clock,
             rng=random.Random(1),
         )
@@ -86,7 +86,7 @@ class ScriptedLine:
             raise self.errors[call].pop(0)
 
 
-Answer = Grant | Place | Denied | StoreError
+Answer = Grant | Queued | Denied | StoreError
 
 
 class ScriptedAsking:
@@ -132,7 +132,7 @@ class ScriptedAsking:
         excluded: Collection[str],
         patience_seconds: float | None,
         on_sent: Callable[[], None],
-    ) -> Grant | Place | Denied:
+    ) -> Grant | Queued | Denied:
         self.patience.append(patience_seconds)
         await self.until_its_turn()
         on_sent()
@@ -147,7 +147,7 @@ class ScriptedAsking:
         excluded: Collection[str],
         patience_seconds: float | None,
         on_sent: Callable[[], None],
-    ) -> Grant | Place | Denied:
+    ) -> Grant | Queued | Denied:
         self.patience.append(patience_seconds)
         await self.until_its_turn()
         on_sent()
@@ -156,7 +156,7 @@ class ScriptedAsking:
 
     async def _answer(
         self, answers: list[Answer], call: str, avoided: Collection[str], excluded: Collection[str]
-    ) -> Grant | Place | Denied:
+    ) -> Grant | Queued | Denied:
         self.calls.append((self._clock.monotonic(), call))
         self.avoided.append(avoided)
         self.excluded.append(excluded)

@@ -14,7 +14,7 @@ IDLE_SECONDS = 60.0
 """For how long after the last choice by load the loads are still read, where the router's own policy needs none."""
 
 
-class LoadFeed:
+class LoadUpdates:
     """Keeps the loads of a view fresh. One `run` at a time."""
 
     def __init__(self, reader: Reader, view: View, *, refresh_seconds: float, clock: Clock) -> None:

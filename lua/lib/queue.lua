@@ -1,4 +1,4 @@
--- The waiting line: who waits, first come first, over all routers.
+-- The queue: who waits, first come first, over all routers.
 --
 -- A waiter is `<router>/<lease id>` with its sequence as score. Whatever makes room ends with `serve_queue`, which
 -- gives it to those who wait longest; their routers hear of it through their inboxes.
@@ -19,7 +19,7 @@ end
 
 -- What becomes of the waiters of a router: `served`; `skipped` while it has expired, or its keys are not ours to write;
 -- `dropped` where it is none.
-local function standing_of(router, now_ms)
+local function router_state(router, now_ms)
   local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
   if not expires_at_ms then
     return 'dropped'
@@ -38,17 +38,17 @@ local function serve_queue(now_ms)
   if redis.call('ZCARD', keys.queue) == 0 then
     return false, 0
   end
-  local standings = {}
+  local router_states = {}
   local granted, skipped = 0, 0
   for _ = 1, LOOKS_AT_ONCE / PAGE do
     local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
     for _, waiter in ipairs(page) do
       local router, lease_id = string.match(waiter, '^(.-)/(%x+.*)$')
       router = router or ''
-      standings[router] = standings[router] or standing_of(router, now_ms)
-      if standings[router] == 'dropped' then
+      router_states[router] = router_states[router] or router_state(router, now_ms)
+      if router_states[router] == 'dropped' then
         redis.call('ZREM', keys.queue, waiter)
-      elseif standings[router] == 'skipped' or session_refusal(lease_id) then
+      elseif router_states[router] == 'skipped' or session_refusal(lease_id) then
         skipped = skipped + 1
       else
         if granted == GRANTS_AT_ONCE then
