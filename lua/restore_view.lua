@@ -14,8 +14,9 @@
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    history_id router view_history_id view_revision is_complete … (kind url restored_from, and 21 fields; see
--- FIELDS) RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
+-- ARGV    history_id router view_history_id view_revision is_complete … (kind url restored_from, and 21 fields;
+--         see FIELDS)
+-- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))

@@ -71,7 +71,7 @@ def test_the_map_of_the_keyspace_is_complete() -> None:
         "leases:<key>": "hash",
         "affinity:<sha>": "string",
         "inbox:<key>": "stream",
-        "place:<sha>": "string",
+        "sequence:<sha>": "string",
     }
 
 

@@ -240,7 +240,7 @@ async def test_another_birth_calls_for_help_with_the_old_view_and_then_shows_the
     assert router.is_equal
     assert router.shown() == [url_of(1), url_of(9)]
     assert router.mirror.history_id == "history id 2"
-    assert caplog.messages == ["redis: another history (history id history id 2) has replaced history id 1"]
+    assert caplog.messages == ["redis: another history (history id 2) has replaced history id 1"]
 
 
 async def test_another_birth_with_older_revisions_is_taken_as_it_is(clock: FakeClock, history: History) -> None:
