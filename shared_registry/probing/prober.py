@@ -21,11 +21,11 @@ from urllib.parse import quote, urlsplit
 import h11
 
 from shared_registry._version import __version__
+from shared_registry.aio.time_limit import time_limit
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.probing.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered
 from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 from shared_registry.probing.text import ExpectedValue, body_mismatch, one_line, timeout_text
-from shared_registry.probing.time_limit import time_limit
 from shared_registry.probing.tls import default_context, tls_trouble
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 

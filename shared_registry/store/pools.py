@@ -6,13 +6,13 @@ connection meanwhile loses the one that it makes instead.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
+from shared_registry.aio.time_limit import time_limit
 from shared_registry.store.failover import Failover
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class PromptSentinel(Sentinel):
             alone = copy.copy(self)
             alone.sentinels = [sentinel]
             try:
-                async with asyncio.timeout(share):
+                async with time_limit(share):
                     address = await super(PromptSentinel, alone).discover_master(service_name)
             except MasterNotFoundError as found:
                 error = found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.store.client import bounded, connect
+from shared_registry.store.pools import RenewingSentinelPool
 from tests.faults.test_demotion import KEYS, Pair, pair, registry, uses
 from tests.redis.support import A, until
 
@@ -53,9 +56,11 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
         process.kill()
 
 
-async def test_a_silent_first_sentinel_does_not_hide_the_second(
+@pytest.fixture
+async def sentinel_port(
     redis_binary: Path, own_server: Callable[..., EmbeddedServer], tmp_path: Path
-) -> None:
+) -> AsyncIterator[int]:
+    """A sentinel that knows the primary `main`."""
     server = own_server()
     port = embedded._free_port()
     conf = tmp_path / "sentinel.conf"
@@ -63,7 +68,7 @@ async def test_a_silent_first_sentinel_does_not_hide_the_second(
     with (tmp_path / "log").open("wb") as log:
         process = BoundProcess([redis_binary, conf, "--sentinel"], cwd=tmp_path, output=log)
     try:
-        with Redis(port=port, decode_responses=True) as sentinel, socket.create_server(("127.0.0.1", 0)) as silent:
+        with Redis(port=port, decode_responses=True) as sentinel:
 
             def knows_it() -> bool:
                 if process.poll() is not None:
@@ -73,15 +78,35 @@ async def test_a_silent_first_sentinel_does_not_hide_the_second(
                 return False
 
             await until(knows_it, seconds=30)
-            hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{port}"
-            clients = connect(f"redis+sentinel://{hosts}/main/0", timeout_seconds=4, block_seconds=1)
-            try:
-                async with bounded(4):
-                    assert await clients.commands.ping()
-            finally:
-                await clients.close()
+        yield port
     finally:
         process.kill()
+
+
+async def test_a_silent_first_sentinel_does_not_hide_the_second(sentinel_port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{sentinel_port}"
+        clients = connect(f"redis+sentinel://{hosts}/main/0", timeout_seconds=4, block_seconds=1)
+        try:
+            async with bounded(4):
+                assert await clients.commands.ping()
+        finally:
+            await clients.close()
+
+
+async def test_a_sentinel_is_not_to_blame_for_a_loop_that_stands_still(sentinel_port: int) -> None:
+    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main/0"
+    for turns in range(20):  # of the loop, before it stands still: in every stage of connecting and asking
+        clients = connect(url, timeout_seconds=1.5, block_seconds=1)
+        try:
+            pool: RenewingSentinelPool = clients.commands.connection_pool
+            asking = asyncio.ensure_future(pool.get_master_address())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.6)  # noqa: ASYNC251  longer than a sentinel's share
+            assert await asking
+        finally:
+            await clients.close()
 
 
 def begins(sentinel: Redis) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared_registry.probing.time_limit import LATE_SECONDS, time_limit
+from shared_registry.aio.time_limit import LATE_SECONDS, time_limit
 
 LIMIT = 2.0
 
