@@ -2,7 +2,7 @@
 
 -- include lib/keys.lua
 
-local SCHEMA = '1'
+local SCHEMA = '2'
 
 -- What tells how long a key is refuses a key of another type, and costs less than TYPE, which answers with a table.
 local LENGTH_OF = {hash = 'HLEN', set = 'SCARD', stream = 'XLEN', string = 'STRLEN', zset = 'ZCARD'}

@@ -78,7 +78,7 @@ def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
     facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "nobody waits")
     if overview.panic:
         facts.add_row("panic", Text(f"{printable(overview.panic)}: select() spreads over all that are active", "red"))
-    facts.add_row("revision", f"{head.revision} of history id {head.history_id or '-'}")
+    facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 
 

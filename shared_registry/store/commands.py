@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from shared_registry.aio.completion import completed
-from shared_registry.errors import Fenced, KeyConflict, StoreError, StoreRefused
+from shared_registry.errors import Fenced, KeyConflict, StoreError
 from shared_registry.model import (
     AdminState,
     Event,
@@ -29,7 +29,7 @@ from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.client import MAX_CONNECTIONS, Client
 from shared_registry.store.codec import milliseconds, parse_events
 from shared_registry.store.failover import Failover
-from shared_registry.store.keys import Keys
+from shared_registry.store.keys import Keys, wrong_schema
 from shared_registry.store.lane import Lane
 from shared_registry.store.replies import (
     Denial,
@@ -441,8 +441,5 @@ def _expect(reply: Reply, *words: str) -> str:
         key, found, wanted = reply.values
         raise KeyConflict(f"key {key} is a {found}, not a {wanted}; move or delete it, nothing was written")
     if reply.status == "wrong_schema":
-        raise StoreRefused(
-            f"this namespace was written by schema {reply.values[0]}, this version writes {reply.values[1]}; "
-            "upgrade, or use another namespace"
-        )
+        raise wrong_schema(reply.values[0])
     raise StoreError(f"a command answered {reply.status!r}, which this version does not know")

@@ -26,8 +26,10 @@ from __future__ import annotations
 
 import re
 
-from shared_registry.errors import ConfigError
+from shared_registry.errors import ConfigError, StoreRefused
 
+SCHEMA = "2"
+"""The form of what is in these keys. `lua/lib/refusal.lua` writes and checks the same number."""
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -100,3 +102,10 @@ class Keys:
         if key.startswith(self.inbox_prefix):
             return "stream"
         return fixed.get(key)
+
+
+def wrong_schema(found: str) -> StoreRefused:
+    """Return the error for a namespace of another schema."""
+    return StoreRefused(
+        f"this namespace was written by schema {found}, this version writes {SCHEMA}; upgrade, or use another namespace"
+    )

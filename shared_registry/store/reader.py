@@ -18,7 +18,7 @@ from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients, bounded
 from shared_registry.store.codec import parse_event, parse_leader, parse_record
 from shared_registry.store.failover import is_lost
-from shared_registry.store.keys import Keys
+from shared_registry.store.keys import SCHEMA, Keys, wrong_schema
 from shared_registry.store.lane import Lane
 from shared_registry.store.replies import Grant
 
@@ -29,7 +29,7 @@ EVENTS_AT_ONCE = 500
 LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
 BLOCK_MARGIN_SECONDS = 1.0
-HEAD_FIELDS = ("history_id", "revision", "epoch")
+HEAD_FIELDS = ("schema", "history_id", "revision", "epoch")
 NO_FIELD = "-"
 """Of `meta`; is never there, so that deleting it changes nothing."""
 
@@ -92,7 +92,11 @@ class Reader:
         self._channel = Channel(clients.control, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
     async def head(self) -> Head:
-        """Return history id, revision and epoch."""
+        """Return history id, revision and epoch.
+
+        Raises:
+            StoreRefused: Another version wrote the namespace, in a form that this one cannot read.
+        """
         async with self._channel.bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
@@ -348,7 +352,9 @@ async def execute(pipeline: Client) -> list[Any]:
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    history_id, revision, epoch = values
+    schema, history_id, revision, epoch = values
+    if schema not in (None, SCHEMA):
+        raise wrong_schema(schema)
     try:
         return Head(history_id, revision or ORIGIN, int(epoch or 0))
     except ValueError:

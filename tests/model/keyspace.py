@@ -241,7 +241,7 @@ class Keyspace:
 
     def _begin_history(self) -> None:
         if "history_id" not in self.meta:
-            self.meta |= {"history_id": Anything(), "schema": "1"}
+            self.meta |= {"history_id": Anything(), "schema": "2"}
             self.events = []
 
     def _emit(self, kind: str, **fields: Value) -> None:

@@ -53,7 +53,7 @@ async def test_the_winner_is_stored_for_the_length_of_the_lease(space: Space) ->
 async def test_the_first_candidacy_begins_the_history(space: Space) -> None:
     await epoch_of(space, "token")
     meta = space.raw.hgetall(space.keys.meta)
-    assert (meta["schema"], len(meta["history_id"])) == ("1", 16)
+    assert (meta["schema"], len(meta["history_id"])) == ("2", 16)
     depose(space)
     await epoch_of(space, "token")
     assert space.raw.hget(space.keys.meta, "history_id") == meta["history_id"]

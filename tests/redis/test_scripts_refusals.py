@@ -11,7 +11,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreRefused
 from shared_registry.model import AdminState, ProbeResult, Term
 from shared_registry.store.codec import removed_entry
-from shared_registry.store.lua import command_names
+from shared_registry.store.keys import SCHEMA
+from shared_registry.store.lua import LUA_DIR, command_names
 from tests.redis.support import THRESHOLDS, A, Space, info, on_server
 from tests.unit.lua_header import read_header
 
@@ -213,11 +214,23 @@ async def test_a_release_from_a_full_replica_needs_them_all(space: Space, name: 
 @pytest.mark.parametrize("command", [name for name in CALLS if "meta" in read_header(name).names("KEYS")])
 async def test_a_namespace_of_another_schema_is_refused(space: Space, command: str) -> None:
     await populate(space)
-    space.raw.hset(space.keys.meta, "schema", "2")
+    space.raw.hset(space.keys.meta, "schema", "3")
     before = space.dump()
-    with pytest.raises(StoreRefused, match="schema 2, this version writes 1"):
+    with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
         await CALLS[command](space)
     assert space.dump() == before
+
+
+async def test_a_namespace_of_another_schema_is_not_read(space: Space) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", "3")
+    for read in (space.reader.head, space.reader.snapshot):
+        with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
+            await read()
+
+
+def test_both_languages_mean_the_same_schema() -> None:
+    assert f"local SCHEMA = '{SCHEMA}'" in (LUA_DIR / "lib/refusal.lua").read_text()
 
 
 @pytest.mark.parametrize("command", CALLS)

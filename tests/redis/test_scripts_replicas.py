@@ -47,7 +47,7 @@ async def test_a_new_replica_is_unknown_active_and_idle(space: Space) -> None:
 async def test_the_first_write_begins_the_history_and_names_the_schema(space: Space) -> None:
     await space.add()
     meta = space.raw.hgetall(space.keys.meta)
-    assert (meta["schema"], len(meta["history_id"])) == ("1", 16)
+    assert (meta["schema"], len(meta["history_id"])) == ("2", 16)
     await space.add(B)
     assert space.raw.hget(space.keys.meta, "history_id") == meta["history_id"]
 

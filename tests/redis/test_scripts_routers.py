@@ -56,7 +56,7 @@ async def test_a_router_joins_once(space: Space) -> None:
     (event,) = await space.reader.last_events(9)
     assert (event.kind, event.router, event.id) == (EventKind.ROUTER_JOINED, ONE, first.revision)
     assert first.history_id == again.history_id == (await space.reader.head()).history_id
-    assert space.raw.hget(space.keys.meta, "schema") == "1"
+    assert space.raw.hget(space.keys.meta, "schema") == "2"
 
 
 async def test_a_router_is_described_for_operators(space: Space) -> None:
