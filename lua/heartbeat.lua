@@ -1,6 +1,6 @@
 -- Keeps a router alive in `routers`, and tells it what it may have missed and whom it may reap.
 --
--- The only script that puts a router there. A beat that finds the last one missing, in the future or older than
+-- The only script that puts a router there. A heartbeat that finds the last one missing, in the future or older than
 -- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
 -- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
 --

@@ -1,5 +1,5 @@
--- Ends the leases of a router that has not beaten for longer than its expiry, some at a time, and removes it with the
--- last of them. Checks each time: it may be back.
+-- Ends the leases of a router that has sent no heartbeat for longer than its expiry, some at a time, and removes it
+-- with the last of them. Checks each time: it may be back.
 --
 -- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix sequence_prefix

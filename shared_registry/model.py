@@ -330,7 +330,7 @@ class RouterRecord:
     """A router as the others see it.
 
     Attributes:
-        last_beat_at: When it last said that it lives; likewise `expires_at`, when it counts as dead unless it beats.
+        last_beat_at: When it last sent a heartbeat; `expires_at`, when it counts as dead unless it sends another.
     """
 
     info: RouterInfo

@@ -10,7 +10,7 @@ local LOOKS_AT_ONCE = 1024
 local PAGE = 64
 local INBOX_LENGTH = '1000'
 
--- Whether the time is one in which a router that has not beaten is gone, and not cut off with all the others.
+-- Whether the time is one in which a router that has sent no heartbeat is gone, and not cut off with all the others.
 local function may_give_up(now_ms)
   local span = redis.call('HMGET', keys.meta, 'reap_after_ms', 'reap_until_ms')
   local after, till = tonumber(span[1] or ''), tonumber(span[2] or '')

@@ -31,7 +31,7 @@ class Violation:
     """One invariant that does not hold.
 
     Attributes:
-        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `feed`.
+        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `events`.
         key: The Redis key to look at.
         url: Canonical url of the replica that it is about, if it is about one.
         event: For a break in the event stream, the event behind it.

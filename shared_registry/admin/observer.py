@@ -28,7 +28,7 @@ class Overview:
         at: When, in seconds on the Redis server's clock.
         head: Which history, and how far it has come.
         leader: Who leads; `None` while nobody does.
-        live_routers: How many routers have beaten in time.
+        live_routers: How many routers have sent a heartbeat in time.
         waiting: How many sessions wait for a slot.
         replicas: All that are registered, in order.
         panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.

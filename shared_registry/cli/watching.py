@@ -121,7 +121,7 @@ def routers(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the routers: who leads, how long each is up, when it last beat, and whose settings differ.
+    """Show the routers: who leads, how long each is up, its last heartbeat, and whose settings differ.
 
     A router whose shared settings (probing, lease, heartbeat) are not the leader's is marked "differs".
 

@@ -157,13 +157,13 @@ class RouterConfig:
 
     heartbeat_seconds: Period = 1.0
     """Seconds between two signs of life of this router. Each is one script call, routers / heartbeat a second in all.
-    Refused unless below half of `router_expiry_seconds`: one lost beat must not look like a death."""
+    Refused unless below half of `router_expiry_seconds`: one lost heartbeat must not look like a death."""
 
     router_expiry_seconds: Expiry = 5.0
     """Seconds that a router may be silent before the others count it dead and end its leases. After a crash its
-    sessions' slots are free again within expiry + heartbeat (6 s by default). Five beats by default, so that a pause
-    of some seconds is no death. Raising it tolerates longer pauses of a router that lives; lowering it frees slots
-    sooner, and more often those of sessions that still run."""
+    sessions' slots are free again within expiry + heartbeat (6 s by default). Five heartbeats by default, so that a
+    pause of some seconds is no death. Raising it tolerates longer pauses of a router that lives; lowering it frees
+    slots sooner, and more often those of sessions that still run."""
 
     fast_interval_seconds: Period = 1.0
     """Seconds from a probe's result to the next probe while something is pending about the replica: never judged yet,

@@ -188,7 +188,7 @@ class Asker:
             self._expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
             await _within(patience_seconds, self._recovery.rejoin())
-        raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+        raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
     async def _hear(self, ask: Ask[T], request: Request, spared: Collection[str], patience_seconds: float | None) -> T:
         """Ask, and hear the answer even where the caller is cancelled; where it is before its turn, do not ask."""

@@ -224,7 +224,7 @@ class Placement:
                 lease.lost.set()
 
     def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
-        """Return what reconciles if the beat that begins counts what this router cannot have held meanwhile."""
+        """Return what reconciles if the heartbeat that begins counts what this router cannot have held meanwhile."""
         mark = self.ledger.mark()
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
@@ -247,7 +247,7 @@ class Placement:
         self._queue.call_all()
 
     def _expect_open(self, request: Request) -> None:
-        """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
+        """Refuse what began before a stop: the router has left, and a lease of it would have no heartbeats."""
         if request.closings != self._closings:
             raise UsageError("the registry was stopped while a session was being placed")
 

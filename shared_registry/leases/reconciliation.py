@@ -1,7 +1,7 @@
 """Makes Redis and this router agree on which leases the router holds, after anything that may have parted them.
 
 What is held here and missing there is put back; what is there and nobody's here is released, also from the waiting
-line. A task of its own, so that however long it takes, the router goes on beating.
+line. A task of its own, so that however long it takes, the router goes on sending heartbeats.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Reconciler:
             await self._join()
             restored = await self._store.restore_leases(leases)
         if restored is None:
-            raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
+            raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
         self._unheard.difference_update(leases)
         self._ledger.confirm(leases, not_there=restored.not_there)
         if restored.count:

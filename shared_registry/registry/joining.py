@@ -1,4 +1,4 @@
-"""How a router joins: it waits for Redis, beats, contributes the replicas of its config, and reads the shared state."""
+"""How a router joins: wait for Redis, send a heartbeat, register the replicas of its config, read the shared state."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
 
 
 async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
-    """Beat, seed and read; return whether it was all one history."""
+    """Send a heartbeat, seed and read; return whether it was all one history."""
     heartbeat = await parts.membership.heartbeat()
     await _seed(parts, settings)
     await parts.mirror.load()

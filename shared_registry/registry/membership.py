@@ -1,4 +1,4 @@
-"""This router's place among the live ones: it beats, reaps those that stopped, and leaves when it stops."""
+"""This router among the live ones: it sends heartbeats, reaps routers that stopped, and leaves when it stops."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Membership:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """Set up; the first `beat` joins.
+        """Set up; the first heartbeat joins.
 
         Args:
             store: Where the routers are listed.
             info: How this one presents itself.
-            heartbeat_seconds: How often it beats.
-            expiry_seconds: How long after its last beat the others may reap it; over twice the heartbeat.
+            heartbeat_seconds: How often it sends a heartbeat.
+            expiry_seconds: How long after its last heartbeat the others may reap it; over twice the heartbeat.
             affinity_seconds: How long the sessions of one that was reaped may find their replicas again.
-            begin_heartbeat: Called before each beat; what it returns is called with what the beat learned, or why it
+            begin_heartbeat: Called before each heartbeat; what it returns is called with the reply, or why it
                 failed.
             clock: For waiting.
             rng: For jitter.
@@ -58,7 +58,7 @@ class Membership:
         self._is_in_trouble = False
 
     async def heartbeat(self) -> Heartbeat:
-        """Beat once.
+        """Send one heartbeat.
 
         Raises:
             StoreError: Redis could not be told.
@@ -82,7 +82,7 @@ class Membership:
             pass
 
     async def run(self) -> None:
-        """Beat, and reap who has expired, until cancelled."""
+        """Send heartbeats, and reap routers that have expired, until cancelled."""
         while True:
             try:
                 heartbeat = await self.heartbeat()
@@ -91,7 +91,7 @@ class Membership:
             except StoreError as error:
                 if not self._is_in_trouble:
                     self._is_in_trouble = True
-                    logger.warning("router: cannot beat: %s", error)
+                    logger.warning("router: cannot send a heartbeat: %s", error)
                 await self._clock.sleep(self._backoff.next_seconds())
             else:
                 if self._is_in_trouble or heartbeat.joined:
@@ -101,7 +101,7 @@ class Membership:
                 await self._clock.sleep(next_heartbeat_at - self._clock.monotonic())
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
-        """Reap until the next beat is due, which finds what is left to do."""
+        """Reap until the next heartbeat is due; its reply names those that are left."""
         for router in expired:
             parting = Parting.PARTIAL
             while parting is Parting.PARTIAL:

@@ -112,7 +112,7 @@ class Reader:
             return await self._commands.hget(self._keys.meta, "panic") or ""
 
     async def last_heartbeat_at(self) -> float | None:
-        """Return when any router last beat, on the server's clock; `None` where none ever did."""
+        """Return when any router last sent a heartbeat, on the server's clock; `None` where none ever did."""
         async with self._channel.bounded():
             at_ms = await self._commands.hget(self._keys.meta, "heartbeat_at_ms")
         return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None

@@ -43,7 +43,7 @@ class LineRules(Keyspace):
         return router in self.routers and least(self.routers[router]) > self._now.low
 
     def is_given_up(self, router: str) -> bool:
-        """Return whether a router has not beaten while others have: it may be reaped, and is given nothing."""
+        """Return whether a router has sent no heartbeat while others have: it may be reaped, and is given nothing."""
         if self.is_alive(router) or not {"reap_after_ms", "reap_until_ms"} <= self.meta.keys():
             return False
         return least(self.meta["reap_after_ms"]) <= self._now.low <= least(self.meta["reap_until_ms"])

@@ -129,7 +129,7 @@ class Space:
         self.raw.hset(self.keys.replica(url), "in_flight", sessions)
 
     def expire_router(self, key: str) -> None:
-        """Make a router one that has not beaten for long, in a cluster that has beaten all the time."""
+        """Make a router one that has sent no heartbeat for long, in a cluster that has beaten all the time."""
         now = self.now_ms()
         self.raw.zadd(self.keys.routers, {key: now - 1})
         self.raw.hset(

@@ -146,7 +146,7 @@ async def test_while_the_store_fails_it_tries_a_little_faster_than_it_beats_and_
     heartbeats = len(store.heartbeats)
     await clock.advance(60)
     assert 60 <= len(store.heartbeats) - heartbeats <= 130
-    assert caplog.messages == ["router: cannot beat: away"]
+    assert caplog.messages == ["router: cannot send a heartbeat: away"]
     store.error = None
     await clock.advance(5)
     assert caplog.messages[1:] == ["router: router~1 is among the live routers"]
@@ -162,7 +162,7 @@ async def test_a_second_outage_is_logged_again_and_tried_soon(
         await clock.advance(20)
         store.error = None
         await clock.advance(2.5)
-    assert caplog.messages == ["router: cannot beat: no"] * 2
+    assert caplog.messages == ["router: cannot send a heartbeat: no"] * 2
     store.error = StoreUnavailable("away")
     heartbeats = len(store.heartbeats)
     await clock.advance(1.5)
