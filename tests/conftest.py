@@ -17,6 +17,14 @@ from shared_registry.embedded.server_binary import find_server_binary
 from shared_registry.errors import ConfigError
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that starts a server as `redis`: what CI runs again with other servers."""
+    for item in items:
+        if "redis_binary" in getattr(item, "fixturenames", ()):
+            item.add_marker("redis")
+
+
 @pytest.fixture(scope="session")
 def redis_binary() -> Path:
     """The server program to test against: SHARED_REGISTRY_TEST_SERVER, otherwise the embedded one."""

@@ -19,7 +19,7 @@ from shared_registry.model import Event, Source
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry
-from tests.redis.support import A, B, C, Space, on_server
+from tests.support.space import A, B, C, Space, on_server
 
 
 @pytest.fixture

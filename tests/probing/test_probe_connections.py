@@ -10,7 +10,8 @@ import pytest
 
 from shared_registry.probing import HttpProber
 from shared_registry.probing.connection import ProbeConnection
-from tests.probing.scripted_server import (
+from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_server import (
     LONG,
     OK,
     SHORT,
@@ -21,7 +22,6 @@ from tests.probing.scripted_server import (
     several_turns,
     stay_silent,
 )
-from tests.replica_server import ReplicaServer
 
 
 async def test_one_origin_has_one_connection_however_it_is_spelled() -> None:

@@ -14,7 +14,8 @@ from shared_registry.probing import HttpProber, guarded
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.connection import BODY_LIMIT
 from shared_registry.probing.text import MAX_ERROR_LENGTH
-from tests.probing.scripted_server import (
+from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_server import (
     LONG,
     OK,
     SHORT,
@@ -25,7 +26,6 @@ from tests.probing.scripted_server import (
     scripted,
     stay_silent,
 )
-from tests.replica_server import ReplicaServer
 
 
 def dripping(head: bytes, again: bytes = b"") -> Script:

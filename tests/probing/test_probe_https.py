@@ -12,7 +12,7 @@ from shared_registry.probing import HttpProber
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.tls import default_context
-from tests.probing.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted
+from tests.support.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted
 
 
 async def test_a_self_signed_certificate_is_a_clear_failure(server_tls: ssl.SSLContext) -> None:

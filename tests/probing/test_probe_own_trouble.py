@@ -11,8 +11,8 @@ import pytest
 
 from shared_registry.probing import HttpProbe, HttpProber, guarded
 from shared_registry.probing.own_trouble import OwnTrouble
-from tests.descriptors import out_of_descriptors
-from tests.probing.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted, several_turns
+from tests.support.descriptors import out_of_descriptors
+from tests.support.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted, several_turns
 
 CLOSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 

@@ -22,8 +22,8 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server as router_server
-from tests.cluster.command import Running, running
-from tests.proxy.backend import Backend
+from tests.support.backend import Backend
+from tests.support.command import Running, running
 
 SECONDS = 10.0
 FAST: dict[str, Any] = {

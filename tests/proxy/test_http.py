@@ -11,8 +11,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.proxy.backend import CHUNK, Backend, RawBackend
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, until
+from tests.support.backend import CHUNK, Backend, RawBackend
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

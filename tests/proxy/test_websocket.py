@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from shared_registry.proxy import websocket
-from tests.proxy.backend import Backend, RawBackend
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, until
+from tests.support.backend import Backend, RawBackend
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
