@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -20,12 +20,6 @@ from shared_registry.store.replies import Grant
 from tests.support.space import THRESHOLDS, A, B, C, Space, info, on_server
 
 Plant = Callable[[Space], object]
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 async def populate(space: Space) -> None:

@@ -29,11 +29,6 @@ class Work:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def work() -> Work:
     return Work()
 

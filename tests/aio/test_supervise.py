@@ -28,11 +28,6 @@ class Work:
             raise self.error
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def keep(work: Work, clock: FakeClock) -> asyncio.Task[None]:
     return asyncio.ensure_future(keep_running("mirror", work, clock=clock, rng=random.Random(1)))
 

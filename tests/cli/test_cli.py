@@ -6,24 +6,23 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from shared_registry import __version__
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.command import Done, Running, run, running, wait_for
+from tests.support.command import SECRET, Running, is_one_error, run, running
 from tests.support.replica_server import ReplicaServer
+from tests.support.until import wait_for
 
 OwnServer = Callable[..., EmbeddedServer]
 
 SERVE = ["serve", "--host", "127.0.0.1", "--port", "0"]
 NOBODY = "redis://127.0.0.1:1/0"
-SECRET = "geheim"
 REPLICA_FIELDS = [
     *("url", "name", "primary", "weight", "capacity", "in_flight"),
     *("status", "status_since", "admin", "admin_reason"),
@@ -32,35 +31,10 @@ REPLICA_FIELDS = [
 ]
 
 
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
-def keys(namespace: str) -> Keys:
-    return Keys(namespace)
-
-
-@pytest.fixture
-def on_server(server: EmbeddedServer, namespace: str) -> dict[str, str]:
-    """The variables that lead the command to this test's namespace."""
-    return {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
-
-
 def write(directory: Path, text: str) -> str:
     path = directory / "router.yaml"
     path.write_text(text)
     return str(path)
-
-
-def is_one_error(done: Done, code: int) -> bool:
-    """Whether the command failed as it should: with this code, and one line that says why."""
-    assert "Traceback" not in done.all
-    assert SECRET not in done.all
-    lines = [line for line in done.err_lines if line.startswith("error: ")]
-    return (done.code, done.out, len(lines), done.err_lines[-1:]) == (code, "", 1, lines)
 
 
 # What is asked wrongly
@@ -174,7 +148,7 @@ def test_no_redis_is_3(name: str) -> None:
 
 def test_serve_gives_up_after_the_wait_with_one_line_per_edge() -> None:
     done = run(*SERVE, "--wait-redis", "0.5", SHARED_REGISTRY_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1/0")
-    assert is_one_error(done, 3), done
+    assert is_one_error(done, 3, is_logging=True), done
     room, serving, waiting, last = done.err_lines
     assert "room for" in room
     assert "serving on http://127.0.0.1:" in serving
@@ -201,7 +175,7 @@ def test_a_wrong_password_is_told_and_not_shown(own_server: OwnServer, name: str
     server = own_server(config={"requirepass": SECRET})
     words = SERVE if name == "serve" else [name]
     done = run(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
-    assert is_one_error(done, 2), done
+    assert is_one_error(done, 2, is_logging=name == "serve"), done
     assert "password" in done.err
 
 
@@ -229,33 +203,33 @@ def test_a_server_that_may_evict_keys_is_warned_of(own_server: OwnServer, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["replicas", "meta", "events", "leader"])
-def test_a_key_of_a_wrong_type_is_named(raw: Any, keys: Keys, on_server: dict[str, str], name: str) -> None:
+def test_a_key_of_a_wrong_type_is_named(raw: Any, keys: Keys, variables: dict[str, str], name: str) -> None:
     key = getattr(keys, name)
     raw.set(key, "text")
-    checked = run("check", **on_server)
+    checked = run("check", **variables)
     assert (checked.code, checked.err) == (1, "")
     assert f"type: {key}: is a string" in checked.out
-    [violation] = json.loads(run("check", "--json", **on_server).out)["violations"]
+    [violation] = json.loads(run("check", "--json", **variables).out)["violations"]
     assert (violation["rule"], violation["key"]) == ("type", key)
-    assert is_one_error(run("status", **on_server), 1)
+    assert is_one_error(run("status", **variables), 1)
 
 
-def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, on_server: dict[str, str]) -> None:
+def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
     raw.set(keys.routers, "text")
-    done = run(*SERVE, **on_server)
-    assert is_one_error(done, 1), done
+    done = run(*SERVE, **variables)
+    assert is_one_error(done, 1, is_logging=True), done
     assert keys.routers in done.err
 
 
 # What it shows
 
 
-def test_looking_leaves_no_trace(raw: Any, keys: Keys, on_server: dict[str, str]) -> None:
+def test_looking_leaves_no_trace(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
     for words in (["status"], ["status", "--json"], ["check"]):
-        done = run(*words, **on_server, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
+        done = run(*words, **variables, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
         assert (done.code, done.err) == (0, "")
     assert raw.keys(f"{keys.prefix}*") == []
-    assert "nothing is there yet" in run("status", **on_server).out
+    assert "nothing is there yet" in run("status", **variables).out
 
 
 @pytest.mark.parametrize("is_before", [True, False])
@@ -268,15 +242,15 @@ def test_options_may_stand_before_or_after_the_command(
 
 
 async def test_a_router_seen_from_outside(
-    raw: Any, keys: Keys, on_server: dict[str, str], server: EmbeddedServer, tmp_path: Path
+    raw: Any, keys: Keys, variables: dict[str, str], server: EmbeddedServer, tmp_path: Path
 ) -> None:
     async with ReplicaServer() as replica:
         path = write(tmp_path, f"router: {{router_id: '[one]', replicas: [{{url: {replica.url()}, name: '[bold]a'}}]}}")
-        with running(tmp_path, *SERVE, "-c", path, **on_server) as router:
+        with running(tmp_path, *SERVE, "-c", path, **variables) as router:
             await asyncio.to_thread(wait_for, lambda: "new sessions go to [bold]a" in router.err, "a selection")
-            status = await asyncio.to_thread(run, "status", "--json", **on_server)
-            shown = await asyncio.to_thread(run, "status", **on_server)
-            checked = await asyncio.to_thread(run, "check", **on_server)
+            status = await asyncio.to_thread(run, "status", "--json", **variables)
+            shown = await asyncio.to_thread(run, "status", **variables)
+            checked = await asyncio.to_thread(run, "check", **variables)
             done = await asyncio.to_thread(router.ends, signal.SIGTERM)
     told = json.loads(status.out)
     assert told["leader"]["router"].startswith("[one]~")
@@ -306,9 +280,9 @@ def wait_until_leading(router: Running) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_serve_cleanly(
-    raw: Any, keys: Keys, on_server: dict[str, str], tmp_path: Path, number: signal.Signals
+    raw: Any, keys: Keys, variables: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path, *SERVE, **on_server) as router:
+    with running(tmp_path, *SERVE, **variables) as router:
         wait_until_leading(router)
         assert raw.zcard(keys.routers) == 1
         done = router.ends(number)
@@ -329,8 +303,8 @@ def test_a_signal_ends_the_wait_for_redis(tmp_path: Path) -> None:
     assert "has stopped" in stopped
 
 
-def test_serve_logs_json_for_programs(on_server: dict[str, str], tmp_path: Path) -> None:
-    with running(tmp_path, "--json", *SERVE, **on_server) as router:
+def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path) -> None:
+    with running(tmp_path, "--json", *SERVE, **variables) as router:
         wait_until_leading(router)
         done = router.ends(signal.SIGTERM)
     lines = [json.loads(line) for line in done.err_lines]

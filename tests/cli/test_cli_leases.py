@@ -12,10 +12,10 @@ import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from tests.support.command import Done, run, running
-from tests.support.in_process import invoke
-from tests.support.space import A, B, Space, info, on_server, until
+from tests.support.in_process import Command
+from tests.support.space import A, B, Space, info, on_server
+from tests.support.until import until
 
-Command = Callable[..., Done]
 Apart = Callable[..., Awaitable[Done]]
 DIGEST = hashlib.sha256(b"ann").hexdigest()
 LEASES = {"0000000a": A, f"0000000b:{DIGEST}": B}
@@ -33,15 +33,8 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
 
 
 @pytest.fixture
-def command(server: EmbeddedServer, namespace: str) -> Command:
-    variables = {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
-    return lambda *words: invoke(*words, **variables)
-
-
-@pytest.fixture
-def apart(server: EmbeddedServer, namespace: str) -> Apart:
+def apart(variables: dict[str, str]) -> Apart:
     """The command as a process, beside what the test does meanwhile."""
-    variables = {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
     return lambda *words: asyncio.to_thread(run, *words, **variables)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from redis import Redis
 
 from shared_registry.embedded import EmbeddedServer
-from tests.support.command import command, environment, running, wait_for
+from tests.support.command import command, environment, running
 from tests.support.in_process import invoke
+from tests.support.until import wait_for
 
 A = "http://10.0.0.1:8000"
 OwnServer = Callable[..., EmbeddedServer]

@@ -4,60 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from shared_registry.admin.operator import user_at_host
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.command import Done
-from tests.support.in_process import invoke
+from tests.support.command import SECRET, Done, is_one_error
+from tests.support.in_process import Command, invoke
 from tests.support.router_process import RouterProcess
-from tests.support.space import THRESHOLDS, Space, info, on_server, until
+from tests.support.space import THRESHOLDS, Space, info, on_server
+from tests.support.until import until
 
 A, B, C = "http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"
-SECRET = "geheim"
-Command = Callable[..., Done]
 OwnServer = Callable[..., EmbeddedServer]
-
-
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
-def keys(namespace: str) -> Keys:
-    return Keys(namespace)
-
-
-@pytest.fixture
-def command(server: EmbeddedServer, namespace: str) -> Command:
-    """The command on this test's namespace."""
-    variables = {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
-    return lambda *words, typed=None: invoke(*words, typed=typed, **variables)
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 def events(raw: Any, keys: Keys) -> list[dict[str, str]]:
     return [fields for _, fields in raw.xrange(keys.events)]
-
-
-def is_one_error(done: Done, code: int) -> bool:
-    assert "Traceback" not in done.all
-    assert SECRET not in done.all
-    lines = [line for line in done.err_lines if line.startswith("error: ")]
-    return (done.code, done.out, len(lines), done.err_lines) == (code, "", 1, lines)
 
 
 def outcomes(done: Done) -> list[str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from tests.support.command import Done
-from tests.support.in_process import invoke
+from tests.support.in_process import Command
 from tests.support.space import A, Space, info, on_server
 
-Command = Callable[..., Done]
 DIGEST = hashlib.sha256(b"ann").hexdigest()
 WAITERS = [("router~1", "0000000b"), ("router~2", f"0000000a:{DIGEST}"), ("router~1", "0000000c")]
 
@@ -33,12 +32,6 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
         sequence = space.raw.zscore(space.keys.queue, "/".join(WAITERS[0]))
         space.raw.zadd(space.keys.queue, {"/".join(WAITERS[0]): sequence - 3_600_000})
         yield space
-
-
-@pytest.fixture
-def command(server: EmbeddedServer, namespace: str) -> Command:
-    variables = {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
-    return lambda *words: invoke(*words, **variables)
 
 
 def test_queue_shows_who_waits_in_order(space: Space, command: Command, server: EmbeddedServer) -> None:

@@ -18,7 +18,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from tests.support.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, operator_settings, settings
 from tests.support.replica_fleet import fleet, leases, look
-from tests.support.space import Space, on_server, until
+from tests.support.space import Space, on_server
+from tests.support.until import until
 
 PROCESSES, SESSIONS = 3, 12
 REPLICAS, CAPACITY = 4, 8

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ from tests.support.lease_cluster import PATIENCE, Cluster, operator_settings, se
 from tests.support.lease_history import Look, excesses, is_reported, miscounts, most_at_once, placements
 from tests.support.model.effort import IS_LONG, takes_long
 from tests.support.replica_fleet import Fleet, fleet, keep_looking, leases, look
-from tests.support.space import Space, on_server, until
+from tests.support.space import Space
+from tests.support.until import until
 
 CHAOS_SECONDS = float(os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SECONDS", "30" if IS_LONG else "8"))
 PROCESSES, PROXIED, SESSIONS = 8, 4, 50
@@ -31,12 +32,6 @@ REPLICAS, CAPACITY = 10, 4
 PATIENCE_SECONDS = 1.0
 
 Trouble = Callable[[], Coroutine[None, None, None]]
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 def network_troubles(proxies: list[FaultyProxy], rng: random.Random) -> list[Trouble]:

@@ -17,7 +17,8 @@ from tests.support.lease_cluster import PATIENCE, TIMEOUT, Cluster, operator_set
 from tests.support.model.effort import takes_long
 from tests.support.queue_history import LineHistory, recorded
 from tests.support.replica_fleet import fleet, leases
-from tests.support.space import on_server, until
+from tests.support.space import on_server
+from tests.support.until import until
 
 PROCESSES, SESSIONS = 4, 650
 REPLICAS, CAPACITY = 10, 4

@@ -17,18 +17,13 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event, EventKind
 from tests.support.replica_server import ReplicaServer
 from tests.support.router_process import RouterProcess
-from tests.support.space import Space, on_server, until
+from tests.support.space import Space
+from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="takes away another process's limit")
 
 INTERVAL, THRESHOLD, LEASE = 0.2, 3, 4.0
 PATIENCE = 25.0
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 @pytest.fixture

@@ -23,18 +23,8 @@ from shared_registry.demo.cluster import Cluster, StepFailed
 from shared_registry.demo.report import ConsoleAudience, JsonAudience
 from shared_registry.demo.story import Seen
 from shared_registry.embedded import EmbeddedServer
-from tests.support.command import (
-    SECONDS,
-    Running,
-    alive,
-    command,
-    descendants,
-    environment,
-    run,
-    running,
-    start,
-    wait_for,
-)
+from tests.support.command import SECONDS, Running, alive, command, descendants, environment, run, running, start
+from tests.support.until import wait_for
 
 ROUTERS = "serve --config"
 STORY = len(story.STEPS)

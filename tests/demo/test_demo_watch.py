@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from shared_registry.demo import watch
 from shared_registry.demo.watch import Refused, RouterWatch, Session
-from tests.support.space import until
+from tests.support.until import until
 
 READY = json.dumps({"type": "session_ready", "replica": "gpu-1"})
 Behaviour = Callable[[ServerConnection], Awaitable[None]]

@@ -11,7 +11,7 @@ from redis import Redis
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from tests.support.space import until
+from tests.support.until import until
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "redis-cli.md").read_text(encoding="utf-8")

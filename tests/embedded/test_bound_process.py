@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -16,11 +15,9 @@ from typing import IO
 import pytest
 
 from shared_registry.embedded.bound_process import BoundProcess
+from tests.support.until import wait_for
 
 Start = Callable[..., BoundProcess]
-
-WITHIN_SECONDS = 1.0
-"""How long a child may outlive its parent."""
 
 
 @pytest.fixture
@@ -40,13 +37,6 @@ def start(tmp_path: Path, output: IO[bytes]) -> Iterator[Start]:
     yield start
     for process in started:
         process.kill()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
 
 
 def is_gone(pid: int) -> bool:
@@ -192,14 +182,14 @@ def test_a_sigkilled_parent_takes_the_child_along(way: str, tmp_path: Path) -> N
         child = int(parent.stdout.readline())
         assert not is_gone(child)
         parent.kill()
-        wait_for(lambda: is_gone(child), WITHIN_SECONDS)
+        wait_for(lambda: is_gone(child))
 
 
 def test_a_parent_that_just_ends_takes_the_child_along(tmp_path: Path) -> None:
     with run_parent('print(start("sleep", "60").pid, flush=True); os._exit(0)', tmp_path) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-    wait_for(lambda: is_gone(child), WITHIN_SECONDS)
+    wait_for(lambda: is_gone(child))
 
 
 def test_a_parent_killed_before_the_watchdog_runs_has_started_nothing(tmp_path: Path) -> None:
@@ -218,7 +208,7 @@ def test_a_parent_killed_before_the_watchdog_runs_has_started_nothing(tmp_path: 
     with run_parent(body, tmp_path) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-    wait_for(lambda: is_gone(child), WITHIN_SECONDS)
+    wait_for(lambda: is_gone(child))
     assert not (tmp_path / "started").exists()
 
 

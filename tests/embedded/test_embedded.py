@@ -20,6 +20,7 @@ from redis.exceptions import AuthenticationError
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.errors import ConfigError, StoreUnavailable, UsageError
+from tests.support.until import wait_for
 
 OwnServer = Callable[..., EmbeddedServer]
 KEEP = {"appendonly": "yes", "appendfsync": "always"}
@@ -38,13 +39,6 @@ def setting(server: EmbeddedServer, name: str) -> Any:
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as trial:
         return trial.connect_ex((host, port)) == 0
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
 
 
 def test_url_and_pid_are_those_of_the_server(own_server: OwnServer) -> None:
@@ -239,4 +233,4 @@ def test_a_sigkilled_parent_takes_the_server_along(redis_binary: Path, tmp_path:
         port = int(parent.stdout.readline())
         assert accepts(port)
         parent.kill()
-        wait_for(lambda: not accepts(port), seconds=1.0)
+        wait_for(lambda: not accepts(port))

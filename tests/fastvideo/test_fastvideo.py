@@ -40,8 +40,8 @@ from shared_registry.fastvideo import (
 )
 from shared_registry.store.keys import Keys
 from tests.support.replica_server import ReplicaServer
-from tests.support.space import until
 from tests.support.stand_ins import FOREVER_SECONDS, Place, make_place, running
+from tests.support.until import until
 
 place = pytest.fixture(make_place)
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"

@@ -13,8 +13,8 @@ import pytest
 from shared_registry import Replica, ReplicaEndpoint, ReplicaStatus, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.fastvideo import ReplicaRegistry
-from tests.support.space import until
 from tests.support.stand_ins import BUILDS, Build, Place, make_place, read_counters
+from tests.support.until import until
 
 place = pytest.fixture(make_place)
 UNKNOWN, HEALTHY, UNHEALTHY = ReplicaStatus.UNKNOWN, ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY

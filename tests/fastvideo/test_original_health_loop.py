@@ -15,8 +15,8 @@ import pytest
 from shared_registry import HttpProbe, Replica, ReplicaEndpoint, ReplicaStatus, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
 from tests.support.replica_server import ReplicaServer
-from tests.support.space import until
 from tests.support.stand_ins import FOREVER_SECONDS, Place, make_place, running
+from tests.support.until import until
 
 place = pytest.fixture(make_place)
 UNKNOWN, HEALTHY, UNHEALTHY = ReplicaStatus.UNKNOWN, ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY

@@ -5,36 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
 from shared_registry.errors import Fenced, StoreRefused, StoreUnavailable
 from shared_registry.leader.election import JITTER_SECONDS, RunningTerm
 from shared_registry.model import Event, EventKind
-from tests.support.electing_router import BELIEF, LEASE, RENEW, Lock, Router
+from tests.support.electing_router import BELIEF, LEASE, RENEW, Lock, Router, resigned
 from tests.support.fake_clock import START, FakeClock
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def lock(clock: FakeClock) -> Lock:
-    return Lock(clock)
-
-
-@pytest.fixture
-async def router(lock: Lock) -> AsyncIterator[Router]:
-    router = Router(lock)
-    yield router
-    await router.stop()
-
-
-def resigned() -> Event:
-    return Event("1-1", EventKind.LEADER_RESIGNED, 0.0, "0-0", "b", 1)
 
 
 async def test_a_candidate_wins_a_free_lock_and_holds_it_by_renewing(

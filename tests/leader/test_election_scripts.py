@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
-from shared_registry.admin.check import find_violations
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from shared_registry.store.replies import Elected, Held
-from tests.support.space import Space, on_server, until
+from tests.support.space import Space
+from tests.support.until import until
 
 LEASE_MS = 60_000
 
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
-        assert await find_violations(space.reader, space.keys) == []
+pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 async def campaign(space: Space, token: str, *, router: str = "router~1", seen_epoch: int = 0) -> Elected | Held:

@@ -14,11 +14,6 @@ from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import FAST, INTERVAL, Cluster, Leader, ignore, leading, url_of
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 async def test_at_the_start_everything_unknown_is_probed_at_once(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 20)) as leader:
         assert sorted(leader.probe.starts) == sorted((0.0, url_of(number)) for number in range(20))

@@ -17,11 +17,6 @@ from tests.support.leading_router import FAST, INTERVAL, Cluster, Leader, leadin
 EMFILE = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def let_fail(leader: Leader, *numbers: int) -> None:
     for number in numbers:
         leader.probe.failure[url_of(number)] = EMFILE

@@ -10,11 +10,6 @@ from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url_of
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 async def test_results_go_out_every_tenth_of_a_second_in_bounded_batches_one_at_a_time(clock: FakeClock) -> None:
     cluster = Cluster(clock, 1200)
     cluster.latency = 0.3

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from shared_registry.admin.check import find_violations
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import EventKind, ProbeResult, ReplicaStatus, Term, Thresholds
 from shared_registry.store.replies import Elected
-from tests.support.space import THRESHOLDS, A, B, C, Space, on_server
+from tests.support.space import THRESHOLDS, A, B, C, Space
 
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
-        assert await find_violations(space.reader, space.keys) == []
+pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 @pytest.mark.parametrize("case", ["wrong token", "wrong epoch", "lower epoch", "no leader", "another leader"])

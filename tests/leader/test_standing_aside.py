@@ -9,22 +9,10 @@ import pytest
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leader.election import HANDICAP_LEASES, JITTER_SECONDS, RunningTerm, StandAside
-from tests.leader.test_election import resigned
-from tests.leader.test_stepping_down import SIT_OUT, deposed
-from tests.support.electing_router import LEASE, Lock, Router
+from tests.support.electing_router import LEASE, SIT_OUT, Lock, Router, deposed, resigned
 from tests.support.fake_clock import FakeClock
 
 HANDICAP = HANDICAP_LEASES * LEASE
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def lock(clock: FakeClock) -> Lock:
-    return Lock(clock)
 
 
 @pytest.fixture

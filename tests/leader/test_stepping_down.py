@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leader.election import JITTER_SECONDS, RunningTerm
-from shared_registry.model import Event, EventKind
-from tests.support.electing_router import LEASE, RENEW, Lock, Router
+from shared_registry.model import Event
+from tests.support.electing_router import RENEW, SIT_OUT, Lock, Router, deposed
 from tests.support.fake_clock import START, FakeClock
-
-SIT_OUT = 3 * LEASE
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def lock(clock: FakeClock) -> Lock:
-    return Lock(clock)
-
-
-@pytest.fixture
-async def router(lock: Lock) -> AsyncIterator[Router]:
-    router = Router(lock)
-    yield router
-    await router.stop()
-
-
-def deposed(router: str = "a", sit_out_seconds: float | None = SIT_OUT) -> Event:
-    return Event("1-1", EventKind.LEADER_RESIGNED, 0.0, "0-0", router, 1, by="ann", sit_out_seconds=sit_out_seconds)
 
 
 def depose(lock: Lock, *routers: Router) -> None:

@@ -18,7 +18,8 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.embedded import EmbeddedServer
-from tests.support.space import A, B, until
+from tests.support.space import A, B
+from tests.support.until import until
 
 
 async def healthy(url: str, *, timeout: float) -> tuple[float, str | None]:

@@ -95,11 +95,6 @@ class Router:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def router(clock: FakeClock) -> AsyncIterator[Router]:
     router = Router(clock)
     running = asyncio.ensure_future(router.line.run())

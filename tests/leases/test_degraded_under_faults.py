@@ -14,7 +14,8 @@ import pytest
 from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
 from tests.support.leasing_registry import leases, registry_on, settle
-from tests.support.space import A, B, C, Space, on_server, until
+from tests.support.space import A, B, C, Space, on_server
+from tests.support.until import until
 
 CAPACITIES = {A: 7, B: 5, C: 2}
 NAMESPACE = "degraded"

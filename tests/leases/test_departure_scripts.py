@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.exceptions import ResponseError
@@ -32,12 +32,6 @@ MANY = 1300
 AT_ONCE, REPLICAS_AT_ONCE = 250, 100
 RESTORED_AT_ONCE = 500
 PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with leasing(server.url, namespace, ONE, TWO) as space:
-        yield space
 
 
 async def hold(space: Space, count: int, *urls: str, router: str = TWO, session: str = "") -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, EventKind
 from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
 from tests.support.lease_commands import (
@@ -19,18 +18,10 @@ from tests.support.lease_commands import (
     held_by,
     in_flight,
     lease_id,
-    leasing,
     remove_when_drained,
     serve,
 )
 from tests.support.space import A, B, C, Space
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with leasing(server.url, namespace, ONE, TWO) as space:
-        yield space
-
 
 # --- tombstones ---
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.leases.lease import new_lease_id
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Grant
@@ -21,16 +20,10 @@ from tests.support.lease_commands import (
     held_by,
     in_flight,
     lease_id,
-    leasing,
     serve,
 )
-from tests.support.space import A, B, C, D, E, Space, until
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with leasing(server.url, namespace, ONE, TWO) as space:
-        yield space
+from tests.support.space import A, B, C, D, E, Space
+from tests.support.until import until
 
 
 async def fill(space: Space, count: int, **how: Any) -> list[str]:

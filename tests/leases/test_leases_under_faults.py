@@ -16,7 +16,8 @@ from shared_registry.model import Event
 from shared_registry.store.replies import Denied, Grant, Restored
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import cancel_at, held, leases, registry_on, settle
-from tests.support.space import A, B, C, Space, info, on_server, until
+from tests.support.space import A, B, C, Space, info, on_server
+from tests.support.until import until
 
 HEARTBEAT = 0.2
 TIMEOUT = 1.0
@@ -33,12 +34,6 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
             await space.add(url, capacity=100)
             await space.make("healthy", url)
         yield space
-
-
-@pytest.fixture
-async def proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaStatus
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import NEVER, registry_on
-from tests.support.space import A, B, Space, on_server, until
+from tests.support.space import A, B, Space, on_server
+from tests.support.until import until
 
 COOLDOWN = 0.5
 

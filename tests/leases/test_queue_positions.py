@@ -24,11 +24,6 @@ GRANT = Grant("http://10.0.0.1:8000", "7-0")
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def redis(clock: FakeClock) -> ScriptedLine:
     return ScriptedLine(clock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from redis.exceptions import ResponseError
@@ -12,16 +12,11 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Grant, Parting, Place
 from tests.support.lease_commands import ONE, TWO, acquire, beat, held_by, in_flight, lease_id, leasing, serve
-from tests.support.space import A, B, Space, until
+from tests.support.space import A, B, Space
+from tests.support.until import until
 
 LONG_LINE = 10_000
 GRANTS_AT_ONCE = 64
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with leasing(server.url, namespace, ONE, TWO) as space:
-        yield space
 
 
 async def wait(space: Space, session: str = "", *, router: str = ONE, sequence: str = "") -> str:

@@ -16,11 +16,6 @@ from tests.support.leasing_router import A, B, ScriptedReader, ScriptedStore, ho
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store() -> ScriptedStore:
     return ScriptedStore()
 

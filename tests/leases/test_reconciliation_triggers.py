@@ -13,7 +13,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.replies import Parting
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import NEVER, held, leases, registry_on, settle
-from tests.support.space import A, B, Space, info, on_server, until
+from tests.support.space import A, B, Space, info, on_server
+from tests.support.until import until
 
 HEARTBEAT = 0.2
 STRANGER = "f" * 32

@@ -15,7 +15,8 @@ from shared_registry import Lease, RegistryError, SharedReplicaRegistry, StoreUn
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.leases.outage import SETTLING_SECONDS
 from tests.support.leasing_registry import leases, registry_on, settle
-from tests.support.space import A, B, Space, on_server, until
+from tests.support.space import A, B, Space, on_server
+from tests.support.until import until
 
 NAMESPACE = "refusing"
 CAPACITIES = {A: 3, B: 4}

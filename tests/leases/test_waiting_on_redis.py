@@ -22,7 +22,8 @@ from shared_registry import (
 )
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.space import A, B, C, until
+from tests.support.space import A, B, C
+from tests.support.until import until
 
 LONG = 30.0
 

@@ -16,7 +16,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.channel import scripts
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import cancel_at, held, leases, registry_on, settle
-from tests.support.space import A, Space, on_server, until
+from tests.support.space import A, Space, on_server
+from tests.support.until import until
 
 LONG = 30.0
 CHANGES: dict[str, Any] = {"redis_timeout_seconds": 1.0, "degraded_placement": "off", "affinity_seconds": 60.0}
@@ -33,12 +34,6 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
 async def serve_one(space: Space) -> None:
     await space.add(A, capacity=1)
     await space.make("healthy", A)
-
-
-@pytest.fixture
-async def proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

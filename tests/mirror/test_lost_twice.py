@@ -13,7 +13,7 @@ from redis import Redis
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.space import until
+from tests.support.until import until
 
 NAMESPACE = "twice"
 ADDED = [f"http://10.0.1.{number}:8000" for number in range(1, 31)]

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 
 from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import ORIGIN, AdminState, ReplicaStatus
 from tests.support.fake_clock import FakeClock
-from tests.support.mirroring_router import REFRESH, MirroringRouter, following, three_healthy
+from tests.support.mirroring_router import REFRESH, MirroringRouter, following
 from tests.support.scripted_reader import History, url_of
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def history() -> History:
-    return three_healthy()
-
-
-@pytest.fixture
-async def router(clock: FakeClock, history: History) -> AsyncIterator[MirroringRouter]:
-    async with following(clock, history) as router:
-        yield router
 
 
 async def test_before_the_first_read_nothing_is_known(clock: FakeClock, history: History) -> None:

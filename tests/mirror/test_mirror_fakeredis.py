@@ -17,7 +17,8 @@ from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, So
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.commands import new_token
-from tests.support.space import THRESHOLDS, A, B, Space, info, on_fake, until
+from tests.support.space import THRESHOLDS, A, B, Space, info, on_fake
+from tests.support.until import until
 
 REFRESH = 0.02
 

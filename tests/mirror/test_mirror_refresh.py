@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Leader, ReplicaHealth, ReplicaStatus
 from tests.support.fake_clock import FakeClock
-from tests.support.mirroring_router import REFRESH, MirroringRouter, following, three_healthy
+from tests.support.mirroring_router import REFRESH, MirroringRouter
 from tests.support.scripted_reader import History, url_of
 
 HEALTHY = ReplicaStatus.HEALTHY
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def history() -> History:
-    return three_healthy()
-
-
-@pytest.fixture
-async def router(clock: FakeClock, history: History) -> AsyncIterator[MirroringRouter]:
-    async with following(clock, history) as router:
-        yield router
 
 
 async def test_a_refresh_reads_what_no_event_carries(

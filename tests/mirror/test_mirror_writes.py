@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -11,24 +10,8 @@ import pytest
 from shared_registry.model import AdminState, Event, ReplicaStatus
 from shared_registry.store.reader import Head
 from tests.support.fake_clock import FakeClock
-from tests.support.mirroring_router import REFRESH, MirroringRouter, following, three_healthy
+from tests.support.mirroring_router import REFRESH, MirroringRouter
 from tests.support.scripted_reader import History, url_of
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def history() -> History:
-    return three_healthy()
-
-
-@pytest.fixture
-async def router(clock: FakeClock, history: History) -> AsyncIterator[MirroringRouter]:
-    async with following(clock, history) as router:
-        yield router
 
 
 async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_revision(

@@ -15,13 +15,8 @@ from shared_registry import AdminState, Fenced, ReplicaEndpoint, RouterConfig, S
 from shared_registry.admin.check import RAMP_GRACE_SECONDS, find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Term
-from tests.support.space import THRESHOLDS, A, B, C, Space, info, on_server, until
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
+from tests.support.space import THRESHOLDS, A, B, C, Space, info
+from tests.support.until import until
 
 
 def score(space: Space, url: str) -> float | None:

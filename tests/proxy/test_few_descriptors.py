@@ -16,8 +16,9 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.proxy.conftest import SECONDS, RouterProcess, RunningRouter, StartProcess, StartRouter, until
+from tests.proxy.conftest import SECONDS, RouterProcess, RunningRouter, StartProcess, StartRouter
 from tests.support.backend import Backend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,8 +12,9 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from tests.proxy.conftest import RunningRouter, StartRouter, until
+from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -18,8 +18,9 @@ from shared_registry import ReplicaEndpoint, RouterConfig
 from shared_registry.admin.operator import Operator
 from shared_registry.config.rules import OnLost
 from shared_registry.embedded import EmbeddedServer
-from tests.proxy.conftest import FAST, RunningRouter, StartRouter, running_router, until
+from tests.proxy.conftest import FAST, RunningRouter, StartRouter, running_router
 from tests.support.backend import Backend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

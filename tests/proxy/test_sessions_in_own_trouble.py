@@ -17,10 +17,11 @@ import pytest_asyncio
 from shared_registry.proxy import replica_connection
 from shared_registry.registry import wiring as parts
 from shared_registry.registry.facade import SharedReplicaRegistry
-from tests.proxy.conftest import RunningRouter, StartRouter, until
+from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.proxy.test_passed_over_replicas import NEVER
 from tests.support.backend import Backend
 from tests.support.descriptors import out_of_descriptors
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,7 +12,7 @@ from starlette.types import Message
 
 from shared_registry.proxy import websocket_client
 from shared_registry.proxy.websocket_client import WebSocketClient
-from tests.support.space import until
+from tests.support.until import until
 
 GONE = {"type": "websocket.disconnect", "code": 1005}
 

@@ -19,7 +19,8 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.commands import CALLS_AT_ONCE
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import leases, registry_on, settle
-from tests.support.space import A, B, Space, on_server, until
+from tests.support.space import A, B, Space, on_server
+from tests.support.until import until
 
 OwnServer = Callable[..., EmbeddedServer]
 TASKS = 1500
@@ -33,12 +34,6 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
     async with on_server(server.url, namespace) as space:
         await make_room(space)
         yield space
-
-
-@pytest.fixture
-async def proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(server.port) as proxy:
-        yield proxy
 
 
 async def make_room(space: Space) -> None:

@@ -13,8 +13,8 @@ from redis import Redis
 
 from shared_registry import EventKind, Replica, ReplicaEndpoint, ReplicaHealth, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
-from tests.support.space import until
 from tests.support.stand_ins import Place, make_place, read_counters
+from tests.support.until import until
 
 place = pytest.fixture(make_place)
 

@@ -79,11 +79,6 @@ class ScriptedStore:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store(clock: FakeClock) -> ScriptedStore:
     return ScriptedStore(clock)
 

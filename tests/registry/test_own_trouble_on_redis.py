@@ -12,7 +12,8 @@ import pytest
 from shared_registry import Replica, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry, fastvideo
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
-from tests.support.space import A, Space, on_server, until
+from tests.support.space import A, Space
+from tests.support.until import until
 
 B = "http://10.0.0.2:8000"
 EMFILE = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -22,12 +23,6 @@ REASONS = [
     "ConnectError: [Errno 24] Too many open files",
     repr(EMFILE),
 ]
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 @pytest.fixture(params=["not started", "shared", "FastVideo's"])

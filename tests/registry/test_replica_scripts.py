@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from shared_registry.admin.check import find_violations
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, EventKind, ReplicaEndpoint, ReplicaStatus, Source
 from shared_registry.store.codec import parse_record
-from tests.support.space import A, B, C, Space, on_server
+from tests.support.space import A, B, C, Space
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
 
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
-        assert await find_violations(space.reader, space.keys) == []
+pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 async def urls(space: Space) -> list[str]:

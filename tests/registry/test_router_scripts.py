@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from shared_registry.admin.check import find_violations
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from shared_registry.store.replies import Beat, Parting
-from tests.support.space import Space, info, on_server
+from tests.support.space import Space, info
 
 EXPIRY_MS = 60_000
 ONE, TWO = "router~1", "router~2"
 DONE, REFUSED = Parting.DONE, Parting.REFUSED
 
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
-        assert await find_violations(space.reader, space.keys) == []
+pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 async def beat(space: Space, router: str = ONE, *, expiry_ms: int = EXPIRY_MS) -> Beat:

@@ -18,11 +18,6 @@ SECONDS = 5.0
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def view() -> View:
     view = View(priority)
     view.show_configured([ReplicaEndpoint(A, primary=True), ReplicaEndpoint(B, primary=True), ReplicaEndpoint(C)])

@@ -14,7 +14,8 @@ from shared_registry.admin.observer import Observer
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Term
 from shared_registry.proxy.status import Queue, status_document
-from tests.support.space import A, B, C, D, Space, info, on_server, until
+from tests.support.space import A, B, C, D, Space, info, on_server
+from tests.support.until import until
 
 URLS = (A, B, C, D)
 PANIC = (EventKind.PANIC_BEGAN, EventKind.PANIC_ENDED)
@@ -158,12 +159,6 @@ async def test_without_a_threshold_there_is_no_panic_and_what_an_earlier_leader_
             await until(lambda: not any(replica.is_healthy for replica in registry.all()))
             assert (registry.panic, registry.select()) == (None, None)
         assert space.event_kinds().count("panic_began") == 1
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 async def test_only_the_leader_declares_and_only_what_is_new(space: Space) -> None:

@@ -29,7 +29,8 @@ from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Elected
-from tests.support.space import THRESHOLDS, A, info, until
+from tests.support.space import THRESHOLDS, A, info
+from tests.support.until import until
 
 OwnServer = Callable[..., EmbeddedServer]
 

@@ -21,7 +21,8 @@ from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import RegistryError, StoreUnavailable
 from tests.support.redis_cluster import PRIMARIES, RedisCluster, formed
-from tests.support.space import A, B, until
+from tests.support.space import A, B
+from tests.support.until import until
 
 CURRENT_SECONDS = 3.0
 OwnServer = Callable[..., EmbeddedServer]

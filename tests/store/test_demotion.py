@@ -20,7 +20,8 @@ from shared_registry.store.failover import Failover
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Elected
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.space import A, on_server, until
+from tests.support.space import A, on_server
+from tests.support.until import until
 
 NAMESPACE = "demoted"
 KEYS = Keys(NAMESPACE)

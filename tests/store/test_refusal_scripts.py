@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreRefused
 from shared_registry.model import AdminState, ProbeResult, Term
 from shared_registry.store.codec import removed_entry
@@ -80,12 +79,6 @@ NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_REA
 def refused_keys(command: str) -> list[str]:
     own = OWN_KEYS.get(command, {"replica_prefix"})
     return [name for name in read_header(command).names("KEYS") if not name.endswith("_prefix") or name in own]
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 async def populate(space: Space) -> None:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-import pytest
-
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, Source
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import command_names
 from shared_registry.store.replies import Elected, Held, Parting
 from tests.support.scenario import ScriptRunner, run_scenario
-from tests.support.space import THRESHOLDS, A, Dump, Space, info, on_server
+from tests.support.space import THRESHOLDS, A, Dump, Space, info
 
 COUNTS_TWICE = {"record_outcome"}
 """The exception: the same outcome may rightly happen twice, so it is never repeated."""
 GOES_ON = "partial"
 """The answer of one that did as much as one call may; the next call does more of the same."""
 MOVES_WITH_TIME = {"beat_at_ms", "reap_after_ms", "reap_until_ms"}
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 class Twice(ScriptRunner):

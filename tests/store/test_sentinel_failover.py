@@ -15,7 +15,8 @@ from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.store.client import bounded, connect
 from tests.store.test_demotion import KEYS, Pair, pair, registry, uses
-from tests.support.space import A, until
+from tests.support.space import A
+from tests.support.until import until
 
 __all__ = ["pair"]
 

@@ -25,19 +25,14 @@ from shared_registry.store.reader import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.losing_proxy import LosingProxy, Loss
-from tests.support.space import THRESHOLDS, A, B, Space, info, on_server, until
+from tests.support.space import THRESHOLDS, A, B, Space, info, on_server
+from tests.support.until import until
 
 OwnServer = Callable[..., EmbeddedServer]
 Call = Callable[[Space], Awaitable[object]]
 EPOCH = 7
 TERM = Term(EPOCH, "token")
 SHORT_SECONDS = 0.3
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 @contextlib.asynccontextmanager

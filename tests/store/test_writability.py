@@ -28,11 +28,6 @@ class Reads:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def reads(clock: FakeClock) -> Reads:
     return Reads(clock)
 

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[2]
+SECRET = "geheim"
+"""The password in every url of a test: it may be shown nowhere."""
 SECONDS = 30.0
 """Within which whatever is waited for has to happen, on a busy machine."""
 
@@ -32,6 +34,21 @@ class Done:
     @property
     def err_lines(self) -> list[str]:
         return self.err.splitlines()
+
+
+def is_one_error(done: Done, code: int, *, is_logging: bool = False) -> bool:
+    """Whether a command failed as it should: with this code, and one line that says why without a secret.
+
+    Args:
+        done: What it left.
+        code: The exit code.
+        is_logging: Whether it may have logged before.
+    """
+    assert "Traceback" not in done.all
+    assert SECRET not in done.all
+    errors = [line for line in done.err_lines if line.startswith("error: ")]
+    last = done.err_lines[-1:] if is_logging else done.err_lines
+    return (done.code, done.out, len(errors), last) == (code, "", 1, errors)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -99,14 +116,6 @@ def running(directory: Path, *words: str, open_files: str = "", **variables: str
 
 def start(argv: list[str], out: IO[bytes] | int, err: IO[bytes], variables: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables)
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leader.election import MARGIN_SHARE, Election, RunningTerm
-from shared_registry.model import Leader
+from shared_registry.model import Event, EventKind, Leader
 from shared_registry.store.replies import Elected, Held
 from tests.support.fake_clock import START, FakeClock
 
@@ -19,6 +19,16 @@ LEASE = 4.0
 RENEW = 1.0
 BELIEF = LEASE * (1 - MARGIN_SHARE)
 """How long a leader believes in itself without a renewal."""
+SIT_OUT = 3 * LEASE
+
+
+def resigned(router: str = "b") -> Event:
+    return Event("1-1", EventKind.LEADER_RESIGNED, 0.0, "0-0", router, 1)
+
+
+def deposed(router: str = "a", sit_out_seconds: float | None = SIT_OUT) -> Event:
+    """The event of a leader that an operator asked to step down."""
+    return Event("1-1", EventKind.LEADER_RESIGNED, 0.0, "0-0", router, 1, by="ann", sit_out_seconds=sit_out_seconds)
 
 
 @dataclass

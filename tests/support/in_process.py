@@ -7,10 +7,13 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 from unittest import mock
 
 from shared_registry.cli.app import main
 from tests.support.command import Done, environment
+
+Command = Callable[..., Done]
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.lease_process import LeaseProcess
-from tests.support.space import until
+from tests.support.until import until
 
 HEARTBEAT, EXPIRY, TIMEOUT = 0.25, 1.0, 0.4
 PATIENCE = 25.0

@@ -31,7 +31,7 @@ from shared_registry.leases import Lease
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Restored
-from tests.support.space import until
+from tests.support.until import until
 
 THINKING_SECONDS = 0.3
 """On average, between two sessions."""

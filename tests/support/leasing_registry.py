@@ -13,7 +13,8 @@ from shared_registry.admin.check import find_violations
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Beat
-from tests.support.space import Space, until
+from tests.support.space import Space
+from tests.support.until import until
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from redis.crc import key_slot
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.space import until
+from tests.support.until import until
 
 SLOTS = 16384
 PRIMARIES = 3

@@ -10,7 +10,6 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-DEADLINE_SECONDS = 5.0
 
 LONG = 30.0
 """A probe's timeout that no test is meant to reach."""
@@ -109,13 +108,6 @@ async def scripted(
         server.close()
         await scripted_server.end()
         await server.wait_closed()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, and fail at the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - a condition of two sides of a socket, which no event tells
-            await asyncio.sleep(0.002)
 
 
 async def several_turns() -> None:

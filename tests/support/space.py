@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
@@ -162,14 +160,3 @@ async def on_fake(namespace: str = "fake") -> AsyncIterator[Space]:
             yield Space(Clients(fake, fake, 1.0), raw, namespace)
         finally:
             await fake.aclose()
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 10.0) -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)

@@ -13,7 +13,7 @@ import pytest
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.fastvideo import ReplicaRegistry, run_health_check_loop
-from tests.support.space import until
+from tests.support.until import until
 
 FOREVER_SECONDS = 3600.0
 
