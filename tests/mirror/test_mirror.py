@@ -325,7 +325,7 @@ async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
     empty.birth = None
 
     async def contribute() -> None:
-        empty.birth = "birth 2"
+        empty.birth, empty.events = "birth 2", []
         empty.register(3)
 
     router.on_lost = contribute

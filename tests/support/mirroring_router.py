@@ -48,6 +48,7 @@ class MirroringRouter:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
+            assert self.task.cancelled(), self.task
 
     def shown(self) -> list[str]:
         return [replica.key for replica in self.view.all()]
