@@ -19,7 +19,7 @@ test-compose: venv  ## build and run docker-compose.yml and test the cluster; ne
 	$(BIN)/python -m pytest -m compose tests/compose
 
 test-long: venv  ## for much longer: the model, leases while all breaks, the demo interrupted at every step
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_leases.py tests/cluster/test_demo.py
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py tests/demo/test_demo.py
 
 check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
 	$(BIN)/ruff check .

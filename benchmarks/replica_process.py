@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from benchmarks.processes import Answer, parents_lines, say, serve, until
-from tests.replica_server import ReplicaServer
+from tests.support.replica_server import ReplicaServer
 
 WATCH_SECONDS = 0.001
 

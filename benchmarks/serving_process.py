@@ -18,7 +18,7 @@ from shared_registry import RouterConfig
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server
-from tests.proxy.backend import Backend
+from tests.support.backend import Backend
 
 
 async def usage() -> Answer:

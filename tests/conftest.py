@@ -1,4 +1,4 @@
-"""Real servers for tests. Every one is started here, is ours alone, and is gone afterwards, whatever happens."""
+"""Real servers for tests, and time that stands still. A server is ours alone, and gone afterwards, whatever happens."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
+from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded.server_binary import find_server_binary
 from shared_registry.errors import ConfigError
+from tests.support.fake_clock import FakeClock
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.space import Space, on_server
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that starts a server as `redis`: what CI runs again with other servers."""
+    for item in items:
+        if "redis_binary" in getattr(item, "fixturenames", ()):
+            item.add_marker("redis")
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +68,29 @@ def namespace(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterato
     with Redis.from_url(server.url) as client:
         for key in client.scan_iter(match=f"sr:{{{namespace}}}:*", count=1000):
             client.delete(key)
+
+
+@pytest.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    """The namespace of this test, for commands, looks and damage."""
+    async with on_server(server.url, namespace) as space:
+        yield space
+
+
+@pytest.fixture
+async def stays_sound(space: Space) -> AsyncIterator[None]:
+    """Check in the end that nothing in `space` contradicts anything else there."""
+    yield
+    assert await find_violations(space.reader, space.keys) == []
+
+
+@pytest.fixture
+async def proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
+    """A way to `server` that breaks as the test says."""
+    async with FaultyProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()

@@ -20,10 +20,11 @@ from shared_registry.errors import Fenced
 from shared_registry.model import Event, EventKind, ReplicaEndpoint
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.replies import Elected
-from tests.cluster.router_process import RouterProcess
-from tests.faults.proxy import FaultyProxy
-from tests.redis.support import A, Space, on_server, until
-from tests.replica_server import ReplicaServer
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.replica_server import ReplicaServer
+from tests.support.router_process import RouterProcess
+from tests.support.space import A, Space
+from tests.support.until import until
 
 LEASE = 1.5
 INTERVAL = 0.5
@@ -31,12 +32,6 @@ PATIENCE = 25.0
 """Seconds to wait for what ought to take one or two: this machine may be busy."""
 
 Start = Callable[..., RouterProcess]
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
-from tests.cluster.fleet import fleet, leases, look
-from tests.cluster.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, operator_settings, settings
-from tests.redis.support import Space, on_server, until
+from tests.support.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, operator_settings, settings
+from tests.support.replica_fleet import fleet, leases, look
+from tests.support.space import Space, on_server
+from tests.support.until import until
 
 PROCESSES, SESSIONS = 3, 12
 REPLICAS, CAPACITY = 4, 8

@@ -17,17 +17,12 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import Event, EventKind, Leader, ReplicaEndpoint
 from shared_registry.registry.facade import SharedReplicaRegistry
-from tests.cluster.router_process import RouterProcess
-from tests.redis.support import A, Space, on_server, until
+from tests.support.router_process import RouterProcess
+from tests.support.space import A, Space
+from tests.support.until import until
 
 LEASE = 1.0
 PATIENCE = 25.0
-
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
 
 
 @pytest.fixture

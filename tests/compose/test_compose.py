@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.command import ROOT
-from tests.examples.programs import session
+from tests.support.command import ROOT
+from tests.support.programs import session
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(240)]
 

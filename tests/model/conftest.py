@@ -17,9 +17,9 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.mirror import restoration
 from shared_registry.store import channel as scripts
 from shared_registry.store.lua import assemble
-from tests.model.bench import connect
-from tests.model.line_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE
-from tests.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
+from tests.support.model.bench import connect
+from tests.support.model.queue_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE
+from tests.support.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
 
 SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0", "zset-max-ziplist-entries": "0"}
 """Otherwise a scan gives a small hash, or sorted set, whole."""

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import Source
-from tests.model import strategies as some
-from tests.model.bench import Router
-from tests.model.effort import takes_long
-from tests.model.keyspace import HEALTH, OPERATOR, SPEC, KnownView, Spec, copy_of, is_later
-from tests.model.lease_steps import LeaseSteps
-from tests.model.rules import Namespace
-from tests.model.steps import Place, Steps
-from tests.model.strategies import Step
 from tests.model.test_machine import run_machine
-from tests.model.values import Fields
+from tests.support.model import strategies as some
+from tests.support.model.bench import Router
+from tests.support.model.effort import takes_long
+from tests.support.model.keyspace import HEALTH, OPERATOR, SPEC, KnownView, Spec, copy_of, is_later
+from tests.support.model.lease_steps import LeaseSteps
+from tests.support.model.rules import Namespace
+from tests.support.model.steps import Place, Steps
+from tests.support.model.strategies import Step
+from tests.support.model.values import Fields
 
 ROUTERS = 4
 CONFIGURED = ("http://10.0.0.1:8000", "https://b.example")

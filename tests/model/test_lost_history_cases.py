@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from shared_registry.admin.check import find_violations
 from shared_registry.aio.clock import SystemClock
-from shared_registry.embedded import EmbeddedServer
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
@@ -19,14 +17,9 @@ from shared_registry.model import Event, Source
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry
-from tests.redis.support import A, B, C, Space, on_server
+from tests.support.space import A, B, C, Space
 
-
-@pytest.fixture
-async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
-    async with on_server(server.url, namespace) as space:
-        yield space
-        assert await find_violations(space.reader, space.keys) == []
+pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 async def never() -> str:

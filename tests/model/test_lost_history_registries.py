@@ -13,7 +13,8 @@ from redis import Redis
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreError
-from tests.redis.support import A, B, C, until
+from tests.support.space import A, B, C
+from tests.support.until import until
 
 NAMESPACE = "lost"
 D, E = "http://10.0.0.4:8000", "http://10.0.0.5:8000"

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from shared_registry.model import Source
-from tests.model import strategies as some
-from tests.model.effort import effort, takes_long
-from tests.model.keyspace import Spec
-from tests.model.lease_steps import LeaseSteps
-from tests.model.line_steps import LineSteps
-from tests.model.rules import EXPIRY_MS
-from tests.model.steps import Place, Steps
-from tests.model.strategies import Step
+from tests.support.model import strategies as some
+from tests.support.model.effort import effort, takes_long
+from tests.support.model.keyspace import Spec
+from tests.support.model.lease_steps import LeaseSteps
+from tests.support.model.queue_steps import LineSteps
+from tests.support.model.rules import EXPIRY_MS
+from tests.support.model.steps import Place, Steps
+from tests.support.model.strategies import Step
 
 routers = st.integers(0, Steps.router_count - 1)
 

@@ -12,14 +12,14 @@ from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import Source
 from shared_registry.store.replies import Parting
-from tests.model import strategies as some
-from tests.model.effort import takes_long
-from tests.model.keyspace import Spec
-from tests.model.lease_steps import LeaseSteps
-from tests.model.line_steps import LineSteps
-from tests.model.steps import SPELLINGS, Place, Steps
-from tests.model.strategies import Step
 from tests.model.test_machine import run_machine
+from tests.support.model import strategies as some
+from tests.support.model.effort import takes_long
+from tests.support.model.keyspace import Spec
+from tests.support.model.lease_steps import LeaseSteps
+from tests.support.model.queue_steps import LineSteps
+from tests.support.model.steps import SPELLINGS, Place, Steps
+from tests.support.model.strategies import Step
 
 ROUTERS = 3
 routers = st.integers(0, ROUTERS - 1)

@@ -10,18 +10,9 @@ import pytest
 
 from shared_registry.probing import HttpProber
 from shared_registry.probing.connection import ProbeConnection
-from tests.probing.scripted_server import (
-    LONG,
-    OK,
-    SHORT,
-    Peer,
-    answer_all,
-    eventually,
-    scripted,
-    several_turns,
-    stay_silent,
-)
-from tests.replica_server import ReplicaServer
+from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_server import LONG, OK, SHORT, Peer, answer_all, scripted, several_turns, stay_silent
+from tests.support.until import until
 
 
 async def test_one_origin_has_one_connection_however_it_is_spelled() -> None:
@@ -54,7 +45,7 @@ async def test_a_connection_closed_while_idle_is_replaced() -> None:
             assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
             assert server.replica().connections == round_number
             server.replica().drop_connections()
-            await eventually(lambda: not server.replica().open_connections)
+            await until(lambda: not server.replica().open_connections)
             await several_turns()
 
 
@@ -189,7 +180,7 @@ async def test_what_comes_between_probes_ends_the_connection() -> None:
     async with scripted(script) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         may_speak.set()
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         assert server.accepted == 2
 
@@ -216,7 +207,7 @@ async def test_a_cancelled_probe_closes_its_connection_and_the_next_is_its_own(h
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] == "HTTP 418"
         assert server.accepted == 2
 
@@ -224,12 +215,12 @@ async def test_a_cancelled_probe_closes_its_connection_and_the_next_is_its_own(h
 async def test_a_probe_cancelled_in_the_tls_handshake_closes_its_connection() -> None:
     async with scripted(stay_silent) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url.replace('http', 'https')}/health", timeout=LONG))
-        await eventually(lambda: server.open == 1)
+        await until(lambda: server.open == 1)
         await several_turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_probes_of_one_origin_take_turns() -> None:
@@ -263,7 +254,7 @@ async def test_a_probe_that_gives_up_its_turn_leaves_the_other_alone(*, is_cance
 
     async with scripted(script) as server, HttpProber() as prober:
         first = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
-        await eventually(lambda: len(server.requests) == 1)
+        await until(lambda: len(server.requests) == 1)
         second = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG if is_cancelled else SHORT))
         await several_turns()
         if is_cancelled:
@@ -303,7 +294,7 @@ async def test_a_replica_that_is_gone_has_its_connection_closed(part: Parting) -
     async with scripted(answer_all) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         await part(prober, server.url)
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_a_replica_that_stays_keeps_its_connection() -> None:
@@ -326,18 +317,18 @@ async def test_a_probe_in_progress_outlives_the_replica_and_then_closes() -> Non
 
     async with scripted(script) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
-        await eventually(lambda: len(server.requests) == 1)
+        await until(lambda: len(server.requests) == 1)
         prober.retain([])
         may_answer.set()
         assert (await task)[1] is None
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_closing_the_prober_fails_what_is_in_progress() -> None:
     async with scripted(stay_silent) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
-        await eventually(lambda: server.open == 1)
+        await until(lambda: server.open == 1)
         await several_turns()
         await prober.aclose()
         assert (await task)[1] is not None
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)

@@ -14,18 +14,9 @@ from shared_registry.probing import HttpProber, guarded
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.connection import BODY_LIMIT
 from shared_registry.probing.text import MAX_ERROR_LENGTH
-from tests.probing.scripted_server import (
-    LONG,
-    OK,
-    SHORT,
-    Peer,
-    Script,
-    answer_all,
-    eventually,
-    scripted,
-    stay_silent,
-)
-from tests.replica_server import ReplicaServer
+from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
+from tests.support.until import until
 
 
 def dripping(head: bytes, again: bytes = b"") -> Script:
@@ -120,7 +111,7 @@ async def test_a_slow_replica_is_given_the_timeout_and_no_more(script: Script, a
         elapsed = time.perf_counter() - started
         assert error == f"timeout after {SHORT}s while {activity}"
         assert SHORT * 0.99 <= latency_ms / 1000 <= elapsed < SHORT + 1.0
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_a_tls_handshake_that_hangs_is_given_up_and_closed() -> None:
@@ -128,7 +119,7 @@ async def test_a_tls_handshake_that_hangs_is_given_up_and_closed() -> None:
     async with scripted(stay_silent) as server, HttpProber(ssl_context=context) as prober:
         _, error = await prober(f"{server.url.replace('http', 'https')}/health", timeout=1.0)
         assert error == "timeout after 1.0s while connecting"
-        await eventually(lambda: (server.accepted, server.open) == (1, 0))
+        await until(lambda: (server.accepted, server.open) == (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +152,7 @@ async def test_what_is_not_http_is_a_failure_told_in_one_printable_line(response
         assert found.isprintable()
         assert len(found) <= MAX_ERROR_LENGTH
         assert server.accepted == 1
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +251,7 @@ async def test_a_huge_body_is_left_unread_and_its_connection_closed(head: bytes)
         async with HttpProber() as prober:
             for _ in range(2):
                 assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-            await eventually(lambda: (server.accepted, server.open) == (2, 0))
+            await until(lambda: (server.accepted, server.open) == (2, 0))
         assert sent < 50_000_000, "kept reading"
         async with HttpProber(expect={"status": "ok"}) as prober:
             _, error = await prober(f"{server.url}/health", timeout=LONG)

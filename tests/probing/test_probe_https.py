@@ -12,14 +12,15 @@ from shared_registry.probing import HttpProber
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.tls import default_context
-from tests.probing.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted
+from tests.support.scripted_server import LONG, OK, Peer, answer_all, scripted
+from tests.support.until import until
 
 
 async def test_a_self_signed_certificate_is_a_clear_failure(server_tls: ssl.SSLContext) -> None:
     async with scripted(answer_all, tls=server_tls) as server, HttpProber() as prober:
         _, error = await prober(f"{server.url}/health", timeout=LONG)
         assert error == "ConnectError: certificate verify failed: self-signed certificate"
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_a_certificate_for_somebody_else_is_a_clear_failure(
@@ -39,7 +40,7 @@ async def test_a_trusted_certificate_keeps_one_connection(
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         assert server.accepted == 1
         prober.forget(server.url)
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_a_connection_closed_by_the_replica_is_replaced(
@@ -65,7 +66,7 @@ async def test_https_to_a_replica_that_speaks_http() -> None:
         _, error = await prober(f"{server.url.replace('http', 'https')}/health", timeout=LONG)
         assert error is not None
         assert error.startswith("ConnectError: TLS: ")
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
 
 
 async def test_the_authorities_are_read_once_and_only_for_https(

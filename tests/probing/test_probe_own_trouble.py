@@ -11,8 +11,9 @@ import pytest
 
 from shared_registry.probing import HttpProbe, HttpProber, guarded
 from shared_registry.probing.own_trouble import OwnTrouble
-from tests.descriptors import out_of_descriptors
-from tests.probing.scripted_server import LONG, OK, Peer, answer_all, eventually, scripted, several_turns
+from tests.support.descriptors import out_of_descriptors
+from tests.support.scripted_server import LONG, OK, Peer, answer_all, scripted, several_turns
+from tests.support.until import until
 
 CLOSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -38,7 +39,7 @@ async def test_without_a_descriptor_no_replica_is_asked(host: str) -> None:
     async with scripted(answer_and_close) as server, HttpProber() as prober:
         url = server.url.replace("127.0.0.1", host)
         assert (await prober(f"{url}/health", timeout=LONG))[1] is None
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
         await several_turns()
         for _ in range(3):
             with out_of_descriptors():
@@ -58,7 +59,7 @@ async def test_a_kept_connection_needs_none() -> None:
 async def test_one_that_the_replica_closed_cannot_be_replaced() -> None:
     async with scripted(answer_then_close_when_idle) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        await eventually(lambda: server.open == 0)
+        await until(lambda: server.open == 0)
         await several_turns()
         with out_of_descriptors():
             await expect_trouble(prober, server.url)

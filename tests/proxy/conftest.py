@@ -22,8 +22,9 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server as router_server
-from tests.cluster.command import Running, running
-from tests.proxy.backend import Backend
+from tests.support.backend import Backend
+from tests.support.command import Running, running
+from tests.support.until import until
 
 SECONDS = 10.0
 FAST: dict[str, Any] = {
@@ -107,14 +108,6 @@ async def all_healthy(router: RunningRouter, count: int) -> bool:
     return statuses == ["healthy"] * count
 
 
-async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = SECONDS) -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.01)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(server: EmbeddedServer) -> AsyncIterator[tuple[RunningRouter, Backend]]:
     """One router in front of one replica for all tests of a module that do no harm to either."""
@@ -195,7 +188,7 @@ def start_process(server: EmbeddedServer, namespace: str, tmp_path: Path) -> Ite
                 assert process.command.process.poll() is None, process.command.err
                 return process.has_said(wanted)
 
-            await until(is_up, "the router process is up", 30)
+            await until(is_up, "the router process is up")
             return process
 
         yield start

@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from shared_registry.embedded import EmbeddedServer
-from tests.proxy.backend import RawBackend
 from tests.proxy.conftest import SECONDS, RunningRouter, router_of_its_own
-from tests.proxy.nginx import nginx_before
+from tests.support.backend import RawBackend
+from tests.support.nginx import nginx_before
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,8 +19,9 @@ from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica_connection import ReplicaConnection
 from shared_registry.proxy.tls import TlsSettings
-from tests.proxy.backend import Backend, RawBackend
-from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own, until
+from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
+from tests.support.backend import Backend, RawBackend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,8 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from shared_registry.embedded import EmbeddedServer
-from tests.proxy.backend import CHUNK, Backend, RawBackend
-from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own, until
+from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
+from tests.support.backend import CHUNK, Backend, RawBackend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

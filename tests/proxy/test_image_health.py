@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
-from tests.cluster.command import ROOT, environment
 from tests.proxy.conftest import RouterProcess, StartProcess
+from tests.support.command import ROOT, environment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from tests.proxy.backend import CHUNK, MEGABYTE, Backend
 from tests.proxy.conftest import SECONDS, RouterProcess, StartProcess
+from tests.support.backend import CHUNK, MEGABYTE, Backend
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.proxy.backend import Backend, RawBackend
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.proxy.test_framing import Reader, Writer, connected
+from tests.support.backend import Backend, RawBackend
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

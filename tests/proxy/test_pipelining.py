@@ -8,9 +8,10 @@ import struct
 
 import pytest
 
-from tests.proxy.backend import Backend
-from tests.proxy.conftest import RunningRouter, until
+from tests.proxy.conftest import RunningRouter
 from tests.proxy.test_framing import POST, connected, slots_are_free
+from tests.support.backend import Backend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

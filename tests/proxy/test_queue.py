@@ -26,8 +26,9 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
 from shared_registry.proxy import websocket_client
 from shared_registry.store.keys import Keys
-from tests.proxy.backend import Backend, RawBackend
-from tests.proxy.conftest import FAST, RunningRouter, all_healthy, running_router, until
+from tests.proxy.conftest import FAST, RunningRouter, all_healthy, running_router
+from tests.support.backend import Backend, RawBackend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

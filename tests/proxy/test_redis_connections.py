@@ -14,9 +14,10 @@ from websockets.asyncio.client import connect
 
 from shared_registry import ReplicaEndpoint, RouterConfig
 from shared_registry.embedded import EmbeddedServer
-from tests.faults.proxy import FaultyProxy
-from tests.proxy.backend import Backend
-from tests.proxy.conftest import FAST, SECONDS, RunningRouter, all_healthy, running_router, until
+from tests.proxy.conftest import FAST, SECONDS, RunningRouter, all_healthy, running_router
+from tests.support.backend import Backend
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

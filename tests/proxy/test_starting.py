@@ -19,8 +19,9 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import opening
 from shared_registry.proxy.app import Router
-from tests.proxy.backend import Backend
-from tests.proxy.conftest import FAST, SECONDS, StartProcess, StartRouter, until
+from tests.proxy.conftest import FAST, SECONDS, StartProcess, StartRouter
+from tests.support.backend import Backend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,8 +12,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from shared_registry.embedded import EmbeddedServer
-from tests.proxy.backend import Backend
-from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, until
+from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
+from tests.support.backend import Backend
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

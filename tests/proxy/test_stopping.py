@@ -19,9 +19,10 @@ from websockets.exceptions import ConnectionClosed
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
-from tests.cluster.command import command, environment
-from tests.proxy.backend import Backend
-from tests.proxy.conftest import SECONDS, RouterProcess, StartProcess, StartRouter, until
+from tests.proxy.conftest import SECONDS, RouterProcess, StartProcess, StartRouter
+from tests.support.backend import Backend
+from tests.support.command import command, environment
+from tests.support.until import until
 
 HANDSHAKE_FIELDS = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"

@@ -9,8 +9,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.probing import conftest as probe_fixtures
-from tests.proxy.backend import Backend
 from tests.proxy.conftest import StartRouter
+from tests.support.backend import Backend
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

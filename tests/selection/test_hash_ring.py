@@ -14,7 +14,7 @@ from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 from shared_registry.selection.ring_points import RingPoints
-from tests.selection.fleet import chi_square, chi_square_limit, max_to_mean, members, number_of, replicas, tally
+from tests.support.choices import chi_square, chi_square_limit, max_to_mean, members, number_of, replicas, tally
 
 KEYS = [f"client-{number}" for number in range(20_000)]
 

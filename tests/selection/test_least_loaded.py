@@ -13,7 +13,7 @@ from shared_registry.model import Replica
 from shared_registry.selection.least_loaded import LeastLoaded, alias_table
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
-from tests.selection.fleet import chi_square, chi_square_limit, max_to_mean, members, number_of, tally
+from tests.support.choices import chi_square, chi_square_limit, max_to_mean, members, number_of, tally
 
 
 def prepared(weights: Sequence[float], seed: int = 7) -> tuple[LeastLoaded, Loads, Members]:

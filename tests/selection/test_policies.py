@@ -11,7 +11,7 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.model import Replica
 from shared_registry.selection import Members, PolicyContext, policies, register_policy
-from tests.selection.fleet import record, shown
+from tests.support.choices import record, shown
 
 
 class Last:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared_registry.selection.members import Members
 from shared_registry.selection.round_robin import RoundRobin
-from tests.selection.fleet import members, number_of, replicas, tally
+from tests.support.choices import members, number_of, replicas, tally
 
 
 def prepared(weights: list[float], seed: int = 7) -> RoundRobin:

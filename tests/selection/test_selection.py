@@ -15,7 +15,7 @@ from shared_registry.selection import Selection, policy_names
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.least_loaded import LeastLoaded
 from shared_registry.selection.round_robin import RoundRobin
-from tests.selection.fleet import HEALTHY, UNHEALTHY, UNKNOWN, number_of, record, shown, tally, url, view_of
+from tests.support.choices import HEALTHY, UNHEALTHY, UNKNOWN, number_of, record, shown, tally, url, view_of
 
 KEYS = [f"client-{number}" for number in range(400)]
 SPREADING: list[str] = ["round_robin", "least_loaded", "hash"]

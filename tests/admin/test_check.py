@@ -1,0 +1,349 @@
+"""`check` finds every kind of violation, and none while routers are at work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.repair import REPAIRABLE, repair
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.errors import KeyConflict, StoreUnavailable
+from shared_registry.model import AdminState, EventKind, ProbeResult, ReplicaEndpoint, Source
+from shared_registry.store.commands import Store, new_token
+from shared_registry.store.replies import Grant
+from tests.support.space import THRESHOLDS, A, B, C, Space, info, on_server
+
+Plant = Callable[[Space], object]
+
+
+async def populate(space: Space) -> None:
+    """A is a ready primary with a session, B is full, C is a tombstone; a leader and a router are there."""
+    await space.add(A, primary=True, weight=3.0)
+    await space.add(B, capacity=2)
+    for url in (A, B):
+        await space.make("healthy", url)
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    for lease_id, excluded in (("00000001", B), ("00000002", A), ("00000003", A)):
+        await space.store.acquire(lease_id, excluded=[excluded])
+    await space.add(C)
+    await space.remove(C)
+    await space.elect()
+    assert space.ready() == ({A}, set(), {B})
+
+
+async def found(space: Space) -> list[Violation]:
+    return await find_violations(space.reader, space.keys)
+
+
+async def test_nothing_is_found_in_an_empty_namespace(space: Space) -> None:
+    assert await found(space) == []
+
+
+async def test_nothing_is_found_where_all_is_right(space: Space) -> None:
+    await populate(space)
+    assert await found(space) == []
+
+
+def replica(url: str, **fields: str | int) -> Plant:
+    return lambda space: space.raw.hset(space.keys.replica(url), mapping=fields)
+
+
+PLANTED: dict[str, tuple[Plant, str, str, str]] = {
+    # what was done, the rule that it breaks, the key to look at, a word of the message
+    "a string for a hash": (lambda s: s.raw.set(s.keys.replica(B), "x"), "type", "replica:" + B, "is a string"),
+    "a hash for a zset": (
+        lambda s: (s.raw.delete(s.keys.replicas), s.raw.hset(s.keys.replicas, "a", 1)),
+        "type",
+        "replicas",
+        "not a zset",
+    ),
+    "a list for a set": (
+        lambda s: (s.raw.delete(s.keys.full), s.raw.rpush(s.keys.full, "a")),
+        "type",
+        "full",
+        "not a set",
+    ),
+    "a string for the event stream": (lambda s: s.raw.set(s.keys.events, "x"), "type", "events", "not a stream"),
+    "a foreign key": (lambda s: s.raw.set(s.keys.prefix + "mine", "x"), "type", "mine", "no key of the registry"),
+    "a capacity that is no number": (replica(A, capacity="many"), "type", "replica:" + A, "many"),
+    "a weight that is no number": (replica(A, weight="heavy"), "type", "replica:" + A, "heavy"),
+    "a load that is no number": (replica(A, in_flight="1.5"), "type", "replica:" + A, "1.5"),
+    "a weight of zero": (replica(A, weight="0"), "type", "replica:" + A, "weight"),
+    "a negative weight": (replica(A, weight="-1.0"), "type", "replica:" + A, "weight"),
+    "a weight that is not finite": (replica(A, weight="nan"), "type", "replica:" + A, "weight"),
+    "a status that does not exist": (replica(B, status="fine"), "type", "replica:" + B, "field status holds 'fine'"),
+    "a field missing": (
+        lambda s: s.raw.hdel(s.keys.replica(B), "incarnation"),
+        "type",
+        "replica:" + B,
+        "field incarnation is missing",
+    ),
+    "an event that is none": (
+        lambda s: s.raw.xadd(s.keys.events, {"a": "b"}),
+        "type",
+        "events",
+        "field kind is missing",
+    ),
+    "a load without leases": (replica(A, in_flight=2), "load", "replica:" + A, "in_flight is 2, but 1 leases name it"),
+    "a lease that is not counted": (
+        lambda s: s.raw.hset(s.keys.leases("router~1"), "00000009", B),
+        "load",
+        "replica:" + B,
+        "in_flight is 2, but 3",
+    ),
+    "a lease on nothing": (
+        lambda s: s.raw.hset(s.keys.leases("router~1"), "00000009", "http://x"),
+        "load",
+        "replica:http://x",
+        "in_flight is missing, but 1",
+    ),
+    "leases of nobody": (
+        lambda s: s.raw.hset(s.keys.leases("router~9"), "00000009", A),
+        "lease",
+        "leases:router~9",
+        "belongs to no router",
+    ),
+    "a waiter of nobody": (
+        lambda s: s.raw.zadd(s.keys.queue, {"router~9/0000000a": 5}),
+        "queue",
+        "queue",
+        "router~9 has waiters or an inbox, and is no router",
+    ),
+    "an inbox of nobody": (
+        lambda s: s.raw.xadd(s.keys.inbox("router~9"), {"lease_id": "0000000a"}),
+        "queue",
+        "queue",
+        "router~9 has waiters or an inbox, and is no router",
+    ),
+    "somebody who waits beside room": (
+        lambda s: s.raw.zadd(s.keys.queue, {"router~1/0000000a": 5}),
+        "queue",
+        "queue",
+        "1 sessions wait, although 1 replicas have room",
+    ),
+    "a list for the queue": (lambda s: s.raw.rpush(s.keys.queue, "x"), "type", "queue", "is a list"),
+    "a hash for an inbox": (lambda s: s.raw.hset(s.keys.inbox("r"), "a", 1), "type", "inbox:r", "is a hash"),
+    "a list for leases": (lambda s: s.raw.rpush(s.keys.leases("r"), "x"), "type", "leases:r", "is a list"),
+    "a negative load": (replica(A, in_flight=-1), "load", "replica:" + A, "in_flight is -1"),
+    "a load that the score does not show": (replica(A, in_flight=2), "ready", "ready:primary", "should have 0.666"),
+    "a load at which it is full": (replica(A, capacity=1), "ready", "ready:primary", "should have None"),
+    "room where it is full": (replica(B, in_flight=1), "ready", "full", "is in it"),
+    "a status behind its back": (replica(B, status="unhealthy"), "ready", "full", "is in it"),
+    "an operator's word behind its back": (replica(A, admin="draining"), "ready", "ready:primary", "None"),
+    "the other tier": (replica(A, primary="0"), "ready", "ready:secondary", "should have 0.333"),
+    "an entry too much": (lambda s: s.raw.zadd(s.keys.ready_secondary, {C: 0}), "ready", "ready:secondary", C),
+    "an entry for nothing": (
+        lambda s: s.raw.zadd(s.keys.ready_primary, {"http://x": 0}),
+        "ready",
+        "ready:primary",
+        "x",
+    ),
+    "an entry missing": (lambda s: s.raw.zrem(s.keys.ready_primary, A), "ready", "ready:primary", "has None"),
+    "a wrong score": (lambda s: s.raw.zadd(s.keys.ready_primary, {A: 0.5}), "ready", "ready:primary", "has 0.5"),
+    "a full one forgotten": (lambda s: s.raw.srem(s.keys.full, B), "ready", "full", "is not in it"),
+    "one that is full of nothing": (lambda s: s.raw.sadd(s.keys.full, A), "ready", "full", A),
+    "a url without a hash": (
+        lambda s: s.raw.zadd(s.keys.replicas, {"http://x": 9}),
+        "membership",
+        "replicas",
+        "no hash",
+    ),
+    "a hash without a url": (
+        lambda s: s.raw.zrem(s.keys.replicas, A),
+        "membership",
+        "replica:" + A,
+        "order in replicas None",
+    ),
+    "a url with a tombstone": (
+        lambda s: s.raw.zadd(s.keys.replicas, {C: 9}),
+        "membership",
+        "replica:" + C,
+        "'removed'",
+    ),
+    "another order": (replica(A, order=7), "membership", "replica:" + A, "order"),
+    "a gap in the event stream": (
+        lambda s: s.raw.xdel(s.keys.events, s.raw.xrange(s.keys.events)[3][0]),
+        "events",
+        "events",
+        "stands after",
+    ),
+    "a event stream without its last event": (
+        lambda s: s.raw.xdel(s.keys.events, s.raw.xrevrange(s.keys.events, count=1)[0][0]),
+        "events",
+        "meta",
+        "not the last event's id",
+    ),
+    "another revision": (lambda s: s.raw.hset(s.keys.meta, "revision", "5-5"), "events", "meta", "revision 5-5"),
+    "no revision": (lambda s: s.raw.hdel(s.keys.meta, "revision"), "events", "meta", "revision 0-0"),
+    "a event stream that is gone": (lambda s: s.raw.delete(s.keys.events), "events", "events", "empty"),
+    "an epoch that fell": (lambda s: add_event(s, epoch="1"), "events", "events", "epoch 1 after"),
+}
+
+
+def add_event(space: Space, **fields: str) -> None:
+    """Append an event as a command would, but for the given fields."""
+    head = space.raw.hgetall(space.keys.meta)
+    entry = {"at_ms": "1", "prev": head["revision"], "epoch": head["epoch"], "kind": "router_left", "router": "r"}
+    space.raw.hset(space.keys.meta, "revision", space.raw.xadd(space.keys.events, entry | fields))
+
+
+@pytest.mark.parametrize("case", PLANTED)
+async def test_what_is_planted_is_found(space: Space, case: str) -> None:
+    await populate(space)
+    plant, rule, key, words = PLANTED[case]
+    plant(space)
+    violations = await found(space)
+    wanted = [each for each in violations if (each.rule, each.key) == (rule, space.keys.prefix + key)]
+    assert [each for each in wanted if words in each.message], violations
+
+
+async def test_one_violation_does_not_hide_another(space: Space) -> None:
+    await populate(space)
+    for case in ("a weight of zero", "a full one forgotten", "another revision"):
+        PLANTED[case][0](space)
+    assert {each.rule for each in await found(space)} == {"type", "ready", "events"}
+
+
+async def test_a_score_may_differ_by_rounding_only(space: Space) -> None:
+    await populate(space)
+    score = space.raw.zscore(space.keys.ready_primary, A)
+    space.raw.zadd(space.keys.ready_primary, {A: score * (1 + 1e-12)})
+    assert await found(space) == []
+    space.raw.zadd(space.keys.ready_primary, {A: score * (1 + 1e-6)})
+    assert await found(space)
+
+
+async def test_checking_changes_nothing(space: Space) -> None:
+    await populate(space)
+    before = space.dump()
+    await found(space)
+    assert space.dump() == before
+
+
+async def test_a_server_that_is_down_is_no_violation(own_server: Callable[..., EmbeddedServer]) -> None:
+    server = own_server()
+    async with on_server(server.url, "own") as space:
+        await populate(space)
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            await found(space)
+
+
+async def do_something(space: Space, store: Store, rng: random.Random) -> None:
+    url, token = f"http://10.0.0.{rng.randrange(12)}:80", f"token {rng.randrange(4)}"
+    incarnation = (await space.clients.commands.hgetall(space.keys.replica(url))).get("incarnation", "none")
+    spec = ReplicaEndpoint(url, primary=rng.random() < 0.5, capacity=rng.randrange(2), weight=rng.choice([0.3, 2.0]))
+    state = rng.choice([AdminState.ACTIVE, AdminState.DRAINING, AdminState.DISABLED])
+    result = ProbeResult(url, incarnation, 1.0, rng.choice([None, None, "refused"]))
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.register(url, spec, mode=Source.EXPLICIT, request=new_token()),
+        lambda: store.register(url, spec, mode=Source.SEED, request=new_token()),
+        lambda: store.deregister(url, incarnation),
+        lambda: store.set_admin(url, state, reason=f"{rng.random()}"),
+        lambda: store.record_outcome(result, THRESHOLDS),
+        lambda: store.record_outcome(result, THRESHOLDS),
+        lambda: store.heartbeat(info(token), expiry_seconds=60),
+        store.leave,
+        lambda: store.campaign(token, lease_seconds=60, seen_epoch=0),
+        lambda: store.resign(token),
+        lambda: step_down(space, store),
+    ]
+    await rng.choice(calls)()
+
+
+async def step_down(space: Space, store: Store) -> None:
+    leader = await space.reader.leader()
+    if leader is not None:
+        await store.step_down(leader.epoch, sit_out_seconds=9, by="me")
+
+
+async def test_nothing_is_found_while_routers_are_at_work(space: Space) -> None:
+    """Four routers do everything that they can, as fast as they can."""
+    counts: Counter[str] = Counter()
+
+    def is_enough() -> bool:
+        return counts["done"] >= 600 and counts["checked"] >= 10
+
+    async def work(number: int) -> None:
+        rng, store = random.Random(number), space.store_of(f"router~{number}")
+        while not is_enough():
+            await do_something(space, store, rng)
+            counts["done"] += 1
+
+    async def check() -> None:
+        while not is_enough():
+            assert await found(space) == []
+            counts["checked"] += 1
+
+    await asyncio.gather(*(work(number) for number in range(4)), check())
+    assert await found(space) == []
+
+
+NOT_REPAIRED = {"a lease on nothing"}
+IS_A_LOAD = {"a load that is no number"}
+"""It does not parse, and it follows from the leases all the same."""
+
+
+@pytest.mark.parametrize("case", [name for name in PLANTED if PLANTED[name][1] in REPAIRABLE or name in IS_A_LOAD])
+async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -> None:
+    await populate(space)
+    PLANTED[case][0](space)
+    assert await repair(space.store, await found(space), by="me")
+    left = await found(space)
+    assert [each.key for each in left] == ([space.keys.replica("http://x")] if case in NOT_REPAIRED else [])
+    (event,) = await space.reader.last_events(1)
+    assert ((event.kind, event.by) == (EventKind.NAMESPACE_REPAIRED, "me")) is (case not in NOT_REPAIRED)
+
+
+@pytest.mark.parametrize(
+    "case", [name for name in PLANTED if PLANTED[name][1] not in REPAIRABLE and name not in IS_A_LOAD]
+)
+async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: str) -> None:
+    await populate(space)
+    PLANTED[case][0](space)
+    before = await found(space)
+    with contextlib.suppress(KeyConflict):
+        await repair(space.store, before, by="me")
+    assert [each for each in before if each.rule == "type"] == [
+        each for each in await found(space) if each.rule == "type"
+    ]
+
+
+async def test_repairing_what_is_right_changes_nothing(space: Space) -> None:
+    await populate(space)
+    before = space.dump()
+    assert not await repair(space.store, [], by="me")
+    urls = [A, B, C, "http://never"]
+    assert await space.store.repair(urls=urls, routers=["router~1"], first_event="", by="me") == 0
+    assert space.dump() == before
+
+
+async def test_repairing_while_routers_are_at_work_loses_nothing(space: Space) -> None:
+    await populate(space)
+    is_over = False
+
+    async def work(number: int) -> None:
+        store = space.store_of(f"router~{number}")
+        await store.heartbeat(info(f"router~{number}"), expiry_seconds=60)
+        turn = 0
+        while not is_over:
+            turn += 1
+            lease_id = f"{number}{turn:07x}"
+            if isinstance(await store.acquire(lease_id), Grant) and turn % 3:
+                await store.release(lease_id)
+
+    async def repair_often() -> None:
+        nonlocal is_over
+        for _ in range(50):
+            await space.store.repair(urls=[A, B, C], routers=[], first_event="", by="me")
+            assert [each for each in await found(space) if each.rule == "load"] == []
+        is_over = True
+
+    await asyncio.gather(*(work(number) for number in range(2, 5)), repair_often())
+    assert await found(space) == []

@@ -1,0 +1,175 @@
+"""Deadlines on a clock, and the clock that the other tests rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from shared_registry.aio.clock import Clock, SystemClock, finish_by
+from tests.support.fake_clock import START, FakeClock
+
+
+class Work:
+    """Something that takes as long as the test wants, and says how it ended."""
+
+    def __init__(self) -> None:
+        self.is_started = False
+        self.is_cancelled = False
+        self.may_end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self) -> str:
+        self.is_started = True
+        try:
+            return await asyncio.shield(self.may_end)
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+            raise
+
+
+@pytest.fixture
+async def work() -> Work:
+    return Work()
+
+
+async def test_work_that_ends_before_the_deadline_gives_its_result(clock: FakeClock, work: Work) -> None:
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, work()))
+    await clock.advance(1.9)
+    assert work.is_started
+    work.may_end.set_result("done")
+    assert await waiting == "done"
+    assert clock.next_wake is None
+
+
+async def test_work_that_ends_at_the_very_deadline_is_in_time(clock: FakeClock) -> None:
+    assert clock.next_wake is None
+
+    async def exactly() -> str:
+        await clock.sleep(2)
+        return "done"
+
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, exactly()))
+    await clock.advance(2)
+    assert waiting.result() == "done"
+
+
+async def test_work_that_does_not_end_is_cancelled_at_the_deadline(clock: FakeClock, work: Work) -> None:
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, work()))
+    await clock.advance(1.9)
+    assert not waiting.done()
+    await clock.advance(0.1)
+    assert work.is_cancelled
+    with pytest.raises(TimeoutError):
+        waiting.result()
+
+
+async def test_work_that_fails_raises_its_own_error(clock: FakeClock, work: Work) -> None:
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, work()))
+    await clock.settle()
+    work.may_end.set_exception(LookupError("no"))
+    with pytest.raises(LookupError):
+        await waiting
+    assert clock.next_wake is None
+
+
+async def test_a_deadline_that_has_passed_cancels_work_that_does_not_end_at_once(clock: FakeClock, work: Work) -> None:
+    with pytest.raises(TimeoutError):
+        await finish_by(clock, START - 1, work())
+
+
+async def test_a_cancelled_caller_takes_the_work_and_the_alarm_along(clock: FakeClock, work: Work) -> None:
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, work()))
+    await clock.settle()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.is_cancelled
+    assert clock.next_wake is None
+
+
+async def test_work_that_ends_while_it_is_cancelled_is_waited_for(clock: FakeClock) -> None:
+    ended: list[float] = []
+
+    async def reluctant() -> None:
+        try:
+            await clock.sleep(60)
+        finally:
+            await asyncio.shield(clock.sleep(1))
+            ended.append(clock.monotonic())
+
+    waiting = asyncio.ensure_future(finish_by(clock, START + 2, reluctant()))
+    await clock.advance(2.5)
+    assert not waiting.done()
+    await clock.advance(1)
+    assert ended == [START + 3]
+    with pytest.raises(TimeoutError):
+        waiting.result()
+
+
+async def test_the_system_clock_is_monotonic_and_lets_others_run() -> None:
+    clock: Clock = SystemClock()
+    turns: list[str] = []
+
+    async def other() -> None:
+        turns.append("other")
+
+    before = time.monotonic()
+    task = asyncio.ensure_future(other())
+    await clock.sleep(-1.0)
+    assert turns == ["other"]
+    assert before <= clock.monotonic() <= time.monotonic()
+    await task
+
+
+async def test_sleepers_wake_in_the_order_of_their_times_each_at_its_own(clock: FakeClock) -> None:
+    woken: list[tuple[str, float]] = []
+
+    async def sleeper(name: str, *naps: float) -> None:
+        for nap in naps:
+            await clock.sleep(nap)
+            woken.append((name, clock.monotonic() - START))
+
+    tasks = [asyncio.ensure_future(sleeper("a", 3, 1)), asyncio.ensure_future(sleeper("b", 1, 1, 1))]
+    await clock.advance(2.5)
+    assert woken == [("b", 1), ("b", 2)]
+    await clock.advance(1.5)
+    assert woken == [("b", 1), ("b", 2), ("a", 3), ("b", 3), ("a", 4)]
+    assert clock.monotonic() == START + 4
+    await asyncio.gather(*tasks)
+
+
+async def test_after_a_jump_everybody_who_is_late_wakes_in_one_turn(clock: FakeClock) -> None:
+    woken: list[float] = []
+
+    async def sleeper(nap: float) -> None:
+        await clock.sleep(nap)
+        woken.append(clock.monotonic() - START)
+
+    tasks = [asyncio.ensure_future(sleeper(nap)) for nap in (1, 2, 100)]
+    await clock.settle()
+    clock.jump(50)
+    await clock.settle()
+    assert woken == []
+    await clock.advance()
+    assert woken == [50, 50]
+    await clock.advance(50)
+    assert woken == [50, 50, 100]
+    await asyncio.gather(*tasks)
+
+
+async def test_waiting_for_a_condition_goes_from_sleeper_to_sleeper(clock: FakeClock) -> None:
+    ticks: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            await clock.sleep(1)
+            ticks.append(clock.monotonic())
+
+    task = asyncio.ensure_future(tick())
+    assert await clock.run_until(lambda: len(ticks) == 3) == 3
+    with pytest.raises(AssertionError, match="within 2 s"):
+        await clock.run_until(lambda: False, within=2)
+    task.cancel()
+    with pytest.raises(AssertionError, match="nobody sleeps"):
+        await clock.run_until(lambda: False)

@@ -1,0 +1,413 @@
+"""The commands that change something: what they do, what they print, and what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_registry.admin.operator import user_at_host
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.keys import Keys
+from tests.support.command import SECRET, Done, is_one_error
+from tests.support.in_process import Command, invoke
+from tests.support.router_process import RouterProcess
+from tests.support.space import THRESHOLDS, Space, info, on_server
+from tests.support.until import until
+
+A, B, C = "http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"
+OwnServer = Callable[..., EmbeddedServer]
+
+
+def events(raw: Any, keys: Keys) -> list[dict[str, str]]:
+    return [fields for _, fields in raw.xrange(keys.events)]
+
+
+def outcomes(done: Done) -> list[str]:
+    return [one["outcome"] for one in json.loads(done.out)["results"]]
+
+
+# add
+
+
+def test_add_registers_with_what_is_given_and_says_who_did_it(command: Command, raw: Any, keys: Keys) -> None:
+    options = ["--name", "gpu-1", "--primary", "--weight", "2.5", "--capacity", "4", "--order", "7"]
+    done = command("add", A, *options, "--by", "ann@desk")
+    assert done == Done(0, f"gpu-1 {A}: registered\n", "")
+    stored = raw.hgetall(keys.replica(A))
+    wanted = {"url": A, "name": "gpu-1", "primary": "1", "weight": "2.5", "capacity": "4", "order": "7"}
+    assert wanted.items() <= stored.items()
+    assert (stored["source"], stored["status"], stored["admin"]) == ("explicit", "unknown", "active")
+    [event] = events(raw, keys)
+    assert (event["kind"], event["by"]) == ("replica_registered", "ann@desk")
+
+
+def test_add_changes_only_what_is_given(command: Command, raw: Any, keys: Keys) -> None:
+    command("add", A, "--name", "gpu-1", "--primary", "--capacity", "4")
+    assert command("add", f"{A}/").out == f"gpu-1 {A}: unchanged\n"
+    assert command("add", A, "--weight", "3").out == f"gpu-1 {A}: updated\n"
+    stored = raw.hgetall(keys.replica(A))
+    assert (stored["name"], stored["primary"], stored["capacity"], stored["weight"]) == ("gpu-1", "1", "4", "3.0")
+    command("add", A, "--secondary", "--capacity", "0", "--name", "")
+    stored = raw.hgetall(keys.replica(A))
+    assert (stored["name"], stored["primary"], stored["capacity"]) == ("", "0", "0")
+
+
+def test_json_of_the_commands_that_change_replicas(command: Command, server: EmbeddedServer, namespace: str) -> None:
+    done = command("add", A, B, B, "--json")
+    assert json.loads(done.out) == {
+        "redis": server.url,
+        "namespace": namespace,
+        "by": user_at_host(),
+        "results": [
+            {"url": A, "name": None, "outcome": "registered"},
+            {"url": B, "name": None, "outcome": "registered"},
+        ],
+    }
+    for words, first in {
+        ("add",): "unchanged",
+        ("drain",): "draining",
+        ("disable",): "disabled",
+        ("enable",): "enabled",
+        ("remove", "--yes"): "removed",
+    }.items():
+        for outcome in (first, "unchanged"):
+            done = command("--json", *words, A, f"{B}/")
+            assert (done.code, done.err) == (0, "")
+            told = json.loads(done.out)
+            assert list(told) == ["redis", "namespace", "by", "results"]
+            assert [list(one) for one in told["results"]] == [["url", "name", "outcome"]] * 2
+            assert outcomes(done) == [outcome] * 2, words
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([A, "http://10.0.0.2/path"], "without a path"),
+        ([A, f"http://u:{SECRET}@10.0.0.2"], "credentials"),
+        ([A, "ftp://10.0.0.2"], "http://"),
+        ([A, "--weight", "0"], "weight"),
+        ([A, "--weight", "nan"], "weight"),
+        ([A, "--capacity", "-1"], "capacity"),
+        ([A, "--order", "-1"], "order"),
+        ([A, "--name", "a\nb"], "name"),
+        ([A, B, "--name", "x"], "--name"),
+        ([A, B, "--order", "1"], "--order"),
+    ],
+)
+def test_add_refuses_what_is_wrong_and_then_adds_nothing(
+    command: Command, raw: Any, keys: Keys, words: list[str], named: str
+) -> None:
+    done = command("add", *words)
+    assert is_one_error(done, 2), done
+    assert named in done.err
+    assert not raw.keys(f"{keys.prefix}*")
+
+
+# drain, disable, enable, remove
+
+
+def test_targets_are_named_by_name_or_url_each_once(command: Command, raw: Any, keys: Keys) -> None:
+    command("add", A, "--name", "gpu-1")
+    command("add", B)
+    done = command("drain", "gpu-1", B.upper().replace("HTTP", "http"), A, "--reason", "upgrade")
+    assert done == Done(0, f"gpu-1 {A}: draining\n{B}: draining\n", "")
+    last = events(raw, keys)[-2:]
+    assert [(one["kind"], one["by"], one["reason"]) for one in last] == [
+        ("replica_admin", user_at_host(), "upgrade")
+    ] * 2
+    assert raw.hget(keys.replica(A), "admin") == raw.hget(keys.replica(B), "admin") == "draining"
+    assert command("disable", "gpu-1").out == f"gpu-1 {A}: disabled\n"
+    assert command("enable", "gpu-1", B).out == f"gpu-1 {A}: enabled\n{B}: enabled\n"
+    assert raw.hget(keys.replica(A), "admin_reason") == ""
+
+
+@pytest.mark.parametrize("verb", [["drain"], ["enable"], ["disable"], ["remove", "--yes"]], ids=lambda verb: verb[0])
+def test_a_typo_among_the_targets_changes_nothing(
+    command: Command, raw: Any, keys: Keys, verb: tuple[str, ...]
+) -> None:
+    command("add", A, "--name", "twin")
+    command("add", B, "--name", "twin")
+    command("add", C)
+    before = events(raw, keys)
+    for target, named in {"gpu-9": "'gpu-9'", "http://10.0.0.9:1": "10.0.0.9:1", "twin": f"{A}, {B}"}.items():
+        done = command(*verb, C, target)
+        assert is_one_error(done, 1), done
+        assert named in done.err
+        assert "nothing was changed" in done.err
+    assert is_one_error(command(*verb, C, f"http://u:{SECRET}@10.0.0.9"), 2)
+    assert events(raw, keys) == before
+
+
+def test_remove_asks_on_a_terminal_and_refuses_on_none(command: Command, raw: Any, keys: Keys) -> None:
+    command("add", A, "--name", "gpu-1")
+    command("add", B)
+    refused = command("remove", "gpu-1")
+    assert is_one_error(refused, 2)
+    assert "--yes" in refused.err
+    for answer in ("n\n", "\n"):
+        done = command("remove", "gpu-1", B, typed=answer)
+        assert (done.code, done.out) == (1, "")
+        assert f"gpu-1 {A}" in done.err
+        assert "nothing was changed" in done.err
+    assert raw.zcard(keys.replicas) == 2
+    done = command("remove", "gpu-1", "--reason", "broken fan", "--json", typed="y\n")
+    assert (done.code, outcomes(done)) == (0, ["removed"])
+    assert raw.zrange(keys.replicas, 0, -1) == [B]
+    event = events(raw, keys)[-1]
+    assert (event["kind"], event["reason"]) == ("replica_deregistered", "broken fan")
+    assert outcomes(command("remove", "gpu-1", A, "--yes", "--json")) == ["unchanged"]
+    assert command("add", A).out == f"{A}: registered\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["drain"], ["add"], ["drain", A, "--reason", "a\x1b[2J"], ["enable", A, "--by", "x" * 501]]
+)
+def test_wrong_usage_is_2(command: Command, words: list[str]) -> None:
+    done = command(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert "\x1b[2J" not in done.err
+
+
+# When Redis has something against it
+
+EVERY_CHANGE = [["add", A], ["remove", A, "--yes"], ["drain", A], ["enable", A], ["disable", A], ["step-down"]]
+
+
+@pytest.mark.parametrize("words", EVERY_CHANGE, ids=lambda words: words[0])
+def test_no_redis_is_3(words: list[str]) -> None:
+    done = invoke(*words, SHARED_REGISTRY_REDIS_URL=f"redis://ann:{SECRET}@127.0.0.1:1/0")
+    assert is_one_error(done, 3), done
+    assert "redis://ann:***@127.0.0.1:1/0" in done.err
+    assert done.err.count("--redis") == 1
+
+
+def test_a_wrong_password_is_2_for_all_of_them(own_server: OwnServer) -> None:
+    server = own_server(config={"requirepass": SECRET})
+    looks = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
+    for words in [*EVERY_CHANGE, *looks, ["status", "--watch"]]:
+        done = invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//:not-{SECRET}@"))
+        assert is_one_error(done, 2), done
+        assert "password" in done.err
+
+
+def test_where_redis_refuses_each_target_is_told(command: Command, raw: Any, keys: Keys) -> None:
+    command("add", A, B, C)
+    raw.set(keys.full, "text")
+    done = command("drain", A, B, C, "--json")
+    assert (done.code, outcomes(done)) == (1, ["failed", "not_tried", "not_tried"])
+    [error] = done.err_lines
+    assert keys.full in error
+    assert command("drain", A, B).out == f"{A}: failed\n{B}: not tried\n"
+
+
+# step-down
+
+
+async def test_step_down_names_the_deposed_and_its_successor(
+    command: Command, space: Space, server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    config = {"redis_url": server.url, "namespace": namespace}
+    process = RouterProcess(tmp_path / "routers.jsonl", routers=2, replicas=[], config=config)
+    try:
+        await until(lambda: len(process.said("ready")) == 2 and bool(process.said("leading")), seconds=25)
+        old = await space.reader.leader()
+        assert old is not None
+        done = await asyncio.to_thread(command, "step-down", "--for", "30", "--reason", "kernel", "--json")
+        told = json.loads(done.out)
+        new = await space.reader.leader()
+        assert new is not None
+        assert new.router != old.router
+        assert (done.code, told) == (
+            0,
+            {
+                "redis": server.url,
+                "namespace": namespace,
+                "by": user_at_host(),
+                "stepped_down": {"router": old.router, "epoch": old.epoch, "sit_out_seconds": 30.0},
+                "leader": {"router": new.router, "epoch": new.epoch},
+            },
+        )
+    finally:
+        process.kill()
+
+
+def test_step_down_where_nobody_else_stands_and_where_nobody_leads(
+    command: Command, namespace: str, server: EmbeddedServer, raw: Any, keys: Keys
+) -> None:
+    nobody = command("step-down")
+    assert (nobody.code, nobody.err) == (1, "")
+    assert "nobody leads" in nobody.out
+
+    async def elect() -> None:
+        async with on_server(server.url, namespace) as space:
+            await space.elect()
+
+    asyncio.run(elect())
+    done = command("step-down", "--for", "0.2")
+    assert done.code == 0
+    assert done.out.startswith("router~1 steps down from epoch ")
+    assert done.out.endswith("sits out 0.2 s; nobody else has taken over yet\n")
+    assert events(raw, keys)[-1]["sit_out_ms"] == "200"
+    none = command("step-down", "--json")
+    assert none.code == 1
+    assert json.loads(none.out)["stepped_down"] is None
+    for seconds in ("0", "-1", "nan", "inf", "1e9"):
+        assert command("step-down", "--for", seconds).code == 2
+
+
+# routers, wait, events, keys --show: what was changed, as it is shown
+
+
+async def populated(space: Space) -> None:
+    await space.add(A, name="gpu-1", primary=True, by="ann@desk")
+    await space.store.record_outcome(space.success(A), THRESHOLDS)
+    for key in ("router~1", "router~2"):
+        await space.store.heartbeat(info(key), expiry_seconds=60)
+    space.raw.hset(space.keys.router("router~2"), "config_fingerprint", "another")
+    await space.elect()
+
+
+def in_space(server: EmbeddedServer, namespace: str, work: Callable[[Space], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with on_server(server.url, namespace) as space:
+            await work(space)
+
+    asyncio.run(run())
+
+
+def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+    assert "no routers have joined" in command("routers").out
+    in_space(server, namespace, populated)
+    told = json.loads(command("routers", "--json").out)
+    assert list(told) == ["redis", "namespace", "at", "leader", "routers"]
+    assert list(told["leader"]) == ["router", "epoch", "elected_at"]
+    first, second = told["routers"]
+    for one in (first, second):
+        assert 0 <= told["at"] - one.pop("last_heartbeat_at") < 30
+        assert 30 < one.pop("expires_at") - told["at"] <= 60
+    assert first == {
+        "key": "router~1",
+        "host": "host",
+        "pid": 1,
+        "version": "0.1",
+        "url": "http://router",
+        "started_at": 1_700_000_000.5,
+        "is_live": True,
+        "is_leader": True,
+        "config_fingerprint": "fingerprint",
+        "agrees_with_leader": True,
+    }
+    assert (second["key"], second["is_leader"], second["agrees_with_leader"]) == ("router~2", False, False)
+    lines = command("routers").out.splitlines()
+    assert lines[1].split()[:2] == ["router~1", "yes"]
+    assert lines[1].split()[-1] == "fingerprint"
+    assert lines[2].split()[-2:] == ["another", "differs"]
+    assert "1 router has another" in lines[3]
+    raw.zadd(keys.routers, {"router~2": 1000})
+    told = json.loads(command("routers", "--json").out)
+    assert [one["is_live"] for one in told["routers"]] == [True, False]
+    raw.delete(keys.leader)
+    told = json.loads(command("routers", "--json").out)
+    assert told["leader"] is None
+    assert [one["agrees_with_leader"] for one in told["routers"]] == [None, None]
+
+
+def test_events(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+    assert command("events") == Done(0, "", "")
+    in_space(server, namespace, populated)
+    told = json.loads(command("events", "--json").out)
+    assert list(told) == ["redis", "namespace", "events"]
+    assert [one["kind"] for one in told["events"]] == [
+        *("replica_registered", "replica_healthy", "router_joined", "router_joined", "leader_elected")
+    ]
+    first, healthy, *_, elected = told["events"]
+    assert first == {
+        "id": raw.xrange(keys.events)[0][0],
+        "kind": "replica_registered",
+        "at": first["at"],
+        "previous": "0-0",
+        "router": "router~1",
+        "epoch": 0,
+        "by": "ann@desk",
+        "reason": "",
+        "sit_out_seconds": None,
+        "replica": {
+            "url": A,
+            "name": "gpu-1",
+            "primary": True,
+            "weight": 1.0,
+            "capacity": 0,
+            "order": 0,
+            "status": "unknown",
+            "admin": "active",
+        },
+    }
+    assert elected["replica"] is None
+    lines = command("events", "--count", "2").out.splitlines()
+    assert [line.split()[2] for line in lines] == ["router_joined", "leader_elected"]
+    after = command("events", "--after", healthy["id"], "--count", "2").out.splitlines()
+    assert [line.split()[0] for line in after] == [one["id"] for one in told["events"][2:4]]
+    assert len(command("events", "--after", healthy["id"]).out.splitlines()) == 3
+    assert command("events", "--after", elected["id"]).out == ""
+    assert command("events", "--count", "0").out == ""
+    for words in (["--after", "soon"], ["--count", "-1"], ["-f", "--after", "1-0", "--count", "3"]):
+        assert command("events", *words).code == 2
+
+
+def test_wait(command: Command, server: EmbeddedServer, namespace: str) -> None:
+    short = command("wait", "--ready", "1", "--timeout", "0", "--json")
+    assert short.code == 1
+    assert json.loads(short.out) == {
+        "redis": server.url,
+        "namespace": namespace,
+        "wanted": 1,
+        "ready": 0,
+        "is_ready": False,
+        "seconds": json.loads(short.out)["seconds"],
+    }
+    in_space(server, namespace, populated)
+    assert command("wait", "--ready", "1", "--timeout", "0").code == 0
+    late = command("wait", "--ready", "2", "--timeout", "0.3")
+    assert (late.code, late.err) == (1, "")
+    assert late.out.startswith("1 ready, 2 wanted, after 0.")
+    for words in ([], ["--ready", "0"], ["--ready", "1", "--timeout", "-1"]):
+        assert command("wait", *words).code == 2
+    gone = invoke("wait", "--ready", "1", "--timeout", "0.3", SHARED_REGISTRY_REDIS_URL="redis://127.0.0.1:1/0")
+    assert is_one_error(gone, 3), gone
+
+
+def test_wait_ends_as_soon_as_it_is_so(command: Command, server: EmbeddedServer, namespace: str) -> None:
+    async def run() -> Done:
+        async with on_server(server.url, namespace) as space:
+            waiting = asyncio.create_task(asyncio.to_thread(command, "wait", "--ready", "1", "--timeout", "30"))
+            await asyncio.sleep(0.1)
+            await populated(space)
+            return await waiting
+
+    done = asyncio.run(run())
+    assert done.code == 0
+    assert float(done.out.split("after ")[1].split()[0]) < 20
+
+
+def test_keys_show(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+    in_space(server, namespace, populated)
+    told = json.loads(command("keys", "--show", "--json").out)
+    assert list(told) == ["redis", "namespace", "redis_cli", "note", "commands"]
+    assert all(list(one) == ["shows", "words", "reply"] for one in told["commands"])
+    replies = {tuple(one["words"][:2]): one["reply"] for one in told["commands"]}
+    assert replies["HGETALL", keys.meta] == raw.hgetall(keys.meta)
+    assert replies["HGETALL", keys.replica(A)]["name"] == "gpu-1"
+    assert replies["ZRANGE", keys.ready_primary] == [A, "0"]
+    assert {("HGETALL", keys.router("router~1")), ("HGETALL", keys.router("router~2"))} <= replies.keys()
+    assert len(replies["XREVRANGE", keys.events]) == 5
+    shown = command("keys", "--show").out.splitlines()
+    assert f"  {A}: 0" in shown
+    assert "  name: gpu-1" in shown
+    written = {key for one in told["commands"] for key in one["words"] if key.startswith(keys.prefix)}
+    assert set(raw.keys(f"{keys.prefix}*")) <= written, "a key that the list does not show"

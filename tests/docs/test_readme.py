@@ -1,0 +1,69 @@
+"""The README's examples run as they stand, but for the addresses of Redis and the replicas."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from shared_registry.embedded import EmbeddedServer
+from tests.support.programs import free_port, mock_replica
+
+README = Path(__file__).parents[2] / "README.md"
+EXAMPLE: str
+PLACING: str
+EXAMPLE, PLACING = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ADDRESSES = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
+
+
+def program(server: EmbeddedServer, namespace: str, *replicas: str, then: str = "") -> str:
+    """Return the first example, with these addresses, and with something else to do once replicas are ready."""
+    there = f'redis_url="{server.url}", namespace="{namespace}"'
+    text = EXAMPLE.replace('redis_url="redis://127.0.0.1:6379/0"', there)
+    for address, replica in zip(ADDRESSES, replicas, strict=True):
+        assert address in text
+        text = text.replace(address, replica)
+    head, wait, tail = text.partition("timeout_seconds=10)")
+    assert there in head
+    assert wait
+    if not then:
+        return text
+    end = tail.index("\n\n\nasyncio.run")
+    return head + wait + "\n" + textwrap.indent(then, " " * 8) + tail[end:]
+
+
+def run(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=45, check=False)
+
+
+def test_on_a_fresh_redis_it_prints_a_url(server: EmbeddedServer, namespace: str) -> None:
+    with mock_replica("gpu-1") as replica:
+        done = run(program(server, namespace, replica, f"http://127.0.0.1:{free_port()}"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{replica}\n", "")
+
+
+def test_without_a_replica_it_says_so_in_time(server: EmbeddedServer, namespace: str) -> None:
+    begun = time.monotonic()
+    done = run(program(server, namespace, *(f"http://127.0.0.1:{free_port()}" for _ in ADDRESSES)))
+    assert (done.returncode, done.stdout) == (0, "no healthy replica\n"), done.stderr
+    assert 10 <= time.monotonic() - begun < 30
+
+
+def test_placing_a_session_on_a_fresh_redis(server: EmbeddedServer, namespace: str) -> None:
+    then = f"async def serve(url):\n    print(url)\n{PLACING}"
+    with mock_replica("gpu-1") as replica:
+        done = run(program(server, namespace, replica, f"http://127.0.0.1:{free_port()}", then=then))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{replica}\n", "")
+
+
+def test_examples_name_replicas_on_this_machine_only() -> None:
+    root = README.parent
+    pages = [README, *root.glob("docs/*.md"), *root.glob("examples/**/*.*"), *root.glob("shared_registry/**/*.py")]
+    for page in pages:
+        if page.suffix in {".md", ".py", ".yaml"}:
+            text = page.read_text(encoding="utf-8")
+            named = re.findall(r"https?://(\d+\.\d+\.\d+\.\d+)", text)
+            assert [one for one in named if not one.startswith("127.0.0.")] == [], page

@@ -1,0 +1,467 @@
+"""Campaign, renew, resign; and that a leader never believes longer than its lease lasts."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+
+import pytest
+
+from shared_registry.errors import Fenced, StoreRefused, StoreUnavailable
+from shared_registry.leader.election import JITTER_SECONDS, RunningTerm
+from shared_registry.model import Event, EventKind
+from tests.support.electing_router import BELIEF, LEASE, RENEW, Lock, Router, resigned
+from tests.support.fake_clock import START, FakeClock
+
+
+async def test_a_candidate_wins_a_free_lock_and_holds_it_by_renewing(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    await router.start()
+    assert router.election.term is router.terms[0]
+    assert (router.terms[0].epoch, router.terms[0].token) == (1, lock.token)
+    await clock.advance(20)
+    assert router.leads()
+    assert len(router.terms) == 1
+    assert lock.elections == [("a", 1)]
+    assert router.store.times("campaign") == [0]
+    assert router.store.times("renew") == pytest.approx([RENEW * turn for turn in range(1, 21)])
+
+
+async def test_the_deadline_counts_from_the_sending_of_the_last_successful_renewal(
+    clock: FakeClock, router: Router
+) -> None:
+    router.store.delay_after = 0.5
+    await router.start()
+    await clock.advance(0.5)
+    term = router.terms[0]
+    assert term.deadline == START + BELIEF, "the campaign was sent at 0"
+    await clock.advance(1.5)
+    assert router.store.times("renew") == [1.5]
+    assert term.deadline == START + 1.5 + BELIEF
+    router.store.error = StoreUnavailable("gone")
+    await clock.advance(1.5)
+    assert len(router.store.times("renew")) > 1
+    assert term.deadline == START + 1.5 + BELIEF, "failed renewals do not move it"
+
+
+@pytest.mark.parametrize("fault", ["hanging", "failing", "refusing", "losing replies", "slow"])
+async def test_without_renewals_leading_ends_at_the_deadline_at_the_latest(
+    clock: FakeClock, lock: Lock, router: Router, fault: str
+) -> None:
+    await router.start()
+    await clock.advance(RENEW)
+    last_renewal = router.store.times("renew")[-1]
+    router.store.is_hanging = fault == "hanging"
+    router.store.delay_before = 10.0 if fault == "slow" else 0.0
+    router.store.loses_replies = fault == "losing replies"
+    if fault in ("failing", "refusing"):
+        router.store.error = StoreUnavailable("gone") if fault == "failing" else StoreRefused("no")
+    await clock.advance(BELIEF - 0.01)
+    assert router.leads()
+    await clock.advance(0.01)
+    assert not router.leads()
+    assert router.election.term is None
+    assert router.ended_at == pytest.approx(last_renewal + BELIEF)
+
+
+async def test_a_failing_store_is_asked_to_renew_a_few_times_a_second_not_more(
+    clock: FakeClock, router: Router
+) -> None:
+    await router.start()
+    router.store.error = StoreUnavailable("gone")
+    await clock.advance(BELIEF)
+    assert 3 <= len(router.store.times("renew")) <= 12
+
+
+async def test_a_renewal_that_succeeds_after_failures_keeps_the_term(clock: FakeClock, router: Router) -> None:
+    await router.start()
+    router.store.error = StoreUnavailable("gone")
+    await clock.advance(2.5)
+    router.store.error = None
+    await clock.advance(20)
+    assert router.leads()
+    assert len(router.terms) == 1
+    assert len(router.store.times("renew")) <= 30
+
+
+async def test_a_lost_renewal_ends_leading_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:
+    await router.start()
+    await clock.advance(0.5)
+    lock.seize()
+    await clock.advance(0.4)
+    assert router.leads(), "nobody told it yet"
+    await clock.advance(0.1)
+    assert not router.leads()
+    assert router.ended_at == 1.0
+    assert lock.holder == "other's", "its resigning must not end another's lease"
+    await clock.advance(LEASE + 2 * JITTER_SECONDS)
+    assert [term.epoch for term in router.terms] == [1, 3]
+
+
+async def test_each_candidacy_has_a_token_of_its_own(clock: FakeClock, lock: Lock, router: Router) -> None:
+    await router.start()
+    lock.seize()
+    await clock.run_until(lambda: len(router.terms) == 2)
+    assert router.terms[0].token != router.terms[1].token
+
+
+@pytest.mark.parametrize("error", [None, Fenced("over")])
+async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
+    clock: FakeClock, lock: Lock, router: Router, error: Exception | None
+) -> None:
+    async def first_ends_early(term: RunningTerm) -> None:
+        await clock.sleep(1.5 if len(router.terms) == 1 else 1e6)
+        if error is not None:
+            raise error
+
+    router.work = first_ends_early
+    await router.start()
+    await clock.advance(1.5)
+    assert router.store.tokens("resign") == [router.terms[0].token]
+    await clock.advance(3)
+    assert [term.epoch for term in router.terms] == [1, 2]
+    assert router.leads()
+
+
+async def test_a_renewal_under_way_when_lead_ends_is_heard_before_the_leader_resigns(
+    clock: FakeClock, router: Router
+) -> None:
+    """Cut short it would cost the connection, and a leader without descriptors could open no other to resign."""
+
+    async def ends_during_a_renewal(term: RunningTerm) -> None:
+        await clock.sleep(RENEW + 0.1)
+
+    router.work = ends_during_a_renewal
+    router.store.delay_after = 0.3
+    await router.start()
+    await clock.advance(0.3 + RENEW + 0.1)
+    assert router.store.times("renew") == pytest.approx([0.3 + RENEW])
+    assert router.store.times("resign") == []
+    await clock.advance(0.2)
+    assert router.store.times("resign") == pytest.approx([0.3 + RENEW + 0.3])
+
+
+async def test_a_failure_of_lead_reaches_the_caller_after_resigning(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    async def fails(term: RunningTerm) -> None:
+        await clock.sleep(1)
+        raise LookupError("a bug")
+
+    router.work = fails
+    await router.start()
+    await clock.advance(1)
+    assert router.task is not None
+    with pytest.raises(LookupError):
+        router.task.result()
+    assert lock.holder == ""
+    assert clock.next_wake is None, "nothing is left running"
+
+
+async def test_a_failure_of_renewing_that_is_no_store_error_reaches_the_caller_too(
+    clock: FakeClock, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(token: str, *, lease_seconds: float) -> bool:
+        raise LookupError("a bug")
+
+    await router.start()
+    monkeypatch.setattr(router.store, "renew", broken)
+    await clock.advance(RENEW)
+    assert router.task is not None
+    with pytest.raises(LookupError):
+        router.task.result()
+    assert not router.leads()
+
+
+async def test_stopping_lets_lead_finish_under_a_renewed_lease_and_then_resigns(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    reported_under: list[str] = []
+
+    async def reports_at_the_end(term: RunningTerm) -> None:
+        try:
+            await clock.sleep(1e6)
+        finally:
+            await clock.sleep(2.5)
+            reported_under.append(lock.holder)
+
+    router.work = reports_at_the_end
+    await router.start()
+    router.cancel()
+    await clock.advance(2.4)
+    assert router.store.times("resign") == []
+    assert router.store.times("renew") == [1, 2]
+    await clock.advance(0.1)
+    assert reported_under == [router.terms[0].token]
+    assert router.store.times("resign") == [2.5]
+    assert lock.holder == ""
+    assert router.task is not None
+    assert router.task.cancelled()
+    assert clock.next_wake is None
+
+
+async def test_stopping_twice_leaves_no_renewals_behind(clock: FakeClock, router: Router) -> None:
+    async def slow_to_end(term: RunningTerm) -> None:
+        try:
+            await clock.sleep(1e6)
+        finally:
+            await clock.sleep(2.5)
+
+    router.work = slow_to_end
+    await router.start()
+    router.cancel()
+    await clock.advance(1)
+    router.cancel()
+    await clock.advance(20)
+    assert router.task is not None
+    assert router.task.cancelled()
+    assert router.store.times("renew") == [1]
+    assert clock.next_wake is None
+
+
+async def test_stopping_in_a_campaign_learns_how_it_ended_and_resigns(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    router.store.delay_before = 0.5
+    await router.start()
+    router.cancel()
+    await clock.advance(0.4)
+    assert router.task is not None
+    assert not router.task.done()
+    await clock.advance(1)
+    assert lock.elections == [("a", 1)]
+    assert router.store.tokens("resign") == router.store.tokens("campaign")
+    assert lock.holder == ""
+    assert router.task.cancelled()
+    assert router.terms == []
+
+
+async def test_stopping_in_a_campaign_that_another_holds_resigns_nothing(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    lock.seize()
+    router.store.delay_after = 0.5
+    await router.start()
+    router.cancel()
+    await clock.advance(1)
+    assert router.store.times("resign") == []
+    assert router.task is not None
+    assert router.task.cancelled()
+
+
+async def test_stopping_in_a_campaign_whose_outcome_stays_unknown_resigns_to_be_sure(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    router.store.loses_replies = True
+    router.store.delay_after = 0.5
+    await router.start()
+    router.cancel()
+    await clock.advance(2)
+    assert lock.elections == [("a", 1)]
+    assert lock.holder == "", "the others need not wait for the lease to end"
+
+
+async def test_stopping_after_a_campaign_of_unknown_outcome_resigns_to_be_sure(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    router.store.loses_replies = True
+    await router.start()
+    await clock.advance(0.01)
+    assert lock.holder != ""
+    router.cancel()
+    await clock.advance(1)
+    assert lock.holder == ""
+
+
+async def test_stopping_a_router_whose_campaigns_were_refused_resigns_nothing(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    lock.seize()
+    await router.start()
+    await clock.advance(1)
+    router.cancel()
+    await clock.advance(1)
+    assert router.store.times("resign") == []
+
+
+async def test_a_campaign_of_unknown_outcome_is_repeated_with_the_same_token(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    router.store.loses_replies = True
+    await router.start()
+    await clock.advance(1)
+    assert len(lock.elections) == 1, "the lost reply had elected it"
+    router.store.loses_replies = False
+    waited = await clock.run_until(router.leads)
+    assert waited < 1.1
+    assert len(set(router.store.tokens("campaign"))) == 1
+    assert lock.elections == [("a", 1)]
+    sent_at = router.store.times("campaign")[-1]
+    assert router.terms[0].deadline == pytest.approx(START + sent_at + BELIEF), "the lease began anew"
+
+
+async def test_a_store_that_fails_is_asked_at_most_about_once_a_second_after_a_while(
+    clock: FakeClock, router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.store.error = StoreUnavailable("Redis is away")
+    await router.start()
+    await clock.advance(60)
+    assert 60 <= len(router.store.times("campaign")) <= 130
+    assert caplog.messages == ["leader: Redis is away"]
+    router.store.error = None
+    await clock.run_until(router.leads, within=1)
+
+
+async def test_a_follower_comes_back_when_the_lease_can_have_ended_plus_jitter(clock: FakeClock, lock: Lock) -> None:
+    leader = Router(lock, "leader")
+    await leader.start()
+    await clock.advance(2.5)
+    followers = [Router(lock, f"follower {number}", seed=number) for number in range(20)]
+    for follower in followers:
+        await follower.start()
+    leader.store.is_hanging = True
+    ends_at = lock.expires_at - START
+    await clock.advance(ends_at - 2.5 + JITTER_SECONDS)
+    comings = [at for follower in followers for at in follower.store.times("campaign")[1:]]
+    assert len(comings) == len(followers)
+    assert all(ends_at <= at <= ends_at + JITTER_SECONDS for at in comings)
+    assert len(set(comings)) == len(comings), "not all at once"
+    assert sum(follower.leads() for follower in followers) == 1
+    for router in (leader, *followers):
+        await router.stop()
+
+
+async def test_followers_of_a_living_leader_ask_about_once_a_lease(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    leader = Router(lock, "leader")
+    await leader.start()
+    await router.start()
+    await clock.advance(60)
+    assert 60 / LEASE <= len(router.store.times("campaign")) <= 60 / (LEASE - RENEW) + 1
+    assert len(lock.elections) == 1
+    await leader.stop()
+
+
+async def test_a_resignation_wakes_a_follower_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:
+    lock.seize()
+    await router.start()
+    await clock.advance(1)
+    lock.resign("other's")
+    await clock.advance(0.5)
+    assert not router.leads()
+    router.election.notice([resigned()])
+    await clock.settle()
+    assert router.leads()
+    assert router.store.times("campaign") == [0, 1.5]
+
+
+async def test_a_resignation_wakes_a_follower_once(clock: FakeClock, lock: Lock, router: Router) -> None:
+    lock.seize()
+    await router.start()
+    router.election.notice([resigned()])
+    await clock.advance(1)
+    assert router.store.times("campaign") == [0, 0], "somebody else was faster"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind is not EventKind.LEADER_RESIGNED])
+async def test_no_other_event_wakes_a_follower(clock: FakeClock, lock: Lock, router: Router, kind: EventKind) -> None:
+    lock.seize()
+    await router.start()
+    router.election.notice([Event("1-1", kind, 0.0, "0-0", "b", 1)])
+    router.election.notice([])
+    await clock.advance(1)
+    assert router.store.times("campaign") == [0]
+
+
+async def test_a_resignation_during_the_campaign_that_was_refused_is_not_missed(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    lock.seize()
+    router.store.delay_after = 0.5
+    await router.start()
+    lock.resign("other's")
+    router.election.notice([resigned()])
+    await clock.advance(1)
+    assert router.leads()
+
+
+async def test_campaigns_carry_the_highest_epoch_ever_seen(clock: FakeClock, lock: Lock) -> None:
+    router = Router(lock, seen_epoch=41)
+    await router.start()
+    assert router.terms[0].epoch == 42
+    lock.epoch, lock.expires_at = 7, 0.0  # a failover lost what came since
+    await clock.run_until(lambda: len(router.terms) == 2)
+    assert router.terms[1].epoch == 43
+    await router.stop()
+
+
+async def test_after_a_pause_past_the_deadline_the_term_is_over_before_anybody_ran(
+    clock: FakeClock, router: Router
+) -> None:
+    await router.start()
+    await clock.advance(2.5)
+    believes = []
+    for seconds in (BELIEF - 0.5 - 0.001, 0.001):
+        clock.jump(seconds)
+        believes.append((router.terms[0].is_current, router.election.term is not None))
+    assert believes == [(True, True), (False, False)]
+
+
+async def test_after_a_pause_past_the_deadline_nothing_is_renewed(clock: FakeClock, lock: Lock, router: Router) -> None:
+    await router.start()
+    await clock.advance(2.5)
+    clock.jump(60)
+    lock.seize()
+    await clock.advance(0.5)
+    assert router.store.times("renew") == [1, 2]
+    assert not router.leads()
+    assert router.ended_at == 62.5
+    assert lock.holder == "other's"
+
+
+async def test_losing_is_logged_once_and_resigning_on_purpose_is_not_losing(
+    clock: FakeClock, lock: Lock, router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await router.start()
+    await clock.advance(1.5)
+    lock.seize()
+    await clock.run_until(lambda: len(router.terms) == 2)
+    await router.stop()
+    assert caplog.messages == [
+        "leader: leading in epoch 1",
+        "leader: lost epoch 1",
+        "leader: leading in epoch 3",
+    ]
+
+
+async def test_twenty_candidates_have_one_leader_at_a_time_whatever_happens_to_their_connections(
+    clock: FakeClock, lock: Lock
+) -> None:
+    rng = random.Random(7)
+    routers = [Router(lock, f"r{number}", seed=number) for number in range(20)]
+    for router in routers:
+        await router.start()
+    for _ in range(300):
+        router = rng.choice(routers)
+        fault = rng.choice(["error", "hang", "lose", "slow", "none", "none"])
+        router.store.error = StoreUnavailable("away") if fault == "error" else None
+        router.store.is_hanging, router.store.hang_seconds = fault == "hang", 1.0
+        router.store.loses_replies = fault == "lose"
+        router.store.delay_after = 0.7 if fault == "slow" else 0.0
+        await clock.advance(rng.random())
+        believers = [one.election.term for one in routers if one.election.term is not None]
+        assert len(believers) <= 1
+        assert all(lock.holder == term.token for term in believers)
+        assert sum(one.leads() for one in routers) <= 1
+    epochs = [epoch for _, epoch in lock.elections]
+    assert len(epochs) > 5
+    assert all(earlier < later for earlier, later in itertools.pairwise(epochs))
+    led = [(router.store.router, term.epoch) for router in routers for term in router.terms]
+    assert len(led) == len(set(led))
+    assert set(led) <= set(lock.elections)
+    for router in routers:
+        await router.stop()

@@ -1,0 +1,229 @@
+"""What the leader probes and when. The store, the probe and the time are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from shared_registry.errors import StoreUnavailable
+from shared_registry.model import AdminState, Event, EventKind, ReplicaStatus
+from shared_registry.probing import prober as probe_module
+from tests.support.fake_clock import FakeClock
+from tests.support.leading_router import FAST, INTERVAL, Cluster, Leader, ignore, leading, url_of
+
+
+async def test_at_the_start_everything_unknown_is_probed_at_once(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 20)) as leader:
+        assert sorted(leader.probe.starts) == sorted((0.0, url_of(number)) for number in range(20))
+        await clock.advance(0.2)
+        assert all(leader.cluster.status(number) is ReplicaStatus.HEALTHY for number in range(20))
+
+
+async def test_at_most_so_many_probes_are_under_way_as_the_settings_say(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 20), concurrency=3) as leader:
+        leader.probe.latency = {url_of(number): 0.5 for number in range(20)}
+        await clock.advance(10)
+        assert leader.probe.most_under_way == 3
+        assert {key for _, key in leader.probe.starts} == set(leader.cluster.records)
+
+
+async def test_a_term_probes_at_once_what_is_overdue_and_the_rest_within_the_interval(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 20, probed_ago=1.0)
+    cluster.add(20, probed_ago=5.0)
+    async with leading(clock, cluster) as leader:
+        assert leader.probe.starts == [(0.0, url_of(20))]
+        await clock.advance(INTERVAL)
+        others = [at for at, key in leader.probe.starts if key != url_of(20)]
+        assert len(others) == 20
+        assert len({round(at, 2) for at in others}) > 15, "spread"
+
+
+async def test_where_probe_times_cannot_be_read_everything_is_probed_at_once(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 20, probed_ago=1.0)
+    cluster.read_error = StoreUnavailable("away")
+    async with leading(clock, cluster) as leader:
+        assert len(leader.probe.starts) == 20
+
+
+async def test_each_interval_has_one_probe_for_each_replica(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 100, probed_ago=1.0)) as leader:
+        await clock.advance(20 * INTERVAL)
+        counts = Counter(key for _, key in leader.probe.starts)
+        assert len(counts) == 100
+        assert all(19 <= count <= 21 for count in counts.values())
+        seconds = Counter(int(at) for at, _ in leader.probe.starts)
+        assert max(seconds.values()) < 3 * 100 / INTERVAL, "no bursts"
+
+
+async def test_a_replica_with_a_change_pending_is_probed_fast_until_it_is_settled(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 1, probed_ago=1.0)) as leader:
+        await clock.run_until(lambda: len(leader.probe.starts) == 3)
+        leader.probe.error[url_of(0)] = "HTTP 503"
+        await clock.run_until(lambda: leader.cluster.status(0) is ReplicaStatus.UNHEALTHY)
+        failed = leader.probe.starts_of(0)[-3:]
+        assert [round(later - failed[0], 2) for later in failed] == [0, FAST + 0.01, 2 * FAST + 0.02]
+        probes = len(leader.probe.starts)
+        await clock.advance(20 * INTERVAL)
+        assert 18 <= len(leader.probe.starts) - probes <= 22, "settled: at the ordinary pace again"
+        leader.probe.error.clear()
+        await clock.run_until(lambda: leader.cluster.status(0) is ReplicaStatus.HEALTHY)
+        recovered = leader.probe.starts_of(0)[-2:]
+        assert recovered[1] - recovered[0] == pytest.approx(FAST + 0.01)
+
+
+async def test_a_slow_replica_neither_delays_others_nor_is_probed_twice_at_once(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 10, probed_ago=1.0)) as leader:
+        leader.probe.latency[url_of(3)] = 4 * INTERVAL
+        await clock.advance(20 * INTERVAL)
+        counts = Counter(key for _, key in leader.probe.starts)
+        slow = counts.pop(url_of(3))
+        assert 3 <= slow <= 5
+        assert all(19 <= count <= 21 for count in counts.values())
+
+
+@pytest.mark.parametrize("comes_back_as", ["enabled", "registered"])
+async def test_a_replica_that_comes_back_during_its_probe_is_probed_again_only_after_it(
+    clock: FakeClock, comes_back_as: str
+) -> None:
+    cluster = Cluster(clock, 2)
+    async with leading(clock, cluster) as leader:
+        leader.probe.latency[url_of(0)] = 2.0
+        await clock.advance(1.5)  # from 1.01 on its second probe is under way
+        probes = len(leader.probe.starts_of(0))
+        if comes_back_as == "enabled":
+            cluster.set_admin(0, AdminState.DISABLED)
+            await clock.settle()
+            cluster.set_admin(0, AdminState.ACTIVE)
+        else:
+            cluster.remove(0)
+            await clock.settle()
+            cluster.add(0, incarnation="2")
+        await clock.advance(1.5)
+        assert len(leader.probe.starts_of(0)) == probes
+        await clock.advance(0.2)
+        if comes_back_as == "registered":
+            assert len(leader.probe.starts_of(0)) == probes + 1, "what the old one was found to be tells nothing"
+        await clock.advance(2 * INTERVAL)
+        assert len(leader.probe.starts_of(0)) > probes
+        assert not any(result.incarnation == "2" and sent.at < 3 for sent in cluster.sent for result in sent.results)
+
+
+@pytest.mark.parametrize("becomes", ["removed", "disabled"])
+async def test_a_replica_that_goes_while_it_waits_for_its_turn_is_not_probed(clock: FakeClock, becomes: str) -> None:
+    cluster = Cluster(clock, 2)
+    leader = Leader(clock, cluster, concurrency=1)
+    leader.probe.latency = {url_of(0): 2.0, url_of(1): 2.0}
+    await leader.lead()
+    ((_, running),) = leader.probe.starts
+    waiting = int(running == url_of(0))
+    await clock.advance(1)
+    if becomes == "removed":
+        cluster.remove(waiting)
+    else:
+        cluster.set_admin(waiting, AdminState.DISABLED)
+    await clock.advance(3 * INTERVAL)
+    assert leader.probe.starts_of(waiting) == []
+    if becomes == "removed":
+        cluster.add(waiting, incarnation="2")
+    else:
+        cluster.set_admin(waiting, AdminState.ACTIVE)
+    await clock.advance(INTERVAL)
+    assert leader.probe.starts_of(waiting) != []
+    await leader.stop()
+
+
+async def test_a_new_replica_is_probed_at_once(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 3, probed_ago=1.0)) as leader:
+        await clock.advance(0.77)
+        leader.cluster.add(7)
+        await clock.settle()
+        assert leader.probe.starts_of(7) == pytest.approx([0.77])
+
+
+async def test_after_a_full_read_replicas_are_looked_at_again(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 1)) as leader:
+        leader.cluster.listener = ignore
+        leader.cluster.add(7)
+        leader.cluster.remove(0)
+        await clock.advance(3)
+        assert leader.probe.starts_of(7) == [], "nobody said anything"
+        leader.loop.notice(())
+        await clock.settle()
+        assert leader.probe.starts_of(7) == [3.0]
+        probes = len(leader.probe.starts_of(0))
+        await clock.advance(3 * INTERVAL)
+        assert len(leader.probe.starts_of(0)) == probes
+
+
+async def test_disabled_and_removed_replicas_are_not_probed_and_draining_ones_are(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 4, probed_ago=1.0)) as leader:
+        leader.probe.starts.clear()  # the one that a new leader begins with
+        leader.cluster.set_admin(0, AdminState.DISABLED)
+        leader.cluster.set_admin(1, AdminState.DRAINING)
+        leader.cluster.remove(2)
+        await clock.advance(3 * INTERVAL)
+        assert {key for _, key in leader.probe.starts} == {url_of(1), url_of(3)}
+        leader.cluster.set_admin(0, AdminState.ACTIVE)
+        await clock.settle()
+        assert len(leader.probe.starts_of(0)) == 1, "at once"
+
+
+async def test_connections_are_retained_for_exactly_the_probed_replicas(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 3, probed_ago=1.0)) as leader:
+        assert leader.retained[-1] == {f"{url_of(number)}/health" for number in range(3)}
+        leader.cluster.remove(0)
+        leader.cluster.set_admin(1, AdminState.DISABLED)
+        leader.cluster.add(5)
+        await clock.settle()
+        assert leader.retained[-1] == {f"{url_of(2)}/health", f"{url_of(5)}/health"}
+        calls = len(leader.retained)
+        leader.loop.notice([Event("1-1", EventKind.ROUTER_JOINED, 0.0, "0-0", "b", 1)])
+        await clock.advance(0.05)
+        assert len(leader.retained) == calls
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "error"),
+    [
+        ("raises", "LookupError: a bug"),
+        ("returns rubbish", "TypeError"),
+        ("hangs", "timeout"),
+        ("cancels itself", "CancelledError"),
+    ],
+)
+async def test_a_probe_that_misbehaves_is_a_failed_one_and_others_go_on(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, misbehaviour: str, error: str
+) -> None:
+    monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)
+    cluster = Cluster(clock, 2)
+    leader = Leader(clock, cluster, timeout=0.01)
+    ended = asyncio.Event()
+
+    async def misbehaving(url: str, *, timeout: float) -> tuple[float, str | None]:
+        if url.startswith(url_of(1)):
+            return await leader.probe(url, timeout=timeout)
+        try:
+            match misbehaviour:
+                case "raises":
+                    raise LookupError("a bug")
+                case "hangs":
+                    await asyncio.Event().wait()
+                case "cancels itself":
+                    raise asyncio.CancelledError
+            return None  # type: ignore[return-value]
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(leader, "_probe", misbehaving)
+    leader.loop._probe = misbehaving
+    await leader.lead()
+    await ended.wait()
+    await clock.advance(4 * INTERVAL)
+    results = [result for sent in cluster.sent for result in sent.results if result.key == url_of(0)]
+    assert results
+    assert all(result.error is not None and error in result.error for result in results)
+    assert cluster.status(1) is ReplicaStatus.HEALTHY
+    assert leader.is_running
+    await leader.stop()

@@ -1,0 +1,205 @@
+"""How results reach the store: in numbered batches, under the term that they were found in and none other."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_registry.errors import Fenced, KeyConflict, StoreUnavailable
+from shared_registry.leader.health_loop import RESULTS_AT_ONCE
+from tests.support.fake_clock import FakeClock
+from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url_of
+
+
+async def test_results_go_out_every_tenth_of_a_second_in_bounded_batches_one_at_a_time(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 1200)
+    cluster.latency = 0.3
+    async with leading(clock, cluster, concurrency=2000) as leader:
+        await clock.advance(0.99)
+        assert [len(sent.results) for sent in cluster.sent] == [RESULTS_AT_ONCE, RESULTS_AT_ONCE, 200]
+        assert [sent.at for sent in cluster.sent] == pytest.approx([0.1, 0.4, 0.7])
+        await clock.advance(10)
+        assert [sent.batch for sent in cluster.sent] == list(range(1, len(cluster.sent) + 1))
+        assert cluster.most_reports_under_way == 1
+        assert {(sent.token, sent.epoch) for sent in cluster.sent} == {("token 1", 1)}
+        assert leader.is_running
+
+
+async def test_without_results_nothing_is_sent(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 0)) as leader:
+        await clock.advance(60)
+        assert leader.cluster.sent == []
+
+
+async def test_a_batch_whose_reply_was_lost_goes_out_again_as_it_was(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    cluster.loses_replies = True
+    async with leading(clock, cluster) as leader:
+        await clock.advance(0.5)
+        cluster.add(3)  # its result must wait for the next batch
+        await clock.advance(0.5)
+        cluster.loses_replies = False
+        await clock.run_until(lambda: len({sent.batch for sent in cluster.sent}) == 2)
+        first = [sent for sent in cluster.sent if sent.batch == 1]
+        assert len(first) >= 3
+        assert all(sent.results == first[0].results for sent in first)
+        assert sorted(first[0].keys) == [url_of(number) for number in range(3)]
+        (second,) = [sent for sent in cluster.sent if sent.batch == 2]
+        assert url_of(3) in second.keys
+        assert leader.is_running
+
+
+async def test_while_the_store_fails_reports_are_tried_about_once_a_second_and_probing_goes_on(
+    clock: FakeClock,
+) -> None:
+    cluster = Cluster(clock, 3, probed_ago=1.0)
+    cluster.error = StoreUnavailable("away")
+    async with leading(clock, cluster) as leader:
+        await clock.advance(60)
+        assert 45 <= len(cluster.sent) <= 130
+        assert all(sent.batch == 1 for sent in cluster.sent)
+        assert len(leader.probe.starts) >= 3 * 11
+        cluster.error = None
+        probed = len(leader.probe.starts) - len(leader.probe.under_way)
+        await clock.advance(1.2)
+        assert sum(len(sent.results) for sent in cluster.sent if sent.batch == 1) >= 1
+        assert sum(len({result.key for result in sent.results}) for sent in cluster.sent[-2:]) >= 2
+        delivered = {sent.batch: len(sent.results) for sent in cluster.sent}
+        assert sum(delivered.values()) >= probed, "nothing was lost"
+
+
+async def test_being_fenced_ends_the_loop_and_nothing_more_is_probed_or_sent(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    leader = Leader(clock, cluster)
+    leader.probe.latency[url_of(0)] = 60.0
+    cluster.error = Fenced("over")
+    await leader.lead()
+    await clock.advance(3)
+    assert leader.task is not None
+    with pytest.raises(Fenced, match="epoch 1"):
+        leader.task.result()
+    assert leader.loop.refused_reports == 1
+    assert leader.probe.under_way == set()
+    await clock.advance(60)
+    assert (len(cluster.sent), len(leader.probe.starts)) == (1, 3)
+
+
+async def test_an_error_that_repeating_does_not_mend_ends_the_loop(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    cluster.error = KeyConflict("key leader is a string")
+    async with leading(clock, cluster) as leader:
+        await clock.advance(3)
+        assert leader.task is not None
+        assert isinstance(error := leader.task.exception(), BaseExceptionGroup)
+        assert error.subgroup(KeyConflict) is not None
+
+
+async def test_at_a_cancel_the_results_so_far_are_sent_and_unfinished_probes_are_not(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    leader = Leader(clock, cluster)
+    leader.probe.latency[url_of(1)] = 60.0
+    await leader.lead()
+    await clock.advance(0.05)
+    assert cluster.sent == []
+    await leader.stop()
+    assert [sorted(sent.keys) for sent in cluster.sent] == [[url_of(0), url_of(2)]]
+    assert leader.task is not None
+    assert leader.task.cancelled()
+    assert leader.probe.under_way == set()
+
+
+async def test_at_a_cancel_a_batch_under_way_is_sent_again_under_its_number(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    cluster.latency = 0.5
+    async with leading(clock, cluster) as leader:
+        await clock.advance(0.3)
+        await leader.stop()
+        assert [sent.batch for sent in cluster.sent] == [1, 1]
+        assert cluster.sent[0].results == cluster.sent[1].results
+
+
+async def test_at_a_cancel_after_the_term_nothing_is_sent(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    leader = Leader(clock, cluster)
+    await leader.lead(seconds=2.0)
+    await clock.advance(0.05)
+    clock.jump(1.95)
+    await leader.stop()
+    assert cluster.sent == []
+
+
+async def test_a_store_that_fails_does_not_hold_up_a_cancel(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 3)
+    cluster.error = StoreUnavailable("away")
+    async with leading(clock, cluster) as leader:
+        await clock.advance(0.05)
+        await leader.stop()
+        assert len(cluster.sent) == 1
+        assert leader.task is not None
+        assert leader.task.cancelled()
+
+
+async def test_after_a_pause_past_the_deadline_nothing_is_probed_or_sent(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 8)
+    leader = Leader(clock, cluster, concurrency=2)
+    for number in range(8):  # two are under way, others due and waiting for their turn
+        leader.probe.latency[url_of(number)] = 0.04
+    await leader.lead(seconds=2.7)
+    await clock.advance(0.06)
+    assert len(leader.probe.starts) == 4
+    assert cluster.sent == [], "results wait to be sent"
+    clock.jump(60)
+    await clock.advance(60)
+    assert len(leader.probe.starts) == 4
+    assert cluster.sent == []
+    assert not leader.is_running
+
+
+async def test_a_report_that_is_under_way_at_the_deadline_is_the_last_one(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 1200)
+    cluster.latency = 1.0
+    leader = Leader(clock, cluster, concurrency=2000)
+    await leader.lead(seconds=1.05)
+    await clock.advance(60)
+    assert len(cluster.sent) == 1
+
+
+async def test_the_loop_ends_by_itself_when_its_term_does(clock: FakeClock) -> None:
+    leader = Leader(clock, Cluster(clock, 20))
+    await leader.lead(seconds=12.0)
+    await clock.advance(60)
+    assert leader.task is not None
+    assert leader.task.done()
+    assert leader.task.exception() is None
+    assert max(at for at, _ in leader.probe.starts) < 12
+    assert max(sent.at for sent in leader.cluster.sent) < 12
+
+
+async def test_a_renewed_term_goes_on(clock: FakeClock) -> None:
+    leader = Leader(clock, Cluster(clock, 20))
+    await leader.lead(seconds=3.0)
+    for _ in range(20):
+        await clock.advance(1.0)
+        leader.term.deadline = clock.monotonic() + 3.0
+    assert leader.is_running
+    assert max(at for at, _ in leader.probe.starts) > 15
+    await leader.stop()
+
+
+async def test_results_of_an_older_term_are_never_reported_in_a_newer_one(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 4, probed_ago=10.0)
+    leader = Leader(clock, cluster)
+    leader.probe.latency[url_of(3)] = 30.0
+    leader.probe.error = {url_of(number): "from the first term" for number in range(4)}
+    await leader.lead(1, seconds=2.0)
+    await clock.advance(0.05)
+    clock.jump(5.0)  # three results wait to be sent, one probe is under way
+    await leader.stop()
+    assert cluster.sent == []
+    leader.probe.error.clear()
+    leader.probe.latency.clear()
+    await leader.lead(2)
+    await clock.advance(3 * INTERVAL)
+    assert {(sent.epoch, sent.token) for sent in cluster.sent} == {(2, "token 2")}
+    assert cluster.sent[0].batch == 1
+    assert all(result.error is None for sent in cluster.sent for result in sent.results)
+    await leader.stop()

@@ -1,0 +1,531 @@
+"""Who waits asks again when it is worthwhile, hears where it stands, and looks once more when its time is up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import pytest
+
+from shared_registry.errors import StoreError, StoreUnavailable, UsageError
+from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
+from shared_registry.leases.queue import POLL_SECONDS, RouterQueue
+from shared_registry.leases.recovery import Recovery
+from shared_registry.store.lane import Busy
+from shared_registry.store.replies import Denial, Denied, Grant, Queued
+from tests.support.fake_clock import START, FakeClock
+from tests.support.leasing_router import A, B
+from tests.support.waiting_router import Answer, ScriptedAsking, ScriptedLine
+
+TIMEOUT = 10.0
+GRANT = Grant(A, "1-0")
+FULL = Denied(Denial.SATURATED, 9)
+EXCLUDED = Denied(Denial.EXCLUDED)
+STRANGE = Denied(Denial.NOT_REGISTERED)
+THIRD = Queued("77", 3, 9)
+AWAY = StoreUnavailable("away")
+
+
+class Router:
+    """An asker and what it asks, with a line that is followed.
+
+    Attributes:
+        heard: What `on_position` was told when.
+        rejoins: How often it joined the live routers.
+        is_open: Whether the registry runs.
+        can_place_alone: Whether it has a slot to give without Redis.
+        catches_up: How often it let Redis have what was placed without it.
+        behind: Why it cannot.
+        spared: What is left to others.
+    """
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.store = ScriptedAsking(clock)
+        self.redis = ScriptedLine(clock)
+        self.line: RouterQueue = self.redis.line(is_known=lambda _: True, on_orphaned_lease=lambda: None)
+        self.heard: list[tuple[float, int, int]] = []
+        self.rejoins = 0
+        self.is_open = True
+        self.can_place_alone = False
+        self.catches_up = 0
+        self.behind: StoreUnavailable | None = None
+        self.spared: set[str] = set()
+        self.request = Request("a", [A], [B], closings=0)
+        self.sent: list[Request] = []
+        self.asker = Asker(
+            self.store.as_store(),
+            self.line,
+            cast("Recovery", self),
+            max_queue=self.store.max_queue,
+            on_sent=self.sent.append,
+            expect_open=self._expect_open,
+            can_place_alone=lambda request: request is self.request and self.can_place_alone,
+            clock=clock,
+        )
+
+    def on_position(self, position: int, depth: int) -> None:
+        self.heard.append((self.clock.monotonic() - START, position, depth))
+
+    def wait(self, *, on_position: OnPosition | None = None) -> asyncio.Task[Grant | Denied]:
+        deadline = self.clock.monotonic() + TIMEOUT
+        return asyncio.ensure_future(
+            self.asker.wait(self.request, deadline=deadline, on_position=on_position or self.on_position)
+        )
+
+    async def close(self) -> None:
+        self.is_open = False
+        self.line.call_all()
+        await self.clock.settle()
+
+    async def rejoin(self) -> None:
+        self.rejoins += 1
+
+    async def catch_up(self) -> set[str]:
+        self.catches_up += 1
+        if self.behind is not None:
+            raise self.behind
+        return self.spared
+
+    def _expect_open(self, request: Request) -> None:
+        assert request is self.request
+        if not self.is_open:
+            raise UsageError("stopped")
+
+
+@pytest.fixture
+async def router(clock: FakeClock) -> AsyncIterator[Router]:
+    router = Router(clock)
+    running = asyncio.ensure_future(router.line.run())
+    yield router
+    running.cancel()
+    await asyncio.wait([running])
+    assert len(router.line._waiters) == 0, "somebody was left in the queue"
+
+
+def calling_during(router: Router, call: str, what: Callable[[], None]) -> None:
+    async def during(under_way: str) -> None:
+        if under_way == call:
+            what()
+
+    router.store.during = during  # type: ignore[method-assign,assignment]
+
+
+async def test_who_need_not_wait_does_not(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [GRANT]
+    task = router.wait()
+    await clock.settle()
+    assert task.result() == GRANT
+    assert router.store.called == ["wait"]
+    assert (router.store.avoided, router.store.excluded) == ([[A]], [[B]])
+    assert (router.heard, router.redis.asked, router.request.is_in_doubt) == ([], [], False)
+
+
+async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Router, clock: FakeClock) -> None:
+    router.behind = AWAY
+    with pytest.raises(StoreUnavailable):
+        await router.asker.ask(router.request)
+    assert (router.store.called, router.request.is_in_doubt) == ([], False)
+    router.behind = None
+    router.store.last_answers = [STRANGE, GRANT]
+    assert await router.asker.ask(router.request) == GRANT
+    assert (router.catches_up, router.rejoins) == (3, 1)
+
+
+async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, clock: FakeClock) -> None:
+    router.spared = {A}
+    router.store.answers = [EXCLUDED, GRANT]
+    task = router.wait()
+    await clock.settle()
+    router.spared = set()
+    await clock.run_until(task.done, within=2 * POLL_SECONDS)
+    assert task.result() == GRANT
+    assert router.store.excluded == [{A, B}, [B]]
+
+
+async def test_who_may_not_join_a_line_that_long_is_told_at_once(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [FULL]
+    task = router.wait()
+    await clock.settle()
+    assert (task.result(), router.store.called, router.heard) == (FULL, ["wait"], [])
+
+
+@pytest.mark.parametrize("last", [GRANT, FULL], ids=["granted", "in vain"])
+async def test_at_the_deadline_it_looks_once_more_without_waiting(
+    router: Router, clock: FakeClock, last: Grant | Denied
+) -> None:
+    router.store.answers, router.store.last_answers = [THIRD], [last]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.advance(TIMEOUT - 0.01)
+    assert not task.done()
+    await clock.advance(0.01)
+    assert task.result() == last
+    assert router.store.calls == [(START, "wait"), (START + TIMEOUT, "acquire")]
+    assert router.store.excluded[-1] == [B]
+
+
+async def test_a_deadline_that_is_past_leaves_one_look(router: Router, clock: FakeClock) -> None:
+    router.store.last_answers = [FULL]
+    task = asyncio.ensure_future(router.asker.wait(router.request, deadline=clock.monotonic(), on_position=None))
+    await clock.settle()
+    assert (task.result(), router.store.called) == (FULL, ["acquire"])
+
+
+async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.advance(0.3)
+    router.redis.wake("a")
+    await clock.advance()
+    assert task.result() == GRANT
+    assert router.store.calls == [(START, "wait")]
+
+
+async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD, GRANT]
+    calling_during(router, "wait", router.line.call_all)
+    task = router.wait()
+    await clock.settle()
+    assert (task.result(), clock.monotonic()) == (GRANT, START)
+
+
+async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD, Queued("77", 1, 1), GRANT]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.advance(2)
+    del router.redis.places["a"]
+    await clock.advance(1.2)
+    router.redis.places["a"] = 1
+    assert router.store.called == ["wait", "wait 77"]
+    assert router.heard[-1][1:] == (1, 1)
+    assert not task.done()
+    router.redis.wake("a")
+    await clock.advance()
+    assert task.result() == GRANT
+
+
+async def test_it_hears_where_it_stands_at_once_and_when_that_changes(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD], [FULL]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.settle()
+    assert router.heard == [(0.0, 3, 9)]
+    await clock.advance(3)
+    assert len(router.heard) == 1
+    router.redis.places["a"] = 2
+    await clock.advance(1.2)
+    router.redis.depth = 5
+    await clock.advance(1.2)
+    assert [told[1:] for told in router.heard] == [(3, 9), (2, 9), (2, 5)]
+    await clock.advance(TIMEOUT)
+    assert task.result() == FULL
+    assert len(router.heard) == 3
+
+
+async def test_called_without_having_moved_it_hears_nothing_new(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD], [FULL]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.settle()
+    for _ in range(3):
+        router.line.call_all()
+        await clock.advance(0.1)
+    assert router.store.called == ["wait"] + ["wait 77"] * 3
+    assert len(router.heard) == 1
+    await clock.advance(TIMEOUT)
+    assert task.done()
+
+
+@pytest.mark.parametrize("at", [3, 2], ids=["at once", "later"])
+async def test_what_on_position_raises_ends_the_waiting(router: Router, clock: FakeClock, at: int) -> None:
+    def leave(position: int, depth: int) -> None:
+        if position == at:
+            raise ConnectionResetError("the client has left")
+
+    router.store.answers = [THIRD]
+    router.redis.places["a"] = 2
+    task = router.wait(on_position=leave)
+    await clock.advance(1.2)
+    with pytest.raises(ConnectionResetError):
+        task.result()
+    assert len(router.line._waiters) == 0
+    assert not router.request.is_in_doubt
+
+
+async def test_redis_away_at_first_is_an_error(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [AWAY]
+    task = router.wait()
+    await clock.settle()
+    with pytest.raises(StoreUnavailable):
+        task.result()
+    assert router.request.is_in_doubt
+
+
+async def test_who_stands_in_line_stays_there_while_redis_is_away(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD, AWAY, AWAY, AWAY, GRANT]
+    task = router.wait()
+    await clock.settle()
+    router.line.call_all()
+    await clock.advance(2 * POLL_SECONDS + 0.1)
+    assert router.store.called == ["wait", "wait 77", "wait 77", "wait 77"]
+    assert not task.done()
+    assert router.request.is_in_doubt
+    await clock.advance(POLL_SECONDS)
+    assert task.result() == GRANT
+    assert not router.request.is_in_doubt
+
+
+async def test_redis_away_to_the_end_is_an_error_at_the_deadline(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD, AWAY], [AWAY]
+    task = router.wait()
+    await clock.settle()
+    router.line.call_all()
+    await clock.advance(TIMEOUT - 0.01)
+    assert not task.done()
+    await clock.advance(0.01)
+    with pytest.raises(StoreUnavailable):
+        task.result()
+    assert router.store.calls[-1] == (START + TIMEOUT, "acquire")
+
+
+async def test_what_can_be_placed_without_redis_waits_no_longer(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD, AWAY]
+    task = router.wait()
+    await clock.settle()
+    router.line.call_all()
+    await clock.settle()
+    assert not task.done()
+    router.can_place_alone = True
+    await clock.advance(POLL_SECONDS)
+    with pytest.raises(StoreUnavailable):
+        task.result()
+
+
+async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [EXCLUDED, EXCLUDED, THIRD, GRANT]
+    task = router.wait()
+    await clock.advance(2 * POLL_SECONDS - 0.01)
+    assert (router.store.called, router.heard, router.redis.asked) == (["wait", "wait"], [], [])
+    await clock.advance(0.01)
+    assert router.heard == [(2 * POLL_SECONDS, 3, 9)]
+    router.line.call_all()
+    await clock.settle()
+    assert (task.result(), router.store.called[2:]) == (GRANT, ["wait", "wait 77"])
+
+
+async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [EXCLUDED], [Denied(Denial.NO_HEALTHY)]
+    await clock.advance(0.5)
+    task = asyncio.ensure_future(router.asker.wait(router.request, deadline=START + 2.2, on_position=None))
+    await clock.advance(1.8)
+    assert task.result() == Denied(Denial.NO_HEALTHY)
+    assert router.store.called[-1] == "acquire"
+    assert router.store.calls[-1][0] == pytest.approx(START + 2.2)
+
+
+@pytest.mark.parametrize("where", ["at first", "later", "at the deadline"])
+async def test_who_is_no_live_router_joins_them_and_asks_again(router: Router, clock: FakeClock, where: str) -> None:
+    answers: dict[str, list[Answer]] = {
+        "at first": [STRANGE, STRANGE, THIRD, GRANT],
+        "later": [THIRD, STRANGE, GRANT],
+        "at the deadline": [THIRD],
+    }
+    router.store.answers = answers[where]
+    router.store.last_answers = [STRANGE, GRANT]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.settle()
+    if where != "at the deadline":
+        router.line.call_all()
+    await clock.advance(TIMEOUT)
+    assert task.result() == GRANT
+    assert router.rejoins == (2 if where == "at first" else 1)
+    assert not router.request.is_in_doubt
+
+
+async def test_who_is_not_let_in_is_told_so(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [STRANGE]
+    task = router.wait()
+    await clock.settle()
+    with pytest.raises(StoreUnavailable, match="not among the live ones"):
+        task.result()
+    assert (router.rejoins, router.store.called) == (TRIES_TO_JOIN, ["wait"] * TRIES_TO_JOIN)
+
+
+async def test_closing_ends_the_waiting(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.advance(1)
+    await router.close()
+    with pytest.raises(UsageError):
+        task.result()
+    assert router.store.called == ["wait"]
+
+
+@pytest.mark.parametrize("answers", [[THIRD, AWAY], [EXCLUDED]], ids=["while redis is away", "while excluding"])
+async def test_closing_ends_the_waiting_of_who_cannot_be_called(
+    router: Router, clock: FakeClock, answers: list[Queued | Denied | StoreUnavailable]
+) -> None:
+    router.store.answers = list(answers)
+    task = router.wait()
+    await clock.settle()
+    router.line.call_all()
+    await clock.settle()
+    await router.close()
+    await clock.advance(POLL_SECONDS)
+    assert task.done()
+    with pytest.raises(UsageError):
+        task.result()
+
+
+async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD, STRANGE]
+
+    def close() -> None:
+        router.is_open = False
+
+    calling_during(router, "wait 77", close)
+    task = router.wait()
+    await clock.settle()
+    router.line.call_all()
+    await clock.settle()
+    with pytest.raises(UsageError):
+        task.result()
+    assert router.rejoins == 0
+
+
+async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [THIRD]
+    task = router.wait()
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, False)
+
+
+async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: FakeClock) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    router.store.until_its_turn = never  # type: ignore[method-assign]
+    task = router.wait()
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert (router.sent, router.store.called, router.request.is_in_doubt) == ([], [], False)
+
+
+@pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
+async def test_cancelled_while_it_asks_it_hears_the_answer_first(
+    router: Router, clock: FakeClock, answer: Grant | Queued | StoreError, is_in_doubt: bool
+) -> None:
+    gate = asyncio.Event()
+
+    async def wait(call: str) -> None:
+        await gate.wait()
+
+    router.store.during = wait  # type: ignore[method-assign]
+    router.store.answers = [answer]
+    task = router.wait()
+    await clock.settle()
+    for _ in range(2):
+        task.cancel()
+        await clock.settle()
+        assert not task.done()
+    gate.set()
+    await clock.settle()
+    assert task.cancelled()
+    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, is_in_doubt)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_at_the_end", "is_served"),
+    [(GRANT, False, True), (FULL, False, False), (GRANT, True, True), (FULL, True, False)],
+)
+async def test_only_who_is_served_shows_how_fast_the_line_moves(
+    router: Router, clock: FakeClock, answer: Grant | Denied, is_at_the_end: bool, is_served: bool
+) -> None:
+    router.store.answers = [THIRD] if is_at_the_end else [THIRD, answer]
+    router.store.last_answers = [answer]
+    router.redis.places["a"] = 3
+    task = router.wait()
+    await clock.advance(TIMEOUT / 2)
+    if not is_at_the_end:
+        router.line.call_all()
+    await clock.advance(TIMEOUT / 2 if is_at_the_end else 0.0)
+    assert task.done()
+    await clock.advance(2)
+    assert (router.line.speed.seconds_to_pass(clock.monotonic(), 1) is not None) is is_served
+
+
+async def test_asked_without_waiting_it_asks_once(router: Router, clock: FakeClock) -> None:
+    router.store.last_answers = [FULL]
+    assert await router.asker.ask(router.request) == FULL
+    assert (router.store.called, len(router.line._waiters)) == (["acquire"], 0)
+
+
+async def test_who_gets_no_turn_in_time_is_told_so(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [Busy("busy")]
+    task = router.wait()
+    await clock.settle()
+    with pytest.raises(Busy):
+        task.result()
+    assert (router.store.called, router.store.patience) == (["wait"], [TIMEOUT])
+
+
+async def test_each_turn_is_waited_for_as_long_as_is_left(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [EXCLUDED], [FULL]
+    task = router.wait()
+    await clock.advance(TIMEOUT + 0.1)
+    assert task.result() == FULL
+    waits = int(TIMEOUT / POLL_SECONDS)
+    assert router.store.patience == [*(TIMEOUT - n * POLL_SECONDS for n in range(waits)), LAST_CALL_SECONDS]
+
+
+async def test_who_waits_in_line_and_gets_no_turn_keeps_its_place(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD, Busy("busy"), GRANT], [FULL]
+    task = router.wait()
+    await clock.advance(2 * POLL_SECONDS)
+    assert task.result() == GRANT
+    assert router.store.called == ["wait", "wait 77", "wait 77"]
+
+
+async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Router, clock: FakeClock) -> None:
+    router.store.answers, router.store.last_answers = [THIRD], [Busy("busy")]
+    router.redis.places["a"] = 3
+
+    async def during(call: str) -> None:
+        if call == "acquire":
+            router.redis.wake("a")
+            await clock.sleep(LAST_CALL_SECONDS / 2)
+
+    router.store.during = during  # type: ignore[method-assign]
+    task = router.wait()
+    await clock.advance(TIMEOUT + LAST_CALL_SECONDS)
+    assert task.result() == GRANT
+
+
+async def test_nothing_is_sent_for_who_asks_too_late(router: Router, clock: FakeClock) -> None:
+    router.is_open = False
+    with pytest.raises(UsageError):
+        await router.asker.ask(router.request)
+    assert (router.sent, router.request.is_in_doubt) == ([], False)
+
+
+async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline(
+    router: Router, clock: FakeClock
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    router.rejoin = never  # type: ignore[method-assign]
+    router.store.last_answers = [STRANGE]
+    with pytest.raises(Busy):
+        await router.asker.ask(router.request, patience_seconds=0.01)

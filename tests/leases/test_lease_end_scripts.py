@@ -1,0 +1,227 @@
+"""Removal that waits for sessions, tombstones that outlast them, and leases put back after Redis lost or moved them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shared_registry.model import AdminState, EventKind
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
+from tests.support.lease_commands import (
+    ONE,
+    TWO,
+    acquire,
+    denied,
+    has_gone,
+    heartbeat,
+    held_by,
+    in_flight,
+    lease_id,
+    remove_when_drained,
+    serve,
+)
+from tests.support.space import A, B, C, Space
+
+# --- tombstones ---
+
+
+async def test_a_tombstone_stays_as_long_as_sessions_are_on_it_and_seven_days_more(space: Space) -> None:
+    await serve(space)
+    first, _ = await acquire(space)
+    second, _ = await acquire(space)
+    await space.remove()
+    for lease, count in ((first, 1), (second, 0)):
+        assert space.raw.pttl(space.keys.replica(A)) == -1
+        await space.store.release(lease)
+        assert in_flight(space) == count
+    assert has_gone(space)
+
+
+async def test_sessions_of_an_earlier_life_count_in_the_next(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    await space.remove()
+    await serve(space, A, capacity=1)
+    assert await denied(space) is Denial.SATURATED
+    await space.store.release(lease)
+    await acquire(space)
+    assert space.raw.pttl(space.keys.replica(A)) == -1
+
+
+# --- removal when drained ---
+
+
+async def by_release(space: Space, lease: str) -> None:
+    (event,) = await space.store.release(lease)
+    assert event.kind is EventKind.REPLICA_DEREGISTERED
+
+
+async def by_leave(space: Space, lease: str) -> None:
+    assert await space.store.leave() is Parting.DONE
+
+
+async def by_reap(space: Space, lease: str) -> None:
+    space.expire_router(ONE)
+    assert await space.store_of(TWO).reap(ONE) is Parting.DONE
+
+
+async def by_move(space: Space, lease: str) -> None:
+    await serve(space, B)
+    await space.store.restore_leases({lease: B})
+
+
+ENDS: dict[str, Callable[[Space, str], Awaitable[None]]] = {
+    "release": by_release,
+    "leave": by_leave,
+    "reap": by_reap,
+    "move": by_move,
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_whatever_ends_the_last_session_removes_a_replica_that_is_to_go_when_drained(
+    space: Space, how: str
+) -> None:
+    await serve(space)
+    other, _ = await acquire(space, router=TWO)
+    lease, _ = await acquire(space)
+    await remove_when_drained(space)
+    await space.store_of(TWO).release(other)
+    assert space.fields(A)["admin"] == "draining"
+    assert await denied(space) is Denial.NO_HEALTHY
+    await ENDS[how](space, lease)
+    assert has_gone(space)
+    assert "removes_when_drained" not in space.fields(A)
+    (event,) = (one for one in await space.reader.last_events(9) if one.kind is EventKind.REPLICA_DEREGISTERED)
+    assert (event.by, event.reason) == ("last session ended", "old")
+    assert event.router == (TWO if how == "reap" else ONE)
+    assert event.record is not None
+    assert event.record.admin is AdminState.REMOVED
+
+
+async def test_without_sessions_it_goes_at_once(space: Space) -> None:
+    await serve(space)
+    await remove_when_drained(space)
+    assert has_gone(space)
+
+
+async def test_asking_again_changes_nothing_and_insisting_removes_it(space: Space) -> None:
+    await serve(space)
+    await acquire(space)
+    await remove_when_drained(space)
+    before = space.dump()
+    await remove_when_drained(space)
+    assert space.dump() == before
+    await space.remove()
+    assert space.fields(A)["admin"] == "removed"
+    assert space.raw.pttl(space.keys.replica(A)) == -1
+
+
+@pytest.mark.parametrize(
+    ("state", "stays"), [(AdminState.ACTIVE, True), (AdminState.DRAINING, False), (AdminState.DISABLED, False)]
+)
+async def test_enabling_calls_it_off_and_nothing_else_does(space: Space, state: AdminState, stays: bool) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    await remove_when_drained(space)
+    await space.store.set_admin(A, state)
+    await space.store.release(lease)
+    assert space.fields(A)["admin"] == (state.value if stays else "removed")
+
+
+async def test_draining_alone_removes_nothing(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    await space.store.set_admin(A, AdminState.DRAINING)
+    await space.store.release(lease)
+    assert space.fields(A)["admin"] == "draining"
+
+
+# --- leases put back ---
+
+
+async def test_what_redis_lost_is_counted_again_and_only_once(space: Space) -> None:
+    await serve(space, A, B)
+    leases = {lease_id(): A, lease_id(): A, lease_id(): B}
+    assert await space.store.restore_leases(leases) == Restored(3, [], [])
+    assert held_by(space) == leases
+    assert (in_flight(space, A), in_flight(space, B)) == (2, 1)
+    before = space.dump()
+    assert await space.store.restore_leases(leases) == Restored(0, [], [])
+    assert space.dump() == before
+
+
+async def test_a_router_that_is_not_among_the_live_ones_puts_nothing_back(space: Space) -> None:
+    await serve(space)
+    before = space.dump()
+    assert await space.store_of("router~9").restore_leases({lease_id(): A}) is None
+    assert space.dump() == before
+
+
+async def test_a_lease_that_redis_has_elsewhere_is_moved(space: Space) -> None:
+    await serve(space, A, B)
+    lease, _ = await acquire(space, "anna", excluded=[B])
+    assert (await space.store.restore_leases({lease: B})) == Restored(1, [], [])
+    assert held_by(space) == {lease: B}
+    assert (in_flight(space, A), in_flight(space, B)) == (0, 1)
+    assert space.raw.get(space.keys.affinity_prefix + "anna") == B
+
+
+async def test_leases_on_replicas_that_are_not_there_are_named_and_left_out(space: Space) -> None:
+    await serve(space)
+    known = lease_id()
+    answer = await space.store.restore_leases({lease_id(): B, known: A, lease_id(): C})
+    assert answer is not None
+    assert (answer.count, answer.over_capacity, sorted(answer.not_there)) == (1, [], [B, C])
+    assert held_by(space) == {known: A}
+    assert not space.raw.exists(space.keys.replica(B))
+
+
+async def test_leases_put_back_over_capacity_are_told_and_nothing_new_is_taken_before_there_is_room(
+    space: Space,
+) -> None:
+    await serve(space, A, capacity=2)
+    other, _ = await acquire(space, router=TWO)
+    mine = {lease_id(): A, lease_id(): A}
+    assert await space.store.restore_leases(mine) == Restored(2, [A], [])
+    assert in_flight(space) == 3
+    for lease in mine:
+        assert await denied(space) is Denial.SATURATED
+        await space.store.release(lease)
+    assert await space.store_of(TWO).restore_leases({lease_id(): A}) == Restored(1, [], [])
+    assert await denied(space) is Denial.SATURATED
+    await space.store_of(TWO).release(other)
+    await acquire(space)
+
+
+async def test_leases_put_back_on_a_tombstone_keep_it(space: Space) -> None:
+    await serve(space)
+    await space.remove()
+    lease = lease_id()
+    assert await space.store.restore_leases({lease: A}) == Restored(1, [], [])
+    assert space.raw.pttl(space.keys.replica(A)) == -1
+    await space.store.release(lease)
+    assert has_gone(space)
+
+
+async def test_a_session_put_back_is_bound_for_as_long_as_it_lasts(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space, "anna")
+    await space.store.release(lease, affinity_seconds=60)
+    await space.store.restore_leases({lease: A})
+    assert space.raw.pttl(space.keys.affinity_prefix + "anna") == -1
+
+
+async def test_after_a_loss_of_everything_leases_are_gone_until_they_are_put_back(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    space.raw.delete(*space.dump())
+    assert await space.store.acquire(lease) == Denied(Denial.NOT_REGISTERED)
+    assert await space.store.restore_leases({lease: A}) is None
+    assert (await heartbeat(space)).leases == 0
+    assert await space.store.restore_leases({lease: A}) == Restored(0, [], [A])
+    await serve(space)
+    assert await space.store.restore_leases({lease: A}) == Restored(1, [], [])
+    assert isinstance(await space.store.acquire(lease), Grant)
+    assert in_flight(space) == 1

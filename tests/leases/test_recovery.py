@@ -1,0 +1,89 @@
+"""Coming back among the live routers: one attempt for all who ask for it meanwhile, and its failure is told to all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from shared_registry.errors import StoreUnavailable
+from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.reconciliation import Reconciler
+from shared_registry.leases.recovery import Recovery
+from tests.support.fake_clock import FakeClock
+from tests.support.leasing_router import A, ScriptedReader, ScriptedStore, hold
+
+CALLERS = 200
+
+
+class SlowStore(ScriptedStore):
+    """Joining takes until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def join(self) -> None:
+        await self.gate.wait()
+        await super().join()
+
+
+@pytest.fixture
+async def store() -> SlowStore:
+    return SlowStore()
+
+
+@pytest.fixture
+def recovery(store: SlowStore) -> Recovery:
+    ledger = Ledger()
+    hold(ledger, "held")
+    reconciler = Reconciler(
+        store.as_store(),
+        ScriptedReader(store).as_reader(),
+        ledger,
+        router="r~1",
+        join=store.join,
+        affinity_seconds=60.0,
+        clock=FakeClock(),
+        rng=random.Random(1),
+    )
+    return Recovery(store.join, reconciler, tuple)
+
+
+async def begun(recovery: Recovery) -> list[asyncio.Task[None]]:
+    async def call() -> None:
+        await recovery.rejoin()
+
+    tasks = [asyncio.create_task(call()) for _ in range(CALLERS)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_many_callers_come_back_once(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
+    store.gate.set()
+    await asyncio.gather(*tasks)
+    assert (store.joins, store.calls.count("leases"), store.leases) == (1, 1, {"held": A})
+    await recovery.rejoin()
+    assert store.joins == 2
+
+
+async def test_a_failure_is_told_to_all_and_the_next_tries_again(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
+    store.errors["join"] = [StoreUnavailable("away")]
+    store.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {(type(result), str(result)) for result in results} == {(StoreUnavailable, "away")}
+    assert store.calls == ["join"]
+    await recovery.rejoin()
+    assert store.leases == {"held": A}
+
+
+async def test_one_that_is_cancelled_leaves_it_to_the_next(recovery: Recovery, store: SlowStore) -> None:
+    tasks = await begun(recovery)
+    tasks[0].cancel()
+    await asyncio.wait([tasks[0]])
+    store.gate.set()
+    await asyncio.gather(*tasks[1:])
+    assert (store.joins, store.leases) == (1, {"held": A})

@@ -1,0 +1,251 @@
+"""Sessions that wait while things fail: they end with a lease or with their timeout, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_registry import Lease, Saturated, SharedReplicaRegistry, StoreUnavailable
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.channel import scripts
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.leasing_registry import cancel_at, held, leases, registry_on, settle
+from tests.support.space import A, Space, on_server
+from tests.support.until import until
+
+LONG = 30.0
+CHANGES: dict[str, Any] = {"redis_timeout_seconds": 1.0, "degraded_placement": "off", "affinity_seconds": 60.0}
+
+
+@pytest.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    """A namespace with one healthy replica that takes one session."""
+    async with on_server(server.url, namespace) as space:
+        await serve_one(space)
+        yield space
+
+
+async def serve_one(space: Space) -> None:
+    await space.add(A, capacity=1)
+    await space.make("healthy", A)
+
+
+@pytest.fixture
+async def registry(space: Space, proxy: FaultyProxy) -> AsyncIterator[SharedReplicaRegistry]:
+    """One for which nothing happens by itself, but that it looks after its waiters."""
+    async with registry_on(proxy.url, space.keys.namespace, **CHANGES) as registry:
+        yield registry
+
+
+def depth(space: Space) -> int:
+    return int(space.raw.zcard(space.keys.queue))
+
+
+async def wait_in_line(space: Space, registry: SharedReplicaRegistry, **how: Any) -> asyncio.Task[Lease]:
+    before = depth(space)
+    task = asyncio.create_task(registry.acquire(**({"timeout": LONG} | how)))
+    await until(lambda: depth(space) > before)
+    return task
+
+
+async def settle_empty(space: Space, *registries: SharedReplicaRegistry) -> None:
+    """Wait until nobody waits, and Redis and the routers agree."""
+    await until(lambda: depth(space) == 0)
+    await settle(space, *registries)
+
+
+# --- cancelled ---
+
+
+async def test_a_waiting_cancelled_anywhere_leaves_nothing(registry: SharedReplicaRegistry, space: Space) -> None:
+    for point in itertools.count(1):
+        blocker = await registry.acquire("blocker")
+        taken: list[Lease] = []
+
+        async def acquire(taken: list[Lease] = taken) -> None:
+            taken.append(await registry.acquire("session", timeout=LONG))
+
+        async def make_room(blocker: Lease = blocker) -> None:
+            await until(lambda: depth(space) == 1)
+            await blocker.release()
+
+        room = asyncio.create_task(make_room())
+        was_cancelled = await cancel_at(acquire, point)
+        room.cancel()
+        await asyncio.wait([room])
+        await blocker.release()
+        for lease in taken:
+            await lease.release()
+        await settle_empty(space, registry)
+        assert held(registry) == {}
+        if not was_cancelled:
+            break
+    assert taken
+    assert point > 2, "asking, and waiting"
+
+
+@pytest.mark.parametrize("session", [None, "ann"])
+async def test_many_who_leave_at_once_free_the_line_for_the_rest(
+    registry: SharedReplicaRegistry, space: Space, session: str | None
+) -> None:
+    blocker = await registry.acquire()
+    waiting = [await wait_in_line(space, registry, session=session) for _ in range(40)]
+    for task in waiting[:-1]:
+        task.cancel()
+    await until(lambda: depth(space) == 1, seconds=2.0)
+    await blocker.release()
+    await (await waiting[-1]).release()
+    await settle_empty(space, registry)
+
+
+async def test_a_slot_given_to_who_is_just_leaving_goes_to_the_next(
+    registry: SharedReplicaRegistry, space: Space
+) -> None:
+    """At all sorts of moments around the timeout, or the cancellation, of the first."""
+    for number in range(24):
+        blocker = await registry.acquire()
+        rng = random.Random(number)
+        first = await wait_in_line(space, registry, timeout=0.08)
+        second = await wait_in_line(space, registry)
+        await asyncio.sleep(0.06 + rng.random() * 0.03)
+        if number % 2:
+            first.cancel()
+        await blocker.release()
+        [got] = await asyncio.gather(first, return_exceptions=True)
+        assert isinstance(got, Lease | Saturated | asyncio.CancelledError)
+        if isinstance(got, Lease):
+            await got.release()
+        await (await asyncio.wait_for(second, 3.0)).release()
+        await settle_empty(space, registry)
+
+
+# --- what is lost ---
+
+
+async def test_a_lost_reply_to_who_joins_the_line_leaves_nothing(
+    registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
+) -> None:
+    blocker = await registry.acquire()
+    proxy.cuts_at_reply = True
+    with pytest.raises(StoreUnavailable):
+        await registry.acquire(timeout=LONG)
+    await settle_empty(space, registry)
+    await blocker.release()
+
+
+async def test_a_lost_wake_up_costs_a_moment(registry: SharedReplicaRegistry, space: Space) -> None:
+    blocker = await registry.acquire()
+    waiting = await wait_in_line(space, registry)
+    pipeline = space.raw.pipeline()  # so that no reader comes in between
+    pipeline.multi()
+    pipeline.eval(scripts()["release_lease"].text, 1, space.keys.meta, registry.router_key, blocker.id, "0")
+    pipeline.delete(space.keys.inbox(registry.router_key))
+    pipeline.execute()
+    lease = await asyncio.wait_for(waiting, 5.0)
+    await lease.release()
+    await blocker.release()
+    await settle_empty(space, registry)
+
+
+async def test_who_waits_outlasts_a_cut_connection_and_an_outage(
+    registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
+) -> None:
+    blocker = await registry.acquire()
+    waiting = await wait_in_line(space, registry)
+    proxy.cut()
+    proxy.refuses = True
+    await asyncio.sleep(1.5)
+    assert not waiting.done()
+    proxy.heal()
+    await blocker.release()
+    await (await asyncio.wait_for(waiting, 5.0)).release()
+    await settle_empty(space, registry)
+
+
+async def test_who_runs_out_of_time_while_redis_is_away_is_told_so(
+    registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
+) -> None:
+    blocker = await registry.acquire()
+    waiting = await wait_in_line(space, registry, timeout=0.5)
+    proxy.cut()
+    proxy.refuses = True
+    with pytest.raises(StoreUnavailable):
+        await waiting
+    proxy.heal()
+    await settle_empty(space, registry)
+    await blocker.release()
+    await settle(space, registry)
+
+
+async def test_who_may_be_placed_without_redis_waits_no_longer(space: Space, proxy: FaultyProxy) -> None:
+    changes = CHANGES | {"degraded_placement": "unlimited", "refresh_seconds": 0.2}
+    async with registry_on(proxy.url, space.keys.namespace, **changes) as registry:
+        blocker = await registry.acquire()
+        waiting = await wait_in_line(space, registry)
+        proxy.cut()
+        proxy.refuses = True
+        lease = await asyncio.wait_for(waiting, 5.0)
+        assert lease.is_degraded
+        proxy.heal()
+        await settle_empty(space, registry)
+        assert leases(space) == {blocker.id: A, lease.id: A}
+
+
+async def test_a_line_that_a_failover_lost_stands_again_in_its_order(
+    registry: SharedReplicaRegistry, space: Space
+) -> None:
+    blocker = await registry.acquire()
+    waiting = [await wait_in_line(space, registry) for _ in range(5)]
+    order = space.raw.zrange(space.keys.queue, 0, -1)
+    space.raw.delete(space.keys.queue, space.keys.inbox(registry.router_key))
+    await until(lambda: space.raw.zrange(space.keys.queue, 0, -1) == order, seconds=5.0)
+    lease = blocker
+    for task in waiting:
+        await lease.release()
+        lease = await asyncio.wait_for(task, 5.0)
+    await lease.release()
+    await settle_empty(space, registry)
+
+
+async def test_a_line_outlives_the_loss_of_everything(
+    own_server: Callable[..., EmbeddedServer], tmp_path: Path
+) -> None:
+    """Flushed, and restarted empty; two routers put back what they know, leases before waiters."""
+    server = own_server()
+    changes = CHANGES | {"refresh_seconds": 0.2, "heartbeat_seconds": 0.2, "router_expiry_seconds": 2.0}
+    async with (
+        on_server(server.url, "lost") as space,
+        registry_on(server.url, "lost", **changes) as one,
+        registry_on(server.url, "lost", **changes) as two,
+    ):
+        await serve_one(space)
+        await until(lambda: one.select() is not None)
+        blocker = await one.acquire()
+        waiting = [await wait_in_line(space, each) for each in (two, one, two, one)]
+        order = space.raw.zrange(space.keys.queue, 0, -1)
+        for is_flushed in (True, False):
+            if is_flushed:
+                space.raw.flushall()
+            else:
+                server.kill()
+                server.start()
+            await until(lambda: back(space) == (order, {blocker.id: A}), seconds=15.0)
+        lease = blocker
+        for task in waiting:
+            await lease.release()
+            lease = await asyncio.wait_for(task, 5.0)
+        await lease.release()
+        await settle_empty(space, one, two)
+
+
+def back(space: Space) -> tuple[list[str], dict[str, str]]:
+    try:
+        return space.raw.zrange(space.keys.queue, 0, -1), leases(space)
+    except OSError:
+        return [], {}

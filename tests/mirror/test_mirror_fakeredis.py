@@ -1,0 +1,220 @@
+"""The mirror over the real reader, store and scripts, on fakeredis: what routers write, the others see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared_registry.aio.clock import SystemClock
+from shared_registry.errors import KeyConflict
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.own_writes import SharedState
+from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source
+from shared_registry.selection import priority
+from shared_registry.selection.view import View
+from shared_registry.store.commands import new_token
+from tests.support.space import THRESHOLDS, A, B, Space, info, on_fake
+from tests.support.until import until
+
+REFRESH = 0.02
+
+
+class Router:
+    """One router's mirror and its writes, without the other tasks."""
+
+    def __init__(self, space: Space, name: str) -> None:
+        self.space = space
+        self.lost: list[str | None] = []
+        self.view = View(priority)
+        self.mirror = Mirror(
+            space.reader,
+            self.view,
+            refresh_seconds=REFRESH,
+            max_staleness_seconds=None,
+            clock=SystemClock(),
+            rng=random.Random(1),
+            on_lost_history=self._lose_history,
+        )
+        self.state = SharedState(space.store_of(f"{name}~1"), space.reader, self.mirror)
+
+    async def register(self, url: str, **spec: object) -> None:
+        endpoint = ReplicaEndpoint(url, **spec)  # type: ignore[arg-type]
+        await self.state.register(endpoint, mode=Source.EXPLICIT)
+
+    async def heal(self, url: str) -> None:
+        await self.state.record_outcome(self.space.success(url), THRESHOLDS)
+
+    def shown(self) -> list[str]:
+        return [replica.key for replica in self.view.all()]
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        await self.mirror.load()
+        task = asyncio.ensure_future(self.mirror.run())
+        try:
+            yield
+        finally:
+            while not task.done():  # fakeredis waits by asyncio.wait_for, which in Python 3.11 may lose a cancel
+                task.cancel()
+                await asyncio.wait([task], timeout=0.1)
+            assert task.cancelled(), task.exception()
+
+    async def _lose_history(self) -> None:
+        self.lost.append(self.mirror.history_id)
+
+
+def age(router: Router) -> float:
+    return router.mirror.age_seconds or 0.0
+
+
+@pytest.fixture
+async def space() -> AsyncIterator[Space]:
+    async with on_fake() as space:
+        await space.store.heartbeat(info(), expiry_seconds=60)  # with which a history begins
+        yield space
+
+
+@pytest.fixture
+async def routers(space: Space) -> AsyncIterator[tuple[Router, Router]]:
+    a, b = Router(space, "a"), Router(space, "b")
+    async with a.following(), b.following():
+        yield a, b
+
+
+async def test_a_router_sees_its_own_writes_at_once_and_the_others_soon(
+    space: Space, routers: tuple[Router, Router]
+) -> None:
+    a, b = routers
+    await a.register(A, primary=True)
+    assert a.shown() == [A]
+    await a.heal(A)
+    assert a.view.first is a.view.get(A)
+    await until(lambda: b.view.first is not None)
+    await b.state.set_admin(A, AdminState.DRAINING, by="me", reason="maintenance")
+    assert b.view.first is None
+    await until(lambda: a.view.first is None)
+    await b.state.deregister(A, by="me", reason="gone")
+    assert b.shown() == []
+    await until(lambda: a.shown() == [])
+    await until(lambda: a.mirror.revision == b.mirror.revision == space.raw.hget(space.keys.meta, "revision"))
+    assert (a.mirror.generation, b.mirror.generation) == (1, 1)
+
+
+async def test_loading_finds_what_was_there_before(space: Space) -> None:
+    for url in (A, B):
+        await space.add(url)
+    await space.make("healthy", B)
+    epoch = await space.elect()
+    router = Router(space, "late")
+    async with router.following():
+        assert router.shown() == [A, B]
+        assert router.view.first is router.view.get(B)
+        assert router.mirror.epoch == epoch
+        assert router.mirror.leader is not None
+        assert router.mirror.history_id == space.raw.hget(space.keys.meta, "history_id")
+
+
+async def test_a_trimmed_feed_is_a_gap(space: Space, routers: tuple[Router, Router]) -> None:
+    a, _ = routers
+    await a.register(A)
+    pipeline = space.raw.pipeline(transaction=True)  # at once, so that no mirror reads in between
+    pipeline.hset(space.keys.meta, "revision", "9999999999999-0")
+    pipeline.hset(space.keys.replica(A), mapping={"status": "unhealthy", "revision": "9999999999999-0"})
+    pipeline.execute()
+    await until(lambda: a.mirror.revision == "9999999999999-0")
+    replica = a.view.get(A)
+    assert replica is not None
+    assert replica.health.status is ReplicaStatus.UNHEALTHY
+
+
+async def test_a_flushed_server_keeps_the_view_and_calls_for_help_once_another_history_begins(
+    space: Space, routers: tuple[Router, Router]
+) -> None:
+    a, b = routers
+    await a.register(A)
+    await until(lambda: b.shown() == [A])
+    history_id = b.mirror.history_id
+    space.raw.flushall()
+    await until(lambda: age(a) > 5 * REFRESH and age(b) > 5 * REFRESH)
+    assert (a.shown(), b.shown()) == ([A], [A])
+    assert b.lost == []
+    await space.add(B)
+    await until(lambda: b.shown() == [B])
+    assert b.lost == [history_id]
+
+
+async def test_a_key_of_another_type_keeps_the_view_and_says_so_once(
+    space: Space, routers: tuple[Router, Router], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = routers
+    await a.register(A)
+    await until(lambda: b.shown() == [A])
+    space.raw.rename(space.keys.meta, "elsewhere")
+    space.raw.set(space.keys.meta, "not ours")
+    await until(lambda: len(caplog.messages) >= 2)
+    await until(lambda: age(a) > 10 * REFRESH and age(b) > 10 * REFRESH)
+    assert (a.shown(), b.shown()) == ([A], [A])
+    assert len(caplog.messages) == 2, "one line for each router"
+    assert all("WRONGTYPE" in message for message in caplog.messages)
+    space.raw.delete(space.keys.meta)
+    space.raw.rename("elsewhere", space.keys.meta)
+    await space.add(B)
+    await until(lambda: a.shown() == b.shown() == [A, B])
+
+
+async def test_a_malformed_replica_keeps_the_view_and_names_the_field(
+    space: Space, routers: tuple[Router, Router]
+) -> None:
+    a, _ = routers
+    await a.register(A)
+    space.raw.hset(space.keys.replica(A), "weight", "heavy")
+    with pytest.raises(KeyConflict, match="weight holds 'heavy'"):
+        await a.mirror.refresh(at_once=True)
+    with pytest.raises(KeyConflict, match="weight holds 'heavy'"):
+        await a.mirror.load()
+    assert a.shown() == [A]
+    space.raw.hset(space.keys.replica(A), "weight", "1.0")
+    await a.mirror.refresh(at_once=True)
+
+
+async def test_a_refresh_brings_counters_and_load(space: Space, routers: tuple[Router, Router]) -> None:
+    a, _ = routers
+    await a.register(A)
+    space.raw.hset(space.keys.replica(A), mapping={"in_flight": "3", "last_latency_ms": "12.5"})
+    await a.mirror.refresh(at_once=True)
+    replica = a.view.get(A)
+    assert replica is not None
+    assert (replica.in_flight, replica.health.last_latency_ms) == (3, 12.5)
+
+
+async def test_many_writers_and_mirrors_agree_in_the_end(space: Space, routers: tuple[Router, Router]) -> None:
+    a, b = routers
+    rng = random.Random(1)
+    urls = [f"http://10.0.1.{number}:8000" for number in range(8)]
+
+    async def write(router: Router) -> None:
+        for _ in range(40):
+            url = rng.choice(urls)
+            record = router.state.record(url)
+            if record is None:
+                await router.register(url, order=rng.randrange(9))
+            elif rng.random() < 0.2:
+                with contextlib.suppress(LookupError):
+                    await router.state.deregister(url, by="", reason=new_token())
+            elif rng.random() < 0.5:
+                with contextlib.suppress(LookupError):
+                    await router.state.set_admin(url, rng.choice(list(AdminState)[:3]), by="", reason=new_token())
+            else:
+                await router.register(url, order=rng.randrange(9))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(write(a), write(b), write(a), write(b))
+    late = Router(space, "late")
+    await late.mirror.load()
+    await until(lambda: a.mirror.revision == b.mirror.revision == late.mirror.revision)
+    shown = [[replica.record for replica in router.view.all()] for router in (a, b, late)]
+    assert shown[0] == shown[1] == shown[2]

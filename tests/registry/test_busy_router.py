@@ -1,0 +1,246 @@
+"""A router that has much to do: it stays alive, every call ends, and only a Redis that is away passes for away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis.asyncio import ConnectionPool, Redis
+
+from shared_registry import Lease, RouterConfig, Saturated, SharedReplicaRegistry, StoreUnavailable
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.commands import CALLS_AT_ONCE
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.leasing_registry import leases, registry_on, settle
+from tests.support.space import A, B, Space, on_server
+from tests.support.until import until
+
+OwnServer = Callable[..., EmbeddedServer]
+TASKS = 1500
+DISTANCE_SECONDS = 0.01
+PATIENCE_SECONDS = 45.0
+"""For what takes some seconds on a quiet machine."""
+
+
+@pytest.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    async with on_server(server.url, namespace) as space:
+        await make_room(space)
+        yield space
+
+
+async def make_room(space: Space) -> None:
+    for url in (A, B):
+        await space.add(url, capacity=10_000)
+        await space.make("healthy", url)
+
+
+async def kind_of(call: Awaitable[Lease]) -> str:
+    """Return in one word how `acquire` ended."""
+    try:
+        lease = await call
+    except Exception as error:  # noqa: BLE001  it is counted
+        return type(error).__name__
+    return "degraded" if lease.is_degraded else "placed"
+
+
+async def use(registry: SharedReplicaRegistry) -> Lease:
+    lease = await registry.acquire()
+    await lease.release()
+    return lease
+
+
+async def all_kinds(calls: list[Awaitable[Lease]]) -> Counter[str]:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return Counter(await asyncio.gather(*(kind_of(call) for call in calls)))
+
+
+async def test_more_calls_than_redis_can_answer_in_time_are_no_outage(space: Space, proxy: FaultyProxy) -> None:
+    """The router says that it is alive meanwhile, on a connection that its sessions do not use."""
+    async with registry_on(
+        proxy.url, space.keys.namespace, router_expiry_seconds=61.0, redis_timeout_seconds=0.5
+    ) as registry:
+        proxy.delay_seconds = DISTANCE_SECONDS
+        heartbeats = 0
+
+        async def heartbeat() -> None:
+            nonlocal heartbeats
+            while True:
+                await registry._parts.membership.heartbeat()
+                heartbeats += 1
+
+        beating = asyncio.create_task(heartbeat())
+        assert await all_kinds([use(registry) for _ in range(TASKS)]) == {"placed": TASKS}
+        assert not beating.done()
+        beating.cancel()
+        assert heartbeats >= 10  # behind the sessions it would be two or three
+        await settle(space, registry)
+        assert leases(space) == {}
+
+
+async def test_a_small_pool_of_the_callers_is_no_outage(space: Space, server: EmbeddedServer) -> None:
+    """redis-py refuses a connection beyond a pool's limit, so that calls must wait before."""
+    pool = ConnectionPool.from_url(server.url, decode_responses=True, max_connections=10)
+    config = RouterConfig(namespace=space.keys.namespace)
+    async with (
+        Redis.from_pool(pool) as client,
+        SharedReplicaRegistry(config, redis=client, health_checks=False) as registry,
+    ):
+        assert await all_kinds([use(registry) for _ in range(500)]) == {"placed": 500}
+
+
+async def test_a_timeout_bounds_also_the_turn_to_ask(space: Space, proxy: FaultyProxy) -> None:
+    async with registry_on(proxy.url, space.keys.namespace) as registry:
+        proxy.delay_seconds = 0.2
+        others = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(20 * CALLS_AT_ONCE)]
+        await asyncio.sleep(0)
+        begun = time.monotonic()
+        with pytest.raises(Saturated, match="so much to do"):
+            await registry.acquire(timeout=0.5)
+        assert 0.4 < time.monotonic() - begun < 2.0
+        assert registry._parts.placement.ledger.mark().moving <= CALLS_AT_ONCE, "nothing was asked"
+        proxy.heal()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert set(await asyncio.gather(*others)) == {"placed"}
+        await settle(space, registry)
+
+
+async def test_a_loop_that_stands_still_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
+    async with registry_on(proxy.url, space.keys.namespace, redis_timeout_seconds=0.5) as registry:
+        for is_connecting in (False, True):
+            if is_connecting:
+                await registry._clients.commands.connection_pool.disconnect()
+            calls = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(4 * CALLS_AT_ONCE)]
+            for _ in range(3):
+                await asyncio.sleep(0.01)
+                time.sleep(1.0)  # noqa: ASYNC251  what blocks the loop
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert set(await asyncio.gather(*calls)) == {"placed"}
+        await settle(space, registry)
+
+
+async def test_a_burst_of_cancellations_leaves_nothing(space: Space, proxy: FaultyProxy) -> None:
+    rng = random.Random(1)
+    async with registry_on(proxy.url, space.keys.namespace) as registry:
+        proxy.delay_seconds = DISTANCE_SECONDS
+        calls = [asyncio.create_task(registry.acquire()) for _ in range(TASKS)]
+        for task in rng.sample(calls, TASKS // 2):
+            task.cancel()
+            if rng.random() < 0.1:
+                await asyncio.sleep(0.005)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {Lease, asyncio.CancelledError}
+        assert all(not result.is_degraded for result in results if isinstance(result, Lease))
+        await settle(space, registry)
+        releases = [asyncio.create_task(lease.release()) for lease in results if isinstance(lease, Lease)]
+        await asyncio.sleep(0)  # each has begun
+        for release in rng.sample(releases, len(releases) // 2):
+            release.cancel()
+        await asyncio.wait(releases, timeout=PATIENCE_SECONDS)
+        await settle(space, registry, seconds=PATIENCE_SECONDS)
+        assert leases(space) == {}
+
+
+@pytest.mark.parametrize("how", ["killed", "silent"])
+async def test_everybody_is_told_when_redis_dies_in_a_burst(own_server: OwnServer, how: str) -> None:
+    server = own_server()
+    async with (
+        on_server(server.url, "own") as space,
+        FaultyProxy(server.port) as proxy,
+        registry_on(proxy.url, "own", redis_timeout_seconds=0.5, degraded_placement="off") as registry,
+    ):
+        await make_room(space)
+        await until(lambda: registry.select() is not None)
+        proxy.delay_seconds = DISTANCE_SECONDS
+        calls = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(TASKS)]
+        await until(lambda: sum(call.done() for call in calls) > 2 * CALLS_AT_ONCE)
+        if how == "killed":
+            server.kill()
+            proxy.cut()
+        else:
+            os.kill(server.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            kinds = Counter(await asyncio.gather(*calls))
+        took = time.monotonic() - begun
+        assert set(kinds) == {"placed", StoreUnavailable.__name__}
+        assert took < 10.0  # and not once for each 32 that wait
+        assert registry._parts.placement.ledger.mark().moving <= 3 * CALLS_AT_ONCE, "only what was sent is in doubt"
+        if how == "silent":
+            os.kill(server.pid, signal.SIGCONT)
+            await until(lambda: registry._parts.placement.ledger.mark().moving == 0, seconds=PATIENCE_SECONDS)
+            await settle(space, registry)
+            assert len(leases(space)) == kinds["placed"]
+
+
+async def test_thousands_that_find_their_router_reaped_wait_for_one_return(space: Space, proxy: FaultyProxy) -> None:
+    async with registry_on(proxy.url, space.keys.namespace) as registry:
+        kept = [await registry.acquire() for _ in range(20)]
+        proxy.delay_seconds = DISTANCE_SECONDS
+        heartbeats = count_heartbeats(registry)
+        space.expire_router(registry.router_key)
+        await space.store.reap(registry.router_key)
+        begun = time.monotonic()
+        assert await all_kinds([registry.acquire() for _ in range(10 * CALLS_AT_ONCE)]) == {
+            "placed": 10 * CALLS_AT_ONCE
+        }
+        assert time.monotonic() - begun < 10.0
+        assert len(heartbeats) <= 3
+        assert {lease.id for lease in kept} <= leases(space).keys()
+        await settle(space, registry)
+
+
+def count_heartbeats(registry: SharedReplicaRegistry) -> list[None]:
+    heartbeats: list[None] = []
+    begin_heartbeat = registry._parts.membership._begin_heartbeat
+
+    def counted() -> Callable[..., None]:
+        heartbeats.append(None)
+        return begin_heartbeat()
+
+    registry._parts.membership._begin_heartbeat = counted
+    return heartbeats
+
+
+async def test_slots_that_nobody_holds_are_free_soon_however_many(space: Space, proxy: FaultyProxy) -> None:
+    """They do not stand behind the sessions of now, nor one behind the other."""
+    async with registry_on(proxy.url, space.keys.namespace) as registry:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            held = await asyncio.gather(*(registry.acquire() for _ in range(1000)))
+        proxy.refuses = True
+        proxy.cut()
+        await asyncio.gather(*(lease.release() for lease in held))
+        assert len(leases(space)) == 1000
+        proxy.heal()
+        proxy.delay_seconds = DISTANCE_SECONDS
+        gone = {lease.id for lease in held}
+        is_over = False
+
+        async def be_busy() -> None:
+            while not is_over:
+                await use(registry)
+
+        busy = [asyncio.create_task(be_busy()) for _ in range(TASKS)]
+        calls = 0  # what could have been released meanwhile, one after the other
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while gone & leases(space).keys():
+                    with contextlib.suppress(StoreUnavailable):
+                        await registry._reader.head()
+                    calls += 1
+                is_over = True
+                await asyncio.gather(*busy)
+        finally:
+            for task in busy:
+                task.cancel()
+            await asyncio.wait(busy)
+        assert calls < len(held) / 2
+        await settle(space, registry)

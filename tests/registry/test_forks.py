@@ -1,0 +1,116 @@
+"""A registry that was built before a fork is a router of its own in each process that starts it, and in no other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shared_registry import SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from tests.support.command import SECONDS, environment
+from tests.support.forking_process import A, build
+
+Said = dict[str, Any]
+REMEDY = "await start() in this process"
+
+
+@pytest.fixture
+def fork(server: EmbeddedServer, namespace: str) -> Callable[[str], Said]:
+    """Play a scenario in a process of its own, and return what came of it."""
+
+    def fork(scenario: str) -> Said:
+        words = [sys.executable, "-m", "tests.support.forking_process", scenario, server.url, namespace]
+        with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+            try:
+                out, _ = process.communicate(timeout=3 * SECONDS)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0
+        said: Said = json.loads(out)
+        return said
+
+    return fork
+
+
+def expect_two_routers(said: Said) -> None:
+    assert said["codes"] == [0, 0], said
+    keys = [one["key"] for one in said["told"]]
+    assert len(set(keys)) == 2
+    assert all(key.startswith("web~") for key in keys)
+    assert said["pids"] == {one["key"]: str(one["pid"]) for one in said["told"]}
+    assert (said["in_flight"], said["more"]) == ("6", [{"more": False}] * 2)
+    assert said["key here"] == ""
+
+
+def test_two_workers_forked_after_construction_are_two_routers(fork: Callable[[str], Said]) -> None:
+    said = fork("preload")
+    expect_two_routers(said)
+    first, second = (one["luck"] for one in said["told"])
+    assert first != second, "what is left to chance is the same in both"
+
+
+def test_what_is_to_repeat_repeats_in_each_worker(fork: Callable[[str], Said]) -> None:
+    said = fork("preload_seeded")
+    expect_two_routers(said)
+    first, second = (one["luck"] for one in said["told"])
+    assert first == second
+
+
+def test_connections_opened_before_a_fork_are_used_by_nobody_else(fork: Callable[[str], Said]) -> None:
+    said = fork("used_before")
+    expect_two_routers(said)
+    assert all(REMEDY in answer for answer in said["refused"].values())
+    assert said["parent goes on"] == "done"
+
+
+def test_a_copy_of_a_started_registry_is_refused_until_started(fork: Callable[[str], Said]) -> None:
+    said = fork("started_before")
+    refused = said["refused"]
+    assert (refused.pop("stop"), refused.pop("is_started"), refused.pop("router_key")) == ("done", False, "")
+    for verb, answer in refused.items():
+        assert answer.startswith("UsageError"), (verb, answer)
+        assert REMEDY in answer, (verb, answer)
+    before, after = said["keys"]
+    assert before == after != said["joined"]["key"], "the parent stays what it was"
+    assert (said["joined"]["lease"], said["code"]) == (A, 0)
+    assert said["mine"] == ["done"] * 5
+    assert said["leads"]
+    assert said["age"] < SECONDS
+
+
+def test_a_client_used_before_a_fork_is_refused_by_name(fork: Callable[[str], Said]) -> None:
+    said = fork("given_client")
+    assert said["unused"]["key"].startswith("web~")
+    assert "build client and registry in this process" in said["used"]["refused"]
+
+
+def test_the_drop_in_registry_forks_like_any_other(fork: Callable[[str], Said]) -> None:
+    said = fork("fastvideo")
+    first, second = (one["key"] for one in said["told"])
+    assert first != second
+    assert said["codes"] == [0, 0]
+
+
+async def test_each_start_of_one_registry_has_another_key(server: EmbeddedServer, namespace: str) -> None:
+    registry: SharedReplicaRegistry = build(server.url, namespace)
+    assert registry.router_key == ""
+    keys = []
+    for _ in range(3):
+        handle = registry.get(A)
+        async with registry:
+            assert registry.get(A) is handle, "handles outlive a start"
+            keys.append(registry.router_key)
+            await registry.drain(A, by="somebody")
+            (event,) = (await registry.events())[-1:]
+            assert event.router == registry.router_key
+            await registry.enable(A)
+    assert len(set(keys)) == 3

@@ -1,0 +1,229 @@
+"""A router beats, reaps those that stopped, and keeps trying without flooding log or store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+
+from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
+from shared_registry.model import RouterInfo
+from shared_registry.registry.membership import Membership
+from shared_registry.store.commands import Store
+from shared_registry.store.replies import Heartbeat, Parting
+from tests.support.fake_clock import START, FakeClock
+
+INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
+HEARTBEAT, EXPIRY, AFFINITY = 1.0, 5.0, 60.0
+
+
+class ScriptedStore:
+    """Lists routers, and fails as the test says."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.heartbeats: list[float] = []
+        self.reaped: list[str] = []
+        self.expired: list[str] = []
+        self.back: set[str] = set()
+        self.pieces: dict[str, int] = {}
+        self.seconds_a_piece = 0.0
+        self.checked: list[Heartbeat] = []
+        self.failed: list[StoreError] = []
+        self.is_listed = False
+        self.error: StoreError | None = None
+        self.reap_error: StoreError | None = None
+        self.latency = 0.0
+        self._clock = clock
+
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
+        assert (info, expiry_seconds) == (INFO, EXPIRY)
+        self.heartbeats.append(self._clock.monotonic() - START)
+        await self._clock.sleep(self.latency)
+        if self.error:
+            raise self.error
+        joined, self.is_listed = not self.is_listed, True
+        return Heartbeat("history_id", "1-1", joined, list(self.expired))
+
+    async def reap(self, router: str, *, affinity_seconds: float) -> Parting:
+        assert affinity_seconds == AFFINITY
+        if self.seconds_a_piece:
+            await self._clock.sleep(self.seconds_a_piece)
+        if self.reap_error:
+            raise self.reap_error
+        if router in self.back:
+            return Parting.REFUSED
+        if self._has_more(router):
+            return Parting.PARTIAL
+        self.expired.remove(router)
+        self.reaped.append(router)
+        return Parting.DONE
+
+    def check(self, heartbeat: Heartbeat | StoreError) -> None:
+        (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
+
+    async def leave(self, *, affinity_seconds: float) -> Parting:
+        assert affinity_seconds == AFFINITY
+        if self._has_more(INFO.key):
+            return Parting.PARTIAL
+        self.is_listed = False
+        return Parting.DONE
+
+    def _has_more(self, router: str) -> bool:
+        self.pieces[router] = self.pieces.get(router, 0) - 1
+        return self.pieces[router] > 0
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> ScriptedStore:
+    return ScriptedStore(clock)
+
+
+def member(store: ScriptedStore, clock: FakeClock) -> Membership:
+    return Membership(
+        cast("Store", store),
+        INFO,
+        heartbeat_seconds=HEARTBEAT,
+        expiry_seconds=EXPIRY,
+        affinity_seconds=AFFINITY,
+        begin_heartbeat=lambda: store.check,
+        clock=clock,
+        rng=random.Random(1),
+    )
+
+
+@pytest.fixture
+async def running(store: ScriptedStore, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.ensure_future(member(store, clock).run())
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_one_beat_joins_and_tells_what_the_store_said(store: ScriptedStore, clock: FakeClock) -> None:
+    assert await member(store, clock).heartbeat() == Heartbeat("history_id", "1-1", joined=True, expired=[])
+
+
+async def test_a_beat_that_fails_says_so(store: ScriptedStore, clock: FakeClock) -> None:
+    store.error = StoreUnavailable("away")
+    with pytest.raises(StoreUnavailable):
+        await member(store, clock).heartbeat()
+
+
+async def test_it_beats_at_its_interval(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
+    await clock.advance(10)
+    assert store.heartbeats == pytest.approx(list(range(11)))
+
+
+async def test_expired_routers_are_reaped_and_those_that_are_back_are_not(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.expired = ["b~1", "c~1", "d~1"]
+    store.back = {"c~1"}
+    await clock.advance(HEARTBEAT)
+    assert store.reaped == ["b~1", "d~1"]
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["router: b~1 has expired and was reaped", "router: d~1 has expired and was reaped"]
+
+
+async def test_while_the_store_fails_it_tries_a_little_faster_than_it_beats_and_logs_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await clock.advance(3.5)
+    caplog.clear()
+    store.error = StoreUnavailable("away")
+    heartbeats = len(store.heartbeats)
+    await clock.advance(60)
+    assert 60 <= len(store.heartbeats) - heartbeats <= 130
+    assert caplog.messages == ["router: cannot send a heartbeat: away"]
+    store.error = None
+    await clock.advance(5)
+    assert caplog.messages[1:] == ["router: router~1 is among the live routers"]
+    late = store.heartbeats[-3:]
+    assert [late[1] - late[0], late[2] - late[1]] == pytest.approx([HEARTBEAT, HEARTBEAT])
+
+
+async def test_a_second_outage_is_logged_again_and_tried_soon(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        store.error = StoreRefused("no")
+        await clock.advance(20)
+        store.error = None
+        await clock.advance(2.5)
+    assert caplog.messages == ["router: cannot send a heartbeat: no"] * 2
+    store.error = StoreUnavailable("away")
+    heartbeats = len(store.heartbeats)
+    await clock.advance(1.5)
+    first, second = store.heartbeats[heartbeats : heartbeats + 2]
+    assert second - first <= 0.1
+
+
+async def test_a_router_with_many_leases_is_reaped_piece_by_piece_at_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.expired, store.pieces = ["b~1"], {"b~1": 100}
+    await clock.advance(HEARTBEAT)
+    assert (store.reaped, store.pieces["b~1"]) == (["b~1"], 0)
+
+
+async def test_reaping_does_not_keep_it_from_beating(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.expired, store.pieces = ["b~1"], {"b~1": 50}
+    store.seconds_a_piece = 0.1
+    await clock.advance(10)
+    assert store.reaped == ["b~1"]
+    assert max(late - early for early, late in itertools.pairwise(store.heartbeats)) < EXPIRY / 2
+
+
+async def test_leaving_goes_on_until_nothing_is_left(store: ScriptedStore, clock: FakeClock) -> None:
+    store.pieces = {INFO.key: 3}
+    store.is_listed = True
+    await member(store, clock).leave()
+    assert not store.is_listed
+
+
+async def test_every_beat_is_checked(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
+    await clock.advance(3)
+    assert len(store.checked) == len(store.heartbeats)
+
+
+async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    store.expired = ["b~1"]
+    store.reap_error = StoreUnavailable("away")
+    await clock.advance(5)
+    assert len(store.heartbeats) >= 5
+    assert store.reaped == []
+    store.reap_error = None
+    await clock.advance(1)
+    assert store.reaped == ["b~1"]
+
+
+async def test_joining_again_after_others_had_reaped_it_is_logged(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await clock.advance(3)
+    assert caplog.messages == []
+    store.is_listed = False
+    await clock.advance(3)
+    assert caplog.messages == ["router: router~1 is among the live routers"]
+
+
+async def test_a_cancel_in_a_beat_passes(store: ScriptedStore, clock: FakeClock) -> None:
+    store.latency = 10.0
+    task = asyncio.ensure_future(member(store, clock).run())
+    await clock.advance(1)
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert clock.next_wake is None

@@ -1,0 +1,109 @@
+"""Replicas in cooldown come last, for as long as they should, and nobody looks at a clock to select."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared_registry.model import ReplicaEndpoint, ReplicaHealth, ReplicaStatus
+from shared_registry.selection import priority
+from shared_registry.selection.cooldown import Cooldown
+from shared_registry.selection.view import View
+from tests.support.fake_clock import FakeClock
+from tests.support.leasing_router import A, B, C
+
+SECONDS = 5.0
+
+
+@pytest.fixture
+def view() -> View:
+    view = View(priority)
+    view.show_configured([ReplicaEndpoint(A, primary=True), ReplicaEndpoint(B, primary=True), ReplicaEndpoint(C)])
+    for replica in view.all():
+        view.set_health(replica, ReplicaHealth(ReplicaStatus.HEALTHY))
+    return view
+
+
+@pytest.fixture
+async def cooldown(view: View, clock: FakeClock) -> AsyncIterator[Cooldown]:
+    cooldown = Cooldown(view, seconds=SECONDS, clock=clock)
+    task = asyncio.ensure_future(cooldown.run())
+    await clock.settle()
+    yield cooldown
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def preference(view: View) -> list[str]:
+    return [replica.key for replica in view.preference]
+
+
+async def test_it_comes_last_for_that_long(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    cooldown.begin(A)
+    assert preference(view) == [B, C, A]
+    assert view.first is not None
+    assert view.first.key == B
+    assert view.cooling == {A}
+    await clock.advance(SECONDS - 0.01)
+    assert view.cooling == {A}
+    await clock.advance(0.02)
+    assert view.cooling == set()
+    assert preference(view)[0] == A
+
+
+async def test_each_ends_in_its_time(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    cooldown.begin(A)
+    await clock.advance(2)
+    cooldown.begin(B)
+    assert view.first is not None
+    assert view.first.key == C
+    await clock.advance(3.01)
+    assert view.cooling == {B}
+    await clock.advance(2)
+    assert view.cooling == set()
+
+
+async def test_another_failure_begins_it_anew(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    cooldown.begin(A)
+    await clock.advance(4)
+    cooldown.begin(A)
+    await clock.advance(4)
+    assert view.cooling == {A}
+    await clock.advance(1.01)
+    assert view.cooling == set()
+
+
+async def test_a_success_ends_it(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    cooldown.begin(A)
+    cooldown.begin(B)
+    cooldown.end(A)
+    cooldown.end(C)
+    assert view.cooling == {B}
+    await clock.advance(SECONDS + 0.01)
+    assert view.cooling == set()
+
+
+async def test_all_in_cooldown_are_as_good_as_none(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    before = preference(view)
+    for key in (A, B, C):
+        cooldown.begin(key)
+    assert preference(view) == before
+
+
+async def test_with_nothing_to_end_it_does_not_look_often(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+    assert clock.next_wake is not None
+    assert clock.next_wake - clock.monotonic() >= 3600
+    cooldown.begin(A)
+    await clock.settle()
+    assert clock.next_wake - clock.monotonic() == pytest.approx(SECONDS)
+
+
+async def test_of_no_length_it_does_nothing(view: View, clock: FakeClock) -> None:
+    cooldown = Cooldown(view, seconds=0.0, clock=clock)
+    cooldown.begin(A)
+    assert view.cooling == set()
+    assert view.first is not None
+    assert view.first.key == A

@@ -1,0 +1,161 @@
+"""Redis Cluster while nodes die, hang and come back: only the namespace's own shard matters, and it is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from redis.asyncio import RedisCluster as RedisClusterClient
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.errors import RegistryError, StoreUnavailable
+from tests.support.redis_cluster import PRIMARIES, RedisCluster, formed
+from tests.support.space import A, B
+from tests.support.until import until
+
+CURRENT_SECONDS = 3.0
+OwnServer = Callable[..., EmbeddedServer]
+
+
+@pytest.fixture
+async def cluster(own_server: OwnServer) -> AsyncIterator[RedisCluster]:
+    try:
+        cluster = await formed(own_server)
+    except StoreUnavailable as error:
+        pytest.skip(f"this server cannot form a cluster: {error}")
+    yield cluster
+    cluster.close()
+
+
+@contextlib.asynccontextmanager
+async def two_routers(
+    cluster: RedisCluster, shard: int, *, url: str = "", clients: tuple[Any, Any] = (None, None)
+) -> AsyncIterator[tuple[SharedReplicaRegistry, SharedReplicaRegistry]]:
+    config = RouterConfig(
+        redis_url=url or cluster.url,
+        namespace=cluster.namespace_on(shard),
+        refresh_seconds=0.2,
+        heartbeat_seconds=0.5,
+        redis_timeout_seconds=1.0,
+        replicas=[ReplicaEndpoint(A)],
+    )
+    one, other = (SharedReplicaRegistry(config, health_checks=False, redis=client) for client in clients)
+    async with one, other:
+        yield one, other
+
+
+async def work(one: SharedReplicaRegistry, other: SharedReplicaRegistry, *, seconds: float = 30) -> None:
+    """Wait until changes are made and seen, and views are current; leave all as it was."""
+    for verb, is_there in ((one.register, True), (one.deregister, False)):
+        await until(lambda verb=verb: _succeeds(verb), seconds=seconds)  # type: ignore[misc]
+        await until(lambda is_there=is_there: (other.get(B) is not None) is is_there, seconds=seconds)  # type: ignore[misc]
+        await until(lambda: all((each.age_seconds or 9) < CURRENT_SECONDS for each in (one, other)), seconds=seconds)
+
+
+async def _succeeds(verb: Callable[[str], Any]) -> bool:
+    try:
+        await verb(B)
+    except StoreUnavailable:
+        return False
+    except RegistryError:
+        return True  # made by a call whose answer was lost
+    return True
+
+
+async def stay_current(one: SharedReplicaRegistry, other: SharedReplicaRegistry, *, seconds: float) -> None:
+    """Verify that no view grows old within that time."""
+    for _ in range(round(seconds / 0.1)):
+        await asyncio.sleep(0.1)
+        assert max(one.age_seconds or 0, other.age_seconds or 0) < CURRENT_SECONDS
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+async def test_another_shards_primary_freezes_no_mirror(cluster: RedisCluster, fault: signal.Signals) -> None:
+    async with two_routers(cluster, shard=2) as (one, other):
+        os.kill(cluster.nodes[0].pid, fault)
+        try:
+            await until(lambda: cluster.is_promoted(0), seconds=30)
+            await stay_current(one, other, seconds=2)
+            await work(one, other)
+        finally:
+            os.kill(cluster.nodes[0].pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+async def test_the_own_shards_new_primary_is_followed(cluster: RedisCluster, fault: signal.Signals) -> None:
+    async with two_routers(cluster, shard=1) as (one, other):
+        os.kill(cluster.nodes[1].pid, fault)
+        try:
+            await until(lambda: cluster.is_promoted(1), seconds=30)
+            await work(one, other)
+        finally:
+            os.kill(cluster.nodes[1].pid, signal.SIGCONT)
+        await work(one, other)
+
+
+async def test_a_planned_failover_costs_nothing(cluster: RedisCluster) -> None:
+    async with two_routers(cluster, shard=0) as (one, other):
+        cluster.raws[PRIMARIES].execute_command("CLUSTER", "FAILOVER")
+        await until(lambda: cluster.is_promoted(0), seconds=30)
+        await stay_current(one, other, seconds=1)
+        await work(one, other)
+
+
+async def test_nodes_that_are_gone_at_the_start_are_passed_over(cluster: RedisCluster) -> None:
+    silent, away = cluster.nodes[0], cluster.nodes[PRIMARIES + 1]
+    os.kill(silent.pid, signal.SIGSTOP)
+    try:
+        await asyncio.to_thread(away.kill)
+        last = cluster.nodes[2]
+        url = f"redis+cluster://127.0.0.1:{silent.port},127.0.0.1:{away.port},127.0.0.1:1,127.0.0.1:{last.port}"
+        async with two_routers(cluster, shard=2, url=url) as (one, other):
+            await work(one, other)
+    finally:
+        os.kill(silent.pid, signal.SIGCONT)
+
+
+async def test_all_nodes_restart(cluster: RedisCluster) -> None:
+    async with two_routers(cluster, shard=1) as (one, other):
+        for node in cluster.nodes:
+            node.kill()
+        await until(lambda: (one.age_seconds or 0) > 1)
+        for node in cluster.nodes:
+            await asyncio.to_thread(node.start)
+        await work(one, other)
+
+
+@pytest.fixture
+def unclosed_nodes_are_allowed() -> Iterator[None]:
+    """The cluster client of redis-py 7.4 forgets to close nodes when it refreshes its slots."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("unclosed_nodes_are_allowed")
+@pytest.mark.parametrize("shard", [0, 2], ids=["own", "another"])
+async def test_a_cluster_client_of_the_callers_is_not_frozen(cluster: RedisCluster, shard: int) -> None:
+    """Nor one that never tries again by itself, which redis-py would heal by chance."""
+    options: dict[str, Any] = {"decode_responses": True, "socket_connect_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+    nodes = [ClusterNode("127.0.0.1", node.port) for node in cluster.nodes]
+    clients = [RedisClusterClient(startup_nodes=nodes, **options) for _ in range(2)]
+    try:
+        async with two_routers(cluster, shard=shard, clients=(clients[0], clients[1])) as (one, other):
+            await asyncio.to_thread(cluster.nodes[0].kill)
+            await until(lambda: cluster.is_promoted(0), seconds=30)
+            await work(one, other)
+    finally:
+        for client in clients:
+            await client.aclose()

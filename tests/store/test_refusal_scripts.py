@@ -1,0 +1,263 @@
+"""A key of another type, or a namespace of another schema, is refused before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shared_registry.errors import KeyConflict, StoreRefused
+from shared_registry.model import AdminState, ProbeResult, Term
+from shared_registry.store.codec import removed_entry
+from shared_registry.store.keys import SCHEMA
+from shared_registry.store.lua import LUA_DIR, command_names
+from tests.support.lua_header import read_header
+from tests.support.space import THRESHOLDS, A, Space, info, on_server
+
+EPOCH = 7
+TERM = Term(EPOCH, "token")
+RESULT = ProbeResult(A, "first", 1.0)
+LEASE, WAITER = "0000000a:session", "0000000c:session"
+CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
+    "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
+    "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
+    "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
+    "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
+    "deregister_replica": lambda space: space.store.deregister(A, "first"),
+    "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
+    "leave_cluster": lambda space: space.store.leave(affinity_seconds=60),
+    "reap_router": lambda space: space.store.reap("router~1", affinity_seconds=60),
+    "record_outcome": lambda space: space.store.record_outcome(RESULT, THRESHOLDS),
+    "register_replica": lambda space: space.add(request="second", capacity=1),
+    "release_lease": lambda space: space.store.release(LEASE),
+    "repair_namespace": lambda space: space.store.repair(urls=[A], routers=["router~1"], first_event="", by=""),
+    "renew": lambda space: space.store.renew("token", lease_seconds=60),
+    "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
+    "resign": lambda space: space.store.resign("token"),
+    "restore_leases": lambda space: space.store.restore_leases({LEASE: A}),
+    "restore_view": lambda space: space.store.restore(
+        [removed_entry("removed", A)], view_history_id="old", view_revision="1-0"
+    ),
+    "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
+    "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
+}
+# These read only, and `check` has looked at the types before.
+CHECKS_NOTHING = {"inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
+OWN_KEYS = {
+    "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "sequence_prefix"},
+    "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix"},
+    "restore_leases": {"replica_prefix", "leases_prefix", "affinity_prefix"},
+    "heartbeat": {"router_prefix", "leases_prefix"},
+    "reap_router": {
+        "router_prefix",
+        "replica_prefix",
+        "leases_prefix",
+        "affinity_prefix",
+        "inbox_prefix",
+        "sequence_prefix",
+    },
+    "leave_cluster": {
+        "router_prefix",
+        "replica_prefix",
+        "leases_prefix",
+        "affinity_prefix",
+        "inbox_prefix",
+        "sequence_prefix",
+    },
+    "repair_namespace": {"replica_prefix", "leases_prefix", "inbox_prefix"},
+}
+"""Of the keys with a prefix, those which a command needs for what it was asked. A waiter whose keys hold something else
+stays where it is; see test_queue_scripts.py."""
+
+
+OTHER_READY_SETS = {"ready_secondary", "full"}
+"""What a lease touches only where its replica, a primary, becomes full or is no longer."""
+NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_READY_SETS}
+"""What the end of a lease touches only where somebody waits, or its replica is removed with it, or was full."""
+
+
+def refused_keys(command: str) -> list[str]:
+    own = OWN_KEYS.get(command, {"replica_prefix"})
+    return [name for name in read_header(command).names("KEYS") if not name.endswith("_prefix") or name in own]
+
+
+async def populate(space: Space) -> None:
+    """Make a state in which every command would write."""
+    await space.add(request="first", primary=True)
+    await space.make("healthy")
+    await space.elect()
+    space.raw.hset(space.keys.leader, "epoch", EPOCH)
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    await space.store.acquire(LEASE)
+    await space.store.heartbeat(info("router~2"), expiry_seconds=60)
+    space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})
+    space.expire_router("router~1")
+    space.raw.zadd(space.keys.queue, {f"router~1/{WAITER}": 1})
+
+
+def key_of(space: Space, command: str, name: str) -> str:
+    """Return a key that a command touches, by the name that its header has for it."""
+    own = {
+        "affinity_prefix": space.keys.affinity_prefix + "session",
+        "inbox_prefix": space.keys.inbox("router~1"),
+        "sequence_prefix": space.keys.sequence_prefix + "session",
+        "leases_prefix": space.keys.leases("router~1"),
+        "replica_prefix": space.keys.replica(A),
+        "router_prefix": space.keys.router("router~2" if command == "heartbeat" else "router~1"),
+    }
+    return own.get(name) or str(getattr(space.keys, name))
+
+
+def test_every_command_is_tried() -> None:
+    assert set(CALLS) == set(command_names()) - CHECKS_NOTHING
+
+
+def spoil(space: Space, key: str, value: str | list[str]) -> None:
+    """Put something of another type there."""
+    space.raw.delete(key)
+    expected = space.keys.expected_type(key)
+    if isinstance(value, list) or expected == "string":
+        space.raw.sadd(key, *value) if expected != "set" else space.raw.zadd(key, {"list": 1})
+    else:
+        space.raw.set(key, value)
+
+
+async def expect_refusal(space: Space, command: str, name: str, value: str | list[str]) -> None:
+    key = key_of(space, command, name)
+    spoil(space, key, value)
+    before = space.dump()
+    with pytest.raises(KeyConflict) as caught:
+        await CALLS[command](space)
+    assert key in str(caught.value)
+    assert str(space.keys.expected_type(key)) in str(caught.value)
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
+@pytest.mark.parametrize("value", ["text", ["list"]])
+async def test_a_key_of_another_type_is_named_and_nothing_is_written(
+    space: Space, command: str, name: str, value: str | list[str]
+) -> None:
+    await populate(space)
+    await expect_refusal(space, command, name, value)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (command, name)
+        for command, untouched in (("acquire_lease", set()), ("release_lease", NOT_FOR_A_MERE_RELEASE))
+        for name in refused_keys(command)
+        if name not in untouched
+    ],
+)
+async def test_so_it_is_where_nobody_waits(space: Space, command: str, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await expect_refusal(space, command, name, ["list"])
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
+async def test_a_release_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    spoil(space, key_of(space, "release_lease", name), ["list"])
+    await space.store.release(LEASE)
+    assert not space.raw.hexists(space.keys.leases("router~1"), LEASE)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
+async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.store.deregister(A, "first", when_drained=True)
+    await expect_refusal(space, "release_lease", name, ["list"])
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_an_acquire_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    spoil(space, key_of(space, "acquire_lease", name), ["list"])
+    await space.store.acquire("0000000b")
+    assert space.raw.hget(space.keys.replica(A), "in_flight") == "2"
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_an_acquire_that_fills_a_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.add(request="second", primary=True, capacity=2)
+    spoil(space, key_of(space, "acquire_lease", name), ["list"])
+    before = space.dump()
+    with pytest.raises(KeyConflict, match=key_of(space, "acquire_lease", name)):
+        await space.store.acquire("0000000b")
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+async def test_a_release_from_a_full_replica_needs_them_all(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.add(request="second", primary=True, capacity=1)
+    await expect_refusal(space, "release_lease", name, ["list"])
+
+
+@pytest.mark.parametrize("command", [name for name in CALLS if "meta" in read_header(name).names("KEYS")])
+async def test_a_namespace_of_another_schema_is_refused(space: Space, command: str) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", "3")
+    before = space.dump()
+    with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
+        await CALLS[command](space)
+    assert space.dump() == before
+
+
+async def test_a_namespace_of_another_schema_is_not_read(space: Space) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", "3")
+    for read in (space.reader.head, space.reader.snapshot):
+        with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
+            await read()
+
+
+def test_both_languages_mean_the_same_schema() -> None:
+    assert f"local SCHEMA = '{SCHEMA}'" in (LUA_DIR / "lib/refusal.lua").read_text()
+
+
+@pytest.mark.parametrize("command", CALLS)
+async def test_every_command_writes_where_nothing_is_wrong(space: Space, command: str) -> None:
+    """Otherwise the tests above would show nothing."""
+    await populate(space)
+    if command == "campaign":
+        space.raw.delete(space.keys.leader)
+    if command == "repair_namespace":
+        space.raw.hset(space.keys.replica(A), "in_flight", 9)
+    if command == "restore_leases":
+        space.raw.delete(space.keys.leases("router~1"))
+    if command == "restore_view":
+        space.raw.delete(*space.dump())
+    space.raw.persist(space.keys.leader)
+    before = space.dump(), space.raw.pttl(space.keys.leader)
+    await CALLS[command](space)
+    assert (space.dump(), space.raw.pttl(space.keys.leader)) != before
+
+
+async def test_a_user_who_may_not_ask_for_lengths_is_not_told_of_another_type(space: Space) -> None:
+    await populate(space)
+    name = f"no-lengths-{space.keys.namespace}"
+    space.raw.acl_setuser(
+        name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hlen", "-scard", "-xlen", "-strlen"]
+    )
+    try:
+        async with on_server(space_url(space, user=name), space.keys.namespace, raw_url=space_url(space)) as restricted:
+            await restricted.store.release(LEASE)
+        assert space.raw.hlen(space.keys.leases("router~1")) == 0
+    finally:
+        space.raw.acl_deluser(name)
+
+
+def space_url(space: Space, *, user: str = "") -> str:
+    options = space.raw.connection_pool.connection_kwargs
+    return f"redis://{user + ':any@' if user else ''}{options['host']}:{options['port']}/{options.get('db', 0)}"

@@ -1,0 +1,147 @@
+"""Every command may run twice, as after a lost reply: the second run changes nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared_registry.model import AdminState, Source
+from shared_registry.store.keys import Keys
+from shared_registry.store.lua import command_names
+from shared_registry.store.replies import Elected, Held, Parting
+from tests.support.scenario import ScriptRunner, run_scenario
+from tests.support.space import THRESHOLDS, A, Dump, Space, info
+
+COUNTS_TWICE = {"record_outcome"}
+"""The exception: the same outcome may rightly happen twice, so it is never repeated."""
+GOES_ON = "partial"
+"""The answer of one that did as much as one call may; the next call does more of the same."""
+MOVES_WITH_TIME = {"heartbeat_at_ms", "reap_after_ms", "reap_until_ms"}
+
+
+class Twice(ScriptRunner):
+    """Runs everything twice and fails where the second run made a difference."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(space.clients.commands)
+        self.space = space
+        self.repeated: set[str] = set()
+
+    async def run(self, name: str, text: str, keys: Sequence[str], args: Sequence[str]) -> list[str]:
+        reply = await super().run(name, text, keys, args)
+        if name not in COUNTS_TWICE and reply[0] != GOES_ON:
+            once = timeless(self.space.dump(), self.space.keys)
+            await super().run(name, text, keys, args)
+            assert timeless(self.space.dump(), self.space.keys) == once, f"{name} {args}"
+            self.repeated.add(name)
+        return reply
+
+
+def timeless(dump: Dump, keys: Keys) -> Dump:
+    """Leave out what each heartbeat sets to the time of day."""
+    meta, routers = dump.get(keys.meta), dump.get(keys.routers)
+    if isinstance(meta, dict):
+        dump[keys.meta] = {field: value for field, value in meta.items() if field not in MOVES_WITH_TIME}
+    if isinstance(routers, list):
+        dump[keys.routers] = {router for router, _ in routers}
+    return dump
+
+
+async def test_a_second_run_changes_nothing_whatever_the_state(space: Space) -> None:
+    runner = Twice(space)
+    await run_scenario(space, runner)
+    assert runner.repeated == set(command_names()) - COUNTS_TWICE
+
+
+async def test_an_outcome_counts_twice_and_is_the_only_one_that_does(space: Space) -> None:
+    await space.add()
+    await space.store.record_outcome(space.failure(), THRESHOLDS)
+    await space.store.record_outcome(space.failure(), THRESHOLDS)
+    assert space.fields(A)["consecutive_failures"] == "2"
+
+
+async def test_a_registration_repeated_after_a_removal_brings_nothing_back(space: Space) -> None:
+    await space.add(request="one")
+    await space.remove()
+    before = space.dump()
+    assert await space.add(request="one") == []
+    assert space.dump() == before
+
+
+async def test_an_update_repeated_after_a_removal_brings_nothing_back(space: Space) -> None:
+    await space.add(request="one")
+    await space.add(request="two", capacity=5)
+    await space.remove()
+    before = space.dump()
+    for request in ("one", "two"):
+        assert await space.add(request=request, capacity=5) == []
+    assert space.dump() == before
+
+
+async def test_a_seed_repeated_after_a_removal_brings_nothing_back(space: Space) -> None:
+    await space.add(mode=Source.SEED, request="one")
+    await space.remove()
+    before = space.dump()
+    assert await space.add(mode=Source.SEED, request="one") == []
+    assert await space.add(mode=Source.SEED) == []
+    assert space.dump() == before
+
+
+async def test_a_removal_repeated_after_a_new_registration_removes_nothing(space: Space) -> None:
+    await space.add()
+    first = space.incarnation(A)
+    await space.remove()
+    await space.add()
+    before = space.dump()
+    assert await space.store.deregister(A, first) is None
+    assert space.dump() == before
+
+
+async def test_a_candidacy_repeated_later_finds_itself_elected_or_the_successor(space: Space) -> None:
+    epoch = await space.elect("mine")
+    assert await space.store.campaign("mine", lease_seconds=60, seen_epoch=0) == Elected(epoch)
+    space.raw.delete(space.keys.leader)
+    other = space.store_of("router~2")
+    assert isinstance(await other.campaign("theirs", lease_seconds=60, seen_epoch=0), Elected)
+    before = space.dump()
+    assert isinstance(await space.store.campaign("mine", lease_seconds=60, seen_epoch=0), Held)
+    assert not await space.store.renew("mine", lease_seconds=60)
+    assert not await space.store.resign("mine")
+    assert space.dump() == before
+
+
+async def test_a_deposition_repeated_after_the_next_election_leaves_the_successor_alone(space: Space) -> None:
+    epoch = await space.elect("old")
+    assert await space.store.step_down(epoch, sit_out_seconds=9, by="me") == "router~1"
+    await space.elect("new")
+    before = space.dump()
+    assert await space.store.step_down(epoch, sit_out_seconds=9, by="me") is None
+    assert space.dump() == before
+
+
+async def test_a_batch_repeated_after_the_next_one_is_a_duplicate(space: Space) -> None:
+    await space.add()
+    epoch = await space.elect()
+    for batch in (1, 2):
+        await space.report(epoch, batch, space.failure())
+    before = space.dump()
+    for batch in (1, 2):
+        assert (await space.report(epoch, batch, space.failure())).is_duplicate
+    assert space.dump() == before
+
+
+async def test_a_reaping_repeated_after_the_router_is_back_leaves_it_alone(space: Space) -> None:
+    await space.store.heartbeat(info(), expiry_seconds=5)
+    space.expire_router("router~1")
+    assert await space.store.reap("router~1") is Parting.DONE
+    await space.store.heartbeat(info(), expiry_seconds=5)
+    before = space.dump()
+    assert await space.store.reap("router~1") is Parting.REFUSED
+    assert space.dump() == before
+
+
+async def test_the_operators_word_repeated_is_one_event(space: Space) -> None:
+    await space.add()
+    assert await space.store.set_admin(A, AdminState.DRAINING, by="me", reason="deploy")
+    before = space.dump()
+    assert await space.store.set_admin(A, AdminState.DRAINING, by="me", reason="deploy") == []
+    assert space.dump() == before

@@ -1,0 +1,46 @@
+"""The command run inside the test's process: the same entry point, arguments and exit codes, without the start-up."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+from unittest import mock
+
+from shared_registry.cli.app import main
+from tests.support.command import Done, environment
+
+Command = Callable[..., Done]
+
+
+class Terminal(io.StringIO):
+    """What somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def invoke(*words: str, typed: str | None = None, **variables: str) -> Done:
+    """Run the command to its end; `typed` on a terminal, otherwise on none."""
+    out, err = io.StringIO(), io.StringIO()
+    package = logging.getLogger("shared_registry")
+    before = package.handlers, package.propagate, package.level
+    code: object = 0
+    with (
+        mock.patch.dict(os.environ, environment(**variables), clear=True),
+        mock.patch.object(sys, "argv", ["shared-registry", *words]),
+        mock.patch.object(sys, "stdin", io.StringIO() if typed is None else Terminal(typed)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            package.handlers, package.propagate, package.level = before
+    assert isinstance(code, int | None)
+    return Done(code or 0, out.getvalue(), err.getvalue())

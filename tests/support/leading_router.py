@@ -1,0 +1,229 @@
+"""A health loop over a scripted cluster and a scripted probe, both on the test's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.health import after_failure, after_success
+from shared_registry.leader.election import RunningTerm
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings
+from shared_registry.model import (
+    AdminState,
+    Event,
+    EventKind,
+    ProbeResult,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+    Term,
+    Thresholds,
+)
+from shared_registry.probing.trouble_log import TroubleLog
+from shared_registry.store.replies import Report
+from tests.support.fake_clock import START, FakeClock
+
+INTERVAL = 5.0
+FAST = 1.0
+FOREVER = 1e6
+SERVER_OFFSET = 1_800_000_000.0 - START
+THRESHOLDS = Thresholds(failure=3, recovery=2)
+
+
+def url_of(number: int) -> str:
+    return f"http://10.0.{number // 250}.{number % 250}:8000"
+
+
+def ignore(events: Sequence[Event]) -> None:
+    pass
+
+
+@dataclass
+class Sent:
+    """One call of `report`."""
+
+    at: float
+    token: str
+    epoch: int
+    batch: int
+    results: list[ProbeResult]
+
+    @property
+    def keys(self) -> list[str]:
+        return [result.key for result in self.results]
+
+
+class Cluster:
+    """The shared state, which applies results as the scripts do, and fails as the test says."""
+
+    def __init__(self, clock: FakeClock, replicas: int, *, probed_ago: float | None = None) -> None:
+        self.records: dict[str, ReplicaRecord] = {}
+        self.sent: list[Sent] = []
+        self.applied = 0
+        self.reports_under_way = 0
+        self.most_reports_under_way = 0
+        self.latency = 0.0
+        self.errors: list[StoreError] = []
+        self.error: StoreError | None = None
+        self.loses_replies = False
+        self.read_error: StoreError | None = None
+        self.listener: Callable[[Sequence[Event]], None] = ignore
+        self._clock = clock
+        for number in range(replicas):
+            self.add(number, probed_ago=probed_ago)
+
+    def add(self, number: int, *, incarnation: str = "1", probed_ago: float | None = None) -> None:
+        health = ReplicaHealth()
+        if probed_ago is not None:
+            last_ok_at = self._clock.monotonic() + SERVER_OFFSET - probed_ago
+            health = ReplicaHealth(ReplicaStatus.HEALTHY, last_ok_at=last_ok_at)
+        key = url_of(number)
+        self.records[key] = ReplicaRecord(key, ReplicaEndpoint(key), health, incarnation=incarnation)
+        self._tell(EventKind.REPLICA_REGISTERED, self.records[key])
+
+    def remove(self, number: int) -> None:
+        record = self.records.pop(url_of(number))
+        self._tell(EventKind.REPLICA_DEREGISTERED, replace(record, admin=AdminState.REMOVED))
+
+    def set_admin(self, number: int, admin: AdminState) -> None:
+        record = self.records[url_of(number)] = replace(self.records[url_of(number)], admin=admin)
+        self._tell(EventKind.REPLICA_ADMIN, record)
+
+    def status(self, number: int) -> ReplicaStatus:
+        return self.records[url_of(number)].health.status
+
+    def probed(self) -> Iterable[ReplicaRecord]:
+        return list(self.records.values())
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        return self.records.get(key)
+
+    async def read_probe_times(self) -> float:
+        if self.read_error:
+            raise self.read_error
+        return self._clock.monotonic() + SERVER_OFFSET
+
+    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
+        self.sent.append(Sent(self._clock.monotonic() - START, term.token, term.epoch, batch, list(results)))
+        self.reports_under_way += 1
+        self.most_reports_under_way = max(self.most_reports_under_way, self.reports_under_way)
+        try:
+            await self._clock.sleep(self.latency)
+            if self.errors:
+                raise self.errors.pop(0)
+            if self.error:
+                raise self.error
+            if batch > self.applied:
+                self.applied = batch
+                for result in results:
+                    self._apply(result, thresholds)
+            if self.loses_replies:
+                raise StoreUnavailable("no answer")
+            return Report()
+        finally:
+            self.reports_under_way -= 1
+
+    def _apply(self, result: ProbeResult, thresholds: Thresholds) -> None:
+        record = self.records.get(result.key)
+        if record is None or record.incarnation != result.incarnation:
+            return
+        at = self._clock.monotonic() + SERVER_OFFSET
+        if result.error is None:
+            health = after_success(record.health, thresholds, at=at, latency_ms=result.latency_ms)
+        else:
+            health = after_failure(record.health, thresholds, at=at)
+        self.records[result.key] = replace(record, health=health)
+        if health.status is not record.health.status:
+            self._tell(EventKind.REPLICA_HEALTHY, self.records[result.key])
+
+    def _tell(self, kind: EventKind, record: ReplicaRecord) -> None:
+        self.listener([Event("1-1", kind, 0.0, "0-0", "router", 1, record=record)])
+
+
+class Probe:
+    """Answers after the latency set for a replica, with the error set for it, or raises the failure set for it.
+
+    Two probes of one at once fail.
+    """
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.latency: dict[str, float] = {}
+        self.error: dict[str, str] = {}
+        self.failure: dict[str, Exception] = {}
+        self.starts: list[tuple[float, str]] = []
+        self.under_way: set[str] = set()
+        self.most_under_way = 0
+        self._clock = clock
+
+    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        key = url.removesuffix("/health")
+        assert url == f"{key}/health"
+        self.starts.append((self._clock.monotonic() - START, key))
+        assert key not in self.under_way, "two probes of one replica at once"
+        self.under_way.add(key)
+        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        try:
+            await self._clock.sleep(self.latency.get(key, 0.01))
+        finally:
+            self.under_way.discard(key)
+        if key in self.failure:
+            raise self.failure[key]
+        return 10.0, self.error.get(key)
+
+    def starts_of(self, number: int) -> list[float]:
+        return [at for at, key in self.starts if key == url_of(number)]
+
+
+class Leader:
+    """A health loop in its terms."""
+
+    def __init__(self, clock: FakeClock, cluster: Cluster, *, concurrency: int = 256, timeout: float = 2.0) -> None:
+        self.clock = clock
+        self.cluster = cluster
+        self.probe = Probe(clock)
+        self.retained: list[set[str]] = []
+        settings = HealthSettings("/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
+        self.loop = HealthLoop(
+            cluster,
+            self._probe,
+            settings,
+            clock=clock,
+            rng=random.Random(1),
+            trouble_log=TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
+            retain=lambda urls: self.retained.append(set(urls)),
+        )
+        cluster.listener = self.loop.notice
+        self.term = RunningTerm(0, "", 0.0, clock)
+        self.task: asyncio.Task[None] | None = None
+
+    async def lead(self, epoch: int = 1, *, seconds: float = FOREVER) -> None:
+        self.term = RunningTerm(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)
+        self.task = asyncio.ensure_future(self.loop.run(self.term))
+        await self.clock.settle()
+
+    async def stop(self) -> None:
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+            await self.clock.run_until(self.task.done)
+
+    @property
+    def is_running(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    async def _probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        return await self.probe(url, timeout=timeout)
+
+
+@contextlib.asynccontextmanager
+async def leading(clock: FakeClock, cluster: Cluster, *, concurrency: int = 256) -> AsyncIterator[Leader]:
+    leader = Leader(clock, cluster, concurrency=concurrency)
+    await leader.lead()
+    try:
+        yield leader
+    finally:
+        await leader.stop()

@@ -1,0 +1,201 @@
+"""What the commands on leases do, and what the end of a router does to those that it held or waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from tests.support.model.keyspace import ORIGIN
+from tests.support.model.queue_rules import LOOKS_AT_ONCE, LineRules, lease_id_of, router_of, session_of
+from tests.support.model.values import Anything, agree
+
+
+class LeaseRules(LineRules):
+    """The rules for leases.
+
+    Attributes:
+        granted: The url, and its replica's revision, that the last acquire found or gave; `None` where it was denied.
+        depth: How many wait, as the last acquire must have said.
+        restored: What the last restoration answered: how many, which urls are over capacity, which are not there.
+    """
+
+    granted: tuple[str, str] | None = None
+    depth: int = 0
+    restored: tuple[int, set[str], set[str]] | None = None
+
+    def acquire_lease(
+        self,
+        *,
+        router: str,
+        lease_id: str,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        max_queue: int = 0,
+        sequence: str = "",
+    ) -> str:
+        self._tick()
+        self.granted, self.depth = None, 0
+        if router not in self.routers:
+            return "not_registered"
+        is_behind = False
+        if lease_id not in self.leases.get(router, {}):
+            is_behind, _ = self._serve()
+        held = self.leases.get(router, {}).get(lease_id)
+        url = held or (None if is_behind else self._choose(lease_id, avoided, excluded))
+        waiter, session = f"{router}/{lease_id}", session_of(lease_id)
+        if url and not held:
+            self.queue.pop(waiter, None)
+            self.places.pop(session, None)
+            self._record(router, lease_id, url)
+        if url:
+            self.granted = url, str(self.hashes[url].get("revision", ORIGIN))
+            return "held" if held else "granted"
+        has_room = bool(self.ready().primary or self.ready().secondary)
+        if not max_queue:
+            self.queue.pop(waiter, None)
+        elif waiter not in self.queue and has_room and not is_behind:
+            self.depth = len(self.queue)
+            return "excluded"
+        elif waiter not in self.queue and len(self.queue) < max_queue:
+            self._join(waiter, sequence)
+        self.depth = len(self.queue)
+        if waiter in self.queue:
+            return "waiting"
+        return "saturated" if self.ready().full or (is_behind and has_room) else "no_healthy"
+
+    def release_lease(self, *, router: str, lease_id: str, affinity_ms: int) -> str:
+        self._tick()
+        url = self.leases.get(router, {}).pop(lease_id, None)
+        if url is None:
+            return "abandoned" if self.queue.pop(f"{router}/{lease_id}", None) else "not_found"
+        self._unload(url, 1, router)
+        self._keep_affinity(session_of(lease_id), [url], affinity_ms)
+        self._serve()
+        return "released"
+
+    def restore_leases(self, *, router: str, leases: Mapping[str, str]) -> str:
+        self._tick()
+        self.restored = None
+        if router not in self.routers:
+            return "not_registered"
+        count, there, not_there = 0, set(), set()
+        for lease_id, url in leases.items():
+            self.queue.pop(f"{router}/{lease_id}", None)
+            elsewhere = self.leases.get(router, {}).get(lease_id)
+            if url not in self.hashes:
+                not_there.add(url)
+                continue
+            there.add(url)
+            if elsewhere != url:
+                self._record(router, lease_id, url)
+                self.expiring.discard(url)
+                if elsewhere:
+                    self._unload(elsewhere, 1, router)
+                count += 1
+        over = {url for url in there if 0 < int(str(self.hashes[url]["capacity"])) < self.in_flight(url)}
+        self.restored = count, over, not_there
+        self._serve()
+        return "restored"
+
+    def _unload(self, url: str, count: int, router: str) -> None:
+        replica = self.hashes[url]
+        left = self.in_flight(url) - count
+        assert left >= 0
+        replica["in_flight"] = str(left)
+        if left == 0 and replica["admin"] == "removed":
+            self.expiring.add(url)
+        elif left == 0 and replica.get("removes_when_drained") == "1":
+            reason = replica["admin_reason"]
+            self._bury(url, reason)
+            self._emit_replica(url, "replica_deregistered", router=router, by="last session ended", reason=reason)
+
+    def sessions_at_odds(self) -> dict[str, str]:
+        """Return sessions that wait, that are bound to no replica, and that one router has on several.
+
+        Which of them such a session would be bound to, were they to end at once, and so where it would wait no more,
+        is up to the server. Each comes with one of its replicas.
+        """
+        waiting = {session_of(waiter) for waiter in self.queue} - self.affinity.keys() - {""}
+        found: dict[str, str] = {}
+        for leases in self.leases.values():
+            for session in waiting:
+                urls = sorted({url for lease_id, url in leases.items() if session_of(lease_id) == session})
+                if len(urls) > 1:
+                    found[session] = urls[0]
+        return found
+
+    def _keep_affinity(self, session: str, urls: Sequence[str], affinity_ms: int) -> None:
+        """Some leases of a session ended at once, on these replicas: where it is bound to one, it stays for a while."""
+        found = self._found.get(f"affinity:{session}") if len(set(urls)) > 1 else None
+        bound = self.affinity.get(session) or found or urls[0]
+        if not session or bound not in urls:
+            return
+        if affinity_ms:
+            self.affinity[session] = str(bound)
+            self.fading.add(session)
+        else:
+            self.affinity.pop(session, None)
+            self.fading.discard(session)
+
+    # --- the end of a router ---
+
+    def _end_some(self, router: str, by: str, affinity_ms: int) -> bool:
+        """End as much of what a router has as the server did, which is up to it; return whether all has ended.
+
+        Waiters first: no lease may end before the line was searched to its end.
+        """
+        is_done = router not in self._found_under("routers")
+        record = self.router.setdefault(router, {})
+        may_miss = is_done and "queue_cursor" in record
+        gone = self._end_waiting(router, affinity_ms, is_done=is_done, may_miss=may_miss)
+        held, left = self.leases.get(router, {}), self._found_under(f"leases:{router}")
+        ended = {lease_id: url for lease_id, url in held.items() if lease_id not in left}
+        self.leases[router] = {lease_id: url for lease_id, url in held.items() if lease_id in left}
+        for session in {session_of(lease_id) for lease_id in ended}:
+            self._keep_affinity(session, [ended[one] for one in ended if session_of(one) == session], affinity_ms)
+        for url in self._as_they_appeared(set(ended.values())):
+            self._unload(url, list(ended.values()).count(url), by)
+        if is_done:
+            assert not self.leases[router], f"{router} is gone, and its leases are not"
+            for parts in (self.routers, self.router, self.leases, self.inboxes):
+                parts.pop(router, None)
+        else:
+            is_searched = self._found_under(f"router:{router}").get("queue_cursor") == "done"
+            assert is_searched or not ended, f"{router} waits, and its leases end"
+            assert not is_searched or self.leases[router], f"{router} has nothing left, and is still there"
+            record.update({"reap_cursor": Anything(), "queue_cursor": Anything()})
+        self._serve(looked=self._looks_at_missed(router, len(gone)) if may_miss else 0)
+        return is_done
+
+    def _looks_at_missed(self, router: str, most: int) -> int:
+        """Return how many of those who are gone were dropped as strangers: who is left was not looked at any more."""
+        left = self._found_under("queue")
+        line = self.line()
+        for place, waiter in enumerate(line[:LOOKS_AT_ONCE]):
+            if router_of(waiter) == router and waiter in left and place + most >= LOOKS_AT_ONCE:
+                return LOOKS_AT_ONCE - place
+        return 0
+
+    def _end_waiting(self, router: str, affinity_ms: int, *, is_done: bool, may_miss: bool) -> list[str]:
+        """Take those out of the line whom the server took out, and keep the places of their sessions; return them.
+
+        Who joined while the router was ended in several pieces may have been missed, and stay without a router.
+        """
+        left, granted = self._found_under("queue"), self._found_under(f"leases:{router}")
+        own = [waiter for waiter in self.line() if router_of(waiter) == router]
+        gone = [waiter for waiter in own if waiter not in left and lease_id_of(waiter) not in granted]
+        assert may_miss or not is_done or gone == own, f"{router} is gone, and still waits"
+        for session in {session_of(waiter) for waiter in gone} - {""}:
+            place = self._found.get(f"place:{session}")
+            places = [self.queue[waiter] for waiter in gone if session_of(waiter) == session]
+            kept = [sequence for sequence in places if place and agree(sequence, place)]
+            if affinity_ms and kept:
+                self.places[session] = kept[0]
+            assert kept or may_miss or not affinity_ms, f"the place of {session} is lost"
+        for waiter in gone:
+            del self.queue[waiter]
+        return gone
+
+    def _found_under(self, key: str) -> Mapping[str, object]:
+        found = self._found.get(key, {})
+        assert isinstance(found, dict)
+        return found

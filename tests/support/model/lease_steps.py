@@ -1,0 +1,153 @@
+"""Steps on leases. What a router holds, as it knows itself, outlives a loss of history; so it can put it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued, Restored
+from tests.support.model.steps import Steps, pick
+from tests.support.model.values import agree
+
+Answer = Grant | Queued | Denied
+
+NEVER_WAS = "0000000d0000"
+
+
+class LeaseSteps(Steps):
+    """Acquire, release and put back, with ids that are new, held, ended, another router's, or never were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: list[dict[str, str]] = [{} for _ in range(self.router_count)]
+
+    def acquire(
+        self,
+        number: int,
+        *,
+        tie: int,
+        session: str = "",
+        avoided: Sequence[str] = (),
+        excluded: Sequence[str] = (),
+        times: int = 1,
+    ) -> None:
+        """Ask for some leases, of one session or of none; `tie` says which of the tied replicas they take."""
+        for at in range(times):
+            lease_id = self._new_id(tie + at, session)
+            self._ask(number, lease_id, avoided, excluded)
+
+    def probe(self, by: int, key: str, error: str, times: int) -> None:
+        """What the leader does most: the same result of one replica some times."""
+        if not self.expected.leader:
+            self.campaign(by)
+        for _ in range(times):
+            self.report(by, leader=0, jump=1, limits=(3, 2), results=[(key, 0, error, 1.5)])
+
+    def die(self, by: int, number: int, affinity_seconds: int, pieces: int) -> None:
+        """A router beats no more for long, while the others do, and is reaped, or its reaping begins."""
+        self.disturb_heartbeats(0, -1000)
+        self.rewrite_expiry(number, -1000)
+        while pieces and self.reap(by, number, affinity_seconds) is Parting.PARTIAL:
+            pieces -= 1
+
+    def ask_again(self, number: int, which: int) -> None:
+        """Ask with an id that was asked for before, whatever became of it."""
+        self._ask(number, self._id(number, which), (), ())
+
+    def _ask(self, number: int, lease_id: str, avoided: Sequence[str], excluded: Sequence[str]) -> None:
+        router = self.routers[number]
+        answers: list[Answer] = []
+
+        async def command() -> None:
+            answers.append(await router.store.acquire(lease_id, avoided=avoided, excluded=excluded))
+
+        def effect() -> str:
+            status = self.expected.acquire_lease(
+                router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded
+            )
+            self._expect_answer(number, lease_id, status, answers[-1])
+            return status
+
+        self.do_repeatably(command, effect)
+
+    def _expect_answer(self, number: int, lease_id: str, status: str, answer: Answer) -> None:
+        expected = self.expected
+        if expected.granted:
+            assert answer == Grant(*expected.granted)
+            self._known[number][lease_id] = answer.key
+        elif status == "waiting":
+            name = self.routers[number].name
+            assert isinstance(answer, Queued)
+            assert agree(expected.queue[f"{name}/{lease_id}"], answer.sequence)
+            assert (answer.position, answer.depth) == (expected.positions(name)[lease_id], expected.depth)
+        else:
+            assert answer == Denied(Denial(status), expected.depth)
+
+    def release(self, number: int, which: int, affinity_seconds: int) -> None:
+        self._release(number, self._id(number, which), affinity_seconds)
+
+    def release_all_on(self, key: str, affinity_seconds: int) -> None:
+        """End every session on a replica, whoever holds them, as when it drains."""
+        for number, router in enumerate(self.routers):
+            for lease_id, url in list(self.expected.leases.get(router.name, {}).items()):
+                if url == key:
+                    self._release(number, lease_id, affinity_seconds)
+
+    def _release(self, number: int, lease_id: str, affinity_seconds: int) -> None:
+        router = self.routers[number]
+        self.write(
+            router,
+            lambda: router.store.release(lease_id, affinity_seconds=affinity_seconds),
+            lambda: self.expected.release_lease(
+                router=router.name, lease_id=lease_id, affinity_ms=affinity_seconds * 1000
+            ),
+        )
+
+    def restore(self, number: int, held: Sequence[tuple[int, str | None]], new: Sequence[tuple[str, str]] = ()) -> None:
+        """Put back known leases, where they were or elsewhere, and some of which Redis has never heard."""
+        leases = {}
+        for which, url in held:
+            lease_id = self._id(number, which)
+            leases[lease_id] = url or self._known[number].get(lease_id, "http://unknown")
+        leases |= {self._new_id(0, session): url for session, url in new}
+        self._restore(number, leases)
+
+    def crowd(self, number: int, key: str, sessions: int) -> None:
+        """Put back so many at once that reaping, and leaving, takes several calls."""
+        self._restore(number, {self._new_id(0, ""): key for _ in range(sessions)})
+
+    def _restore(self, number: int, leases: Mapping[str, str]) -> None:
+        router = self.routers[number]
+        answers: list[Restored | None] = []
+
+        async def command() -> None:
+            answers.append(await router.store.restore_leases(leases))
+
+        def effect() -> str:
+            status = self.expected.restore_leases(router=router.name, leases=leases)
+            answer = answers[-1]
+            found = answer and (answer.count, set(answer.over_capacity), set(answer.not_there))
+            assert found == self.expected.restored
+            self._known[number] |= leases
+            return status
+
+        self.do_repeatably(command, effect)
+
+    def forget_session(self, session: str) -> None:
+        """Let the time pass for which a session finds its replica again."""
+        if session not in self.expected.fading:
+            return
+
+        def effect() -> None:
+            del self.expected.affinity[session]
+            self.expected.fading.discard(session)
+
+        self.do(lambda: self.bench.raw.delete(self.bench.keys.affinity_prefix + session), effect)
+
+    def _new_id(self, tie: int, session: str) -> str:
+        lease_id = f"{tie:08x}{next(self._serial):04x}"
+        return f"{lease_id}:{session}" if session else lease_id
+
+    def _id(self, number: int, which: int) -> str:
+        """Return the id of a lease that the router holds, or held; past these, of another router's, or of none."""
+        others = [lease_id for known in self._known for lease_id in known]
+        return pick([*reversed(self._known[number]), *others[:1], NEVER_WAS], which)

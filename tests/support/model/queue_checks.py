@@ -1,0 +1,71 @@
+"""What must be true of the queue, whatever the rules say, and what others see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared_registry.admin.check import Violation
+from shared_registry.admin.inspector import Inspector
+from tests.support.model.queue_rules import LineRules, router_of
+from tests.support.model.values import Dump, exact
+
+Standing = tuple[float, str]
+"""What who waits is ordered by."""
+
+
+def expect_fair(expected: LineRules, before: Dump, found: Dump, *, leases_are_put_back: bool) -> None:
+    """Fail if anybody has a slot before one who came earlier, or if anybody who may have one waits beside room.
+
+    Of what the model says of the line, this takes only which routers are given up.
+    """
+
+    def may_have_one(router: str) -> bool:
+        return router in expected.routers and not expected.is_given_up(router)
+
+    assert expected.is_cut_short or not _waits_beside_room(found, may_have_one)
+    if leases_are_put_back:
+        return  # these need not have waited
+    stood, stands = _line_in(before), _line_in(found)
+    patient = [stands[one] for one in stands.keys() & stood.keys() if may_have_one(router_of(one))]
+    for one in _leases_in(found) - _leases_in(before):
+        assert not patient or (one in stood and stood[one] < min(patient)), f"{one} has passed others"
+
+
+async def expect_shown(expected: LineRules, reader: Inspector) -> None:
+    """Fail unless what routers and operators read of the line is what is there."""
+    line = expected.line()
+    shown = [one async for page in reader.waiters() for one in page]
+    assert [f"{one.router}/{one.lease_id}" for one in shown] == line
+    assert [one.sequence for one in shown] == [exact(expected.queue[waiter]) for waiter in line]
+    for router in {*map(router_of, line), "no-such-router"}:
+        asked = ["0000", *expected.waiting_of(router)[::-1]]
+        assert await reader.positions(router, asked) == (len(line), expected.positions(router))
+    inspection = await reader.inspect_queue(sorted(expected.inboxes))
+    ready = expected.ready()
+    assert inspection.waiting == sum(expected.is_alive(router_of(waiter)) for waiter in line)
+    assert inspection.ready == len(ready.primary) + len(ready.secondary)
+    assert sorted(inspection.strangers) == sorted(expected.strangers())
+
+
+def expect_found(expected: LineRules, found: Dump, violations: Sequence[Violation]) -> None:
+    """Fail unless the check has named the routers that are none, and said whether somebody waits beside room."""
+    about = [violation.router for violation in violations]
+    assert {*about} - {""} == expected.strangers()
+    assert ("" in about) is _waits_beside_room(found, expected.is_alive)
+
+
+def _waits_beside_room(found: Dump, may_have_one: Callable[[str], bool]) -> bool:
+    has_room = "ready:primary" in found or "ready:secondary" in found
+    return has_room and any(may_have_one(router_of(waiter)) for waiter in _line_in(found))
+
+
+def _line_in(dump: Dump) -> dict[str, Standing]:
+    queue: Any = dump.get("queue", {})
+    return {waiter: (sequence, waiter) for waiter, sequence in queue.items()}
+
+
+def _leases_in(dump: Dump) -> set[str]:
+    """Return every lease as who waited for it stood in the queue."""
+    held: list[tuple[str, Any]] = [(name, value) for name, value in dump.items() if name.startswith("leases:")]
+    return {f"{name.removeprefix('leases:')}/{lease_id}" for name, leases in held for lease_id in leases}

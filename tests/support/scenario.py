@@ -1,0 +1,432 @@
+"""Every command, brought to every answer that it can give; only refusals are left to test_refusal_scripts.py."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from redis.exceptions import NoScriptError
+
+from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
+from shared_registry.errors import Fenced
+from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source, Term
+from shared_registry.store.channel import scripts
+from shared_registry.store.client import Clients
+from shared_registry.store.codec import removed_entry, restored_entry
+from shared_registry.store.commands import Store
+from shared_registry.store.replies import Elected, Parting
+from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
+
+PATIENCE_SECONDS = 60.0
+"""For one command, which some runners execute slowly."""
+RAISED = {"fenced": Fenced}
+"""What a store makes of a status word, where it returns nothing."""
+
+T = TypeVar("T")
+
+
+class ScriptRunner:
+    """Stands between a store and a client, and keeps what every command answered. Subclasses do more."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.answers: list[tuple[str, str]] = []
+        self._names = {script.text: name for name, script in scripts().items()}
+
+    async def evalsha(self, digest: str, count: int, *rest: str) -> list[str]:
+        raise NoScriptError  # so that the text comes, which tells the command
+
+    async def eval(self, text: str, count: int, *rest: str) -> list[str]:
+        name = self._names[text]
+        reply = await self.run(name, text, rest[:count], rest[count:])
+        self.answers.append((name, reply[0]))
+        return reply
+
+    async def run(self, name: str, text: str, keys: Sequence[str], args: Sequence[str]) -> list[str]:
+        reply: list[str] = await self.client.eval(text, len(keys), *keys, *args)
+        return reply
+
+
+class Scene:
+    """The stores of routers, and an inspector, over one runner.
+
+    Attributes:
+        one: The store of the router that does most: r~1.
+    """
+
+    def __init__(self, space: Space, runner: ScriptRunner) -> None:
+        self.space = space
+        self.inspector = Inspector(Clients(runner, runner, 1.0), space.keys, timeout_seconds=PATIENCE_SECONDS)
+        self._runner = runner
+        self._stores: dict[str, Store] = {}
+        self.one = self.store("r~1")
+
+    def store(self, router: str) -> Store:
+        if router not in self._stores:
+            self._stores[router] = Store(self._runner, self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS)
+        return self._stores[router]
+
+    async def answered(self, status: str, call: Awaitable[T]) -> T:
+        """Return what a call returns; fail unless it ran one command, which answered with that word."""
+        before = len(self._runner.answers)
+        result = await call
+        assert [word for _, word in self._runner.answers[before:]] == [status]
+        return result
+
+    async def refused(self, status: str, call: Awaitable[object]) -> None:
+        """Likewise, of a call that raises what that word means."""
+        before = len(self._runner.answers)
+        with pytest.raises(RAISED[status]):
+            await call
+        assert [word for _, word in self._runner.answers[before:]] == [status]
+
+    async def elect(self, token: str) -> Term:
+        elected = await self.answered("elected", self.one.campaign(token, lease_seconds=60, seen_epoch=0))
+        assert isinstance(elected, Elected)
+        return Term(elected.epoch, token)
+
+    async def heartbeat(self, *routers: str) -> None:
+        for router in routers:
+            await self.answered("alive", self.one.heartbeat(info(router), expiry_seconds=5))
+
+    def acquire(
+        self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
+    ) -> Awaitable[object]:
+        """A slot for a session, which waits for it where a line of any length is allowed."""
+        if max_queue:
+            return self.one.wait(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
+        return self.one.acquire(lease_id, avoided=avoided, excluded=excluded)
+
+    def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[object]:
+        return self.one.release(lease_id, affinity_seconds=affinity_seconds)
+
+    def restore(self, leases: dict[str, str], router: str = "r~1") -> Awaitable[object]:
+        return self.store(router).restore_leases(leases)
+
+    def deregister(self, url: str, *, when_drained: bool = True) -> Awaitable[object]:
+        incarnation = self.space.incarnation(url)
+        return self.one.deregister(url, incarnation, by="me", reason="why", when_drained=when_drained)
+
+    def set_admin(self, url: str, state: AdminState, reason: str = "") -> Awaitable[object]:
+        return self.one.set_admin(url, state, by="me", reason=reason)
+
+    def leave(self, router: str = "r~1") -> Awaitable[object]:
+        return self.store(router).leave(affinity_seconds=60)
+
+
+async def run_scenario(space: Space, runner: ScriptRunner) -> None:
+    """Run every command through `runner` on an empty namespace; fails where an answer is not the expected one."""
+    scene = Scene(space, runner)
+    for part in (_replicas, _election, _probes, _routers, _leases, _partings, _line, _history, _inspection, _repair):
+        await part(scene, space)
+
+
+async def _replicas(scene: Scene, space: Space) -> None:
+    answered = scene.answered
+
+    def register(request: str, mode: Source = Source.EXPLICIT, url: str = A, **spec: Any) -> Awaitable[object]:
+        return scene.one.register(url, ReplicaEndpoint(url, **spec), mode=mode, request=request, by="me")
+
+    def deregister(incarnation: str, url: str = A) -> Awaitable[object]:
+        return scene.one.deregister(url, incarnation, by="me", reason="why")
+
+    def set_admin(state: AdminState, reason: str = "") -> Awaitable[object]:
+        return scene.set_admin(A, state, reason)
+
+    await answered("not_found", deregister("a1"))
+    await answered("not_found", set_admin(AdminState.DRAINING))
+    await answered("created", register("a1", weight=0.1 + 0.2))
+    await answered("unchanged", register("a2", weight=0.1 + 0.2))
+    await answered("updated", register("a3", capacity=2, order=7, name="A"))
+    await answered("overridden", register("a4", Source.SEED))
+    await answered("set", set_admin(AdminState.DRAINING, "deploy"))
+    await answered("unchanged", set_admin(AdminState.DRAINING, "deploy"))
+    await answered("set", set_admin(AdminState.DRAINING, "still"))
+    await answered("set", set_admin(AdminState.ACTIVE))
+    await answered("removed", deregister("a1"))
+    await answered("not_found", set_admin(AdminState.DRAINING))
+    await answered("tombstone", register("a5", Source.SEED))
+    await answered("created", register("a6", primary=True))
+    await answered("created", register("b1", Source.SEED, B, capacity=1))
+    await answered("updated", register("b2", Source.SEED, B, capacity=2))
+    await answered("created", register("c1", url=C))
+    space.raw.hset(space.keys.replica(C), "in_flight", "1")
+    await answered("removed", deregister("c1", C))
+
+
+async def _election(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
+
+    def campaign(router: str, token: str) -> Awaitable[object]:
+        return scene.store(router).campaign(token, lease_seconds=60, seen_epoch=0)
+
+    await answered("lost", one.renew("t1", lease_seconds=60))
+    await answered("lost", one.resign("t1"))
+    first = await scene.elect("t1")
+    assert await scene.elect("t1") == first
+    await answered("held", campaign("r~2", "t2"))
+    await answered("renewed", one.renew("t1", lease_seconds=60))
+    space.raw.persist(space.keys.leader)
+    await answered("held", campaign("r~2", "t2"))
+    await answered("resigned", one.resign("t1", reason="done"))
+
+    def step_down(epoch: int) -> Awaitable[str | None]:
+        return one.step_down(epoch, sit_out_seconds=9, by="me", reason="why")
+
+    await answered("over", step_down(first.epoch))
+    second = await scene.elect("t2")
+    await answered("over", step_down(second.epoch - 1))
+    assert await answered("deposed", step_down(second.epoch)) == "r~1"
+
+
+async def _probes(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
+    term = await scene.elect("t3")
+    former = Term(term.epoch, "other")
+    await scene.refused("fenced", one.advance_ramps(former, [A], slow_start_seconds=9))
+    await answered("advanced", one.advance_ramps(term, [], slow_start_seconds=9000))
+    await scene.refused("fenced", one.declare_panic(former, "few"))
+    assert await answered("declared", one.declare_panic(term, "few"))
+    assert not await answered("unchanged", one.declare_panic(term, "fewer"))
+    assert await answered("declared", one.declare_panic(term, ""))
+    good, bad = space.success, space.failure
+    batches = [
+        [good(A), bad(B), ProbeResult(C, "c1", 1.0), ProbeResult("http://unknown", "x", 1.0)],
+        [good(A), bad(B)],
+        [good(A), bad(B)],
+        [good(A), good(B)],
+        [good(A), good(B)],
+        [],
+    ]
+    for number, results in enumerate(batches, 1):
+        report = await answered("applied", one.report(term, number, results, THRESHOLDS))
+        assert report.dropped == (2 if number == 1 else 0)
+    await answered("duplicate", one.report(term, 1, batches[0], THRESHOLDS))
+    assert await answered("advanced", one.advance_ramps(term, [A, B, C], slow_start_seconds=0)) == [A, B]
+    space.raw.hset(space.keys.replica(A), "status_since_ms", "1")
+    assert await answered("advanced", one.advance_ramps(term, [A, B], slow_start_seconds=0)) == [B]
+    await scene.refused("fenced", one.report(former, 9, batches[0], THRESHOLDS))
+    for result in [bad(B), bad(B), bad(B), good(B)]:
+        await answered("applied", one.record_outcome(result, THRESHOLDS, by="me"))
+    gone = ProbeResult(C, "c1", 1.0)
+    await answered("not_found", one.record_outcome(gone, THRESHOLDS, is_passive=True))
+    # A replica whose last slot is taken: it moves to `full` with the next change.
+    await answered("applied", one.record_outcome(good(B), THRESHOLDS))
+    space.raw.hset(space.keys.replica(B), "in_flight", "2")
+    await answered("set", scene.set_admin(B, AdminState.ACTIVE, "refresh"))
+    assert space.ready() == ({A}, set(), {B})
+
+
+async def _routers(scene: Scene, space: Space) -> None:
+    answered = scene.answered
+
+    def reap() -> Awaitable[object]:
+        return scene.one.reap("r~2", affinity_seconds=60)
+
+    await answered("not_found", scene.leave())
+    await answered("not_found", reap())
+    await scene.heartbeat("r~1", "r~2")
+    await answered("alive", reap())
+    space.raw.zadd(space.keys.routers, {"r~1": space.now_ms() + 10**9})
+    await scene.heartbeat("r~2")
+    space.expire_router("r~2")
+    await answered("reaped", reap())
+    await answered("left", scene.leave())
+
+
+async def _leases(scene: Scene, space: Space) -> None:
+    """Leases on A, which is unlimited, and on D and E, which take one each."""
+    answered = scene.answered
+    first, other, third, fourth = (f"{number:08x}" for number in range(4))
+    await answered("not_registered", scene.acquire(first))
+    await answered("not_registered", scene.restore({first: A}))
+    await scene.heartbeat("r~1", "r~2")
+    await answered("granted", scene.acquire(first))
+    await answered("held", scene.acquire(first))
+    await answered("saturated", scene.acquire(other, A))  # B is full
+    for state, answer in ((AdminState.DISABLED, "no_healthy"), (AdminState.ACTIVE, "saturated")):
+        await answered("set", scene.set_admin(B, state))
+        await answered(answer, scene.acquire(other, A))
+    for url in (D, E):
+        await space.add(url, primary=url == D, capacity=1)
+        await space.make("healthy", url)
+    await answered("granted", scene.acquire(f"{other}:session", E, avoided=[A]))
+    await answered("released", scene.release(f"{other}:session"))
+    await answered("granted", scene.acquire(f"{other}:session"))
+    await answered("granted", scene.acquire(f"{third}:session", avoided=[A, E]))
+    moved = f"{third}:session"
+    await answered("restored", scene.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
+    await answered("draining", scene.deregister(D))
+    await answered("draining", scene.deregister(D))
+    await answered("restored", scene.restore({moved: D}))
+    await answered("restored", scene.restore({moved: E}))
+    await answered("released", scene.release(f"{other}:session"))
+    await answered("released", scene.release(fourth))
+    await answered("not_found", scene.release(fourth))
+    assert space.fields(D)["admin"] == AdminState.REMOVED.value
+    await answered("removed", scene.deregister(E, when_drained=False))
+    await answered("restored", scene.restore({moved: A}))
+    await answered("restored", scene.restore({moved: E}))
+    await answered("released", scene.release(moved, 0))
+    await answered("released", scene.release(first))
+    await space.add(D)
+    await answered("restored", scene.restore({first: D}))
+    await answered("draining", scene.deregister(D))
+    await answered("restored", scene.restore({first: A}))
+    assert space.fields(D)["admin"] == AdminState.REMOVED.value
+
+
+async def _partings(scene: Scene, space: Space) -> None:
+    """Routers with many leases leave, and are reaped."""
+    answered = scene.answered
+
+    def leave() -> Awaitable[Parting]:
+        return scene.one.leave(affinity_seconds=60)
+
+    def reap() -> Awaitable[Parting]:
+        return scene.one.reap("r~2", affinity_seconds=0)
+
+    ids = [f"{number:08x}:{number}" for number in range(1300)]
+    for router, part in (("r~1", leave), ("r~2", reap)):
+        await space.add(D)
+        await answered("restored", scene.restore(dict.fromkeys(ids, D), router))
+        await answered("draining", scene.deregister(D))
+        space.expire_router("r~2")
+        await answered("partial", part())
+        while await part() is Parting.PARTIAL:
+            pass
+        assert space.fields(D)["admin"] == AdminState.REMOVED.value
+        assert not space.raw.exists(space.keys.leases(router))
+    assert space.fields(A)["in_flight"] == "0"
+
+
+class Waiters:
+    """Sessions of a router that wait beside room, as after a script was cut short, and get it from what comes next."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._serial = itertools.count(1)
+
+    async def served_by(self, call: Awaitable[object], status: str) -> None:
+        space = self._scene.space
+        waiter = f"{next(self._serial):08x}:waits"
+        space.raw.zadd(space.keys.queue, {f"r~2/{waiter}": 1})
+        await self._scene.answered(status, call)
+        assert space.raw.hexists(space.keys.leases("r~2"), waiter)
+        assert space.raw.xrevrange(space.keys.inbox("r~2"))[0][1]["lease_id"] == waiter
+        assert not space.raw.exists(space.keys.queue)
+
+
+async def _line(scene: Scene, space: Space) -> None:
+    """The queue, and every command that serves somebody; only A has room, and any number of it."""
+    answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
+
+    def set_admin(state: AdminState) -> Awaitable[object]:
+        return scene.set_admin(A, state)
+
+    await scene.heartbeat("r~1", "r~2")
+    await answered("excluded", scene.acquire(first, A, max_queue=9))
+    await answered("set", set_admin(AdminState.DRAINING))
+    for _ in range(2):
+        await answered("waiting", scene.acquire(first, max_queue=2))
+    await answered("waiting", scene.acquire("000000a2:second", max_queue=2, sequence="5"))
+    await answered("saturated", scene.acquire("000000a3", max_queue=2))
+    depth, positions = await answered("inspected", scene.inspector.positions("r~1", ["000000a2:second", "000000a3"]))
+    assert (depth, positions) == (2, {"000000a2:second": 1})
+    queue = await answered("inspected", scene.inspector.inspect_queue(["r~1", "gone~1"]))
+    assert queue == QueueInspection(2, 0, ["gone~1"])
+    await answered("abandoned", scene.release(first))
+    await answered("left", scene.leave())
+    assert space.raw.get(space.keys.sequence_prefix + "second") == "5"
+    await scene.heartbeat("r~1", "r~2")
+    await answered("waiting", scene.acquire("000000a4:second", max_queue=9))
+    assert space.raw.zscore(space.keys.queue, "r~1/000000a4:second") == 5
+    await answered("saturated", scene.acquire("000000a4:second"))
+    await waiters.served_by(set_admin(AdminState.ACTIVE), "set")
+    await waiters.served_by(scene.acquire("000000a5"), "granted")
+    await waiters.served_by(scene.release("000000a5"), "released")
+    await waiters.served_by(scene.restore({"000000a6": A}), "restored")
+    # The last slot of A goes to a waiter; the update below takes the limit away again.
+    space.raw.hset(space.keys.replica(A), "capacity", int(space.fields(A)["in_flight"]) + 1)
+    await waiters.served_by(one.heartbeat(info("r~2"), expiry_seconds=5), "alive")
+    update = one.register(A, ReplicaEndpoint(A, weight=3.0), mode=Source.EXPLICIT, request="a7", by="me")
+    await waiters.served_by(update, "updated")
+    await waiters.served_by(one.record_outcome(space.success(A), THRESHOLDS), "applied")
+    term = await scene.elect("t3")
+    await waiters.served_by(one.report(term, 99, [space.success(A)], THRESHOLDS), "applied")
+    await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")
+    space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
+    await waiters.served_by(scene.leave(), "left")
+    await scene.heartbeat("r~1", "r~3")
+    await answered("set", set_admin(AdminState.DRAINING))
+    await answered("waiting", scene.acquire("000000a8:third", max_queue=9))
+    await answered("set", set_admin(AdminState.ACTIVE))
+    await answered("held", scene.acquire("000000a8:third"))
+    space.raw.zadd(space.keys.queue, {"r~3/000000a9:third": 1})
+    space.expire_router("r~3")
+    await waiters.served_by(one.reap("r~3", affinity_seconds=60), "reaped")
+    await answered("left", scene.leave("r~2"))
+    assert not space.raw.exists(space.keys.inbox("r~2"))
+    await answered("released", scene.release("000000a8:third"))
+
+
+async def _history(scene: Scene, space: Space) -> None:
+    """Puts two views back after a loss of everything: the later one has the say."""
+    answered = scene.answered
+    lost = await space.reader.snapshot()
+    known, history_id = lost.records[A], lost.head.history_id
+    assert history_id is not None
+    space.raw.delete(*space.dump())
+
+    def restore(revision: str, *entries: list[str], is_complete: bool = False) -> Awaitable[object]:
+        return scene.one.restore(entries, view_history_id=history_id, view_revision=revision, is_complete=is_complete)
+
+    def entry(record: ReplicaRecord) -> list[str]:
+        return restored_entry("replica", record)
+
+    later, latest = _shifted(lost.head.revision, 1), _shifted(lost.head.revision, 2)
+    space.raw.zadd(space.keys.routers, {"r~2": space.now_ms() + 10**6})
+    space.raw.zadd(space.keys.queue, {"r~2/00000001:waits": 1})
+    await answered(
+        "restored", restore(lost.head.revision, entry(known), entry(lost.records[B]), removed_entry("removed", C))
+    )
+    await answered("restored", restore(later, removed_entry("absent", B), entry(known)))
+    await answered("restored", restore(latest, entry(known), is_complete=True))
+    await answered("superseded", restore(later, entry(known)))
+    assert space.raw.hlen(space.keys.leases("r~2")) == 1
+    assert space.fields(A)["admin"] == AdminState.ACTIVE.value
+    assert space.fields(B)["admin"] == AdminState.REMOVED.value
+
+
+async def _inspection(scene: Scene, space: Space) -> None:
+    found = await scene.answered("inspected", scene.inspector.inspect([A, B, C]))
+    assert found == await space.reader.inspect([A, B, C])
+    assert [one.url for one in found if one.fields.get("admin") == AdminState.ACTIVE.value] == [A]
+
+
+async def _repair(scene: Scene, space: Space) -> None:
+    """Puts in order what was written by hand."""
+    space.raw.hset(space.keys.replica(A), "in_flight", "9")
+    space.raw.zadd(space.keys.ready_secondary, {C: 1})
+    space.raw.zadd(space.keys.replicas, {C: 9, "http://x": 1})
+    space.raw.persist(space.keys.replica(C))
+    space.raw.sadd(space.keys.full, A)
+    space.raw.zadd(space.keys.removed, {A: 1})
+    space.raw.zadd(space.keys.routers, {"r~1": 1})
+    space.raw.hset(space.keys.leases("r~1"), "00000001", A)
+    space.raw.hset(space.keys.leases("gone~1"), "00000002", A)
+    urls, routers = [A, B, C, "http://x"], ["gone~1"]
+    leases = await scene.answered("inspected", scene.inspector.inspect_leases(routers, urls))
+    assert leases == LeaseInspection(["gone~1"], [(A, "9", 1)])
+    _, (first_event, _), *_ = space.raw.xrange(space.keys.events)
+    repair = scene.one.repair(urls=urls, routers=routers, first_event=first_event, by="me")
+    assert await scene.answered("repaired", repair)
+    assert space.fields(A)["in_flight"] == "1"
+    assert not space.raw.exists(space.keys.leases("gone~1"))
+
+
+def _shifted(revision: str, steps: int) -> str:
+    milliseconds, _, _ = revision.partition("-")
+    return f"{int(milliseconds) + steps}-0"
