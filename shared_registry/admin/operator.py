@@ -93,13 +93,7 @@ class Operator(Outsider):
         super().__init__(config)
         self.by = by or user_at_host()
         self._lease_seconds = config.lease_seconds
-        self._store = Store(
-            self._clients.commands,
-            self._keys,
-            router="",
-            timeout_seconds=self._timeout_seconds,
-            failover=self._clients.failover,
-        )
+        self._store = Store(self._clients, self._keys, router="", timeout_seconds=self._timeout_seconds)
 
     async def find(self, names: Sequence[str], *, also_removed: bool = False) -> list[Target]:
         """Return the replicas with these names or urls, each once. Reads only, so that a typo changes nothing.

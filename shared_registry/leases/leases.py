@@ -321,9 +321,8 @@ class Placement:
         await completed(self._release(lease, was_apart=was_apart, was_taken_since=was_taken_since))
 
     async def _release(self, lease: Lease, *, was_apart: bool, was_taken_since: bool) -> None:
-        generation = self._mirror.generation
         try:
-            events = await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)
+            await self._store.release(lease.id, affinity_seconds=self._settings.affinity_seconds)
         except BaseException as error:
             self.ledger.fail_to_end(lease.id)
             if isinstance(error, StoreError):
@@ -335,7 +334,6 @@ class Placement:
                 raise
         else:
             self.ledger.end(lease.id)
-            self._mirror.apply_reply(events, generation)
 
     def _is_gone(self, lease: Lease) -> bool:
         replica = self._mirror.view.get(lease.replica.key)

@@ -16,7 +16,6 @@ from shared_registry.leader.leadership import Leadership
 from shared_registry.leases import Placement, PlacementSettings
 from shared_registry.mirror.load_feed import LoadFeed
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.mirror.own_writes import SharedState
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
@@ -44,7 +43,6 @@ class Parts:
     reader: Inspector
     view: View
     mirror: Mirror
-    state: SharedState
     placement: Placement
     membership: Membership
     leadership: Leadership
@@ -80,18 +78,15 @@ def assemble(
     writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
     timeout_seconds = settings.redis_timeout_seconds
     store = Store(
-        clients.commands,
+        clients,
         keys,
         router=router_key,
         timeout_seconds=timeout_seconds,
-        control=clients.control,
-        max_connections=clients.max_connections,
-        failover=clients.failover,
         writability=writability,
+        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  made below
     )
     reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
-    state = SharedState(store, reader, mirror)
 
     async def beat() -> None:
         await membership.beat()
@@ -117,14 +112,13 @@ def assemble(
         reader=reader,
         view=view,
         mirror=mirror,
-        state=state,
         placement=placement,
         membership=membership,
-        leadership=Leadership(store, mirror, state, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
+        leadership=Leadership(store, mirror, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_feed=LoadFeed(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(state, view, cooldown, trouble_log),
+        outcomes=Outcomes(store, view, cooldown, trouble_log),
         writability=writability,
     )
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from redis import exceptions
@@ -78,6 +78,11 @@ class Clients:
     upkeep: Client | None = None
     max_connections: int = MAX_CONNECTIONS
     failover: Failover = field(default_factory=Failover)
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """Return clients that are one, which stays its maker's."""
+        return cls(client, client, math.inf, is_owned=False)
 
     @property
     def control(self) -> Client:

@@ -65,7 +65,9 @@ class Scene:
 
     def store(self, router: str) -> Store:
         if router not in self._stores:
-            self._stores[router] = Store(self._runner, self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS)
+            self._stores[router] = Store(
+                Clients.of(self._runner), self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS
+            )
         return self._stores[router]
 
     async def answered(self, status: str, call: Awaitable[T]) -> T:

@@ -46,7 +46,7 @@ async def connected(url: str) -> AsyncIterator[Clients]:
 async def use_everything(clients: Clients, namespace: str) -> None:
     """Run the commands that differ most in the keys that they touch, and every kind of read."""
     keys = Keys(namespace)
-    store = Store(clients.commands, keys, router="router~1", timeout_seconds=5.0)
+    store = Store(clients, keys, router="router~1", timeout_seconds=5.0)
     reader = Inspector(clients, keys, timeout_seconds=5.0)
     await client.verify_server(clients.commands, timeout_seconds=5.0)
     (registered,) = await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request="first")
@@ -245,7 +245,7 @@ def test_a_url_is_shown_without_its_password(url: str) -> None:
 async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: EmbeddedServer, namespace: str) -> None:
     """A swallowed cancellation would leave a task running that its owner waits for."""
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys(namespace), router="router~1", timeout_seconds=5.0)
+        store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
         await store.renew("token", lease_seconds=60)
         for steps in range(20):
             task = asyncio.create_task(store.renew("token", lease_seconds=60))
@@ -258,7 +258,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: 
 
 async def test_a_connection_is_given_back_after_a_failure(server: EmbeddedServer, namespace: str) -> None:
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys(namespace), router="router~1", timeout_seconds=5.0)
+        store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
         for _ in range(3 * client.MAX_CONNECTIONS):
             task = asyncio.create_task(store.renew("token", lease_seconds=60))
             await asyncio.sleep(0)
@@ -270,7 +270,7 @@ async def test_a_connection_is_given_back_after_a_failure(server: EmbeddedServer
 async def test_a_registry_keeps_to_its_bound_of_connections(own_server: OwnServer) -> None:
     server = own_server()
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys("own"), router="router~1", timeout_seconds=10.0)
+        store = Store(clients, Keys("own"), router="router~1", timeout_seconds=10.0)
         reader = Reader(clients, Keys("own"), timeout_seconds=10.0)
         calls: list[Any] = [store.renew("token", lease_seconds=60) for _ in range(100)]
         await asyncio.gather(*calls, *(reader.head() for _ in range(100)))
