@@ -26,7 +26,7 @@ OnSent = Callable[[], None]
 
 
 @dataclass(slots=True)
-class Request:
+class SlotRequest:
     """One session that asks for a slot.
 
     Attributes:
@@ -46,7 +46,7 @@ class Request:
     is_in_doubt: bool = False
 
 
-Ask = Callable[[Request, Collection[str], float | None, OnSent], Awaitable[T]]
+Ask = Callable[[SlotRequest, Collection[str], float | None, OnSent], Awaitable[T]]
 """Takes for whom, the replicas that are left to others, the patience, and what is called as the question goes out."""
 
 
@@ -60,9 +60,9 @@ class Asker:
         recovery: Recovery,
         *,
         max_queue: int,
-        on_sent: Callable[[Request], None],
-        expect_open: Callable[[Request], None],
-        can_place_alone: Callable[[Request], bool],
+        on_sent: Callable[[SlotRequest], None],
+        expect_open: Callable[[SlotRequest], None],
+        can_place_alone: Callable[[SlotRequest], bool],
         clock: Clock,
     ) -> None:
         """Set up.
@@ -86,7 +86,7 @@ class Asker:
         self._can_place_alone = can_place_alone
         self._clock = clock
 
-    async def ask(self, request: Request, *, patience_seconds: float | None = None) -> Grant | Denied:
+    async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask once. If the session waited, it does no longer.
 
         Args:
@@ -99,7 +99,7 @@ class Asker:
         """
         return await self._as_member(self._take, request, patience_seconds)
 
-    async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
+    async def wait(self, request: SlotRequest, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
         """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
 
         Who stands in line stays there while Redis is away, unless this router can place it by itself.
@@ -143,7 +143,7 @@ class Asker:
                     return answer
             return waiter.grant or await self._ask_last(request, waiter)
 
-    async def _ask_last(self, request: Request, waiter: Waiter) -> Grant | Denied:
+    async def _ask_last(self, request: SlotRequest, waiter: Waiter) -> Grant | Denied:
         try:
             answer = await self.ask(request, patience_seconds=LAST_CALL_SECONDS)
         except Busy:
@@ -155,7 +155,7 @@ class Asker:
         return answer
 
     async def _take(
-        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
+        self, request: SlotRequest, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
     ) -> Grant | Denied:
         return await self._store.acquire(
             request.lease_id,
@@ -166,7 +166,7 @@ class Asker:
         )
 
     async def _queue(
-        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
+        self, request: SlotRequest, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
     ) -> Grant | Place | Denied:
         return await self._store.wait(
             request.lease_id,
@@ -178,7 +178,7 @@ class Asker:
             on_sent=on_sent,
         )
 
-    async def _as_member(self, ask: Ask[T], request: Request, patience_seconds: float | None) -> T:
+    async def _as_member(self, ask: Ask[T], request: SlotRequest, patience_seconds: float | None) -> T:
         """Return the answer to who is among the live routers, joining them as needed."""
         for _ in range(TRIES_TO_JOIN):
             spared = await _within(patience_seconds, self._recovery.catch_up())
@@ -190,7 +190,9 @@ class Asker:
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just beaten")
 
-    async def _hear(self, ask: Ask[T], request: Request, spared: Collection[str], patience_seconds: float | None) -> T:
+    async def _hear(
+        self, ask: Ask[T], request: SlotRequest, spared: Collection[str], patience_seconds: float | None
+    ) -> T:
         """Ask, and hear the answer even where the caller is cancelled; where it is before its turn, do not ask."""
         is_sent = False
 
@@ -208,7 +210,7 @@ class Asker:
 
         return await completed(answer_to(), is_begun=lambda: is_sent)
 
-    async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:
+    async def _until_called(self, request: SlotRequest, waiter: Waiter, tell: OnPosition) -> None:
         while not waiter.is_called:
             if waiter.outage is not None and self._can_place_alone(request):
                 raise waiter.outage
@@ -216,7 +218,7 @@ class Asker:
                 tell(waiter.place.position, waiter.place.depth)
             await waiter.wait_news()
 
-    async def _pause(self, request: Request, deadline: float) -> None:
+    async def _pause(self, request: SlotRequest, deadline: float) -> None:
         await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
         self._expect_open(request)
 

@@ -13,7 +13,7 @@ from typing import Literal
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable, UsageError
-from shared_registry.leases.asking import Asker, OnPosition, Request
+from shared_registry.leases.asking import Asker, OnPosition, SlotRequest
 from shared_registry.leases.lease import Lease, new_lease_id
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import Outage
@@ -155,7 +155,7 @@ class Placement:
         self.outage.used()
         deadline = self._clock.monotonic() + timeout_seconds
         while True:
-            request = Request(new_lease_id(session), avoided, excluded, self._closings)
+            request = SlotRequest(new_lease_id(session), avoided, excluded, self._closings)
             lease = await self._place(request, session, deadline if timeout_seconds > 0 else None, on_position)
             if lease is not None:
                 return lease
@@ -166,7 +166,7 @@ class Placement:
             self._expect_open(request)
 
     async def _place(
-        self, request: Request, session: str | None, deadline: float | None, on_position: OnPosition | None
+        self, request: SlotRequest, session: str | None, deadline: float | None, on_position: OnPosition | None
     ) -> Lease | None:
         """Return a lease; `None` where the slot that Redis gave is left to others, and was given back."""
         try:
@@ -246,13 +246,13 @@ class Placement:
         self._store.turn_away("the registry was stopped")
         self._line.call_all()
 
-    def _expect_open(self, request: Request) -> None:
+    def _expect_open(self, request: SlotRequest) -> None:
         """Refuse to go on with what began before a stop: the router has left, and nobody would beat for the lease."""
         if request.closings != self._closings:
             raise UsageError("the registry was stopped while a session was being placed")
 
     async def _find(
-        self, request: Request, deadline: float | None, on_position: OnPosition | None
+        self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
     ) -> tuple[Replica, str] | Denied:
         """Return the replica whose slot the session was given, and the revision as of which; or why it was not."""
         if deadline is not None:
@@ -270,7 +270,7 @@ class Placement:
             replica = view.handle(record or Replica(ReplicaEndpoint(key)).record)
         return replica
 
-    def _give_up(self, request: Request) -> None:
+    def _give_up(self, request: SlotRequest) -> None:
         if not self.ledger.knows(request.lease_id):
             return  # Redis was not asked
         self.ledger.give_up(request.lease_id)
@@ -279,7 +279,7 @@ class Placement:
         else:
             self.reconciler.ask_to_end()
 
-    async def _place_without_redis(self, request: Request, session: str | None, error: StoreUnavailable) -> Lease:
+    async def _place_without_redis(self, request: SlotRequest, session: str | None, error: StoreUnavailable) -> Lease:
         self.outage.note_failure(error)
         try:
             await self.outage.see_late()

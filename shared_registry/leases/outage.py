@@ -16,8 +16,8 @@ from typing import Literal
 
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
-from shared_registry.leases.asking import Request
-from shared_registry.leases.degraded import DegradedPlacement, Loads
+from shared_registry.leases.asking import SlotRequest
+from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica
@@ -110,7 +110,7 @@ class Outage:
         """Whether Redis counts otherwise than this router, because it could not be told."""
         return bool(self._ledger.unrecorded or self._ledger.kept)
 
-    def choose(self, request: Request) -> Replica | None:
+    def choose(self, request: SlotRequest) -> Replica | None:
         """Return the replica that this router may give a session without Redis; `None` where there is none."""
         preference = self._mirror.view.preference
         full = self._full()
@@ -180,7 +180,7 @@ class Outage:
                 {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
             )
             if failed_at == self._failed_at and not self._is_out:
-                self.degraded.see(Loads(in_flight, routers), replicas, missing=self._ledger.missing())
+                self.degraded.see(SeenLoads(in_flight, routers), replicas, missing=self._ledger.missing())
                 self._seen_at = self._clock.monotonic()
         finally:
             self.degraded.look_away()

@@ -22,7 +22,7 @@ from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEnd
 from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks, readiness
 from shared_registry.registry.joining import join
-from shared_registry.registry.wiring import Parts, assemble, clients_of, configured_view, reset_view
+from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
 from shared_registry.selection import Panic
 from shared_registry.selection.view import View
 from shared_registry.store import client
@@ -492,7 +492,7 @@ class SharedReplicaRegistry:
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     def _assemble(self, router_key: str, clients: Clients) -> Parts:
-        return assemble(
+        return build_parts(
             self.config,
             router_key=router_key,
             url=self._url,

@@ -53,7 +53,7 @@ class Parts:
     writability: Writability
 
 
-def assemble(
+def build_parts(
     settings: RouterConfig,
     *,
     router_key: str,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
-from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
+from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, SlotRequest
 from shared_registry.leases.queue import POLL_SECONDS, Line
 from shared_registry.leases.recovery import Recovery
 from shared_registry.store.lane import Busy
@@ -52,8 +52,8 @@ class Router:
         self.catches_up = 0
         self.behind: StoreUnavailable | None = None
         self.spared: set[str] = set()
-        self.request = Request("a", [A], [B], closings=0)
-        self.sent: list[Request] = []
+        self.request = SlotRequest("a", [A], [B], closings=0)
+        self.sent: list[SlotRequest] = []
         self.asker = Asker(
             self.store.as_store(),
             self.line,
@@ -88,7 +88,7 @@ class Router:
             raise self.behind
         return self.spared
 
-    def _expect_open(self, request: Request) -> None:
+    def _expect_open(self, request: SlotRequest) -> None:
         assert request is self.request
         if not self.is_open:
             raise UsageError("stopped")
