@@ -18,7 +18,7 @@ from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
-from shared_registry.store import client
+from shared_registry.store.channel import bounded
 from shared_registry.store.commands import Store, new_token
 from shared_registry.urls import canonical_url
 
@@ -213,7 +213,7 @@ class Operator(Outsider):
     async def _removed(self) -> list[Target]:
         found = []
         for key in await self._reader.removed():
-            async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+            async with bounded(self._timeout_seconds, failover=self._clients.failover):
                 url, name = await self._clients.commands.hmget(self._keys.replica(key), "url", "name")
             found.append(Target(key, url or key, name or None))
         return found

@@ -31,8 +31,8 @@ from shared_registry.model import (
     ReplicaStatus,
     is_later,
 )
-from shared_registry.store.client import was_refused
 from shared_registry.store.commands import Store
+from shared_registry.store.failures import was_refused
 from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Beat, Denial, Denied

@@ -21,7 +21,7 @@ from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica
-from shared_registry.store.client import was_refused
+from shared_registry.store.failures import was_refused
 from shared_registry.store.reader import Reader
 
 IDLE_SECONDS = 60.0

@@ -24,11 +24,14 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
+from shared_registry.store.channel import bounded
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store, new_token
+from shared_registry.store.failures import meaning_of
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Elected
+from shared_registry.store.verification import verify_server
 from tests.redis.support import THRESHOLDS, A, info, until
 
 OwnServer = Callable[..., EmbeddedServer]
@@ -48,7 +51,7 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     keys = Keys(namespace)
     store = Store(clients, keys, router="router~1", timeout_seconds=5.0)
     reader = Inspector(clients, keys, timeout_seconds=5.0)
-    await client.verify_server(clients.commands, timeout_seconds=5.0)
+    await verify_server(clients.commands, timeout_seconds=5.0)
     (registered,) = await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request="first")
     elected = await store.campaign(new_token(), lease_seconds=60, seen_epoch=0)
     assert isinstance(elected, Elected)
@@ -127,7 +130,7 @@ async def test_a_cluster_that_wants_another_password(own_server: OwnServer) -> N
         pytest.skip(f"this server cannot form a cluster: {error}")
     async with connected(f"redis+cluster://:wrong@127.0.0.1:{server.port}") as clients:
         with pytest.raises(StoreRefused, match="password"):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ async def test_a_sentinel(sentinel_port: int) -> None:
 async def test_a_sentinel_that_does_not_know_the_master(sentinel_port: int) -> None:
     async with connected(f"redis+sentinel://127.0.0.1:{sentinel_port}/other") as clients:
         with pytest.raises(StoreUnavailable, match="other"):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ async def test_a_sentinel_that_does_not_know_the_master(sentinel_port: int) -> N
 async def test_a_server_that_is_not_there_is_unavailable(url: str) -> None:
     async with connected(url) as clients:
         with pytest.raises(StoreUnavailable):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 async def test_tls_is_used_where_the_url_says_so() -> None:
@@ -324,7 +327,7 @@ async def test_a_server_that_may_drop_keys_is_warned_of(
 ) -> None:
     async with connected(own_server(config={"maxmemory-policy": "allkeys-lru"}).url) as clients:
         with caplog.at_level(logging.WARNING):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
     (record,) = caplog.records
     assert "allkeys-lru" in record.getMessage()
     assert "noeviction" in record.getMessage()
@@ -340,7 +343,7 @@ async def test_a_server_that_is_too_old_is_refused(version: str, is_refused: boo
 
     outcome = pytest.raises(StoreRefused, match=version) if is_refused else contextlib.nullcontext()
     with outcome:
-        await client.verify_server(Old(), timeout_seconds=1.0)
+        await verify_server(Old(), timeout_seconds=1.0)
 
 
 IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script: 9: "
@@ -380,17 +383,17 @@ IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script:
     ],
 )
 def test_every_failure_has_its_place_in_the_error_tree(error: Exception, kind: type[StoreError]) -> None:
-    meaning = client.meaning_of(error)
+    meaning = meaning_of(error)
     assert type(meaning) is kind
     assert str(error) in str(meaning)
 
 
 async def test_what_is_not_a_failure_of_redis_passes_as_it_is() -> None:
     with pytest.raises(KeyError):
-        async with client.bounded(1.0):
+        async with bounded(1.0):
             raise KeyError("mine")
     with pytest.raises(asyncio.CancelledError):
-        async with client.bounded(1.0):
+        async with bounded(1.0):
             raise asyncio.CancelledError
 
 
