@@ -5,7 +5,7 @@ What they cost is what a placement costs on the machine at hand whoever makes it
 
 from __future__ import annotations
 
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store

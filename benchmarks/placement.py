@@ -24,7 +24,7 @@ from benchmarks.placement_load import measure_load
 from benchmarks.rows import Row, Target
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import CALLS_AT_ONCE, Store

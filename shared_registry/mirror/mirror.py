@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
+from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
-from shared_registry.model import ORIGIN, Event, EventKind, Leader, ReplicaRecord, is_later
+from shared_registry.model import ORIGIN, Event, EventKind, Leader, Replica, ReplicaEndpoint, ReplicaRecord, is_later
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader
 
@@ -204,6 +205,18 @@ class Mirror:
         """Return one replica's record as known now; `None` if it is gone."""
         replica = self.view.get(key)
         return replica.record if replica else None
+
+    async def handle(self, key: str) -> Replica:
+        """Return a replica's handle, also of one that the view does not show yet.
+
+        Raises:
+            StoreError: Redis could not be read.
+        """
+        replica = self.view.get(key)
+        if replica is None:
+            record = (await completed(self._reader.records([key]))).get(key)
+            replica = self.view.handle(record or Replica(ReplicaEndpoint(key)).record)
+        return replica
 
     async def read_probe_times(self) -> float:
         """Read again when each replica was probed, and return the server's time."""

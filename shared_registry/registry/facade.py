@@ -354,10 +354,10 @@ class SharedReplicaRegistry:
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        excluded = self._view.known_keys_of(exclude)
-        return await self._parts.placement.acquire(
+        excluded = self._view.known_keys_of(exclude) if exclude else ()
+        return await self._parts.placement.acquirer.acquire(
             session,
-            avoided=self._view.cooling - excluded,
+            avoided=self._view.cooling.difference(excluded),
             excluded=excluded,
             timeout_seconds=timeout,
             on_position=on_position,

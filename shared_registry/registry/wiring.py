@@ -13,7 +13,7 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.leadership import Leadership
-from shared_registry.leases import Placement, PlacementSettings
+from shared_registry.leases import Placement
 from shared_registry.mirror.load_feed import LoadFeed
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
@@ -91,15 +91,14 @@ def build_parts(
     async def beat() -> None:
         await membership.beat()
 
-    placed = _placement_settings(settings)
-    placement = Placement(store, reader, mirror, placed, router=router_key, join=beat, clock=clock, rng=rng)
+    placement = Placement(store, reader, mirror, settings, router=router_key, join=beat, clock=clock, rng=rng)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
         heartbeat_seconds=settings.heartbeat_seconds,
         expiry_seconds=settings.router_expiry_seconds,
         affinity_seconds=settings.affinity_seconds,
-        begin_beat=placement.begin_beat,
+        begin_beat=placement.holder.begin_beat,
         clock=clock,
         rng=rng,
     )
@@ -141,15 +140,6 @@ def reset_view(view: View) -> None:
     view.withhold(False)  # noqa: FBT003  a claim
     view.cool(())
     view.ramp({}, ())
-
-
-def _placement_settings(settings: RouterConfig) -> PlacementSettings:
-    return PlacementSettings(
-        affinity_seconds=settings.affinity_seconds,
-        degraded=settings.degraded_placement,
-        refresh_seconds=settings.refresh_seconds,
-        max_queue=settings.max_queue,
-    )
 
 
 def _mirror(

@@ -219,8 +219,12 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             lane.failed(str(meaning_of(error)))
 
     def _end(self, error: BaseException | None) -> None:
-        if self._failover is not None:
-            self._failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
+        failover = self._failover
+        if failover is not None:
+            if error is None and self._sweeps == failover.sweeps:
+                failover.answers += 1  # as `ended` does, which nearly every call can do without
+            else:
+                failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
         if cancels > self._cancels:
             if not isinstance(error, asyncio.CancelledError):

@@ -285,52 +285,25 @@ class Store:
         self,
         lease_id: str,
         *,
-        avoided: Collection[str] = (),
-        excluded: Collection[str] = (),
-        patience_seconds: float | None = None,
-        on_sent: Callable[[], None] | None = None,
-    ) -> Grant | Denied:
-        """Give a session a slot; return which, or why there is none. If it waited in line, it does no longer.
-
-        Args:
-            lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken.
-            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
-            on_sent: Called when the turn has come: before, nothing can have happened.
-
-        Raises:
-            Busy: The turn did not come in time.
-        """
-        reply = await self._sessions.run(
-            "acquire_lease",
-            [self._router, lease_id, "0", "", str(len(avoided)), *avoided, *excluded],
-            patience_seconds=patience_seconds,
-            on_sent=on_sent,
-        )
-        return _slot(reply)
-
-    async def wait(
-        self,
-        lease_id: str,
-        *,
-        max_queue: int,
+        max_queue: int = 0,
         sequence: str = "",
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> Grant | Place | Denied:
-        """Give a session a slot, or a place in the waiting line. Who waits asks again, and learns where it stands.
+        """Give a session a slot or, if it may wait, a place in the queue; return which, or why there is neither.
+
+        A session that waits asks again, and learns its position. Without `max_queue` it does not wait, or no longer.
 
         Args:
-            lease_id: As for `acquire`, which ends the waiting. So does `release`.
-            max_queue: Do not join a line that is that long.
-            sequence: Of the place that it has, if any: the server may have forgotten it.
+            lease_id: Made by the caller, and kept over repetitions. See `leases.asking.new_lease_id`.
+            max_queue: Wait in the queue, unless that is so long already.
+            sequence: Of the place that it has in the queue, if any: the server may have forgotten it.
             avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls not taken at once; what comes to who waits may be one of them.
-            patience_seconds: See `acquire`.
-            on_sent: See `acquire`.
+            excluded: Canonical urls not taken at once; what is given to a session that waits may be one of them.
+            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
+            on_sent: Called when the turn has come: before, nothing can have happened.
 
         Raises:
             Busy: The turn did not come in time.
@@ -341,10 +314,11 @@ class Store:
             patience_seconds=patience_seconds,
             on_sent=on_sent,
         )
-        if reply.status != "waiting":
-            return _slot(reply)
-        sequence, position, depth = reply.values
-        return Place(sequence, int(position), int(depth))
+        status = _expect(reply, "granted", "held", "waiting", *_DENIALS)
+        if status == "waiting":
+            sequence, position, depth = reply.values
+            return Place(sequence, int(position), int(depth))
+        return Denied(Denial(status), *map(int, reply.values)) if status in _DENIALS else Grant(*reply.values)
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
         """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
@@ -435,12 +409,6 @@ def _events(values: Sequence[str], take: TakeEvents) -> list[Event]:
 
 def _outcome(result: ProbeResult) -> list[str]:
     return [result.incarnation, _flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
-
-
-def _slot(reply: Reply) -> Grant | Denied:
-    if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
-        return Denied(Denial(reply.status), *map(int, reply.values))
-    return Grant(*reply.values)
 
 
 def _expect(reply: Reply, *words: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable, UsageError
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event
-from shared_registry.store.replies import Denied, Grant, Restored
+from shared_registry.store.replies import Denied, Grant, Place, Restored
 from tests.faults.leasing import cancel_at, held, leases, registry_on, settle
 from tests.faults.proxy import FaultyProxy
 from tests.redis.support import A, B, C, Space, info, on_server, until
@@ -232,7 +232,7 @@ async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobod
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         acquire = registry._parts.store.acquire
 
-        async def late(lease_id: str, **options: Any) -> Grant | Denied:
+        async def late(lease_id: str, **options: Any) -> Grant | Place | Denied:
             is_asking.set()
             await gate.wait()
             return await acquire(lease_id, **options)
@@ -254,7 +254,7 @@ async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_
     gate = asyncio.Event()
     acquire = registry._parts.store.acquire
 
-    async def slow(lease_id: str, **options: Any) -> Grant | Denied:
+    async def slow(lease_id: str, **options: Any) -> Grant | Place | Denied:
         grant = await acquire(lease_id, **options)
         await gate.wait()
         return grant

@@ -97,9 +97,7 @@ class Scene:
         self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
     ) -> Awaitable[object]:
         """A slot for a session, which waits for it where a line of any length is allowed."""
-        if max_queue:
-            return self.one.wait(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
-        return self.one.acquire(lease_id, avoided=avoided, excluded=excluded)
+        return self.one.acquire(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
 
     def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[object]:
         return self.one.release(lease_id, affinity_seconds=affinity_seconds)

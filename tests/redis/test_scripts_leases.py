@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Grant
 from tests.redis.leasing import (

@@ -11,7 +11,7 @@ import pytest
 
 from shared_registry.aio.clock import SystemClock
 from shared_registry.errors import KeyConflict
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
 from shared_registry.selection import priority
