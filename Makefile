@@ -21,12 +21,12 @@ test-compose: venv  ## build and run docker-compose.yml and test the cluster; ne
 test-long: venv  ## for much longer: the model, leases while all breaks, the demo interrupted at every step
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py tests/demo/test_demo.py
 
-check: venv  ## lint, formatting, types, import layers, Lua syntax: exactly what CI checks
+check: venv  ## lint, formatting, types, import layers, Lua: exactly what CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m tests.tools.lua_syntax
+	$(BIN)/python -m tests.tools.lua_lint
 
 bench: venv  ## run the benchmarks
 	$(BIN)/python -m benchmarks

@@ -5,9 +5,9 @@ What they cost is what a placement costs on the machine at hand whoever makes it
 
 from __future__ import annotations
 
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import RouterInfo
-from shared_registry.store.client import Client
+from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 
@@ -36,7 +36,7 @@ class BarePlacement:
         self._client = client
         self._info = info
         self._keys = [keys.ready_primary, keys.routers, keys.replica_prefix, keys.leases(info.key)]
-        self._store = Store(client, keys, router=info.key, timeout_seconds=timeout_seconds)
+        self._store = Store(Clients.of(client), keys, router=info.key, timeout_seconds=timeout_seconds)
         self._digest = ""
 
     async def start(self, *, expiry_seconds: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
-from shared_registry.store.client import Client, connect
+from shared_registry.store.client import Client, Clients, connect
 from shared_registry.store.commands import Store, new_token
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import assemble
@@ -61,7 +61,7 @@ async def fill(
     endpoints = [ReplicaEndpoint(url, primary=at < primaries, capacity=capacity) for at, url in enumerate(urls)]
     async with client_of(redis_url) as client:
         results = await _register(client, endpoints, namespace)
-        store = Store(client, Keys(namespace), router="filler", timeout_seconds=PATIENCE_SECONDS)
+        store = Store(Clients.of(client), Keys(namespace), router="filler", timeout_seconds=PATIENCE_SECONDS)
         await _report(store, results)
     return urls
 
@@ -69,7 +69,7 @@ async def fill(
 async def _register(client: Client, endpoints: Sequence[ReplicaEndpoint], namespace: str) -> list[ProbeResult]:
     """Register many in pipelines; return a success for each."""
     recorder, results = _Recorder(), []
-    store = Store(recorder, Keys(namespace), router="filler")
+    store = Store(Clients.of(recorder), Keys(namespace), router="filler")
     for endpoint in endpoints:
         request = new_token()  # which becomes the incarnation
         await store.register(endpoint.url, endpoint, mode=Source.EXPLICIT, request=request, by="benchmark")

@@ -24,9 +24,9 @@ from benchmarks.placement_load import measure_load
 from benchmarks.rows import Row, Target
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import RouterInfo
-from shared_registry.store.client import Client
+from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import CALLS_AT_ONCE, Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Parting
@@ -184,7 +184,7 @@ async def _heartbeat_rows(client: Client, digest: str, calls: int) -> list[Row]:
     """Return what a heartbeat costs a router that has leases, and the server."""
     keys = Keys("beating")
     info = _router("router~1")
-    store = Store(client, keys, router=info.key, timeout_seconds=PATIENCE_SECONDS)
+    store = Store(Clients.of(client), keys, router=info.key, timeout_seconds=PATIENCE_SECONDS)
 
     async def heartbeat() -> None:
         await store.heartbeat(info, expiry_seconds=RouterConfig().router_expiry_seconds)
@@ -213,7 +213,7 @@ async def _reaping(redis_url: str, count: int) -> list[Row]:
     urls = await fill(redis_url, REAPED_REPLICAS, keys.namespace, primaries=REAPED_REPLICAS)
     async with client_of(redis_url) as client:
         dead = _router("dead~1")
-        store = Store(client, keys, router=dead.key, timeout_seconds=PATIENCE_SECONDS)
+        store = Store(Clients.of(client), keys, router=dead.key, timeout_seconds=PATIENCE_SECONDS)
         await store.heartbeat(dead, expiry_seconds=PATIENCE_SECONDS)
         ids = [new_lease_id(None) for _ in range(count)]
         for at in range(0, count, LEASES_AT_ONCE):

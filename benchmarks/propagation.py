@@ -91,7 +91,7 @@ async def _milliseconds(count: int, changes: int) -> list[float]:
         stack.enter_context(audience.listening())
         writer = connect(server.url, timeout_seconds=PATIENCE_SECONDS, block_seconds=1.0)
         stack.push_async_callback(writer.close)
-        store = Store(writer.commands, Keys(NAMESPACE), router="writer", timeout_seconds=PATIENCE_SECONDS)
+        store = Store(writer, Keys(NAMESPACE), router="writer", timeout_seconds=PATIENCE_SECONDS)
         records = [replica.record for replica in mirrors[0].view.all()]
         await asyncio.sleep(0.2)
         for at in range(changes):

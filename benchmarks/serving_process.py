@@ -41,7 +41,7 @@ async def main() -> None:
 async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
     config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
     stop = StopRequest()
-    serving = asyncio.create_task(server.serve(config, stop, on_listening=lambda url: say({"url": url})))
+    serving = asyncio.create_task(server.serve_clients(config, stop, on_listening=lambda url: say({"url": url})))
     try:
         await serve({"usage": usage}, lines)
     finally:

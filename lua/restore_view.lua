@@ -63,7 +63,6 @@ end
 local now_ms = server_now_ms()
 
 -- Returns as of which revision and history something is known, and by which view, from a `restored_from`; or nil.
--- none.
 local function parse_origin(text)
   local revision, history, via, via_history = string.match(text, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
   if not revision or via ~= '' then

@@ -9,6 +9,7 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.config import RouterConfig
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
+from shared_registry.store.verification import verify_server
 
 
 class Outsider:
@@ -33,7 +34,7 @@ class Outsider:
     async def __aenter__(self) -> Self:
         """Connect, and refuse a server that the registry cannot work on."""
         try:
-            await client.verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
+            await verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
         except BaseException:
             await self._clients.close()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shared_registry.store.client import bounded
+from shared_registry.store.channel import bounded
 from shared_registry.store.reader import RECORDS_AT_ONCE, Reader, execute
 
 KEYS_AT_ONCE = 1000

@@ -12,7 +12,7 @@ from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.errors import StoreError
 from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
-from shared_registry.store import client
+from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.reader import Gap, Head, Snapshot, Waiting
 
@@ -125,7 +125,7 @@ class Observer(Outsider):
         """Return the state as of one revision; load, counters and routers are a little newer."""
         snapshot = await self._snapshot()
         now = await self._reader.server_time()
-        async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
             live = await self._clients.commands.zcount(self._keys.routers, f"({milliseconds(now)}", "+inf")
         waiting = await self._reader.queue_depth()
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
@@ -135,11 +135,11 @@ class Observer(Outsider):
 
     async def routers(self) -> RouterList:
         """Return the routers. One that leaves meanwhile is left out."""
-        async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
             listed = await self._clients.commands.zrange(self._keys.routers, 0, -1, withscores=True)
         found = []
         for key, expires_at_ms in sorted(listed):
-            async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+            async with bounded(self._timeout_seconds, failover=self._clients.failover):
                 fields = await self._clients.commands.hgetall(self._keys.router(key))
             if fields:
                 found.append(parse_router(key, fields, expires_at_ms))
@@ -147,7 +147,7 @@ class Observer(Outsider):
 
     async def leases(self) -> list[LeaseRecord]:
         """Return all leases by router, replica and id; one that comes or goes meanwhile may be left out."""
-        async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
             routers = await self._clients.commands.zrange(self._keys.routers, 0, -1)
         found: dict[str, LeaseRecord] = {}
         for router in routers:
@@ -173,7 +173,7 @@ class Observer(Outsider):
 
     async def ready_count(self) -> int:
         """Return how many replicas may take a session now: healthy, active and below their capacity."""
-        async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
             primaries = await self._clients.commands.zcard(self._keys.ready_primary)
             secondaries = await self._clients.commands.zcard(self._keys.ready_secondary)
         return int(primaries + secondaries)
@@ -200,7 +200,7 @@ class Observer(Outsider):
 
     async def ask(self, words: Sequence[str]) -> Any:
         """Return what Redis answers to one command that only reads, as redis-py understands it."""
-        async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
             return await self._clients.commands.execute_command(*words)
 
     async def _snapshot(self) -> Snapshot:

@@ -18,7 +18,7 @@ from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
-from shared_registry.store import client
+from shared_registry.store.channel import bounded
 from shared_registry.store.commands import Store, new_token
 from shared_registry.urls import canonical_url
 
@@ -93,13 +93,7 @@ class Operator(Outsider):
         super().__init__(config)
         self.by = by or user_at_host()
         self._lease_seconds = config.lease_seconds
-        self._store = Store(
-            self._clients.commands,
-            self._keys,
-            router="",
-            timeout_seconds=self._timeout_seconds,
-            failover=self._clients.failover,
-        )
+        self._store = Store(self._clients, self._keys, router="", timeout_seconds=self._timeout_seconds)
 
     async def find(self, names: Sequence[str], *, also_removed: bool = False) -> list[Target]:
         """Return the replicas with these names or urls, each once. Reads only, so that a typo changes nothing.
@@ -219,7 +213,7 @@ class Operator(Outsider):
     async def _removed(self) -> list[Target]:
         found = []
         for key in await self._reader.removed():
-            async with client.bounded(self._timeout_seconds, failover=self._clients.failover):
+            async with bounded(self._timeout_seconds, failover=self._clients.failover):
                 url, name = await self._clients.commands.hmget(self._keys.replica(key), "url", "name")
             found.append(Target(key, url or key, name or None))
         return found

@@ -15,7 +15,7 @@ from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import place
 from shared_registry.cli.console import duration, new_console
 from shared_registry.cli.options import print_json
-from shared_registry.cli.status import status_document, status_text
+from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import ORIGIN, Event, is_later
@@ -59,14 +59,14 @@ async def _renew(observer: Observer, overview: Overview, interval_seconds: float
 
 
 def _page(settings: RouterConfig, overview: Overview, age: float, trouble: StoreError | None) -> Group:
-    page = status_text(settings, overview)
+    page = overview_text(settings, overview)
     return Group(page, Text(f"{duration(age)} old: {trouble}", "red")) if trouble else Group(page)
 
 
 def _json_lines(settings: RouterConfig) -> Show:
     def show(overview: Overview, age: float, trouble: StoreError | None) -> None:
         if trouble is None:
-            print_json(status_document(settings, overview), is_line=True)
+            print_json(overview_document(settings, overview), is_line=True)
         else:
             print_json({**place(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True)
 

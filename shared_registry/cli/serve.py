@@ -79,7 +79,7 @@ async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | Non
     descriptors.raise_soft_limit()
     stop = StopRequest()
     with stop.on_signals():
-        await server.serve(settings, stop, wait_seconds=wait_seconds, on_listening=tell)
+        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=tell)
     logger.info("router: has stopped")
 
 

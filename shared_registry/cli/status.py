@@ -26,7 +26,7 @@ STYLES = {
 }
 
 
-def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
+def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
     """Return the status for programs. Times are seconds since the epoch on the Redis server's clock."""
     leader = overview.leader
     return {
@@ -66,7 +66,7 @@ def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
     }
 
 
-def status_text(config: RouterConfig, overview: Overview) -> RenderableType:
+def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
     """Return the status for people."""
     head, leader = overview.head, overview.leader
     facts = Table.grid(padding=(0, 2))

@@ -34,7 +34,7 @@ from shared_registry.cli.options import (
 )
 from shared_registry.cli.queue_list import queue_document, queue_text
 from shared_registry.cli.router_list import routers_document, routers_text
-from shared_registry.cli.status import status_document, status_text
+from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
@@ -92,7 +92,7 @@ def status(
                 until_stopped(watch_status(settings, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
-    _show(options, config, Observer.overview, status_document, status_text)
+    _show(options, config, Observer.overview, overview_document, overview_text)
 
 
 def _show(

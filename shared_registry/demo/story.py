@@ -130,7 +130,7 @@ async def add_replica(cluster: Cluster) -> Seen:
     return Seen(seconds, command.name, lambda: all_select(cluster, ADDED))
 
 
-async def check(cluster: Cluster) -> Seen:
+async def verify(cluster: Cluster) -> Seen:
     """What Redis holds is consistent, and the killed router is forgotten."""
     begun = time.monotonic()
     command = await cluster.operate("check")
@@ -151,7 +151,7 @@ STEPS: tuple[tuple[str, float, Callable[[Cluster], Awaitable[Seen]]], ...] = (
     ("The leading router is killed: another leads, sessions go on", 15.0, kill_leader),
     ("The primary is drained: no new sessions, open ones go on", 10.0, drain_primary),
     ("A fifth replica is added, a primary: all use it", 15.0, add_replica),
-    ("The check finds nothing wrong", 10.0, check),
+    ("The check finds nothing wrong", 10.0, verify),
 )
 """Title, deadline in seconds, act. The deadlines are generous: they tell never from late on a busy machine."""
 

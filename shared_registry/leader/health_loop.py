@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,6 @@ from shared_registry.leader.schedule import Schedule
 from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.trouble_log import TroubleLog
-from shared_registry.store.replies import Report
 
 RESULTS_AT_ONCE = 500
 REPORT_INTERVAL_SECONDS = 0.1
@@ -29,8 +28,8 @@ LONGEST_WAIT_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Cluster(Protocol):
-    """What the loop asks of the shared state."""
+class Replicas(Protocol):
+    """What the loop reads of the shared state."""
 
     def probed(self) -> Iterable[ReplicaRecord]:
         """Return the records of all replicas as known now."""
@@ -41,8 +40,9 @@ class Cluster(Protocol):
     async def read_probe_times(self) -> float:
         """Read again when each replica was probed, and return the server's time."""
 
-    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
-        """Apply a batch of results."""
+
+SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[object]]
+"""See `Store.report`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class HealthLoop:
 
     def __init__(
         self,
-        cluster: Cluster,
+        replicas: Replicas,
+        send_report: SendReport,
         probe: HttpProbe,
         settings: HealthSettings,
         *,
@@ -74,7 +75,8 @@ class HealthLoop:
         """Set up; nothing is probed before `run`.
 
         Args:
-            cluster: What to probe, and where results go.
+            replicas: What to probe.
+            send_report: Applies a batch of results.
             probe: One HTTP request; any exception counts as a failure.
             settings: How often, how long, how many at once.
             clock: For due times.
@@ -82,7 +84,8 @@ class HealthLoop:
             trouble_log: Told of probes that this router could not make.
             retain: Called with the urls that are probed when these change, to close other connections.
         """
-        self._cluster = cluster
+        self._replicas = replicas
+        self._send_report = send_report
         self._probe = probe
         self._settings = settings
         self._clock = clock
@@ -116,7 +119,7 @@ class HealthLoop:
             fast_interval=self._settings.fast_interval_seconds,
             rng=self._rng,
         )
-        reports = _Reports(self._cluster, term, self._settings.thresholds)
+        reports = _Reports(self._send_report, term, self._settings.thresholds)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._report(reports, term))
@@ -138,8 +141,8 @@ class HealthLoop:
         self, term: RunningTerm, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
     ) -> None:
         with contextlib.suppress(StoreError):
-            server_now = await self._cluster.read_probe_times()
-            schedule.follow(self._cluster.probed(), now=self._clock.monotonic(), server_now=server_now)
+            server_now = await self._replicas.read_probe_times()
+            schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
             schedule.hasten(self._clock.monotonic())
         self._is_changed = True
         slots = asyncio.Semaphore(self._settings.concurrency)
@@ -157,7 +160,7 @@ class HealthLoop:
             group.create_task(self._probe_one(key, term, schedule, reports, slots))
 
     def _follow(self, schedule: Schedule) -> None:
-        records = [record for record in self._cluster.probed() if record.is_probed]
+        records = [record for record in self._replicas.probed() if record.is_probed]
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
         if self._retain:
@@ -173,7 +176,7 @@ class HealthLoop:
         self, key: str, term: RunningTerm, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
     ) -> None:
         try:
-            record = self._cluster.record(key)
+            record = self._replicas.record(key)
             if not term.is_current:  # it ended while this one waited for its slot
                 return
             if record is None or not record.is_probed:  # so since it became due
@@ -183,7 +186,7 @@ class HealthLoop:
             outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
             if outcome.trouble is None:
                 reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
-            now, known = self._clock.monotonic(), self._cluster.record(key) or record
+            now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 schedule.settle(key, known.health.status, ok=_is_good(outcome, known.health.status), now=now)
             else:
@@ -231,8 +234,8 @@ class _Reports:
     A batch whose reply was lost goes out again as it was, under its number.
     """
 
-    def __init__(self, cluster: Cluster, term: RunningTerm, thresholds: Thresholds) -> None:
-        self._cluster = cluster
+    def __init__(self, send: SendReport, term: RunningTerm, thresholds: Thresholds) -> None:
+        self._send = send
         self._term = term
         self._thresholds = thresholds
         self._results: list[ProbeResult] = []
@@ -256,5 +259,5 @@ class _Reports:
             if not self._batch:
                 self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
                 self._number += 1
-            await self._cluster.report(self._term, self._number, self._batch, self._thresholds)
+            await self._send(self._term, self._number, self._batch, self._thresholds)
             self._batch = ()

@@ -14,7 +14,6 @@ from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.mirror.own_writes import SharedState
 from shared_registry.model import Thresholds
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.trouble_log import TroubleLog
@@ -28,7 +27,6 @@ class Leadership:
         self,
         store: Store,
         mirror: Mirror,
-        state: SharedState,
         *,
         router: str,
         trouble_log: TroubleLog,
@@ -37,7 +35,6 @@ class Leadership:
     ) -> None:
         self._store = store
         self._mirror = mirror
-        self._state = state
         self._router = router
         self._trouble_log = trouble_log
         self._clock = clock
@@ -71,7 +68,8 @@ class Leadership:
                 self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng
             )
             loop = HealthLoop(
-                self._state,
+                self._mirror,
+                self._store.report,
                 http_get,
                 _health_settings(config),
                 clock=self._clock,

@@ -1,7 +1,7 @@
 """Exact placement: leases on slots, which survive crashes, outages and lost replies without a guessed time to live."""
 
-from shared_registry.leases.asking import OnPosition
 from shared_registry.leases.lease import Lease
-from shared_registry.leases.leases import Placement, PlacementSettings
+from shared_registry.leases.leases import Placement
+from shared_registry.leases.queue import OnPosition
 
-__all__ = ["Lease", "OnPosition", "Placement", "PlacementSettings"]
+__all__ = ["Lease", "OnPosition", "Placement"]

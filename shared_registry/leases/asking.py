@@ -1,53 +1,169 @@
-"""Asking Redis for a slot, and waiting in the queue for it until there is one or time is up."""
+"""Acquiring leases: from Redis, at once or through the queue, and without Redis while it is away."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import TypeVar
 
-from shared_registry.aio.clock import Clock, call_at
+from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
-from shared_registry.errors import StoreUnavailable
-from shared_registry.leases.queue import POLL_SECONDS, RouterQueue, Waiter
+from shared_registry.errors import Saturated, StoreError, StoreUnavailable, UsageError
+from shared_registry.leases.lease import Lease
+from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
+from shared_registry.leases.outage import Outage
+from shared_registry.leases.queue import POLL_SECONDS, OnPosition, RouterQueue
+from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.leases.recovery import Recovery
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.model import Replica
 from shared_registry.store.commands import Store
 from shared_registry.store.lane import Busy
 from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
 T = TypeVar("T")
+SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
 TRIES_TO_JOIN = 3
-LAST_CALL_SECONDS = 1.0
-"""How long a session whose time is up may wait for its turn to ask for the last time."""
-OnPosition = Callable[[int, int], None]
-"""Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
-OnSent = Callable[[], None]
 
 
-@dataclass(slots=True)
-class Request:
-    """One session that asks for a slot.
+class Acquirer:
+    """Acquires leases for one router. Safe for concurrent use within an event loop."""
 
-    Attributes:
-        lease_id: By which it asks again.
-        avoided: Canonical urls taken only where there is nothing else.
-        excluded: Canonical urls never taken, unless after waiting in the queue.
-        closings: How often the registry had been stopped when it asked first.
-        sequence: Of its place in the queue, once it has one.
-        is_in_doubt: It was asked for, and the answer has not come.
-    """
+    def __init__(
+        self,
+        asker: Asker,
+        queue: RouterQueue,
+        ledger: Ledger,
+        outage: Outage,
+        reconciler: Reconciler,
+        mirror: Mirror,
+        *,
+        end: Callable[[Lease], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        """Set up; nothing is sent before the first acquire.
 
-    lease_id: str
-    avoided: Collection[str]
-    excluded: Collection[str]
-    closings: int
-    sequence: str = ""
-    is_in_doubt: bool = False
+        Args:
+            asker: Asks Redis.
+            queue: Where sessions wait.
+            ledger: What this router holds.
+            outage: Places sessions while Redis is away.
+            reconciler: Gives back what was granted and is not wanted any more.
+            mirror: For the handles of replicas.
+            end: Called to release a lease.
+            clock: For deadlines and pauses.
+        """
+        self._asker = asker
+        self._router_queue = queue
+        self._ledger = ledger
+        self._outage = outage
+        self._reconciler = reconciler
+        self._mirror = mirror
+        self._end = end
+        self._clock = clock
 
+    async def acquire(
+        self,
+        session: str | None,
+        *,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        timeout_seconds: float = 0.0,
+        on_position: OnPosition | None = None,
+    ) -> Lease:
+        """Return a lease on the least loaded replica that has room, or on the one where the session was before.
 
-Ask = Callable[[Request, Collection[str], float | None, OnSent], Awaitable[T]]
-"""Takes for whom, the replicas that are left to others, the patience, and what is called as the question goes out."""
+        Cancelled at any point it leaves nothing behind, at the latest after the next reconciliation.
+
+        Args:
+            session: Its name, by which it returns to the same replica.
+            avoided: Canonical urls taken only where there is nothing else.
+            excluded: Canonical urls never taken, unless after waiting in the queue.
+            timeout_seconds: How long to wait for a slot, and for the turn to ask for it.
+            on_position: Told the session's position in the queue while it waits.
+
+        Raises:
+            Saturated: All replicas are full, in time; or this router was too busy to ask in time.
+            NoHealthyReplica: None is healthy and active, in time.
+            StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
+            UsageError: The registry was stopped meanwhile.
+        """
+        deadline = self._clock.monotonic() + timeout_seconds
+        while True:
+            request = self._asker.request(session, avoided, excluded)
+            try:
+                lease = await self._place(request, deadline if timeout_seconds > 0 else None, on_position)
+            except Busy as error:
+                raise Saturated(f"{error}; try again later") from error
+            finally:
+                self._give_up(request)
+            if lease is not None:
+                return lease
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                raise StoreUnavailable(SETTLING)
+            await self._clock.sleep(min(POLL_SECONDS, left))
+            self._asker.expect_open(request)
+
+    async def _place(
+        self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
+    ) -> Lease | None:
+        """Return a lease; `None` where the slot that Redis gave is left to others."""
+        try:
+            found = await self._find(request, deadline, on_position)
+            self._asker.expect_open(request)
+        except StoreUnavailable as error:
+            self._asker.expect_open(request)
+            replica = await self._outage.place(error, avoided=request.avoided, excluded=request.excluded)
+            self._asker.expect_open(request)
+            self._reconciler.ask()
+            self._outage.begin(error)
+            return self._hold(request, replica, replica.record.revision, is_degraded=True)
+        if isinstance(found, Denied):
+            self._ledger.drop(request.lease_id)
+            raise StoreUnavailable(SETTLING) if self._outage.spared() else self._router_queue.refusal(found)
+        replica, revision = found
+        if self._outage.was_refused and replica.key in self._outage.spared():
+            # Others that asked at the same time have used up what this router may take; or the queue gave what another
+            # router freed, which goes on counting it as its own until shares are dealt anew.
+            return None
+        self._outage.end()
+        return self._hold(request, replica, revision)
+
+    async def _find(
+        self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
+    ) -> tuple[Replica, str] | Denied:
+        """Return the replica whose slot the session was given, and the revision as of which; or why it was not."""
+        if deadline is None:
+            answer = await self._asker.ask(request)
+        else:
+            answer = await self._router_queue.wait(self._asker, request, deadline, on_position)
+        return answer if isinstance(answer, Denied) else (await self._mirror.handle(answer.key), answer.revision)
+
+    def _hold(self, request: SlotRequest, replica: Replica, revision: str, *, is_degraded: bool = False) -> Lease:
+        lease = Lease(
+            request.lease_id,
+            replica,
+            session=request.session,
+            acquired_at=time.time(),
+            revision=revision,
+            end=self._end,
+            is_degraded=is_degraded,
+        )
+        self._outage.degraded.take(lease.id, replica.record.key)
+        self._ledger.hold(lease)
+        return lease
+
+    def _give_up(self, request: SlotRequest) -> None:
+        """Give back what the request may have been granted, unless it has come to a lease or a denial."""
+        if not self._ledger.is_asked(request.lease_id):
+            return
+        self._ledger.give_up(request.lease_id)
+        if request.is_in_doubt:
+            self._reconciler.ask()
+        else:
+            self._reconciler.ask_to_end()
 
 
 class Asker:
@@ -56,37 +172,47 @@ class Asker:
     def __init__(
         self,
         store: Store,
-        queue: RouterQueue,
+        ledger: Ledger,
+        outage: Outage,
         recovery: Recovery,
         *,
         max_queue: int,
-        on_sent: Callable[[Request], None],
-        expect_open: Callable[[Request], None],
-        can_place_alone: Callable[[Request], bool],
-        clock: Clock,
     ) -> None:
         """Set up.
 
         Args:
-            store: Whom to ask.
-            queue: What keeps those informed who wait.
+            store: Where slots are.
+            ledger: Notes each request before Redis can have received it.
+            outage: Which replicas are left to others, and whether this router may place a session without Redis.
             recovery: What brings Redis in line with this router before a question.
-            max_queue: Join the line unless it is that long.
-            on_sent: Called before Redis can have heard of a request.
-            expect_open: Raises where the registry was stopped since the request.
-            can_place_alone: Whether this router may place the session without Redis.
-            clock: For deadlines.
+            max_queue: Join the queue unless it is that long.
         """
         self._store = store
-        self._router_queue = queue
+        self._ledger = ledger
+        self._outage = outage
         self._recovery = recovery
         self._max_queue = max_queue
-        self._on_sent = on_sent
-        self._expect_open = expect_open
-        self._can_place_alone = can_place_alone
-        self._clock = clock
+        self._closings = 0
 
-    async def ask(self, request: Request, *, patience_seconds: float | None = None) -> Grant | Denied:
+    def request(self, session: str | None, avoided: Collection[str], excluded: Collection[str]) -> SlotRequest:
+        """Return what asks for a session, which was not asked for yet."""
+        return SlotRequest(new_lease_id(session), avoided, excluded, self._closings, session)
+
+    def expect_open(self, request: SlotRequest) -> None:
+        """Refuse to go on with what began before a stop: the router has left, and would not renew the lease.
+
+        Raises:
+            UsageError: The registry was stopped since.
+        """
+        if request.closings != self._closings:
+            raise UsageError("the registry was stopped while a session was being placed")
+
+    def close(self) -> None:
+        """Let all requests end that have begun."""
+        self._closings += 1
+        self._store.turn_away("the registry was stopped")
+
+    async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask once. If the session waited, it does no longer.
 
         Args:
@@ -97,128 +223,62 @@ class Asker:
             Busy: Its turn did not come in time.
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
         """
-        return await self._as_member(self._take, request, patience_seconds)
-
-    async def wait(self, request: Request, *, deadline: float, on_position: OnPosition | None) -> Grant | Denied:
-        """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
-
-        Who stands in the queue stays there while Redis is away, unless this router can place it by itself.
-
-        Args:
-            request: For whom.
-            deadline: On the monotonic clock.
-            on_position: Told where the session stands: first at once, then when that has changed.
-
-        Raises:
-            Busy: Its turn to ask did not come in time.
-            StoreUnavailable: Redis does not answer, at first or at the end.
-        """
-        tell = _on_change(on_position)
-        with self._router_queue.standing(request.lease_id) as waiter:
-            while waiter.grant is None and self._clock.monotonic() < deadline:
-                waiter.is_called = False
-                try:
-                    answer = await self._as_member(self._queue, request, deadline - self._clock.monotonic())
-                except Busy:
-                    if waiter.place is None:
-                        raise
-                    continue
-                except StoreUnavailable:
-                    if waiter.place is None or self._can_place_alone(request):
-                        raise
-                    await self._pause(request, deadline)
-                    continue
-                if isinstance(answer, Grant):
-                    waiter.grant = answer
-                elif isinstance(answer, Queued):
-                    request.sequence = answer.sequence
-                    waiter.move(answer)
-                    with call_at(self._clock, deadline, waiter.call):
-                        await self._until_called(request, waiter, tell)
-                    self._expect_open(request)
-                elif answer.why is Denial.EXCLUDED:
-                    # Others than it wants have room, so that there is no line for it to stand in.
-                    await self._pause(request, deadline)
-                else:
-                    return answer
-            return waiter.grant or await self._ask_last(request, waiter)
-
-    async def _ask_last(self, request: Request, waiter: Waiter) -> Grant | Denied:
-        try:
-            answer = await self.ask(request, patience_seconds=LAST_CALL_SECONDS)
-        except Busy:
-            if waiter.grant is None:
-                raise
-            return waiter.grant
-        if isinstance(answer, Grant):
-            waiter.grant = answer
+        answer = await self._as_member(request, 0, patience_seconds)
+        if isinstance(answer, Queued):
+            raise StoreError("Redis gave a place in the queue to a session that does not wait")
         return answer
 
-    async def _take(
-        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
-    ) -> Grant | Denied:
-        return await self._store.acquire(
-            request.lease_id,
-            avoided=request.avoided,
-            excluded={*request.excluded, *spared} if spared else request.excluded,
-            patience_seconds=patience_seconds,
-            on_sent=on_sent,
-        )
+    async def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Grant | Queued | Denied:
+        """Ask once, for a place in the queue where there is no slot; see `ask`."""
+        return await self._as_member(request, self._max_queue, patience_seconds)
 
-    async def _queue(
-        self, request: Request, spared: Collection[str], patience_seconds: float | None, on_sent: OnSent
+    def can_place_alone(self, request: SlotRequest) -> bool:
+        """Whether this router may place the session without Redis."""
+        return self._outage.choose(avoided=request.avoided, excluded=request.excluded) is not None
+
+    async def _as_member(
+        self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Grant | Queued | Denied:
-        return await self._store.wait(
-            request.lease_id,
-            max_queue=self._max_queue,
-            sequence=request.sequence,
-            avoided=request.avoided,
-            excluded={*request.excluded, *spared} if spared else request.excluded,
-            patience_seconds=patience_seconds,
-            on_sent=on_sent,
-        )
-
-    async def _as_member(self, ask: Ask[T], request: Request, patience_seconds: float | None) -> T:
-        """Return the answer to who is among the live routers, joining them as needed."""
+        """Return the answer that a live router gets, joining the live ones as needed."""
         for _ in range(TRIES_TO_JOIN):
-            spared = await _within(patience_seconds, self._recovery.catch_up())
-            answer = await self._hear(ask, request, spared, patience_seconds)
+            if self._ledger.unrecorded:
+                await _within(patience_seconds, self._recovery.catch_up())
+            answer = await self._hear(request, max_queue, patience_seconds)
             if not _is_not_registered(answer):
                 return answer
-            self._expect_open(request)
+            self.expect_open(request)
             # Others took us for dead, or history was lost: what is still held here counts before anything new.
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
-    async def _hear(self, ask: Ask[T], request: Request, spared: Collection[str], patience_seconds: float | None) -> T:
-        """Ask, and hear the answer even where the caller is cancelled; where it is before its turn, do not ask."""
+    async def _hear(
+        self, request: SlotRequest, max_queue: int, patience_seconds: float | None
+    ) -> Grant | Queued | Denied:
+        """Ask, and take the answer even where the caller is cancelled; where it is before its turn, do not ask."""
+        spared = self._outage.spared() if self._outage.was_refused else ()
         is_sent = False
 
         def on_sent() -> None:
             nonlocal is_sent
-            self._expect_open(request)
+            self.expect_open(request)
             is_sent = request.is_in_doubt = True
-            self._on_sent(request)
+            self._ledger.ask(request.lease_id)
 
-        async def answer_to() -> T:
-            answer = await ask(request, spared, patience_seconds, on_sent)
+        async def answer_to() -> Grant | Queued | Denied:
+            answer = await self._store.acquire(
+                request.lease_id,
+                max_queue=max_queue,
+                sequence=request.sequence if max_queue else "",
+                avoided=request.avoided,
+                excluded={*request.excluded, *spared} if spared else request.excluded,
+                patience_seconds=patience_seconds,
+                on_sent=on_sent,
+            )
             if not _is_not_registered(answer):
                 request.is_in_doubt = False
             return answer
 
         return await completed(answer_to(), is_begun=lambda: is_sent)
-
-    async def _until_called(self, request: Request, waiter: Waiter, tell: OnPosition) -> None:
-        while not waiter.is_called:
-            if waiter.outage is not None and self._can_place_alone(request):
-                raise waiter.outage
-            if waiter.place is not None:
-                tell(waiter.place.position, waiter.place.depth)
-            await waiter.wait_news()
-
-    async def _pause(self, request: Request, deadline: float) -> None:
-        await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
-        self._expect_open(request)
 
 
 async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
@@ -236,16 +296,3 @@ async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
 
 def _is_not_registered(answer: object) -> bool:
     return isinstance(answer, Denied) and answer.why is Denial.NOT_REGISTERED
-
-
-def _on_change(on_position: OnPosition | None) -> OnPosition:
-    """Return what passes on where a session stands, unless that is what it said last."""
-    said: tuple[int, int] | None = None
-
-    def tell(position: int, depth: int) -> None:
-        nonlocal said
-        if on_position is not None and said != (position, depth):
-            said = position, depth
-            on_position(position, depth)
-
-    return tell

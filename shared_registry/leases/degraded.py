@@ -15,7 +15,7 @@ from shared_registry.model import Replica
 
 
 @dataclass(frozen=True, slots=True)
-class Loads:
+class SeenLoads:
     """The load as it was seen last.
 
     Attributes:
@@ -48,7 +48,7 @@ class DegradedPlacement:
             router: This router's key.
             kept: See `Ledger`; read whenever something is chosen.
         """
-        self.loads: Loads | None = None
+        self.loads: SeenLoads | None = None
         self._mode = mode
         self._router = router
         self._kept = {} if kept is None else kept
@@ -65,7 +65,7 @@ class DegradedPlacement:
         """They were not read, or are not to be seen."""
         self._taken_since_look = None
 
-    def see(self, loads: Loads, replicas: Sequence[Replica], *, missing: Mapping[str, str] | None = None) -> None:
+    def see(self, loads: SeenLoads, replicas: Sequence[Replica], *, missing: Mapping[str, str] | None = None) -> None:
         """Take over the loads that were read. What was taken meanwhile is counted twice rather than not at all.
 
         Args:

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
 from shared_registry.model import Replica
-
-
-def new_lease_id(session: str | None) -> str:
-    """Return a random id; one for a named session ends with the digest of its name, which itself is kept nowhere."""
-    random = secrets.token_hex(16)
-    if session is None:
-        return random
-    return f"{random}:{hashlib.sha256(session.encode(errors='surrogatepass')).hexdigest()}"
 
 
 class Lease:

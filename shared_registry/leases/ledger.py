@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from shared_registry.leases.lease import Lease
+
+
+def new_lease_id(session: str | None) -> str:
+    """Return a random id; one for a named session ends with the digest of its name, which itself is kept nowhere."""
+    random = secrets.token_hex(16)
+    if session is None:
+        return random
+    return f"{random}:{hashlib.sha256(session.encode(errors='surrogatepass')).hexdigest()}"
+
+
+@dataclass(slots=True)
+class SlotRequest:
+    """One session that asks for a slot.
+
+    Attributes:
+        lease_id: By which it asks again.
+        avoided: Canonical urls taken only where there is nothing else.
+        excluded: Canonical urls never taken, unless after waiting in the queue.
+        closings: How often the registry had been stopped when it asked first.
+        session: The name that the caller gave, if any.
+        sequence: Of its place in the queue, once it has one.
+        is_in_doubt: It was asked for, and the answer has not come.
+    """
+
+    lease_id: str
+    avoided: Collection[str]
+    excluded: Collection[str]
+    closings: int
+    session: str | None = None
+    sequence: str = ""
+    is_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +59,7 @@ class Ledger:
     ending      given back, or given up; Redis may still have it
 
     Attributes:
+        acquires: How many ids were ever asked for.
         held: By id.
         unconfirmed: Ids of held leases that Redis did not have when we last heard of them.
         unrecorded: Those among them that are to be put back before anything new is asked for.
@@ -40,7 +74,7 @@ class Ledger:
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
         self._being_told: set[str] = set()
-        self._acquires = 0
+        self.acquires = 0
         self._releases = 0
 
     @property
@@ -52,11 +86,15 @@ class Ledger:
         """Whether it has a state: what Redis has of another id is nobody's."""
         return lease_id in self.held or lease_id in self._acquiring or lease_id in self._ending
 
+    def is_asked(self, lease_id: str) -> bool:
+        """Whether it was asked for, and is neither held nor given up."""
+        return lease_id in self._acquiring
+
     def ask(self, lease_id: str) -> None:
         """An id is asked for, perhaps again."""
         if lease_id not in self._acquiring:
             self._acquiring.add(lease_id)
-            self._acquires += 1
+            self.acquires += 1
 
     def hold(self, lease: Lease) -> None:
         """What was asked for is ours."""
@@ -129,12 +167,12 @@ class Ledger:
     def mark(self) -> Mark:
         """Return the present moment."""
         moving = len(self._acquiring) + len(self._ending) + len(self.unconfirmed)
-        return Mark(len(self.held) - len(self.unconfirmed), moving, self._acquires, self._releases)
+        return Mark(len(self.held) - len(self.unconfirmed), moving, self.acquires, self._releases)
 
     def bounds(self, since: Mark) -> tuple[int, int]:
         """Return how many leases Redis must have had, and may have had at most, at any moment since."""
         begun_to_end = self._releases - since.releases
-        begun_to_acquire = self._acquires - since.acquires
+        begun_to_acquire = self.acquires - since.acquires
         return max(since.held - begun_to_end, 0), since.held + since.moving + begun_to_acquire
 
     def clear(self) -> list[Lease]:

@@ -15,13 +15,12 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from shared_registry.aio.clock import Clock
-from shared_registry.errors import StoreError
-from shared_registry.leases.asking import Request
-from shared_registry.leases.degraded import DegradedPlacement, Loads
+from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica
-from shared_registry.store.client import was_refused
+from shared_registry.store.failures import was_refused
 from shared_registry.store.reader import Reader
 
 IDLE_SECONDS = 60.0
@@ -38,6 +37,7 @@ class Outage:
 
     Attributes:
         degraded: What was taken and given back since the loads were seen.
+        was_refused: Redis refused a write lately, so that `spared` may name replicas; else it names none.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Outage:
             clock: For waiting.
         """
         self.degraded = DegradedPlacement(mode, router=router, kept=ledger.kept)
+        self.was_refused = False
         self._mode = mode
         self._reader = reader
         self._mirror = mirror
@@ -75,10 +76,6 @@ class Outage:
         self._came = self._covered = 0
         self._used_at = -IDLE_SECONDS
         self._is_told = False
-
-    def used(self) -> None:
-        """A session asks for a slot: loads are of use for some time."""
-        self._used_at = self._clock.monotonic()
 
     def begin(self, error: StoreError) -> None:
         """A session is placed without Redis; the first time that is logged."""
@@ -98,6 +95,7 @@ class Outage:
             self._apart_since = self._clock.monotonic()
         self._failed_at = self._clock.monotonic()
         if was_refused(error):
+            self.was_refused = True
             self._refused_at = self._failed_at
 
     @property
@@ -110,12 +108,27 @@ class Outage:
         """Whether Redis counts otherwise than this router, because it could not be told."""
         return bool(self._ledger.unrecorded or self._ledger.kept)
 
-    def choose(self, request: Request) -> Replica | None:
+    async def place(self, error: StoreUnavailable, *, avoided: Collection[str], excluded: Collection[str]) -> Replica:
+        """Return the replica that this router gives a session without Redis.
+
+        Args:
+            error: Why Redis could not be asked. Raised where there is no such replica.
+            avoided: Canonical urls taken only where there is nothing else.
+            excluded: Canonical urls never taken.
+        """
+        self.note_failure(error)
+        await self.see_late()
+        await self.see_recorded(error)
+        replica = self.choose(avoided=avoided, excluded=excluded)
+        if replica is None:
+            raise error
+        return replica
+
+    def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> Replica | None:
         """Return the replica that this router may give a session without Redis; `None` where there is none."""
         preference = self._mirror.view.preference
         full = self._full()
-        excluded = {*request.excluded, *full} if full else request.excluded
-        return self.degraded.choose(preference, avoided=request.avoided, excluded=excluded)
+        return self.degraded.choose(preference, avoided=avoided, excluded={*excluded, *full} if full else excluded)
 
     def _full(self) -> list[str]:
         """Return the canonical urls of those without room by what Redis counts and this router has to put back.
@@ -151,14 +164,19 @@ class Outage:
     def spared(self) -> Collection[str]:
         """Return where others may have placed sessions that Redis does not know of yet, since it refused writes."""
         if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
+            self.was_refused = False
             return ()
         spared = self.degraded.used_up(self._mirror.view.preference)
         return spared if len(spared) <= MOST_SPARED else ()
 
     async def look_at_loads(self) -> None:
         """See who has how much while leases are asked for, for the case that Redis goes away."""
+        acquires = self._ledger.acquires
         while True:
             await self._clock.sleep(self._refresh_seconds)
+            if acquires != self._ledger.acquires:
+                acquires = self._ledger.acquires
+                self._used_at = self._clock.monotonic()
             if self._needs_loads() and not self.is_apart:
                 with contextlib.suppress(StoreError):  # the mirror says that Redis is away
                     await self._see_loads()
@@ -180,7 +198,7 @@ class Outage:
                 {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
             )
             if failed_at == self._failed_at and not self._is_out:
-                self.degraded.see(Loads(in_flight, routers), replicas, missing=self._ledger.missing())
+                self.degraded.see(SeenLoads(in_flight, routers), replicas, missing=self._ledger.missing())
                 self._seen_at = self._clock.monotonic()
         finally:
             self.degraded.look_away()

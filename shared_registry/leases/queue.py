@@ -9,18 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from shared_registry.aio.backoff import Backoff
-from shared_registry.aio.clock import Clock
-from shared_registry.errors import StoreError
+from shared_registry.aio.clock import Clock, call_at
+from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
 from shared_registry.leases.speed import LineSpeed
-from shared_registry.model import ORIGIN
+from shared_registry.model import ORIGIN, Event
+from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
-from shared_registry.store.replies import Grant, Queued
+from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
+if TYPE_CHECKING:
+    from shared_registry.leases.asking import Asker
+    from shared_registry.leases.ledger import SlotRequest
+
+OnPosition = Callable[[int, int], None]
+"""Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
 POLL_SECONDS = 1.0
 INBOX_SECONDS = 1.0
+LAST_CALL_SECONDS = 1.0
+"""How long a session whose time is up may wait for its turn to ask for the last time."""
 
 
 class Waiter:
@@ -33,15 +43,22 @@ class Waiter:
         outage: Why Redis could not be asked where it stands, the last time.
     """
 
-    __slots__ = ("_news", "_on_look", "grant", "is_called", "outage", "place")
+    __slots__ = ("_news", "_on_look", "_on_position", "_told", "grant", "is_called", "outage", "place")
 
-    def __init__(self, on_look: Callable[[int], None]) -> None:
-        """Set up; `on_look` is called with the position whenever that was looked at."""
+    def __init__(self, on_look: Callable[[int], None], on_position: OnPosition | None = None) -> None:
+        """Set up.
+
+        Args:
+            on_look: Called with the position whenever that was read.
+            on_position: What `tell` calls.
+        """
         self.place: Queued | None = None
         self.grant: Grant | None = None
         self.is_called = False
         self.outage: StoreError | None = None
         self._on_look = on_look
+        self._on_position = on_position
+        self._told: tuple[int, int] | None = None
         self._news = asyncio.Event()
 
     def move(self, place: Queued) -> None:
@@ -66,6 +83,14 @@ class Waiter:
         """Let it ask."""
         self.is_called = True
         self._news.set()
+
+    def tell(self) -> None:
+        """Report the position to the session, unless that is what was reported last."""
+        if self._on_position is not None and self.place is not None:
+            now = self.place.position, self.place.depth
+            if now != self._told:
+                self._told = now
+                self._on_position(*now)
 
     async def wait_news(self) -> None:
         """Return once it was moved, cut off or called."""
@@ -113,14 +138,14 @@ class RouterQueue:
         self._is_rewound = False
 
     @contextlib.contextmanager
-    def standing(self, lease_id: str) -> Iterator[Waiter]:
+    def standing(self, lease_id: str, on_position: OnPosition | None = None) -> Iterator[Waiter]:
         """Keep a session informed for as long as this is open. Open it before it asks, so that no wake-up is missed."""
 
         def look(position: int) -> None:
             self._is_needed.set()
             self.speed.see(self._clock.monotonic(), lease_id, position)
 
-        waiter = self._waiters[lease_id] = Waiter(look)
+        waiter = self._waiters[lease_id] = Waiter(look, on_position)
         try:
             yield waiter
         finally:
@@ -131,10 +156,80 @@ class RouterQueue:
             if not self._waiters:
                 self._is_needed.clear()
 
+    async def wait(
+        self, asker: Asker, request: SlotRequest, deadline: float, on_position: OnPosition | None
+    ) -> Grant | Denied:
+        """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
+
+        A session in the queue stays there while Redis is away, unless this router can place it by itself.
+
+        Args:
+            asker: Asks Redis.
+            request: For whom.
+            deadline: On the monotonic clock.
+            on_position: Told the position in the queue: first at once, then when that has changed.
+
+        Raises:
+            Busy: Its turn to ask did not come in time.
+            StoreUnavailable: Redis does not answer, at first or at the end.
+        """
+        with self.standing(request.lease_id, on_position) as waiter:
+            while waiter.grant is None and self._clock.monotonic() < deadline:
+                waiter.is_called = False
+                answer = await self._ask_to_wait(asker, request, waiter, deadline)
+                if isinstance(answer, Grant):
+                    waiter.grant = answer
+                elif isinstance(answer, Queued):
+                    request.sequence = answer.sequence
+                    waiter.move(answer)
+                    with call_at(self._clock, deadline, waiter.call):
+                        await _until_called(asker, request, waiter)
+                    asker.expect_open(request)
+                elif answer is not None and answer.why is not Denial.EXCLUDED:
+                    return answer
+            return waiter.grant or await _ask_last(asker, request, waiter)
+
+    async def _ask_to_wait(
+        self, asker: Asker, request: SlotRequest, waiter: Waiter, deadline: float
+    ) -> Grant | Queued | Denied | None:
+        """Return the answer, `None` where a session in the queue got none; after a pause before it may ask again."""
+        answer: Grant | Queued | Denied | None = None
+        try:
+            answer = await asker.ask_to_wait(request, patience_seconds=deadline - self._clock.monotonic())
+        except Busy:
+            if waiter.place is None:
+                raise
+            return None
+        except StoreUnavailable:
+            if waiter.place is None or asker.can_place_alone(request):
+                raise
+        if answer is None or (isinstance(answer, Denied) and answer.why is Denial.EXCLUDED):
+            # Redis is away; or others than it wants have room, so that there is no queue for it to wait in.
+            await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
+            asker.expect_open(request)
+        return answer
+
+    def refusal(self, denied: Denied) -> Saturated | NoHealthyReplica:
+        """Return what a denial means to the session."""
+        if denied.why is Denial.NO_HEALTHY:
+            return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
+        return Saturated(
+            "every healthy replica has as many sessions as its capacity allows"
+            + (f", and {denied.depth} more wait" if denied.depth else "")
+            + "; try again later",
+            depth=denied.depth,
+            retry_after_seconds=self.speed.seconds_to_pass(self._clock.monotonic(), denied.depth + 1),
+        )
+
     def call_all(self) -> None:
         """Let everybody ask again."""
         for waiter in self._waiters.values():
             waiter.call()
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """For `Mirror.subscribed`: no events mean that Redis may be another one, which has another inbox."""
+        if not events:
+            self.rewind()
 
     def rewind(self) -> None:
         """Read wake-ups from the beginning again: it may be another inbox, behind the old one."""
@@ -188,3 +283,23 @@ class RouterQueue:
             elif not self._is_known(lease_id):
                 self._on_orphaned_lease()
         await self._clock.sleep(0)  # whoever was served goes on before the next read is sent
+
+
+async def _until_called(asker: Asker, request: SlotRequest, waiter: Waiter) -> None:
+    while not waiter.is_called:
+        if waiter.outage is not None and asker.can_place_alone(request):
+            raise waiter.outage
+        waiter.tell()
+        await waiter.wait_news()
+
+
+async def _ask_last(asker: Asker, request: SlotRequest, waiter: Waiter) -> Grant | Denied:
+    try:
+        answer = await asker.ask(request, patience_seconds=LAST_CALL_SECONDS)
+    except Busy:
+        if waiter.grant is None:
+            raise
+        return waiter.grant
+    if isinstance(answer, Grant):
+        waiter.grant = answer
+    return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 
 from shared_registry.errors import StoreError
 from shared_registry.leases.reconciliation import Reconciler
@@ -12,31 +12,26 @@ from shared_registry.leases.reconciliation import Reconciler
 class Recovery:
     """Brings Redis in line with what this router holds. Thousands may call it at once: one does the work for all."""
 
-    def __init__(
-        self, join: Callable[[], Awaitable[object]], reconciler: Reconciler, spared: Callable[[], Collection[str]]
-    ) -> None:
+    def __init__(self, join: Callable[[], Awaitable[object]], reconciler: Reconciler) -> None:
         """Set up.
 
         Args:
             join: Makes this router one of the live ones.
             reconciler: Puts back.
-            spared: Returns the canonical urls of replicas that are left to others for now.
         """
         self._join = join
         self._reconciler = reconciler
-        self._spared = spared
         self._lock = asyncio.Lock()
         self._attempts = 0
         self._failure: StoreError | None = None
 
-    async def catch_up(self) -> Collection[str]:
-        """Let Redis have what was placed without it; return the canonical urls of replicas that are left to others.
+    async def catch_up(self) -> None:
+        """Let Redis have what was placed without it.
 
         Raises:
             StoreError: Redis could not be told.
         """
         await self._reconciler.put_back_unrecorded()
-        return self._spared()
 
     async def rejoin(self) -> None:
         """Join the live routers, and put back what is held, before anybody is placed.

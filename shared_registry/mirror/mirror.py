@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
+from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
-from shared_registry.model import ORIGIN, Event, EventKind, Leader, is_later
+from shared_registry.model import ORIGIN, Event, EventKind, Leader, Replica, ReplicaEndpoint, ReplicaRecord, is_later
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader
 
@@ -147,6 +148,11 @@ class Mirror:
         self._confirm()
         self._notify(())
 
+    def begin_write(self) -> Callable[[Sequence[Event]], None]:
+        """Return what takes the events of the reply to a command that is about to be sent; see `apply_reply`."""
+        generation = self.generation
+        return lambda events: self.apply_reply(events, generation)
+
     def apply_reply(self, events: Sequence[Event], generation: int) -> None:
         """Take over what a command of this router did, so that its caller reads its own write.
 
@@ -190,6 +196,32 @@ class Mirror:
             self._refreshing = asyncio.ensure_future(self._read_records())
             self._refreshing.add_done_callback(self._end_refresh)
         await asyncio.shield(self._refreshing)
+
+    def probed(self) -> list[ReplicaRecord]:
+        """Return the records of all replicas as known now."""
+        return [replica.record for replica in self.view.all()]
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        """Return one replica's record as known now; `None` if it is gone."""
+        replica = self.view.get(key)
+        return replica.record if replica else None
+
+    async def handle(self, key: str) -> Replica:
+        """Return a replica's handle, also of one that the view does not show yet.
+
+        Raises:
+            StoreError: Redis could not be read.
+        """
+        replica = self.view.get(key)
+        if replica is None:
+            record = (await completed(self._reader.records([key]))).get(key)
+            replica = self.view.handle(record or Replica(ReplicaEndpoint(key)).record)
+        return replica
+
+    async def read_probe_times(self) -> float:
+        """Read again when each replica was probed, and return the server's time."""
+        await self.refresh(at_once=True)
+        return await self._reader.server_time()
 
     async def _read_records(self) -> None:
         generation, leader_before = self.generation, self.leader

@@ -22,7 +22,7 @@ from shared_registry.proxy.narrator import Narrator
 from shared_registry.proxy.opening import Opening
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.pages import OwnPages
-from shared_registry.proxy.placement import Placement
+from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
 from shared_registry.proxy.tls import TlsSettings
@@ -53,7 +53,7 @@ class Router:
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
         self._opening = Opening(self.registry)
-        self._placement = placement = Placement(
+        self._placement = placement = SessionPlacement(
             self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
         )
         tls = TlsSettings()

@@ -15,7 +15,7 @@ from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.outcomes import OutcomeReports
-from shared_registry.proxy.placement import NoReplica, Placement
+from shared_registry.proxy.placement import NoReplica, SessionPlacement
 
 MOST_TRIES = 5
 """Replicas that one session tries: enough to get past a rack that just went down, and an end to a client's waiting."""
@@ -71,7 +71,7 @@ class Placed(Generic[T]):
 class Dispatcher:
     """Finds replicas for sessions, and knows how many sessions have one."""
 
-    def __init__(self, placement: Placement, reports: OutcomeReports, descriptors: Descriptors) -> None:
+    def __init__(self, placement: SessionPlacement, reports: OutcomeReports, descriptors: Descriptors) -> None:
         self._placement = placement
         self._descriptors = descriptors
         self._reports = reports

@@ -24,7 +24,7 @@ from shared_registry.proxy import headers
 from shared_registry.proxy.departure import departure_of
 from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.headers import AmbiguousRequest
-from shared_registry.proxy.placement import Placement, ReplicaLost
+from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
@@ -138,7 +138,9 @@ class Request:
 class HttpProxy:
     """The ASGI application that every HTTP request goes to which is not the router's own."""
 
-    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, pools: ReplicaPools) -> None:
+    def __init__(
+        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, pools: ReplicaPools
+    ) -> None:
         self._silence_seconds = config.response_timeout_seconds
         self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
@@ -148,7 +150,7 @@ class HttpProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Proxy one request. Returning without a complete response makes the server break the connection."""
         request = Request(scope, receive, silence_seconds=self._silence_seconds)
-        reply = Reply(request, send)
+        reply = ClientResponse(request, send)
         exchange = asyncio.create_task(self._exchange(request, reply))
         leaving = asyncio.create_task(request.left())
         try:
@@ -164,7 +166,7 @@ class HttpProxy:
         if request.is_silent and not reply.is_started:
             await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
 
-    async def _exchange(self, request: Request, reply: Reply) -> None:
+    async def _exchange(self, request: Request, reply: ClientResponse) -> None:
         key = request.key(self._session_key)
         try:
             async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
@@ -214,7 +216,7 @@ class HttpProxy:
                 raise
 
 
-class Reply:
+class ClientResponse:
     """The response to one request.
 
     Attributes:

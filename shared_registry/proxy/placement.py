@@ -44,7 +44,7 @@ class ReplicaLost(Exception):
     """The replica of a session turned unhealthy, or was removed, and such sessions are to be closed."""
 
 
-class Placement:
+class SessionPlacement:
     """Gives sessions their leases, and says what becomes of those whose replica is lost."""
 
     def __init__(

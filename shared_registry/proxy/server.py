@@ -43,7 +43,7 @@ START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
 
-async def serve(
+async def serve_clients(
     config: RouterConfig, stop: StopRequest, *, wait_seconds: float | None = None, on_listening: Callable[[str], None]
 ) -> None:
     """Run a router until it is asked to stop, and has.

@@ -27,7 +27,7 @@ from shared_registry.probing.own_trouble import own_trouble
 from shared_registry.proxy import closing, headers, tcp
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
-from shared_registry.proxy.placement import Placement, ReplicaLost
+from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
 from shared_registry.proxy.session_key import SessionKey
 from shared_registry.proxy.tls import TlsSettings
 from shared_registry.proxy.websocket_client import WebSocketClient, data_of
@@ -65,7 +65,9 @@ class Ending:
 class WebSocketProxy:
     """The ASGI application that every WebSocket goes to."""
 
-    def __init__(self, config: RouterConfig, dispatcher: Dispatcher, placement: Placement, tls: TlsSettings) -> None:
+    def __init__(
+        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, tls: TlsSettings
+    ) -> None:
         self._config = config
         self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher

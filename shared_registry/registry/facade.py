@@ -22,12 +22,13 @@ from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEnd
 from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks, readiness
 from shared_registry.registry.joining import join
-from shared_registry.registry.wiring import Parts, assemble, clients_of, configured_view, reset_view
+from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
 from shared_registry.selection import Panic
 from shared_registry.selection.view import View
 from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import new_token
+from shared_registry.urls import canonical_url
 
 DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
@@ -353,10 +354,10 @@ class SharedReplicaRegistry:
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        excluded = self._view.known_keys_of(exclude)
-        return await self._parts.placement.acquire(
+        excluded = self._view.known_keys_of(exclude) if exclude else ()
+        return await self._parts.placement.acquirer.acquire(
             session,
-            avoided=self._view.cooling - excluded,
+            avoided=self._view.cooling.difference(excluded),
             excluded=excluded,
             timeout_seconds=timeout,
             on_position=on_position,
@@ -379,7 +380,7 @@ class SharedReplicaRegistry:
         key = self._view.key_of(replica)
         deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
         if await self._reader.in_flight(key) is None:
-            raise UnknownReplica(f"no replica {key} is registered")
+            raise _unknown(key)
         while await self._reader.in_flight(key):
             if self._clock.monotonic() >= deadline:
                 return False
@@ -393,8 +394,9 @@ class SharedReplicaRegistry:
             ConfigError: The endpoint is wrong.
         """
         spec = validate_endpoint(ReplicaEndpoint(endpoint) if isinstance(endpoint, str) else endpoint)
-        replica = await self._state.register(spec, mode=Source.EXPLICIT, by=by)
-        return replica or self._view.handle(Replica(spec).record)
+        key = canonical_url(spec.url)
+        await self._parts.store.register(key, spec, mode=Source.EXPLICIT, request=new_token(), by=by)
+        return self._view.get(key) or self._view.handle(Replica(spec).record)
 
     async def deregister(
         self, replica: Replica | str, *, by: str = "", reason: str = "", when_drained: bool = False
@@ -410,7 +412,15 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.deregister(self._view.key_of(replica), by=by, reason=reason, when_drained=when_drained)
+        key = self._view.key_of(replica)
+        record = self._mirror.record(key) or (await self._reader.records([key])).get(key)
+        if record is None:
+            raise _unknown(key)
+        events = await self._parts.store.deregister(
+            key, record.incarnation, by=by, reason=reason, when_drained=when_drained
+        )
+        if events is None:
+            raise _unknown(key)
 
     async def drain(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Let a replica finish its sessions and take no new one; it is still probed.
@@ -418,7 +428,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._view.key_of(replica), AdminState.DRAINING, by=by, reason=reason)
+        await self._set_admin(replica, AdminState.DRAINING, by, reason)
 
     async def disable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Take a replica out: no new sessions, no probes.
@@ -426,7 +436,7 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._view.key_of(replica), AdminState.DISABLED, by=by, reason=reason)
+        await self._set_admin(replica, AdminState.DISABLED, by, reason)
 
     async def enable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
         """Undo `drain` or `disable`.
@@ -434,7 +444,12 @@ class SharedReplicaRegistry:
         Raises:
             UnknownReplica: It is not registered.
         """
-        await self._state.set_admin(self._view.key_of(replica), AdminState.ACTIVE, by=by, reason=reason)
+        await self._set_admin(replica, AdminState.ACTIVE, by, reason)
+
+    async def _set_admin(self, replica: Replica | str, state: AdminState, by: str, reason: str) -> None:
+        key = self._view.key_of(replica)
+        if await self._parts.store.set_admin(key, state, by=by, reason=reason) is None:
+            raise _unknown(key)
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
         """Return up to that many events, oldest first: those that follow a revision, or the latest ones."""
@@ -477,7 +492,7 @@ class SharedReplicaRegistry:
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     def _assemble(self, router_key: str, clients: Clients) -> Parts:
-        return assemble(
+        return build_parts(
             self.config,
             router_key=router_key,
             url=self._url,
@@ -490,7 +505,7 @@ class SharedReplicaRegistry:
     def _use(self, parts: Parts) -> None:
         self._parts = parts
         self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
-        self._state, self._outcomes = parts.state, parts.outcomes
+        self._outcomes = parts.outcomes
 
     def _become_router(self) -> None:
         """Make what this router alone has, in the process that starts it: a forked copy is another router."""
@@ -521,7 +536,7 @@ class SharedReplicaRegistry:
         self._tasks, self._is_starting, self._parent = None, False, parent
         inherited: Any = forks.Inherited(parent)
         self._parts = self._clients = self._reader = self._view = self._mirror = inherited
-        self._state = self._outcomes = inherited
+        self._outcomes = inherited
 
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -549,6 +564,10 @@ class SharedReplicaRegistry:
             raise forks.refusal(self._parent)
         if not self.is_started:
             raise UsageError("the registry is not started; await start() first")
+
+
+def _unknown(key: str) -> UnknownReplica:
+    return UnknownReplica(f"no replica {key} is registered")
 
 
 def _log_death(tasks: asyncio.Task[None]) -> None:

@@ -13,6 +13,8 @@ from shared_registry.errors import StoreUnavailable
 from shared_registry.model import ReplicaEndpoint, Source
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
+from shared_registry.store.commands import new_token
+from shared_registry.store.verification import verify_server
 from shared_registry.urls import canonical_url
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
     is_in_trouble = False
     while True:
         try:
-            await client.verify_server(parts.clients.commands, timeout_seconds=settings.redis_timeout_seconds)
+            await verify_server(parts.clients.commands, timeout_seconds=settings.redis_timeout_seconds)
             while not await _take_part(parts, settings):
                 pass
         except StoreUnavailable as error:
@@ -56,9 +58,10 @@ async def _seed(parts: Parts, settings: RouterConfig) -> None:
     """
     registered = await parts.reader.records([canonical_url(endpoint.url) for endpoint in settings.replicas])
     for endpoint in settings.replicas:
-        known = registered.get(canonical_url(endpoint.url))
+        key = canonical_url(endpoint.url)
+        known = registered.get(key)
         if known is None or not _is_spec_of(known.endpoint, endpoint):
-            await parts.state.register(endpoint, mode=Source.SEED, by="config")
+            await parts.store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
 
 
 def _is_spec_of(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> bool:

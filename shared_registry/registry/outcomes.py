@@ -7,13 +7,13 @@ import time
 
 from shared_registry.errors import StoreError
 from shared_registry.health import after_failure, after_success
-from shared_registry.mirror.own_writes import SharedState
 from shared_registry.model import ProbeResult, Replica, Thresholds
 from shared_registry.probing.own_trouble import own_trouble
 from shared_registry.probing.text import one_line
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.selection.view import View
+from shared_registry.store.commands import Store
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ class Outcomes:
     What is this router's own trouble is no failure of a replica, and is dropped likewise.
     """
 
-    def __init__(self, state: SharedState, view: View, cooldown: Cooldown, trouble_log: TroubleLog) -> None:
+    def __init__(self, store: Store, view: View, cooldown: Cooldown, trouble_log: TroubleLog) -> None:
         self.is_shared = False
-        self._state = state
+        self._store = store
         self._view = view
         self._cooldown = cooldown
         self._trouble_log = trouble_log
@@ -87,7 +87,7 @@ class Outcomes:
 
     async def _record(self, result: ProbeResult, thresholds: Thresholds, *, is_passive: bool = False) -> None:
         try:
-            await self._state.record_outcome(result, thresholds, is_passive=is_passive)
+            await self._store.record_outcome(result, thresholds, is_passive=is_passive)
         except StoreError as error:
             if not self._is_dropping:
                 self._is_dropping = True

@@ -13,10 +13,9 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.leadership import Leadership
-from shared_registry.leases import Placement, PlacementSettings
+from shared_registry.leases import Placement
 from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.mirror.own_writes import SharedState
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
@@ -44,7 +43,6 @@ class Parts:
     reader: Inspector
     view: View
     mirror: Mirror
-    state: SharedState
     placement: Placement
     membership: Membership
     leadership: Leadership
@@ -55,7 +53,7 @@ class Parts:
     writability: Writability
 
 
-def assemble(
+def build_parts(
     settings: RouterConfig,
     *,
     router_key: str,
@@ -80,31 +78,27 @@ def assemble(
     writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
     timeout_seconds = settings.redis_timeout_seconds
     store = Store(
-        clients.commands,
+        clients,
         keys,
         router=router_key,
         timeout_seconds=timeout_seconds,
-        control=clients.control,
-        max_connections=clients.max_connections,
-        failover=clients.failover,
         writability=writability,
+        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  made below
     )
     reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
     mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
-    state = SharedState(store, reader, mirror)
 
     async def heartbeat() -> None:
         await membership.heartbeat()
 
-    placed = _placement_settings(settings)
-    placement = Placement(store, reader, mirror, placed, router=router_key, join=heartbeat, clock=clock, rng=rng)
+    placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
         heartbeat_seconds=settings.heartbeat_seconds,
         expiry_seconds=settings.router_expiry_seconds,
         affinity_seconds=settings.affinity_seconds,
-        begin_heartbeat=placement.begin_heartbeat,
+        begin_heartbeat=placement.holder.begin_heartbeat,
         clock=clock,
         rng=rng,
     )
@@ -117,14 +111,13 @@ def assemble(
         reader=reader,
         view=view,
         mirror=mirror,
-        state=state,
         placement=placement,
         membership=membership,
-        leadership=Leadership(store, mirror, state, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
+        leadership=Leadership(store, mirror, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(state, view, cooldown, trouble_log),
+        outcomes=Outcomes(store, view, cooldown, trouble_log),
         writability=writability,
     )
 
@@ -147,15 +140,6 @@ def reset_view(view: View) -> None:
     view.withhold(False)  # noqa: FBT003  a claim
     view.cool(())
     view.ramp({}, ())
-
-
-def _placement_settings(settings: RouterConfig) -> PlacementSettings:
-    return PlacementSettings(
-        affinity_seconds=settings.affinity_seconds,
-        degraded=settings.degraded_placement,
-        refresh_seconds=settings.refresh_seconds,
-        max_queue=settings.max_queue,
-    )
 
 
 def _mirror(

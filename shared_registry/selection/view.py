@@ -38,6 +38,7 @@ class View:
         first: The best replica; `None` with no selectable replica, or while withheld.
         preference: All selectable replicas, best first; empty while withheld.
         panic: Why sessions are spread over all active replicas, if they are.
+        cooling: Canonical urls of replicas that come last for some time.
         ramping: Canonical urls of replicas whose ready score says more than their load, or did so lately.
         removed: What is known of replicas that were removed, by canonical url.
     """
@@ -64,7 +65,7 @@ class View:
         self._ordered: tuple[Replica, ...] = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
         self._is_withheld = False
-        self._cooling: frozenset[str] = frozenset()
+        self.cooling: frozenset[str] = frozenset()
         self._is_sorted = True
 
     def all(self) -> tuple[Replica, ...]:
@@ -170,14 +171,9 @@ class View:
         self._is_withheld = is_withheld
         self._prepare()
 
-    @property
-    def cooling(self) -> frozenset[str]:
-        """Canonical urls of the replicas that come last for some time."""
-        return self._cooling
-
     def cool(self, keys: Iterable[str]) -> None:
         """Let these replicas, and no others, come last: they are selected only where there is nothing else."""
-        self._cooling = frozenset(keys)
+        self.cooling = frozenset(keys)
         self._prepare()
 
     def ramp(self, shares: Mapping[str, float], ramping: Collection[str]) -> None:
@@ -224,14 +220,14 @@ class View:
             self._ordered = tuple(sorted(self._replicas.values(), key=_position))
             self._is_sorted = True
         preference = () if self._is_withheld else self._policy(self._ordered)
-        if self._cooling:
-            preference = tuple(sorted(preference, key=lambda replica: replica.key in self._cooling))
+        if self.cooling:
+            preference = tuple(sorted(preference, key=lambda replica: replica.key in self.cooling))
         self.preference = preference
         self.first = self.preference[0] if self.preference else None
         self.panic = None if self._is_withheld else find_panic(self._ordered, self._panic_percent)
         self.selection.prepare(
             self.panic.replicas if self.panic else preference,
-            cooling=self._cooling,
+            cooling=self.cooling,
             shares=self._shares,
             is_spread=self.panic is not None,
         )

@@ -8,27 +8,21 @@ swallows a cancellation that comes at the wrong moment.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from redis import exceptions
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
-from shared_registry.store.deadlines import SharedAlarm
-from shared_registry.store.failover import Failover, is_read_only
-from shared_registry.store.lane import Lane
+from shared_registry.errors import ConfigError
+from shared_registry.store.failover import Failover
 from shared_registry.store.packing import pack_in_c
 from shared_registry.store.pools import PromptSentinel, RenewingPool, RenewingSentinelPool
 from shared_registry.store.redis_url import check_redis_url, mask_redis_url
@@ -44,17 +38,6 @@ MAX_CONNECTIONS_PER_NODE = 64
 """Where redis-py has no pool that blocks: high enough never to be reached, since lanes bound the calls."""
 CONNECT_PATIENCE = 5
 """`bounded` ends an attempt to connect after the timeout; redis-py also counts time in which our loop is held up."""
-OLDEST_VERSION = (6, 2)
-_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-_REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_REFUSED_REPLY = re.compile(
-    "WRONGPASS|NOAUTH|NOPERM|unauthenticated|unknown command|ACL failure|user executing the script can't", re.IGNORECASE
-)
-# What passes, as a reply begins or, before Redis 7, within the text of an error in a script.
-_PASSING_REPLY = re.compile(
-    r"(?:^|: -)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b"
-)
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +61,11 @@ class Clients:
     upkeep: Client | None = None
     max_connections: int = MAX_CONNECTIONS
     failover: Failover = field(default_factory=Failover)
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """Return clients that are one, which stays its maker's."""
+        return cls(client, client, math.inf, is_owned=False)
 
     @property
     def control(self) -> Client:
@@ -261,183 +249,3 @@ class _Addresses:
     def _host(text: str, default_port: int) -> tuple[str, int]:
         parts = urlsplit(f"//{text}")
         return parts.hostname or "", parts.port or default_port
-
-
-class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): …`
-    """Bounds what is done with Redis in its block, and turns failures into the error tree.
-
-    It stands in for `asyncio.timeout` and keeps its rules: a deadline that comes first cancels the block, and a
-    cancellation from elsewhere stays one. One object for all of it, since every call pays for it. Time in which the
-    event loop was held up does not count, nor does waiting for one's turn in a lane.
-
-    Raises:
-        StoreUnavailable: No connection, no answer in time, or a server that is loading, failing over or out of
-            memory.
-        Busy: No turn in the lane in time.
-        StoreRefused: Wrong credentials or missing rights.
-        KeyConflict: A key holds another type.
-        StoreError: Any other error reply.
-    """
-
-    __slots__ = (
-        "_alarm",
-        "_answers",
-        "_cancels",
-        "_failover",
-        "_is_late",
-        "_lane",
-        "_patience_seconds",
-        "_replies",
-        "_seconds",
-        "_sweeps",
-        "_task",
-    )
-
-    def __init__(
-        self,
-        seconds: float,
-        *,
-        lane: Lane | None = None,
-        patience_seconds: float | None = None,
-        failover: Failover | None = None,
-    ) -> None:
-        """Set up for one use.
-
-        Args:
-            seconds: The longest that the block may take.
-            lane: Where it waits for its turn; its calls may take as long.
-            patience_seconds: How long it may wait for that; `None` for as long as Redis answers.
-            failover: Is told how the block ended, and renews connections before it, if need be.
-        """
-        self._seconds = seconds
-        self._lane = lane
-        self._patience_seconds = patience_seconds
-        self._alarm = SharedAlarm(seconds) if lane is None else lane.alarm
-        self._is_late = False
-        self._failover = failover
-        self._answers = self._sweeps = 0
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("`bounded` should be used inside a task")
-        self._task = task
-        self._cancels = task.cancelling()
-        lane = self._lane
-        if lane is not None:
-            if not lane.enter():
-                await lane.wait(self._patience_seconds)
-            self._replies = lane.replies
-        self._alarm.set(self._ring)
-        failover = self._failover
-        if failover is not None:
-            self._answers = failover.answers
-            self._sweeps = failover.sweeps
-            if failover.is_due:
-                await self._renew(failover)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._alarm.call_off(self._ring)
-        lane = self._lane
-        if lane is not None:
-            if error is None:
-                lane.heard()
-            else:
-                self._tell(lane, error)
-            lane.leave()
-        self._end(error)
-
-    def _ring(self) -> None:
-        self._is_late = True
-        self._task.cancel()
-
-    async def _renew(self, failover: Failover) -> None:
-        try:
-            await failover.renew()
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-        self._sweeps = failover.sweeps
-
-    def _tell(self, lane: Lane, error: BaseException) -> None:
-        """Let those who wait in the lane know how it went."""
-        if isinstance(error, asyncio.CancelledError):
-            if self._is_late:
-                lane.unanswered(self._replies, self._lateness)
-        elif isinstance(error, exceptions.ResponseError):
-            lane.heard()
-        elif isinstance(error, _FAILURES):
-            lane.failed(str(meaning_of(error)))
-
-    def _end(self, error: BaseException | None) -> None:
-        if self._failover is not None:
-            self._failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
-        cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
-        if cancels > self._cancels:
-            if not isinstance(error, asyncio.CancelledError):
-                # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that meets the result.
-                raise asyncio.CancelledError
-        elif self._is_late and isinstance(error, asyncio.CancelledError):
-            raise StoreUnavailable(self._lateness) from error
-        if isinstance(error, _FAILURES):
-            raise meaning_of(error) from error
-
-    @property
-    def _lateness(self) -> str:
-        return f"Redis did not answer within {self._seconds:g} s"
-
-
-def meaning_of(error: Exception) -> StoreError:
-    """Return what a failure of redis-py means to the registry."""
-    text = str(error) or type(error).__name__
-    # A cluster's client wraps what its nodes answered.
-    if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS) or _REFUSED_REPLY.search(text):
-        return StoreRefused(f"Redis refused: {text}; check the user and password in redis_url, and the user's rights")
-    passing = (
-        exceptions.ConnectionError,
-        exceptions.TimeoutError,
-        exceptions.ReadOnlyError,
-        exceptions.ClusterError,
-        exceptions.RedisClusterException,
-        exceptions.TryAgainError,
-        exceptions.OutOfMemoryError,
-        OSError,
-    )
-    if is_read_only(error):
-        return StoreUnavailable(f"Redis is unavailable: the server is a replica, not the primary: {text}")
-    if isinstance(error, passing) or _PASSING_REPLY.search(text):
-        return StoreUnavailable(f"Redis is unavailable: {text}")
-    if text.startswith("WRONGTYPE"):
-        return KeyConflict(
-            f"a key of this namespace is not of the registry's type: {text}; run `shared-registry check`"
-        )
-    return StoreError(f"Redis answered with an error: {text}")
-
-
-def was_refused(error: StoreError) -> bool:
-    """Whether the server itself answered that it will not: nothing was done, and others are told the same."""
-    return isinstance(error.__cause__, exceptions.ResponseError)
-
-
-async def verify_server(client: Client, *, timeout_seconds: float) -> None:
-    """Refuse a server that the registry cannot work on, and warn of one that may lose keys.
-
-    Raises:
-        StoreRefused: Older than Redis 6.2, or wrong credentials.
-        StoreUnavailable: No answer.
-    """
-    async with bounded(timeout_seconds):
-        options = {"target_nodes": RedisCluster.RANDOM} if isinstance(client, RedisCluster) else {}  # the caller's
-        server = await client.info("server", **options)
-        memory = await client.info("memory", **options)
-    version = str(server.get("redis_version", ""))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST_VERSION:
-        raise StoreRefused(f"Redis {version} is too old; the registry needs Redis 6.2 or newer, or Valkey")
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        logger.warning(
-            "redis: maxmemory-policy is %s, under which Redis may drop registry keys; set it to noeviction", policy
-        )

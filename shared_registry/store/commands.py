@@ -26,9 +26,8 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.store.channel import Channel, Reply
-from shared_registry.store.client import MAX_CONNECTIONS, Client
+from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events
-from shared_registry.store.failover import Failover
 from shared_registry.store.keys import Keys, wrong_schema
 from shared_registry.store.lane import Lane
 from shared_registry.store.replies import (
@@ -58,44 +57,47 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
+TakeEvents = Callable[[Sequence[Event]], None]
+BeginWrite = Callable[[], TakeEvents]
+
+
 class Store:
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
     def __init__(
         self,
-        client: Client,
+        clients: Clients,
         keys: Keys,
         *,
         router: str,
         timeout_seconds: float = 1.0,
-        control: Client | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        failover: Failover | None = None,
         writability: Writability | None = None,
+        begin_write: BeginWrite = lambda: _ignore,
     ) -> None:
         """Bind the verbs.
 
         Args:
-            client: See `client.connect`.
+            clients: See `client.connect`. Where they allow themselves few connections, few calls go out at once: more
+                would fail, and not wait.
             keys: The namespace.
             router: This router's key, which goes into the events that it causes.
             timeout_seconds: The longest that a call may take, from its turn on.
-            control: The client for all that sessions and operators do not ask; the same one by default.
-            max_connections: What a client allows itself: more calls at once than that would fail, and not wait.
-            failover: What becomes of the connections when the primary is lost.
             writability: Is told whether heartbeats are accepted.
+            begin_write: Called before each command that may change what routers mirror; what it returns is called with
+                the events in the reply, so that a router reads its own writes.
         """
         self._router = router
         self._writability = writability
-        share = max(1, (max_connections - CONNECTIONS_BESIDE) // 2)
+        self._begin_write = begin_write
+        share = max(1, (clients.max_connections - CONNECTIONS_BESIDE) // 2)
 
         def channel(client: Client, size: int) -> Channel:
             lane = Lane(size, seconds=timeout_seconds)
-            return Channel(client, keys, lane, timeout_seconds=timeout_seconds, failover=failover)
+            return Channel(client, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
-        self._sessions = channel(client, min(CALLS_AT_ONCE, share))
-        self._control = channel(control or client, CONTROL_CALLS_AT_ONCE)
-        self._recovery = channel(control or client, min(RECOVERIES_AT_ONCE, share))
+        self._sessions = channel(clients.commands, min(CALLS_AT_ONCE, share))
+        self._control = channel(clients.control, CONTROL_CALLS_AT_ONCE)
+        self._recovery = channel(clients.control, min(RECOVERIES_AT_ONCE, share))
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
@@ -117,25 +119,30 @@ class Store:
             str(endpoint.capacity),
             "" if endpoint.order is None else str(endpoint.order),
         ]
+        take = self._begin_write()
         reply = await self._sessions.run(
             "register_replica", [mode.value, request, new_token(), self._router, by, key, *spec]
         )
         _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
-        return parse_events(reply.values)
+        return _events(reply.values, take)
 
     async def deregister(
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
     ) -> list[Event] | None:
         """Remove a replica, or let it drain first; `None` where that incarnation is not registered."""
+        take = self._begin_write()
         reply = await self._sessions.run(
             "deregister_replica", [key, incarnation, self._router, by, reason, _flag(when_drained)]
         )
-        return None if _expect(reply, "removed", "draining", "not_found") == "not_found" else parse_events(reply.values)
+        status = _expect(reply, "removed", "draining", "not_found")
+        return None if status == "not_found" else _events(reply.values, take)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
         """Set the operator's word; `None` where the replica is not registered."""
+        take = self._begin_write()
         reply = await self._sessions.run("set_admin", [key, state.value, self._router, by, reason])
-        return None if _expect(reply, "set", "unchanged", "not_found") == "not_found" else parse_events(reply.values)
+        status = _expect(reply, "set", "unchanged", "not_found")
+        return None if status == "not_found" else _events(reply.values, take)
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
         """Stand for leader. The same token again finds itself elected and begins its lease anew."""
@@ -215,13 +222,14 @@ class Store:
         args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
         for result in results:
             args += [result.key, *_outcome(result)]
+        take = self._begin_write()
         reply = await self._run_leading("report_probes", args)
         status = _expect(reply, "applied", "duplicate", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")
         if status == "duplicate":
             return Report(is_duplicate=True)
-        return Report(parse_events(reply.values[1:]), dropped=int(reply.values[0]))
+        return Report(_events(reply.values[1:], take), dropped=int(reply.values[0]))
 
     async def record_outcome(
         self, result: ProbeResult, thresholds: Thresholds, *, by: str = "", is_passive: bool = False
@@ -231,10 +239,11 @@ class Store:
         Passive evidence of one router alone, among several live ones, changes no status.
         """
         limits = [str(thresholds.failure), str(thresholds.recovery)]
+        take = self._begin_write()
         reply = await self._sessions.run(
             "record_outcome", [result.key, *_outcome(result), *limits, self._router, by, _flag(is_passive)]
         )
-        return parse_events(reply.values) if _expect(reply, "applied", "not_found") == "applied" else []
+        return _events(reply.values, take) if _expect(reply, "applied", "not_found") == "applied" else []
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
         """Keep a router among the live ones."""
@@ -287,52 +296,25 @@ class Store:
         self,
         lease_id: str,
         *,
-        avoided: Collection[str] = (),
-        excluded: Collection[str] = (),
-        patience_seconds: float | None = None,
-        on_sent: Callable[[], None] | None = None,
-    ) -> Grant | Denied:
-        """Give a session a slot; return which, or why there is none. If it waited in the queue, it does no longer.
-
-        Args:
-            lease_id: Made by the caller, and kept over repetitions. See `placement.lease.new_lease_id`.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken.
-            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
-            on_sent: Called when the turn has come: before, nothing can have happened.
-
-        Raises:
-            Busy: The turn did not come in time.
-        """
-        reply = await self._sessions.run(
-            "acquire_lease",
-            [self._router, lease_id, "0", "", str(len(avoided)), *avoided, *excluded],
-            patience_seconds=patience_seconds,
-            on_sent=on_sent,
-        )
-        return _slot(reply)
-
-    async def wait(
-        self,
-        lease_id: str,
-        *,
-        max_queue: int,
+        max_queue: int = 0,
         sequence: str = "",
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> Grant | Queued | Denied:
-        """Give a session a slot, or a place in the queue. Who waits asks again, and learns where it stands.
+        """Give a session a slot or, if it may wait, a place in the queue; return which, or why there is neither.
+
+        A session that waits asks again, and learns its position. Without `max_queue` it does not wait, or no longer.
 
         Args:
-            lease_id: As for `acquire`, which ends the waiting. So does `release`.
-            max_queue: Do not join a line that is that long.
-            sequence: Of the place that it has, if any: the server may have forgotten it.
+            lease_id: Made by the caller, and kept over repetitions. See `leases.asking.new_lease_id`.
+            max_queue: Wait in the queue, unless that is so long already.
+            sequence: Of the place that it has in the queue, if any: the server may have forgotten it.
             avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls not taken at once; what comes to who waits may be one of them.
-            patience_seconds: See `acquire`.
-            on_sent: See `acquire`.
+            excluded: Canonical urls not taken at once; what is given to a session that waits may be one of them.
+            patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
+            on_sent: Called when the turn has come: before, nothing can have happened.
 
         Raises:
             Busy: The turn did not come in time.
@@ -343,10 +325,11 @@ class Store:
             patience_seconds=patience_seconds,
             on_sent=on_sent,
         )
-        if reply.status != "waiting":
-            return _slot(reply)
-        sequence, position, depth = reply.values
-        return Queued(sequence, int(position), int(depth))
+        status = _expect(reply, "granted", "held", "waiting", *_DENIALS)
+        if status == "waiting":
+            sequence, position, depth = reply.values
+            return Queued(sequence, int(position), int(depth))
+        return Denied(Denial(status), *map(int, reply.values)) if status in _DENIALS else Grant(*reply.values)
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
         """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
@@ -357,9 +340,10 @@ class Store:
             is_recovery: Nobody holds it any more, so that its slot must not wait behind the sessions of now.
         """
         channel = self._recovery if is_recovery else self._sessions
+        take = self._begin_write()
         reply = await channel.run("release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
         _expect(reply, "released", "abandoned", "not_found")
-        return parse_events(reply.values)
+        return _events(reply.values, take)
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
         """Put back leases that this router holds; `None` where it is not among the live ones.
@@ -423,14 +407,19 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001  a value
     return "1" if is_so else "0"
 
 
+def _ignore(events: Sequence[Event]) -> None:
+    """Take no events: nobody mirrors what this store writes."""
+
+
+def _events(values: Sequence[str], take: TakeEvents) -> list[Event]:
+    """Return the events that a reply carries, once they were taken."""
+    events = parse_events(values)
+    take(events)
+    return events
+
+
 def _outcome(result: ProbeResult) -> list[str]:
     return [result.incarnation, _flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
-
-
-def _slot(reply: Reply) -> Grant | Denied:
-    if _expect(reply, "granted", "held", *_DENIALS) in _DENIALS:
-        return Denied(Denial(reply.status), *map(int, reply.values))
-    return Grant(*reply.values)
 
 
 def _expect(reply: Reply, *words: str) -> str:

@@ -6,11 +6,22 @@ An installed wheel carries them in the package; a checkout, or an editable insta
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 LUA_DIR = _PACKAGE / "lua" if (_PACKAGE / "lua").is_dir() else _PACKAGE.parent / "lua"
-_INCLUDE = re.compile(r"^-- include (lib/[a-z_]+\.lua)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"-- include (lib/[a-z_]+\.lua)\n")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+
+
+class SourceLine(NamedTuple):
+    """One line of an assembled command, and the file and line that it comes from."""
+
+    path: Path
+    number: int
+    text: str
 
 
 def command_names(directory: Path = LUA_DIR) -> list[str]:
@@ -24,16 +35,24 @@ def assemble(name: str, directory: Path = LUA_DIR) -> str:
     Raises:
         FileNotFoundError: The command, or a file that it includes, is not there.
     """
+    return "".join(line.text for line in source_lines(name, directory))
+
+
+def source_lines(name: str, directory: Path = LUA_DIR) -> Iterator[SourceLine]:
+    """Return the lines of a command as assembled, each with where it was written.
+
+    Raises:
+        FileNotFoundError: See `assemble`.
+    """
     included: set[str] = set()
 
-    def resolve(path: Path) -> str:
-        def replacement(match: re.Match[str]) -> str:
-            target = match[1]
-            if target in included:
-                return ""
-            included.add(target)
-            return resolve(directory / target)
-
-        return _INCLUDE.sub(replacement, path.read_text(encoding="utf-8"))
+    def resolve(path: Path) -> Iterator[SourceLine]:
+        for number, text in enumerate(_LINE.findall(path.read_text(encoding="utf-8")), 1):
+            include = _INCLUDE.fullmatch(text)
+            if include is None:
+                yield SourceLine(path, number, text)
+            elif include[1] not in included:
+                included.add(include[1])
+                yield from resolve(directory / include[1])
 
     return resolve(directory / f"{name}.lua")

@@ -14,8 +14,8 @@ from redis.asyncio import RedisCluster
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, Removal, ReplicaEndpoint, ReplicaRecord
-from shared_registry.store.channel import Channel
-from shared_registry.store.client import Client, Clients, bounded
+from shared_registry.store.channel import Channel, bounded
+from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import parse_event, parse_leader, parse_record
 from shared_registry.store.failover import is_lost
 from shared_registry.store.keys import SCHEMA, Keys, wrong_schema

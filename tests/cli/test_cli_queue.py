@@ -28,7 +28,7 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
             await store.heartbeat(info(router), expiry_seconds=60)
         await space.store.acquire("00000001")
         for router, lease_id in WAITERS:
-            await stores[router].wait(lease_id, max_queue=9, sequence="")
+            await stores[router].acquire(lease_id, max_queue=9, sequence="")
         sequence = space.raw.zscore(space.keys.queue, "/".join(WAITERS[0]))
         space.raw.zadd(space.keys.queue, {"/".join(WAITERS[0]): sequence - 3_600_000})
         yield space

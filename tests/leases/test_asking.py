@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import cast
 
 import pytest
 
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
-from shared_registry.leases.asking import LAST_CALL_SECONDS, TRIES_TO_JOIN, Asker, OnPosition, Request
-from shared_registry.leases.queue import POLL_SECONDS, RouterQueue
+from shared_registry.leases.asking import TRIES_TO_JOIN, Asker
+from shared_registry.leases.ledger import Ledger, SlotRequest
+from shared_registry.leases.outage import Outage
+from shared_registry.leases.queue import LAST_CALL_SECONDS, POLL_SECONDS, OnPosition, RouterQueue
 from shared_registry.leases.recovery import Recovery
 from shared_registry.store.lane import Busy
 from shared_registry.store.replies import Denial, Denied, Grant, Queued
@@ -33,11 +35,10 @@ class Router:
     Attributes:
         heard: What `on_position` was told when.
         rejoins: How often it joined the live routers.
-        is_open: Whether the registry runs.
         can_place_alone: Whether it has a slot to give without Redis.
         catches_up: How often it let Redis have what was placed without it.
         behind: Why it cannot.
-        spared: What is left to others.
+        left_to_others: What `spared` returns, where anything was refused.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -47,23 +48,30 @@ class Router:
         self.line: RouterQueue = self.redis.line(is_known=lambda _: True, on_orphaned_lease=lambda: None)
         self.heard: list[tuple[float, int, int]] = []
         self.rejoins = 0
-        self.is_open = True
         self.can_place_alone = False
         self.catches_up = 0
         self.behind: StoreUnavailable | None = None
-        self.spared: set[str] = set()
-        self.request = Request("a", [A], [B], closings=0)
-        self.sent: list[Request] = []
+        self.left_to_others: set[str] = set()
+        self.ledger = Ledger()
+        self.request = SlotRequest("a", [A], [B], closings=0)
         self.asker = Asker(
             self.store.as_store(),
-            self.line,
+            self.ledger,
+            cast("Outage", self),
             cast("Recovery", self),
             max_queue=self.store.max_queue,
-            on_sent=self.sent.append,
-            expect_open=self._expect_open,
-            can_place_alone=lambda request: request is self.request and self.can_place_alone,
-            clock=clock,
         )
+
+    @property
+    def was_refused(self) -> bool:
+        return bool(self.left_to_others)
+
+    def spared(self) -> set[str]:
+        return self.left_to_others
+
+    def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> object:
+        assert (avoided, excluded) == ([A], [B])
+        return GRANT if self.can_place_alone else None
 
     def on_position(self, position: int, depth: int) -> None:
         self.heard.append((self.clock.monotonic() - START, position, depth))
@@ -71,27 +79,21 @@ class Router:
     def wait(self, *, on_position: OnPosition | None = None) -> asyncio.Task[Grant | Denied]:
         deadline = self.clock.monotonic() + TIMEOUT
         return asyncio.ensure_future(
-            self.asker.wait(self.request, deadline=deadline, on_position=on_position or self.on_position)
+            self.line.wait(self.asker, self.request, deadline, on_position or self.on_position)
         )
 
     async def close(self) -> None:
-        self.is_open = False
+        self.asker.close()
         self.line.call_all()
         await self.clock.settle()
 
     async def rejoin(self) -> None:
         self.rejoins += 1
 
-    async def catch_up(self) -> set[str]:
+    async def catch_up(self) -> None:
         self.catches_up += 1
         if self.behind is not None:
             raise self.behind
-        return self.spared
-
-    def _expect_open(self, request: Request) -> None:
-        assert request is self.request
-        if not self.is_open:
-            raise UsageError("stopped")
 
 
 @pytest.fixture
@@ -124,6 +126,7 @@ async def test_who_need_not_wait_does_not(router: Router, clock: FakeClock) -> N
 
 async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Router, clock: FakeClock) -> None:
     router.behind = AWAY
+    router.ledger.unrecorded.add("placed without Redis")
     with pytest.raises(StoreUnavailable):
         await router.asker.ask(router.request)
     assert (router.store.called, router.request.is_in_doubt) == ([], False)
@@ -131,14 +134,17 @@ async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Rou
     router.store.last_answers = [STRANGE, GRANT]
     assert await router.asker.ask(router.request) == GRANT
     assert (router.catches_up, router.rejoins) == (3, 1)
+    router.ledger.unrecorded.clear()
+    assert await router.asker.ask(router.request) == GRANT
+    assert router.catches_up == 3, "Redis has it all"
 
 
 async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, clock: FakeClock) -> None:
-    router.spared = {A}
+    router.left_to_others = {A}
     router.store.answers = [EXCLUDED, GRANT]
     task = router.wait()
     await clock.settle()
-    router.spared = set()
+    router.left_to_others = set()
     await clock.run_until(task.done, within=2 * POLL_SECONDS)
     assert task.result() == GRANT
     assert router.store.excluded == [{A, B}, [B]]
@@ -168,7 +174,7 @@ async def test_at_the_deadline_it_looks_once_more_without_waiting(
 
 async def test_a_deadline_that_is_past_leaves_one_look(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
-    task = asyncio.ensure_future(router.asker.wait(router.request, deadline=clock.monotonic(), on_position=None))
+    task = asyncio.ensure_future(router.line.wait(router.asker, router.request, clock.monotonic(), None))
     await clock.settle()
     assert (task.result(), router.store.called) == (FULL, ["acquire"])
 
@@ -320,7 +326,7 @@ async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, cloc
 async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [EXCLUDED], [Denied(Denial.NO_HEALTHY)]
     await clock.advance(0.5)
-    task = asyncio.ensure_future(router.asker.wait(router.request, deadline=START + 2.2, on_position=None))
+    task = asyncio.ensure_future(router.line.wait(router.asker, router.request, START + 2.2, None))
     await clock.advance(1.8)
     assert task.result() == Denied(Denial.NO_HEALTHY)
     assert router.store.called[-1] == "acquire"
@@ -386,10 +392,7 @@ async def test_closing_ends_the_waiting_of_who_cannot_be_called(
 async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, STRANGE]
 
-    def close() -> None:
-        router.is_open = False
-
-    calling_during(router, "wait 77", close)
+    calling_during(router, "wait 77", router.asker.close)
     task = router.wait()
     await clock.settle()
     router.line.call_all()
@@ -419,7 +422,8 @@ async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: 
     task.cancel()
     await clock.settle()
     assert task.cancelled()
-    assert (router.sent, router.store.called, router.request.is_in_doubt) == ([], [], False)
+    assert not router.ledger.knows("a")
+    assert (router.store.called, router.request.is_in_doubt) == ([], False)
 
 
 @pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
@@ -513,10 +517,11 @@ async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Rou
 
 
 async def test_nothing_is_sent_for_who_asks_too_late(router: Router, clock: FakeClock) -> None:
-    router.is_open = False
+    router.asker.close()
     with pytest.raises(UsageError):
         await router.asker.ask(router.request)
-    assert (router.sent, router.request.is_in_doubt) == ([], False)
+    assert not router.ledger.knows("a")
+    assert not router.request.is_in_doubt
 
 
 async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline(

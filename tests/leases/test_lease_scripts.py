@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared_registry.leases.lease import new_lease_id
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Grant
 from tests.support.lease_commands import (

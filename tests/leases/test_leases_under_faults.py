@@ -13,7 +13,7 @@ import pytest
 from shared_registry import Lease, SharedReplicaRegistry, StoreUnavailable, UsageError
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event
-from shared_registry.store.replies import Denied, Grant, Restored
+from shared_registry.store.replies import Denied, Grant, Queued, Restored
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import cancel_at, held, leases, registry_on, settle
 from tests.support.space import A, B, C, Space, info, on_server
@@ -227,7 +227,7 @@ async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobod
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         acquire = registry._parts.store.acquire
 
-        async def late(lease_id: str, **options: Any) -> Grant | Denied:
+        async def late(lease_id: str, **options: Any) -> Grant | Queued | Denied:
             is_asking.set()
             await gate.wait()
             return await acquire(lease_id, **options)
@@ -249,7 +249,7 @@ async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_
     gate = asyncio.Event()
     acquire = registry._parts.store.acquire
 
-    async def slow(lease_id: str, **options: Any) -> Grant | Denied:
+    async def slow(lease_id: str, **options: Any) -> Grant | Queued | Denied:
         grant = await acquire(lease_id, **options)
         await gate.wait()
         return grant

@@ -22,7 +22,7 @@ GRANTS_AT_ONCE = 64
 async def wait(space: Space, session: str = "", *, router: str = ONE, sequence: str = "") -> str:
     """Join the line; return the lease id that waits."""
     new = lease_id(0, session)
-    place = await space.store_of(router).wait(new, max_queue=LONG_LINE, sequence=sequence)
+    place = await space.store_of(router).acquire(new, max_queue=LONG_LINE, sequence=sequence)
     assert isinstance(place, Queued), place
     return new
 
@@ -66,14 +66,14 @@ async def test_a_slot_goes_to_who_waits_longest_and_its_router_hears_of_it(space
 async def test_who_asks_again_learns_where_it_stands_and_then_that_it_has_a_lease(space: Space) -> None:
     lease = await fill(space)
     first, second = await wait(space), await wait(space)
-    answer = await space.store.wait(second, max_queue=1)
+    answer = await space.store.acquire(second, max_queue=1)
     assert isinstance(answer, Queued)
     assert (answer.position, answer.depth) == (2, 2)
     assert await space.reader.positions(ONE, [second, first, "0"]) == (2, {first: 1, second: 2})
     await space.store.release(lease)
     granted = Grant(A, space.fields(A)["revision"])
     before = space.dump()
-    assert await space.store.wait(first, max_queue=1) == granted
+    assert await space.store.acquire(first, max_queue=1) == granted
     assert await space.store.acquire(first) == granted
     assert space.dump() == before
 
@@ -96,7 +96,7 @@ async def test_a_line_that_the_server_forgot_stands_again_in_its_old_order(space
     await until(lambda: space.now_ms() > max(sequences.values()))  # who comes in one millisecond is ahead of the clock
     newcomer = await wait(space)
     for one in reversed(ids):
-        await space.store.wait(one, max_queue=LONG_LINE, sequence=f"{sequences[f'{ONE}/{one}']:.0f}")
+        await space.store.acquire(one, max_queue=LONG_LINE, sequence=f"{sequences[f'{ONE}/{one}']:.0f}")
     assert line(space) == [*ids, newcomer]
     await space.store.release(lease)
     assert held_by(space) == {ids[0]: A}
@@ -124,9 +124,9 @@ async def test_one_script_serves_so_many_and_a_newcomer_passes_none_of_the_rest(
 async def test_who_could_go_elsewhere_does_not_stand_in_line(space: Space) -> None:
     await serve(space, A)
     asked = lease_id()
-    assert await space.store.wait(asked, max_queue=9, excluded=[A]) == Denied(Denial.EXCLUDED, 0)
+    assert await space.store.acquire(asked, max_queue=9, excluded=[A]) == Denied(Denial.EXCLUDED, 0)
     await space.store.set_admin(A, AdminState.DRAINING)
-    assert isinstance(await space.store.wait(asked, max_queue=9, excluded=[A]), Queued)
+    assert isinstance(await space.store.acquire(asked, max_queue=9, excluded=[A]), Queued)
     await space.store.set_admin(A, AdminState.ACTIVE)
     assert held_by(space) == {asked: A}
 

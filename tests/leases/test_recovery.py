@@ -48,7 +48,7 @@ def recovery(store: SlowStore) -> Recovery:
         clock=FakeClock(),
         rng=random.Random(1),
     )
-    return Recovery(store.join, reconciler, tuple)
+    return Recovery(store.join, reconciler)
 
 
 async def begun(recovery: Recovery) -> list[asyncio.Task[None]]:

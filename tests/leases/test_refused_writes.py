@@ -182,7 +182,7 @@ async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> No
         writes.take()
         await until(lambda: len(leases(space)) == len(held) == sum(CAPACITIES.values()))
         placement = other._parts.placement
-        with mock.patch.object(placement, "_give_up", wraps=placement._give_up) as give_up:
+        with mock.patch.object(placement.ledger, "give_up", wraps=placement.ledger.give_up) as give_up:
             waiting = asyncio.create_task(other.acquire(timeout=20))
             await until(lambda: not waiting.done() and bool(placement._queue._waiters))
             await asyncio.sleep(0.1)

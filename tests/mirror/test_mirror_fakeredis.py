@@ -11,12 +11,14 @@ import pytest
 
 from shared_registry.aio.clock import SystemClock
 from shared_registry.errors import KeyConflict
+from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.mirror.own_writes import SharedState
-from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source
+from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.commands import new_token
+from shared_registry.store.replies import Grant
+from shared_registry.urls import canonical_url
 from tests.support.space import THRESHOLDS, A, B, Space, info, on_fake
 from tests.support.until import until
 
@@ -39,14 +41,15 @@ class Router:
             rng=random.Random(1),
             on_lost_history=self._lose_history,
         )
-        self.state = SharedState(space.store_of(f"{name}~1"), space.reader, self.mirror)
+        self.store = space.store_of(f"{name}~1", begin_write=self.mirror.begin_write)
 
     async def register(self, url: str, **spec: object) -> None:
         endpoint = ReplicaEndpoint(url, **spec)  # type: ignore[arg-type]
-        await self.state.register(endpoint, mode=Source.EXPLICIT)
+        key = canonical_url(url)
+        await self.store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token())
 
     async def heal(self, url: str) -> None:
-        await self.state.record_outcome(self.space.success(url), THRESHOLDS)
+        await self.store.record_outcome(self.space.success(url), THRESHOLDS)
 
     def shown(self) -> list[str]:
         return [replica.key for replica in self.view.all()]
@@ -94,10 +97,10 @@ async def test_a_router_sees_its_own_writes_at_once_and_the_others_soon(
     await a.heal(A)
     assert a.view.first is a.view.get(A)
     await until(lambda: b.view.first is not None)
-    await b.state.set_admin(A, AdminState.DRAINING, by="me", reason="maintenance")
+    await b.store.set_admin(A, AdminState.DRAINING, by="me", reason="maintenance")
     assert b.view.first is None
     await until(lambda: a.view.first is None)
-    await b.state.deregister(A, by="me", reason="gone")
+    await b.store.deregister(A, space.incarnation(A), by="me", reason="gone")
     assert b.shown() == []
     await until(lambda: a.shown() == [])
     await until(lambda: a.mirror.revision == b.mirror.revision == space.raw.hget(space.keys.meta, "revision"))
@@ -199,15 +202,13 @@ async def test_many_writers_and_mirrors_agree_in_the_end(space: Space, routers: 
     async def write(router: Router) -> None:
         for _ in range(40):
             url = rng.choice(urls)
-            record = router.state.record(url)
+            record = router.mirror.record(url)
             if record is None:
                 await router.register(url, order=rng.randrange(9))
             elif rng.random() < 0.2:
-                with contextlib.suppress(LookupError):
-                    await router.state.deregister(url, by="", reason=new_token())
+                await router.store.deregister(url, record.incarnation, reason=new_token())
             elif rng.random() < 0.5:
-                with contextlib.suppress(LookupError):
-                    await router.state.set_admin(url, rng.choice(list(AdminState)[:3]), by="", reason=new_token())
+                await router.store.set_admin(url, rng.choice(list(AdminState)[:3]), reason=new_token())
             else:
                 await router.register(url, order=rng.randrange(9))
             await asyncio.sleep(0)
@@ -218,3 +219,51 @@ async def test_many_writers_and_mirrors_agree_in_the_end(space: Space, routers: 
     await until(lambda: a.mirror.revision == b.mirror.revision == late.mirror.revision)
     shown = [[replica.record for replica in router.view.all()] for router in (a, b, late)]
     assert shown[0] == shown[1] == shown[2]
+
+
+async def test_every_command_shows_its_own_events_before_it_returns(space: Space) -> None:
+    """Nothing follows the events here: what is shown comes from the replies."""
+    router = Router(space, "a")
+    await space.add(B)  # or there would be no history to read
+    await router.mirror.load()
+    await router.register(A, primary=True, capacity=1)
+    assert router.shown() == [B, A]
+    await router.heal(A)
+    assert router.mirror.probed()[1].health.status is ReplicaStatus.HEALTHY
+    term = Term(await space.elect(), "token")
+    await router.store.report(term, 1, [space.failure(A)] * 3, THRESHOLDS)
+    assert router.mirror.probed()[1].health.status is ReplicaStatus.UNHEALTHY
+    await router.store.report(term, 2, [space.success(A)] * 2, THRESHOLDS)
+    await router.store.heartbeat(info("a~1"), expiry_seconds=60.0)
+    assert isinstance(await router.store.acquire(new_lease_id(None)), Grant)
+    await router.store.set_admin(A, AdminState.DISABLED)
+    assert router.mirror.probed()[1].admin is AdminState.DISABLED
+    await router.store.deregister(B, space.incarnation(B))
+    assert router.shown() == [A]
+
+
+async def test_the_release_that_removes_a_drained_replica_is_shown(space: Space) -> None:
+    router = Router(space, "a")
+    await space.add(A, capacity=1)
+    await space.make("healthy", A)
+    await router.mirror.load()
+    await router.store.heartbeat(info("a~1"), expiry_seconds=60.0)
+    lease_id = new_lease_id(None)
+    assert isinstance(await router.store.acquire(lease_id), Grant)
+    await router.store.deregister(A, space.incarnation(A), when_drained=True)
+    assert router.shown() == [A]
+    await router.store.release(lease_id)
+    assert router.shown() == []
+
+
+async def test_a_reply_to_a_command_from_before_a_full_read_is_not_shown(space: Space) -> None:
+    """The command is answered while all is read anew, perhaps from a history that lacks it."""
+    router = Router(space, "a")
+    await space.add(A)
+    await router.mirror.load()
+    take = router.mirror.begin_write()
+    events = await space.store.set_admin(A, AdminState.DRAINING)
+    await space.store.set_admin(A, AdminState.ACTIVE)
+    await router.mirror.load()
+    with router.mirror.subscribed(lambda _: pytest.fail("a reply of before was taken")):
+        take(events or ())

@@ -90,7 +90,7 @@ async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[
 async def running_router(config: RouterConfig) -> AsyncIterator[RunningRouter]:
     stop = StopRequest()
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(router_server.serve(config, stop, on_listening=listening.set_result))
+    serving = asyncio.create_task(router_server.serve_clients(config, stop, on_listening=listening.set_result))
     url = await listening
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as http:
         try:

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from starlette.types import Message, Scope
 
-from shared_registry.proxy.http import Reply, Request
+from shared_registry.proxy.http import ClientResponse, Request
 from shared_registry.proxy.replica_connection import ReplicaConnection
 
 
@@ -37,7 +37,7 @@ async def test_who_was_not_told_to_send_its_body_is_told_to_go(
 
     headers = [(b"content-length", b"5"), *expect]
     scope: Scope = {"type": "http", "method": "POST", "raw_path": b"/", "headers": headers}
-    reply = Reply(Request(scope, receive, silence_seconds=1.0), send)
+    reply = ClientResponse(Request(scope, receive, silence_seconds=1.0), send)
     await reply.pass_on(cast("ReplicaConnection", Answered()))
     assert ((b"connection", b"close") in sent[0]["headers"]) is is_closed
     assert (reply.is_started, reply.is_ending, sent[-1]["more_body"]) == (True, True, False)

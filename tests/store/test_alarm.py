@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared_registry.store.deadlines import SharedAlarm
+from shared_registry.store.lane import SharedAlarm
 
 SECONDS = 2.0
 

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.store.client import bounded
+from shared_registry.store.channel import bounded
 from shared_registry.store.lane import Busy, Lane
 
 SOON, NEVER = 0.02, 60.0

@@ -24,11 +24,14 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
+from shared_registry.store.channel import bounded
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store, new_token
+from shared_registry.store.failures import meaning_of
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Elected
+from shared_registry.store.verification import verify_server
 from tests.support.space import THRESHOLDS, A, info
 from tests.support.until import until
 
@@ -47,9 +50,9 @@ async def connected(url: str) -> AsyncIterator[Clients]:
 async def use_everything(clients: Clients, namespace: str) -> None:
     """Run the commands that differ most in the keys that they touch, and every kind of read."""
     keys = Keys(namespace)
-    store = Store(clients.commands, keys, router="router~1", timeout_seconds=5.0)
+    store = Store(clients, keys, router="router~1", timeout_seconds=5.0)
     reader = Inspector(clients, keys, timeout_seconds=5.0)
-    await client.verify_server(clients.commands, timeout_seconds=5.0)
+    await verify_server(clients.commands, timeout_seconds=5.0)
     (registered,) = await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request="first")
     elected = await store.campaign(new_token(), lease_seconds=60, seen_epoch=0)
     assert isinstance(elected, Elected)
@@ -128,7 +131,7 @@ async def test_a_cluster_that_wants_another_password(own_server: OwnServer) -> N
         pytest.skip(f"this server cannot form a cluster: {error}")
     async with connected(f"redis+cluster://:wrong@127.0.0.1:{server.port}") as clients:
         with pytest.raises(StoreRefused, match="password"):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ async def test_a_sentinel(sentinel_port: int) -> None:
 async def test_a_sentinel_that_does_not_know_the_master(sentinel_port: int) -> None:
     async with connected(f"redis+sentinel://127.0.0.1:{sentinel_port}/other") as clients:
         with pytest.raises(StoreUnavailable, match="other"):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ async def test_a_sentinel_that_does_not_know_the_master(sentinel_port: int) -> N
 async def test_a_server_that_is_not_there_is_unavailable(url: str) -> None:
     async with connected(url) as clients:
         with pytest.raises(StoreUnavailable):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
 
 
 async def test_tls_is_used_where_the_url_says_so() -> None:
@@ -246,7 +249,7 @@ def test_a_url_is_shown_without_its_password(url: str) -> None:
 async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: EmbeddedServer, namespace: str) -> None:
     """A swallowed cancellation would leave a task running that its owner waits for."""
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys(namespace), router="router~1", timeout_seconds=5.0)
+        store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
         await store.renew("token", lease_seconds=60)
         for steps in range(20):
             task = asyncio.create_task(store.renew("token", lease_seconds=60))
@@ -259,7 +262,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: 
 
 async def test_a_connection_is_given_back_after_a_failure(server: EmbeddedServer, namespace: str) -> None:
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys(namespace), router="router~1", timeout_seconds=5.0)
+        store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
         for _ in range(3 * client.MAX_CONNECTIONS):
             task = asyncio.create_task(store.renew("token", lease_seconds=60))
             await asyncio.sleep(0)
@@ -271,7 +274,7 @@ async def test_a_connection_is_given_back_after_a_failure(server: EmbeddedServer
 async def test_a_registry_keeps_to_its_bound_of_connections(own_server: OwnServer) -> None:
     server = own_server()
     async with connected(server.url) as clients:
-        store = Store(clients.commands, Keys("own"), router="router~1", timeout_seconds=10.0)
+        store = Store(clients, Keys("own"), router="router~1", timeout_seconds=10.0)
         reader = Reader(clients, Keys("own"), timeout_seconds=10.0)
         calls: list[Any] = [store.renew("token", lease_seconds=60) for _ in range(100)]
         await asyncio.gather(*calls, *(reader.head() for _ in range(100)))
@@ -325,7 +328,7 @@ async def test_a_server_that_may_drop_keys_is_warned_of(
 ) -> None:
     async with connected(own_server(config={"maxmemory-policy": "allkeys-lru"}).url) as clients:
         with caplog.at_level(logging.WARNING):
-            await client.verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, timeout_seconds=5.0)
     (record,) = caplog.records
     assert "allkeys-lru" in record.getMessage()
     assert "noeviction" in record.getMessage()
@@ -341,7 +344,7 @@ async def test_a_server_that_is_too_old_is_refused(version: str, is_refused: boo
 
     outcome = pytest.raises(StoreRefused, match=version) if is_refused else contextlib.nullcontext()
     with outcome:
-        await client.verify_server(Old(), timeout_seconds=1.0)
+        await verify_server(Old(), timeout_seconds=1.0)
 
 
 IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script: 9: "
@@ -381,17 +384,17 @@ IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script:
     ],
 )
 def test_every_failure_has_its_place_in_the_error_tree(error: Exception, kind: type[StoreError]) -> None:
-    meaning = client.meaning_of(error)
+    meaning = meaning_of(error)
     assert type(meaning) is kind
     assert str(error) in str(meaning)
 
 
 async def test_what_is_not_a_failure_of_redis_passes_as_it_is() -> None:
     with pytest.raises(KeyError):
-        async with client.bounded(1.0):
+        async with bounded(1.0):
             raise KeyError("mine")
     with pytest.raises(asyncio.CancelledError):
-        async with client.bounded(1.0):
+        async with bounded(1.0):
             raise asyncio.CancelledError
 
 

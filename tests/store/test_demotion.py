@@ -205,7 +205,7 @@ async def test_a_feed_alone_on_the_old_primary_is_noticed(pair: Pair) -> None:
 
 async def test_idle_connections_are_closed_at_once(pair: Pair) -> None:
     async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE, raw_url=pair.old.url) as space:
-        store = space.store_of("router~1", failover=space.clients.failover)
+        store = space.store_of("router~1")
         await asyncio.gather(*(store.renew("token", lease_seconds=60) for _ in range(12)), space.reader.head())
         assert len(pair.ours_on_old()) > 5
         pair.promote()
@@ -298,7 +298,7 @@ async def test_a_server_that_falls_silent_is_left(pair: Pair) -> None:
     """Its machine is gone, and no packet says so: every connection would be tried, one after the other."""
     async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE) as space:
         await asyncio.gather(*(space.store.renew("token", lease_seconds=60) for _ in range(12)))
-        store = space.store_of("router~1", timeout_seconds=0.5, failover=space.clients.failover)
+        store = space.store_of("router~1", timeout_seconds=0.5)
         address.loses_commands = True
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):

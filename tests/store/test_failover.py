@@ -8,8 +8,9 @@ import pytest
 from redis import exceptions
 
 from shared_registry.errors import StoreRefused, StoreUnavailable
-from shared_registry.store.client import bounded, meaning_of
+from shared_registry.store.channel import bounded
 from shared_registry.store.failover import Failover, is_lost
+from shared_registry.store.failures import meaning_of
 from shared_registry.store.lane import Lane
 
 READONLY = "You can't write against a read only replica."

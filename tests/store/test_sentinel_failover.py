@@ -15,7 +15,8 @@ from redis import Redis, exceptions
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded import server as embedded
 from shared_registry.embedded.bound_process import BoundProcess
-from shared_registry.store.client import bounded, connect
+from shared_registry.store.channel import bounded
+from shared_registry.store.client import connect
 from shared_registry.store.pools import RenewingSentinelPool
 from tests.store.test_demotion import KEYS, Pair, pair, registry, uses
 from tests.support.space import A

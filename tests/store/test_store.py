@@ -314,7 +314,7 @@ async def test_wrong_credentials_are_refused(own_server: OwnServer, credentials:
 async def register(url: str) -> None:
     clients = client.connect(url, timeout_seconds=5.0, block_seconds=1.0)
     try:
-        store = Store(clients.commands, Keys("own"), router="router~1", timeout_seconds=5.0)
+        store = Store(clients, Keys("own"), router="router~1", timeout_seconds=5.0)
         await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request=new_token())
     finally:
         await clients.close()

@@ -190,6 +190,7 @@ class Leader:
         settings = HealthSettings("/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
         self.loop = HealthLoop(
             cluster,
+            cluster.report,
             self._probe,
             settings,
             clock=clock,

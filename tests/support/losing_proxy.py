@@ -63,7 +63,8 @@ class LosingProxy:
                 requests.cancel()
         finally:
             for writer in (client_writer, server_writer):
-                writer.close()
+                writer.close()  # both, before anything that a cancellation may cut short
+            for writer in (client_writer, server_writer):
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
 

@@ -65,7 +65,9 @@ class Scene:
 
     def store(self, router: str) -> Store:
         if router not in self._stores:
-            self._stores[router] = Store(self._runner, self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS)
+            self._stores[router] = Store(
+                Clients.of(self._runner), self.space.keys, router=router, timeout_seconds=PATIENCE_SECONDS
+            )
         return self._stores[router]
 
     async def answered(self, status: str, call: Awaitable[T]) -> T:
@@ -95,9 +97,7 @@ class Scene:
         self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
     ) -> Awaitable[object]:
         """A slot for a session, which waits for it where a line of any length is allowed."""
-        if max_queue:
-            return self.one.wait(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
-        return self.one.acquire(lease_id, avoided=avoided, excluded=excluded)
+        return self.one.acquire(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
 
     def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[object]:
         return self.one.release(lease_id, affinity_seconds=affinity_seconds)

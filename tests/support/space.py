@@ -14,7 +14,6 @@ from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInf
 from shared_registry.store import client
 from shared_registry.store.client import Clients
 from shared_registry.store.commands import Store, new_token
-from shared_registry.store.failover import Failover
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Elected, Report
 
@@ -40,12 +39,8 @@ class Space:
         self.reader = Inspector(clients, self.keys, timeout_seconds=TIMEOUT_SECONDS)
         self.store = self.store_of("router~1")
 
-    def store_of(
-        self, router: str, *, timeout_seconds: float = TIMEOUT_SECONDS, failover: Failover | None = None
-    ) -> Store:
-        return Store(
-            self.clients.commands, self.keys, router=router, timeout_seconds=timeout_seconds, failover=failover
-        )
+    def store_of(self, router: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Any) -> Store:
+        return Store(self.clients, self.keys, router=router, timeout_seconds=timeout_seconds, **options)
 
     def dump(self) -> Dump:
         """Return every key of the namespace with its value."""

@@ -93,9 +93,9 @@ class ScriptedAsking:
     """A store that gives these answers, one after the other; the last one for ever.
 
     Attributes:
-        answers: To `wait`.
-        last_answers: To `acquire`.
-        calls: What was called when: the name, and for `wait` the sequence.
+        answers: To a session that may wait.
+        last_answers: To one that may not, or no longer.
+        calls: What was asked when: `wait` and the sequence, or `acquire` where the session may not wait.
         patience: How long each call would have waited for its turn.
     """
 
@@ -105,6 +105,7 @@ class ScriptedAsking:
         self.calls: list[tuple[float, str]] = []
         self.patience: list[float | None] = []
         self.max_queue = 7
+        self.turned_away: list[str] = []
         self.avoided: list[Collection[str]] = []
         self.excluded: list[Collection[str]] = []
         self._clock = clock
@@ -122,7 +123,10 @@ class ScriptedAsking:
     async def until_its_turn(self) -> None:
         """Wait as a call does before it is sent; for a test to replace."""
 
-    async def wait(
+    def turn_away(self, why: str) -> None:
+        self.turned_away.append(why)
+
+    async def acquire(
         self,
         lease_id: str,
         *,
@@ -136,23 +140,12 @@ class ScriptedAsking:
         self.patience.append(patience_seconds)
         await self.until_its_turn()
         on_sent()
-        assert (lease_id, max_queue) == ("a", self.max_queue)
-        return await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
-
-    async def acquire(
-        self,
-        lease_id: str,
-        *,
-        avoided: Collection[str],
-        excluded: Collection[str],
-        patience_seconds: float | None,
-        on_sent: Callable[[], None],
-    ) -> Grant | Queued | Denied:
-        self.patience.append(patience_seconds)
-        await self.until_its_turn()
-        on_sent()
         assert lease_id == "a"
-        return await self._answer(self.last_answers, "acquire", avoided, excluded)
+        if not max_queue:
+            assert not sequence
+            return await self._answer(self.last_answers, "acquire", avoided, excluded)
+        assert max_queue == self.max_queue
+        return await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
 
     async def _answer(
         self, answers: list[Answer], call: str, avoided: Collection[str], excluded: Collection[str]

@@ -201,7 +201,7 @@ class Bench:
         self._with_ttl: set[str] = set()
 
     def store_of(self, router: str) -> Store:
-        return Store(self.listening, self.keys, router=router, timeout_seconds=TIMEOUT_SECONDS)
+        return Store(self.clients, self.keys, router=router, timeout_seconds=TIMEOUT_SECONDS)
 
     async def both(self, command: Callable[[], Awaitable[T]], rule: Callable[[], str | None]) -> T:
         """Run a command on the server and its rule on the model; fail where answer or state differ.

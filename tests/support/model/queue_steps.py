@@ -123,7 +123,7 @@ class LineSteps(LeaseSteps):
 
         async def command() -> None:
             answers.append(
-                await router.store.wait(
+                await router.store.acquire(
                     lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded
                 )
             )

@@ -1,0 +1,118 @@
+"""Leases that a router holds: they are released, their replicas are lost, and heartbeats count them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from shared_registry.aio.completion import completed
+from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.leases.lease import Lease
+from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.outage import Outage
+from shared_registry.leases.reconciliation import Reconciler
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.model import ORIGIN, AdminState, Event, ReplicaRecord, ReplicaStatus, is_later
+from shared_registry.store.commands import Store
+from shared_registry.store.failures import was_refused
+from shared_registry.store.replies import Heartbeat
+
+
+class Holder:
+    """Looks after the leases of one router. Safe for concurrent use within an event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        ledger: Ledger,
+        outage: Outage,
+        reconciler: Reconciler,
+        *,
+        affinity_seconds: float,
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: Where leases are released.
+            mirror: Which replicas there are.
+            ledger: What is held.
+            outage: Whether Redis takes writes.
+            reconciler: Compares Redis with the ledger when the two may differ.
+            affinity_seconds: How long a released session may find its replica again.
+        """
+        self._store = store
+        self._mirror = mirror
+        self._ledger = ledger
+        self._outage = outage
+        self._reconciler = reconciler
+        self._affinity_seconds = affinity_seconds
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
+
+        Then Redis may be another one, which lost writes that it had acknowledged: counts alone do not tell that one
+        lease went and another came back.
+        """
+        if not events:
+            self._reconciler.ask()
+        if not self._ledger.held:
+            return
+        if self._ledger.unconfirmed and self._ledger.expect_back({one.record.key for one in events if one.record}):
+            self._reconciler.ask()
+        gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
+        if events and not gone:
+            return
+        for lease in self._ledger.held.values():
+            lost_at = gone.get(lease.replica.key, ORIGIN)
+            if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
+                lease.lost.set()
+
+    def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
+        """Return what reconciles if the heartbeat that begins counts what this router cannot have held meanwhile."""
+        mark = self._ledger.mark()
+
+        def end(heartbeat: Heartbeat | StoreError) -> None:
+            if isinstance(heartbeat, StoreError):
+                if isinstance(heartbeat, StoreUnavailable):
+                    self._outage.note_failure(heartbeat)
+                return
+            low, high = self._ledger.bounds(mark)
+            if not low <= heartbeat.leases <= high or (heartbeat.joined and high > 0):
+                self._reconciler.ask()
+
+        return end
+
+    async def end(self, lease: Lease) -> None:
+        """Release a lease; one that has ended already, or with this router, is left alone."""
+        was_apart = self._outage.is_apart or self._mirror.is_cut_off
+        if not self._ledger.begin_end(lease.id):
+            return
+        was_taken_since = self._outage.degraded.give_back(lease.id)
+        # One that may have come through is given to others then, and not to use here.
+        await completed(self._release(lease, was_apart=was_apart, was_taken_since=was_taken_since))
+
+    async def _release(self, lease: Lease, *, was_apart: bool, was_taken_since: bool) -> None:
+        try:
+            await self._store.release(lease.id, affinity_seconds=self._affinity_seconds)
+        except BaseException as error:
+            self._ledger.fail_to_end(lease.id)
+            if isinstance(error, StoreError):
+                self._outage.note_failure(error)
+                if not was_taken_since and (was_apart or was_refused(error)):
+                    self._ledger.keep(lease.id, lease.replica.key)
+            self._reconciler.ask()
+            if not isinstance(error, StoreError):
+                raise
+        else:
+            self._ledger.end(lease.id)
+
+    def _is_gone(self, lease: Lease) -> bool:
+        replica = self._mirror.view.get(lease.replica.key)
+        if replica is None:
+            return not is_later(lease.revision, self._mirror.revision)
+        return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
+
+
+def _is_lost(record: ReplicaRecord) -> bool:
+    status, admin = record.health.status, record.admin
+    return status is ReplicaStatus.UNHEALTHY or admin is AdminState.REMOVED
