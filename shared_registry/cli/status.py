@@ -15,6 +15,7 @@ from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 from shared_registry.store.redis_url import mask_redis_url
+from shared_registry.store.replica_fields import Document, replica_document
 
 STYLES = {
     ReplicaStatus.HEALTHY: "green",
@@ -40,29 +41,7 @@ def status_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
         "last_heartbeat_at": overview.last_heartbeat_at,
         "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
-        "replicas": [_replica_document(record) for record in overview.replicas],
-    }
-
-
-def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
-    endpoint, health = record.endpoint, record.health
-    return {
-        "url": endpoint.url,
-        "name": endpoint.name,
-        "primary": endpoint.primary,
-        "weight": endpoint.weight,
-        "capacity": endpoint.capacity,
-        "in_flight": record.in_flight,
-        "status": health.status.value,
-        "status_since": record.status_since,
-        "admin": record.admin.value,
-        "admin_reason": record.admin_reason,
-        "last_ok_at": health.last_ok_at,
-        "last_failure_at": health.last_failure_at,
-        "last_latency_ms": health.last_latency_ms,
-        "last_error": record.last_error,
-        "consecutive_failures": health.consecutive_failures,
-        "consecutive_successes": health.consecutive_successes,
+        "replicas": [replica_document(record, Document.STATUS) for record in overview.replicas],
     }
 
 

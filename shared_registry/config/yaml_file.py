@@ -2,7 +2,7 @@
 
     router:
       host, port, namespace, redis_url, router_id, lease_seconds, ...    all settings but those below, by their names
-      replicas: [{url, name, primary, weight, capacity, order}]          or just the url
+      replicas: [{url, ...}]              each with what a ReplicaEndpoint has, or just the url
       health_check: {path, interval_seconds, timeout_seconds, failure_threshold, recovery_threshold, expect,
                      fast_interval_seconds, probe_concurrency}
 
