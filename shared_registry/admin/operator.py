@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
@@ -140,7 +140,7 @@ class Operator(Outsider):
         spelled = {canonical_url(url): url for url in reversed(urls)}
         known = await self._reader.records(list(keys))
         plain = {key: known[key].endpoint if key in known else ReplicaEndpoint(spelled[key]) for key in keys}
-        return [validate_endpoint(replace(endpoint, **changes), "replica") for endpoint in plain.values()]
+        return [validate_endpoint(endpoint, "replica", changes) for endpoint in plain.values()]
 
     async def register(self, endpoint: ReplicaEndpoint) -> Change:
         """Register a replica, or change the spec of one that is there; its health and load stay."""

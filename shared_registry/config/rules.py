@@ -6,11 +6,12 @@ import math
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
-from shared_registry.config.problems import InvalidSettings, Problem, shorten
+from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.model import ReplicaEndpoint
@@ -129,12 +130,15 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
     return checked
 
 
-def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpoint:
-    """Return a checked copy of an endpoint.
+def validate_endpoint(
+    endpoint: object, field: str = "endpoint", changes: Mapping[str, object] = MappingProxyType({})
+) -> ReplicaEndpoint:
+    """Return a checked copy of an endpoint, or of what changes make of it.
 
     Args:
         endpoint: A `ReplicaEndpoint` or any object with its attributes; all but `url` may be missing.
         field: How the caller names it in an error message, such as `replicas[3]`.
+        changes: Attributes that it is to have instead of its own.
 
     Raises:
         ConfigError: Something about it is wrong; the message lists everything that is.
@@ -149,13 +153,15 @@ def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpo
     except ConfigError as error:
         problems.append(Problem(str(error)))
     for name, (is_right, remedy) in _ENDPOINT_RULES.items():
-        value = getattr(endpoint, name, _MISSING)
+        value = changes[name] if name in changes else getattr(endpoint, name, _MISSING)
         if value is _MISSING:
             continue
         if not is_right(value):
             problems.append(Problem(f"{field}.{name}: {remedy}, got {shorten(value)}"))
         else:
             given[name] = value
+    unknown = changes.keys() - _ENDPOINT_RULES.keys()
+    problems += [Problem(f"{field}.{unknown_setting(name, _ENDPOINT_RULES)}") for name in sorted(unknown)]
     if problems:
         raise InvalidSettings(problems)
     given["name"] = given.get("name") or None
