@@ -78,7 +78,7 @@ def add(
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
 
     async def work(operator: Operator) -> Results:
-        return await change_each(await operator.plan(urls, changes), operator.register)
+        return await change_each(await operator.plan(urls, lambda _: changes), operator.register)
 
     task.finish(operate(task.settings, task.by, work))
 
