@@ -76,6 +76,9 @@ def _replica_table(overview: Overview) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("in flight", "latency", "last ok", "failures"):
         table.add_column(heading, justify="right", no_wrap=True)
+    has_labels = any(record.endpoint.labels for record in overview.replicas)
+    if has_labels:
+        table.add_column("labels", overflow="fold")
     for record in overview.replicas:
         endpoint, health = record.endpoint, record.health
         table.add_row(
@@ -87,6 +90,7 @@ def _replica_table(overview: Overview) -> Table:
             "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
             "never" if health.last_ok_at is None else f"{duration(overview.at - health.last_ok_at)} ago",
             str(health.consecutive_failures),
+            *([str(endpoint.labels)] if has_labels else []),
         )
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -29,8 +29,14 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 MAX_INTEGER = 2**53
 """The largest whole number that Lua and sorted sets keep exactly."""
 MAX_NAME_LENGTH = 200
+MAX_LABELS = 16
+"""Each event of a replica carries all of its labels."""
+MAX_LABEL_LENGTH = 128
 
 _ROUTER_ID = re.compile(r"[^\s~/]{1,64}")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]*")
+"""Labels of Kubernetes are such, and names of models; none of these characters separates labels in Redis."""
 _MISSING = object()
 
 
@@ -152,11 +158,11 @@ def validate_endpoint(
         canonical_url(endpoint.url, field=f"{field}.url")
     except ConfigError as error:
         problems.append(Problem(str(error)))
-    for name, (is_right, remedy) in _ENDPOINT_RULES.items():
+    for name, remedy_for in _ENDPOINT_RULES.items():
         value = changes[name] if name in changes else getattr(endpoint, name, _MISSING)
         if value is _MISSING:
             continue
-        if not is_right(value):
+        if remedy := remedy_for(value):
             problems.append(Problem(f"{field}.{name}: {remedy}, got {shorten(value)}"))
         else:
             given[name] = value
@@ -185,17 +191,45 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
 
 
+def _wrong_labels(value: object) -> str:
+    """Return what is wrong with labels; empty where nothing is."""
+    if not isinstance(value, Mapping):
+        return "must be a mapping of names to texts, such as {'zone': 'a'}"
+    if len(value) > MAX_LABELS:
+        return f"must be at most {MAX_LABELS}"
+    for name, text in value.items():
+        if not _is_text_like(name, _LABEL_NAME):
+            rule = "letters, digits and -_./, beginning and ending with a letter or digit"
+            return f"the name {shorten(name)} must be text of 1 to {MAX_LABEL_LENGTH} characters: {rule}"
+        if not _is_text_like(text, _LABEL_VALUE):
+            rule = "letters, digits and -_./:@+; quote numbers"
+            return f"{name} must be text of at most {MAX_LABEL_LENGTH} characters: {rule}"
+    return ""
+
+
+def _is_text_like(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_LABEL_LENGTH and pattern.fullmatch(value) is not None
+
+
 def _is_order(value: object) -> bool:
     return value is None or _is_count(value)
 
 
-_ENDPOINT_RULES = {
-    "name": (_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
-    "primary": (_is_flag, "must be True or False"),
-    "weight": (_is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"),
-    "capacity": (_is_count, "must be a whole number of sessions; 0 means unlimited"),
-    "order": (_is_order, "must be a whole number from 0, or None to append"),
+def _rule(is_right: Callable[[object], bool], remedy: str) -> Callable[[object], str]:
+    return lambda value: "" if is_right(value) else remedy
+
+
+_ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
+    "name": _rule(_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
+    "primary": _rule(_is_flag, "must be True or False"),
+    "weight": _rule(
+        _is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"
+    ),
+    "capacity": _rule(_is_count, "must be a whole number of sessions; 0 means unlimited"),
+    "order": _rule(_is_order, "must be a whole number from 0, or None to append"),
+    "labels": _wrong_labels,
 }
+"""What is wrong with an attribute, and how to mend it; empty where nothing is."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Period = Annotated[float, Field(ge=0.01, le=3600)]

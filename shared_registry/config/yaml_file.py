@@ -18,13 +18,18 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from yaml.representer import SafeRepresenter
 
 from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
 from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
 from shared_registry.errors import ConfigError
+from shared_registry.model import Labels
 
 logger = logging.getLogger(__name__)
+
+# So that `yaml.safe_dump(dataclasses.asdict(config))` writes what `read_yaml` reads.
+SafeRepresenter.add_representer(Labels, SafeRepresenter.represent_dict)
 
 HEALTH_CHECK_KEYS = {
     "path": "health_check_path",

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared_registry.model import (
     AdminState,
+    Labels,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
@@ -69,6 +70,7 @@ NUMBER = Form(float, lambda value: repr(float(value)))
 COUNT = Form(int)
 ORDER = Form(int, lambda value: str(value or 0))
 TIME = Form(lambda text: int(text) / 1000, lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}")
+LABELS = Form(Labels.parse, str, dict)
 LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
 
 
@@ -135,6 +137,7 @@ FIELDS = (
     _spec("weight", NUMBER, is_required=True, words=lambda weight: f"weight {weight:g}"),
     _spec("capacity", COUNT, is_required=True, words=lambda capacity: f"capacity {capacity or 'unlimited'}"),
     _spec("order", ORDER, is_required=True, documents=Document.EVENT),
+    _spec("labels", LABELS, words=lambda labels: f"labels {labels}" if labels else ""),
     _record("source", SOURCE, Group.OPERATION, is_required=True),
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),

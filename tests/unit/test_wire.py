@@ -41,6 +41,7 @@ HASH = {
     "weight": "0.30000000000000004",
     "capacity": "4",
     "order": "7",
+    "labels": "gpu=h100,zone=a",
     "incarnation": "abc",
     "source": "explicit",
     "registered_at_ms": "1700000000001",
@@ -63,7 +64,14 @@ HASH = {
 RECORD = ReplicaRecord(
     restored_from="5-0 old 7-0 older",
     key=KEY,
-    endpoint=ReplicaEndpoint("http://10.0.0.1:8000/", "a", primary=True, weight=0.1 + 0.2, capacity=4, order=7),
+    endpoint=ReplicaEndpoint(
+        *("http://10.0.0.1:8000/", "a"),
+        primary=True,
+        weight=0.1 + 0.2,
+        capacity=4,
+        order=7,
+        labels={"zone": "a", "gpu": "h100"},
+    ),
     health=ReplicaHealth(
         status=ReplicaStatus.HEALTHY,
         last_ok_at=1700000000.003,
@@ -86,6 +94,7 @@ RECORD = ReplicaRecord(
     revision="1700000000006-7",
 )
 MAY_BE_MISSING = {
+    "labels",
     "restored_from",
     "registered_at_ms",
     "status_since_ms",
@@ -103,6 +112,7 @@ MALFORMED = {
     "weight": "heavy",
     "capacity": "1.5",
     "order": "first",
+    "labels": "zone",
     "source": "nobody",
     "status": "fine",
     "consecutive_failures": "",
@@ -248,7 +258,7 @@ def test_a_record_put_back_is_what_it_was() -> None:
 
 def test_a_record_put_back_leaves_out_what_never_happened() -> None:
     _, fields = entry_of(restored_entry("replica", ReplicaRecord(KEY, ReplicaEndpoint(KEY))))
-    assert fields.keys() & MAY_BE_MISSING == {"admin_reason", "removes_when_drained"}
+    assert fields.keys() & MAY_BE_MISSING == {"labels", "admin_reason", "removes_when_drained"}
     assert parse_record(KEY, fields, ORIGIN) == ReplicaRecord(KEY, ReplicaEndpoint(KEY, order=0))
 
 
