@@ -1,11 +1,12 @@
 -- Registers a replica, or changes the spec of one that is there; its health, admin state and load stay.
 --
 -- A seed (from a config file) neither revives what was removed nor overrides an explicit spec. A request that
--- already ran, even one that a removal followed, does nothing: its id is kept as incarnation or spec_request.
+-- already ran, even one that a removal followed, does nothing: its id is kept as incarnation or spec_request. The spec
+-- comes as fields of the hash, by their names; its order is given, or chosen here where it is empty.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    mode request history_id router by replica_url url name primary weight capacity order
+-- ARGV    mode request history_id router by replica_url order … (field value)
 -- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -17,7 +18,9 @@
 -- include lib/ready.lua
 -- include lib/queue.lua
 
-local mode, request, history_id, router, by, replica_url, url, name, primary, weight, capacity, order = unpack(ARGV)
+local FIELD_WIDTH = 2
+
+local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1, 7)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
@@ -53,13 +56,15 @@ local function position()
 end
 
 local placed = position()
-local spec = {
-  'url', url, 'name', name, 'primary', primary, 'weight', weight, 'capacity', capacity, 'order', whole(placed),
-  'source', mode,
-}
+local spec = {'order', whole(placed), 'source', mode}
+for i = 8, #ARGV, FIELD_WIDTH do
+  spec[#spec + 1] = ARGV[i]
+  spec[#spec + 1] = ARGV[i + 1]
+end
 local changed = is_new
 for i = 1, #spec, 2 do
-  if not changed and redis.call('HGET', replica, spec[i]) ~= spec[i + 1] then
+  -- A field that is not there is as one that is empty: the hash may be by a version that does not know it.
+  if not changed and (redis.call('HGET', replica, spec[i]) or '') ~= spec[i + 1] then
     changed = true
   end
 end

@@ -12,10 +12,13 @@
 -- have ended before all was put back into it: `absent` removes what an earlier view of the same history put back, and
 -- once a complete view is in, earlier ones of its history are superseded.
 --
+-- An entry ends with the replica's hash, as far as it is known: how many fields, then name and value of each. Of a
+-- removed or absent replica that is the least that an event must carry.
+--
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
--- ARGV    history_id router view_history_id view_revision is_complete … (kind url restored_from, and 21 fields;
---         see FIELDS)
+-- ARGV    history_id router view_history_id view_revision is_complete health_fields
+--         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -29,27 +32,33 @@
 -- include lib/tombstones.lua
 -- include lib/queue.lua
 
-local FIELDS = {
-  'url', 'name', 'primary', 'weight', 'capacity', 'order', 'source', 'incarnation', 'registered_at_ms',
-  'admin_since_ms', 'admin', 'admin_reason', 'removes_when_drained',
-  'status', 'status_since_ms', 'consecutive_failures', 'consecutive_successes', 'last_ok_at_ms', 'last_failure_at_ms',
-  'last_latency_ms', 'last_error',
-}
-local FIRST_HEALTH_FIELD = 14
-local ENTRY_WIDTH = 3 + #FIELDS
--- The hash of a replica of which only the removal is known: as much as its event must carry.
-local NAMELESS = {
-  'name', '', 'primary', '0', 'weight', '1.0', 'capacity', '0', 'order', '0', 'source', 'explicit', 'incarnation', '',
-  'status', 'unknown', 'consecutive_failures', '0', 'consecutive_successes', '0', 'in_flight', '0',
-}
+local FIRST_ENTRY, HEAD_WIDTH = 7, 4
 
-local history_id, router, view_history_id, view_revision, is_complete = unpack(ARGV, 1, 5)
+local history_id, router, view_history_id, view_revision, is_complete, health_fields = unpack(ARGV, 1, 6)
+
+-- Returns the entry that begins at that place in ARGV, and where the next one begins.
+-- fields: flat list of name, value. known: the same by name.
+local function entry_at(at)
+  local entry = {kind = ARGV[at], url = ARGV[at + 1], restored_from = ARGV[at + 2], fields = {}, known = {}}
+  local first = at + HEAD_WIDTH
+  local after = first + 2 * tonumber(ARGV[at + 3])
+  for i = first, after - 1, 2 do
+    entry.fields[i - first + 1], entry.fields[i - first + 2] = ARGV[i], ARGV[i + 1]
+    entry.known[ARGV[i]] = ARGV[i + 1]
+  end
+  return entry, after
+end
+
+local entries, next_at = {}, FIRST_ENTRY
+while next_at <= #ARGV do
+  entries[#entries + 1], next_at = entry_at(next_at)
+end
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
 })
-for i = 6, #ARGV, ENTRY_WIDTH do
-  refused = refused or type_refusal({keys.replica_prefix .. ARGV[i + 1], 'hash'})
+for _, entry in ipairs(entries) do
+  refused = refused or type_refusal({keys.replica_prefix .. entry.url, 'hash'})
 end
 if refused then
   return refused
@@ -92,28 +101,36 @@ local function probed_at(ok_ms, failure_ms)
   return math.max(tonumber(ok_ms or '') or 0, tonumber(failure_ms or '') or 0)
 end
 
-local function put_back(replica, url, at)
-  local stored = redis.call('HMGET', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'status')
-  local known = {}
-  for i = 1, #FIELDS do
-    known[FIELDS[i]] = ARGV[at + 2 + i]
-  end
-  local last = #FIELDS
-  local known_at = math.max(probed_at(known.last_ok_at_ms, known.last_failure_at_ms),
-    tonumber(known.registered_at_ms) or 0)
-  if stored[3] and probed_at(stored[1], stored[2]) > known_at then
-    last = FIRST_HEALTH_FIELD - 1
-  else
-    -- Who saw the failures that the view has is not known any more.
-    redis.call('HDEL', replica, 'failing_witness')
-  end
-  for i = 1, last do
-    if known[FIELDS[i]] == '' and i >= FIRST_HEALTH_FIELD then
-      redis.call('HDEL', replica, FIELDS[i])
-    else
-      redis.call('HSET', replica, FIELDS[i], known[FIELDS[i]])
+local health_names, is_health = {}, {}
+for name in string.gmatch(health_fields, '%S+') do
+  health_names[#health_names + 1] = name
+  is_health[name] = true
+end
+
+-- Returns a flat list of fields without those that tell of health.
+local function without_health(fields)
+  local rest = {}
+  for i = 1, #fields, 2 do
+    if not is_health[fields[i]] then
+      rest[#rest + 1] = fields[i]
+      rest[#rest + 1] = fields[i + 1]
     end
   end
+  return rest
+end
+
+local function put_back(replica, url, entry)
+  local stored = redis.call('HMGET', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'status')
+  local known, fields = entry.known, entry.fields
+  local known_at = math.max(probed_at(known.last_ok_at_ms, known.last_failure_at_ms),
+    tonumber(known.registered_at_ms or '') or 0)
+  if stored[3] and probed_at(stored[1], stored[2]) > known_at then
+    fields = without_health(fields)
+  else
+    -- Who saw the failures that the view has is not known any more.
+    redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
+  end
+  redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')
   redis.call('ZREM', keys.removed, url)
@@ -123,18 +140,18 @@ local function put_back(replica, url, at)
 end
 
 -- The other routers hear of it, so that the removal outlives the one that knew.
-local function bury_again(replica, url)
+local function bury_again(replica, url, entry)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
-    redis.call('HSET', replica, 'url', url, unpack(NAMELESS))
+    redis.call('HSET', replica, 'in_flight', '0', unpack(entry.fields))
   end
   bury(replica, url, now_ms, 'removed in an earlier history')
 end
 
 begin_history(history_id)
 local reply = {'restored'}
-for at = 6, #ARGV, ENTRY_WIDTH do
-  local kind, url = ARGV[at], ARGV[at + 1]
-  local revision, history = parse_origin(ARGV[at + 2])
+for _, entry in ipairs(entries) do
+  local kind, url = entry.kind, entry.url
+  local revision, history = parse_origin(entry.restored_from)
   local origin = {view_revision, view_history_id}
   if revision then
     origin = {revision, history == '' and view_history_id or history, view_revision, view_history_id}
@@ -142,9 +159,9 @@ for at = 6, #ARGV, ENTRY_WIDTH do
   local replica = keys.replica_prefix .. url
   if may_write(kind, replica, revision or view_revision) then
     if kind == 'replica' then
-      put_back(replica, url, at)
+      put_back(replica, url, entry)
     else
-      bury_again(replica, url)
+      bury_again(replica, url, entry)
     end
     redis.call('HSET', replica, 'restored_from', table.concat(origin, ' '))
     refresh_ready(replica, url)

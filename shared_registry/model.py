@@ -6,8 +6,9 @@ Times are float seconds since the epoch on the Redis server's clock, `None` wher
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from shared_registry.urls import canonical_url
 
@@ -45,6 +46,51 @@ class Source(enum.Enum):
     EXPLICIT = "explicit"
 
 
+class Labels(dict[str, str]):
+    """What people say of a replica, such as its zone and model: sorted by name, unchangeable, hashable.
+
+    A dict, so that JSON and `dataclasses.asdict` know what to do with it. As text it is `gpu=h100,zone=a`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        """Copy labels. They are checked where the replica enters the registry, not here."""
+        super().__init__(sorted(dict(labels).items(), key=lambda label: str(label[0])))
+
+    @classmethod
+    def parse(cls, text: str) -> Labels:
+        """Return the labels that a text names.
+
+        Raises:
+            ValueError: A part of it has no `=`.
+        """
+        if not text:
+            return NO_LABELS
+        parts = [part.partition("=") for part in text.split(",")]
+        if not all(equals for _, equals, _ in parts):
+            raise ValueError(text)
+        return cls((name, value) for name, _, value in parts)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={value}" for name, value in self.items())
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none, for it can be changed
+        return hash(tuple(self.items()))
+
+    def __reduce__(self) -> tuple[type[Labels], tuple[dict[str, str]]]:
+        return Labels, (dict(self),)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("labels cannot be changed; use dataclasses.replace(endpoint, labels={...})")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+NO_LABELS = Labels()
+
+
 @dataclass(frozen=True)
 class ReplicaEndpoint:
     """One replica as configured. Validated where it enters the registry, not when built.
@@ -56,6 +102,7 @@ class ReplicaEndpoint:
         weight: Relative share of the load, > 0.
         capacity: The most sessions at once; 0 means unlimited.
         order: Position in the list, lowest first; `None` appends.
+        labels: What else people say of it, such as `{"zone": "a"}`, for policies and for people; see `Labels`.
     """
 
     url: str
@@ -64,6 +111,12 @@ class ReplicaEndpoint:
     weight: float = 1.0
     capacity: int = 0
     order: int | None = None
+    labels: Mapping[str, str] = NO_LABELS
+
+    def __post_init__(self) -> None:
+        labels: object = self.labels
+        if not isinstance(labels, Labels) and isinstance(labels, Mapping):
+            object.__setattr__(self, "labels", Labels(labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +242,11 @@ class Replica:
     def primary(self) -> bool:
         """Whether it belongs to the first tier."""
         return self.record.endpoint.primary
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What else people say of it, such as its zone."""
+        return self.record.endpoint.labels
 
     @property
     def in_flight(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,6 @@ from shared_registry.store.reader import RECORDS_AT_ONCE, Reader, execute
 
 KEYS_AT_ONCE = 1000
 SCAN_SECONDS = 30.0
-INSPECTED_FIELDS = (
-    *("status", "admin", "primary", "weight", "capacity", "in_flight", "order"),
-    *("slow_start_ms", "status_since_ms"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +19,7 @@ class Inspection:
 
     Attributes:
         order: Its score in `replicas`, `None` where it is not there; likewise the ready scores.
-        fields: What its hash holds of `INSPECTED_FIELDS`.
+        fields: Its hash, without the fields that are empty.
     """
 
     url: str
@@ -95,12 +92,13 @@ class Inspector(Reader):
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
             reply = await self._channel.run("inspect_replicas", chunk)
-            width = 4 + len(INSPECTED_FIELDS)
-            for position, url in enumerate(chunk):
-                values = reply.values[position * width : (position + 1) * width]
-                scores = [float(value) if value else None for value in values[:3]]
-                fields = {name: value for name, value in zip(INSPECTED_FIELDS, values[4:], strict=True) if value}
-                found.append(Inspection(url, scores[0], scores[1], scores[2], values[3] == "1", fields))
+            values = iter(reply.values)
+            for url in chunk:
+                *scores, is_full, count = itertools.islice(values, 5)
+                order, primary, secondary = (float(score) if score else None for score in scores)
+                pairs = [(next(values), next(values)) for _ in range(int(count))]
+                fields = {name: value for name, value in pairs if value}
+                found.append(Inspection(url, order, primary, secondary, is_full == "1", fields))
         return found
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:

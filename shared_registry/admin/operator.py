@@ -8,9 +8,8 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
@@ -124,8 +123,14 @@ class Operator(Outsider):
             raise UnknownReplica("; ".join(problems) + "; nothing was changed")
         return list(found.values())
 
-    async def plan(self, urls: Sequence[str], changes: Mapping[str, Any]) -> list[ReplicaEndpoint]:
+    async def plan(
+        self, urls: Sequence[str], change: Callable[[ReplicaEndpoint], Mapping[str, object]]
+    ) -> list[ReplicaEndpoint]:
         """Return the specs that these replicas get: the changes, over what is registered, over the defaults.
+
+        Args:
+            urls: Which, in any spelling.
+            change: Returns the attributes that a spec is to have instead of its own.
 
         Raises:
             ConfigError: A url or a change is wrong.
@@ -134,7 +139,7 @@ class Operator(Outsider):
         spelled = {canonical_url(url): url for url in reversed(urls)}
         known = await self._reader.records(list(keys))
         plain = {key: known[key].endpoint if key in known else ReplicaEndpoint(spelled[key]) for key in keys}
-        return [validate_endpoint(replace(endpoint, **changes), "replica") for endpoint in plain.values()]
+        return [validate_endpoint(endpoint, "replica", change(endpoint)) for endpoint in plain.values()]
 
     async def register(self, endpoint: ReplicaEndpoint) -> Change:
         """Register a replica, or change the spec of one that is there; its health and load stay."""

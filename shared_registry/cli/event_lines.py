@@ -6,6 +6,7 @@ from typing import Any
 
 from shared_registry.cli.console import printable, timestamp
 from shared_registry.model import Event, EventKind, ReplicaRecord
+from shared_registry.store.replica_fields import Document, replica_document, spec_words
 
 _SPECS = (EventKind.REPLICA_REGISTERED, EventKind.REPLICA_UPDATED)
 
@@ -23,17 +24,7 @@ def event_document(event: Event) -> dict[str, Any]:
         "by": event.by,
         "reason": event.reason,
         "sit_out_seconds": event.sit_out_seconds,
-        "replica": record
-        and {
-            "url": record.endpoint.url,
-            "name": record.endpoint.name,
-            "primary": record.endpoint.primary,
-            "weight": record.endpoint.weight,
-            "capacity": record.endpoint.capacity,
-            "order": record.endpoint.order,
-            "status": record.health.status.value,
-            "admin": record.admin.value,
-        },
+        "replica": record and replica_document(record, Document.EVENT),
     }
 
 
@@ -49,8 +40,7 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
     endpoint = record.endpoint
     label = f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url
     if event.kind in _SPECS:
-        tier = "primary" if endpoint.primary else "secondary"
-        return f"{label} {tier}, weight {endpoint.weight:g}, capacity {endpoint.capacity or 'unlimited'}"
+        return f"{label} {spec_words(endpoint)}"
     if event.kind is EventKind.REPLICA_ADMIN:
         return f"{label} {record.admin.value}"
     return label

@@ -31,7 +31,7 @@ from shared_registry.cli.options import (
     seconds_above_zero,
 )
 from shared_registry.errors import UsageError
-from shared_registry.model import AdminState
+from shared_registry.model import AdminState, ReplicaEndpoint
 
 commands = typer.Typer()
 
@@ -57,6 +57,12 @@ def add(
     order: Annotated[
         int | None, typer.Option(help="Place in the list, lowest first; default: the end.", show_default=False)
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Such as zone=a; NAME- takes it away. Repeat for several.", show_default=False
+        ),
+    ] = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -75,10 +81,15 @@ def add(
     for field in ("name", "order"):
         if field in changes and len(urls) > 1:
             raise UsageError(f"--{field}: belongs to one replica; add several with one command each")
+    set_labels, unset_labels = _label_changes(label or [])
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
 
+    def change(known: ReplicaEndpoint) -> dict[str, Any]:
+        kept = {name: value for name, value in known.labels.items() if name not in unset_labels}
+        return {**changes, "labels": {**kept, **set_labels}}
+
     async def work(operator: Operator) -> Results:
-        return await change_each(await operator.plan(urls, changes), operator.register)
+        return await change_each(await operator.plan(urls, change), operator.register)
 
     task.finish(operate(task.settings, task.by, work))
 
@@ -258,6 +269,23 @@ class _Task:
         if results.failure is not None:
             with explained(self.settings):
                 raise results.failure
+
+
+def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
+    """Return the labels to set, and the names of those to take away."""
+    wanted: dict[str, str] = {}
+    unwanted: set[str] = set()
+    for text in asked:
+        name, equals, value = text.partition("=")
+        if equals:
+            wanted[name] = value
+        elif name.endswith("-"):
+            unwanted.add(name.removesuffix("-"))
+        else:
+            raise UsageError(f"--label: {text!r} must be NAME=VALUE, such as zone=a, or NAME- to take one away")
+    if both := sorted(wanted.keys() & unwanted):
+        raise UsageError(f"--label: {both[0]!r} is both set and taken away")
+    return wanted, unwanted
 
 
 def _is_confirmed(targets: Sequence[Target]) -> bool:

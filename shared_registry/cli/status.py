@@ -15,6 +15,7 @@ from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 from shared_registry.store.redis_url import mask_redis_url
+from shared_registry.store.replica_fields import Document, replica_document
 
 STYLES = {
     ReplicaStatus.HEALTHY: "green",
@@ -40,29 +41,7 @@ def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any
         "last_heartbeat_at": overview.last_heartbeat_at,
         "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
-        "replicas": [_replica_document(record) for record in overview.replicas],
-    }
-
-
-def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
-    endpoint, health = record.endpoint, record.health
-    return {
-        "url": endpoint.url,
-        "name": endpoint.name,
-        "primary": endpoint.primary,
-        "weight": endpoint.weight,
-        "capacity": endpoint.capacity,
-        "in_flight": record.in_flight,
-        "status": health.status.value,
-        "status_since": record.status_since,
-        "admin": record.admin.value,
-        "admin_reason": record.admin_reason,
-        "last_ok_at": health.last_ok_at,
-        "last_failure_at": health.last_failure_at,
-        "last_latency_ms": health.last_latency_ms,
-        "last_error": record.last_error,
-        "consecutive_failures": health.consecutive_failures,
-        "consecutive_successes": health.consecutive_successes,
+        "replicas": [replica_document(record, Document.STATUS) for record in overview.replicas],
     }
 
 
@@ -97,6 +76,9 @@ def _replica_table(overview: Overview) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("in flight", "latency", "last ok", "failures"):
         table.add_column(heading, justify="right", no_wrap=True)
+    has_labels = any(record.endpoint.labels for record in overview.replicas)
+    if has_labels:
+        table.add_column("labels", overflow="fold")
     for record in overview.replicas:
         endpoint, health = record.endpoint, record.health
         table.add_row(
@@ -108,6 +90,7 @@ def _replica_table(overview: Overview) -> Table:
             "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
             "never" if health.last_ok_at is None else f"{duration(overview.at - health.last_ok_at)} ago",
             str(health.consecutive_failures),
+            *([str(endpoint.labels)] if has_labels else []),
         )
     return table
 

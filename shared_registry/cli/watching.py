@@ -39,18 +39,30 @@ from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
 from shared_registry.model import Event
+from shared_registry.store.replica_fields import Document, documented
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., None])
 EVENTS_SHOWN = 20
 WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
 commands = typer.Typer()
 
 
+def _with_replica_fields(command: C) -> C:
+    """Put in the help the names that JSON documents have for a replica's fields."""
+    text = command.__doc__ or ""
+    for which in (Document.STATUS, Document.EVENT):
+        text = text.replace(f"{{{which.name}}}", f"{{{', '.join(documented(which))}}}")
+    command.__doc__ = text
+    return command
+
+
 @commands.command(
     epilog="Examples: `shared-registry status --watch --interval 0.5`; "
     "`shared-registry --redis redis://127.0.0.1:6379/0 -n pool status --json`"
 )
+@_with_replica_fields
 def status(
     context: typer.Context,
     *,
@@ -75,10 +87,8 @@ def status(
     """Show replicas, leader and routers, without joining them.
 
     --json prints one object: redis, namespace, at, history_id, revision, epoch, leader {router, epoch, elected_at} or
-    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (why, or null), and replicas [{url,
-    name, primary, weight, capacity, in_flight, status, status_since, admin, admin_reason, last_ok_at, last_failure_at,
-    last_latency_ms, last_error, consecutive_failures, consecutive_successes}]. Times are seconds since the epoch on the
-    Redis server's clock. Capacity 0 is unlimited.
+    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (why, or null), and replicas [{STATUS}].
+    Times are seconds since the epoch on the Redis server's clock. Capacity 0 is unlimited.
     With --watch it is one such object a line, or {redis, namespace, error, age_seconds} while Redis is away.
     """
     options = given(context, redis, namespace, as_json=as_json)
@@ -187,6 +197,7 @@ def _revision(text: str | None) -> str | None:
     epilog="Examples: `shared-registry events --follow`; `shared-registry events --count 5`; "
     "`shared-registry events --after 1764032400123-0 --json`"
 )
+@_with_replica_fields
 def events(
     context: typer.Context,
     *,
@@ -216,7 +227,7 @@ def events(
     """Show what happened: every change of replicas, leader and routers, oldest first, with who asked for it and why.
 
     --json prints one object: redis, namespace, and events [{id, kind, at, previous, router, epoch, by, reason,
-    sit_out_seconds, replica}], where replica is null or {url, name, primary, weight, capacity, order, status, admin}.
+    sit_out_seconds, replica}], where replica is null or {EVENT}.
     With --follow it is one event a line.
     """
     options = given(context, redis, namespace, as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 import types
@@ -105,6 +106,33 @@ def read_as(kind: type, value: object) -> object:
     What is no spelling of that kind stays as it is, for the config's own checks to refuse.
     """
     return _READERS[kind](value) if kind in _READERS else value
+
+
+def read_endpoints(items: object, unknown: Callable[[str, str], None]) -> object:
+    """Make endpoints of what can be one; the rest stays as it is, to be refused under its place in the list.
+
+    Args:
+        items: Mappings with the attributes of a `ReplicaEndpoint`, and urls.
+        unknown: Called with the place, such as `replicas[3]`, and the name of each key that is no attribute.
+    """
+    if not isinstance(items, list):
+        return items
+    return [_endpoint(item, functools.partial(unknown, f"replicas[{index}]")) for index, item in enumerate(items)]
+
+
+def _endpoint(item: object, unknown: Callable[[str], None]) -> object:
+    if isinstance(item, str):
+        return ReplicaEndpoint(item)
+    if not isinstance(item, Mapping):
+        return item
+    values: dict[str, Any] = {"url": ""}
+    for key, value in item.items():
+        kind = ENDPOINT_KINDS.get(str(key))
+        if kind is None:
+            unknown(str(key))
+        elif value is not None:
+            values[str(key)] = read_as(kind, value)
+    return ReplicaEndpoint(**values)
 
 
 def _text(value: object) -> object:

@@ -1,20 +1,22 @@
 """Reads settings from environment variables: `SHARED_REGISTRY_<SETTING>`, such as `SHARED_REGISTRY_REDIS_URL`.
 
-`SHARED_REGISTRY_REPLICAS` holds urls with commas between, `SHARED_REGISTRY_HEALTH_CHECK_EXPECT` a JSON object, and
-`none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable counts as absent, for that is how compose files
-pass on one that is not set.
+`SHARED_REGISTRY_REPLICAS` holds urls with commas between, or a JSON list like the one in a YAML file;
+`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` holds a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An
+empty variable counts as absent, for that is how compose files pass on one that is not set.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 
-from shared_registry.config.draft import Draft, Origin, OriginKind
-from shared_registry.config.problems import nearest
+from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
+from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
+from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
 
 logger = logging.getLogger(__name__)
@@ -39,16 +41,38 @@ def read_env(environ: Mapping[str, str]) -> Draft:
         if setting is None:
             _warn(variable)
         elif text and not (setting == "port" and _KUBERNETES_PORT.fullmatch(text)):
-            draft.put(setting, _value(setting, text), Origin(OriginKind.ENVIRONMENT, variable))
+            try:
+                draft.put(setting, _value(setting, text), Origin(OriginKind.ENVIRONMENT, variable))
+            except ConfigError as error:
+                draft.problems.append(Problem(str(error), (setting,), variable))
     return draft
 
 
 def _value(setting: str, text: str) -> object:
     if setting == "replicas":
-        return [ReplicaEndpoint(url.strip()) for url in text.split(",") if url.strip()]
+        return _replicas(text)
     if setting == "max_staleness_seconds" and text.lower() == "none":
         return None
     return text
+
+
+def _replicas(text: str) -> object:
+    if not text.startswith("["):
+        return [ReplicaEndpoint(url.strip()) for url in text.split(",") if url.strip()]
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = (
+            f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        )
+        raise ConfigError(f"replicas: begins with '[', but is not JSON: {where}; quote all texts with \"") from None
+    return read_endpoints(items, _warn_of_key)
+
+
+def _warn_of_key(place: str, key: str) -> None:
+    guess = nearest(key, ENDPOINT_KINDS)
+    hint = f"did you mean {guess}?" if guess else f"known keys: {', '.join(sorted(ENDPOINT_KINDS))}"
+    logger.warning("%sREPLICAS: unknown key %r in %s is ignored; %s", PREFIX, key, place, hint)
 
 
 def _warn(variable: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
-from shared_registry.config.problems import InvalidSettings, Problem, shorten
+from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.model import ReplicaEndpoint
@@ -28,8 +29,14 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 MAX_INTEGER = 2**53
 """The largest whole number that Lua and sorted sets keep exactly."""
 MAX_NAME_LENGTH = 200
+MAX_LABELS = 16
+"""Each event of a replica carries all of its labels."""
+MAX_LABEL_LENGTH = 128
 
 _ROUTER_ID = re.compile(r"[^\s~/]{1,64}")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]*")
+"""Labels of Kubernetes are such, and names of models; none of these characters separates labels in Redis."""
 _MISSING = object()
 
 
@@ -129,12 +136,15 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
     return checked
 
 
-def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpoint:
-    """Return a checked copy of an endpoint.
+def validate_endpoint(
+    endpoint: object, field: str = "endpoint", changes: Mapping[str, object] = MappingProxyType({})
+) -> ReplicaEndpoint:
+    """Return a checked copy of an endpoint, or of what changes make of it.
 
     Args:
         endpoint: A `ReplicaEndpoint` or any object with its attributes; all but `url` may be missing.
         field: How the caller names it in an error message, such as `replicas[3]`.
+        changes: Attributes that it is to have instead of its own.
 
     Raises:
         ConfigError: Something about it is wrong; the message lists everything that is.
@@ -148,14 +158,16 @@ def validate_endpoint(endpoint: object, field: str = "endpoint") -> ReplicaEndpo
         canonical_url(endpoint.url, field=f"{field}.url")
     except ConfigError as error:
         problems.append(Problem(str(error)))
-    for name, (is_right, remedy) in _ENDPOINT_RULES.items():
-        value = getattr(endpoint, name, _MISSING)
+    for name, remedy_for in _ENDPOINT_RULES.items():
+        value = changes[name] if name in changes else getattr(endpoint, name, _MISSING)
         if value is _MISSING:
             continue
-        if not is_right(value):
+        if remedy := remedy_for(value):
             problems.append(Problem(f"{field}.{name}: {remedy}, got {shorten(value)}"))
         else:
             given[name] = value
+    unknown = changes.keys() - _ENDPOINT_RULES.keys()
+    problems += [Problem(f"{field}.{unknown_setting(name, _ENDPOINT_RULES)}") for name in sorted(unknown)]
     if problems:
         raise InvalidSettings(problems)
     given["name"] = given.get("name") or None
@@ -179,17 +191,45 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
 
 
+def _wrong_labels(value: object) -> str:
+    """Return what is wrong with labels; empty where nothing is."""
+    if not isinstance(value, Mapping):
+        return "must be a mapping of names to texts, such as {'zone': 'a'}"
+    if len(value) > MAX_LABELS:
+        return f"must be at most {MAX_LABELS}"
+    for name, text in value.items():
+        if not _is_text_like(name, _LABEL_NAME):
+            rule = "letters, digits and -_./, beginning and ending with a letter or digit"
+            return f"the name {shorten(name)} must be text of 1 to {MAX_LABEL_LENGTH} characters: {rule}"
+        if not _is_text_like(text, _LABEL_VALUE):
+            rule = "letters, digits and -_./:@+; quote numbers"
+            return f"{name} must be text of at most {MAX_LABEL_LENGTH} characters: {rule}"
+    return ""
+
+
+def _is_text_like(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_LABEL_LENGTH and pattern.fullmatch(value) is not None
+
+
 def _is_order(value: object) -> bool:
     return value is None or _is_count(value)
 
 
-_ENDPOINT_RULES = {
-    "name": (_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
-    "primary": (_is_flag, "must be True or False"),
-    "weight": (_is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"),
-    "capacity": (_is_count, "must be a whole number of sessions; 0 means unlimited"),
-    "order": (_is_order, "must be a whole number from 0, or None to append"),
+def _rule(is_right: Callable[[object], bool], remedy: str) -> Callable[[object], str]:
+    return lambda value: "" if is_right(value) else remedy
+
+
+_ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
+    "name": _rule(_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
+    "primary": _rule(_is_flag, "must be True or False"),
+    "weight": _rule(
+        _is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"
+    ),
+    "capacity": _rule(_is_count, "must be a whole number of sessions; 0 means unlimited"),
+    "order": _rule(_is_order, "must be a whole number from 0, or None to append"),
+    "labels": _wrong_labels,
 }
+"""What is wrong with an attribute, and how to mend it; empty where nothing is."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Period = Annotated[float, Field(ge=0.01, le=3600)]

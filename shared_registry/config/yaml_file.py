@@ -2,7 +2,7 @@
 
     router:
       host, port, namespace, redis_url, router_id, lease_seconds, ...    all settings but those below, by their names
-      replicas: [{url, name, primary, weight, capacity, order}]          or just the url
+      replicas: [{url, ...}]              each with what a ReplicaEndpoint has, or just the url
       health_check: {path, interval_seconds, timeout_seconds, failure_threshold, recovery_threshold, expect,
                      fast_interval_seconds, probe_concurrency}
 
@@ -16,17 +16,20 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import yaml
+from yaml.representer import SafeRepresenter
 
-from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_as
+from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
 from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
 from shared_registry.errors import ConfigError
-from shared_registry.model import ReplicaEndpoint
+from shared_registry.model import Labels
 
 logger = logging.getLogger(__name__)
+
+# So that `yaml.safe_dump(dataclasses.asdict(config))` writes what `read_yaml` reads.
+SafeRepresenter.add_representer(Labels, SafeRepresenter.represent_dict)
 
 HEALTH_CHECK_KEYS = {
     "path": "health_check_path",
@@ -109,7 +112,8 @@ class _Reader:
             text = f"{self._name}: router.health_check: must be a mapping such as {{path: /health}}"
             self._draft.problems.append(Problem(f"{text}, not {_kind(health_check)}"))
         if replicas is not None:
-            self._draft.put("replicas", self._endpoints(replicas), self._origin("router.replicas"))
+            endpoints = read_endpoints(replicas, lambda at, key: self._warn(f"router.{at}", key, ENDPOINT_KINDS))
+            self._draft.put("replicas", endpoints, self._origin("router.replicas"))
         return self._draft
 
     def _settings(
@@ -121,26 +125,6 @@ class _Reader:
                 self._warn(block, str(key), [*keys, *also])
             elif value is not None:
                 self._draft.put(setting, value, self._origin(f"{block}.{key}"))
-
-    def _endpoints(self, items: object) -> object:
-        """Make endpoints of what can be one; the rest stays as it is, to be refused under its place in the list."""
-        if not isinstance(items, list):
-            return items
-        return [self._endpoint(f"router.replicas[{index}]", item) for index, item in enumerate(items)]
-
-    def _endpoint(self, block: str, item: object) -> object:
-        if isinstance(item, str):
-            return ReplicaEndpoint(item)
-        if not isinstance(item, Mapping):
-            return item
-        values: dict[str, Any] = {"url": ""}
-        for key, value in item.items():
-            kind = ENDPOINT_KINDS.get(str(key))
-            if kind is None:
-                self._warn(block, str(key), ENDPOINT_KINDS)
-            elif value is not None:
-                values[str(key)] = read_as(kind, value)
-        return ReplicaEndpoint(**values)
 
     def _origin(self, key: str) -> Origin:
         return Origin(OriginKind.FILE, f"{key} in {self._name}")

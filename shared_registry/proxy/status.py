@@ -7,6 +7,10 @@ from typing import Any
 
 from shared_registry.model import ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.replica_fields import Document, replica_document
+
+THE_ORIGINALS = ("url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures")
+"""What FastVideo's router tells of a replica, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +74,5 @@ def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
 
 
 def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
-    endpoint, health = record.endpoint, record.health
-    return {
-        "url": endpoint.url,
-        "primary": endpoint.primary,
-        "status": health.status.value,
-        "last_ok_at": health.last_ok_at,
-        "last_latency_ms": health.last_latency_ms,
-        "consecutive_failures": health.consecutive_failures,
-        "name": endpoint.name,
-        "weight": endpoint.weight,
-        "capacity": endpoint.capacity,
-        "in_flight": record.in_flight,
-        "admin": record.admin.value,
-        "admin_reason": record.admin_reason,
-        "status_since": record.status_since,
-        "last_failure_at": health.last_failure_at,
-        "last_error": record.last_error,
-        "consecutive_successes": health.consecutive_successes,
-    }
+    ours = replica_document(record, Document.STATUS)
+    return {name: ours[name] for name in THE_ORIGINALS} | ours

@@ -387,13 +387,19 @@ class SharedReplicaRegistry:
             await self._clock.sleep(min(DRAIN_POLL_SECONDS, deadline - self._clock.monotonic()))
         return True
 
-    async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "") -> Replica:
+    async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
         """Add a replica, or change the spec of one that is there; its health and load stay.
+
+        Args:
+            endpoint: The whole spec, or a url.
+            by: Who asked.
+            attributes: Of the `ReplicaEndpoint`, such as `capacity=4`, instead of its own.
 
         Raises:
             ConfigError: The endpoint is wrong.
         """
-        spec = validate_endpoint(ReplicaEndpoint(endpoint) if isinstance(endpoint, str) else endpoint)
+        whole = ReplicaEndpoint(endpoint) if isinstance(endpoint, str) else endpoint
+        spec = validate_endpoint(whole, changes=attributes)
         key = canonical_url(spec.url)
         await self._parts.store.register(key, spec, mode=Source.EXPLICIT, request=new_token(), by=by)
         return self._view.get(key) or self._view.handle(Replica(spec).record)

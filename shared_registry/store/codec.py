@@ -6,22 +6,20 @@ What does not parse was not written by this package: it is a `KeyConflict` that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import (
-    AdminState,
     Event,
     EventKind,
     Leader,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
-    ReplicaStatus,
     RouterInfo,
     RouterRecord,
-    Source,
 )
+from shared_registry.store.replica_fields import HELD_BY, removed_fields, restored_fields
 
 T = TypeVar("T")
 
@@ -42,41 +40,19 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
     Raises:
         KeyConflict: A field is missing or malformed.
     """
-    read = _Fields(f"replica {key}", fields)
-    endpoint = ReplicaEndpoint(
-        url=read("url", str),
-        name=read("name", str) or None,
-        primary=read("primary", str) == "1",
-        weight=read("weight", float),
-        capacity=read("capacity", int),
-        order=read("order", int),
-    )
-    health = ReplicaHealth(
-        status=read("status", ReplicaStatus),
-        last_ok_at=read.optional_seconds("last_ok_at_ms"),
-        last_failure_at=read.optional_seconds("last_failure_at_ms"),
-        consecutive_failures=read("consecutive_failures", int),
-        consecutive_successes=read("consecutive_successes", int),
-        last_latency_ms=read.optional("last_latency_ms", float),
-    )
+    read = _Fields(f"replica {key}", fields if revision is None else {**fields, "revision": revision})
     return ReplicaRecord(
         key=key,
-        endpoint=endpoint,
-        health=health,
-        incarnation=read("incarnation", str),
-        source=read("source", Source),
-        registered_at=read.optional_seconds("registered_at_ms"),
-        status_since=read.optional_seconds("status_since_ms"),
-        last_error=read.optional("last_error", str) or "",
-        admin=read("admin", AdminState),
-        admin_since=read.optional_seconds("admin_since_ms"),
-        admin_reason=read.optional("admin_reason", str) or "",
-        removes_when_drained=read.optional("removes_when_drained", str) == "1",
-        in_flight=read.optional("in_flight", int) or 0,
-        slow_start_seconds=read.optional_seconds("slow_start_ms"),
-        revision=revision or read("revision", str),
-        restored_from=read.optional("restored_from", str) or "",
+        endpoint=ReplicaEndpoint(**_values(read, ReplicaEndpoint)),
+        health=ReplicaHealth(**_values(read, ReplicaHealth)),
+        **_values(read, ReplicaRecord),
     )
+
+
+def _values(read: _Fields, holder: type) -> dict[str, Any]:
+    """Return the attributes of one part of a record; those that are not there have the model's defaults."""
+    fields = HELD_BY[holder]
+    return {one.attribute: read(one.name, one.form.read) for one in fields if one.is_required or one.name in read}
 
 
 def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
@@ -107,47 +83,21 @@ def _event_kind(text: str) -> EventKind:
 
 
 _EVENT_KINDS = {kind.value for kind in EventKind}
-RESTORED_FIELDS = 21
 
 
 def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
-    """Return what `restore_view` takes for one replica: kind, url, as of when it is known, and its hash in order."""
-    endpoint, health = record.endpoint, record.health
-    return [
-        kind,
-        record.key,
-        record.restored_from,
-        endpoint.url,
-        endpoint.name or "",
-        "1" if endpoint.primary else "0",
-        repr(endpoint.weight),
-        str(endpoint.capacity),
-        str(endpoint.order or 0),
-        record.source.value,
-        record.incarnation,
-        _optional_milliseconds(record.registered_at),
-        _optional_milliseconds(record.admin_since),
-        record.admin.value,
-        record.admin_reason,
-        "1" if record.removes_when_drained else "0",
-        health.status.value,
-        _optional_milliseconds(record.status_since),
-        str(health.consecutive_failures),
-        str(health.consecutive_successes),
-        _optional_milliseconds(health.last_ok_at),
-        _optional_milliseconds(health.last_failure_at),
-        "" if health.last_latency_ms is None else f"{health.last_latency_ms:.3f}",
-        record.last_error,
-    ]
+    """Return what `restore_view` takes for one replica: kind, url, as of when it is known, and its hash."""
+    return [kind, record.key, record.restored_from, *_pairs(restored_fields(record))]
 
 
 def removed_entry(kind: str, key: str, restored_from: str = "") -> list[str]:
     """Return what `restore_view` takes for a replica that is known to be removed, or is not known."""
-    return [kind, key, restored_from, *[""] * RESTORED_FIELDS]
+    return [kind, key, restored_from, *_pairs(removed_fields(key))]
 
 
-def _optional_milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else milliseconds(seconds)
+def _pairs(fields: Mapping[str, str]) -> list[str]:
+    """Return how many fields there are, then name and value of each."""
+    return [str(len(fields)), *(text for pair in fields.items() for text in pair)]
 
 
 def parse_events(values: Sequence[str]) -> list[Event]:
@@ -211,6 +161,9 @@ class _Fields:
             raise KeyConflict(
                 f"{self._what}: field {name} holds {self._fields[name]!r}; run `shared-registry check`"
             ) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
 
     def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
         return self(name, parse) if name in self._fields else None

@@ -30,6 +30,7 @@ from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events
 from shared_registry.store.keys import Keys, wrong_schema
 from shared_registry.store.lane import Lane
+from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
 from shared_registry.store.replies import (
     Denial,
     Denied,
@@ -111,17 +112,11 @@ class Store:
             request: Made by `new_token` once per request, and kept over its repetitions.
             by: Who asked.
         """
-        spec = [
-            endpoint.url,
-            endpoint.name or "",
-            _flag(endpoint.primary),
-            repr(float(endpoint.weight)),
-            str(endpoint.capacity),
-            "" if endpoint.order is None else str(endpoint.order),
-        ]
+        order = "" if endpoint.order is None else str(endpoint.order)
+        spec = [text for pair in spec_fields(endpoint).items() for text in pair]
         take = self._begin_write()
         reply = await self._sessions.run(
-            "register_replica", [mode.value, request, new_token(), self._router, by, key, *spec]
+            "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
         _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
         return _events(reply.values, take)
@@ -370,7 +365,8 @@ class Store:
             is_complete: All of the view is in now; earlier views come too late.
         """
         view = [new_token(), self._router, view_history_id, view_revision, _flag(is_complete)]
-        reply = await self._recovery.run("restore_view", [*view, *(text for entry in entries for text in entry)])
+        args = [*view, " ".join(HEALTH_NAMES), *(text for entry in entries for text in entry)]
+        reply = await self._recovery.run("restore_view", args)
         return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
 
     async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:

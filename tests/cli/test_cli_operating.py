@@ -57,6 +57,28 @@ def test_add_changes_only_what_is_given(command: Command, raw: Any, keys: Keys) 
     assert (stored["name"], stored["primary"], stored["capacity"]) == ("", "0", "0")
 
 
+def test_add_sets_and_takes_away_single_labels(command: Command, raw: Any, keys: Keys) -> None:
+    assert command("add", A, B, "--label", "zone=a", "--label", "gpu=h100").code == 0
+    assert command("add", A, "--capacity", "2").out == f"{A}: updated\n"
+    assert raw.hget(keys.replica(A), "labels") == "gpu=h100,zone=a"
+    assert command("add", A, B, "--label", "zone=b", "--label", "gpu-", "--label", "absent-").code == 0
+    assert [raw.hget(keys.replica(url), "labels") for url in (A, B)] == ["zone=b", "zone=b"]
+    assert command("add", A, "--label", "zone=b").out == f"{A}: unchanged\n"
+    assert "zone=b" in command("status").out
+    [replica, _] = json.loads(command("status", "--json").out)["replicas"]
+    assert replica["labels"] == {"zone": "b"}
+    before = raw.hgetall(keys.replica(A))
+    for words, message in (
+        (["zone"], "--label: 'zone' must be NAME=VALUE, such as zone=a, or NAME- to take one away"),
+        (["zone=a", "zone-"], "--label: 'zone' is both set and taken away"),
+        (["a b=c"], "replica.labels: the name 'a b' must be text of 1 to 128 characters"),
+    ):
+        refused = command("add", A, *(word for one in words for word in ("--label", one)))
+        assert is_one_error(refused, 2)
+        assert message in refused.err
+    assert raw.hgetall(keys.replica(A)) == before
+
+
 def test_json_of_the_commands_that_change_replicas(command: Command, server: EmbeddedServer, namespace: str) -> None:
     done = command("add", A, B, B, "--json")
     assert json.loads(done.out) == {
@@ -344,6 +366,7 @@ def test_events(command: Command, server: EmbeddedServer, namespace: str, raw: A
             "weight": 1.0,
             "capacity": 0,
             "order": 0,
+            "labels": {},
             "status": "unknown",
             "admin": "active",
         },

@@ -392,6 +392,18 @@ def test_an_endpoint_is_copied_and_keeps_its_spelling() -> None:
     assert isinstance(checked.weight, float)
 
 
+def test_changes_are_checked_like_the_rest() -> None:
+    foreign = SimpleNamespace(url=A, name="one", weight=2.0)
+    changed = validate_endpoint(foreign, changes={"name": "two", "capacity": 3})
+    assert changed == ReplicaEndpoint(A, "two", weight=2.0, capacity=3)
+    with pytest.raises(ConfigError, match=r"replica\.weight: must be a number above 0 .*, got 0"):
+        validate_endpoint(foreign, "replica", {"weight": 0})
+    with pytest.raises(ConfigError, match=r"endpoint\.wieght: no such setting; did you mean weight\?"):
+        validate_endpoint(foreign, changes={"wieght": 2.0})
+    with pytest.raises(ConfigError, match=r"endpoint\.url: no such setting"):
+        validate_endpoint(foreign, changes={"url": "http://b"})
+
+
 def test_foreign_endpoints_are_taken_by_their_attributes() -> None:
     foreign = SimpleNamespace(url=A, name="one", primary=True, weight=2.0, zone="x")
     assert validate_endpoint(foreign) == ReplicaEndpoint(A, "one", primary=True, weight=2.0)

@@ -93,9 +93,30 @@ def test_none_unsets_what_may_be_unset() -> None:
     assert from_env({variable("max_staleness_seconds"): "None"}, base).max_staleness_seconds is None
 
 
+def test_replicas_may_be_a_json_list() -> None:
+    text = '["http://a", {"url": "http://b", "name": 7, "primary": "yes", "weight": "2", "capacity": 4, "order": null}]'
+    assert from_env({variable("replicas"): text}).replicas == [
+        ReplicaEndpoint("http://a"),
+        ReplicaEndpoint("http://b", "7", primary=True, weight=2.0, capacity=4),
+    ]
+
+
+def test_an_unknown_key_of_a_replica_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    text = '[{"url": "http://a", "wieght": 2, "qqq": 1}]'
+    assert from_env({variable("replicas"): text}).replicas == [ReplicaEndpoint("http://a")]
+    assert (
+        "SHARED_REGISTRY_REPLICAS: unknown key 'wieght' in replicas[0] is ignored; did you mean weight?" in caplog.text
+    )
+    assert "unknown key 'qqq' in replicas[0] is ignored; known keys: capacity, " in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("replicas", '["http://u:secret@a"', "replicas: begins with '[', but is not JSON: Expecting ',' delimiter at"),
+        ("replicas", "[" * 100_000, "replicas: begins with '[', but is not JSON: "),
+        ("replicas", '["http://a", {"url": "http://b", "weight": -1}]', "replicas[1].weight: must be a number above 0"),
+        ("replicas", '["http://a", 7]', "replicas[1]: must have a url"),
         ("port", "80a", "port: must be a whole number, got '80a'; the default is 9000"),
         ("port", "9000.0", "port: must be a whole number"),
         ("port", "1_000", "port: must be a whole number"),

@@ -65,7 +65,7 @@ def test_reads_the_originals_file(path: Path, caplog: pytest.LogCaptureFixture) 
 def test_reads_every_setting(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wanted = RouterConfig(
         port=1,
-        replicas=[ReplicaEndpoint("http://a", "a", True, 2.0, 8, 3)],
+        replicas=[ReplicaEndpoint("http://a", "a", True, 2.0, 8, 3, {"zone": "a", "gpu": "h100"})],
         health_check_expect={"status": "ready", "n": 1},
         redis_url="redis://:pw@h/1",
         namespace="pool",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import (
+    ORIGIN,
     AdminState,
     Event,
     EventKind,
@@ -22,7 +23,6 @@ from shared_registry.model import (
     Source,
 )
 from shared_registry.store.codec import (
-    RESTORED_FIELDS,
     milliseconds,
     parse_event,
     parse_events,
@@ -41,6 +41,7 @@ HASH = {
     "weight": "0.30000000000000004",
     "capacity": "4",
     "order": "7",
+    "labels": "gpu=h100,zone=a",
     "incarnation": "abc",
     "source": "explicit",
     "registered_at_ms": "1700000000001",
@@ -57,12 +58,20 @@ HASH = {
     "admin_reason": "deploy",
     "removes_when_drained": "1",
     "in_flight": "3",
+    "slow_start_ms": "30000",
     "revision": "1700000000006-7",
 }
 RECORD = ReplicaRecord(
     restored_from="5-0 old 7-0 older",
     key=KEY,
-    endpoint=ReplicaEndpoint("http://10.0.0.1:8000/", "a", primary=True, weight=0.1 + 0.2, capacity=4, order=7),
+    endpoint=ReplicaEndpoint(
+        *("http://10.0.0.1:8000/", "a"),
+        primary=True,
+        weight=0.1 + 0.2,
+        capacity=4,
+        order=7,
+        labels={"zone": "a", "gpu": "h100"},
+    ),
     health=ReplicaHealth(
         status=ReplicaStatus.HEALTHY,
         last_ok_at=1700000000.003,
@@ -81,9 +90,11 @@ RECORD = ReplicaRecord(
     admin_since=1700000000.005,
     admin_reason="deploy",
     in_flight=3,
+    slow_start_seconds=30.0,
     revision="1700000000006-7",
 )
 MAY_BE_MISSING = {
+    "labels",
     "restored_from",
     "registered_at_ms",
     "status_since_ms",
@@ -95,11 +106,13 @@ MAY_BE_MISSING = {
     "admin_reason",
     "removes_when_drained",
     "in_flight",
+    "slow_start_ms",
 }
 MALFORMED = {
     "weight": "heavy",
     "capacity": "1.5",
     "order": "first",
+    "labels": "zone",
     "source": "nobody",
     "status": "fine",
     "consecutive_failures": "",
@@ -112,6 +125,7 @@ MALFORMED = {
     "admin": "retired",
     "admin_since_ms": "then",
     "in_flight": "many",
+    "slow_start_ms": "long",
 }
 EVENT = {"kind": "router_joined", "at_ms": "1700000000123", "prev": "1-2", "router": "r~1", "epoch": "9007199254740991"}
 
@@ -224,38 +238,42 @@ def test_a_leader_or_nobody() -> None:
         parse_leader({name: value for name, value in fields.items() if name != "epoch"})
 
 
-RESTORED_NAMES = [
-    "restored_from",
-    *("url", "name", "primary", "weight", "capacity", "order", "source", "incarnation"),
-    *(
-        "registered_at_ms",
-        "admin_since_ms",
-        "admin",
-        "admin_reason",
-        "removes_when_drained",
-        "status",
-        "status_since_ms",
-    ),
-    *("consecutive_failures", "consecutive_successes", "last_ok_at_ms", "last_failure_at_ms"),
-    *("last_latency_ms", "last_error"),
-]
+NOT_RESTORED = {"in_flight", "revision", "restored_from", "slow_start_ms"}
+
+
+def entry_of(texts: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return an entry's head, and its fields."""
+    head, pairs = texts[:3], texts[4:]
+    assert len(pairs) == 2 * int(texts[3])
+    return head, dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def test_a_record_put_back_is_what_it_was() -> None:
-    kind, key, *values = restored_entry("replica", RECORD)
-    assert (kind, key, len(values)) == ("replica", KEY, 1 + RESTORED_FIELDS)
-    fields = dict(zip(RESTORED_NAMES, values, strict=True))
-    assert fields == {name: HASH[name] for name in RESTORED_NAMES}
-    assert parse_record(KEY, fields, RECORD.revision) == replace(RECORD, in_flight=0)
+    head, fields = entry_of(restored_entry("replica", RECORD))
+    assert head == ["replica", KEY, HASH["restored_from"]]
+    assert fields == {name: text for name, text in HASH.items() if name not in NOT_RESTORED}
+    there = fields | {"restored_from": HASH["restored_from"]}
+    assert parse_record(KEY, there, RECORD.revision) == replace(RECORD, in_flight=0, slow_start_seconds=None)
 
 
-def test_a_record_put_back_leaves_empty_what_never_happened() -> None:
-    fields = dict(
-        zip(RESTORED_NAMES, restored_entry("replica", ReplicaRecord(KEY, ReplicaEndpoint(KEY)))[2:], strict=True)
-    )
-    empty = {name for name, value in fields.items() if not value}
-    assert empty >= {name for name in MAY_BE_MISSING if name.endswith("_ms")} - {"in_flight"}
-    assert len(removed_entry("removed", KEY)) == 3 + RESTORED_FIELDS
+def test_a_record_put_back_leaves_out_what_never_happened() -> None:
+    _, fields = entry_of(restored_entry("replica", ReplicaRecord(KEY, ReplicaEndpoint(KEY))))
+    assert fields.keys() & MAY_BE_MISSING == {"labels", "admin_reason", "removes_when_drained"}
+    assert parse_record(KEY, fields, ORIGIN) == ReplicaRecord(KEY, ReplicaEndpoint(KEY, order=0))
+
+
+def test_a_removed_replica_put_back_can_be_read() -> None:
+    head, fields = entry_of(removed_entry("removed", KEY, "1-0 old"))
+    assert head == ["removed", KEY, "1-0 old"]
+    record = parse_record(KEY, fields, ORIGIN)
+    assert (record.key, record.source, record.incarnation) == (KEY, Source.EXPLICIT, "")
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    later = HASH | {"colour": "blue", "mood": ""}
+    assert parse_record(KEY, later) == RECORD
+    entry = EVENT | later | {"kind": "replica_updated", "replica": KEY}
+    assert parse_event("5-1", entry).record == replace(RECORD, revision="5-1")
 
 
 def test_an_unlimited_number_is_no_weight_to_reckon_with() -> None:

@@ -34,7 +34,7 @@ router:
   redis_url: redis://127.0.0.1:6379/0
   namespace: video
   replicas:
-    - {url: "http://127.0.0.1:8000", name: gpu-1, primary: true, weight: 2.0, capacity: 4}
+    - {url: "http://127.0.0.1:8000", name: gpu-1, primary: true, weight: 2.0, capacity: 4, labels: {zone: a}}
     - http://127.0.0.1:8001
   health_check:
     path: /readyz
@@ -43,9 +43,14 @@ router:
 
 A wrong value ends the start with one message that lists everything wrong, each with its place and a remedy. An unknown
 key inside `router:` is named in a warning, with the nearest known one; other top-level blocks belong to others and are
-not looked at. In the environment `SHARED_REGISTRY_REPLICAS` holds urls with commas between,
-`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`; an empty
-variable counts as absent.
+not looked at. In the environment `SHARED_REGISTRY_REPLICAS` holds urls with commas between, or a JSON list such as
+`[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`; `SHARED_REGISTRY_HEALTH_CHECK_EXPECT`
+holds a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`; an empty variable counts as absent.
+
+A replica has a `url` and, where they are given, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`. Labels
+are up to 16 names with texts, such as `{zone: a, gpu: h100}`, that people and policies go by. A name has 1 to 128
+letters, digits and `-_./`, with a letter or digit at both ends; a text has up to 128 letters, digits and `-_./:@+`, or
+is empty. Labels of Kubernetes are such.
 
 All routers of a namespace should agree on the settings marked *shared*: any of them may lead, and all judge each
 other's silence. Each router shows a fingerprint of them (`config_fingerprint` in its Redis record), so that a stray one

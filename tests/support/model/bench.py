@@ -21,6 +21,7 @@ from shared_registry.store import client
 from shared_registry.store.client import Clients
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
+from shared_registry.store.replica_fields import FIELDS, ONLY_FOR_SCRIPTS
 from tests.support.model import queue_checks
 from tests.support.model.keyspace import KnownView
 from tests.support.model.rules import Namespace
@@ -32,7 +33,6 @@ TIMEOUT_SECONDS = 10.0
 REFRESH_SECONDS = 0.03
 CLOCK_SLACK_MS = 20
 """How far the server's clock, read at the start of its loop or of a script, may be off ours."""
-ONLY_IN_HASHES = {"spec_request", "failing_witness"}
 
 
 class Listening:
@@ -325,44 +325,14 @@ def value_of(kind: str | None, reply: Any) -> object:
 
 def is_shown(name: str, value: Value) -> bool:
     """Return whether a router shows this field of a replica's hash."""
-    return name not in ONLY_IN_HASHES and value != "" and (name, value) != ("removes_when_drained", "0")
+    return name not in ONLY_FOR_SCRIPTS and value != "" and (name, value) != ("removes_when_drained", "0")
 
 
 def fields_of(record: ReplicaRecord) -> Fields:
     """Return a record as the hash that it was read from, without the fields that are empty."""
 
-    def ms(seconds: float | None) -> str:
-        return "" if seconds is None else f"{seconds * 1000:.0f}"
-
-    endpoint, health = record.endpoint, record.health
-    fields: Fields = {
-        "url": endpoint.url,
-        "name": endpoint.name or "",
-        "primary": str(int(endpoint.primary)),
-        "weight": repr(endpoint.weight),
-        "capacity": str(endpoint.capacity),
-        "order": str(endpoint.order),
-        "source": record.source.value,
-        "incarnation": record.incarnation,
-        "registered_at_ms": ms(record.registered_at),
-        "admin": record.admin.value,
-        "admin_since_ms": ms(record.admin_since),
-        "admin_reason": record.admin_reason,
-        "removes_when_drained": "1" if record.removes_when_drained else "",
-        "status": health.status.value,
-        "status_since_ms": ms(record.status_since),
-        "slow_start_ms": ms(record.slow_start_seconds),
-        "consecutive_failures": str(health.consecutive_failures),
-        "consecutive_successes": str(health.consecutive_successes),
-        "last_ok_at_ms": ms(health.last_ok_at),
-        "last_failure_at_ms": ms(health.last_failure_at),
-        "last_latency_ms": "" if health.last_latency_ms is None else f"{health.last_latency_ms:.3f}",
-        "last_error": record.last_error,
-        "in_flight": str(record.in_flight),
-        "revision": record.revision,
-        "restored_from": record.restored_from,
-    }
-    return {name: value for name, value in fields.items() if value != ""}
+    texts = {field.name: field.form.write(field.of(record)) for field in FIELDS}
+    return {name: text for name, text in texts.items() if text and is_shown(name, text)}
 
 
 def now_ms() -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from tests.support.model.values import Anything, Fields, Number, Sum, Value, exact
 
 ORIGIN = "0-0"
-SPEC = ("url", "name", "primary", "weight", "capacity", "order", "source")
+SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", "source")
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
@@ -35,6 +35,7 @@ class Spec:
     weight: float = 1.0
     capacity: int = 0
     order: str = ""
+    labels: str = ""
 
     def fields(self, order: int, source: str) -> Fields:
         return {
@@ -44,6 +45,7 @@ class Spec:
             "weight": repr(self.weight),
             "capacity": str(self.capacity),
             "order": str(order),
+            "labels": self.labels,
             "source": source,
         }
 

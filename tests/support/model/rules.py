@@ -424,8 +424,10 @@ class Namespace(LeaseRules):
 
 def blank(url: str) -> Fields:
     """Return the hash of a replica of which nothing is known but that it was removed."""
+    spec = Spec(url).fields(0, "explicit")
+    del spec["labels"]  # which is required of no hash
     return {
-        **Spec(url).fields(0, "explicit"),
+        **spec,
         "incarnation": "",
         "status": "unknown",
         "consecutive_failures": "0",

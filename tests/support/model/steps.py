@@ -133,6 +133,7 @@ class Steps(RuleBasedStateMachine):
             weight=spec.weight,
             capacity=spec.capacity,
             order=int(spec.order) if spec.order else None,
+            labels=dict(label.split("=") for label in reversed(spec.labels.split(",")) if label),
         )
         router = self.routers[by]
         self.write(

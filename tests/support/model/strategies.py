@@ -37,6 +37,7 @@ def specs(draw: st.DrawFn) -> tuple[str, Spec]:
         weight=draw(st.sampled_from([1.0, 2.0, 0.1 + 0.2, 1e-3])),
         capacity=draw(st.sampled_from([0, 0, 1, 2])),
         order=draw(st.sampled_from(["", "", "", "0", "1", "7"])),
+        labels=draw(st.sampled_from(["", "", "zone=a", "gpu=x,zone=b"])),
     )
 
 

@@ -1,0 +1,210 @@
+"""The fields of a replica: one table, from which parsing, registering, restoring and every JSON document follow.
+
+A new field is an attribute in `model` and a row here. Lua gets fields by their names and names only those that a script
+itself decides by.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from shared_registry.model import (
+    AdminState,
+    Labels,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+    Source,
+)
+
+
+class Group(enum.Enum):
+    """Whose information a field is, which decides how it is written and what becomes of it after a loss of history."""
+
+    SPEC = "spec"
+    """What was asked for. `register_replica` writes it; it is put back."""
+    OPERATION = "operation"
+    """What was done to the replica on purpose. It is put back."""
+    HEALTH = "health"
+    """What probes found. It is put back where no later probe is known."""
+    PRESENT = "present"
+    """What only the present history knows. It is never put back."""
+
+
+class Document(enum.Flag):
+    """The JSON documents that describe a replica."""
+
+    NONE = 0
+    STATUS = enum.auto()
+    """`shared-registry status --json` and a router's `/status`."""
+    EVENT = enum.auto()
+    """`shared-registry events --json`."""
+    BOTH = STATUS | EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a value is written as text, and shown.
+
+    Attributes:
+        read: Returns the value; a ValueError where the text is malformed.
+        write: Returns the text, or `None` where the hash has no such field then.
+        show: Returns the value for JSON.
+    """
+
+    read: Callable[[str], Any]
+    write: Callable[[Any], str | None] = str
+    show: Callable[[Any], object] = lambda value: value
+
+
+TEXT = Form(str)
+OPTIONAL_TEXT = Form(lambda text: text or None, lambda value: value or "")
+REMARK = Form(str, lambda text: text or None)
+FLAG = Form(lambda text: text == "1", lambda value: "1" if value else "0")
+NUMBER = Form(float, lambda value: repr(float(value)))
+COUNT = Form(int)
+ORDER = Form(int, lambda value: str(value or 0))
+TIME = Form(lambda text: int(text) / 1000, lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}")
+LABELS = Form(Labels.parse, str, dict)
+LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
+
+
+def _word(kind: type[enum.Enum]) -> Form:
+    return Form(kind, lambda value: str(value.value), lambda value: value.value)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaField:
+    """One field.
+
+    Attributes:
+        name: In the replica's hash and in its events.
+        holder: The class of the model that has it.
+        attribute: Its name there, and in JSON.
+        is_required: Whether a hash without it is malformed; otherwise the model's default stands for it.
+        is_in_events: Whether events carry it; `lua/lib/events.lua` names those that they do not.
+        documents: Which JSON documents show it.
+        words: Returns how a spec's value is told to people, empty for not at all.
+    """
+
+    name: str
+    holder: type
+    attribute: str
+    form: Form
+    group: Group
+    is_required: bool = False
+    is_in_events: bool = True
+    documents: Document = Document.NONE
+    words: Callable[[Any], str] | None = None
+
+    def of(self, record: ReplicaRecord) -> Any:
+        """Return the value that a record holds."""
+        return getattr(_part(record, self.holder), self.attribute)
+
+
+def _part(record: ReplicaRecord, holder: type) -> object:
+    if holder is ReplicaEndpoint:
+        return record.endpoint
+    return record.health if holder is ReplicaHealth else record
+
+
+def _spec(name: str, form: Form, *, documents: Document = Document.BOTH, **more: Any) -> ReplicaField:
+    return ReplicaField(name, ReplicaEndpoint, name, form, Group.SPEC, documents=documents, **more)
+
+
+def _health(name: str, form: Form, documents: Document = Document.STATUS, *, attribute: str = "") -> ReplicaField:
+    is_required = form in (COUNT, STATUS)
+    return ReplicaField(
+        name, ReplicaHealth, attribute or name, form, Group.HEALTH, is_required=is_required, documents=documents
+    )
+
+
+def _record(name: str, form: Form, group: Group, *, attribute: str = "", **more: Any) -> ReplicaField:
+    return ReplicaField(name, ReplicaRecord, attribute or name, form, group, **more)
+
+
+STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
+
+FIELDS = (
+    _spec("url", TEXT, is_required=True),
+    _spec("name", OPTIONAL_TEXT, is_required=True),
+    _spec("primary", FLAG, is_required=True, words=lambda primary: "primary" if primary else "secondary"),
+    _spec("weight", NUMBER, is_required=True, words=lambda weight: f"weight {weight:g}"),
+    _spec("capacity", COUNT, is_required=True, words=lambda capacity: f"capacity {capacity or 'unlimited'}"),
+    _spec("order", ORDER, is_required=True, documents=Document.EVENT),
+    _spec("labels", LABELS, words=lambda labels: f"labels {labels}" if labels else ""),
+    _record("source", SOURCE, Group.OPERATION, is_required=True),
+    _record("incarnation", TEXT, Group.OPERATION, is_required=True),
+    _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
+    _record("in_flight", COUNT, Group.PRESENT, is_in_events=False, documents=Document.STATUS),
+    _health("status", STATUS, Document.BOTH),
+    _record("status_since_ms", TIME, Group.HEALTH, attribute="status_since", documents=Document.STATUS),
+    _record("slow_start_ms", TIME, Group.PRESENT, attribute="slow_start_seconds"),
+    _record("admin", ADMIN, Group.OPERATION, is_required=True, documents=Document.BOTH),
+    _record("admin_since_ms", TIME, Group.OPERATION, attribute="admin_since"),
+    _record("admin_reason", TEXT, Group.OPERATION, documents=Document.STATUS),
+    _record("removes_when_drained", FLAG, Group.OPERATION),
+    _health("last_ok_at_ms", TIME, attribute="last_ok_at"),
+    _health("last_failure_at_ms", TIME, attribute="last_failure_at"),
+    _health("last_latency_ms", LATENCY),
+    _record("last_error", REMARK, Group.HEALTH, documents=Document.STATUS),
+    _health("consecutive_failures", COUNT),
+    _health("consecutive_successes", COUNT),
+    _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
+    _record("restored_from", TEXT, Group.PRESENT),
+)
+"""In the order in which JSON documents show them."""
+ONLY_FOR_SCRIPTS = ("spec_request", "failing_witness")
+"""Fields of the hash that scripts alone read and write; events do not carry them."""
+
+HELD_BY: Mapping[type, tuple[ReplicaField, ...]] = MappingProxyType(
+    {
+        holder: tuple(field for field in FIELDS if field.holder is holder)
+        for holder in (ReplicaEndpoint, ReplicaHealth, ReplicaRecord)
+    }
+)
+HEALTH_NAMES = tuple(field.name for field in FIELDS if field.group is Group.HEALTH)
+_RESTORED = tuple(field for field in FIELDS if field.group is not Group.PRESENT)
+_REQUIRED = tuple(field for field in _RESTORED if field.is_required)
+
+
+def spec_fields(endpoint: ReplicaEndpoint) -> dict[str, str]:
+    """Return what a spec is in a hash, without its order, which the registering script may have to choose."""
+    fields = (field for field in HELD_BY[ReplicaEndpoint] if field.name != "order")
+    return {field.name: field.form.write(getattr(endpoint, field.attribute)) or "" for field in fields}
+
+
+def restored_fields(record: ReplicaRecord) -> dict[str, str]:
+    """Return what is put back of a replica's hash after a loss of history."""
+    return _written(record, _RESTORED)
+
+
+def removed_fields(key: str) -> dict[str, str]:
+    """Return the hash of a replica of which only its removal is known: the least that every reader requires."""
+    return _written(ReplicaRecord(key, ReplicaEndpoint(key), source=Source.EXPLICIT), _REQUIRED)
+
+
+def _written(record: ReplicaRecord, fields: tuple[ReplicaField, ...]) -> dict[str, str]:
+    texts = ((field.name, field.form.write(field.of(record))) for field in fields)
+    return {name: text for name, text in texts if text is not None}
+
+
+def spec_words(endpoint: ReplicaEndpoint) -> str:
+    """Return a spec for people, without url and name."""
+    told = (field.words(getattr(endpoint, field.attribute)) for field in HELD_BY[ReplicaEndpoint] if field.words)
+    return ", ".join(words for words in told if words)
+
+
+def replica_document(record: ReplicaRecord, which: Document) -> dict[str, Any]:
+    """Return a replica for JSON. Times are seconds since the epoch on the Redis server's clock."""
+    return {field.attribute: field.form.show(field.of(record)) for field in FIELDS if which & field.documents}
+
+
+def documented(which: Document) -> list[str]:
+    """Return the names that such a document has."""
+    return [field.attribute for field in FIELDS if which & field.documents]

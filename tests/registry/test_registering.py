@@ -1,0 +1,22 @@
+"""A registry's own `register`: whole specs, and specs by their attributes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared_registry import ConfigError, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+
+URL = "http://replica-1:8000"
+
+
+async def test_a_spec_may_be_given_by_its_attributes(server: EmbeddedServer, namespace: str) -> None:
+    config = RouterConfig(redis_url=server.url, namespace=namespace)
+    async with SharedReplicaRegistry(config, health_checks=False) as registry:
+        replica = await registry.register(URL, capacity=4, name="gpu-1", by="me")
+        assert replica.endpoint == ReplicaEndpoint(URL, "gpu-1", capacity=4, order=0)
+        await registry.register(replica.endpoint, capacity=5)
+        assert replica.endpoint == ReplicaEndpoint(URL, "gpu-1", capacity=5, order=0)
+        with pytest.raises(ConfigError, match=r"endpoint\.capcity: no such setting; did you mean capacity\?"):
+            await registry.register(URL, capcity=4)
+        assert replica.endpoint.capacity == 5
