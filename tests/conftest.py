@@ -16,9 +16,12 @@ from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded.server_binary import find_server_binary
 from shared_registry.errors import ConfigError
+from tests.support.effort import use_profile
 from tests.support.fake_clock import FakeClock
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.space import Space, on_server
+
+use_profile()  # before any test module is imported, whose decorators take it over
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not choose

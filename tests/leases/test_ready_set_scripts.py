@@ -7,12 +7,13 @@ import itertools
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState, ProbeResult, Source
+from tests.support.effort import effort
 from tests.support.space import THRESHOLDS, A, B, Space, on_server
 
 _namespaces = itertools.count()
@@ -146,7 +147,7 @@ class Model:
         return {url for url, known in self.replicas.items() if known.may_serve and not known.has_room}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(examples=80)
 @given(sequence=st.lists(steps, min_size=10, max_size=60))
 def test_any_sequence_of_commands_leaves_exactly_the_ready_ones_ready(
     server: EmbeddedServer, namespace: str, sequence: list[tuple[object, ...]]

@@ -13,6 +13,7 @@ from redis import Redis
 
 from shared_registry import EventKind, Replica, ReplicaEndpoint, ReplicaHealth, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
+from tests.support.effort import effort
 from tests.support.stand_ins import Place, make_place, read_counters
 from tests.support.until import until
 
@@ -147,7 +148,7 @@ def test_a_registry_not_started_follows_the_rules(kind: str, primaries: list[boo
 
 
 @pytest.mark.parametrize("routers", [1, 2])
-@settings(without_deadline, max_examples=40)
+@effort(examples=40)
 @scenarios
 def test_registries_that_share_a_server_follow_the_rules(
     place: Place, routers: int, primaries: list[bool], script: list[Step]
