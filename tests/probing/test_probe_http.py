@@ -110,7 +110,7 @@ async def test_a_slow_replica_is_given_the_timeout_and_no_more(script: Script, a
         latency_ms, error = await prober(f"{server.url}/health", timeout=SHORT)
         elapsed = time.perf_counter() - started
         assert error == f"timeout after {SHORT}s while {activity}"
-        assert SHORT * 0.99 <= latency_ms / 1000 <= elapsed < SHORT + 1.0
+        assert SHORT * 0.99 <= latency_ms / 1000 <= elapsed < LONG / 2
         await until(lambda: server.open == 0)
 
 

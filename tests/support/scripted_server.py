@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LONG = 30.0
 """A probe's timeout that no test is meant to reach."""
 
-SHORT = 0.15
+SHORT = 0.3
 """A probe's timeout that a test waits for."""
 
 
