@@ -28,6 +28,8 @@ use_profile()  # before any test module is imported, whose decorators take it ov
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that starts a server as `redis`: what CI runs again with other servers."""
     for item in items:
+        if item.get_closest_marker("alone") and item.path.parent.name != "cluster":
+            raise pytest.UsageError(f"{item.nodeid}: .ci/test looks for tests that run alone in tests/cluster only")
         if "redis_binary" in getattr(item, "fixturenames", ()):
             item.add_marker("redis")
 
