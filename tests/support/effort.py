@@ -22,6 +22,11 @@ def use_profile() -> None:
         hypothesis.settings.load_profile(PROFILE)
 
 
+def some_of(number: int) -> int:
+    """Return how many of so many random things the profile does; never more of them."""
+    return max(1, round(number * min(SHARES[PROFILE], 1.0)))
+
+
 def effort(*, examples: int, steps: int = 1) -> hypothesis.settings:
     """Return settings for that many examples in CI; for a share of them in `quick`, for more, and longer, in `long`."""
     return hypothesis.settings(
