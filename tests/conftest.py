@@ -16,15 +16,20 @@ from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded.server_binary import find_server_binary
 from shared_registry.errors import ConfigError
+from tests.support.effort import use_profile
 from tests.support.fake_clock import FakeClock
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.space import Space, on_server
+
+use_profile()  # before any test module is imported, whose decorators take it over
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that starts a server as `redis`: what CI runs again with other servers."""
     for item in items:
+        if item.get_closest_marker("alone") and item.path.parent.name != "cluster":
+            raise pytest.UsageError(f"{item.nodeid}: .ci/test looks for tests that run alone in tests/cluster only")
         if "redis_binary" in getattr(item, "fixturenames", ()):
             item.add_marker("redis")
 

@@ -15,7 +15,8 @@ import pytest
 from shared_registry import __version__
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.command import SECRET, Running, is_one_error, run, running
+from tests.support.command import SECRET, Done, Running, is_one_error, run, running
+from tests.support.in_process import invoke
 from tests.support.replica_server import ReplicaServer
 from tests.support.until import wait_for
 
@@ -35,6 +36,11 @@ def write(directory: Path, text: str) -> str:
     path = directory / "router.yaml"
     path.write_text(text)
     return str(path)
+
+
+def run_or_invoke(*words: str, **variables: str) -> Done:
+    """Run the command to its end, in this process unless it is `serve`, which changes what signals do to a process."""
+    return (run if "serve" in words else invoke)(*words, **variables)
 
 
 # What is asked wrongly
@@ -59,7 +65,7 @@ def write(directory: Path, text: str) -> str:
 )
 def test_a_wrong_file_is_told(tmp_path: Path, text: str, named: list[str]) -> None:
     path = write(tmp_path, text)
-    done = run("serve", "--config", path)
+    done = invoke("status", "--config", path)
     assert is_one_error(done, 2), done
     assert all(word in done.err for word in [*named, path]), done.err
 
@@ -73,7 +79,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "router: {port: 70000, namespace: ''}")
-    done = run("status", "--config", path, SHARED_REGISTRY_LEASE_SECONDS="0")
+    done = invoke("status", "--config", path, SHARED_REGISTRY_LEASE_SECONDS="0")
     assert done.code == 2
     assert done.err.startswith("error: 3 settings are wrong:")
     assert all(name in done.err for name in ("port", "namespace", "SHARED_REGISTRY_LEASE_SECONDS"))
@@ -91,7 +97,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_option_is_told_without_the_secret_in_it(words: list[str]) -> None:
-    done = run(*words)
+    done = run_or_invoke(*words)
     assert is_one_error(done, 2), done
     assert ("namespace" if "a b" in words else "redis_url") in done.err
 
@@ -100,7 +106,7 @@ def test_a_wrong_option_is_told_without_the_secret_in_it(words: list[str]) -> No
     "words", [["stat"], ["status", "--no-such"], ["serve", "--wait-redis", "0"], ["serve", "--wait-redis", "nan"]]
 )
 def test_wrong_usage_exits_with_2(words: list[str]) -> None:
-    done = run(*words)
+    done = invoke(*words)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
 
@@ -131,7 +137,7 @@ def test_says_its_version() -> None:
 
 @pytest.mark.parametrize("name", ["serve", "status", "check", "demo"])
 def test_help_has_an_example(name: str) -> None:
-    done = run(name, "--help")
+    done = invoke(name, "--help")
     assert done.code == 0
     assert f"shared-registry {name}" in done.out
 
@@ -174,7 +180,7 @@ def test_serve_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> 
 def test_a_wrong_password_is_told_and_not_shown(own_server: OwnServer, name: str, credentials: str) -> None:
     server = own_server(config={"requirepass": SECRET})
     words = SERVE if name == "serve" else [name]
-    done = run(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
+    done = run_or_invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
     assert is_one_error(done, 2, is_logging=name == "serve"), done
     assert "password" in done.err
 
@@ -182,7 +188,7 @@ def test_a_wrong_password_is_told_and_not_shown(own_server: OwnServer, name: str
 def test_the_right_password_is_not_shown_either(own_server: OwnServer) -> None:
     server = own_server(config={"requirepass": SECRET})
     for words in (["status"], ["status", "--json"], ["check", "--json"]):
-        done = run(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//:{SECRET}@"))
+        done = invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//:{SECRET}@"))
         assert (done.code, done.err) == (0, "")
         assert "127.0.0.1" in done.out
         assert SECRET not in done.out
@@ -191,11 +197,12 @@ def test_the_right_password_is_not_shown_either(own_server: OwnServer) -> None:
 @pytest.mark.parametrize("name", ["status", "check", "serve"])
 def test_a_server_that_may_evict_keys_is_warned_of(own_server: OwnServer, tmp_path: Path, name: str) -> None:
     server = own_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
-    words = SERVE if name == "serve" else [name]
-    with running(tmp_path, *words, SHARED_REGISTRY_REDIS_URL=server.url) as command:
-        if name == "serve":
+    if name == "serve":
+        with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=server.url) as command:
             wait_for(lambda: "has joined" in command.err, "joining")
-        done = command.ends(signal.SIGTERM if name == "serve" else None)
+            done = command.ends(signal.SIGTERM)
+    else:
+        done = invoke(name, SHARED_REGISTRY_REDIS_URL=server.url)
     assert done.code == 0
     [warning] = [line for line in done.err_lines if "allkeys-lru" in line]
     assert "warning" in warning.lower()
@@ -206,12 +213,12 @@ def test_a_server_that_may_evict_keys_is_warned_of(own_server: OwnServer, tmp_pa
 def test_a_key_of_a_wrong_type_is_named(raw: Any, keys: Keys, variables: dict[str, str], name: str) -> None:
     key = getattr(keys, name)
     raw.set(key, "text")
-    checked = run("check", **variables)
+    checked = invoke("check", **variables)
     assert (checked.code, checked.err) == (1, "")
     assert f"type: {key}: is a string" in checked.out
-    [violation] = json.loads(run("check", "--json", **variables).out)["violations"]
+    [violation] = json.loads(invoke("check", "--json", **variables).out)["violations"]
     assert (violation["rule"], violation["key"]) == ("type", key)
-    assert is_one_error(run("status", **variables), 1)
+    assert is_one_error(invoke("status", **variables), 1)
 
 
 def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
@@ -226,10 +233,10 @@ def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, variables: di
 
 def test_looking_leaves_no_trace(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
     for words in (["status"], ["status", "--json"], ["check"]):
-        done = run(*words, **variables, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
+        done = invoke(*words, **variables, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
         assert (done.code, done.err) == (0, "")
     assert raw.keys(f"{keys.prefix}*") == []
-    assert "nothing is there yet" in run("status", **variables).out
+    assert "nothing is there yet" in invoke("status", **variables).out
 
 
 @pytest.mark.parametrize("is_before", [True, False])
@@ -237,7 +244,7 @@ def test_options_may_stand_before_or_after_the_command(
     server: EmbeddedServer, namespace: str, *, is_before: bool
 ) -> None:
     options = ["--redis", server.url, "-n", namespace, "--json"]
-    done = run(*options, "status") if is_before else run("status", *options, SHARED_REGISTRY_NAMESPACE="another")
+    done = invoke(*options, "status") if is_before else invoke("status", *options, SHARED_REGISTRY_NAMESPACE="another")
     assert json.loads(done.out)["namespace"] == namespace
 
 
@@ -248,9 +255,9 @@ async def test_a_router_seen_from_outside(
         path = write(tmp_path, f"router: {{router_id: '[one]', replicas: [{{url: {replica.url()}, name: '[bold]a'}}]}}")
         with running(tmp_path, *SERVE, "-c", path, **variables) as router:
             await asyncio.to_thread(wait_for, lambda: "new sessions go to [bold]a" in router.err, "a selection")
-            status = await asyncio.to_thread(run, "status", "--json", **variables)
-            shown = await asyncio.to_thread(run, "status", **variables)
-            checked = await asyncio.to_thread(run, "check", **variables)
+            status = await asyncio.to_thread(invoke, "status", "--json", **variables)
+            shown = await asyncio.to_thread(invoke, "status", **variables)
+            checked = await asyncio.to_thread(invoke, "check", **variables)
             done = await asyncio.to_thread(router.ends, signal.SIGTERM)
     told = json.loads(status.out)
     assert told["leader"]["router"].startswith("[one]~")

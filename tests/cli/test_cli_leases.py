@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
-from tests.support.command import Done, run, running
-from tests.support.in_process import Command
+from tests.support.command import Done, running
+from tests.support.in_process import Command, invoke
 from tests.support.space import A, B, Space, info, on_server
 from tests.support.until import until
 
@@ -34,8 +34,8 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
 
 @pytest.fixture
 def apart(variables: dict[str, str]) -> Apart:
-    """The command as a process, beside what the test does meanwhile."""
-    return lambda *words: asyncio.to_thread(run, *words, **variables)
+    """The command beside what the test does meanwhile."""
+    return lambda *words: asyncio.to_thread(invoke, *words, **variables)
 
 
 def test_leases_shows_who_holds_what(space: Space, command: Command, server: EmbeddedServer) -> None:

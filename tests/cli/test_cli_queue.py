@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared_registry.admin import check
 from shared_registry.embedded import EmbeddedServer
 from tests.support.command import Done
 from tests.support.in_process import Command
@@ -109,7 +110,10 @@ def test_nothing_is_wrong_with_a_line_while_all_is_full(space: Space, command: C
     assert command("check") == Done(0, f"namespace {space.keys.namespace}: all invariants hold\n", "")
 
 
-def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(space: Space, command: Command) -> None:
+def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(
+    space: Space, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
     space.raw.hset(space.keys.replica(A), "capacity", 2)
     space.raw.srem(space.keys.full, A)
     space.raw.zadd(space.keys.ready_secondary, {A: 1})

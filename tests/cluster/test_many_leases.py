@@ -18,10 +18,10 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from tests.support.effort import IS_LONG, takes_long
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.lease_cluster import PATIENCE, Cluster, operator_settings, settings
 from tests.support.lease_history import Look, excesses, is_reported, miscounts, most_at_once, placements
-from tests.support.model.effort import IS_LONG, takes_long
 from tests.support.replica_fleet import Fleet, fleet, keep_looking, leases, look
 from tests.support.space import Space
 from tests.support.until import until

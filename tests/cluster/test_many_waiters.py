@@ -13,8 +13,8 @@ import pytest
 from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
+from tests.support.effort import takes_long
 from tests.support.lease_cluster import PATIENCE, TIMEOUT, Cluster, operator_settings, settings
-from tests.support.model.effort import takes_long
 from tests.support.queue_history import LineHistory, recorded
 from tests.support.replica_fleet import fleet, leases
 from tests.support.space import on_server

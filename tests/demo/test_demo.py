@@ -86,7 +86,7 @@ def test_sigkill_leaves_no_process_behind(tmp_path: Path, step: int) -> None:
         pids = set(descendants(played.process.pid))
         assert len(pids) > 8
         played.ends(signal.SIGKILL)
-        wait_for(lambda: not alive(pids), "the end of all processes", seconds=5)
+        wait_for(lambda: not alive(pids), "the end of all processes")
 
 
 def test_a_router_that_dies_unplanned_is_no_success(tmp_path: Path) -> None:

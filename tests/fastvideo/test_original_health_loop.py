@@ -269,7 +269,7 @@ async def test_the_end_is_prompt_and_what_was_probed_until_then_counts(run: Run,
         slow, bad, good = registry.all()
         await until(lambda: len(prober.calls) == 3)  # not yet reported: that takes until the end of the batch
         started = time.monotonic()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < FOREVER_SECONDS / 100
     assert prober.open == {replica.url + "/health": 0 for replica in (slow, bad, good)}
     async with SharedReplicaRegistry(config, health_checks=False) as observer:
         statuses = [replica.health.status for replica in observer.all()]

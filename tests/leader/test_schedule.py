@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shared_registry.leader.schedule import JITTER_SHARE, Schedule, is_change_pending, next_slot, phase_of
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
+from tests.support.effort import effort
 from tests.support.fake_clock import START
 
 INTERVAL = 5.0
@@ -298,7 +299,7 @@ class Simulation:
             now = max(min([schedule.next_due(), *under_way.values()]), now)
 
 
-@settings(deadline=None, max_examples=15)
+@effort(examples=15)
 @given(
     numbers=st.sets(st.integers(0, 10_000), min_size=1, max_size=15),
     interval=st.sampled_from([1.0, 5.0, 30.0]),
@@ -323,7 +324,7 @@ def test_over_an_hour_every_settled_replica_is_probed_about_once_an_interval(
     assert max(full) <= 2 * len(numbers)
 
 
-@settings(deadline=None, max_examples=60)
+@effort(examples=60)
 @given(st.lists(st.tuples(st.floats(0.01, 4), st.sampled_from(["settle", "fail", "vanish", "return", "nothing"]))))
 def test_whatever_happens_a_replica_is_never_out_twice_and_never_lost(steps: list[tuple[float, str]]) -> None:
     schedule = a_schedule()

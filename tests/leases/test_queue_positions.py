@@ -125,7 +125,7 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
 async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
     a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    await asyncio.wait_for(a.wait_news(), 1)
+    await asyncio.wait_for(a.wait_news(), 30)
     news = asyncio.ensure_future(a.wait_news())
     await clock.advance(10)
     assert not news.done()
@@ -226,7 +226,7 @@ async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
     with line.standing("b") as b:
         line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
-        await asyncio.wait_for(b.wait_news(), 1)
+        await asyncio.wait_for(b.wait_news(), 30)
 
 
 async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:

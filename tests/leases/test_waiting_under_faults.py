@@ -98,7 +98,7 @@ async def test_many_who_leave_at_once_free_the_line_for_the_rest(
     waiting = [await wait_in_line(space, registry, session=session) for _ in range(40)]
     for task in waiting[:-1]:
         task.cancel()
-    await until(lambda: depth(space) == 1, seconds=2.0)
+    await until(lambda: depth(space) == 1)
     await blocker.release()
     await (await waiting[-1]).release()
     await settle_empty(space, registry)
@@ -204,7 +204,7 @@ async def test_a_line_that_a_failover_lost_stands_again_in_its_order(
     waiting = [await wait_in_line(space, registry) for _ in range(5)]
     order = space.raw.zrange(space.keys.queue, 0, -1)
     space.raw.delete(space.keys.queue, space.keys.inbox(registry.router_key))
-    await until(lambda: space.raw.zrange(space.keys.queue, 0, -1) == order, seconds=5.0)
+    await until(lambda: space.raw.zrange(space.keys.queue, 0, -1) == order)
     lease = blocker
     for task in waiting:
         await lease.release()
@@ -235,7 +235,7 @@ async def test_a_line_outlives_the_loss_of_everything(
             else:
                 server.kill()
                 server.start()
-            await until(lambda: back(space) == (order, {blocker.id: A}), seconds=15.0)
+            await until(lambda: back(space) == (order, {blocker.id: A}))
         lease = blocker
         for task in waiting:
             await lease.release()

@@ -16,10 +16,11 @@ from redis.asyncio import Redis
 from shared_registry import RegistryError, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
+from tests.support.effort import some_of
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.watched_mirrors import Watched, truth, watched
 
-CHANGES = 1000
+CHANGES = some_of(1000)
 MIRRORS = 4
 URLS = [f"http://10.0.0.{number}:8000" for number in range(1, 13)]
 NAMESPACE = "faults"

@@ -13,9 +13,9 @@ from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import Source
 from tests.model.test_machine import run_machine
+from tests.support.effort import takes_long
 from tests.support.model import strategies as some
 from tests.support.model.bench import Router
-from tests.support.model.effort import takes_long
 from tests.support.model.keyspace import HEALTH, OPERATOR, SPEC, KnownView, Spec, copy_of, is_later
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.rules import Namespace

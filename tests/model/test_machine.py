@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from shared_registry.model import Source
+from tests.support.effort import effort, takes_long
 from tests.support.model import strategies as some
-from tests.support.model.effort import effort, takes_long
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_steps import LineSteps

@@ -14,8 +14,8 @@ from shared_registry.model import AdminState, Source
 from shared_registry.store.replies import Parting
 from tests.model.test_machine import run_machine
 from tests.model.test_sessions import ROUTERS, Sessions, routers
+from tests.support.effort import takes_long
 from tests.support.model import strategies as some
-from tests.support.model.effort import takes_long
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_rules import GRANTS_AT_ONCE

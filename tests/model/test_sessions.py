@@ -13,8 +13,8 @@ from hypothesis.stateful import initialize, rule
 from shared_registry.model import Source
 from shared_registry.store.replies import Parting
 from tests.model.test_machine import run_machine
+from tests.support.effort import takes_long
 from tests.support.model import strategies as some
-from tests.support.model.effort import takes_long
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_steps import LineSteps

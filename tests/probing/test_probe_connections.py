@@ -11,7 +11,17 @@ import pytest
 from shared_registry.probing import HttpProber
 from shared_registry.probing.connection import ProbeConnection
 from tests.support.replica_server import ReplicaServer
-from tests.support.scripted_server import LONG, OK, SHORT, Peer, answer_all, scripted, several_turns, stay_silent
+from tests.support.scripted_server import (
+    LONG,
+    OK,
+    SHORT,
+    Peer,
+    answer_all,
+    answer_once,
+    scripted,
+    several_turns,
+    stay_silent,
+)
 from tests.support.until import until
 
 
@@ -97,16 +107,16 @@ async def test_the_fresh_connection_has_what_is_left_of_the_timeout() -> None:
             await peer.request()
             await peer.send(OK)
             await peer.request()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
         else:
             await peer.gone()
 
     async with scripted(script) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        latency_ms, error = await prober(f"{server.url}/health", timeout=0.4)
+        latency_ms, error = await prober(f"{server.url}/health", timeout=1.0)
         assert server.accepted == 2
-        assert error == "timeout after 0.4s while waiting for the response"
-        assert latency_ms < 600, "the second try had a timeout of its own"
+        assert error == "timeout after 1.0s while waiting for the response"
+        assert latency_ms < 1600, "the second try had a timeout of its own"
 
 
 async def test_a_timeout_tells_connecting_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,14 +255,7 @@ async def test_probes_of_one_origin_take_turns() -> None:
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "timed out"])
 async def test_a_probe_that_gives_up_its_turn_leaves_the_other_alone(*, is_cancelled: bool) -> None:
     may_answer = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await may_answer.wait()
-        await peer.send(OK)
-        await peer.gone()
-
-    async with scripted(script) as server, HttpProber() as prober:
+    async with scripted(answer_once(may_answer)) as server, HttpProber() as prober:
         first = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
         await until(lambda: len(server.requests) == 1)
         second = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG if is_cancelled else SHORT))
@@ -308,14 +311,7 @@ async def test_a_replica_that_stays_keeps_its_connection() -> None:
 
 async def test_a_probe_in_progress_outlives_the_replica_and_then_closes() -> None:
     may_answer = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await may_answer.wait()
-        await peer.send(OK)
-        await peer.gone()
-
-    async with scripted(script) as server, HttpProber() as prober:
+    async with scripted(answer_once(may_answer)) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
         await until(lambda: len(server.requests) == 1)
         prober.retain([])

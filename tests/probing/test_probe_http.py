@@ -110,7 +110,7 @@ async def test_a_slow_replica_is_given_the_timeout_and_no_more(script: Script, a
         latency_ms, error = await prober(f"{server.url}/health", timeout=SHORT)
         elapsed = time.perf_counter() - started
         assert error == f"timeout after {SHORT}s while {activity}"
-        assert SHORT * 0.99 <= latency_ms / 1000 <= elapsed < SHORT + 1.0
+        assert SHORT * 0.99 <= latency_ms / 1000 <= elapsed < LONG / 2
         await until(lambda: server.open == 0)
 
 
@@ -188,43 +188,26 @@ async def test_a_replica_that_resets_the_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "response",
+    ("response", "connections"),
     [
-        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BODY_LIMIT + b"x" * BODY_LIMIT,
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, 1),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BODY_LIMIT + b"x" * BODY_LIMIT, 1),
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", 3),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", 3),
     ],
-    ids=["after an interim response", "chunked", "the longest body"],
+    ids=["after an interim response", "chunked", "the longest body", "until the end", "Connection: close"],
 )
-async def test_whole_responses_keep_the_connection(response: bytes) -> None:
+async def test_only_whole_responses_keep_the_connection(response: bytes, connections: int) -> None:
     async def script(peer: Peer) -> None:
-        while True:
+        for _ in range(3 // connections):
             await peer.request()
             await peer.send(response)
 
     async with scripted(script) as server, HttpProber() as prober:
         for _ in range(3):
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-    assert server.accepted == 1
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
-        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
-    ],
-    ids=["until the end", "Connection: close"],
-)
-async def test_a_replica_that_ends_the_connection_by_rule(response: bytes) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(response)
-
-    async with scripted(script) as server, HttpProber() as prober:
-        for _ in range(3):
-            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        assert server.accepted == 3
+    assert server.accepted == connections
 
 
 @pytest.mark.parametrize(

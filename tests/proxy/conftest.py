@@ -26,7 +26,8 @@ from tests.support.backend import Backend
 from tests.support.command import Running, running
 from tests.support.until import until
 
-SECONDS = 10.0
+SECONDS = 20.0
+"""Within which what is waited for has to come, on a busy machine too."""
 FAST: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 0,

@@ -79,7 +79,7 @@ async def test_a_stalled_client_does_not_hold_back_its_own_session(*, is_stalled
             wire.open.clear()
         client.stand(1, 2)
         await settle()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await client.begin(None, [])
         await wire.queue.put({"type": "websocket.receive", "text": "hello"})
         assert (await client.receive())["text"] == "hello"
@@ -112,7 +112,7 @@ async def test_who_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
     wire = Wire()
     client = wire.client()
     has_ended = False
-    async with asyncio.timeout(1), client.attended():
+    async with asyncio.timeout(30), client.attended():
         client.stand(1, 1)
         if has_sent_first:
             await wire.queue.put({"type": "websocket.receive", "bytes": b"x"})
@@ -127,7 +127,7 @@ async def test_who_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
 async def test_one_that_cannot_be_told_any_more_is_gone() -> None:
     wire = Wire()
     client = wire.client()
-    async with asyncio.timeout(1), client.attended():
+    async with asyncio.timeout(30), client.attended():
         wire.is_gone = True
         client.stand(1, 1)
         await asyncio.Event().wait()

@@ -98,13 +98,13 @@ async def test_a_small_pool_of_the_callers_is_no_outage(space: Space, server: Em
 
 async def test_a_timeout_bounds_also_the_turn_to_ask(space: Space, proxy: FaultyProxy) -> None:
     async with registry_on(proxy.url, space.keys.namespace) as registry:
-        proxy.delay_seconds = 0.2
+        proxy.delay_seconds = 0.5
         others = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(20 * CALLS_AT_ONCE)]
         await asyncio.sleep(0)
         begun = time.monotonic()
         with pytest.raises(Saturated, match="so much to do"):
             await registry.acquire(timeout=0.5)
-        assert 0.4 < time.monotonic() - begun < 2.0
+        assert 0.4 < time.monotonic() - begun < 5.0, "not in its turn, which comes after 10 s"
         assert registry._parts.placement.ledger.mark().moving <= CALLS_AT_ONCE, "nothing was asked"
         proxy.heal()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -172,7 +172,7 @@ async def test_everybody_is_told_when_redis_dies_in_a_burst(own_server: OwnServe
             kinds = Counter(await asyncio.gather(*calls))
         took = time.monotonic() - begun
         assert set(kinds) == {"placed", StoreUnavailable.__name__}
-        assert took < 10.0  # and not once for each 32 that wait
+        assert took < 15.0  # and not once for each 32 that wait
         assert registry._parts.placement.ledger.mark().moving <= 3 * CALLS_AT_ONCE, "only what was sent is in doubt"
         if how == "silent":
             os.kill(server.pid, signal.SIGCONT)

@@ -13,6 +13,8 @@ from redis import Redis
 
 from shared_registry import EventKind, Replica, ReplicaEndpoint, ReplicaHealth, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
+from tests.support.effort import effort
+from tests.support.health_rule import Counted
 from tests.support.stand_ins import Place, make_place, read_counters
 from tests.support.until import until
 
@@ -35,42 +37,27 @@ class Rules:
     """One replica as the original would have it."""
 
     primary: bool
-    status: str = "unknown"
-    failures: int = 0
-    successes: int = 0
+    counted: Counted = field(default_factory=Counted)
     latency_ms: float | None = None
     kinds: set[bool] = field(default_factory=set)
     changes: int = 0
 
+    @property
+    def status(self) -> str:
+        return self.counted.status
+
     def take(self, step: Step) -> None:
         before = self.status
-        self._count(step)
+        self.counted = self.counted.after(
+            is_ok=step.ok, failure_threshold=step.threshold, recovery_threshold=step.threshold
+        )
+        self.kinds.add(step.ok)
+        if step.ok:
+            self.latency_ms = step.latency_ms
         self.changes += self.status != before
 
-    def _count(self, step: Step) -> None:
-        self.kinds.add(step.ok)
-        if not step.ok:
-            self.successes = 0
-            self.failures += 1
-            if self.status != "unhealthy" and self.failures >= step.threshold:
-                self.status = "unhealthy"
-            return
-        self.failures = 0
-        self.successes += 1
-        self.latency_ms = step.latency_ms
-        if self.status == "unknown" or (self.status == "unhealthy" and self.successes >= step.threshold):
-            self.status = "healthy"
-            self.successes = 0
-
     def assert_agrees(self, health: ReplicaHealth) -> None:
-        expected = (
-            self.status,
-            self.failures,
-            self.successes,
-            self.latency_ms,
-            True in self.kinds,
-            False in self.kinds,
-        )
+        expected = (*self.counted, self.latency_ms, True in self.kinds, False in self.kinds)
         assert expected == (
             health.status.value,
             health.consecutive_failures,
@@ -147,7 +134,7 @@ def test_a_registry_not_started_follows_the_rules(kind: str, primaries: list[boo
 
 
 @pytest.mark.parametrize("routers", [1, 2])
-@settings(without_deadline, max_examples=40)
+@effort(examples=40)
 @scenarios
 def test_registries_that_share_a_server_follow_the_rules(
     place: Place, routers: int, primaries: list[bool], script: list[Step]

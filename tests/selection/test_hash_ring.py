@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_registry.selection.hash_ring import HashRing
@@ -15,6 +15,7 @@ from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 from shared_registry.selection.ring_points import RingPoints
 from tests.support.choices import chi_square, chi_square_limit, max_to_mean, members, number_of, replicas, tally
+from tests.support.effort import effort
 
 KEYS = [f"client-{number}" for number in range(20_000)]
 
@@ -96,7 +97,7 @@ def test_a_weight_that_grows_only_takes_keys() -> None:
     assert {other for _, other in moved(before, after)} == {0}
 
 
-@settings(deadline=None, max_examples=40)
+@effort(examples=40)
 @given(st.lists(st.dictionaries(st.integers(0, 30), st.sampled_from([0.25, 1.0, 3.0]), min_size=0), max_size=6))
 def test_a_ring_does_not_remember_how_it_came_about(steps: list[dict[int, float]]) -> None:
     everyone = replicas(31)

@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LONG = 30.0
 """A probe's timeout that no test is meant to reach."""
 
-SHORT = 0.15
+SHORT = 0.3
 """A probe's timeout that a test waits for."""
 
 
@@ -126,3 +126,15 @@ async def answer_all(peer: Peer) -> None:
 async def stay_silent(peer: Peer) -> None:
     """A script: accept and never say a word."""
     await peer.gone()
+
+
+def answer_once(may_answer: asyncio.Event) -> Script:
+    """Return a script: answer one request when that may be, and leave it to the peer to close."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await may_answer.wait()
+        await peer.send(OK)
+        await peer.gone()
+
+    return script

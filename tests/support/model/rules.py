@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.support.health_rule import Counted
 from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, place_of
 from tests.support.model.lease_rules import LeaseRules
 from tests.support.model.queue_rules import router_of
@@ -181,19 +182,15 @@ class Namespace(LeaseRules):
         return True
 
     def _count(self, replica: Fields, thresholds: tuple[int, int], *, is_ok: bool) -> None:
-        """The original's rules."""
-        failure_threshold, recovery_threshold = thresholds
         failures, successes = exact(replica["consecutive_failures"]), exact(replica["consecutive_successes"])
-        status = replica["status"]
-        if is_ok:
-            failures, successes = 0, successes + 1
-            if status == "unknown" or (status == "unhealthy" and successes >= recovery_threshold):
-                status, successes = "healthy", 0
-        else:
-            failures, successes = failures + 1, 0
-            if failures >= failure_threshold:
-                status = "unhealthy"
-        replica |= {"status": status, "consecutive_failures": str(failures), "consecutive_successes": str(successes)}
+        counted = Counted(str(replica["status"]), failures, successes).after(
+            is_ok=is_ok, failure_threshold=thresholds[0], recovery_threshold=thresholds[1]
+        )
+        replica |= {
+            "status": counted.status,
+            "consecutive_failures": str(counted.failures),
+            "consecutive_successes": str(counted.successes),
+        }
 
     def _weigh(self, replica: Fields, thresholds: tuple[int, int], witness: str, *, is_ok: bool) -> None:
         """Passive evidence of one of several routers."""
