@@ -22,7 +22,7 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.channel import Script, scripts
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.reader import BLOCK_MARGIN_SECONDS
+from shared_registry.store.reads import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
 from tests.faults.proxy import FaultyProxy
 from tests.redis.losing_proxy import LosingProxy, Loss
