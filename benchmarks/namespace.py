@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
+from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients, connect
-from shared_registry.store.commands import Store, new_token
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import assemble
 from shared_registry.store.replies import Elected

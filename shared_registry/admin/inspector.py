@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from shared_registry.store.channel import bounded
-from shared_registry.store.reader import RECORDS_AT_ONCE, Reader, execute
+from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
+from shared_registry.store.reads import execute
 
 KEYS_AT_ONCE = 1000
 SCAN_SECONDS = 30.0

@@ -14,7 +14,8 @@ from shared_registry.errors import StoreError
 from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
-from shared_registry.store.reader import Gap, Head, Snapshot, Waiting
+from shared_registry.store.lease_reader import Waiting
+from shared_registry.store.reader import Gap, Head, Snapshot
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05

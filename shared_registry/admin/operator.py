@@ -17,8 +17,9 @@ from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
+from shared_registry.store.answers import new_token
 from shared_registry.store.channel import bounded
-from shared_registry.store.commands import Store, new_token
+from shared_registry.store.commands import Store
 from shared_registry.urls import canonical_url
 
 SIT_OUT_LEASES = 3.0

@@ -236,19 +236,19 @@ Period = Annotated[float, Field(ge=0.01, le=3600)]
 """Of a loop of our own: faster only burns CPU, slower is an outage."""
 Expiry = Annotated[float, Field(ge=0.1, le=3600)]
 Grace = Annotated[float, Field(ge=0, le=86_400)]
-DegradedPlacement = Annotated[
+DegradedMode = Annotated[
     Literal["share", "off", "unlimited"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
-Policy = Annotated[str, PlainValidator(check_policy)]
+PolicyName = Annotated[str, PlainValidator(check_policy)]
 MaxLoad = Annotated[float, Field(gt=1, le=100)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
-Replicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
-SessionKey = Annotated[str | None, PlainValidator(check_session_key)]
+ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
+SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 HealthPath = Annotated[str, PlainValidator(check_health_path)]
 Expectations = Annotated[dict[str, JsonScalar], PlainValidator(check_expect)]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

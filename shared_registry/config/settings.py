@@ -17,8 +17,9 @@ from pydantic.dataclasses import dataclass
 
 from shared_registry.config.problems import InvalidSettings, Problem, in_one_error
 from shared_registry.config.rules import (
+    ConfiguredReplicas,
     Count,
-    DegradedPlacement,
+    DegradedMode,
     Expectations,
     Expiry,
     FrameBytes,
@@ -30,13 +31,12 @@ from shared_registry.config.rules import (
     OnLost,
     Percent,
     Period,
-    Policy,
+    PolicyName,
     Port,
     RedisUrl,
-    Replicas,
     RouterId,
     Seconds,
-    SessionKey,
+    SessionKeyText,
     default_router_id,
     validate_endpoint,
 )
@@ -90,7 +90,7 @@ class RouterConfig:
     port: Port = 9000
     """TCP port of the router's own server. 0 takes any free one, for tests and demos."""
 
-    replicas: Replicas = field(default_factory=list)
+    replicas: ConfiguredReplicas = field(default_factory=list)
     """Replicas that this router contributes when it starts; none by default. They seed the shared list: what an
     operator changed or removed there since stays so, and routers with different lists add up. May be empty where
     other routers or operators register the replicas."""
@@ -191,7 +191,7 @@ class RouterConfig:
     routing to a replica that may have been withdrawn is worse than refusing. At least `refresh_seconds`, for a healthy
     mirror is that old."""
 
-    policy: Policy = "priority"
+    policy: PolicyName = "priority"
     """How `select()` chooses among the healthy, active replicas of the first tier that has one. `priority`: the first
     in order. `round_robin`: each in turn, as often as its weight says. `least_loaded`: the less loaded of two random
     ones. `hash`: equal keys to the same replica. `acquire()` goes by load whatever this says, and so does
@@ -226,7 +226,7 @@ class RouterConfig:
     refuses those sooner that would wait without success. Each costs Redis some 200 bytes, and a look at its position a
     second."""
 
-    degraded_placement: DegradedPlacement = "share"
+    degraded_placement: DegradedMode = "share"
     """What `acquire()` does while Redis is away. `share`: this router goes on with its equal share of the free slots
     that it saw last, so that all routers together stay within capacity as far as each saw the truth. `off`: it raises
     `StoreUnavailable`. `unlimited`: it places by health alone, for replicas that can bear it. What was placed is
@@ -264,7 +264,7 @@ class RouterConfig:
     """Seconds in which a client must have sent the head of a request, once it has begun or has just connected, before
     it is cut off with 408. Bounds what a client costs that sends a byte at a time."""
 
-    session_key: SessionKey = None
+    session_key: SessionKeyText = None
     """Where the router finds the name of a session, by which it returns to its replica. One of `header:NAME`,
     `cookie:NAME`, `query:NAME` or, of a WebSocket, `first_frame.FIELD`: a field of its first message, which must be
     JSON, such as `first_frame.client_id`. None by default: every session is a new one. With `first_frame` a session is

@@ -30,7 +30,7 @@ from shared_registry.aio.clock import Clock, finish_by, wait_until
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind, Term
-from shared_registry.store.commands import new_token
+from shared_registry.store.answers import new_token
 from shared_registry.store.replies import Elected, Held
 
 MARGIN_SHARE = 0.1

@@ -15,15 +15,13 @@ from typing import cast
 import h11
 
 from shared_registry.proxy import tcp
-from shared_registry.proxy.headers import malformed
+from shared_registry.proxy.headers import Headers, malformed
 
 HIGH_WATER = 128 * 1024
 """Bytes that may wait to be taken before reading pauses."""
 LONGEST_HEAD = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 HIGHEST_STATUS = 599
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class ReplicaBroke(Exception):
@@ -106,7 +104,7 @@ class ReplicaConnection(asyncio.Protocol):
             ValueError: It cannot be put into HTTP; nothing was sent.
         """
         try:
-            head = h11.Request(method=method, target=target, headers=headers)
+            head = h11.Request(method=method, target=target, headers=list(headers))
             data = self._parser.send(head)
         except h11.LocalProtocolError as error:
             raise ValueError(str(error)) from error

@@ -8,33 +8,30 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any, Self
 
-from shared_registry.admin.check import Violation, find_violations
 from shared_registry.aio.clock import Clock, SystemClock
 from shared_registry.aio.supervise import keep_running
-from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.errors import StoreError, StoreUnavailable, UnknownReplica, UsageError
+from shared_registry.config import RouterConfig
+from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.leases import Lease, OnPosition
-from shared_registry.model import AdminState, Event, Leader, Replica, ReplicaEndpoint, Source, Thresholds
+from shared_registry.model import Replica
 from shared_registry.probing import HttpProbe
-from shared_registry.registry import forks, readiness
+from shared_registry.registry import forks
+from shared_registry.registry.changing import RegistryChanges
 from shared_registry.registry.joining import join
+from shared_registry.registry.reading import RegistryReads
 from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
-from shared_registry.selection import Panic
-from shared_registry.selection.view import View
 from shared_registry.store import client
+from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.commands import new_token
-from shared_registry.urls import canonical_url
 
-DRAIN_POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
-class SharedReplicaRegistry:
+class SharedReplicaRegistry(RegistryReads, RegistryChanges):
     """Which replica takes this session? Asked by several routers of one shared state.
 
     Built synchronously, outside any event loop; `start()` or `async with` connects it. Before that it shows the
@@ -145,79 +142,6 @@ class SharedReplicaRegistry:
         """Stop."""
         await self.stop()
 
-    def select(
-        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: str | None = None
-    ) -> Replica | None:
-        """Return the replica that the next session should go to; `None` if there is none.
-
-        Synchronous and without I/O. By default the first healthy, active primary in order, else the first such other;
-        other policies spread sessions over that tier. Knows nothing of capacity; `acquire` does.
-
-        Args:
-            key: What the session belongs to: the `hash` policy takes equal keys to the same replica.
-            exclude: Replicas that were tried without success, by handle, url or name.
-            policy: Replaces the configured one for this call. The first such call prepares it, which with thousands of
-                replicas takes a moment.
-
-        Raises:
-            UsageError: There is no such policy.
-            UnknownReplica: A url or name in `exclude` is no replica's, and never was as far as this router knows.
-            ConfigError: A url in `exclude` is none.
-        """
-        view = self._view
-        if policy is None and not exclude:
-            choose = view.choose
-            return view.first if choose is None else choose(key)
-        return view.selection.select(policy, key, view.known_keys_of(exclude))
-
-    async def wait_ready(self, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether `select()` came to have a replica in time; at once where it has one.
-
-        For the first moments of a new registry: its replicas take no sessions before the leader has probed them.
-
-        Args:
-            timeout_seconds: How long to wait; `None` waits for ever.
-
-        Raises:
-            UsageError: The registry is not started, or was stopped meanwhile.
-        """
-        return await self._until(readiness.is_selectable, timeout_seconds)
-
-    async def wait_judged(self, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether a replica came to be healthy, or every active one to have its first verdict, in time.
-
-        Args:
-            timeout_seconds: How long to wait; `None` waits for ever.
-
-        Raises:
-            UsageError: The registry is not started, or was stopped meanwhile.
-        """
-        return await self._until(readiness.is_judged, timeout_seconds)
-
-    async def _until(self, condition: Callable[[View], bool], timeout_seconds: float | None) -> bool:
-        def holds(view: View) -> bool:
-            self._expect_started()
-            return condition(view)
-
-        return await readiness.until(self._mirror, holds, timeout_seconds=timeout_seconds)
-
-    def all(self) -> list[Replica]:
-        """Return all registered replicas in order."""
-        return list(self._view.all())
-
-    def get(self, replica: Replica | str) -> Replica | None:
-        """Return the replica given by handle, url in any spelling, or name; `None` for a url that is not registered.
-
-        Raises:
-            ConfigError: A url that is none.
-            UnknownReplica: No replica has that name, or several have.
-        """
-        return self._view.get(self._view.key_of(replica))
-
-    def primaries(self) -> list[Replica]:
-        """Return the replicas of the first tier in order, whatever their health."""
-        return [replica for replica in self._view.all() if replica.primary]
-
     @property
     def router_key(self) -> str:
         """Names this router in Redis: the router id and a random part, new at each `start`; empty before."""
@@ -227,97 +151,6 @@ class SharedReplicaRegistry:
     def is_started(self) -> bool:
         """Whether it follows the shared state: from the end of `start` to `stop`."""
         return self._tasks is not None
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this router leads, by its own clock: past its lease it says no, whatever Redis says."""
-        return self._parts.leadership.is_leader
-
-    @property
-    def leader(self) -> Leader | None:
-        """Who leads, as last heard of: a leader that died is shown until the next one is elected."""
-        return self._mirror.leader
-
-    @property
-    def revision(self) -> str:
-        """Id of the last event that the view has taken in."""
-        return self._mirror.revision
-
-    @property
-    def history_id(self) -> str | None:
-        """Id of the history that the view shows; `None` before `start`."""
-        return self._mirror.history_id
-
-    @property
-    def age_seconds(self) -> float | None:
-        """How long ago the view was known to be current: at rest up to `refresh_seconds`; `None` before `start`."""
-        return self._mirror.age_seconds
-
-    @property
-    def writable_age_seconds(self) -> float | None:
-        """How long ago Redis last accepted a heartbeat, which writes: at rest up to `heartbeat_seconds`."""
-        return self._parts.writability.age_seconds
-
-    @property
-    def write_failure(self) -> str | None:
-        """Why Redis refuses this router's writes although it can be read; `None` while it does not, or is away."""
-        return self._parts.writability.failure
-
-    @property
-    def panic(self) -> Panic | None:
-        """Why `select()` spreads sessions over all active replicas; `None` while it does not. See `panic_percent`."""
-        return self._view.panic
-
-    @property
-    def is_in_trouble(self) -> bool:
-        """Whether this router lately had no descriptor, port, memory or route with which to connect to replicas."""
-        return self._outcomes.is_in_trouble
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the view is older than `max_staleness_seconds`, so that nothing is selected."""
-        return self._mirror.is_stale
-
-    async def record_success(self, replica: Replica, *, recovery_threshold: int, latency_ms: float) -> None:
-        """Count a success that this router saw itself. Never raises; while Redis is away it is dropped.
-
-        Before `start` it counts on this router alone.
-        """
-        thresholds = Thresholds(self.config.failure_threshold, recovery_threshold)
-        await self._outcomes.success(replica, thresholds, latency_ms=latency_ms)
-
-    async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
-        """Count a failure that this router saw itself. Never raises; while Redis is away it is dropped.
-
-        Before `start` it counts on this router alone. A reason that is this router's own trouble, such as
-        "[Errno 24] Too many open files", says nothing about the replica and is not counted; see `report_outcome`.
-        """
-        thresholds = Thresholds(failure_threshold, self.config.recovery_threshold)
-        await self._outcomes.failure(replica, thresholds, reason=reason)
-
-    async def report_outcome(
-        self,
-        replica: Replica,
-        ok: bool,  # noqa: FBT001  a claim
-        reason: str | BaseException = "",
-    ) -> None:
-        """Tell how connecting a session to a replica went. Never raises; while Redis is away it is dropped.
-
-        A failure puts the replica last in this router's own choices for `local_cooldown_seconds`. As evidence for all
-        it counts towards `failure_threshold`, but among several live routers one alone does not bring a replica over
-        it; a later success takes the own failures back.
-
-        A router that is out of file descriptors, memory, local ports or routes has not asked the replica: such a
-        failure does nothing of all that, and is logged once. It is recognized by the exception, however wrapped, or by
-        its text.
-
-        Args:
-            replica: Where the session went.
-            ok: Whether it could be connected.
-            reason: Why not, for the operator; best the exception itself.
-        """
-        thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
-        await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
 
     async def acquire(
         self,
@@ -362,117 +195,6 @@ class SharedReplicaRegistry:
             timeout_seconds=timeout,
             on_position=on_position,
         )
-
-    async def queue_depth(self) -> int:
-        """Return how many sessions wait for a slot, over all routers."""
-        return await self._reader.queue_depth()
-
-    async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
-
-        Args:
-            replica: Named by handle, url or name.
-            timeout_seconds: How long to wait; `None` waits for ever.
-
-        Raises:
-            UnknownReplica: It is not registered, and no session is on it.
-        """
-        key = self._view.key_of(replica)
-        deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
-        if await self._reader.in_flight(key) is None:
-            raise _unknown(key)
-        while await self._reader.in_flight(key):
-            if self._clock.monotonic() >= deadline:
-                return False
-            await self._clock.sleep(min(DRAIN_POLL_SECONDS, deadline - self._clock.monotonic()))
-        return True
-
-    async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
-        """Add a replica, or change the spec of one that is there; its health and load stay.
-
-        Args:
-            endpoint: The whole spec, or a url.
-            by: Who asked.
-            attributes: Of the `ReplicaEndpoint`, such as `capacity=4`, instead of its own.
-
-        Raises:
-            ConfigError: The endpoint is wrong.
-        """
-        whole = ReplicaEndpoint(endpoint) if isinstance(endpoint, str) else endpoint
-        spec = validate_endpoint(whole, changes=attributes)
-        key = canonical_url(spec.url)
-        await self._parts.store.register(key, spec, mode=Source.EXPLICIT, request=new_token(), by=by)
-        return self._view.get(key) or self._view.handle(Replica(spec).record)
-
-    async def deregister(
-        self, replica: Replica | str, *, by: str = "", reason: str = "", when_drained: bool = False
-    ) -> None:
-        """Remove a replica, named by handle, url or name. Config files do not bring it back.
-
-        Args:
-            replica: Which.
-            by: Who asked.
-            reason: Why, for the operator.
-            when_drained: Let it drain first; whatever ends the last session on it removes it. `enable` calls it off.
-
-        Raises:
-            UnknownReplica: It is not registered.
-        """
-        key = self._view.key_of(replica)
-        record = self._mirror.record(key) or (await self._reader.records([key])).get(key)
-        if record is None:
-            raise _unknown(key)
-        events = await self._parts.store.deregister(
-            key, record.incarnation, by=by, reason=reason, when_drained=when_drained
-        )
-        if events is None:
-            raise _unknown(key)
-
-    async def drain(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
-        """Let a replica finish its sessions and take no new one; it is still probed.
-
-        Raises:
-            UnknownReplica: It is not registered.
-        """
-        await self._set_admin(replica, AdminState.DRAINING, by, reason)
-
-    async def disable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
-        """Take a replica out: no new sessions, no probes.
-
-        Raises:
-            UnknownReplica: It is not registered.
-        """
-        await self._set_admin(replica, AdminState.DISABLED, by, reason)
-
-    async def enable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
-        """Undo `drain` or `disable`.
-
-        Raises:
-            UnknownReplica: It is not registered.
-        """
-        await self._set_admin(replica, AdminState.ACTIVE, by, reason)
-
-    async def _set_admin(self, replica: Replica | str, state: AdminState, by: str, reason: str) -> None:
-        key = self._view.key_of(replica)
-        if await self._parts.store.set_admin(key, state, by=by, reason=reason) is None:
-            raise _unknown(key)
-
-    async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
-        """Return up to that many events, oldest first: those that follow a revision, or the latest ones."""
-        if after is None:
-            return await self._reader.last_events(count)
-        return await self._reader.events(after=after, count=count)
-
-    async def check(self) -> list[Violation]:
-        """Verify the invariants of the namespace live; return what does not hold."""
-        return await find_violations(self._reader, self._parts.keys)
-
-    async def refresh(self, *, at_once: bool = False) -> None:
-        """Read again what the event stream does not carry: probe times, latencies, counters, load.
-
-        At most once per `refresh_seconds`, unless `at_once`; calls in between return without reading.
-        """
-        await self._mirror.refresh(at_once=at_once)
 
     async def run_health_checks(self, config: object | None = None, *, http_get: HttpProbe | None = None) -> None:
         """Stand for leader, and probe for all while leading, until cancelled; then report, and resign.
@@ -570,10 +292,6 @@ class SharedReplicaRegistry:
             raise forks.refusal(self._parent)
         if not self.is_started:
             raise UsageError("the registry is not started; await start() first")
-
-
-def _unknown(key: str) -> UnknownReplica:
-    return UnknownReplica(f"no replica {key} is registered")
 
 
 def _log_death(tasks: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ from shared_registry.errors import StoreUnavailable
 from shared_registry.model import ReplicaEndpoint, Source
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
-from shared_registry.store.commands import new_token
+from shared_registry.store.answers import new_token
 from shared_registry.store.verification import verify_server
 from shared_registry.urls import canonical_url
 

@@ -29,7 +29,6 @@ from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.reader import Reader
 from shared_registry.store.writability import Writability
 
 
@@ -74,19 +73,7 @@ def build_parts(
         clock: For waits, ages and deadlines.
         rng: For jitter.
     """
-    keys = Keys(settings.namespace)
-    writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
-    timeout_seconds = settings.redis_timeout_seconds
-    store = Store(
-        clients,
-        keys,
-        router=router_key,
-        timeout_seconds=timeout_seconds,
-        writability=writability,
-        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  made below
-    )
-    reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
-    mirror = _mirror(settings, store, reader, view, clock=clock, rng=rng)
+    store, reader, mirror, writability = _shared_state(settings, router_key, clients, view, clock=clock, rng=rng)
 
     async def heartbeat() -> None:
         await membership.heartbeat()
@@ -105,7 +92,7 @@ def build_parts(
     trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
     return Parts(
-        keys=keys,
+        keys=Keys(settings.namespace),
         clients=clients,
         store=store,
         reader=reader,
@@ -120,6 +107,39 @@ def build_parts(
         outcomes=Outcomes(store, view, cooldown, trouble_log),
         writability=writability,
     )
+
+
+def _shared_state(
+    settings: RouterConfig, router_key: str, clients: Clients, view: View, *, clock: Clock, rng: random.Random
+) -> tuple[Store, Inspector, Mirror, Writability]:
+    """Build what writes and reads the shared state, and a mirror that contributes its view where history was lost."""
+    keys, timeout_seconds = Keys(settings.namespace), settings.redis_timeout_seconds
+    writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
+    store = Store(
+        clients,
+        keys,
+        router=router_key,
+        timeout_seconds=timeout_seconds,
+        writability=writability,
+        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  made below
+    )
+    reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
+
+    async def contribute_view() -> str | None:
+        if mirror.history_id is None:
+            return None
+        return await restore_view(store, reader, view, history_id=mirror.history_id, revision=mirror.revision)
+
+    mirror = Mirror(
+        reader,
+        view,
+        refresh_seconds=settings.refresh_seconds,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=clock,
+        rng=rng,
+        on_lost_history=contribute_view,
+    )
+    return store, reader, mirror, writability
 
 
 def configured_view(settings: RouterConfig, selection_rng: random.Random) -> View:
@@ -140,28 +160,6 @@ def reset_view(view: View) -> None:
     view.withhold(False)  # noqa: FBT003  a claim
     view.cool(())
     view.ramp({}, ())
-
-
-def _mirror(
-    settings: RouterConfig, store: Store, reader: Reader, view: View, *, clock: Clock, rng: random.Random
-) -> Mirror:
-    """Build a mirror that contributes what it shows where history was lost."""
-
-    async def contribute_view() -> str | None:
-        if mirror.history_id is None:
-            return None
-        return await restore_view(store, reader, view, history_id=mirror.history_id, revision=mirror.revision)
-
-    mirror = Mirror(
-        reader,
-        view,
-        refresh_seconds=settings.refresh_seconds,
-        max_staleness_seconds=settings.max_staleness_seconds,
-        clock=clock,
-        rng=rng,
-        on_lost_history=contribute_view,
-    )
-    return mirror
 
 
 def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:

@@ -26,7 +26,7 @@ from shared_registry.selection import Panic, Selection, find_panic
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
-Policy = Callable[[Iterable[Replica]], tuple[Replica, ...]]
+Preferring = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
 class View:
@@ -43,7 +43,7 @@ class View:
         removed: What is known of replicas that were removed, by canonical url.
     """
 
-    def __init__(self, policy: Policy, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
+    def __init__(self, policy: Preferring, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
         """Show nothing yet.
 
         Args:

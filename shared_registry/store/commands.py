@@ -9,40 +9,27 @@ operators ask; heartbeats, leadership and reports; and what brings Redis and the
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from shared_registry.aio.completion import completed
-from shared_registry.errors import Fenced, KeyConflict, StoreError
+from shared_registry.errors import StoreError
 from shared_registry.model import (
     AdminState,
     Event,
-    Leader,
     ProbeResult,
     ReplicaEndpoint,
     RouterInfo,
     Source,
-    Term,
     Thresholds,
 )
-from shared_registry.store.channel import Channel, Reply
+from shared_registry.store.answers import BeginWrite, events_of, expect, flag, ignore_events, new_token, outcome_words
+from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events
-from shared_registry.store.keys import Keys, wrong_schema
+from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
+from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
-from shared_registry.store.replies import (
-    Denial,
-    Denied,
-    Elected,
-    Grant,
-    Heartbeat,
-    Held,
-    Parting,
-    Queued,
-    Report,
-    Restored,
-)
+from shared_registry.store.replies import Denial, Denied, Grant, Heartbeat, Parting, Queued, Restored
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -53,16 +40,7 @@ CONNECTIONS_BESIDE = 8
 """What heartbeats, reads and blocking reads take at most in practice, where all share few connections."""
 
 
-def new_token() -> str:
-    """Return a random id for an incarnation, a candidacy or a history."""
-    return secrets.token_hex(8)
-
-
-TakeEvents = Callable[[Sequence[Event]], None]
-BeginWrite = Callable[[], TakeEvents]
-
-
-class Store:
+class Store(LeaderCommands):
     """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -73,7 +51,7 @@ class Store:
         router: str,
         timeout_seconds: float = 1.0,
         writability: Writability | None = None,
-        begin_write: BeginWrite = lambda: _ignore,
+        begin_write: BeginWrite = lambda: ignore_events,
     ) -> None:
         """Bind the verbs.
 
@@ -118,8 +96,8 @@ class Store:
         reply = await self._sessions.run(
             "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
-        _expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
-        return _events(reply.values, take)
+        expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
+        return events_of(reply.values, take)
 
     async def deregister(
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
@@ -127,104 +105,17 @@ class Store:
         """Remove a replica, or let it drain first; `None` where that incarnation is not registered."""
         take = self._begin_write()
         reply = await self._sessions.run(
-            "deregister_replica", [key, incarnation, self._router, by, reason, _flag(when_drained)]
+            "deregister_replica", [key, incarnation, self._router, by, reason, flag(when_drained)]
         )
-        status = _expect(reply, "removed", "draining", "not_found")
-        return None if status == "not_found" else _events(reply.values, take)
+        status = expect(reply, "removed", "draining", "not_found")
+        return None if status == "not_found" else events_of(reply.values, take)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
         """Set the operator's word; `None` where the replica is not registered."""
         take = self._begin_write()
         reply = await self._sessions.run("set_admin", [key, state.value, self._router, by, reason])
-        status = _expect(reply, "set", "unchanged", "not_found")
-        return None if status == "not_found" else _events(reply.values, take)
-
-    async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
-        """Stand for leader. The same token again finds itself elected and begins its lease anew."""
-        reply = await self._control.run(
-            "campaign", [self._router, token, milliseconds(lease_seconds), str(seen_epoch), new_token()]
-        )
-        if _expect(reply, "elected", "held") == "elected":
-            return Elected(int(reply.values[0]))
-        router, epoch, elected_at_ms, remaining_ms = reply.values
-        return Held(Leader(router, int(epoch), int(elected_at_ms) / 1000), int(remaining_ms) / 1000)
-
-    async def renew(self, token: str, *, lease_seconds: float) -> bool:
-        """Extend the lease; `False` where the token no longer leads."""
-        reply = await self._control.run("renew", [token, milliseconds(lease_seconds)])
-        return _expect(reply, "renewed", "lost") == "renewed"
-
-    async def resign(self, token: str, *, reason: str = "") -> bool:
-        """End the lease, for a reason that the event tells; `False` where the token did not lead."""
-        reply = await self._control.run("resign", [token, reason])
-        return _expect(reply, "resigned", "lost") == "resigned"
-
-    async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
-        """End the lease of whoever leads in that epoch, and return who it was; `None` where the epoch is over.
-
-        Args:
-            epoch: Names the term, so that repeating the call does not end the next one.
-            sit_out_seconds: How long the deposed router is not to stand again.
-            by: Who asked.
-            reason: Why.
-        """
-        reply = await self._control.run("step_down", [str(epoch), milliseconds(sit_out_seconds), by, reason])
-        return reply.values[0] if _expect(reply, "deposed", "over") == "deposed" else None
-
-    async def _run_leading(self, name: str, args: Sequence[str]) -> Reply:
-        """Call what a term's end may cancel, to its end: the leader resigns over the same connection.
-
-        A call that is cut short closes it, and one that steps aside for want of descriptors could open no other.
-        """
-        return await completed(self._control.run(name, args))
-
-    async def declare_panic(self, term: Term, why: str) -> bool:
-        """Say why there is panic, or with an empty text that there is none; return whether that was news.
-
-        Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
-        """
-        reply = await self._run_leading("declare_panic", [term.token, str(term.epoch), why])
-        status = _expect(reply, "declared", "unchanged", "fenced")
-        if status == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; what it found about panic was refused")
-        return status == "declared"
-
-    async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
-        """Bring the ready scores of these in line with the time, as far as they ramp up; return those that go on.
-
-        Args:
-            term: The leader's.
-            urls: Canonical urls, some 200 at the most.
-            slow_start_seconds: How long replicas ramp that turn healthy from now on.
-
-        Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
-        """
-        reply = await self._run_leading(
-            "advance_ramps", [term.token, str(term.epoch), milliseconds(slow_start_seconds), *urls]
-        )
-        if _expect(reply, "advanced", "fenced") == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; it ramps no replica up any more")
-        return list(reply.values)
-
-    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
-        """Apply a batch of probe results, at most once whatever the number of calls.
-
-        Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
-        """
-        args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
-        for result in results:
-            args += [result.key, *_outcome(result)]
-        take = self._begin_write()
-        reply = await self._run_leading("report_probes", args)
-        status = _expect(reply, "applied", "duplicate", "fenced")
-        if status == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")
-        if status == "duplicate":
-            return Report(is_duplicate=True)
-        return Report(_events(reply.values[1:], take), dropped=int(reply.values[0]))
+        status = expect(reply, "set", "unchanged", "not_found")
+        return None if status == "not_found" else events_of(reply.values, take)
 
     async def record_outcome(
         self, result: ProbeResult, thresholds: Thresholds, *, by: str = "", is_passive: bool = False
@@ -236,9 +127,9 @@ class Store:
         limits = [str(thresholds.failure), str(thresholds.recovery)]
         take = self._begin_write()
         reply = await self._sessions.run(
-            "record_outcome", [result.key, *_outcome(result), *limits, self._router, by, _flag(is_passive)]
+            "record_outcome", [result.key, *outcome_words(result), *limits, self._router, by, flag(is_passive)]
         )
-        return _events(reply.values, take) if _expect(reply, "applied", "not_found") == "applied" else []
+        return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
         """Keep a router among the live ones."""
@@ -257,7 +148,7 @@ class Store:
                     info.config_fingerprint,
                 ],
             )
-            _expect(reply, "alive")
+            expect(reply, "alive")
         except StoreError as error:
             if self._writability is not None:
                 self._writability.refused(error)
@@ -277,7 +168,7 @@ class Store:
             affinity_seconds: How long the sessions may find their replicas again.
         """
         reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[_expect(reply, "reaped", "partial", "alive", "not_found")]
+        return _PARTINGS[expect(reply, "reaped", "partial", "alive", "not_found")]
 
     async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
         """End this router's leases, and take it out of the live ones with the last; refused where it is not one.
@@ -285,7 +176,7 @@ class Store:
         Like `reap`, some at a time.
         """
         reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[_expect(reply, "left", "partial", "not_found")]
+        return _PARTINGS[expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
         self,
@@ -320,7 +211,7 @@ class Store:
             patience_seconds=patience_seconds,
             on_sent=on_sent,
         )
-        status = _expect(reply, "granted", "held", "waiting", *_DENIALS)
+        status = expect(reply, "granted", "held", "waiting", *_DENIALS)
         if status == "waiting":
             sequence, position, depth = reply.values
             return Queued(sequence, int(position), int(depth))
@@ -337,8 +228,8 @@ class Store:
         channel = self._recovery if is_recovery else self._sessions
         take = self._begin_write()
         reply = await channel.run("release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
-        _expect(reply, "released", "abandoned", "not_found")
-        return _events(reply.values, take)
+        expect(reply, "released", "abandoned", "not_found")
+        return events_of(reply.values, take)
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
         """Put back leases that this router holds; `None` where it is not among the live ones.
@@ -348,7 +239,7 @@ class Store:
         """
         args = [self._router, *(text for lease in leases.items() for text in lease)]
         reply = await self._recovery.run("restore_leases", args)
-        if _expect(reply, "restored", "not_registered") == "not_registered":
+        if expect(reply, "restored", "not_registered") == "not_registered":
             return None
         count, over, *urls = reply.values
         return Restored(int(count), urls[: int(over)], urls[int(over) :])
@@ -364,10 +255,10 @@ class Store:
             view_revision: How far the view had followed it.
             is_complete: All of the view is in now; earlier views come too late.
         """
-        view = [new_token(), self._router, view_history_id, view_revision, _flag(is_complete)]
+        view = [new_token(), self._router, view_history_id, view_revision, flag(is_complete)]
         args = [*view, " ".join(HEALTH_NAMES), *(text for entry in entries for text in entry)]
         reply = await self._recovery.run("restore_view", args)
-        return parse_events(reply.values) if _expect(reply, "restored", "superseded") == "restored" else None
+        return parse_events(reply.values) if expect(reply, "restored", "superseded") == "restored" else None
 
     async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:
         """Put in order what follows from the rest; return how many things were wrong. See `repair.repair`.
@@ -381,7 +272,7 @@ class Store:
         reply = await self._sessions.run(
             "repair_namespace", [self._router, by, first_event, str(len(routers)), *routers, *urls]
         )
-        _expect(reply, "repaired")
+        expect(reply, "repaired")
         return int(reply.values[0])
 
     def turn_away(self, why: str) -> None:
@@ -397,34 +288,3 @@ _PARTINGS = {
     "not_found": Parting.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)
-
-
-def _flag(is_so: bool) -> str:  # noqa: FBT001  a value
-    return "1" if is_so else "0"
-
-
-def _ignore(events: Sequence[Event]) -> None:
-    """Take no events: nobody mirrors what this store writes."""
-
-
-def _events(values: Sequence[str], take: TakeEvents) -> list[Event]:
-    """Return the events that a reply carries, once they were taken."""
-    events = parse_events(values)
-    take(events)
-    return events
-
-
-def _outcome(result: ProbeResult) -> list[str]:
-    return [result.incarnation, _flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
-
-
-def _expect(reply: Reply, *words: str) -> str:
-    """Return the status word if it is one of these; raise what it means otherwise."""
-    if reply.status in words:
-        return reply.status
-    if reply.status == "wrong_type":
-        key, found, wanted = reply.values
-        raise KeyConflict(f"key {key} is a {found}, not a {wanted}; move or delete it, nothing was written")
-    if reply.status == "wrong_schema":
-        raise wrong_schema(reply.values[0])
-    raise StoreError(f"a command answered {reply.status!r}, which this version does not know")

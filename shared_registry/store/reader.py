@@ -1,4 +1,4 @@
-"""What a router reads: the head of the history, replica records, the event stream; leases, and who waits for one.
+"""What a router reads: the head of the history, replica records, the event stream; and what `lease_reader` reads.
 
 Reads only, in bounded pieces.
 """
@@ -6,29 +6,21 @@ Reads only, in bounded pieces.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-from redis.asyncio import RedisCluster
 
 from shared_registry.errors import KeyConflict
-from shared_registry.model import ORIGIN, AdminState, Event, Leader, Removal, ReplicaEndpoint, ReplicaRecord
-from shared_registry.store.channel import Channel, bounded
-from shared_registry.store.client import Client, Clients
+from shared_registry.model import ORIGIN, AdminState, Event, Leader, Removal, ReplicaRecord
+from shared_registry.store.channel import bounded
 from shared_registry.store.codec import parse_event, parse_leader, parse_record
 from shared_registry.store.failover import is_lost
-from shared_registry.store.keys import SCHEMA, Keys, wrong_schema
-from shared_registry.store.lane import Lane
-from shared_registry.store.replies import Grant
+from shared_registry.store.keys import SCHEMA, wrong_schema
+from shared_registry.store.lease_reader import LeaseReader
+from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, execute, stream_entries
 
-READS_AT_ONCE = 8
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
-LEASES_AT_ONCE = 500
-WAITERS_AT_ONCE = 250
-BLOCK_MARGIN_SECONDS = 1.0
 HEAD_FIELDS = ("schema", "history_id", "revision", "epoch")
 NO_FIELD = "-"
 """Of `meta`; is never there, so that deleting it changes nothing."""
@@ -48,20 +40,6 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A session that waits for a slot.
-
-    Attributes:
-        router: Which waits for it.
-        sequence: What the line is ordered by: about when it came, in milliseconds since the epoch.
-    """
-
-    router: str
-    lease_id: str
-    sequence: float
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole of a namespace's replicas as of one revision.
 
@@ -75,21 +53,11 @@ class Snapshot:
     leader: Leader | None
 
 
-class Reader:
+class Reader(LeaseReader):
     """Reads one namespace. Ordinary reads and the blocking one use separate clients.
 
     Every method raises `StoreUnavailable` past the timeout and `KeyConflict` for what it cannot parse.
     """
-
-    def __init__(self, clients: Clients, keys: Keys, *, timeout_seconds: float = 1.0) -> None:
-        self._commands = clients.control
-        self._blocking = clients.blocking
-        self._longest_block_seconds = clients.longest_block_seconds
-        self._failover = clients.failover
-        self._keys = keys
-        self._timeout_seconds = timeout_seconds
-        lane = Lane(READS_AT_ONCE, seconds=timeout_seconds)
-        self._channel = Channel(clients.control, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
     async def head(self) -> Head:
         """Return history id, revision and epoch.
@@ -213,107 +181,9 @@ class Reader:
                 yield event
             after = events[-1].id
 
-    async def in_flight(self, key: str) -> int | None:
-        """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
-        async with self._channel.bounded():
-            value = await self._commands.hget(self._keys.replica(key), "in_flight")
-        return None if value is None else int(value)
-
-    async def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
-        """Yield a router's leases in pieces, as lease id to canonical url.
-
-        One that is there throughout comes at least once; one that comes or goes meanwhile may or may not.
-        """
-        cursor = 0
-        while True:
-            async with self._channel.bounded():
-                cursor, page = await self._commands.hscan(self._keys.leases(router), cursor, count=LEASES_AT_ONCE)
-            if page:
-                yield page
-            if int(cursor) == 0:
-                return
-
-    async def loads(
-        self, endpoints: Mapping[str, ReplicaEndpoint], *, ramping: Collection[str] = ()
-    ) -> tuple[dict[str, int], list[str]]:
-        """Return the sessions on those of these replicas that are healthy and active, and the routers' keys.
-
-        From the ready sets alone: a replica's score is its load over its weight. Only of those that are ramping up it
-        is more, so that these are asked for one by one.
-        """
-        keys = self._keys
-        async with self._channel.bounded():
-            pipeline = self._commands.pipeline(transaction=False)
-            pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
-            pipeline.zrange(keys.ready_secondary, 0, -1, withscores=True)
-            pipeline.smembers(keys.full)
-            pipeline.zrange(keys.routers, 0, -1)
-            ramping = [url for url in ramping if url in endpoints]
-            for url in ramping:
-                pipeline.hget(keys.replica(url), "in_flight")
-            primary, secondary, full, routers, *in_flight = await execute(pipeline)
-        scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
-        loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
-        loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
-        loads |= {url: int(count) for url, count in zip(ramping, in_flight, strict=True) if count and url in loads}
-        return loads, routers
-
-    async def queue_depth(self) -> int:
-        """Return how many wait."""
-        async with self._channel.bounded():
-            return int(await self._commands.zcard(self._keys.queue))
-
-    async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
-        """Return how many wait, and the positions, from 1, of those of these sessions of a router that do."""
-        depth = 0
-        positions: dict[str, int] = {}
-        for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
-            chunk = lease_ids[at : at + WAITERS_AT_ONCE]
-            reply = await self._channel.run("inspect_waiters", [router, *chunk])
-            depth = int(reply.values[0])
-            found = zip(chunk, reply.values[1:], strict=True)
-            positions |= {lease_id: int(position) for lease_id, position in found if position}
-        return depth, positions
-
-    async def waiters(self) -> AsyncGenerator[list[Waiting], None]:
-        """Yield all that wait, first come first, in pieces: as of one instant each."""
-        at = 0
-        while True:
-            async with self._channel.bounded():
-                page = await self._commands.zrange(
-                    self._keys.queue, at, at + LEASES_AT_ONCE - 1, withscores=True, score_cast_func=float
-                )
-            if page:
-                members = [(member.partition("/"), sequence) for member, sequence in page]
-                yield [Waiting(router, lease_id, sequence) for (router, _, lease_id), sequence in members]
-            if len(page) < LEASES_AT_ONCE:
-                return
-            at += LEASES_AT_ONCE
-
-    async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
-        """Return up to where the inbox was read, and the slots that were given to who waited, by lease id.
-
-        Args:
-            router: Whose inbox.
-            after: Where to go on reading.
-            seconds: How long to wait for the first.
-        """
-        key = self._keys.inbox(router)
-        entries = _stream_entries(await self._block({key: after}, seconds))
-        grants = {entry["lease_id"]: Grant(entry["url"], entry["revision"]) for _, entry in entries}
-        return entries[-1][0] if entries else after, grants
-
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""
         return _stream_events(await self._block({self._keys.events: after}, seconds))
-
-    async def _block(self, streams: dict[str, str], seconds: float) -> object:
-        seconds = min(seconds, self._longest_block_seconds)
-        milliseconds = max(1, round(seconds * 1000))
-        async with bounded(seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
-            if isinstance(self._blocking, RedisCluster):
-                return await _xread_by_key(self._blocking, *streams.items(), block=milliseconds)
-            return await self._blocking.xread(streams, count=EVENTS_AT_ONCE, block=milliseconds)
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
         """Return the head, and the events that follow a revision, both on the blocking connection.
@@ -332,23 +202,6 @@ class Reader:
         if isinstance(deleted, Exception) and is_lost(deleted):
             self._failover.lose(str(deleted))
         return _head(values), [parse_event(event_id, fields) for event_id, fields in entries]
-
-
-async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block: int) -> object:
-    """Read a stream at the node that has it: redis-py would ask another node for the keys in XREAD, dead or alive."""
-    key, after = stream
-    await cluster.initialize()
-    words = ("XREAD", "COUNT", EVENTS_AT_ONCE, "BLOCK", block, "STREAMS", key, after)
-    return await cluster.execute_command(*words, target_nodes=[cluster.get_node_from_key(key)])
-
-
-async def execute(pipeline: Client) -> list[Any]:
-    """Return the replies of a pipeline; raise the first error as the server put it, which redis-py 6 garbles."""
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
 
 
 def _head(values: Sequence[str | None]) -> Head:
@@ -375,15 +228,4 @@ def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], eve
 
 
 def _stream_events(streams: object) -> list[Event]:
-    return [parse_event(event_id, fields) for event_id, fields in _stream_entries(streams)]
-
-
-def _stream_entries(streams: object) -> list[tuple[str, dict[str, str]]]:
-    """Return the entries in XREAD's reply for one stream, which redis-py gives as a list or, in RESP3, a dict."""
-    if not streams:
-        return []
-    if isinstance(streams, dict):
-        (batches,) = streams.values()
-        return [entry for batch in batches for entry in batch]
-    ((_, entries),) = cast("list[tuple[str, list[tuple[str, dict[str, str]]]]]", streams)
-    return entries
+    return [parse_event(event_id, fields) for event_id, fields in stream_entries(streams)]

@@ -15,7 +15,8 @@ from shared_registry.admin.repair import REPAIRABLE, repair
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreUnavailable
 from shared_registry.model import AdminState, EventKind, ProbeResult, ReplicaEndpoint, Source
-from shared_registry.store.commands import Store, new_token
+from shared_registry.store.answers import new_token
+from shared_registry.store.commands import Store
 from shared_registry.store.replies import Grant
 from tests.support.space import THRESHOLDS, A, B, C, Space, info, on_server
 

@@ -14,7 +14,8 @@ from shared_registry.model import ORIGIN
 from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.keys import Keys
-from shared_registry.store.reader import WAITERS_AT_ONCE, Reader
+from shared_registry.store.lease_reader import WAITERS_AT_ONCE
+from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Grant, Queued
 from tests.support.fake_clock import FakeClock
 from tests.support.waiting_router import ROUTER, ScriptedLine

@@ -16,7 +16,7 @@ from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
-from shared_registry.store.commands import new_token
+from shared_registry.store.answers import new_token
 from shared_registry.store.replies import Grant
 from shared_registry.urls import canonical_url
 from tests.support.space import THRESHOLDS, A, B, Space, info, on_fake

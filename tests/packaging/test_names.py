@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import shared_registry
 
 PACKAGE = Path(shared_registry.__file__).parent
 ENTRY_POINTS = {"main"}
+ALIAS = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 Found = dict[str, list[str]]
 
 
@@ -23,8 +25,12 @@ def found(names_of: Callable[[ast.Module], list[str]]) -> Found:
     return {name: files for name, files in places.items() if len(files) > 1}
 
 
-def classes(module: ast.Module) -> list[str]:
-    return [node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
+def types(module: ast.Module) -> list[str]:
+    """Return the classes, also inner ones, and the aliases of types."""
+    assigned = [node.targets[0] for node in module.body if isinstance(node, ast.Assign)]
+    assigned += [node.target for node in module.body if isinstance(node, ast.AnnAssign)]
+    aliases = [target.id for target in assigned if isinstance(target, ast.Name) and ALIAS.fullmatch(target.id)]
+    return [node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef)] + aliases
 
 
 def public_functions(module: ast.Module) -> list[str]:
@@ -32,8 +38,8 @@ def public_functions(module: ast.Module) -> list[str]:
     return [node.name for node in functions if not node.name.startswith("_") and node.name not in ENTRY_POINTS]
 
 
-def test_no_two_classes_have_the_same_name() -> None:
-    assert found(classes) == {}
+def test_no_two_types_have_the_same_name() -> None:
+    assert found(types) == {}
 
 
 def test_no_two_public_functions_have_the_same_name() -> None:

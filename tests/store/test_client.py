@@ -24,9 +24,10 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.errors import ConfigError, KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
+from shared_registry.store.answers import new_token
 from shared_registry.store.channel import bounded
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.commands import Store, new_token
+from shared_registry.store.commands import Store
 from shared_registry.store.failures import meaning_of
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader

@@ -10,7 +10,8 @@ from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger
 from shared_registry.model import Event, Replica, ReplicaEndpoint
 from shared_registry.store.commands import Store
-from shared_registry.store.reader import Reader, Waiting
+from shared_registry.store.lease_reader import Waiting
+from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Restored
 
 A, B, C = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3))

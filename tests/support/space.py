@@ -12,8 +12,9 @@ from redis import Redis
 from shared_registry.admin.inspector import Inspector
 from shared_registry.model import Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from shared_registry.store import client
+from shared_registry.store.answers import new_token
 from shared_registry.store.client import Clients
-from shared_registry.store.commands import Store, new_token
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Elected, Report
 

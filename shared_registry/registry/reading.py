@@ -1,0 +1,183 @@
+"""What a registry shows: from this router's mirror without I/O and, where it says so, from Redis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+from shared_registry.admin.check import Violation, find_violations
+from shared_registry.model import Event, Leader, Replica
+from shared_registry.registry import readiness
+from shared_registry.registry.state import RegistryState, unknown_replica
+from shared_registry.selection import Panic
+from shared_registry.selection.view import View
+
+DRAIN_POLL_SECONDS = 0.1
+
+
+class RegistryReads(RegistryState):
+    """The verbs and properties that change nothing."""
+
+    def select(
+        self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: str | None = None
+    ) -> Replica | None:
+        """Return the replica that the next session should go to; `None` if there is none.
+
+        Synchronous and without I/O. By default the first healthy, active primary in order, else the first such other;
+        other policies spread sessions over that tier. Knows nothing of capacity; `acquire` does.
+
+        Args:
+            key: What the session belongs to: the `hash` policy takes equal keys to the same replica.
+            exclude: Replicas that were tried without success, by handle, url or name.
+            policy: Replaces the configured one for this call. The first such call prepares it, which with thousands of
+                replicas takes a moment.
+
+        Raises:
+            UsageError: There is no such policy.
+            UnknownReplica: A url or name in `exclude` is no replica's, and never was as far as this router knows.
+            ConfigError: A url in `exclude` is none.
+        """
+        view = self._view
+        if policy is None and not exclude:
+            choose = view.choose
+            return view.first if choose is None else choose(key)
+        return view.selection.select(policy, key, view.known_keys_of(exclude))
+
+    async def wait_ready(self, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether `select()` came to have a replica in time; at once where it has one.
+
+        For the first moments of a new registry: its replicas take no sessions before the leader has probed them.
+
+        Args:
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UsageError: The registry is not started, or was stopped meanwhile.
+        """
+        return await self._until(readiness.is_selectable, timeout_seconds)
+
+    async def wait_judged(self, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether a replica came to be healthy, or every active one to have its first verdict, in time.
+
+        Args:
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UsageError: The registry is not started, or was stopped meanwhile.
+        """
+        return await self._until(readiness.is_judged, timeout_seconds)
+
+    async def _until(self, condition: Callable[[View], bool], timeout_seconds: float | None) -> bool:
+        def holds(view: View) -> bool:
+            self._expect_started()
+            return condition(view)
+
+        return await readiness.until(self._mirror, holds, timeout_seconds=timeout_seconds)
+
+    def all(self) -> list[Replica]:
+        """Return all registered replicas in order."""
+        return list(self._view.all())
+
+    def get(self, replica: Replica | str) -> Replica | None:
+        """Return the replica given by handle, url in any spelling, or name; `None` for a url that is not registered.
+
+        Raises:
+            ConfigError: A url that is none.
+            UnknownReplica: No replica has that name, or several have.
+        """
+        return self._view.get(self._view.key_of(replica))
+
+    def primaries(self) -> list[Replica]:
+        """Return the replicas of the first tier in order, whatever their health."""
+        return [replica for replica in self._view.all() if replica.primary]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this router leads, by its own clock: past its lease it says no, whatever Redis says."""
+        return self._parts.leadership.is_leader
+
+    @property
+    def leader(self) -> Leader | None:
+        """Who leads, as last heard of: a leader that died is shown until the next one is elected."""
+        return self._mirror.leader
+
+    @property
+    def revision(self) -> str:
+        """Id of the last event that the view has taken in."""
+        return self._mirror.revision
+
+    @property
+    def history_id(self) -> str | None:
+        """Id of the history that the view shows; `None` before `start`."""
+        return self._mirror.history_id
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago the view was known to be current: at rest up to `refresh_seconds`; `None` before `start`."""
+        return self._mirror.age_seconds
+
+    @property
+    def writable_age_seconds(self) -> float | None:
+        """How long ago Redis last accepted a heartbeat, which writes: at rest up to `heartbeat_seconds`."""
+        return self._parts.writability.age_seconds
+
+    @property
+    def write_failure(self) -> str | None:
+        """Why Redis refuses this router's writes although it can be read; `None` while it does not, or is away."""
+        return self._parts.writability.failure
+
+    @property
+    def panic(self) -> Panic | None:
+        """Why `select()` spreads sessions over all active replicas; `None` while it does not. See `panic_percent`."""
+        return self._view.panic
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether this router lately had no descriptor, port, memory or route with which to connect to replicas."""
+        return self._outcomes.is_in_trouble
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the view is older than `max_staleness_seconds`, so that nothing is selected."""
+        return self._mirror.is_stale
+
+    async def queue_depth(self) -> int:
+        """Return how many sessions wait for a slot, over all routers."""
+        return await self._reader.queue_depth()
+
+    async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
+        """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
+
+        Args:
+            replica: Named by handle, url or name.
+            timeout_seconds: How long to wait; `None` waits for ever.
+
+        Raises:
+            UnknownReplica: It is not registered, and no session is on it.
+        """
+        key = self._view.key_of(replica)
+        deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
+        if await self._reader.in_flight(key) is None:
+            raise unknown_replica(key)
+        while await self._reader.in_flight(key):
+            if self._clock.monotonic() >= deadline:
+                return False
+            await self._clock.sleep(min(DRAIN_POLL_SECONDS, deadline - self._clock.monotonic()))
+        return True
+
+    async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
+        """Return up to that many events, oldest first: those that follow a revision, or the latest ones."""
+        if after is None:
+            return await self._reader.last_events(count)
+        return await self._reader.events(after=after, count=count)
+
+    async def check(self) -> list[Violation]:
+        """Verify the invariants of the namespace live; return what does not hold."""
+        return await find_violations(self._reader, self._parts.keys)
+
+    async def refresh(self, *, at_once: bool = False) -> None:
+        """Read again what the event stream does not carry: probe times, latencies, counters, load.
+
+        At most once per `refresh_seconds`, unless `at_once`; calls in between return without reading.
+        """
+        await self._mirror.refresh(at_once=at_once)

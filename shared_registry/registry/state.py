@@ -1,0 +1,39 @@
+"""What the verbs of a registry have in common: the parts that they use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from shared_registry.admin.inspector import Inspector
+from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.errors import UnknownReplica
+from shared_registry.mirror.mirror import Mirror
+from shared_registry.registry.outcomes import Outcomes
+from shared_registry.registry.wiring import Parts
+from shared_registry.selection.view import View
+
+
+class RegistryState(ABC):
+    """The parts of one router's registry: those of its present start, or of the next one."""
+
+    config: RouterConfig
+    _clock: Clock
+    _parts: Parts
+    _reader: Inspector
+    _view: View
+    _mirror: Mirror
+    _outcomes: Outcomes
+
+    @abstractmethod
+    def _expect_started(self) -> None:
+        """Refuse what needs a started registry.
+
+        Raises:
+            UsageError: It is not started in this process.
+        """
+
+
+def unknown_replica(key: str) -> UnknownReplica:
+    """Return the error for a url that no registered replica has."""
+    return UnknownReplica(f"no replica {key} is registered")

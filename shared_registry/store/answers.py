@@ -1,0 +1,53 @@
+"""From what the store's verbs take to the words of a command, and from its reply to results and errors."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from shared_registry.errors import KeyConflict, StoreError
+from shared_registry.model import Event, ProbeResult
+from shared_registry.store.channel import Reply
+from shared_registry.store.codec import parse_events
+from shared_registry.store.keys import wrong_schema
+
+TakeEvents = Callable[[Sequence[Event]], None]
+BeginWrite = Callable[[], TakeEvents]
+
+
+def new_token() -> str:
+    """Return a random id for an incarnation, a candidacy or a history."""
+    return secrets.token_hex(8)
+
+
+def flag(is_so: bool) -> str:  # noqa: FBT001  a value
+    """Return a claim as commands take it."""
+    return "1" if is_so else "0"
+
+
+def ignore_events(events: Sequence[Event]) -> None:
+    """Take no events: nobody mirrors what this store writes."""
+
+
+def events_of(values: Sequence[str], take: TakeEvents) -> list[Event]:
+    """Return the events that a reply carries, once they were taken."""
+    events = parse_events(values)
+    take(events)
+    return events
+
+
+def outcome_words(result: ProbeResult) -> list[str]:
+    """Return one outcome of a replica as commands take it, but for the replica's url."""
+    return [result.incarnation, flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
+
+
+def expect(reply: Reply, *words: str) -> str:
+    """Return the status word if it is one of these; raise what it means otherwise."""
+    if reply.status in words:
+        return reply.status
+    if reply.status == "wrong_type":
+        key, found, wanted = reply.values
+        raise KeyConflict(f"key {key} is a {found}, not a {wanted}; move or delete it, nothing was written")
+    if reply.status == "wrong_schema":
+        raise wrong_schema(reply.values[0])
+    raise StoreError(f"a command answered {reply.status!r}, which this version does not know")
