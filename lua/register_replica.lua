@@ -56,10 +56,13 @@ local function position()
 end
 
 local placed = position()
-local spec = {'order', whole(placed), 'source', mode}
+local spec = {}
 for i = 8, #ARGV, FIELD_WIDTH do
   spec[#spec + 1] = ARGV[i]
   spec[#spec + 1] = ARGV[i + 1]
+end
+for _, text in ipairs({'order', whole(placed), 'source', mode}) do
+  spec[#spec + 1] = text
 end
 local changed = is_new
 for i = 1, #spec, 2 do

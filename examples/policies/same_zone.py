@@ -2,7 +2,7 @@
 
     ZONE=eu-1 SHARED_REGISTRY_POLICY=same_zone ...
 
-Replicas say where they are by a label: `shared-registry add http://10.0.0.1:8000 --label zone=eu-1`. Importing this
+Replicas say where they are by a label: `shared-registry add http://127.0.0.1:8000 --label zone=eu-1`. Importing this
 module registers the policy. A package that is installed beside needs no import, but an entry point:
 
     [project.entry-points."shared_registry.policies"]

@@ -117,11 +117,10 @@ def _spec(name: str, form: Form, *, documents: Document = Document.BOTH, **more:
     return ReplicaField(name, ReplicaEndpoint, name, form, Group.SPEC, documents=documents, **more)
 
 
-def _health(name: str, form: Form, documents: Document = Document.STATUS, *, attribute: str = "") -> ReplicaField:
-    is_required = form in (COUNT, STATUS)
-    return ReplicaField(
-        name, ReplicaHealth, attribute or name, form, Group.HEALTH, is_required=is_required, documents=documents
-    )
+def _health(
+    name: str, form: Form, *, attribute: str = "", documents: Document = Document.STATUS, **more: Any
+) -> ReplicaField:
+    return ReplicaField(name, ReplicaHealth, attribute or name, form, Group.HEALTH, documents=documents, **more)
 
 
 def _record(name: str, form: Form, group: Group, *, attribute: str = "", **more: Any) -> ReplicaField:
@@ -142,7 +141,7 @@ FIELDS = (
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
     _record("in_flight", COUNT, Group.PRESENT, is_in_events=False, documents=Document.STATUS),
-    _health("status", STATUS, Document.BOTH),
+    _health("status", STATUS, is_required=True, documents=Document.BOTH),
     _record("status_since_ms", TIME, Group.HEALTH, attribute="status_since", documents=Document.STATUS),
     _record("slow_start_ms", TIME, Group.PRESENT, attribute="slow_start_seconds"),
     _record("admin", ADMIN, Group.OPERATION, is_required=True, documents=Document.BOTH),
@@ -153,8 +152,8 @@ FIELDS = (
     _health("last_failure_at_ms", TIME, attribute="last_failure_at"),
     _health("last_latency_ms", LATENCY),
     _record("last_error", REMARK, Group.HEALTH, documents=Document.STATUS),
-    _health("consecutive_failures", COUNT),
-    _health("consecutive_successes", COUNT),
+    _health("consecutive_failures", COUNT, is_required=True),
+    _health("consecutive_successes", COUNT, is_required=True),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
     _record("restored_from", TEXT, Group.PRESENT),
 )
