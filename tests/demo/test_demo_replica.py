@@ -19,7 +19,7 @@ from tests.support.command import ROOT
 
 INIT = json.dumps({"type": "session_init_v2", "client_id": "client-7"})
 READY = {"type": "session_ready", "replica": "mock", "client_id": "client-7"}
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @asynccontextmanager

@@ -44,26 +44,30 @@ async def advance(space: Space, epoch: int, *urls: str, seconds: float = 100.0) 
 # The scores
 
 
+LONG_SECONDS = 10_000.0
+"""A ramp of which the time that a test takes is nothing."""
+
+
 async def test_the_score_falls_to_the_plain_one_as_the_ramp_goes_on(space: Space) -> None:
-    epoch = await lead(space, 100.0)
+    epoch = await lead(space, LONG_SECONDS)
     await space.add(A, weight=2.0)
     await space.make("healthy", A)
     assert score(space, A) == pytest.approx(1 / 0.2 - 1 / 2)
     scores = []
     for share in (0.05, 0.25, 0.5, 0.9):
-        backdate(space, A, round(share * 100_000))
-        assert await advance(space, epoch, A) == [A]
+        backdate(space, A, round(share * LONG_SECONDS * 1000))
+        assert await advance(space, epoch, A, seconds=LONG_SECONDS) == [A]
         scores.append(score(space, A))
         part = max(share, 0.1)
         assert scores[-1] == pytest.approx(1 / (2.0 * part) - 1 / 2, rel=1e-3)
         await space.store.acquire("0000000a")
         assert score(space, A) == pytest.approx(2 / (2.0 * part) - 1 / 2, rel=1e-3)
         await space.store.release("0000000a")
-    backdate(space, A, 100_001)
-    assert await advance(space, epoch, A) == []
+    backdate(space, A, int(LONG_SECONDS * 1000) + 1)
+    assert await advance(space, epoch, A, seconds=LONG_SECONDS) == []
     assert score(space, A) == 0.0
     assert "slow_start_ms" not in space.fields(A)
-    assert await advance(space, epoch, A) == []
+    assert await advance(space, epoch, A, seconds=LONG_SECONDS) == []
 
 
 async def test_a_script_that_touches_it_after_the_end_gives_the_plain_score_without_a_leader(space: Space) -> None:

@@ -37,6 +37,13 @@ FAST: dict[str, Any] = {
     "grace_seconds": 0.0,
 }
 
+PATIENT: dict[str, Any] = {
+    "connect_timeout_seconds": 60.0,
+    "health_check_interval_seconds": 60.0,
+    "redis_timeout_seconds": 30.0,
+}
+"""For hundreds of clients that share one event loop with router and replica: each waits long for its turn."""
+
 
 class RunningRouter:
     """A router in this process.

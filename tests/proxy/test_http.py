@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
+from tests.proxy.conftest import PATIENT, SECONDS, RunningRouter, StartRouter
 from tests.support.backend import CHUNK, Backend, RawBackend
 from tests.support.until import until
 
@@ -348,10 +348,9 @@ async def test_without_a_replica_it_is_503(start_router: StartRouter) -> None:
     }
 
 
+@pytest.mark.timeout(180)
 async def test_two_hundred_requests_at_once(start_router: StartRouter, backend: Backend) -> None:
-    # Clients, router and replica share this event loop: on a busy machine each waits long for its turn.
-    patient = {"connect_timeout_seconds": 60.0, "health_check_interval_seconds": 60.0}
-    router = await start_router(backend.url, **patient)
+    router = await start_router(backend.url, **PATIENT)
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=router.url, trust_env=False, limits=limits, timeout=60) as client:
         responses = await asyncio.gather(*(client.post("/", content=str(n)) for n in range(200)))

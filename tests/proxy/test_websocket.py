@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from shared_registry.proxy import websocket
-from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
+from tests.proxy.conftest import PATIENT, SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
 
@@ -81,8 +81,10 @@ async def test_a_larger_frame_from_the_replica_is_a_failure(start_router: StartR
     assert (await told_to_close(backend))[0] == 1009
 
 
-@pytest.mark.timeout(180)  # how long 200 handshakes take depends on how busy the machine is
-async def test_two_hundred_sessions_at_once(router: RunningRouter) -> None:
+@pytest.mark.timeout(180)
+async def test_two_hundred_sessions_at_once(start_router: StartRouter, backend: Backend) -> None:
+    router = await start_router(backend.url, **PATIENT)
+
     async def converse(number: int) -> None:
         async with dial(router, open_timeout=3 * SECONDS) as client:
             opened.append(client)

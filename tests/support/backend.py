@@ -76,6 +76,7 @@ class Backend:
             ws_per_message_deflate=False,
             ssl_certfile=self._certificate,
             proxy_headers=False,
+            timeout_keep_alive=300,  # a busy event loop takes long to read what came in time
         )
         config.load()
         self._server = uvicorn.Server(config)
