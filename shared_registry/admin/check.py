@@ -1,7 +1,8 @@
-"""Verifies the invariants of a namespace live, while routers work on it. Reads only.
+"""Verifies the invariants of a namespace while routers work on it. Reads only.
 
-What must agree about one replica is read at one instant, so that a change under way is no violation. The scan for
-foreign keys and types, and the walk along the event stream, take their time and skip what changes meanwhile.
+All data of one replica that must agree is read at one instant, so that a change under way is not reported as a
+violation. The scan for foreign keys and wrong types, and the walk along the event stream, take longer. They skip
+entries that change meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
-"""For how long after its ramp a replica may wait for its plain score: until the next leader is there."""
+"""How long after the end of its ramp a replica may still lack its plain score: until the next leader sets it."""
 LOOKS = 4
 LOOK_SECONDS = 0.5
 
@@ -32,10 +33,11 @@ class Violation:
 
     Attributes:
         rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `events`.
-        key: The Redis key to look at.
-        url: Canonical url of the replica that it is about, if it is about one.
-        event: For a break in the event stream, the event behind it.
-        router: Key of the router that it is about, if it is about one.
+        key: The Redis key that is wrong.
+        message: What is wrong, for the operator.
+        url: Canonical url of the replica concerned, if the violation concerns one.
+        event: For a break in the event stream, the id of the event after the break.
+        router: Key of the router concerned, if the violation concerns one.
     """
 
     rule: str
@@ -47,7 +49,7 @@ class Violation:
 
 
 async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
-    """Return every violation found; an empty list means that all holds.
+    """Return every violation found; an empty list means that all invariants hold.
 
     Raises:
         StoreUnavailable: Redis did not answer in time.
@@ -84,7 +86,7 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
 
 
 def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> Iterator[Violation]:
-    """Yield what does not agree about one replica. `now` is the server's time, in seconds."""
+    """Yield the violations of one replica. `now` is the server's time, in seconds."""
     key = keys.replica(inspection.url)
     violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
@@ -122,7 +124,7 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
 
 
 def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:
-    """Return the score that a ready replica has to have; the one that it has where its ramp allows that."""
+    """Return the score that a ready replica must have; during a ramp, its present score if the ramp allows it."""
     plain = in_flight / weight
     found = inspection.ready_primary if inspection.ready_secondary is None else inspection.ready_secondary
     try:
@@ -137,7 +139,7 @@ def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: fl
 
 
 def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violation]:
-    """Yield loads that are not the number of leases, and leases that nobody would end."""
+    """Yield loads that differ from the number of leases, and leases of routers that are not listed to be reaped."""
     for url, in_flight, count in inspection.wrong:
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         yield Violation("load", keys.replica(url), text, url=url)
@@ -146,7 +148,7 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
 
 
 def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
-    """Yield that somebody waits beside room, and waiters and inboxes that nobody would take away."""
+    """Yield waiting although replicas have room, and waiters and inboxes of routers that are not listed to be reaped."""
     if inspection.waiting and inspection.ready:
         text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
         yield Violation("queue", keys.queue, text)
@@ -156,7 +158,11 @@ def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violat
 
 
 async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> QueueInspection:
-    """Return how the line stands; where somebody waits beside room, only if that outlasts the next heartbeats."""
+    """Return the state of the queue.
+
+    Sessions that wait although replicas have room are read again several times, and reported only if that lasts: the
+    next heartbeats may serve them.
+    """
     for _ in range(LOOKS):
         inspection = await reader.inspect_queue(inboxes)
         if not (inspection.waiting and inspection.ready):
@@ -166,7 +172,7 @@ async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> Queu
 
 
 def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
-    """Yield each break of the event stream: an event that does not follow the one before it, an epoch that fell."""
+    """Yield each break of the event stream: an event that does not follow the previous one, or an epoch that falls."""
     for before, event in itertools.pairwise(events):
         if event.previous != before.id:
             yield Violation(
@@ -182,7 +188,7 @@ def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]
 
 
 async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:
-    """Yield the registered replicas that a mirror could not read; one by one only where a chunk fails."""
+    """Yield the registered replicas that a mirror could not read. Where a chunk fails, they are read one by one."""
     for chunk in (urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)):
         try:
             await reader.records(chunk)
