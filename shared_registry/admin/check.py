@@ -148,7 +148,7 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
 
 
 def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
-    """Yield waiting although replicas have room, and waiters and inboxes of routers that are not listed to be reaped."""
+    """Yield waiting while replicas have room, and waiters and inboxes of routers that are not listed to be reaped."""
     if inspection.waiting and inspection.ready:
         text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
         yield Violation("queue", keys.queue, text)

@@ -44,8 +44,8 @@ class LeaseInspection:
 
     Attributes:
         strangers: Keys of routers that have leases and are not listed in `routers`.
-        wrong: The replicas whose load differs from the number of leases: canonical url, in_flight (empty without a hash),
-            and the number of leases on the replica.
+        wrong: The replicas whose load differs from the number of leases: canonical url, in_flight (empty without a
+            hash), and the number of leases on the replica.
     """
 
     strangers: Sequence[str]

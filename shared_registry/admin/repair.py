@@ -20,8 +20,8 @@ REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events
 async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
     """Repair the violations that a check has found; return whether there was anything to repair.
 
-    The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated: all values
-    are derived anew, at one instant for each replica.
+    The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated: all
+    values are derived anew, at one instant for each replica.
 
     Raises:
         KeyConflict: A key is of another type; nothing was changed.

@@ -61,9 +61,9 @@ class Schedule:
     def follow(self, records: Iterable[ReplicaRecord], *, now: float, server_now: float | None = None) -> None:
         """Schedule the replicas that are new here, and forget those that are no longer probed.
 
-        A new replica is due at once. At the beginning of a term, when the server's time is given, it is due at once only
-        if its last probe was an interval ago or a change of status is pending; otherwise it is due in its slot. A replica
-        that was forgotten and comes back while its probe is under way waits for the end of that probe.
+        A new replica is due at once. At the beginning of a term, when the server's time is given, it is due at once
+        only if its last probe was an interval ago or a change of status is pending; otherwise it is due in its slot. A
+        replica that was forgotten and comes back while its probe is under way waits for the end of that probe.
         """
         probed = {record.key: record for record in records if record.is_probed}
         for key in self._due.keys() - probed.keys():
