@@ -120,7 +120,8 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
         text = f"{inspection.url} has {inspection.ready_secondary}, should have {wanted_secondary}"
         yield violation("ready", keys.ready_secondary, text)
     if inspection.is_full is not (may_serve and is_full):
-        yield violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+        wanted = "should not be" if inspection.is_full else "should be"
+        yield violation("ready", keys.full, f"{inspection.url} {wanted} in it")
 
 
 def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:
@@ -144,7 +145,7 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         yield Violation("load", keys.replica(url), text, url=url)
     for router in inspection.strangers:
-        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped", router=router)
+        yield Violation("lease", keys.leases(router), "its router is not listed, so nothing reaps it", router=router)
 
 
 def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
@@ -153,7 +154,7 @@ def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violat
         text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
         yield Violation("queue", keys.queue, text)
     for router in inspection.strangers:
-        text = f"{router} has waiters or an inbox, and is no router that could be reaped"
+        text = f"{router} has waiters or an inbox, but is not listed, so nothing reaps it"
         yield Violation("queue", keys.queue, text, router=router)
 
 
@@ -178,7 +179,7 @@ def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]
             yield Violation(
                 "events",
                 keys.events,
-                f"{event.id} follows {event.previous}, but stands after {before.id}",
+                f"{event.id} follows {event.previous}, but comes after {before.id}",
                 event=event.id,
             )
         if event.epoch < before.epoch:
@@ -205,7 +206,7 @@ def _type_violations(types: dict[str, str], keys: Keys) -> Iterable[Violation]:
     for key, found in sorted(types.items()):
         wanted = keys.expected_type(key)
         if wanted is None:
-            yield Violation("type", key, f"is no key of the registry (a {found}); move or delete it")
+            yield Violation("type", key, f"is not a key of the registry (it is a {found}); move or delete it")
         elif found not in (wanted, "none"):
             yield Violation("type", key, f"is a {found}, not a {wanted}; move or delete it")
 
