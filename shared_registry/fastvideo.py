@@ -76,7 +76,7 @@ class ReplicaRegistry(SharedReplicaRegistry):
             ConfigError: A replica or a variable is wrong. The message lists all wrong values.
         """
         settings = from_env(os.environ)
-        super().__init__(dataclasses.replace(settings, replicas=list(replicas)), health_checks=False)  # type: ignore[arg-type]  # checked there
+        super().__init__(dataclasses.replace(settings, replicas=list(replicas)), health_checks=False)  # type: ignore[arg-type]  # `RouterConfig` checks them
         self._unread: set[str] = set()
         self._reading = asyncio.Lock()
 

@@ -135,7 +135,7 @@ class Operator(Outsider):
     ) -> list[ReplicaEndpoint]:
         """Return the new specs of these replicas.
 
-        Each consists of the changes; for other attributes of the registered spec; and of defaults for a new replica.
+        A change replaces the attribute of the registered spec, or the default if the replica is not registered.
 
         Args:
             urls: The urls of the replicas, in any spelling.

@@ -189,7 +189,7 @@ class Outage:
                 acquires = self._ledger.acquires
                 self._used_at = self._clock.monotonic()
             if self._needs_loads() and not self.is_apart:
-                with contextlib.suppress(StoreError):  # the mirror says that Redis is away
+                with contextlib.suppress(StoreError):  # the mirror logs that Redis is away
                     await self._see_loads()
 
     async def see_late(self) -> None:

@@ -34,7 +34,7 @@ class RegistryChanges(RegistryState):
     async def report_outcome(
         self,
         replica: Replica,
-        ok: bool,  # noqa: FBT001  a claim
+        ok: bool,  # noqa: FBT001  part of the public API
         reason: str | BaseException = "",
     ) -> None:
         """Report how connecting a session to a replica went. Never raises; while Redis is away the report is dropped.

@@ -1,6 +1,7 @@
 """The methods and properties of a registry that only read.
 
-They read this router's mirror without I/O. The asynchronous ones that do not wait for the mirror read Redis.
+The synchronous ones read this router's mirror without I/O. `wait_ready` and `wait_judged` wait for changes of the
+mirror. The other asynchronous ones read Redis.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
 
 def reset_view(view: View) -> None:
     """Reset the changes that the parts of an earlier start made to a view, because those parts no longer run."""
-    view.withhold(False)  # noqa: FBT003  a claim
+    view.withhold(False)  # noqa: FBT003  the state to set
     view.cool(())
     view.ramp({}, ())
 

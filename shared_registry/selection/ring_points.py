@@ -90,7 +90,7 @@ class RingPoints:
 def places_of(key: str, size: int) -> array[float]:
     """Return the first places of the replica with this canonical url.
 
-    Each is a floating-point number of the exponent of 1.0 with pseudo-random fraction bits.
+    Each place is a floating-point number from 1.0 to 2.0, whose fraction bits are a hash of the url.
     """
     raw = bytearray(shake_128(key.encode()).digest(8 * size))
     raw[7::8] = b"\x3f" * size

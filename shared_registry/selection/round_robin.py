@@ -19,7 +19,10 @@ from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
 
 Turn = tuple[float, int, int, float, int, Iterator[Replica]]
-"""The next turn of a class: due time, class number, twice its past turns plus one, total weight, size, members in turn.
+"""The next turn of a class.
+
+It holds the due time, the number of the class, twice its past turns plus one, its total weight, its size, and an
+iterator that gives its members in turn.
 """
 
 

@@ -168,7 +168,7 @@ class View:
                 self._show(record.key, record)
         self._prepare()
 
-    def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  a claim, like the attribute
+    def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
         """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
         self._prepare()
