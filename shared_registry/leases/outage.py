@@ -136,7 +136,7 @@ class Outage:
     def _full(self) -> list[str]:
         """Return the canonical urls of the replicas that have no free slot.
 
-        The load is the count in Redis, plus the leases that this router has to put back, minus those that it keeps.
+        The load is the count in Redis, plus the leases that this router has to put back, minus those in `Ledger.kept`.
         Shares stay in force. This check reduces them by the slots that Redis granted to a router that saw no refused
         write, or saw one earlier.
         """
