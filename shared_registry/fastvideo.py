@@ -1,19 +1,21 @@
-"""The names of FastVideo's in-process router registry, on the shared one.
+"""FastVideo's in-process router registry under its own names, on top of the shared registry.
 
-Its router changes one import:
+FastVideo's router changes one import:
 
     from shared_registry.fastvideo import ReplicaRegistry, run_health_check_loop
 
     registry = ReplicaRegistry(config.replicas)
     await run_health_check_loop(registry=registry, config=config, stop_event=stop_event)
 
-Which Redis and which namespace, and all else that the original has no setting for, comes from `SHARED_REGISTRY_*`
-variables. Configs and endpoints may be the original's own: what counts is their attributes.
+`SHARED_REGISTRY_*` variables set the Redis url, the namespace, and everything else for which FastVideo's registry has
+no setting. Configs and endpoints may be objects of FastVideo's own classes: only their attributes matter.
 
-What differs from the original: the replicas of all routers add up, and an empty list is fine; one router of all probes,
-so that without Redis nothing is probed and the last statuses stand; between two changes of status the times, latencies
-and counters that a replica shows are up to a health check interval old; a `ReplicaHealth` is a snapshot, read anew from
-the replica each time.
+Differences from FastVideo's registry:
+
+- The replicas of all routers add up, and an empty list is allowed.
+- One router probes for all. Without Redis nothing is probed, and the last statuses stay.
+- Between two changes of status, the times, latencies and counters of a replica are up to one health check interval old.
+- A `ReplicaHealth` is a snapshot. Each access to a replica's health returns the latest one.
 """
 
 from __future__ import annotations
@@ -52,45 +54,47 @@ HEALTH_SETTINGS = (
     "fast_interval_seconds",
     "probe_concurrency",
 )
-"""What `run_health_check_loop` takes from its config; the first five are the original's."""
+"""The settings that `run_health_check_loop` takes from its config. The first five are those of FastVideo's registry."""
 
 logger = logging.getLogger(__name__)
 
 
 class ReplicaRegistry(SharedReplicaRegistry):
-    """A `SharedReplicaRegistry` built like the original's, and joined to the others by `run_health_check_loop`.
+    """A `SharedReplicaRegistry` with the constructor of FastVideo's registry. `run_health_check_loop` starts it.
 
-    After `record_success` and `record_failure` the replica shows their effect, counters included, also while shared.
+    After `record_success` and `record_failure` the replica shows their effect, including counters, also once the
+    registry is started.
     """
 
     def __init__(self, replicas: Iterable[object]) -> None:
         """Set up; nothing connects before the health check loop runs, and no event loop is needed.
 
         Args:
-            replicas: `ReplicaEndpoint`s, or objects with the attributes of the original's.
+            replicas: `ReplicaEndpoint`s, or objects with the attributes of FastVideo's endpoints.
 
         Raises:
-            ConfigError: A replica or a variable is wrong; the message lists everything that is.
+            ConfigError: A replica or a variable is wrong. The message lists all wrong values.
         """
         settings = from_env(os.environ)
-        super().__init__(dataclasses.replace(settings, replicas=list(replicas)), health_checks=False)  # type: ignore[arg-type]  # checked there
+        super().__init__(dataclasses.replace(settings, replicas=list(replicas)), health_checks=False)  # type: ignore[arg-type]  # `RouterConfig` checks them
         self._unread: set[str] = set()
         self._reading = asyncio.Lock()
 
     async def record_success(self, replica: Replica, *, recovery_threshold: int, latency_ms: float) -> None:
-        """Count a success that this router saw itself. Never raises; while Redis is away it is dropped."""
+        """Count a success that this router experienced itself. Never raises; while Redis is away it is dropped."""
         await super().record_success(replica, recovery_threshold=recovery_threshold, latency_ms=latency_ms)
         await self._read_counters(replica.key)
 
     async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
-        """Count a failure that this router saw itself. Never raises; while Redis is away it is dropped."""
+        """Count a failure that this router experienced itself. Never raises; while Redis is away it is dropped."""
         await super().record_failure(replica, failure_threshold=failure_threshold, reason=reason)
         await self._read_counters(replica.key)
 
     async def _read_counters(self, key: str) -> None:
-        """Show what an outcome left: the event stream tells only changes of status.
+        """Read the counters of a replica after an outcome. The event stream carries only changes of status.
 
-        One read at a time, for all who wait, so that no read overtakes a later one and an outage costs one timeout.
+        One read at a time serves all waiting callers. So no read overtakes a later one, and an outage costs one
+        timeout.
         """
         self._unread.add(key)
         async with self._reading:
@@ -112,22 +116,24 @@ async def run_health_check_loop(
     stop_event: asyncio.Event,
     http_get: HttpProbe | None = None,
 ) -> None:
-    """Take part in probing until `stop_event` is set: this router stands for leader, and probes for all while it leads.
+    """Take part in probing until `stop_event` is set: campaign for leader, and probe for all routers while leading.
 
-    A registry that is not started is started, for which it waits as long as Redis is away, and stopped at the end. An
-    end, be it by cancelling, leaves nothing running; what was probed until then counts, and a leader resigns.
+    A registry that is not started is started first, and stopped at the end. The start waits as long as Redis is away.
+    However the call ends, also by cancellation, it leaves nothing running. Probe results so far are reported, and a
+    leader resigns.
 
     Args:
-        registry: One without health checks of its own, as a `ReplicaRegistry` is.
-        config: Any object with `HEALTH_SETTINGS` as attributes; those that it lacks, and the lease, are the registry's.
-        stop_event: Ends it, probes under way included.
+        registry: A registry without health checks of its own, such as a `ReplicaRegistry`.
+        config: Any object with `HEALTH_SETTINGS` as attributes. Settings that it lacks, and the leader's lease, are
+            taken from the registry.
+        stop_event: Ends the call, including probes under way.
         http_get: Replaces the HTTP probe.
 
     Raises:
         ConfigError: A setting is wrong.
-        UsageError: The registry checks health itself, or a loop runs on it already.
-        StoreRefused: Redis refused when the registry was started: wrong credentials, or too old.
-        KeyConflict: A key of the namespace holds something else.
+        UsageError: The registry checks health itself, or a loop already runs on it.
+        StoreRefused: Redis refused the start of the registry: wrong credentials, or the server is too old.
+        KeyConflict: A key of the namespace is of another type.
     """
     if registry.health_checks:
         raise UsageError(
@@ -158,7 +164,7 @@ def _with_health_settings(base: RouterConfig, config: object) -> RouterConfig:
 
 
 async def _check_health(registry: SharedReplicaRegistry, settings: RouterConfig, http_get: HttpProbe | None) -> None:
-    """Run health checks until cancelled, on a registry that is started for as long where it was not."""
+    """Run health checks until cancelled. A registry that is not started is started for that time."""
     was_started = registry.is_started
     try:
         if not was_started:
@@ -172,8 +178,8 @@ async def _check_health(registry: SharedReplicaRegistry, settings: RouterConfig,
             with contextlib.suppress(StoreError):
                 await registry.refresh(at_once=True)
     except Exception as error:
-        # The original's router looks at the outcome of this task at shutdown only.
-        logger.critical("the health check loop has ended, nothing is probed by this router: %s", error)
+        # FastVideo's router reads the result of this task only at shutdown.
+        logger.critical("the health check loop has ended, this router probes nothing any more: %s", error)
         raise
     finally:
         if not was_started:
@@ -181,7 +187,7 @@ async def _check_health(registry: SharedReplicaRegistry, settings: RouterConfig,
 
 
 async def _keep_fresh(registry: SharedReplicaRegistry, interval_seconds: float) -> None:
-    """Read again, once an interval, what probes change without changing a status."""
+    """Read once per interval the data that probes change without changing a status."""
     while True:
         await asyncio.sleep(interval_seconds)
         with contextlib.suppress(StoreError):

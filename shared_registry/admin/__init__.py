@@ -1,1 +1,1 @@
-"""Operating a cluster from outside, without joining it: observe, operate, check, repair."""
+"""Observes, operates, checks and repairs a cluster from outside, without joining its routers."""

@@ -1,7 +1,8 @@
-"""Verifies the invariants of a namespace live, while routers work on it. Reads only.
+"""Verifies the invariants of a namespace while routers work on it. Reads only.
 
-What must agree about one replica is read at one instant, so that a change under way is no violation. The scan for
-foreign keys and types, and the walk along the event stream, take their time and skip what changes meanwhile.
+All data of one replica that must agree is read at one instant, so that a change under way is not reported as a
+violation. The scan for foreign keys and wrong types, and the walk along the event stream, take longer. They skip
+entries that change meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
-"""For how long after its ramp a replica may wait for its plain score: until the next leader is there."""
+"""How long after the end of its ramp a replica may still lack its plain score: until the next leader sets it."""
 LOOKS = 4
 LOOK_SECONDS = 0.5
 
@@ -32,10 +33,11 @@ class Violation:
 
     Attributes:
         rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `events`.
-        key: The Redis key to look at.
-        url: Canonical url of the replica that it is about, if it is about one.
-        event: For a break in the event stream, the event behind it.
-        router: Key of the router that it is about, if it is about one.
+        key: The Redis key that is wrong.
+        message: What is wrong, for the operator.
+        url: Canonical url of the replica concerned, if the violation concerns one.
+        event: For a break in the event stream, the id of the event after the break.
+        router: Key of the router concerned, if the violation concerns one.
     """
 
     rule: str
@@ -47,7 +49,7 @@ class Violation:
 
 
 async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
-    """Return every violation found; an empty list means that all holds.
+    """Return every violation found; an empty list means that all invariants hold.
 
     Raises:
         StoreUnavailable: Redis did not answer in time.
@@ -84,7 +86,7 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
 
 
 def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> Iterator[Violation]:
-    """Yield what does not agree about one replica. `now` is the server's time, in seconds."""
+    """Yield the violations of one replica. `now` is the server's time, in seconds."""
     key = keys.replica(inspection.url)
     violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
@@ -118,11 +120,12 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
         text = f"{inspection.url} has {inspection.ready_secondary}, should have {wanted_secondary}"
         yield violation("ready", keys.ready_secondary, text)
     if inspection.is_full is not (may_serve and is_full):
-        yield violation("ready", keys.full, f"{inspection.url} {'is' if inspection.is_full else 'is not'} in it")
+        wanted = "should not be" if inspection.is_full else "should be"
+        yield violation("ready", keys.full, f"{inspection.url} {wanted} in it")
 
 
 def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:
-    """Return the score that a ready replica has to have; the one that it has where its ramp allows that."""
+    """Return the score that a ready replica must have; during a ramp, its present score if the ramp allows it."""
     plain = in_flight / weight
     found = inspection.ready_primary if inspection.ready_secondary is None else inspection.ready_secondary
     try:
@@ -137,26 +140,30 @@ def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: fl
 
 
 def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violation]:
-    """Yield loads that are not the number of leases, and leases that nobody would end."""
+    """Yield loads that differ from the number of leases, and leases of routers that are not listed to be reaped."""
     for url, in_flight, count in inspection.wrong:
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         yield Violation("load", keys.replica(url), text, url=url)
     for router in inspection.strangers:
-        yield Violation("lease", keys.leases(router), "belongs to no router that could be reaped", router=router)
+        yield Violation("lease", keys.leases(router), "its router is not listed, so nothing reaps it", router=router)
 
 
 def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violation]:
-    """Yield that somebody waits beside room, and waiters and inboxes that nobody would take away."""
+    """Yield waiting while replicas have room, and waiters and inboxes of routers that are not listed to be reaped."""
     if inspection.waiting and inspection.ready:
         text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
         yield Violation("queue", keys.queue, text)
     for router in inspection.strangers:
-        text = f"{router} has waiters or an inbox, and is no router that could be reaped"
+        text = f"{router} has waiters or an inbox, but is not listed, so nothing reaps it"
         yield Violation("queue", keys.queue, text, router=router)
 
 
 async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> QueueInspection:
-    """Return how the line stands; where somebody waits beside room, only if that outlasts the next heartbeats."""
+    """Return the state of the queue.
+
+    Sessions that wait although replicas have room are read again several times, and reported only if that lasts: the
+    next heartbeats may serve them.
+    """
     for _ in range(LOOKS):
         inspection = await reader.inspect_queue(inboxes)
         if not (inspection.waiting and inspection.ready):
@@ -166,13 +173,13 @@ async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> Queu
 
 
 def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
-    """Yield each break of the event stream: an event that does not follow the one before it, an epoch that fell."""
+    """Yield each break of the event stream: an event that does not follow the previous one, or an epoch that falls."""
     for before, event in itertools.pairwise(events):
         if event.previous != before.id:
             yield Violation(
                 "events",
                 keys.events,
-                f"{event.id} follows {event.previous}, but stands after {before.id}",
+                f"{event.id} follows {event.previous}, but comes after {before.id}",
                 event=event.id,
             )
         if event.epoch < before.epoch:
@@ -182,7 +189,7 @@ def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]
 
 
 async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:
-    """Yield the registered replicas that a mirror could not read; one by one only where a chunk fails."""
+    """Yield the registered replicas that a mirror could not read. Where a chunk fails, they are read one by one."""
     for chunk in (urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)):
         try:
             await reader.records(chunk)
@@ -199,7 +206,7 @@ def _type_violations(types: dict[str, str], keys: Keys) -> Iterable[Violation]:
     for key, found in sorted(types.items()):
         wanted = keys.expected_type(key)
         if wanted is None:
-            yield Violation("type", key, f"is no key of the registry (a {found}); move or delete it")
+            yield Violation("type", key, f"is not a key of the registry (it is a {found}); move or delete it")
         elif found not in (wanted, "none"):
             yield Violation("type", key, f"is a {found}, not a {wanted}; move or delete it")
 

@@ -1,4 +1,4 @@
-"""Access to one registry from outside: a connection of one's own, without joining the routers."""
+"""Connects to one registry from outside, without joining the routers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shared_registry.store.verification import verify_server
 
 
 class Outsider:
-    """Connects to the Redis of a config, and reads one namespace of it. Of the config only Redis matters.
+    """Connects to the Redis of a config, and reads one namespace. Only the Redis settings of the config are used.
 
-    All methods raise `StoreUnavailable` when Redis does not answer in time, and `KeyConflict` for what they cannot
+    All methods raise `StoreUnavailable` when Redis does not answer in time, and `KeyConflict` for data that they cannot
     parse.
     """
 
@@ -32,7 +32,7 @@ class Outsider:
         self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 
     async def __aenter__(self) -> Self:
-        """Connect, and refuse a server that the registry cannot work on."""
+        """Connect, and refuse a server that the registry does not support."""
         try:
             await verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
         except BaseException:

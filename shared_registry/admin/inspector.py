@@ -1,4 +1,7 @@
-"""What a check reads besides: where one replica stands in every key, and what does not agree, each at one instant."""
+"""Reads the data of a check: one replica's entry in every key, and loads, leases and queue that do not agree.
+
+Each is read at one instant.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ SCAN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Where one replica stands in every key, at one instant.
+    """The entries of one replica in every key, at one instant.
 
     Attributes:
-        order: Its score in `replicas`, `None` where it is not there; likewise the ready scores.
-        fields: Its hash, without the fields that are empty.
+        url: The replica's canonical url.
+        order: Its score in `replicas`; `None` if it is not in the set.
+        ready_primary: Its score in the ready set of primaries; `None` if it is not in the set.
+        ready_secondary: Its score in the ready set of the other replicas; `None` if it is not in the set.
+        is_full: Whether it is in `full`.
+        fields: The fields of its hash that are not empty.
     """
 
     url: str
@@ -33,11 +40,12 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInspection:
-    """What does not agree about leases.
+    """The leases and loads that do not agree.
 
     Attributes:
-        strangers: Routers with leases that are not among the live ones.
-        wrong: Canonical url, its in_flight (empty without a hash), and how many leases name it, where these differ.
+        strangers: Keys of routers that have leases and are not listed in `routers`.
+        wrong: The replicas whose load differs from the number of leases: canonical url, in_flight (empty without a
+            hash), and the number of leases on the replica.
     """
 
     strangers: Sequence[str]
@@ -46,12 +54,12 @@ class LeaseInspection:
 
 @dataclass(frozen=True, slots=True)
 class QueueInspection:
-    """What does not agree about the queue.
+    """The state of the queue.
 
     Attributes:
-        waiting: How many wait of live routers.
+        waiting: How many sessions of live routers wait.
         ready: How many replicas have room.
-        strangers: Routers with waiters or an inbox that are not among the live ones.
+        strangers: Keys of routers that have waiters or an inbox and are not listed in `routers`.
     """
 
     waiting: int
@@ -60,7 +68,7 @@ class QueueInspection:
 
 
 class Inspector(Reader):
-    """A reader that looks at everything."""
+    """A reader with the additional reads of a check."""
 
     async def key_types(self) -> dict[str, str]:
         """Return every key of the namespace with its type."""
@@ -88,7 +96,7 @@ class Inspector(Reader):
             ]
 
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
-        """Return where these replicas stand, each as of one instant."""
+        """Return the entries of these replicas, each replica as of one instant."""
         found: list[Inspection] = []
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
@@ -103,7 +111,10 @@ class Inspector(Reader):
         return found
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
-        """Return which loads are not the number of leases, and which of these routers are none, as of one instant."""
+        """Return the loads that differ from the number of leases, and which of these routers are not listed.
+
+        All of it is as of one instant.
+        """
         reply = await self._channel.run("inspect_leases", [str(len(routers)), *routers, *urls])
         strangers = int(reply.values[0])
         rest = reply.values[1 + strangers :]
@@ -111,7 +122,7 @@ class Inspector(Reader):
         return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
-        """Return how the queue stands, and which of these routers and of those in it are none."""
+        """Return the state of the queue, and which of these routers and of the waiters' routers are not listed."""
         reply = await self._channel.run("inspect_queue", [*routers])
         waiting, ready, *strangers = reply.values
         return QueueInspection(int(waiting), int(ready), strangers)

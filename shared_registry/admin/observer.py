@@ -1,4 +1,4 @@
-"""Looks at a registry from outside: joins no routers, registers no replicas, writes nothing."""
+"""Reads the state of a registry from outside: joins no routers, registers no replicas, writes nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ class Overview:
     """A registry at one moment.
 
     Attributes:
-        at: When, in seconds on the Redis server's clock.
-        head: Which history, and how far it has come.
-        leader: Who leads; `None` while nobody does.
+        at: The time of the moment, in seconds on the Redis server's clock.
+        head: The history and its latest revision.
+        leader: The leader; `None` while there is none.
         live_routers: How many routers have sent a heartbeat in time.
         waiting: How many sessions wait for a slot.
-        replicas: All that are registered, in order.
+        replicas: All registered replicas, in order.
         panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
-        last_heartbeat_at: When any router last wrote that it lives; on a server that refuses writes it stays behind.
+        last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
+            does not advance.
     """
 
     at: float
@@ -51,9 +52,9 @@ class RouterList:
     """The routers of a registry at one moment.
 
     Attributes:
-        at: When, in seconds on the Redis server's clock.
-        leader: Who leads; `None` while nobody does.
-        routers: All that are listed, by key; also those that have expired and were not reaped yet.
+        at: The time of the moment, in seconds on the Redis server's clock.
+        leader: The leader; `None` while there is none.
+        routers: All listed routers, sorted by key, including those that have expired and were not reaped yet.
     """
 
     at: float
@@ -66,11 +67,11 @@ class WaiterRecord:
     """A session that waits for a slot.
 
     Attributes:
-        position: Counted from 1, over all routers.
-        id: Of the lease that it will have.
-        router: Key of the router where it waits.
-        since: About when it came, in seconds on the Redis server's clock: no two in the queue have come at the same
-            moment.
+        position: The session's position in the queue, from 1, over all routers.
+        id: The id of the lease that the session will have.
+        router: Key of the router where the session waits.
+        since: About when the session joined the queue, in seconds on the Redis server's clock. No two sessions in the
+            queue have the same value.
     """
 
     position: int
@@ -89,9 +90,9 @@ class QueueList:
     """The queue of a registry at one moment.
 
     Attributes:
-        at: When, in seconds on the Redis server's clock.
-        depth: How many wait.
-        waiters: The first of them, in order.
+        at: The time of the moment, in seconds on the Redis server's clock.
+        depth: How many sessions wait.
+        waiters: The first waiters, in order.
     """
 
     at: float
@@ -104,8 +105,8 @@ class LeaseRecord:
     """A session's hold on a slot.
 
     Attributes:
-        id: Random; where the session was named, its digest follows a colon.
-        router: Key of the router that holds it.
+        id: The lease id: random, and followed by a colon and the digest of the session's name if it has one.
+        router: Key of the router that holds the lease.
         key: Canonical url of the replica.
     """
 
@@ -123,7 +124,7 @@ class Observer(Outsider):
     """`async with Observer(config) as observer: await observer.overview()`."""
 
     async def overview(self) -> Overview:
-        """Return the state as of one revision; load, counters and routers are a little newer."""
+        """Return the state as of one revision. Loads, counters and routers may be slightly newer."""
         snapshot = await self._snapshot()
         now = await self._reader.server_time()
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
@@ -135,7 +136,7 @@ class Observer(Outsider):
         return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic, last_heartbeat_at)
 
     async def routers(self) -> RouterList:
-        """Return the routers. One that leaves meanwhile is left out."""
+        """Return the routers. A router that leaves during the call is left out."""
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
             listed = await self._clients.commands.zrange(self._keys.routers, 0, -1, withscores=True)
         found = []
@@ -147,7 +148,10 @@ class Observer(Outsider):
         return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
 
     async def leases(self) -> list[LeaseRecord]:
-        """Return all leases by router, replica and id; one that comes or goes meanwhile may be left out."""
+        """Return all leases, sorted by router, replica and id.
+
+        A lease that begins or ends during the call may be left out.
+        """
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
             routers = await self._clients.commands.zrange(self._keys.routers, 0, -1)
         found: dict[str, LeaseRecord] = {}
@@ -157,9 +161,10 @@ class Observer(Outsider):
         return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
 
     async def queue(self, count: int) -> QueueList:
-        """Return the queue, and up to that many of those in it, first come first.
+        """Return the queue's depth and up to `count` waiters, in the order of the queue.
 
-        Read in pieces: who comes or goes meanwhile may be left out, and who stands behind be shown a place off.
+        The queue is read in pieces. A waiter that joins or leaves during the call may be left out, and the positions
+        behind that waiter may be off by one.
         """
         depth = await self._reader.queue_depth()
         found: list[Waiting] = []
@@ -180,7 +185,7 @@ class Observer(Outsider):
         return int(primaries + secondaries)
 
     async def head(self) -> Head:
-        """Return which history there is, and how far it has come."""
+        """Return the history and its latest revision."""
         return await self._reader.head()
 
     async def last_events(self, count: int) -> list[Event]:
@@ -196,11 +201,11 @@ class Observer(Outsider):
         return await self._reader.wait_events(after=after, seconds=seconds)
 
     async def check(self) -> list[Violation]:
-        """Return which invariants of the namespace do not hold; all do where the list is empty."""
+        """Return the violated invariants of the namespace; an empty list means that all hold."""
         return await find_violations(self._reader, self._keys)
 
     async def ask(self, words: Sequence[str]) -> Any:
-        """Return what Redis answers to one command that only reads, as redis-py understands it."""
+        """Return Redis' reply to one read-only command, as redis-py parses it."""
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
             return await self._clients.commands.execute_command(*words)
 

@@ -1,4 +1,4 @@
-"""An operator's hand on a registry: changes replicas and the leader from outside, without joining the routers."""
+"""Lets an operator change replicas and the leader from outside, without joining the routers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.02
 
 
 class Change(enum.Enum):
-    """What became of one replica."""
+    """The result of an operation on one replica."""
 
     REGISTERED = "registered"
     UPDATED = "updated"
@@ -36,9 +36,9 @@ class Change(enum.Enum):
     ENABLED = "enabled"
     REMOVED = "removed"
     UNCHANGED = "unchanged"
-    """It was so already."""
+    """The replica was already as requested."""
     GONE = "gone"
-    """It is not registered any more."""
+    """The replica is no longer registered."""
 
 
 _ADMIN_CHANGES = {
@@ -50,11 +50,13 @@ _ADMIN_CHANGES = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One replica that was asked for by name or url.
+    """One replica that was found by name or url.
 
     Attributes:
         key: The canonical url.
-        incarnation: Of the life that is meant; empty for one that was removed already.
+        url: The url as it was registered.
+        name: The replica's name, if it has one.
+        incarnation: The id of this registration of the replica; empty for a replica that was already removed.
     """
 
     key: str
@@ -65,11 +67,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Deposition:
-    """What came of asking the leader to step down.
+    """The result of asking the leader to step down.
 
     Attributes:
-        leader: Who led.
-        is_deposed: Whether it was this request that ended the term, and not something else just before.
+        leader: The leader at the time of the request.
+        is_deposed: Whether this request ended the term. False if the term ended in another way just before.
+        sit_out_seconds: How long the leader was asked not to campaign again.
     """
 
     leader: Leader
@@ -80,15 +83,17 @@ class Deposition:
 class Operator(Outsider):
     """`async with Operator(config, by="ann@desk") as operator: await operator.set_admin(...)`.
 
-    Every change names `by` in its event. All methods may be repeated: what was done already is `Change.UNCHANGED`.
+    Every change names `by` in its event. All methods may be repeated: a change that is already in force returns
+    `Change.UNCHANGED`.
     """
 
     def __init__(self, config: RouterConfig, *, by: str = "") -> None:
         """Set up; nothing connects before `async with`.
 
         Args:
-            config: Which registry; its lease tells how long a deposed leader sits out by default.
-            by: Who operates; by default the user of this process, and the host.
+            config: Names the registry. Its `lease_seconds` gives the default time for which a leader that stepped down
+                does not campaign again.
+            by: Who operates; by default the user of this process and the host.
         """
         super().__init__(config)
         self.by = by or user_at_host()
@@ -100,11 +105,12 @@ class Operator(Outsider):
 
         Args:
             names: Names, and urls in any spelling.
-            also_removed: Find those, too, that were removed within seven days.
+            also_removed: Whether to find also replicas that were removed within the last seven days.
 
         Raises:
-            ConfigError: A url that is none.
-            UnknownReplica: Some are not registered, or several replicas have a name; all of them are listed.
+            ConfigError: A url is not valid.
+            UnknownReplica: A replica is not registered, or several replicas have the same name. The message lists all
+                such names and urls.
         """
         keys = [canonical_url(name) if "://" in name else None for name in names]
         targets = await self._registered()
@@ -127,11 +133,13 @@ class Operator(Outsider):
     async def plan(
         self, urls: Sequence[str], change: Callable[[ReplicaEndpoint], Mapping[str, object]]
     ) -> list[ReplicaEndpoint]:
-        """Return the specs that these replicas get: the changes, over what is registered, over the defaults.
+        """Return the new specs of these replicas.
+
+        A change replaces the attribute of the registered spec, or the default if the replica is not registered.
 
         Args:
-            urls: Which, in any spelling.
-            change: Returns the attributes that a spec is to have instead of its own.
+            urls: The urls of the replicas, in any spelling.
+            change: Returns the attributes that replace those of a spec.
 
         Raises:
             ConfigError: A url or a change is wrong.
@@ -143,7 +151,7 @@ class Operator(Outsider):
         return [validate_endpoint(endpoint, "replica", change(endpoint)) for endpoint in plain.values()]
 
     async def register(self, endpoint: ReplicaEndpoint) -> Change:
-        """Register a replica, or change the spec of one that is there; its health and load stay."""
+        """Register a replica, or change the spec of a registered one. Its health and load stay."""
         key = canonical_url(endpoint.url)
         events = await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token(), by=self.by)
         if not events:
@@ -158,12 +166,12 @@ class Operator(Outsider):
         return _ADMIN_CHANGES[state] if events else Change.UNCHANGED
 
     async def remove(self, target: Target, *, reason: str = "", when_drained: bool = False) -> Change:
-        """Remove the life of a replica that was found; another one, registered since, stays.
+        """Remove a replica that was found. If the same url was registered again since then, the new replica stays.
 
         Args:
-            target: Which.
-            reason: Why, for the event.
-            when_drained: Let it drain first where sessions are on it; the end of the last one removes it.
+            target: The replica.
+            reason: The reason, for the event.
+            when_drained: Whether to drain the replica first if it has sessions. The end of the last session removes it.
         """
         if not target.incarnation:
             return Change.UNCHANGED
@@ -177,22 +185,22 @@ class Operator(Outsider):
         return Change.REMOVED if events[0].kind is EventKind.REPLICA_DEREGISTERED else Change.DRAINING
 
     async def sessions_left(self, targets: Sequence[Target]) -> int:
-        """Return how many sessions these replicas have in all, also those that were removed meanwhile."""
+        """Return how many sessions these replicas have in all, including replicas that were removed meanwhile."""
         return sum([await self._reader.in_flight(target.key) or 0 for target in targets])
 
     async def repair(self) -> list[Violation]:
-        """Put in order what follows from the rest; return what is wrong afterwards."""
+        """Repair all data that can be derived from other data; return the violations that remain."""
         found = await find_violations(self._reader, self._keys)
         if await repair(self._store, found, by=self.by):
             found = await find_violations(self._reader, self._keys)
         return found
 
     async def step_down(self, *, sit_out_seconds: float | None = None, reason: str = "") -> Deposition | None:
-        """End the term of whoever leads now; `None` where nobody does.
+        """End the term of the present leader; return `None` if there is no leader.
 
         Args:
-            sit_out_seconds: How long it is not to stand again; by default three leases.
-            reason: Why, for the event.
+            sit_out_seconds: How long that router is not to campaign again; by default three leases.
+            reason: The reason, for the event.
         """
         leader = await self._reader.leader()
         if leader is None:
@@ -202,7 +210,7 @@ class Operator(Outsider):
         return Deposition(leader, router is not None, seconds)
 
     async def leader_after(self, epoch: int, *, within_seconds: float) -> Leader | None:
-        """Return who leads in a later epoch, as soon as somebody does; `None` where nobody does in time."""
+        """Return the leader of a later epoch as soon as there is one; `None` if there is none in time."""
         deadline = time.monotonic() + within_seconds
         while True:
             leader = await self._reader.leader()
@@ -226,7 +234,7 @@ class Operator(Outsider):
 
 
 def user_at_host() -> str:
-    """Return who runs this process, for the events that it causes."""
+    """Return the user of this process and the host, for `by` in events."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -1,8 +1,8 @@
-"""Puts a namespace in order again, as far as what is wrong follows from what is right.
+"""Repairs a namespace, as far as the wrong data can be derived from right data.
 
-Loads follow from leases, ready sets from hashes, membership from both, the revision from the event stream; who waits
-beside room is served. What holds another type or an unreadable number is left alone: only its owner can know what it
-should be.
+Loads are derived from leases, ready sets from hashes, membership from both, and the revision from the event stream.
+Sessions that wait although replicas have room are served. A key of another type or an unreadable number is left
+unchanged, because only its owner can know the right value.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events
 
 
 async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
-    """Repair what a check has found; return whether there was anything to repair. Check again afterwards.
+    """Repair the violations that a check has found; return whether there was anything to repair.
 
-    Safe while routers are at work, and to repeat: everything is derived anew, at one instant for each replica.
+    The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated: all
+    values are derived anew, at one instant for each replica.
 
     Raises:
         KeyConflict: A key is of another type; nothing was changed.

@@ -1,1 +1,1 @@
-"""What asyncio code everywhere needs: a clock, backoff, supervised tasks, signals."""
+"""General asyncio helpers: a clock, backoff, supervised tasks, signals."""

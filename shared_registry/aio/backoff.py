@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Computes how long to wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 
 
 class Backoff:
-    """Exponential delays with full jitter above a floor, so that many clients of one outage do not return at once.
+    """Exponential delays with jitter, so that many clients of one outage do not return at once.
 
-    The formula is "equal jitter": half of the step, and a random share of the other half.
+    The formula is "equal jitter": half of the step, plus a random share of the other half.
     """
 
     def __init__(self, *, first_seconds: float = 0.1, longest_seconds: float = 1.0, rng: random.Random) -> None:

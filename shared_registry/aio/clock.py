@@ -1,4 +1,4 @@
-"""Local time: the monotonic clock that deadlines are kept on, replaceable in tests."""
+"""Local time: the monotonic clock for deadlines, which tests can replace."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """What the package asks of time. All values are seconds."""
+    """The clock that the package uses. All values are in seconds."""
 
     def monotonic(self) -> float:
         """Return a reading that never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that long; at once, but not before others had a turn, where it is not positive."""
+        """Return after that time. If it is not positive, return after the other ready tasks have run once."""
 
 
 class SystemClock:
-    """The real one."""
+    """The clock of the operating system and the event loop."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -33,9 +33,9 @@ class SystemClock:
 
 @contextlib.contextmanager
 def call_at(clock: Clock, deadline: float, call: Callable[[], None]) -> Iterator[None]:
-    """Call something at the deadline on that clock, unless this is left before.
+    """Call `call` at the deadline on that clock, unless the context is left before.
 
-    Leaving waits for nothing: the cancelled sleep ends in the event loop's next turn.
+    Leaving the context does not wait: the cancelled sleep ends in the event loop's next turn.
     """
     alarm = asyncio.ensure_future(clock.sleep(deadline - clock.monotonic()))
     alarm.add_done_callback(lambda rung: None if rung.cancelled() else call())

@@ -10,14 +10,15 @@ T = TypeVar("T")
 
 
 async def completed(work: Coroutine[Any, Any, T], *, is_begun: Callable[[], bool] = lambda: True) -> T:
-    """Await work to its end, which must be near. A cancellation that comes meanwhile is raised afterwards.
+    """Await work to its end, which must be near. A cancellation during that time is raised afterwards.
 
-    For calls to Redis: one that is cut short costs its connection, since nobody knows what comes over it next, and
-    leaves in doubt what was done.
+    This is for calls to Redis. A call that is cut short costs its connection, because the connection may still receive
+    the reply. It also leaves in doubt whether Redis has executed the command.
 
     Args:
-        work: What is awaited.
-        is_begun: Whether it has come to what must not be cut short; before, a cancellation ends it at once.
+        work: The work to await.
+        is_begun: Returns whether the work has reached the part that must not be cut short. Before that, a cancellation
+            ends the work at once.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -31,5 +32,5 @@ async def completed(work: Coroutine[Any, Any, T], *, is_begun: Callable[[], bool
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # seen, though nobody is left to hear of it
+        task.exception()  # retrieved, so that asyncio does not log it
     raise cancelled

@@ -1,4 +1,4 @@
-"""Signals as a request to stop cleanly, and those that a service does not die of."""
+"""Handles signals: some are requests to stop cleanly, and some must not end a service."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ def _existing(*names: str) -> tuple[signal.Signals, ...]:
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SERVICE_STOP_SIGNALS = (*STOP_SIGNALS, *_existing("SIGQUIT"))
-"""SIGQUIT, by default a core dump, stops a service as gracefully: images and supervisors that know nginx send it."""
+"""SIGQUIT stops a service as cleanly as SIGTERM. By default it would dump core.
+
+Images and supervisors that are made for nginx send it.
+"""
 IGNORED_SIGNALS = _existing("SIGHUP", "SIGUSR1", "SIGUSR2")
-"""What means "reload", "open the log files anew" or "the terminal is gone" to services; by default it kills."""
+"""Signals that mean "reload", "reopen the log files" or "the terminal is closed". By default they kill a process."""
 logger = logging.getLogger(__name__)
 
 
 async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
-    """Run work to its end and return its result, or cancel it when asked to stop, and return `None` once it has ended.
+    """Run work to its end and return its result. On a stop signal, cancel it and return `None` once it has ended.
 
-    A second signal does what it does by default, should cleaning up take too long for somebody's patience.
+    A second signal has its default effect, in case the cleanup takes too long.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -46,11 +49,11 @@ async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 class StopRequest:
-    """Whether somebody wants this process to stop.
+    """Records requests to stop this process.
 
     Attributes:
         asked: Set by the first request.
-        urgent: Set by the second: whoever asks again does not want to wait.
+        urgent: Set by the second request, which means that the process should not wait any longer.
     """
 
     def __init__(self) -> None:
@@ -58,16 +61,17 @@ class StopRequest:
         self.urgent = asyncio.Event()
 
     def ask(self) -> None:
-        """Ask once more."""
+        """Record one more request."""
         if self.asked.is_set():
             self.urgent.set()
         self.asked.set()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take a service's signals for requests meanwhile, and let others not end it, not even afterwards.
+        """Treat a service's stop signals as requests while this context is open.
 
-        A third request does what it does by default.
+        The ignored signals are only logged, and have no effect after the context either. A third stop signal has its
+        default effect.
         """
         loop = asyncio.get_running_loop()
 
@@ -88,7 +92,7 @@ class StopRequest:
 
 
 def ignore_for_good() -> None:
-    """Have the system drop the signals that a service does not die of, until there is an event loop to log them."""
+    """Let the operating system drop the ignored signals while no event loop can log them."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

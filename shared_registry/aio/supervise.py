@@ -1,4 +1,4 @@
-"""Background tasks that do not die unnoticed."""
+"""Runs background tasks, logs their failures, and starts them again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 async def keep_running(name: str, work: Callable[[], Awaitable[None]], *, clock: Clock, rng: random.Random) -> None:
-    """Run work until cancelled; if it fails or returns, log that with its traceback and start it again.
+    """Run work until cancelled. If it fails or returns, log that, with the traceback of a failure, and start it again.
 
     Args:
-        name: What it is called in the log.
-        work: Started anew each time.
-        clock: For the pauses between starts, which grow while it keeps failing soon.
-        rng: For their jitter.
+        name: The name of the work in the log.
+        work: Called anew at each start.
+        clock: Used for the pauses between starts. They grow while the work keeps failing soon after its start.
+        rng: Used for the jitter of the pauses.
     """
     backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS, rng=rng)
     while True:
@@ -33,7 +33,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], *, clock:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            logger.exception("%s failed; starting it again", name)  # something that it awaited was cancelled, not we
+            logger.exception("%s failed; starting it again", name)  # not this task was cancelled, but one it awaited
         except Exception:
             logger.exception("%s failed; starting it again", name)
         if clock.monotonic() - started_at > LONGEST_PAUSE_SECONDS:

@@ -1,4 +1,4 @@
-"""A timeout that does not blame others for this process's pauses."""
+"""A timeout that does not count a pause of this process's event loop."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator
 
 LATE_SECONDS = 0.05
-"""How late an alarm must ring for the event loop to count as having stood still."""
+"""How late the alarm must be for the event loop to count as having been blocked."""
 
 
 @contextlib.asynccontextmanager
 async def time_limit(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-    """Bound the body like `asyncio.timeout`, but an event loop that stood still at the deadline makes up for it, once.
+    """Bound the body like `asyncio.timeout`, but extend the deadline once if the event loop was blocked at that time.
 
-    A loop held up by a busy callback finds the deadline passed and the answer waiting in the socket; `asyncio.timeout`
-    would discard the answer. Here the deadline moves by as much as the alarm was late, at most by `seconds`.
+    After a long callback, the loop finds that the deadline has passed and that the reply waits in the socket.
+    `asyncio.timeout` would discard that reply. Here the deadline moves by as much as the alarm was late, at most by
+    `seconds`.
 
     Raises:
-        TimeoutError: The limit was reached; `expired()` of what is yielded tells it from others.
+        TimeoutError: The limit was reached. `expired()` of the yielded object distinguishes it from other timeouts.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

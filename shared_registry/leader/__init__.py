@@ -1,1 +1,1 @@
-"""What the elected router does: the election, the health loop and its schedule, ramps, the panic watch."""
+"""Leader election and the work of the leader: the health loop and its schedule, ramps, the panic watch."""

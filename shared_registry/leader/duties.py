@@ -1,4 +1,4 @@
-"""What a router does for all others while it leads: its duties run beside each other, and end with the term."""
+"""The duties of the leader: the work that it does for all routers. They run concurrently, and end with the term."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shared_registry.model import Event
 
 
 class Duty(Protocol):
-    """One of them."""
+    """One duty of the leader."""
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Take note of changes, at any time. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        """Receive changes, at any time. For `Mirror.subscribed`; no events mean that anything may have changed."""
 
     async def run(self, term: RunningTerm) -> None:
-        """Do it for one term. Cancelled when the term ends; may return earlier where nothing is to be done.
+        """Do the duty for one term. Cancelled when the term ends; may return earlier if nothing is to be done.
 
         Raises:
-            Fenced: Another leader has been elected, and Redis refused a write.
-            StandAside: Another router should lead.
+            Fenced: Another leader was elected, and Redis refused a write.
+            StandAside: Another router should be the leader.
         """
 
 
@@ -30,8 +30,8 @@ async def perform(duties: Sequence[Duty], term: RunningTerm) -> None:
     """Run all duties of a term at the same time.
 
     Raises:
-        Fenced: One of them raised that.
-        StandAside: Likewise, and none was fenced.
+        Fenced: A duty raised `Fenced`.
+        StandAside: A duty raised `StandAside`, and none raised `Fenced`.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -45,7 +45,7 @@ async def perform(duties: Sequence[Duty], term: RunningTerm) -> None:
 
 
 def end_of_term(failures: BaseExceptionGroup) -> Fenced | StandAside | None:
-    """Return why a term is over, where nothing else is wrong; that it was fenced comes first."""
+    """Return the error that ended a term, `Fenced` before `StandAside`; `None` if there are other errors too."""
     ended, rest = failures.split((Fenced, StandAside))
     if ended is None or rest is not None:
         return None

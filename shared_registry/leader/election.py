@@ -1,17 +1,19 @@
 """Leader election by a lease in Redis: campaign, renew, resign.
 
-What it promises: each epoch has one leader, epochs rise, and a leader stops believing in itself before its lease can
-have ended on the server, as long as local and server clocks run at nearly the same rate (a tenth of the lease is kept
-as margin). What it does not: during a pause of the process two may believe at once. That is why every write of a
-leader carries its token and epoch, which Redis compares within the same command.
+Promised: each epoch has one leader, and epochs rise. A leader stops acting as the leader before its lease can have
+ended on the server, as long as the local clock and the server's clock run at nearly the same rate. A tenth of the lease
+is kept as margin.
 
-A leader that an operator asks to step down loses its lease in Redis, there and then. It hears of that from the event
-stream, stops leading, and does not stand again for as long as the event says, so that another takes over where there is
-one. That is a courtesy and not a lock: a router that misses the event stands as after any lost lease.
+Not promised: that only one router takes itself for the leader at every moment. During a pause of a process two may.
+That is why every write of a leader carries its token and epoch. Redis compares them within the same command.
 
-A leader that is unfit to probe resigns by itself (`StandAside`) and has a handicap for some time: it stands one lease
-after each vacancy, so that any other router comes first. That is no ban: where no other stands it leads again, as the
-last resort, and does not resign for such a reason before its handicap is over.
+A leader that an operator asks to step down loses its lease in Redis at once. It learns of that from the event stream.
+It then stops leading, and does not campaign again for the time that the event names, so that another router can take
+over. This is a courtesy and not a lock: a router that misses the event campaigns as after any lost lease.
+
+A leader that is unfit to probe resigns by itself (`StandAside`). It then has a handicap for some time: it campaigns one
+lease after each vacancy, so that any other router comes first. The handicap is not a ban. If no other router campaigns,
+the router becomes the leader again, as a last resort. It does not resign for such a reason before its handicap is over.
 """
 
 from __future__ import annotations
@@ -36,35 +38,36 @@ from shared_registry.store.replies import Elected, Held
 MARGIN_SHARE = 0.1
 JITTER_SECONDS = 0.05
 HANDICAP_LEASES = 10
-"""How long a router that stood aside lets others stand first."""
+"""How long a router that stood aside lets other routers campaign first, in leases."""
 logger = logging.getLogger(__name__)
 
 
 class LeaseStore(Protocol):
-    """What an election asks of the store."""
+    """The part of the store that an election uses."""
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
-        """Stand for leader."""
+        """Campaign for leader."""
 
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease."""
 
     async def resign(self, token: str, *, reason: str = "") -> bool:
-        """End the lease, and say why where there is something to say."""
+        """End the lease; the reason, if given, goes into the event."""
 
 
 class StandAside(Exception):
-    """Raised by a leader's work: another router should lead. Its text says why."""
+    """Raised by a leader's work if another router should be the leader. Its text is the reason."""
 
 
 @dataclass
 class RunningTerm(Term):
-    """A term as the router sees it that has it.
+    """A term of this router.
 
     Attributes:
-        deadline: On the monotonic clock; past it the leader must not act.
-        clock: Which tells.
-        handicap_until: Likewise on it: until then this router leads only because no other one stood.
+        deadline: The time on the monotonic clock after which the leader must not act.
+        clock: The monotonic clock.
+        handicap_until: The time on the monotonic clock until which this router leads only because no other router
+            campaigned.
     """
 
     deadline: float
@@ -83,7 +86,7 @@ class RunningTerm(Term):
 
 
 class Election:
-    """Stands for leader again and again, and runs `lead` while it leads. One `run` at a time."""
+    """Campaigns for leader repeatedly, and runs `lead` during each term. Only one `run` at a time."""
 
     def __init__(
         self,
@@ -100,16 +103,16 @@ class Election:
         """Set up; nothing is sent before `run`.
 
         Args:
-            store: Where the lease lives.
-            router: The key under which this router stands.
-            lead: Runs as a task while this router leads. It is cancelled when the term ends, and may use a
-                bounded time then to finish; when it returns or raises, the leader resigns. Where it raises `StandAside`
-                others stand first for some time.
-            lease_seconds: How long a leader that fell silent still counts as one.
-            renew_interval_seconds: How often it is renewed; under half of the lease.
-            seen_epoch: The highest epoch that this router knows of.
-            clock: For the deadline.
-            rng: For jitter.
+            store: Holds the lease.
+            router: This router's key.
+            lead: Runs as a task during a term. It is cancelled when the term ends, and may then use a bounded time to
+                finish. When it returns or raises, the leader resigns. If it raises `StandAside`, other routers campaign
+                first for some time.
+            lease_seconds: How long a leader that no longer renews its lease still counts as the leader.
+            renew_interval_seconds: How often the lease is renewed; under half of the lease.
+            seen_epoch: Returns the highest epoch that this router knows.
+            clock: Used for deadlines and waits.
+            rng: Used for jitter.
         """
         self._store = store
         self._router = router
@@ -130,11 +133,14 @@ class Election:
 
     @property
     def term(self) -> RunningTerm | None:
-        """The current term, while this router leads."""
+        """The current term; `None` while this router is not the leader."""
         return self._term if self._term is not None and self._term.is_current else None
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Stand at once when a leader has resigned, or stop where this one was deposed. For `Mirror.subscribed`."""
+        """Campaign at once when the leader has resigned; stop leading if this router was asked to step down.
+
+        For `Mirror.subscribed`.
+        """
         for event in events:
             if event.kind is EventKind.LEADER_RESIGNED:
                 self._vacancy.set()
@@ -154,7 +160,7 @@ class Election:
         logger.info("leader: stepping down for %s, sitting out %g s", event.by or "somebody", seconds)
 
     async def run(self) -> None:
-        """Take part until cancelled; then finish an outstanding campaign, and resign."""
+        """Take part in elections until cancelled; then finish an outstanding campaign, and resign."""
         while True:
             await self._serve(await self._win())
 
@@ -188,7 +194,7 @@ class Election:
             raise
 
     async def _let_others_stand_first(self) -> None:
-        """With a handicap, wait until no vacancy has begun for a lease."""
+        """During a handicap, wait until one lease has passed without a new vacancy."""
         while self._clock.monotonic() < self._handicap_until:
             self._vacancy.clear()
             await wait_until(self._clock, self._clock.monotonic() + self._lease_seconds, self._vacancy)
@@ -203,7 +209,7 @@ class Election:
         return outcome
 
     async def _withdraw(self, token: str, attempt: asyncio.Future[Elected | Held]) -> None:
-        """Learn how the last campaign ended, and resign unless it certainly won no lease."""
+        """Wait for the result of the last campaign, and resign unless it certainly won no lease."""
         with contextlib.suppress(StoreError):
             if isinstance(await attempt, Held):
                 return
@@ -211,12 +217,12 @@ class Election:
             await self._store.resign(token)
 
     async def _wait_for_vacancy(self, held: Held) -> None:
-        """Wait until the holder's lease can have ended, or it resigned."""
+        """Wait until the leader's lease can have ended, or the leader has resigned."""
         deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
         await wait_until(self._clock, deadline, self._vacancy)
 
     async def _serve(self, term: RunningTerm) -> None:
-        if self._is_sitting_out:  # its deposition has overtaken the reply to its campaign
+        if self._is_sitting_out:  # the event of the deposition arrived before the reply to the campaign
             with contextlib.suppress(StoreError):
                 await self._store.resign(term.token)
             return
@@ -233,11 +239,11 @@ class Election:
             await self._end(term, lead, renewals, reason=self._reason_to_stand_aside(lead))
         _raise_failure(lead)
         _raise_failure(renewals)
-        if not renewals.cancelled():  # let the event stream tell first whether somebody asked for it
+        if not renewals.cancelled():  # the event stream may first show that an operator asked for the step-down
             await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
 
     def _reason_to_stand_aside(self, lead: asyncio.Future[None]) -> str:
-        """Begin the handicap where lead says that another router should; return why, or nothing."""
+        """Begin the handicap if `lead` raised `StandAside`; return its reason, or an empty text."""
         error = lead.exception() if lead.done() and not lead.cancelled() else None
         if not isinstance(error, StandAside):
             return ""
@@ -248,21 +254,24 @@ class Election:
     async def _end(
         self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
     ) -> None:
-        """Let lead finish, then resign. Until then the lease is renewed: what lead has found out is still accepted."""
+        """Let `lead` finish, then resign.
+
+        The lease is renewed until `lead` has finished, so that Redis still accepts its last results.
+        """
         lead.cancel()
         try:
             await asyncio.gather(lead, return_exceptions=True)
         finally:
-            renewals.cancel()  # also where the caller will not wait any longer, or they would go on forever
+            renewals.cancel()  # also if the caller is cancelled here; otherwise the renewals would go on forever
             self._term = None
         await asyncio.gather(renewals, return_exceptions=True)
         if not self._deposition.is_set() and (not renewals.cancelled() or not term.is_current):
             logger.warning("leader: lost epoch %d", term.epoch)
-        with contextlib.suppress(StoreError):  # where it cannot be told, the lease ends by itself: nobody renews it
+        with contextlib.suppress(StoreError):  # if Redis is away, the lease expires, because nothing renews it
             await self._store.resign(term.token, reason=reason)
 
     async def _renew_until_lost(self, term: RunningTerm) -> None:
-        """Renew; return when another leads, or when the deadline comes first."""
+        """Renew the lease; return when another router is the leader, or when the deadline has passed."""
         delay = self._renew_interval_seconds
         while True:
             await self._clock.sleep(min(delay, term.deadline - self._clock.monotonic()))
@@ -303,6 +312,6 @@ async def _until(event: asyncio.Event) -> None:
 
 
 def _raise_failure(task: asyncio.Future[None]) -> None:
-    """Let a failure reach the caller, unless it only says that the term is over."""
+    """Raise the task's failure, unless it only means that the term is over."""
     if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Fenced | StandAside):
         raise error

@@ -1,4 +1,4 @@
-"""The leader's health loop: probes what is due, and reports the results in batches under its term."""
+"""The leader's health loop: probes the replicas that are due, and reports the results in batches under its term."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 class Replicas(Protocol):
-    """What the loop reads of the shared state."""
+    """The part of the shared state that the loop reads."""
 
     def probed(self) -> Iterable[ReplicaRecord]:
         """Return the records of all replicas as known now."""
 
     def record(self, key: str) -> ReplicaRecord | None:
-        """Return one replica's record as known now; `None` if it is gone."""
+        """Return one replica's record as known now; `None` if the replica was removed."""
 
     async def read_probe_times(self) -> float:
-        """Read again when each replica was probed, and return the server's time."""
+        """Read anew when each replica was last probed, and return the server's time."""
 
 
 SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[object]]
@@ -58,7 +58,7 @@ class HealthSettings:
 
 
 class HealthLoop:
-    """Probes for the cluster while this router leads. `run` once per term."""
+    """Probes for the cluster while this router is the leader. `run` once per term."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class HealthLoop:
         """Set up; nothing is probed before `run`.
 
         Args:
-            replicas: What to probe.
-            send_report: Applies a batch of results.
-            probe: One HTTP request; any exception counts as a failure.
-            settings: How often, how long, how many at once.
-            clock: For due times.
-            rng: For jitter.
-            trouble_log: Told of probes that this router could not make.
-            retain: Called with the urls that are probed when these change, to close other connections.
+            replicas: The replicas to probe.
+            send_report: Writes a batch of results to Redis.
+            probe: Makes one HTTP request; any exception counts as a failure.
+            settings: How often replicas are probed, for how long, and how many at once.
+            clock: Used for due times and waits.
+            rng: Used for jitter.
+            trouble_log: Logs probes that this router could not make.
+            retain: Called with the probed urls whenever these change, to close connections to other urls.
         """
         self._replicas = replicas
         self._send_report = send_report
@@ -100,17 +100,17 @@ class HealthLoop:
         self.refused_reports = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Look at the replicas again. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        """Read the replicas anew. For `Mirror.subscribed`; no events mean that anything may have changed."""
         if not events or any(event.record is not None for event in events):
             self._is_changed = True
             self._wake.set()
 
     async def run(self, term: RunningTerm) -> None:
-        """Probe until cancelled or the term is over; results so far are reported before it returns.
+        """Probe until cancelled or until the term is over. The results so far are reported before the call ends.
 
         Raises:
-            Fenced: Another leader has been elected, and Redis refused our results.
-            StandAside: Too many probes fail by this router's own trouble: another one should lead.
+            Fenced: Another leader was elected, and Redis refused this router's results.
+            StandAside: Too many probes fail because of this router's own trouble, so another router should lead.
         """
         self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
         self._complaint = None
@@ -177,9 +177,9 @@ class HealthLoop:
     ) -> None:
         try:
             record = self._replicas.record(key)
-            if not term.is_current:  # it ended while this one waited for its slot
+            if not term.is_current:  # the term ended while this probe waited for the semaphore
                 return
-            if record is None or not record.is_probed:  # so since it became due
+            if record is None or not record.is_probed:  # this changed after the replica became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             url = key + self._settings.path
@@ -198,7 +198,7 @@ class HealthLoop:
             slots.release()
 
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
-        """Tell this router's own trouble, and find out whether it should go on leading."""
+        """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
         if outcome.trouble is not None:
             self._trouble_log.note(outcome.trouble)
         elif outcome.error is None:
@@ -224,14 +224,17 @@ class HealthLoop:
 
 
 def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
-    """Return whether the next probe comes as after a success; what says nothing leaves the pace to the status."""
+    """Return whether to schedule the next probe as after a success.
+
+    A probe that this router could not make says nothing about the replica, so the replica's status decides.
+    """
     return outcome.error is None if outcome.trouble is None else status is ReplicaStatus.HEALTHY
 
 
 class _Reports:
-    """Results on their way to Redis, in numbered batches, one under way at a time, and none past the term.
+    """Sends results to Redis in numbered batches, one at a time, and none after the end of the term.
 
-    A batch whose reply was lost goes out again as it was, under its number.
+    A batch whose reply was lost is sent again unchanged, under the same number.
     """
 
     def __init__(self, send: SendReport, term: RunningTerm, thresholds: Thresholds) -> None:
@@ -249,11 +252,11 @@ class _Reports:
         self._results, self._batch = [], ()
 
     async def send_all(self) -> None:
-        """Send what there is, as long as the term is current.
+        """Send all results, as long as the term is current.
 
         Raises:
-            StoreUnavailable: Not all of it arrived; calling again goes on where this ended.
-            Fenced: Another leads.
+            StoreUnavailable: Not all results arrived. The next call goes on where this one ended.
+            Fenced: Another router is the leader.
         """
         while (self._batch or self._results) and self._term.is_current:
             if not self._batch:

@@ -1,4 +1,4 @@
-"""A router's part in leading: it stands for leader, and runs the health loop for all while it leads."""
+"""Lets a router campaign for leader, and run the duties of the leader during its terms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared_registry.store.commands import Store
 
 
 class Leadership:
-    """Wires election and health loop to one router's store and mirror. One `run` at a time."""
+    """Connects the election and the duties to one router's store and mirror. Only one `run` at a time."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class Leadership:
 
     @property
     def is_running(self) -> bool:
-        """Whether this router stands for leader."""
+        """Whether this router takes part in elections."""
         return self._election is not None
 
     @property
     def is_leader(self) -> bool:
-        """Whether this router leads, by its own clock."""
+        """Whether this router is the leader, by its own clock."""
         return self._election is not None and self._election.term is not None
 
     async def run(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
-        """Take part until cancelled; then report what was probed, and resign.
+        """Take part in elections until cancelled; then report the last probe results, and resign.
 
         Args:
-            config: How to probe, and the lease.
+            config: The settings of probes and of the leader's lease.
             http_get: Replaces the HTTP probe.
         """
         async with contextlib.AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Whether a leader is fit to probe for all, by how many of its probes fail because of its own trouble. Pure."""
+"""Decides whether a leader is fit to probe for all, by how many probes fail because of its own trouble. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from shared_registry.probing.own_trouble import OwnTrouble
 
 LEAST_PROBES = 4
-"""Replicas that must have been probed; all where there are fewer."""
+"""How many replicas must have been probed for a decision; if fewer are registered, all of them."""
 
 
 class LocalHealth:
-    """Goes by the latest result of each replica in one term."""
+    """Decides by the latest result of each replica in one term."""
 
     def __init__(self, *, failure_threshold: int) -> None:
         """Set up.
 
         Args:
-            failure_threshold: Failures in a row that make a replica unhealthy. A healthy replica of which nothing is
-                known for twice as many probes may be dead all the while.
+            failure_threshold: How many failures in a row make a replica unhealthy. A healthy replica that could not be
+                probed twice as many times in a row may have been dead all that time.
         """
         self._patience = 2 * failure_threshold
         self._probed: set[str] = set()
@@ -34,11 +34,11 @@ class LocalHealth:
             self._unknown.discard(key)
 
     def note(self, key: str, trouble: OwnTrouble | None, *, is_healthy: bool) -> None:
-        """Take note of a probe.
+        """Record the result of a probe.
 
         Args:
-            key: Of which replica.
-            trouble: Why it could not be made; `None` where the replica was asked.
+            key: The replica's canonical url.
+            trouble: Why the probe could not be made; `None` if the probe reached out to the replica.
             is_healthy: Whether the replica counts as healthy.
         """
         self._probed.add(key)
@@ -54,10 +54,10 @@ class LocalHealth:
             self._unknown.discard(key)
 
     def complaint(self, replicas: int) -> str | None:
-        """Return why another router should lead; `None` where this one may.
+        """Return why another router should be the leader; `None` if this one may stay.
 
         Args:
-            replicas: How many are probed.
+            replicas: How many replicas are probed.
         """
         probed, unsure = len(self._probed), len(self._unsure)
         if unsure and probed >= min(LEAST_PROBES, replicas) and 2 * unsure >= probed:

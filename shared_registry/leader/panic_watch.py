@@ -1,7 +1,7 @@
-"""The leader's word on panic: it tells all, by an event, when too few replicas are healthy, and when enough are again.
+"""Declares panic: the leader writes an event when too few replicas are healthy, and another when enough are again.
 
-Every router finds by its own view whether to spread sessions over all replicas. That all do so is worth one event, and
-the one that leads writes it.
+Every router decides by its own view whether to spread sessions over all replicas. The leader records once, for all
+routers, that they do so.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ LONGEST_WAIT_SECONDS = 1.0
 
 
 class PanicStore(Protocol):
-    """Where panic is declared."""
+    """The part of the store that declares panic."""
 
     async def declare_panic(self, term: Term, why: str) -> bool:
-        """Say why there is panic, or that there is none; return whether that was news."""
+        """Declare panic with a reason, or its end with an empty reason; return whether that was a change."""
 
 
 class PanicWatch:
-    """Declares what this router's view shows, while it leads. `run` once per term."""
+    """Declares the panic that this router's view shows, while this router is the leader. `run` once per term."""
 
     def __init__(self, store: PanicStore, view: View, *, clock: Clock, rng: random.Random) -> None:
         """Set up.
 
         Args:
-            store: Where to declare it.
-            view: Whose panic.
-            clock: For waiting.
-            rng: For jitter.
+            store: Writes the declaration.
+            view: Shows whether there is panic.
+            clock: Used for waits.
+            rng: Used for jitter.
         """
         self._store = store
         self._view = view
@@ -47,14 +47,14 @@ class PanicWatch:
         self._changed = asyncio.Event()
 
     def notice(self, events: Sequence[Event]) -> None:  # noqa: ARG002
-        """Look again. For `Mirror.subscribed`."""
+        """Check the view again. For `Mirror.subscribed`."""
         self._changed.set()
 
     async def run(self, term: RunningTerm) -> None:
-        """Declare how it is, and each change, as long as the term is current.
+        """Declare the present state once, and then each change, as long as the term is current.
 
         Raises:
-            Fenced: Another leads.
+            Fenced: Another router is the leader.
         """
         declared: bool | None = None
         while term.is_current:

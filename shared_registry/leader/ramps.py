@@ -1,8 +1,8 @@
-"""The leader's part in slow start: as time passes it brings the ready scores of replicas that ramp up in line.
+"""The leader's part in slow start: it updates the ready scores of replicas that ramp up, as time passes.
 
-A replica that turns healthy while `slow_start_seconds` is in force is marked in its hash. Every script that touches it
-gives it the score of that moment; for the moments in between, and for the last one, the leader asks. Whoever leads next
-finds the marks and goes on.
+A replica that turns healthy while `slow_start_seconds` is in force is marked in its hash. Every script that changes the
+replica gives it the ready score of that moment. The leader updates the score in between, and at the end of the ramp.
+The next leader finds the marks and goes on.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LONGEST_WAIT_SECONDS = 1.0
 
 
 class RampStore(Protocol):
-    """Where the ready scores are."""
+    """The part of the store that updates ready scores."""
 
     async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
-        """Bring the scores of these in line; return which ramp on."""
+        """Update the ready scores of these replicas; return the urls of those that still ramp up."""
 
 
 class Ramps:
-    """Advances what this router's view shows as ramping up, while it leads. `run` once per term."""
+    """Advances the ramps that this router's view shows, while this router is the leader. `run` once per term."""
 
     def __init__(
         self, store: RampStore, view: View, *, slow_start_seconds: float, clock: Clock, rng: random.Random
@@ -40,11 +40,11 @@ class Ramps:
         """Set up.
 
         Args:
-            store: Where the scores are.
-            view: Which replicas ramp up.
-            slow_start_seconds: How long those ramp that turn healthy while this router leads; 0 for not at all.
-            clock: For waiting.
-            rng: For jitter.
+            store: Updates the ready scores.
+            view: Shows which replicas ramp up.
+            slow_start_seconds: How long a replica ramps up that turns healthy in this router's term; 0 for no ramp.
+            clock: Used for waits.
+            rng: Used for jitter.
         """
         self._store = store
         self._view = view
@@ -55,17 +55,17 @@ class Ramps:
         self._over: dict[str, float | None] = {}
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Look again. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        """Check the marks again. For `Mirror.subscribed`; no events mean that anything may have changed."""
         if not events or any(event.record and event.record.slow_start_seconds is not None for event in events):
             self._changed.set()
 
     async def run(self, term: RunningTerm) -> None:
-        """Say how long replicas ramp, and advance those that do, as long as the term is current.
+        """Write `slow_start_seconds` to Redis, and advance the ramps, as long as the term is current.
 
-        Where nothing ramps, and nothing is to, it returns.
+        Returns early if no replica ramps up and slow start is off.
 
         Raises:
-            Fenced: Another leads.
+            Fenced: Another router is the leader.
         """
         self._over.clear()
         is_said = False
@@ -89,7 +89,7 @@ class Ramps:
                 await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._changed)
 
     def _marked(self) -> dict[str, float]:
-        """Return, for each replica that may ramp up, how long: by its mark, unless Redis has said that it is over."""
+        """Return the length of the ramp, in seconds, of each marked replica whose ramp is not known to be over."""
         return {
             record.key: record.slow_start_seconds
             for record in (replica.record for replica in self._view.all())

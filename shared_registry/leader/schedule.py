@@ -1,4 +1,4 @@
-"""When each replica is probed next: spread over the interval, never in bursts. Pure arithmetic on a monotonic clock."""
+"""Schedules the probes: spread over the interval, never in bursts. Pure arithmetic on a monotonic clock."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ JITTER_SHARE = 0.05
 
 
 def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
-    """Return whether the next result may change a status: unknown, failing, or recovering."""
+    """Return whether the next result may change the status: the replica is unknown, failing, or recovering."""
     if status is ReplicaStatus.UNKNOWN:
         return True
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
 def phase_of(key: str) -> float:
-    """Return a replica's place in the interval, in [0, 1): the same on every router."""
+    """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
@@ -29,23 +29,23 @@ def phase_of(key: str) -> float:
 def next_slot(now: float, *, phase: float, interval: float) -> float:
     """Return the replica's first slot that is more than half an interval away.
 
-    Slots are one interval apart, at its phase. However late the last probe was, the next one comes once, in its
-    slot: what was missed is not made up for.
+    The slots of a replica are one interval apart, at its phase. However late the last probe was, the next probe is in
+    the replica's slot. Missed probes are not made up for.
     """
     offset = phase * interval
     return (math.floor((now + interval / 2 - offset) / interval) + 1) * interval + offset
 
 
 class Schedule:
-    """The next due time of every replica. Not concurrent: one owner."""
+    """Keeps the next due time of every replica. Not for concurrent use: it has one owner."""
 
     def __init__(self, *, interval: float, fast_interval: float, rng: random.Random) -> None:
-        """Start empty.
+        """Set up, without replicas.
 
         Args:
             interval: Seconds between two probes of a settled replica.
-            fast_interval: Seconds until the next probe while a change is pending.
-            rng: For jitter.
+            fast_interval: Seconds until the next probe while a change of status is pending.
+            rng: Used for jitter.
         """
         self._interval = interval
         self._fast_interval = min(fast_interval, interval)
@@ -61,9 +61,9 @@ class Schedule:
     def follow(self, records: Iterable[ReplicaRecord], *, now: float, server_now: float | None = None) -> None:
         """Schedule the replicas that are new here, and forget those that are no longer probed.
 
-        A new one is due at once; but where the server's time is given (a term begins), only if its last probe is
-        an interval ago or a change is pending, and otherwise in its slot. One that went and came back while its
-        probe was under way waits for the end of that.
+        A new replica is due at once. At the beginning of a term, when the server's time is given, it is due at once
+        only if its last probe was an interval ago or a change of status is pending; otherwise it is due in its slot. A
+        replica that was forgotten and comes back while its probe is under way waits for the end of that probe.
         """
         probed = {record.key: record for record in records if record.is_probed}
         for key in self._due.keys() - probed.keys():
@@ -76,7 +76,7 @@ class Schedule:
                 self._set(key, self._first_slot(key, now) if is_settled else now)
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
-        """Schedule the probe after this result, unless the replica is no longer probed."""
+        """Schedule the next probe after this result, unless the replica is no longer probed."""
         self._out.discard(key)
         if key not in self._due:
             return
@@ -87,18 +87,21 @@ class Schedule:
             self._set(key, next_slot(now, phase=phase_of(key), interval=self._interval) + jitter)
 
     def put_back(self, key: str, *, due: float) -> None:
-        """Schedule a replica for which there is no result, unless it is no longer probed."""
+        """Schedule a replica whose probe had no result, unless the replica is no longer probed."""
         self._out.discard(key)
         if key in self._due:
             self._set(key, due)
 
     def hasten(self, now: float) -> None:
-        """Let the replica that is due next be due now, at the latest: a new leader shows at once that it can probe."""
+        """Make the replica that is due next due now, so that a new leader shows at once whether it can probe."""
         if now < self.next_due() < math.inf:
             self._set(self._heap[0][1], now)
 
     def pop_due(self, now: float) -> str | None:
-        """Return a replica that is due, longest first; it stays out until it is settled or put back."""
+        """Return the replica that has been due for the longest time, or `None`.
+
+        It is not due again until it is settled or put back.
+        """
         while self._heap and self._heap[0][0] <= now:
             due, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:
@@ -108,7 +111,7 @@ class Schedule:
         return None
 
     def next_due(self) -> float:
-        """Return when the next replica is due; infinity if none is."""
+        """Return when the next replica is due; infinity if no replica is scheduled."""
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf

@@ -1,4 +1,7 @@
-"""Exact placement: leases on slots, which survive crashes, outages and lost replies without a guessed time to live."""
+"""Exact placement of sessions by leases on slots.
+
+Leases stay correct through crashes, outages and lost replies, and need no guessed time to live.
+"""
 
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.leases import Placement

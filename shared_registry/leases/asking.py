@@ -1,4 +1,4 @@
-"""Acquiring leases: from Redis, at once or through the queue, and without Redis while it is away."""
+"""Acquires leases from Redis, at once or through the queue, and places sessions without Redis while it is away."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared_registry.store.lane import Busy
 from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
 T = TypeVar("T")
-SETTLING = "Redis refused writes a moment ago, and what other routers placed without it may not be back yet"
+SETTLING = "Redis refused writes a moment ago; sessions that other routers placed without it may not be recorded yet"
 TRIES_TO_JOIN = 3
 
 
@@ -45,14 +45,14 @@ class Acquirer:
         """Set up; nothing is sent before the first acquire.
 
         Args:
-            asker: Asks Redis.
-            queue: Where sessions wait.
-            ledger: What this router holds.
+            asker: Asks Redis for slots.
+            queue: Keeps this router's sessions that wait for a slot.
+            ledger: Records the leases of this router.
             outage: Places sessions while Redis is away.
-            reconciler: Gives back what was granted and is not wanted any more.
-            mirror: For the handles of replicas.
+            reconciler: Gives back slots that Redis granted and no session needs any more.
+            mirror: Provides the handles of replicas.
             end: Called to release a lease.
-            clock: For deadlines and pauses.
+            clock: Used for deadlines and pauses.
         """
         self._asker = asker
         self._router_queue = queue
@@ -72,22 +72,22 @@ class Acquirer:
         timeout_seconds: float = 0.0,
         on_position: OnPosition | None = None,
     ) -> Lease:
-        """Return a lease on the least loaded replica that has room, or on the one where the session was before.
+        """Return a lease on the least loaded replica that has room, or on the replica where the session was before.
 
-        Cancelled at any point it leaves nothing behind, at the latest after the next reconciliation.
+        A call that is cancelled at any point leaves no lease behind, at the latest after the next reconciliation.
 
         Args:
-            session: Its name, by which it returns to the same replica.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken, unless after waiting in the queue.
-            timeout_seconds: How long to wait for a slot, and for the turn to ask for it.
-            on_position: Told the session's position in the queue while it waits.
+            session: The session's name. A session with the same name returns to the same replica.
+            avoided: Canonical urls of replicas that are used only if no other replica is possible.
+            excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
+            timeout_seconds: How long to wait for a slot, including the wait for this call's turn to ask Redis.
+            on_position: Called with the session's position in the queue while the session waits.
 
         Raises:
-            Saturated: All replicas are full, in time; or this router was too busy to ask in time.
-            NoHealthyReplica: None is healthy and active, in time.
-            StoreUnavailable: Redis is away, and there is nothing that this router may use by itself.
-            UsageError: The registry was stopped meanwhile.
+            Saturated: All replicas stayed full until the timeout, or this router was too busy to ask Redis in time.
+            NoHealthyReplica: No replica was healthy and active before the timeout.
+            StoreUnavailable: Redis is away, and this router has no replica that it may use without Redis.
+            UsageError: The registry was stopped during the call.
         """
         deadline = self._clock.monotonic() + timeout_seconds
         while True:
@@ -109,7 +109,7 @@ class Acquirer:
     async def _place(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
     ) -> Lease | None:
-        """Return a lease; `None` where the slot that Redis gave is left to others."""
+        """Return a lease, or `None` if the slot that Redis granted must be left to other routers."""
         try:
             found = await self._find(request, deadline, on_position)
             self._asker.expect_open(request)
@@ -125,8 +125,9 @@ class Acquirer:
             raise StoreUnavailable(SETTLING) if self._outage.spared() else self._router_queue.refusal(found)
         replica, revision = found
         if self._outage.was_refused and replica.key in self._outage.spared():
-            # Others that asked at the same time have used up what this router may take; or the queue gave what another
-            # router freed, which goes on counting it as its own until shares are dealt anew.
+            # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
+            # that another router freed, and that router counts the slot in its own share until shares are computed
+            # anew.
             return None
         self._outage.end()
         return self._hold(request, replica, revision)
@@ -134,7 +135,7 @@ class Acquirer:
     async def _find(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
     ) -> tuple[Replica, str] | Denied:
-        """Return the replica whose slot the session was given, and the revision as of which; or why it was not."""
+        """Return the replica of the granted slot and the revision of the grant, or the denial."""
         if deadline is None:
             answer = await self._asker.ask(request)
         else:
@@ -156,7 +157,7 @@ class Acquirer:
         return lease
 
     def _give_up(self, request: SlotRequest) -> None:
-        """Give back what the request may have been granted, unless it has come to a lease or a denial."""
+        """Give back the slot that Redis may have granted, unless the request has ended in a lease or a denial."""
         if not self._ledger.is_asked(request.lease_id):
             return
         self._ledger.give_up(request.lease_id)
@@ -167,7 +168,7 @@ class Acquirer:
 
 
 class Asker:
-    """Asks for one router. Safe for concurrent use within an event loop."""
+    """Asks Redis for slots on behalf of one router. Safe for concurrent use within an event loop."""
 
     def __init__(
         self,
@@ -178,14 +179,15 @@ class Asker:
         *,
         max_queue: int,
     ) -> None:
-        """Set up.
+        """Set up; nothing is sent before the first request.
 
         Args:
-            store: Where slots are.
-            ledger: Notes each request before Redis can have received it.
-            outage: Which replicas are left to others, and whether this router may place a session without Redis.
-            recovery: What brings Redis in line with this router before a question.
-            max_queue: Join the queue unless it is that long.
+            store: Grants the slots.
+            ledger: Records each request before Redis can have received it.
+            outage: Decides which replicas are left to other routers, and whether this router may place a session
+                without Redis.
+            recovery: Brings Redis in line with this router's leases before a request.
+            max_queue: The length of the queue from which on no further session may join it.
         """
         self._store = store
         self._ledger = ledger
@@ -195,41 +197,43 @@ class Asker:
         self._closings = 0
 
     def request(self, session: str | None, avoided: Collection[str], excluded: Collection[str]) -> SlotRequest:
-        """Return what asks for a session, which was not asked for yet."""
+        """Return a new request for a session. Nothing is sent yet."""
         return SlotRequest(new_lease_id(session), avoided, excluded, self._closings, session)
 
     def expect_open(self, request: SlotRequest) -> None:
-        """Refuse to go on with what began before a stop: the router has left, and would not renew the lease.
+        """Refuse a request that began before the registry was stopped.
+
+        The router has left by then, and would not keep the lease alive.
 
         Raises:
-            UsageError: The registry was stopped since.
+            UsageError: The registry was stopped after the request began.
         """
         if request.closings != self._closings:
             raise UsageError("the registry was stopped while a session was being placed")
 
     def close(self) -> None:
-        """Let all requests end that have begun."""
+        """End all requests that have begun."""
         self._closings += 1
         self._store.turn_away("the registry was stopped")
 
     async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
-        """Ask once. If the session waited, it does no longer.
+        """Ask for a slot once. A session that waits in the queue leaves it by this call.
 
         Args:
-            request: For whom.
-            patience_seconds: How long to wait for its turn; `None` for as long as Redis answers.
+            request: The session's request.
+            patience_seconds: How long to wait for the turn to send the request; `None` waits as long as Redis answers.
 
         Raises:
-            Busy: Its turn did not come in time.
+            Busy: The request could not be sent in time.
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
         """
         answer = await self._as_member(request, 0, patience_seconds)
         if isinstance(answer, Queued):
-            raise StoreError("Redis gave a place in the queue to a session that does not wait")
+            raise StoreError("Redis gave a position in the queue to a session that does not wait")
         return answer
 
     async def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Grant | Queued | Denied:
-        """Ask once, for a place in the queue where there is no slot; see `ask`."""
+        """Ask once for a slot, or for a position in the queue if no slot is free; see `ask`."""
         return await self._as_member(request, self._max_queue, patience_seconds)
 
     def can_place_alone(self, request: SlotRequest) -> bool:
@@ -239,7 +243,7 @@ class Asker:
     async def _as_member(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Grant | Queued | Denied:
-        """Return the answer that a live router gets, joining the live ones as needed."""
+        """Ask as a live router: join the live routers first if Redis does not list this one."""
         for _ in range(TRIES_TO_JOIN):
             if self._ledger.unrecorded:
                 await _within(patience_seconds, self._recovery.catch_up())
@@ -247,14 +251,18 @@ class Asker:
             if not _is_not_registered(answer):
                 return answer
             self.expect_open(request)
-            # Others took us for dead, or history was lost: what is still held here counts before anything new.
+            # Another router reaped this one, or history was lost. The leases that are still held here must be put back
+            # before a new lease is granted.
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
     async def _hear(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Grant | Queued | Denied:
-        """Ask, and take the answer even where the caller is cancelled; where it is before its turn, do not ask."""
+        """Ask Redis and receive the answer, even if the caller is cancelled after the request was sent.
+
+        If the caller is cancelled before the request was sent, do not send it.
+        """
         spared = self._outage.spared() if self._outage.was_refused else ()
         is_sent = False
 
@@ -282,16 +290,16 @@ class Asker:
 
 
 async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
-    """Await what has to come before a question.
+    """Await work that must be done before a request.
 
     Raises:
-        Busy: It took longer.
+        Busy: The work took longer than `patience_seconds`.
     """
     try:
         async with asyncio.timeout(patience_seconds):
             return await work
     except TimeoutError:
-        raise Busy("this router has not come back among the live ones in time") from None
+        raise Busy("this router could not join the live routers again in time") from None
 
 
 def _is_not_registered(answer: object) -> bool:

@@ -1,7 +1,8 @@
-"""Placing sessions while Redis is away, by what this router saw last. Pure.
+"""Places sessions while Redis is away, by the loads that this router read last. Pure.
 
-With `share`, the free slots of all replicas, numbered through, belong to the routers in turn: slot n to the router
-whose rank is n modulo their number. Routers that saw the same state share it out exactly, without a word.
+In the mode `share` the free slots of all replicas are numbered consecutively. Slot n belongs to the router whose rank
+is n modulo the number of routers. Routers that read the same state divide the free slots exactly, without exchanging
+messages.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from shared_registry.model import Replica
 
 @dataclass(frozen=True, slots=True)
 class SeenLoads:
-    """The load as it was seen last.
+    """The loads as they were read last.
 
     Attributes:
-        in_flight: Sessions by canonical url, of the replicas that were healthy and active.
+        in_flight: The number of sessions by canonical url, for the replicas that were healthy and active.
         routers: Keys of the live routers.
     """
 
@@ -28,25 +29,25 @@ class SeenLoads:
 
 
 class DegradedPlacement:
-    """Keeps account of what this router took and gave back since it saw the loads, and chooses within its share.
+    """Counts the slots that this router took and gave back since it read the loads, and chooses within its share.
 
-    Shares are dealt out when loads are seen, and stand until the next are: two routers that saw the same loads stay
-    within capacity together only as long as neither deals anew. So loads must not be seen while anything is out that
-    this router placed and Redis has not recorded; `Placement` holds to that.
+    Shares are computed when loads are read, and stay the same until loads are read again. Two routers that read the
+    same loads stay within capacity together only as long as neither computes its shares anew. So loads must not be
+    taken over while Redis has not recorded a session that this router placed. `Placement` keeps to that.
 
     Attributes:
-        loads: What was seen last; `None` before anything was.
+        loads: The loads that were read last; `None` before the first time.
     """
 
     def __init__(
         self, mode: Literal["share", "off", "unlimited"], *, router: str, kept: Mapping[str, str] | None = None
     ) -> None:
-        """Set up; nothing was seen yet.
+        """Set up, without loads.
 
         Args:
             mode: See `RouterConfig.degraded_placement`.
             router: This router's key.
-            kept: See `Ledger`; read whenever something is chosen.
+            kept: See `Ledger`. It is read at every choice.
         """
         self.loads: SeenLoads | None = None
         self._mode = mode
@@ -58,20 +59,22 @@ class DegradedPlacement:
         self._used: Counter[str] = Counter()
 
     def look(self) -> None:
-        """The loads are about to be read: they count what was taken and given back until now, and perhaps more."""
+        """Begin to read the loads. They will count all slots taken and given back until now, and perhaps later ones."""
         self._taken_since_look = {}
 
     def look_away(self) -> None:
-        """They were not read, or are not to be seen."""
+        """End a reading whose loads were not read, or must not be taken over."""
         self._taken_since_look = None
 
     def see(self, loads: SeenLoads, replicas: Sequence[Replica], *, missing: Mapping[str, str] | None = None) -> None:
-        """Take over the loads that were read. What was taken meanwhile is counted twice rather than not at all.
+        """Take over the loads that were read.
+
+        A slot that was taken during the reading may be counted twice, but is never left out.
 
         Args:
-            loads: Of these replicas.
-            replicas: Those that may be selected.
-            missing: Leases of this router that the loads do not count: canonical url by id.
+            loads: The loads of these replicas.
+            replicas: The replicas that may be selected.
+            missing: Leases of this router that the loads do not count: canonical url by lease id.
         """
         self.loads = loads
         self._taken = {**(self._taken_since_look or {}), **(missing or {})}
@@ -80,16 +83,16 @@ class DegradedPlacement:
         self._shares = self._deal(replicas) if self._mode == "share" else {}
 
     def take(self, lease_id: str, key: str) -> None:
-        """This router has taken a slot on a replica."""
+        """Record that this router has taken a slot on a replica."""
         self._taken[lease_id] = key
         self._used[key] += 1
         if self._taken_since_look is not None:
             self._taken_since_look[lease_id] = key
 
     def give_back(self, lease_id: str) -> bool:
-        """This router has given a slot back; return whether it had taken it since the loads were seen.
+        """Record that this router has given a slot back; return whether it took the slot after the loads were read.
 
-        Others may use one that the loads count, as soon as Redis knows that it is free.
+        A slot that the loads already count may be used by other routers as soon as Redis records that it is free.
         """
         key = self._taken.pop(lease_id, None)
         if key is None:
@@ -100,12 +103,12 @@ class DegradedPlacement:
     def choose(
         self, preference: Sequence[Replica], *, avoided: Collection[str] = (), excluded: Collection[str] = ()
     ) -> Replica | None:
-        """Return the replica for one session more; `None` where there is none that this router may use by itself.
+        """Return the replica for one more session; `None` if this router may use no replica without Redis.
 
         Args:
             preference: The selectable replicas, best first.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken.
+            avoided: Canonical urls of replicas that are used only if no other replica is possible.
+            excluded: Canonical urls of replicas that are never used.
         """
         if self._mode == "off":
             return None
@@ -116,7 +119,10 @@ class DegradedPlacement:
         return min(tier, key=lambda one: self._load(one, kept) / one.endpoint.weight, default=None)
 
     def used_up(self, preference: Sequence[Replica]) -> set[str]:
-        """Return the canonical urls of those where this router has no share left; none before it saw the loads."""
+        """Return the canonical urls of the replicas on which this router has no share left.
+
+        The set is empty before the loads were read.
+        """
         if self._mode != "share" or self.loads is None:
             return set()
         kept = Counter(self._kept.values())
@@ -136,7 +142,10 @@ class DegradedPlacement:
         return self.loads.in_flight.get(replica.key, replica.in_flight) if self.loads else replica.in_flight
 
     def _deal(self, replicas: Sequence[Replica]) -> dict[str, int]:
-        """Return how many slots of each limited replica are this router's; none where it never saw the routers."""
+        """Return how many slots of each replica with a capacity belong to this router.
+
+        The result is empty if this router is not in the list of routers that was read with the loads.
+        """
         routers = sorted(self.loads.routers) if self.loads else []
         if self._router not in routers:
             return {}
@@ -146,7 +155,7 @@ class DegradedPlacement:
         limited = (replica for replica in replicas if replica.endpoint.capacity)
         for replica in sorted(limited, key=lambda one: one.key):
             free = max(replica.endpoint.capacity - self._seen(replica), 0)
-            # How many of first … first + free - 1 leave this rank when divided by the count.
+            # The number of slots in first … first + free - 1 whose remainder modulo the count is this rank.
             shares[replica.key] = (first + free - rank + count - 1) // count - (first - rank + count - 1) // count
             first += free
         return shares

@@ -1,4 +1,4 @@
-"""Leases that a router holds: they are released, their replicas are lost, and heartbeats count them."""
+"""Maintains the leases that a router holds: releases them, marks those on lost replicas, checks heartbeat counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared_registry.store.replies import Heartbeat
 
 
 class Holder:
-    """Looks after the leases of one router. Safe for concurrent use within an event loop."""
+    """Maintains the leases of one router. Safe for concurrent use within an event loop."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class Holder:
         *,
         affinity_seconds: float,
     ) -> None:
-        """Set up.
+        """Set up; nothing is sent yet.
 
         Args:
-            store: Where leases are released.
-            mirror: Which replicas there are.
-            ledger: What is held.
-            outage: Whether Redis takes writes.
+            store: Releases the leases.
+            mirror: Shows the registered replicas.
+            ledger: Records the leases of this router.
+            outage: Records whether Redis accepts writes.
             reconciler: Compares Redis with the ledger when the two may differ.
-            affinity_seconds: How long a released session may find its replica again.
+            affinity_seconds: How long after its release a session may still return to its replica.
         """
         self._store = store
         self._mirror = mirror
@@ -48,10 +48,12 @@ class Holder:
         self._affinity_seconds = affinity_seconds
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Tell leases that their replica is lost; no events mean that all was read anew, or followed again.
+        """Set `lost` on each lease whose replica is lost. For `Mirror.subscribed`.
 
-        Then Redis may be another one, which lost writes that it had acknowledged: counts alone do not tell that one
-        lease went and another came back.
+        An empty list of events means that the mirror read all state anew, or follows the event stream again after a
+        break. Then Redis may be another server, which lost writes that the former one had acknowledged. Reconciliation
+        is needed, because the heartbeat's number of leases stays the same where one lease is missing and another is
+        back.
         """
         if not events:
             self._reconciler.ask()
@@ -68,7 +70,11 @@ class Holder:
                 lease.lost.set()
 
     def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
-        """Return what reconciles if the heartbeat that begins counts what this router cannot have held meanwhile."""
+        """Begin a heartbeat; return the function to call with its reply, or with the error.
+
+        That function asks for a reconciliation if the reply counts a number of leases that this router cannot have held
+        since the heartbeat began.
+        """
         mark = self._ledger.mark()
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
@@ -83,12 +89,12 @@ class Holder:
         return end
 
     async def end(self, lease: Lease) -> None:
-        """Release a lease; one that has ended already, or with this router, is left alone."""
+        """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
         was_apart = self._outage.is_apart or self._mirror.is_cut_off
         if not self._ledger.begin_end(lease.id):
             return
         was_taken_since = self._outage.degraded.give_back(lease.id)
-        # One that may have come through is given to others then, and not to use here.
+        # A release that may have reached Redis frees the slot for other routers, so this router must not use it again.
         await completed(self._release(lease, was_apart=was_apart, was_taken_since=was_taken_since))
 
     async def _release(self, lease: Lease, *, was_apart: bool, was_taken_since: bool) -> None:

@@ -11,16 +11,16 @@ from shared_registry.model import Replica
 
 
 class Lease:
-    """Holds a slot until `release()`, or the end of an `async with`, or the end of this router.
+    """Holds a slot until `release()`, the end of an `async with` block, or the end of this router.
 
     Attributes:
-        id: Names it in Redis.
-        replica: Where the session goes.
-        session: The name that the caller gave, if any.
-        acquired_at: When, in seconds since the epoch on this machine's clock.
-        lost: Set when the replica has turned unhealthy, or was removed, since. Only news: the session may go on, and
-            the slot is held until it is released.
-        is_degraded: Whether it was placed while Redis was away, by what this router knew.
+        id: The lease's id in Redis.
+        replica: The replica that the session uses.
+        session: The session's name that the caller gave, if any.
+        acquired_at: When the lease was acquired, in seconds since the Unix epoch on this machine's clock.
+        lost: An event that is set when the replica turns unhealthy or is removed after the lease was acquired. It is
+            information only: the session may go on, and the lease holds the slot until it is released.
+        is_degraded: Whether the session was placed while Redis was away, by the loads that this router read last.
     """
 
     __slots__ = ("_end", "acquired_at", "id", "is_degraded", "lost", "replica", "revision", "session")
@@ -49,18 +49,19 @@ class Lease:
         return f"<Lease {self.id[:8]} on {self.replica.url}>"
 
     async def release(self) -> None:
-        """End it. Again, it does nothing. Never raises for Redis: what cannot be told now is told once Redis is back.
+        """End the lease. A second call does nothing.
 
-        Cancelled half-way it still ends, a little later.
+        Never raises because of Redis: if Redis is away, the release is sent once Redis is back. If this call is
+        cancelled, the lease still ends, a little later.
         """
         await self._end(self)
 
     async def __aenter__(self) -> Self:
-        """Hold it for the block."""
+        """Hold the slot for the block."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release it."""
+        """Release the slot."""
         await self.release()

@@ -1,4 +1,4 @@
-"""Exact placement for one router: the parts that acquire, hold, release and compare leases, put together."""
+"""Builds one router's placement from the parts that acquire, hold, release and compare leases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared_registry.store.reader import Reader
 
 
 class Placement:
-    """One router's leases. `run` must be kept running, and `holder.begin_beat` belongs before every heartbeat."""
+    """One router's leases. `run` must be kept running, and `holder.begin_heartbeat` must precede every heartbeat."""
 
     def __init__(
         self,
@@ -35,7 +35,18 @@ class Placement:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """Put the parts together; nothing is sent before the first acquire. `join` makes this router a live one."""
+        """Build the parts; nothing is sent before the first acquire.
+
+        Args:
+            store: Writes to the shared state.
+            reader: Reads the shared state.
+            mirror: Shows the registered replicas.
+            settings: This router's settings.
+            router: This router's key.
+            join: Sends a heartbeat, by which this router joins the live routers.
+            clock: Used for waits and deadlines.
+            rng: Used for jitter.
+        """
         self.ledger = Ledger()
         self.reconciler = Reconciler(
             store,
@@ -87,7 +98,7 @@ class Placement:
         self._mirror = mirror
 
     async def run(self) -> None:
-        """Reconcile when it is due, look at the loads now and then, and follow the queue, until cancelled."""
+        """Reconcile when due, read the loads regularly, and follow the queue, until cancelled."""
         with self._mirror.subscribed(self.holder.notice, self._queue.notice):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
@@ -95,7 +106,7 @@ class Placement:
                 group.create_task(self.outage.look_at_loads())
 
     def close(self) -> None:
-        """Forget all leases: they have ended with this router. Releasing them does nothing any more."""
+        """Forget all leases, because they end with this router. Releasing one of them does nothing any more."""
         self.ledger.clear()
         self.reconciler.close()
         self._asker.close()

@@ -1,4 +1,4 @@
-"""What this router holds, and what it is about to take or give back. Pure state; Redis is compared with it."""
+"""Records the leases that this router holds, acquires and releases. Pure state; Redis is compared with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from shared_registry.leases.lease import Lease
 
 
 def new_lease_id(session: str | None) -> str:
-    """Return a random id; one for a named session ends with the digest of its name, which itself is kept nowhere."""
+    """Return a random lease id.
+
+    The id for a named session ends with the digest of the session's name. The name itself is not stored.
+    """
     random = secrets.token_hex(16)
     if session is None:
         return random
@@ -20,16 +23,16 @@ def new_lease_id(session: str | None) -> str:
 
 @dataclass(slots=True)
 class SlotRequest:
-    """One session that asks for a slot.
+    """One session's request for a slot.
 
     Attributes:
-        lease_id: By which it asks again.
-        avoided: Canonical urls taken only where there is nothing else.
-        excluded: Canonical urls never taken, unless after waiting in the queue.
-        closings: How often the registry had been stopped when it asked first.
-        session: The name that the caller gave, if any.
-        sequence: Of its place in the queue, once it has one.
-        is_in_doubt: It was asked for, and the answer has not come.
+        lease_id: The id of the lease. It is the same at every repetition of the request.
+        avoided: Canonical urls of replicas that are used only if no other replica is possible.
+        excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
+        closings: How often the registry had been stopped when the request began.
+        session: The session's name that the caller gave, if any.
+        sequence: The session's sequence in the queue, once it has one.
+        is_in_doubt: Whether the request was sent and its answer has not arrived.
     """
 
     lease_id: str
@@ -43,7 +46,14 @@ class SlotRequest:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment to compare from: how many leases were held, and in motion, and how many moves had begun by then."""
+    """The numbers of a ledger at one moment, from which `Ledger.bounds` computes.
+
+    Attributes:
+        held: Leases that were held and confirmed.
+        moving: Leases that were being acquired or ended, or were unconfirmed.
+        acquires: Acquires that had begun.
+        releases: Releases that had begun.
+    """
 
     held: int
     moving: int
@@ -54,16 +64,17 @@ class Mark:
 class Ledger:
     """Every lease id of this router is in one of these states, or unknown.
 
-    acquiring   asked for; whether Redis has it is not known yet
-    held        ours; Redis has it too, unless it is unconfirmed
-    ending      given back, or given up; Redis may still have it
+    acquiring   requested; it is not known yet whether Redis has it
+    held        held by this router; Redis has it too, unless it is unconfirmed
+    ending      released or given up; Redis may still have it
 
     Attributes:
-        acquires: How many ids were ever asked for.
-        held: By id.
-        unconfirmed: Ids of held leases that Redis did not have when we last heard of them.
-        unrecorded: Those among them that are to be put back before anything new is asked for.
-        kept: Ids that have ended here, while Redis counts them on: canonical url by id. Their slots are this router's.
+        acquires: How many ids were ever requested.
+        held: The held leases by id.
+        unconfirmed: Ids of held leases that Redis did not have when it was last compared with the ledger.
+        unrecorded: Ids among the unconfirmed ones that must be put back before a new slot is requested.
+        kept: Leases that have ended here and that Redis still counts: canonical url by id. Only this router may use
+            their slots.
     """
 
     def __init__(self) -> None:
@@ -79,25 +90,25 @@ class Ledger:
 
     @property
     def ending(self) -> list[str]:
-        """Ids whose end Redis may not have heard of, and of which nobody is telling it."""
+        """Ids of ended leases that Redis may still have, without those whose release is being sent."""
         return list(self._ending - self._being_told)
 
     def knows(self, lease_id: str) -> bool:
-        """Whether it has a state: what Redis has of another id is nobody's."""
+        """Whether the id has a state. A lease in Redis with an unknown id is an orphaned lease."""
         return lease_id in self.held or lease_id in self._acquiring or lease_id in self._ending
 
     def is_asked(self, lease_id: str) -> bool:
-        """Whether it was asked for, and is neither held nor given up."""
+        """Whether the id was requested, and is neither held nor given up."""
         return lease_id in self._acquiring
 
     def ask(self, lease_id: str) -> None:
-        """An id is asked for, perhaps again."""
+        """Record that an id is requested, perhaps again."""
         if lease_id not in self._acquiring:
             self._acquiring.add(lease_id)
             self.acquires += 1
 
     def hold(self, lease: Lease) -> None:
-        """What was asked for is ours."""
+        """Record that a requested lease is held."""
         self._acquiring.discard(lease.id)
         self.held[lease.id] = lease
         if lease.is_degraded:
@@ -105,16 +116,16 @@ class Ledger:
             self.unrecorded.add(lease.id)
 
     def drop(self, lease_id: str) -> None:
-        """What was asked for was denied."""
+        """Record that a request was denied."""
         self._acquiring.discard(lease_id)
 
     def give_up(self, lease_id: str) -> None:
-        """What was asked for is not wanted any more, and Redis may have granted it."""
+        """Record that a request was given up, although Redis may have granted it."""
         self._acquiring.discard(lease_id)
         self._ending.add(lease_id)
 
     def begin_end(self, lease_id: str) -> bool:
-        """A held lease is given back, and Redis is being told; return whether it was held."""
+        """Record that the release of a held lease begins and is being sent; return whether the lease was held."""
         if self.held.pop(lease_id, None) is None:
             return False
         self.unconfirmed.discard(lease_id)
@@ -125,22 +136,27 @@ class Ledger:
         return True
 
     def keep(self, lease_id: str, key: str) -> None:
-        """Redis did not hear of the end of one that it has on this replica."""
+        """Record that Redis did not receive the end of a lease that it counts on this replica."""
         if lease_id in self._ending:
             self.kept[lease_id] = key
 
     def fail_to_end(self, lease_id: str) -> None:
-        """Redis could not be told of the end, or did not answer; it is still to be told."""
+        """Record that a release failed or was not answered, and is still to be sent."""
         self._being_told.discard(lease_id)
 
     def end(self, lease_id: str) -> None:
-        """Redis has heard of the end."""
+        """Record that Redis has received the end of a lease."""
         self._ending.discard(lease_id)
         self._being_told.discard(lease_id)
         self.kept.pop(lease_id, None)
 
     def confirm(self, lease_ids: Iterable[str], *, not_there: Iterable[str]) -> None:
-        """Redis has these leases now, but for those on replicas that it does not know."""
+        """Record that Redis has these leases now, except those on replicas that it does not know.
+
+        Args:
+            lease_ids: The leases.
+            not_there: Canonical urls of the replicas that Redis does not know.
+        """
         unknown = set(not_there)
         for lease_id in lease_ids:
             self.unrecorded.discard(lease_id)
@@ -151,32 +167,35 @@ class Ledger:
                 self.unconfirmed.discard(lease_id)
 
     def put_off(self, lease_id: str) -> None:
-        """It cannot be put back by itself, and nothing else is to wait for it."""
+        """Record that a lease cannot be put back even on its own, so that no request waits for it."""
         self.unrecorded.discard(lease_id)
 
     def expect_back(self, keys: Collection[str]) -> bool:
-        """Redis knows these replicas now; return whether it lacks leases on them, which are to be put back."""
+        """Record that Redis knows these replicas now; return whether it lacks leases on them.
+
+        Those leases must be put back before a new slot is requested.
+        """
         back = {one for one in self.unconfirmed if one in self.held and self.held[one].replica.key in keys}
         self.unrecorded |= back
         return bool(back)
 
     def missing(self) -> dict[str, str]:
-        """Return the held leases that Redis does not have, as far as we know: canonical url by id."""
+        """Return the held leases that Redis does not have, as far as this router knows: canonical url by id."""
         return {one: self.held[one].replica.key for one in self.unconfirmed if one in self.held}
 
     def mark(self) -> Mark:
-        """Return the present moment."""
+        """Return the numbers of this moment, for `bounds`."""
         moving = len(self._acquiring) + len(self._ending) + len(self.unconfirmed)
         return Mark(len(self.held) - len(self.unconfirmed), moving, self.acquires, self._releases)
 
     def bounds(self, since: Mark) -> tuple[int, int]:
-        """Return how many leases Redis must have had, and may have had at most, at any moment since."""
+        """Return the least and the greatest number of leases that Redis can have had at any moment since the mark."""
         begun_to_end = self._releases - since.releases
         begun_to_acquire = self.acquires - since.acquires
         return max(since.held - begun_to_end, 0), since.held + since.moving + begun_to_acquire
 
     def clear(self) -> list[Lease]:
-        """Forget everything; return what was held."""
+        """Forget everything; return the leases that were held."""
         held = list(self.held.values())
         self.held.clear()
         self.kept.clear()

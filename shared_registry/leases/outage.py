@@ -1,7 +1,7 @@
-"""What a router knows of an outage: whether Redis takes its writes, and what it may place without Redis meanwhile.
+"""Tracks an outage for one router: whether Redis accepts its writes, and which slots it may use without Redis.
 
-Writes can fail while reads work, for a moment or for long, and for one router or for all. Until everything that was
-placed meanwhile is put back, Redis counts otherwise than the routers do.
+Writes can fail while reads work. That can last for a moment or for long, and can concern one router or all. The counts
+in Redis differ from those of the routers until every session that was placed without Redis is put back.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from shared_registry.store.failures import was_refused
 from shared_registry.store.reader import Reader
 
 IDLE_SECONDS = 60.0
-"""For how long after the last acquire the loads are still looked at."""
+"""How long after the last acquire the loads are still read."""
 SETTLING_SECONDS = 2.5
-"""For how long after a failed write shares stand: longer than any router takes to try again to put back what is out."""
+"""How long after a failed write shares stay in force.
+
+It is longer than any router takes to retry to put back its unrecorded leases.
+"""
 MOST_SPARED = 100
-"""How many replicas may be left to others in one question; where they are more, none are."""
+"""How many replicas one request may leave to other routers. If there are more, the request leaves none."""
 logger = logging.getLogger(__name__)
 
 
 class Outage:
-    """One router's account. `look_at_loads` must be kept running.
+    """One router's record of an outage. `look_at_loads` must be kept running.
 
     Attributes:
-        degraded: What was taken and given back since the loads were seen.
-        was_refused: Redis refused a write lately, so that `spared` may name replicas; else it names none.
+        degraded: Counts the slots taken and given back since the loads were read.
+        was_refused: Whether Redis refused a write lately. Only then may `spared` return replicas.
     """
 
     def __init__(
@@ -51,16 +54,16 @@ class Outage:
         refresh_seconds: float,
         clock: Clock,
     ) -> None:
-        """Set up; nothing was seen yet.
+        """Set up, without loads.
 
         Args:
             mode: See `RouterConfig.degraded_placement`.
-            reader: Where loads are read.
-            mirror: For the replicas.
-            ledger: What this router holds, and what of it Redis lacks.
+            reader: Reads the loads.
+            mirror: Shows the replicas.
+            ledger: Records this router's leases, and those of them that Redis lacks.
             router: This router's key.
             refresh_seconds: How often loads are read.
-            clock: For waiting.
+            clock: Used for waits.
         """
         self.degraded = DegradedPlacement(mode, router=router, kept=ledger.kept)
         self.was_refused = False
@@ -78,19 +81,19 @@ class Outage:
         self._is_told = False
 
     def begin(self, error: StoreError) -> None:
-        """A session is placed without Redis; the first time that is logged."""
+        """Record that a session is placed without Redis. The first one of an outage is logged."""
         if not self._is_told:
             self._is_told = True
             logger.warning("placement: placing without Redis (%s): %s", self._mode, error)
 
     def end(self) -> None:
-        """A session was placed through Redis."""
+        """Record that a session was placed through Redis. The first one after an outage is logged."""
         if self._is_told:
             self._is_told = False
             logger.info("placement: placing through Redis again")
 
     def note_failure(self, error: StoreError) -> None:
-        """Redis did not take a write."""
+        """Record that a write to Redis failed."""
         if not self.is_apart:
             self._apart_since = self._clock.monotonic()
         self._failed_at = self._clock.monotonic()
@@ -100,21 +103,21 @@ class Outage:
 
     @property
     def is_apart(self) -> bool:
-        """Whether writes fail, or did a moment ago, or something is out."""
+        """Whether writes fail, or failed a moment ago, or Redis lacks a change of this router's leases."""
         return self._is_out or self._clock.monotonic() - self._failed_at < SETTLING_SECONDS
 
     @property
     def _is_out(self) -> bool:
-        """Whether Redis counts otherwise than this router, because it could not be told."""
+        """Whether Redis counts other leases than this router, because writes failed."""
         return bool(self._ledger.unrecorded or self._ledger.kept)
 
     async def place(self, error: StoreUnavailable, *, avoided: Collection[str], excluded: Collection[str]) -> Replica:
-        """Return the replica that this router gives a session without Redis.
+        """Return the replica on which this router places a session without Redis.
 
         Args:
-            error: Why Redis could not be asked. Raised where there is no such replica.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls never taken.
+            error: Why Redis could not be asked. It is raised if this router may use no replica.
+            avoided: Canonical urls of replicas that are used only if no other replica is possible.
+            excluded: Canonical urls of replicas that are never used.
         """
         self.note_failure(error)
         await self.see_late()
@@ -125,15 +128,17 @@ class Outage:
         return replica
 
     def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> Replica | None:
-        """Return the replica that this router may give a session without Redis; `None` where there is none."""
+        """Return the replica that this router may use for a session without Redis; `None` if there is none."""
         preference = self._mirror.view.preference
         full = self._full()
         return self.degraded.choose(preference, avoided=avoided, excluded={*excluded, *full} if full else excluded)
 
     def _full(self) -> list[str]:
-        """Return the canonical urls of those without room by what Redis counts and this router has to put back.
+        """Return the canonical urls of the replicas that have no free slot.
 
-        Shares stand; this takes of them what a router was given that heard of no refused write, or heard of it earlier.
+        The load is the count in Redis, plus the leases that this router has to put back, minus those in `Ledger.kept`.
+        Shares stay in force. This check reduces them by the slots that Redis granted to a router that saw no refused
+        write, or saw one earlier.
         """
         if self._mode != "share" or not self._recorded:
             return []
@@ -146,7 +151,10 @@ class Outage:
         ]
 
     async def see_recorded(self, error: StoreError) -> None:
-        """Read what Redis counts by now, where it only refuses writes. Callers share a reading that begins later."""
+        """Read the present counts from Redis if it refuses writes but answers reads.
+
+        Concurrent callers share one reading, which begins after all of them have called.
+        """
         if self._mode != "share" or not was_refused(error):
             self._recorded = {}
             return
@@ -162,7 +170,10 @@ class Outage:
                 self._covered = covers
 
     def spared(self) -> Collection[str]:
-        """Return where others may have placed sessions that Redis does not know of yet, since it refused writes."""
+        """Return the canonical urls of the replicas to leave to other routers after Redis refused writes.
+
+        Other routers may have placed sessions there that Redis has not recorded yet.
+        """
         if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
             self.was_refused = False
             return ()
@@ -170,7 +181,7 @@ class Outage:
         return spared if len(spared) <= MOST_SPARED else ()
 
     async def look_at_loads(self) -> None:
-        """See who has how much while leases are asked for, for the case that Redis goes away."""
+        """Read the loads regularly while leases are acquired, so that this router can place sessions in an outage."""
         acquires = self._ledger.acquires
         while True:
             await self._clock.sleep(self._refresh_seconds)
@@ -178,19 +189,19 @@ class Outage:
                 acquires = self._ledger.acquires
                 self._used_at = self._clock.monotonic()
             if self._needs_loads() and not self.is_apart:
-                with contextlib.suppress(StoreError):  # the mirror says that Redis is away
+                with contextlib.suppress(StoreError):  # the mirror logs that Redis is away
                     await self._see_loads()
 
     async def see_late(self) -> None:
-        """Read the loads where none were seen shortly before writes began to fail: perhaps reads do not."""
+        """Read the loads now if none were read shortly before writes began to fail. Reads may still work."""
         async with self._seeing:
             if self._looks_too_old() and not self._is_out:
-                self._seen_at = self._clock.monotonic()  # once, also where it fails: what was seen long ago counts then
+                self._seen_at = self._clock.monotonic()  # one attempt only: if it fails, the old loads are used
                 with contextlib.suppress(StoreError):
                     await self._see_loads()
 
     async def _see_loads(self) -> None:
-        """Read the loads, and go by them unless something is out by then that they do not count."""
+        """Read the loads, and take them over unless Redis lacks a change of this router's leases by then."""
         failed_at, replicas = self._failed_at, self._mirror.view.preference
         self.degraded.look()
         try:

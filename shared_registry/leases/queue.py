@@ -1,7 +1,8 @@
-"""This router's sessions in the queue: who they are, where they stand, and when to ask for them again.
+"""Keeps this router's waiters: their sessions, their positions, and when to ask for a slot again.
 
-The line itself is in Redis, and so is every decision. A slot that is given to who waits comes through the router's
-inbox; where that is lost, the next look at the positions, within about a second, shows that asking again is worthwhile.
+The queue itself is in Redis, and the scripts there make every decision. A slot that is given to a waiter is announced
+in the inbox of the waiter's router. If that message is lost, the next poll of the positions, within about a second,
+shows that the waiter should ask again.
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ if TYPE_CHECKING:
     from shared_registry.leases.ledger import SlotRequest
 
 OnPosition = Callable[[int, int], None]
-"""Told position and depth, both from 1. Must not block; what it raises ends the waiting."""
+"""Called with the session's position and the depth of the queue, both from 1.
+
+It must not block. An exception that it raises ends the wait.
+"""
 POLL_SECONDS = 1.0
 INBOX_SECONDS = 1.0
 LAST_CALL_SECONDS = 1.0
-"""How long a session whose time is up may wait for its turn to ask for the last time."""
+"""How long a session may still wait to send its last request after its timeout has passed."""
 
 
 class Waiter:
-    """One session in the line.
+    """One session in the queue.
 
     Attributes:
-        place: Where it stands, as last heard; `None` before it has a place.
-        grant: The slot that it was given, as far as it was heard of.
-        is_called: Asking for it again is worthwhile: the line does not have it, or time is up.
-        outage: Why Redis could not be asked where it stands, the last time.
+        place: The session's position, as last read; `None` before it has one.
+        grant: The slot that the session was given, if this router has received the grant.
+        is_called: Whether the session should ask again: it is no longer in the queue, or its timeout has passed.
+        outage: Why the last poll of the position failed; `None` if it succeeded.
     """
 
     __slots__ = ("_news", "_on_look", "_on_position", "_told", "grant", "is_called", "outage", "place")
@@ -49,8 +53,8 @@ class Waiter:
         """Set up.
 
         Args:
-            on_look: Called with the position whenever that was read.
-            on_position: What `tell` calls.
+            on_look: Called with the position whenever it was read.
+            on_position: Called by `tell`.
         """
         self.place: Queued | None = None
         self.grant: Grant | None = None
@@ -62,7 +66,7 @@ class Waiter:
         self._news = asyncio.Event()
 
     def move(self, place: Queued) -> None:
-        """It stands there now."""
+        """Record the session's present position."""
         self.outage = None
         self._on_look(place.position)
         if place != self.place:
@@ -70,22 +74,22 @@ class Waiter:
             self._news.set()
 
     def cut_off(self, error: StoreError) -> None:
-        """Nobody can tell where it stands."""
+        """Record that the session's position could not be read."""
         self.outage = error
         self._news.set()
 
     def serve(self, grant: Grant) -> None:
-        """It was given a slot."""
+        """Record that the session was given a slot."""
         self.grant = grant
         self.call()
 
     def call(self) -> None:
-        """Let it ask."""
+        """Let the session ask again."""
         self.is_called = True
         self._news.set()
 
     def tell(self) -> None:
-        """Report the position to the session, unless that is what was reported last."""
+        """Report the position to the session if it differs from the one reported last."""
         if self._on_position is not None and self.place is not None:
             now = self.place.position, self.place.depth
             if now != self._told:
@@ -93,16 +97,16 @@ class Waiter:
                 self._on_position(*now)
 
     async def wait_news(self) -> None:
-        """Return once it was moved, cut off or called."""
+        """Return once the session was moved, cut off or called."""
         await self._news.wait()
         self._news.clear()
 
 
 class RouterQueue:
-    """Keeps this router's waiters informed while there are any. `run` must be kept running.
+    """Keeps this router's waiters informed of positions and grants. `run` must be kept running.
 
     Attributes:
-        speed: How fast the line moves.
+        speed: How fast the queue moves.
     """
 
     def __init__(
@@ -115,15 +119,15 @@ class RouterQueue:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """Set up; nothing is read while nobody waits.
+        """Set up; nothing is read while no session waits.
 
         Args:
-            reader: Where positions and wake-ups are read.
+            reader: Reads positions and the inbox.
             router: This router's key.
-            is_known: Whether a lease id is this router's.
-            on_orphaned_lease: Called when a slot was given to one that is not.
-            clock: For waiting.
-            rng: For jitter.
+            is_known: Returns whether this router knows a lease id.
+            on_orphaned_lease: Called when a slot was given to a lease id that this router does not know.
+            clock: Used for waits.
+            rng: Used for jitter.
         """
         self.speed = LineSpeed()
         self._reader = reader
@@ -139,7 +143,10 @@ class RouterQueue:
 
     @contextlib.contextmanager
     def standing(self, lease_id: str, on_position: OnPosition | None = None) -> Iterator[Waiter]:
-        """Keep a session informed for as long as this is open. Open it before it asks, so that no wake-up is missed."""
+        """Keep a session informed while this context is open.
+
+        Open it before the session asks for the first time, so that no wake-up is missed.
+        """
 
         def look(position: int) -> None:
             self._is_needed.set()
@@ -159,19 +166,19 @@ class RouterQueue:
     async def wait(
         self, asker: Asker, request: SlotRequest, deadline: float, on_position: OnPosition | None
     ) -> Grant | Denied:
-        """Ask until there is a slot, or nothing to wait for, and at the deadline for the last time.
+        """Ask until the session has a slot or is denied one; ask for the last time at the deadline.
 
-        A session in the queue stays there while Redis is away, unless this router can place it by itself.
+        A session in the queue keeps its position while Redis is away, unless this router can place it without Redis.
 
         Args:
             asker: Asks Redis.
-            request: For whom.
-            deadline: On the monotonic clock.
-            on_position: Told the position in the queue: first at once, then when that has changed.
+            request: The session's request.
+            deadline: A time on the monotonic clock.
+            on_position: Called with the position in the queue: once at the beginning, then whenever it has changed.
 
         Raises:
-            Busy: Its turn to ask did not come in time.
-            StoreUnavailable: Redis does not answer, at first or at the end.
+            Busy: The request could not be sent in time.
+            StoreUnavailable: Redis does not answer, either the first request or the last one.
         """
         with self.standing(request.lease_id, on_position) as waiter:
             while waiter.grant is None and self._clock.monotonic() < deadline:
@@ -192,7 +199,11 @@ class RouterQueue:
     async def _ask_to_wait(
         self, asker: Asker, request: SlotRequest, waiter: Waiter, deadline: float
     ) -> Grant | Queued | Denied | None:
-        """Return the answer, `None` where a session in the queue got none; after a pause before it may ask again."""
+        """Return the answer; `None` if a session in the queue got no answer.
+
+        This call pauses before it returns if Redis is away, or if only excluded replicas have room. The session then
+        asks again.
+        """
         answer: Grant | Queued | Denied | None = None
         try:
             answer = await asker.ask_to_wait(request, patience_seconds=deadline - self._clock.monotonic())
@@ -204,13 +215,13 @@ class RouterQueue:
             if waiter.place is None or asker.can_place_alone(request):
                 raise
         if answer is None or (isinstance(answer, Denied) and answer.why is Denial.EXCLUDED):
-            # Redis is away; or others than it wants have room, so that there is no queue for it to wait in.
+            # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait.
             await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
             asker.expect_open(request)
         return answer
 
     def refusal(self, denied: Denied) -> Saturated | NoHealthyReplica:
-        """Return what a denial means to the session."""
+        """Return the error to raise for a denial."""
         if denied.why is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
         return Saturated(
@@ -222,22 +233,22 @@ class RouterQueue:
         )
 
     def call_all(self) -> None:
-        """Let everybody ask again."""
+        """Let every waiter ask again."""
         for waiter in self._waiters.values():
             waiter.call()
 
     def notice(self, events: Sequence[Event]) -> None:
-        """For `Mirror.subscribed`: no events mean that Redis may be another one, which has another inbox."""
+        """Rewind if there are no events: Redis may be another server, with another inbox. For `Mirror.subscribed`."""
         if not events:
             self.rewind()
 
     def rewind(self) -> None:
-        """Read wake-ups from the beginning again: it may be another inbox, behind the old one."""
+        """Read the inbox from its beginning again: it may be another inbox, whose ids are lower than those read."""
         self._inbox = ORIGIN
         self._is_rewound = True
 
     async def run(self) -> None:
-        """Read positions about once a second and wake-ups as they come, while anybody waits, until cancelled."""
+        """While a session waits, poll positions about once a second and read the inbox as it fills, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for read in (self._poll, self._read_inbox):
                 group.create_task(self._keep_reading(read))
@@ -248,7 +259,7 @@ class RouterQueue:
             await self._is_needed.wait()
             try:
                 await read()
-            except StoreError as error:  # the mirror says that Redis is away
+            except StoreError as error:  # not logged here: the mirror logs that Redis is away
                 self.rewind()
                 for waiter in list(self._waiters.values()):
                     waiter.cut_off(error)
@@ -262,7 +273,7 @@ class RouterQueue:
         if not asked:
             return
         depth, positions = await self._reader.positions(self._router, list(asked))
-        # Who has left meanwhile is not to be kept informed.
+        # A session that has left the queue meanwhile must not be informed.
         asked = {lease_id: waiter for lease_id, waiter in asked.items() if self._waiters.get(lease_id) is waiter}
         for lease_id, waiter in asked.items():
             position = positions.get(lease_id)
@@ -282,7 +293,7 @@ class RouterQueue:
                 waiter.serve(grant)
             elif not self._is_known(lease_id):
                 self._on_orphaned_lease()
-        await self._clock.sleep(0)  # whoever was served goes on before the next read is sent
+        await self._clock.sleep(0)  # the sessions that were given a slot go on before the next read is sent
 
 
 async def _until_called(asker: Asker, request: SlotRequest, waiter: Waiter) -> None:

@@ -1,7 +1,8 @@
-"""Makes Redis and this router agree on which leases the router holds, after anything that may have parted them.
+"""Makes Redis and this router agree on the router's leases, after anything that may have separated the two.
 
-What is held here and missing there is put back; what is there and nobody's here is released, also from the waiting
-line. A task of its own, so that however long it takes, the router goes on sending heartbeats.
+A lease that the router holds and Redis lacks is put back. An orphaned lease, which Redis has and the router does not
+know, is released. An unknown waiter leaves the queue. Reconciliation runs in a task of its own, so that the router goes
+on sending heartbeats however long it takes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares when asked, and once a minute. One `run` at a time; `reconcile` may be awaited by anybody."""
+    """Compares Redis with the ledger when asked, and once a minute.
+
+    Only one `run` at a time; `reconcile` may be called concurrently.
+    """
 
     def __init__(
         self,
@@ -41,17 +45,17 @@ class Reconciler:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """Set up.
+        """Set up; nothing is sent yet.
 
         Args:
-            store: Where leases are put back and released.
-            reader: Where they are read.
-            ledger: What this router holds.
-            router: Its key.
-            join: Makes it one of the live routers, without which it may hold nothing.
-            affinity_seconds: How long a released session may find its replica again.
-            clock: For waiting.
-            rng: For jitter.
+            store: Puts back and releases leases.
+            reader: Reads leases.
+            ledger: Records this router's leases.
+            router: This router's key.
+            join: Sends a heartbeat, by which this router joins the live routers. Only a live router may hold leases.
+            affinity_seconds: How long after its release a session may still return to its replica.
+            clock: Used for waits.
+            rng: Used for jitter.
         """
         self._store = store
         self._reader = reader
@@ -70,16 +74,16 @@ class Reconciler:
         self._is_in_trouble = False
 
     def ask(self) -> None:
-        """Let it compare soon."""
+        """Ask for a comparison soon."""
         self._is_in_doubt = True
         self._is_asked.set()
 
     def ask_to_end(self) -> None:
-        """Let it tell Redis soon of what has ended here; nothing is in doubt."""
+        """Ask that the releases of ended leases are sent soon, without a comparison."""
         self._is_asked.set()
 
     async def run(self) -> None:
-        """Compare whenever asked, and once a minute, until cancelled."""
+        """Compare when asked, and once a minute, until cancelled."""
         due_at = self._clock.monotonic() + EVERY_SECONDS
         while True:
             await wait_until(self._clock, due_at, self._is_asked)
@@ -101,24 +105,26 @@ class Reconciler:
         """Compare once.
 
         Raises:
-            StoreError: Redis could not be told all of it; to be repeated.
+            StoreError: Not every change could be written to Redis; the call is to be repeated.
         """
         await self._catch_up(is_due=True)
 
     async def put_back(self) -> None:
-        """Put back what is held here and missing in Redis, without waiting until the rest is in order.
+        """Put back the held leases that Redis lacks, without waiting for the rest of the comparison.
 
         Raises:
-            StoreError: Redis could not be told all of it; to be repeated.
+            StoreError: Not every lease could be written to Redis; the call is to be repeated.
         """
         self.ask()
         await self._put_back_missing()
 
     async def put_back_unrecorded(self) -> None:
-        """Let Redis have what was placed without it, before it gives away the same slots. Callers share one attempt.
+        """Put back the sessions that were placed without Redis, before Redis grants the same slots.
+
+        Concurrent callers share one attempt.
 
         Raises:
-            StoreError: Redis could not be told.
+            StoreError: The leases could not be written to Redis.
         """
         for _ in range(TRIES):
             if not self._ledger.unrecorded:
@@ -127,10 +133,10 @@ class Reconciler:
                 self._recording = asyncio.ensure_future(self._put_back_all())
                 self._recording.add_done_callback(self._end_recording)
             await asyncio.shield(self._recording)
-        raise StoreUnavailable("more is placed without Redis than could be put back into it")
+        raise StoreUnavailable("this router places sessions without Redis faster than it can put them back")
 
     def close(self) -> None:
-        """End what callers share."""
+        """End the attempt that callers share."""
         if self._recording is not None:
             self._recording.cancel()
 
@@ -144,7 +150,10 @@ class Reconciler:
                 await self._put_back_each(chunk)
 
     async def _put_back_each(self, lease_ids: Iterable[str]) -> None:
-        """Put back one by one what cannot be put back at once: one key of another type must not hold up the others."""
+        """Put back leases one by one after they could not be put back together.
+
+        One key of a wrong type must not keep the other leases from being put back.
+        """
         for lease_id in lease_ids:
             try:
                 await self._put_back([lease_id])
@@ -160,7 +169,7 @@ class Reconciler:
             task.exception()
 
     async def _catch_up(self, *, is_due: bool) -> None:
-        """Compare where that is due, or anything is in doubt by now; else tell only of what has ended."""
+        """Compare if that is due or was asked for; otherwise only send the releases of ended leases."""
         async with self._lock:
             compares = is_due or self._is_in_doubt
             self._is_asked.clear()
@@ -183,7 +192,7 @@ class Reconciler:
         await self._release_all([*strangers, *self._ledger.ending])
 
     async def _put_back_missing(self) -> list[str]:
-        """Put back what is missing; return the ids of leases that are nobody's."""
+        """Put back the leases that Redis lacks; return the ids of orphaned leases."""
         async with self._putting_back:
             held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
             there: dict[str, str] = {}
@@ -191,7 +200,8 @@ class Reconciler:
             async for page in self._reader.leases(self._router):
                 there |= page
                 strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
-            # What was put back without an answer may have taken a replica over its capacity, which is to be told.
+            # A lease that was put back without an answer may have taken its replica over capacity. Put it back again,
+            # because the answer reports that.
             missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
             self._unheard.intersection_update(missing)
             self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
@@ -217,14 +227,16 @@ class Reconciler:
         for url in restored.over_capacity:
             logger.warning("placement: %s has more sessions than its capacity after leases were put back", url)
         for lease_id in leases:
-            if lease_id not in self._ledger.held:  # its release, begun meanwhile, may have come first
+            if lease_id not in self._ledger.held:  # a release that began meanwhile may have reached Redis before this
                 await self._release(lease_id)
 
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
-        """Release some at a time: one by one, thousands that an outage has left would keep their slots for minutes.
+        """Release several leases at a time.
+
+        One by one, the thousands of leases that an outage can leave would keep their slots for minutes.
 
         Raises:
-            StoreError: Redis could not be told of all.
+            StoreError: Not every lease could be released.
         """
         left = iter(lease_ids)
         try:
@@ -236,7 +248,7 @@ class Reconciler:
 
     async def _release_each(self, lease_ids: Iterable[str]) -> None:
         for lease_id in lease_ids:
-            # A slot that is given back here may be in use again, by a session that Redis does not know of yet.
+            # The slot that is released here may be in use again by a session that Redis has not recorded yet.
             await self.put_back_unrecorded()
             await self._release(lease_id)
 

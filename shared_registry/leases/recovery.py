@@ -1,4 +1,4 @@
-"""What comes before a question to Redis, after anything that has parted it from this router."""
+"""Restores this router's leases in Redis before the next request, after anything that separated the two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shared_registry.leases.reconciliation import Reconciler
 
 
 class Recovery:
-    """Brings Redis in line with what this router holds. Thousands may call it at once: one does the work for all."""
+    """Brings Redis in line with this router's leases. Of thousands of concurrent callers, one does the work for all."""
 
     def __init__(self, join: Callable[[], Awaitable[object]], reconciler: Reconciler) -> None:
-        """Set up.
+        """Set up; nothing is sent yet.
 
         Args:
-            join: Makes this router one of the live ones.
-            reconciler: Puts back.
+            join: Sends a heartbeat, by which this router joins the live routers.
+            reconciler: Puts back leases.
         """
         self._join = join
         self._reconciler = reconciler
@@ -26,18 +26,18 @@ class Recovery:
         self._failure: StoreError | None = None
 
     async def catch_up(self) -> None:
-        """Let Redis have what was placed without it.
+        """Put back the sessions that were placed without Redis.
 
         Raises:
-            StoreError: Redis could not be told.
+            StoreError: The leases could not be written to Redis.
         """
         await self._reconciler.put_back_unrecorded()
 
     async def rejoin(self) -> None:
-        """Join the live routers, and put back what is held, before anybody is placed.
+        """Join the live routers and put back the held leases, before a new session is placed.
 
         Raises:
-            StoreError: It could not join, or what it holds could not be put back.
+            StoreError: This router could not join, or its leases could not be put back.
         """
         attempts = self._attempts
         async with self._lock:
@@ -47,7 +47,7 @@ class Recovery:
                 raise type(self._failure)(*self._failure.args) from self._failure.__cause__
 
     async def _try(self) -> None:
-        """Make one attempt; one that is cancelled leaves it to the next caller."""
+        """Make one attempt. If it is cancelled, the next caller makes another one."""
         try:
             await self._join()
             await self._reconciler.put_back()

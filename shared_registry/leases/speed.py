@@ -1,4 +1,4 @@
-"""How fast the queue moves, as one router sees it. Pure."""
+"""Measures how fast the queue moves, by the waiters of one router. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ WINDOW_SECONDS = 60
 
 
 class LineSpeed:
-    """Counts by how many places those who wait here came forward within the last minute, and how long that took.
+    """Counts by how many positions this router's waiters advanced within the last minute, and how long that took.
 
-    All of the line that is ahead moves together, over all routers, so that one's own waiters show its speed: who came
-    forward by n places saw n sessions ahead be served, or leave. Times are monotonic readings, in seconds.
+    The queue is one for all routers, so this router's own waiters show its speed. A waiter that advanced by n positions
+    means that n sessions before it were served, or left. Times are monotonic readings, in seconds.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, int]] = {}
-        self._moves: deque[tuple[int, float, int]] = deque()  # second, how long in all, how many places
+        self._moves: deque[tuple[int, float, int]] = deque()  # second, waiting time in all, positions in all
 
     def see(self, now: float, lease_id: str, position: int) -> None:
-        """A session stands there; positions count from 1, and 0 is whose turn has come."""
+        """Record the position of a session. Positions count from 1; 0 means that the session was given a slot."""
         seen_at, before = self._seen.get(lease_id, (now, position))
         self._seen[lease_id] = now, position
         second, seconds, places = self._moves.pop() if self._moves else (int(now), 0.0, 0)
@@ -29,11 +29,11 @@ class LineSpeed:
         self._moves.append((second, seconds + now - seen_at, places + max(before - position, 0)))
 
     def forget(self, lease_id: str) -> None:
-        """A session does not wait any more."""
+        """Record that a session no longer waits."""
         self._seen.pop(lease_id, None)
 
     def seconds_to_pass(self, now: float, places: int) -> float | None:
-        """Return how long the line takes to move by so many places; `None` where nothing was seen to move."""
+        """Return how long the queue takes to advance by that many positions; `None` if no waiter advanced lately."""
         while self._moves and now - self._moves[0][0] > WINDOW_SECONDS:
             self._moves.popleft()
         moved = sum(count for _, _, count in self._moves)

@@ -1,4 +1,4 @@
-"""What a registry changes for all routers: replicas, their admin states, and what is known of their health."""
+"""The methods of a registry that write the shared state: replicas, their admin states, and outcomes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from shared_registry.urls import canonical_url
 
 
 class RegistryChanges(RegistryState):
-    """The verbs that write. This router's mirror shows a change when the call returns."""
+    """The methods that write. This router's mirror shows a change when the call returns."""
 
     async def record_success(self, replica: Replica, *, recovery_threshold: int, latency_ms: float) -> None:
-        """Count a success that this router saw itself. Never raises; while Redis is away it is dropped.
+        """Count a success that this router experienced itself. Never raises; while Redis is away it is dropped.
 
-        Before `start` it counts on this router alone.
+        Before `start` the success counts on this router alone.
         """
         thresholds = Thresholds(self.config.failure_threshold, recovery_threshold)
         await self._outcomes.success(replica, thresholds, latency_ms=latency_ms)
 
     async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
-        """Count a failure that this router saw itself. Never raises; while Redis is away it is dropped.
+        """Count a failure that this router experienced itself. Never raises; while Redis is away it is dropped.
 
-        Before `start` it counts on this router alone. A reason that is this router's own trouble, such as
+        Before `start` the failure counts on this router alone. A reason that is this router's own trouble, such as
         "[Errno 24] Too many open files", says nothing about the replica and is not counted; see `report_outcome`.
         """
         thresholds = Thresholds(failure_threshold, self.config.recovery_threshold)
@@ -34,34 +34,34 @@ class RegistryChanges(RegistryState):
     async def report_outcome(
         self,
         replica: Replica,
-        ok: bool,  # noqa: FBT001  a claim
+        ok: bool,  # noqa: FBT001  part of the public API
         reason: str | BaseException = "",
     ) -> None:
-        """Tell how connecting a session to a replica went. Never raises; while Redis is away it is dropped.
+        """Report how connecting a session to a replica went. Never raises; while Redis is away the report is dropped.
 
-        A failure puts the replica last in this router's own choices for `local_cooldown_seconds`. As evidence for all
-        it counts towards `failure_threshold`, but among several live routers one alone does not bring a replica over
-        it; a later success takes the own failures back.
+        After a failure this router chooses the replica last for `local_cooldown_seconds`. The failure also counts
+        towards `failure_threshold` for all routers. Among several live routers, the failures of one router alone do not
+        reach that threshold. A later success takes this router's own failures back.
 
-        A router that is out of file descriptors, memory, local ports or routes has not asked the replica: such a
-        failure does nothing of all that, and is logged once. It is recognized by the exception, however wrapped, or by
-        its text.
+        A router that is out of file descriptors, memory, local ports or routes has not reached the replica. Such a
+        failure starts no cooldown and is not counted; it is logged once. It is recognized by the exception, however
+        wrapped, or by its text.
 
         Args:
-            replica: Where the session went.
-            ok: Whether it could be connected.
-            reason: Why not, for the operator; best the exception itself.
+            replica: The replica that the session was sent to.
+            ok: Whether the session could be connected.
+            reason: Why it could not be connected, for the operator; best the exception itself.
         """
         thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
         await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
 
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
-        """Add a replica, or change the spec of one that is there; its health and load stay.
+        """Register a replica, or change the spec of a registered one. Its health and load stay.
 
         Args:
             endpoint: The whole spec, or a url.
-            by: Who asked.
-            attributes: Of the `ReplicaEndpoint`, such as `capacity=4`, instead of its own.
+            by: Who asked for the change.
+            attributes: Attributes of the `ReplicaEndpoint`, such as `capacity=4`. They replace those of `endpoint`.
 
         Raises:
             ConfigError: The endpoint is wrong.
@@ -75,16 +75,17 @@ class RegistryChanges(RegistryState):
     async def deregister(
         self, replica: Replica | str, *, by: str = "", reason: str = "", when_drained: bool = False
     ) -> None:
-        """Remove a replica, named by handle, url or name. Config files do not bring it back.
+        """Remove a replica, named by handle, url or name. Config files do not register it again.
 
         Args:
-            replica: Which.
-            by: Who asked.
-            reason: Why, for the operator.
-            when_drained: Let it drain first; whatever ends the last session on it removes it. `enable` calls it off.
+            replica: The replica.
+            by: Who asked for the change.
+            reason: The reason, for the operator.
+            when_drained: Whether to drain the replica first. The end of its last session then removes it. `enable`
+                cancels the removal.
 
         Raises:
-            UnknownReplica: It is not registered.
+            UnknownReplica: The replica is not registered.
         """
         key = self._view.key_of(replica)
         record = self._mirror.record(key) or (await self._reader.records([key])).get(key)
@@ -97,18 +98,18 @@ class RegistryChanges(RegistryState):
             raise unknown_replica(key)
 
     async def drain(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
-        """Let a replica finish its sessions and take no new one; it is still probed.
+        """Let a replica finish its sessions and take no new ones. It is still probed.
 
         Raises:
-            UnknownReplica: It is not registered.
+            UnknownReplica: The replica is not registered.
         """
         await self._set_admin(replica, AdminState.DRAINING, by, reason)
 
     async def disable(self, replica: Replica | str, *, by: str = "", reason: str = "") -> None:
-        """Take a replica out: no new sessions, no probes.
+        """Let a replica take no new sessions, and stop probing it.
 
         Raises:
-            UnknownReplica: It is not registered.
+            UnknownReplica: The replica is not registered.
         """
         await self._set_admin(replica, AdminState.DISABLED, by, reason)
 
@@ -116,7 +117,7 @@ class RegistryChanges(RegistryState):
         """Undo `drain` or `disable`.
 
         Raises:
-            UnknownReplica: It is not registered.
+            UnknownReplica: The replica is not registered.
         """
         await self._set_admin(replica, AdminState.ACTIVE, by, reason)
 

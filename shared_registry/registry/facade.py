@@ -1,4 +1,4 @@
-"""The facade: one router's registry of replicas, shared over Redis with the other routers. Owns the tasks' lives."""
+"""The public class: one router's registry of replicas, shared with other routers over Redis. It owns the tasks."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ logger = logging.getLogger(__name__)
 
 
 class SharedReplicaRegistry(RegistryReads, RegistryChanges):
-    """Which replica takes this session? Asked by several routers of one shared state.
+    """A registry of replicas that several routers share. It decides which replica takes a session.
 
-    Built synchronously, outside any event loop; `start()` or `async with` connects it. Before that it shows the
-    configured replicas, all unknown. `select()` and the other synchronous members do no I/O: they read this router's
-    mirror of the shared state, which is kept current in the background and outlives an outage of Redis.
+    It is built synchronously, and needs no event loop for that. `start()` or `async with` connects it. Before that it
+    shows the configured replicas, all of status unknown. `select()` and the other synchronous members do no I/O. They
+    read this router's mirror of the shared state. A background task keeps the mirror current, and the mirror outlives
+    an outage of Redis.
 
-    May be built before a fork: each process that starts it is a router of its own. A copy of one that was in use before
-    the fork raises `UsageError` until it is started.
+    A registry may be built before a fork. Each process that starts it is then a router of its own. If a registry was in
+    use before the fork, its copy raises `UsageError` until it is started.
 
-    Not thread-safe: use it from one event loop. The asynchronous verbs raise `StoreUnavailable` when Redis does not
-    answer within `redis_timeout_seconds`; except for `record_*` they may be repeated then.
+    A registry is not thread-safe: use it from one event loop. The asynchronous methods raise `StoreUnavailable` when
+    Redis does not answer within `redis_timeout_seconds`. Except for `record_*`, a call may then be repeated.
     """
 
     def __init__(
@@ -59,17 +60,17 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         """Set up; nothing connects before `start`.
 
         Args:
-            config: A `RouterConfig`, or any object with the attributes of the original's.
-            redis: A client of yours, with `decode_responses=True`; it is not closed here. Default: built from
-                `redis_url`.
+            config: A `RouterConfig`, or any object with the attributes of FastVideo's router config.
+            redis: The caller's own Redis client, with `decode_responses=True`. The registry does not close it. By
+                default a client is built from `redis_url`.
             http_get: Replaces the HTTP probe.
-            health_checks: Whether this router may lead, and then probes for all.
+            health_checks: Whether this router may become the leader, which probes for all routers.
             clock: Replaces the monotonic clock.
-            url: Where this router serves, for operators to see.
-            seed: Makes what the policies of `select` leave to chance repeatable, for tests.
+            url: The url at which this router serves, for operators.
+            seed: Makes the random choices of the policies of `select` repeatable, for tests.
 
         Raises:
-            ConfigError: A setting is wrong; the message lists everything that is.
+            ConfigError: A setting is wrong. The message lists all wrong settings.
         """
         self.config = RouterConfig.adopt(config)
         self.health_checks = health_checks
@@ -89,18 +90,18 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         forks.watch(self)
 
     async def start(self, *, timeout_seconds: float | None = None) -> None:
-        """Join the routers, read the shared state, register the configured replicas that are new to it.
+        """Join the routers, register the configured replicas that are new, and read the shared state.
 
-        Keeps trying while Redis is away. On return the view is current, and is kept so until `stop`.
+        The call keeps trying while Redis is away. On return the view is current, and is kept current until `stop`.
 
         Args:
-            timeout_seconds: Give up after that long; `None` tries forever.
+            timeout_seconds: How long to try; `None` tries forever.
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time. Nothing is left running.
-            StoreRefused: Wrong credentials, or a server older than Redis 6.2. Nothing is left running.
+            StoreRefused: The credentials are wrong, or the server is older than Redis 6.2. Nothing is left running.
             KeyConflict: A key of the namespace is of another type. Nothing is left running.
-            UsageError: It was started already; or the Redis client that it was given was in use before a fork.
+            UsageError: The registry was already started, or its Redis client was in use before a fork.
         """
         if self._tasks is not None or self._is_starting:
             raise UsageError("the registry was started already; call stop() first")
@@ -122,7 +123,10 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._outcomes.is_shared = True
 
     async def stop(self) -> None:
-        """Resign if leading, leave the routers, close what was opened. Harmless when not started. Bounded in time."""
+        """Resign if this router is the leader, leave the routers, and close the connections.
+
+        The call does nothing if the registry is not started. It is bounded in time.
+        """
         tasks, self._tasks = self._tasks, None
         if tasks is None:
             return
@@ -132,24 +136,24 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         await self._close()
 
     async def __aenter__(self) -> Self:
-        """Start."""
+        """Start the registry."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop the registry."""
         await self.stop()
 
     @property
     def router_key(self) -> str:
-        """Names this router in Redis: the router id and a random part, new at each `start`; empty before."""
+        """This router's key in Redis: the router id and a random part, new at each `start`. Empty before `start`."""
         return self._router_key
 
     @property
     def is_started(self) -> bool:
-        """Whether it follows the shared state: from the end of `start` to `stop`."""
+        """Whether the registry follows the shared state: from the end of `start` to `stop`."""
         return self._tasks is not None
 
     async def acquire(
@@ -160,29 +164,31 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         exclude: Collection[Replica | str] = (),
         on_position: OnPosition | None = None,
     ) -> Lease:
-        """Take a slot for a session: on the least loaded replica of the first tier that has room. One round trip.
+        """Acquire a lease on the least loaded replica of the first tier that has room. This takes one round trip.
 
         No placement exceeds a replica's capacity, however many routers there are. The lease lives until it is released
-        or this router ends, however long that is. Cancelled at any point the call leaves nothing behind, at the latest
-        after the next reconciliation.
+        or this router ends, however long that is. A call that is cancelled at any point leaves no lease behind, at the
+        latest after the next reconciliation.
 
         Args:
-            session: A name by which the session returns to the replica where it is, or was within `affinity_seconds`,
-                while that one is ready. Only its digest goes to Redis.
-            timeout: How long to wait for a slot, in seconds, if there is none: in one line with all who wait at any
-                router, first come first. It also bounds how long a busy router may take to ask. 0 does not wait for a
-                slot, but asks when it is the call's turn, however many other calls of this router come first.
-            exclude: Replicas that were tried without success, by handle, url or name. While others have no room the
-                session waits in the queue too; there it takes what comes.
-            on_position: Called with the session's position in the line and the length of the line, both from 1: once
-                it waits, and when that has changed, about once a second. Must not block; what it raises ends the call.
+            session: The session's name. A session returns to the replica where a session of the same name is, or was
+                within `affinity_seconds`, while that replica is ready. Only the digest of the name is sent to Redis.
+            timeout: How long to wait, in seconds, if no slot is free. The session waits in one queue with the sessions
+                of all routers, first come first served. The timeout also bounds how long a busy router may take to send
+                the request. With 0 the call does not wait for a slot. It then still waits for its turn to send the
+                request, however many other calls of this router come first.
+            exclude: Replicas that were tried without success, by handle, url or name. If the other replicas have no
+                room, the session waits in the queue too. There it takes any slot, also one on an excluded replica.
+            on_position: Called with the session's position in the queue and the depth of the queue, both from 1. It is
+                called when the session begins to wait, and when these have changed, about once a second. It must not
+                block. An exception that it raises ends the call.
 
         Raises:
-            Saturated: Every healthy replica is full, and no slot came free in time; or `max_queue` wait already; or
-                this router was too busy to ask in time.
-            NoHealthyReplica: None is healthy and active, or came to be in time.
-            StoreUnavailable: Redis is away, and `degraded_placement` has nothing to offer.
-            UsageError: The registry is not started, was stopped meanwhile, or the timeout is not usable.
+            Saturated: Every healthy replica is full and no slot came free in time; or the queue has `max_queue`
+                waiters; or this router was too busy to send the request in time.
+            NoHealthyReplica: No replica was healthy and active in time.
+            StoreUnavailable: Redis is away, and `degraded_placement` allows no replica.
+            UsageError: The registry is not started, was stopped during the call, or the timeout is not usable.
         """
         self._expect_started()
         if not 0 <= timeout < math.inf:
@@ -197,16 +203,16 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         )
 
     async def run_health_checks(self, config: object | None = None, *, http_get: HttpProbe | None = None) -> None:
-        """Stand for leader, and probe for all while leading, until cancelled; then report, and resign.
+        """Campaign for leader, and probe for all routers while leading, until cancelled; then report, and resign.
 
-        For a registry with `health_checks=False` whose owner runs the loop. The registry must be started.
+        This is for a registry with `health_checks=False` whose owner runs the loop. The registry must be started.
 
         Args:
-            config: Whose health check settings to use; default: the registry's own.
+            config: The config whose health check settings are used; by default the registry's own.
             http_get: Replaces the HTTP probe.
 
         Raises:
-            UsageError: Health checks run already, or the registry is not started.
+            UsageError: Health checks already run, or the registry is not started.
         """
         if self.health_checks:
             raise UsageError(
@@ -236,7 +242,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._outcomes = parts.outcomes
 
     def _become_router(self) -> None:
-        """Make what this router alone has, in the process that starts it: a forked copy is another router."""
+        """Make a router key, random seeds and parts for this process, because a forked copy is another router."""
         clients = self._clients
         if self._parent is not None:
             if self._redis is not None:
@@ -253,7 +259,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._use(self._assemble(self._router_key, clients))
 
     def disown(self, parent: int) -> None:
-        """See `forks`: this is a copy of a registry of the process with that id, and not a router."""
+        """Disable this copy of a registry, which belongs to the process with that id. See `forks`."""
         self._router_key = ""
         if self._parent is not None:
             self._parent = parent

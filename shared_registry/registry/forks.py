@@ -1,8 +1,8 @@
-"""What a process does with objects that it has from the process it was forked from.
+"""Protects a process's connections from the copies that a forked child process has of them.
 
-Connections and event loops belong to the process that made them: a copy that reads, writes or closes them takes the
-answers of the original, or takes its sockets out of its event loop. So a copy keeps them, untouched, for as long as it
-lives.
+Connections and event loops belong to the process that made them. A copy that reads, writes or closes them would take
+replies that belong to the original process, or remove its sockets from its event loop. So a child process keeps its
+copies untouched for as long as it lives.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from shared_registry.errors import UsageError
 
 
 class Forkable(Protocol):
-    """An object that is told in a process that was forked."""
+    """An object that is notified in the child process after a fork."""
 
     def disown(self, parent: int) -> None:
-        """Leave alone what belongs to the process with this id, of which this one is a copy."""
+        """Stop using everything that belongs to the parent process, which has this id."""
 
 
 class Inherited:
-    """Stands for a part that belongs to another process: whatever is asked of it is refused."""
+    """Takes the place of a part that belongs to another process, and refuses every use."""
 
     def __init__(self, parent: int) -> None:
         self.__dict__["parent"] = parent
@@ -32,7 +32,7 @@ class Inherited:
 
 
 def refusal(parent: int) -> UsageError:
-    """Return what a copy says that was not started here."""
+    """Return the error of a copy that was not started in this process."""
     return UsageError(
         f"this registry was in use in process {parent} before this process was forked from it; "
         "await start() in this process, or build a registry here"
@@ -40,12 +40,12 @@ def refusal(parent: int) -> UsageError:
 
 
 def watch(one: Forkable) -> None:
-    """Have it told of forks for as long as it lives."""
+    """Notify an object of forks for as long as it lives."""
     _watched.add(one)
 
 
 def keep(*parts: object) -> None:
-    """Keep these until this process ends, so that nothing closes them."""
+    """Keep these objects until this process ends, so that nothing closes them."""
     _kept.extend(parts)
 
 

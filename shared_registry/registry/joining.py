@@ -1,4 +1,4 @@
-"""How a router joins: wait for Redis, send a heartbeat, register the replicas of its config, read the shared state."""
+"""Joins the routers: waits for Redis, sends a heartbeat, registers the configured replicas, reads the shared state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: random.Random) -> None:
-    """Join, as soon as Redis can be reached. On return the view is current.
+    """Join the routers as soon as Redis can be reached. On return the view is current.
 
     Raises:
         StoreRefused: Wrong credentials, or a server older than Redis 6.2.
@@ -44,7 +44,7 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
 
 
 async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
-    """Send a heartbeat, seed and read; return whether it was all one history."""
+    """Send a heartbeat, register the configured replicas, and read; return whether all of that met one history."""
     heartbeat = await parts.membership.heartbeat()
     await _seed(parts, settings)
     await parts.mirror.load()
@@ -54,7 +54,7 @@ async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
 async def _seed(parts: Parts, settings: RouterConfig) -> None:
     """Register the configured replicas that are not registered as configured.
 
-    Comes before the first read of all, or the view would show none of them for a moment.
+    This must come before the mirror loads the shared state: otherwise the view would lack these replicas for a moment.
     """
     registered = await parts.reader.records([canonical_url(endpoint.url) for endpoint in settings.replicas])
     for endpoint in settings.replicas:

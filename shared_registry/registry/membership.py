@@ -1,4 +1,4 @@
-"""This router among the live ones: it sends heartbeats, reaps routers that stopped, and leaves when it stops."""
+"""Keeps this router among the live routers: sends heartbeats, reaps expired routers, and leaves at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HeartbeatCheck = Callable[[Heartbeat | StoreError], None]
 
 
 class Membership:
-    """Keeps one router in `routers`. One `run` at a time."""
+    """Keeps one router in the Redis key `routers`. Only one `run` at a time."""
 
     def __init__(
         self,
@@ -34,18 +34,19 @@ class Membership:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """Set up; the first heartbeat joins.
+        """Set up; the first heartbeat joins the routers.
 
         Args:
-            store: Where the routers are listed.
-            info: How this one presents itself.
-            heartbeat_seconds: How often it sends a heartbeat.
-            expiry_seconds: How long after its last heartbeat the others may reap it; over twice the heartbeat.
-            affinity_seconds: How long the sessions of one that was reaped may find their replicas again.
-            begin_heartbeat: Called before each heartbeat; what it returns is called with the reply, or why it
-                failed.
-            clock: For waiting.
-            rng: For jitter.
+            store: Lists the routers.
+            info: The data that this router publishes about itself.
+            heartbeat_seconds: How often this router sends a heartbeat.
+            expiry_seconds: How long after its last heartbeat other routers may reap this one; over twice
+                `heartbeat_seconds`.
+            affinity_seconds: How long the sessions of a reaped router may still return to their replicas.
+            begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
+                error.
+            clock: Used for waits.
+            rng: Used for jitter.
         """
         self._store = store
         self._info = info
@@ -61,7 +62,7 @@ class Membership:
         """Send one heartbeat.
 
         Raises:
-            StoreError: Redis could not be told.
+            StoreError: Redis did not accept the heartbeat.
         """
         end_heartbeat = self._begin_heartbeat()
         try:
@@ -73,10 +74,10 @@ class Membership:
         return heartbeat
 
     async def leave(self) -> None:
-        """End this router's leases, and take it out of the live ones.
+        """End this router's leases, and remove it from the live routers.
 
         Raises:
-            StoreError: Redis could not be told; the others reap it when it has expired.
+            StoreError: Redis did not accept the change. Other routers reap this one when it has expired.
         """
         while await self._store.leave(affinity_seconds=self._affinity_seconds) is Parting.PARTIAL:
             pass
@@ -101,7 +102,7 @@ class Membership:
                 await self._clock.sleep(next_heartbeat_at - self._clock.monotonic())
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
-        """Reap until the next heartbeat is due; its reply names those that are left."""
+        """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones."""
         for router in expired:
             parting = Parting.PARTIAL
             while parting is Parting.PARTIAL:

@@ -1,4 +1,7 @@
-"""What a router saw itself of a replica: counted for all routers or, before the registry is started, for this one."""
+"""Counts outcomes: this router's own experience with replicas.
+
+Outcomes count for all routers or, before the registry is started, for this router alone.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class Outcomes:
-    """Counts outcomes, and never raises: what Redis cannot be told is dropped, with one line in the log.
+    """Counts outcomes, and never raises.
 
-    What is this router's own trouble is no failure of a replica, and is dropped likewise.
+    An outcome that cannot be written to Redis is dropped, with one line in the log. A failure because of this router's
+    own trouble is no failure of the replica, and is dropped too.
     """
 
     def __init__(self, store: Store, view: View, cooldown: Cooldown, trouble_log: TroubleLog) -> None:
@@ -57,7 +61,7 @@ class Outcomes:
             self._view.set_health(replica, after_failure(replica.health, thresholds, at=time.time()))
 
     async def passive(self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str | BaseException) -> None:
-        """Weigh what a session met. A success says something only where a failure was reported before it."""
+        """Count the outcome of a session. A success counts only if this router reported a failure before it."""
         key = replica.key
         if not ok and self._is_own_trouble(replica, reason):
             return

@@ -1,4 +1,4 @@
-"""Waits for what a router's view comes to show: a replica to select, or a first verdict on every replica."""
+"""Waits until a router's view shows a replica to select, or a first verdict on every replica."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared_registry.model import AdminState, Event, ReplicaStatus
 from shared_registry.selection.view import View
 
 LOOK_SECONDS = 1.0
-"""How often the view is looked at besides: it also changes with the time, where it is too old to be used."""
+"""How often the view is checked without a change: it also changes with time, when it becomes too old to be used."""
 
 
 def is_selectable(view: View) -> bool:
@@ -28,12 +28,12 @@ def is_judged(view: View) -> bool:
 
 
 async def until(mirror: Mirror, holds: Callable[[View], bool], *, timeout_seconds: float | None) -> bool:
-    """Return whether a condition on the view came to hold in time.
+    """Wait until a condition on the view holds; return whether it does.
 
     Args:
-        mirror: What keeps the view current.
+        mirror: Keeps the view current.
         holds: The condition.
-        timeout_seconds: How long to wait; `None` waits for ever.
+        timeout_seconds: How long to wait; `None` waits forever.
     """
     changed = asyncio.Event()
 

@@ -1,4 +1,8 @@
-"""What a registry shows: from this router's mirror without I/O and, where it says so, from Redis."""
+"""The methods and properties of a registry that only read.
+
+The synchronous ones read this router's mirror without I/O. `wait_ready` and `wait_judged` wait for changes of the
+mirror. The other asynchronous ones read Redis.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +20,27 @@ DRAIN_POLL_SECONDS = 0.1
 
 
 class RegistryReads(RegistryState):
-    """The verbs and properties that change nothing."""
+    """The methods and properties that change nothing."""
 
     def select(
         self, *, key: str | None = None, exclude: Collection[Replica | str] = (), policy: str | None = None
     ) -> Replica | None:
-        """Return the replica that the next session should go to; `None` if there is none.
+        """Return the replica for the next session; `None` if no replica can be selected.
 
-        Synchronous and without I/O. By default the first healthy, active primary in order, else the first such other;
-        other policies spread sessions over that tier. Knows nothing of capacity; `acquire` does.
+        Synchronous and without I/O. The default policy returns the first healthy, active primary in order, or else the
+        first healthy, active replica that is not a primary. Other policies spread sessions over that tier. `select`
+        does not know capacity; `acquire` does.
 
         Args:
-            key: What the session belongs to: the `hash` policy takes equal keys to the same replica.
+            key: The key of the session. The `hash` policy sends equal keys to the same replica.
             exclude: Replicas that were tried without success, by handle, url or name.
-            policy: Replaces the configured one for this call. The first such call prepares it, which with thousands of
-                replicas takes a moment.
+            policy: Replaces the configured policy for this call. The first such call prepares the policy, which takes a
+                moment with thousands of replicas.
 
         Raises:
             UsageError: There is no such policy.
-            UnknownReplica: A url or name in `exclude` is no replica's, and never was as far as this router knows.
-            ConfigError: A url in `exclude` is none.
+            UnknownReplica: A url or name in `exclude` belongs to no replica that this router knows or has known.
+            ConfigError: A url in `exclude` is not valid.
         """
         view = self._view
         if policy is None and not exclude:
@@ -44,26 +49,27 @@ class RegistryReads(RegistryState):
         return view.selection.select(policy, key, view.known_keys_of(exclude))
 
     async def wait_ready(self, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether `select()` came to have a replica in time; at once where it has one.
+        """Wait until `select()` has a replica to return; return whether it has. Returns at once if it has one already.
 
-        For the first moments of a new registry: its replicas take no sessions before the leader has probed them.
+        This is for the first moments of a new registry: its replicas take no sessions before the leader has probed
+        them.
 
         Args:
-            timeout_seconds: How long to wait; `None` waits for ever.
+            timeout_seconds: How long to wait; `None` waits forever.
 
         Raises:
-            UsageError: The registry is not started, or was stopped meanwhile.
+            UsageError: The registry is not started, or was stopped during the call.
         """
         return await self._until(readiness.is_selectable, timeout_seconds)
 
     async def wait_judged(self, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether a replica came to be healthy, or every active one to have its first verdict, in time.
+        """Wait until a replica is healthy, or every active replica has its first verdict; return whether that holds.
 
         Args:
-            timeout_seconds: How long to wait; `None` waits for ever.
+            timeout_seconds: How long to wait; `None` waits forever.
 
         Raises:
-            UsageError: The registry is not started, or was stopped meanwhile.
+            UsageError: The registry is not started, or was stopped during the call.
         """
         return await self._until(readiness.is_judged, timeout_seconds)
 
@@ -82,8 +88,8 @@ class RegistryReads(RegistryState):
         """Return the replica given by handle, url in any spelling, or name; `None` for a url that is not registered.
 
         Raises:
-            ConfigError: A url that is none.
-            UnknownReplica: No replica has that name, or several have.
+            ConfigError: The url is not valid.
+            UnknownReplica: No replica has that name, or several replicas have it.
         """
         return self._view.get(self._view.key_of(replica))
 
@@ -93,17 +99,20 @@ class RegistryReads(RegistryState):
 
     @property
     def is_leader(self) -> bool:
-        """Whether this router leads, by its own clock: past its lease it says no, whatever Redis says."""
+        """Whether this router is the leader, by its own clock.
+
+        False after the end of its lease, even if Redis still names this router.
+        """
         return self._parts.leadership.is_leader
 
     @property
     def leader(self) -> Leader | None:
-        """Who leads, as last heard of: a leader that died is shown until the next one is elected."""
+        """The leader, as last received. A leader that died is shown until the next one is elected."""
         return self._mirror.leader
 
     @property
     def revision(self) -> str:
-        """Id of the last event that the view has taken in."""
+        """Id of the last event that the view shows."""
         return self._mirror.revision
 
     @property
@@ -113,27 +122,27 @@ class RegistryReads(RegistryState):
 
     @property
     def age_seconds(self) -> float | None:
-        """How long ago the view was known to be current: at rest up to `refresh_seconds`; `None` before `start`."""
+        """How long ago the view was known to be current; `None` before `start`. At rest up to `refresh_seconds`."""
         return self._mirror.age_seconds
 
     @property
     def writable_age_seconds(self) -> float | None:
-        """How long ago Redis last accepted a heartbeat, which writes: at rest up to `heartbeat_seconds`."""
+        """How long ago Redis last accepted a heartbeat, which is a write. At rest up to `heartbeat_seconds`."""
         return self._parts.writability.age_seconds
 
     @property
     def write_failure(self) -> str | None:
-        """Why Redis refuses this router's writes although it can be read; `None` while it does not, or is away."""
+        """Why Redis refuses this router's writes although it answers reads; `None` if it accepts writes, or is away."""
         return self._parts.writability.failure
 
     @property
     def panic(self) -> Panic | None:
-        """Why `select()` spreads sessions over all active replicas; `None` while it does not. See `panic_percent`."""
+        """Why `select()` spreads sessions over all active replicas; `None` if it does not. See `panic_percent`."""
         return self._view.panic
 
     @property
     def is_in_trouble(self) -> bool:
-        """Whether this router lately had no descriptor, port, memory or route with which to connect to replicas."""
+        """Whether this router lately lacked a file descriptor, port, memory or route to connect to replicas."""
         return self._outcomes.is_in_trouble
 
     @property
@@ -146,14 +155,16 @@ class RegistryReads(RegistryState):
         return await self._reader.queue_depth()
 
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
-        """Return whether a replica came to have no sessions in time; a removed one has none once they have ended.
+        """Wait until a replica has no sessions; return whether it has none.
+
+        A removed replica keeps its sessions until they end.
 
         Args:
-            replica: Named by handle, url or name.
-            timeout_seconds: How long to wait; `None` waits for ever.
+            replica: The replica, by handle, url or name.
+            timeout_seconds: How long to wait; `None` waits forever.
 
         Raises:
-            UnknownReplica: It is not registered, and no session is on it.
+            UnknownReplica: The replica is not registered and has no sessions.
         """
         key = self._view.key_of(replica)
         deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
@@ -166,18 +177,18 @@ class RegistryReads(RegistryState):
         return True
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
-        """Return up to that many events, oldest first: those that follow a revision, or the latest ones."""
+        """Return up to `count` events, oldest first: those after the revision `after`, or else the latest ones."""
         if after is None:
             return await self._reader.last_events(count)
         return await self._reader.events(after=after, count=count)
 
     async def check(self) -> list[Violation]:
-        """Verify the invariants of the namespace live; return what does not hold."""
+        """Verify the invariants of the namespace while routers work on it; return the violations."""
         return await find_violations(self._reader, self._parts.keys)
 
     async def refresh(self, *, at_once: bool = False) -> None:
-        """Read again what the event stream does not carry: probe times, latencies, counters, load.
+        """Read from Redis the data that the event stream does not carry: probe times, latencies, counters, loads.
 
-        At most once per `refresh_seconds`, unless `at_once`; calls in between return without reading.
+        Reads at most once per `refresh_seconds`, unless `at_once` is true. Calls in between return without reading.
         """
         await self._mirror.refresh(at_once=at_once)

@@ -1,4 +1,4 @@
-"""What the verbs of a registry have in common: the parts that they use."""
+"""The base class of a registry's methods: it declares the parts that they use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared_registry.selection.view import View
 
 
 class RegistryState(ABC):
-    """The parts of one router's registry: those of its present start, or of the next one."""
+    """The parts of one router's registry, of its present start or of the next one."""
 
     config: RouterConfig
     _clock: Clock
@@ -27,10 +27,10 @@ class RegistryState(ABC):
 
     @abstractmethod
     def _expect_started(self) -> None:
-        """Refuse what needs a started registry.
+        """Refuse a call that needs a started registry.
 
         Raises:
-            UsageError: It is not started in this process.
+            UsageError: The registry is not started in this process.
         """
 
 

@@ -1,4 +1,4 @@
-"""What one router's registry is made of, put together. Nothing here runs or connects."""
+"""Builds the parts of one router's registry. Nothing here runs or connects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from shared_registry.store.writability import Writability
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one router's registry, each of which says itself what it does."""
+    """The parts of one router's registry; each class documents itself."""
 
     keys: Keys
     clients: Clients
@@ -62,16 +62,16 @@ def build_parts(
     clock: Clock,
     rng: random.Random,
 ) -> Parts:
-    """Build the parts, and make them known to each other.
+    """Build the parts, and connect them to each other.
 
     Args:
-        settings: Of this router.
-        router_key: Its key, new at each start.
-        url: Where the router serves, for operators to see.
+        settings: The settings of this router.
+        router_key: This router's key, new at each start.
+        url: The url at which the router serves, for operators.
         clients: See `clients_of`.
-        view: See `configured_view`; it outlives a stop, with the handles that callers have.
-        clock: For waits, ages and deadlines.
-        rng: For jitter.
+        view: See `configured_view`. It outlives a stop, with the handles that callers have.
+        clock: Used for waits, ages and deadlines.
+        rng: Used for jitter.
     """
     store, reader, mirror, writability = _shared_state(settings, router_key, clients, view, clock=clock, rng=rng)
 
@@ -112,7 +112,7 @@ def build_parts(
 def _shared_state(
     settings: RouterConfig, router_key: str, clients: Clients, view: View, *, clock: Clock, rng: random.Random
 ) -> tuple[Store, Inspector, Mirror, Writability]:
-    """Build what writes and reads the shared state, and a mirror that contributes its view where history was lost."""
+    """Build the store, the reader, and a mirror that writes its view to Redis after history was lost."""
     keys, timeout_seconds = Keys(settings.namespace), settings.redis_timeout_seconds
     writability = Writability(read_age=lambda: mirror.age_seconds, clock=clock)
     store = Store(
@@ -121,7 +121,7 @@ def _shared_state(
         router=router_key,
         timeout_seconds=timeout_seconds,
         writability=writability,
-        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  made below
+        begin_write=lambda: mirror.begin_write(),  # noqa: PLW0108  the mirror is made below
     )
     reader = Inspector(clients, keys, timeout_seconds=timeout_seconds)
 
@@ -146,8 +146,8 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
     """Build a view that shows the configured replicas.
 
     Args:
-        settings: Of this router.
-        selection_rng: For what the policies leave to chance.
+        settings: The settings of this router.
+        selection_rng: Used for the random choices of the policies.
     """
     selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
     view = View(priority, selection, panic_percent=settings.panic_percent)
@@ -156,14 +156,14 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
 
 
 def reset_view(view: View) -> None:
-    """Take back what the parts of an earlier start did to a view, and nobody would end."""
-    view.withhold(False)  # noqa: FBT003  a claim
+    """Reset the changes that the parts of an earlier start made to a view, because those parts no longer run."""
+    view.withhold(False)  # noqa: FBT003  the state to set
     view.cool(())
     view.ramp({}, ())
 
 
 def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:
-    """Return a router's clients, not connected: the caller's own, or built from the settings.
+    """Return a router's Redis clients, not connected: the caller's own, or clients built from the settings.
 
     Raises:
         ConfigError: The client cannot be used.

@@ -1,9 +1,9 @@
-"""Selection policies: which of the replicas that may be selected takes the next session. Pure, no I/O.
+"""Selection policies: they choose the replica for the next session among the selectable ones. Pure, no I/O.
 
-They do their work when the mirror changes, so that little is left to do when a session comes.
+The policies do most of their work when the mirror changes, so that a selection is cheap.
 """
 
-from shared_registry.selection import hash_ring, least_loaded, round_robin  # noqa: F401  as `priority`, they register themselves
+from shared_registry.selection import hash_ring, least_loaded, round_robin  # noqa: F401  each import registers a policy
 from shared_registry.selection.members import Members, Picker
 from shared_registry.selection.panic import Panic, find_panic
 from shared_registry.selection.policies import Policy, PolicyContext, find_policy, policy_names, register_policy

@@ -1,4 +1,4 @@
-"""Replicas that this router failed to connect to come last in its own choices, for some time."""
+"""The cooldown: for some time this router chooses a replica last after it failed to connect to the replica."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from shared_registry.selection.view import View
 
 
 class Cooldown:
-    """Keeps time for the view, so that selecting looks at no clock. One `run` at a time."""
+    """Starts and ends cooldowns in the view, so that a selection reads no clock. Only one `run` at a time."""
 
     def __init__(self, view: View, *, seconds: float, clock: Clock) -> None:
         """Set up.
 
         Args:
-            view: Where the replicas come last.
-            seconds: For how long; 0 for not at all.
-            clock: For that.
+            view: The view that is told which replicas come last.
+            seconds: How long a cooldown lasts; 0 turns cooldowns off.
+            clock: Used for the end of each cooldown.
         """
         self._view = view
         self._seconds = seconds
@@ -27,18 +27,18 @@ class Cooldown:
         self._is_changed = asyncio.Event()
 
     def begin(self, key: str) -> None:
-        """Let a replica come last from now on."""
+        """Begin the cooldown of a replica, or extend it."""
         if self._seconds > 0:
             self._until[key] = self._clock.monotonic() + self._seconds
             self._show()
 
     def end(self, key: str) -> None:
-        """Let a replica be chosen as before: connecting to it has succeeded."""
+        """End the cooldown of a replica, because connecting to it has succeeded."""
         if self._until.pop(key, None) is not None:
             self._show()
 
     async def run(self) -> None:
-        """End each in its time, until cancelled."""
+        """End each cooldown when it is over, until cancelled."""
         while True:
             self._is_changed.clear()
             now = self._clock.monotonic()

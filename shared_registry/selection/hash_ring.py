@@ -1,9 +1,9 @@
 """Consistent hashing: a key goes to the same member at every router, and few keys move when members change.
 
-Every member has points on a ring, in number by its weight. A key has two places, and goes to the point that is nearest
-to either of them. (One place and the next point after it would need six times as many points to spread keys as evenly.)
-A new point only takes keys, and one that goes only gives them up, so that just the share of the member that came or
-went moves.
+Every member has points on a ring. Their number depends on its weight. A key has two places on the ring, and goes to the
+owner of the point that is nearest to either place. (With one place and the next point after it, six times as many
+points would be needed to spread keys as evenly.) A new point only takes keys, and a removed point only gives keys up.
+So only the share of the member that joined or left moves.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ from shared_registry.selection.policies import register_policy
 from shared_registry.selection.ring_points import RingPoints, sizes_by_weight
 
 POINTS = 32
-"""Of a member of weight 1. Its share of the keys is off by some 7% then; twice as many would make that 5%, and cost
-twice as much memory and time at every change."""
+"""How many points a member of weight 1 has. The share of its keys then deviates by about 7%.
+
+Twice as many points would make that 5%, and cost twice as much memory and time at every change.
+"""
 WEIGHT_STEP = 64
-"""Weights are taken as multiples of the power of this that is nearest to their mean: of 1, as long as the mean lies
-between 1/8 and 8. Where it crosses over, half of the keys move."""
+"""Weights are measured in a unit: the power of this number that is nearest to their mean.
+
+The unit is 1 as long as the mean lies between 1/8 and 8. When the mean crosses such a limit, half of the keys move.
+"""
 _UNPACK = struct.Struct("<QQ").unpack
 _FRACTION = 2.0**-52
 
 
 class HashRing:
-    """The ring of one level."""
+    """The hash policy for the members of one level."""
 
     def __init__(self, rng: random.Random, loads: Loads, *, max_load: float | None = None) -> None:
         """Set up, without members.
 
         Args:
-            rng: Places sessions that have no key.
-            loads: What `max_load` goes by.
+            rng: Chooses places for sessions without a key.
+            loads: The loads that `max_load` is compared with.
             max_load: The most load that a member takes, as a multiple of its share by weight; above 1. A session that
-                would exceed it goes to the next member in the key's order. `None` for no bound.
+                would exceed it goes to the next member in the key's order. `None` means no bound.
         """
         self._random = rng.random
         self._loads = loads
@@ -54,7 +58,7 @@ class HashRing:
         self.choose: Callable[[str | None], Replica | None] = self._nearest if max_load is None else self._nearest_able
 
     def update(self, members: Members) -> None:
-        """Choose among these from now on."""
+        """Choose among these members from now on."""
         if members == self._members and self._version == self._loads.version:
             return
         if members != self._members:
@@ -70,7 +74,10 @@ class HashRing:
             self.recount()
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:
-        """Return where the key goes as if the excluded ones were not there; over the bound where all others are."""
+        """Return the replica for the key as if the excluded ones were not members.
+
+        If all other members are over the bound, the bound is ignored.
+        """
         places = self._places(key)
         replica = None
         if self._max_load is not None:
@@ -80,7 +87,7 @@ class HashRing:
         return replica if replica is None or self._max_load is None else self._take(replica)
 
     def recount(self) -> None:
-        """Take note that the loads were read anew."""
+        """Add up the loads again, after they were read anew."""
         self._total = sum(load.count for load, _ in self._bounds.values())
 
     def _nearest(self, key: str | None) -> Replica | None:
@@ -91,7 +98,7 @@ class HashRing:
             return None
         if key is None:
             place, other = self._places(None)
-        else:  # written out, for a call would cost as much as half of the rest
+        else:  # inlined, because a call would cost half as much as the rest of this method
             first, second = _UNPACK(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest())
             place, other = 1.0 + (first >> 12) * _FRACTION, 1.0 + (second >> 12) * _FRACTION
         at = bisect_right(points, place)
@@ -108,7 +115,7 @@ class HashRing:
         return ring.replicas[ring.owners[at]]
 
     def _nearest_able(self, key: str | None) -> Replica | None:
-        """Return the owner of the nearest point whose owner has room under the bound; count it."""
+        """Return the owner of the nearest point whose owner has room under the bound, and count the session."""
         replica = self._nearest(key)
         if replica is None:
             return None
@@ -135,7 +142,7 @@ class HashRing:
         return 1.0 + (first >> 12) * _FRACTION, 1.0 + (second >> 12) * _FRACTION
 
     def _search(self, places: tuple[float, float], is_refused: Callable[[Replica], bool]) -> Replica | None:
-        """Return the owner of the nearest point whose owner is not refused: outwards from both places."""
+        """Return the owner of the nearest point whose owner is not refused; search outwards from both places."""
         best: tuple[float, Replica] | None = None
         refused: dict[Replica, bool] = {}
         for place in places:
@@ -151,7 +158,10 @@ class HashRing:
         refused: dict[Replica, bool],
         is_refused: Callable[[Replica], bool],
     ) -> tuple[float, Replica] | None:
-        """Return the best of what was found and what lies in one direction from a place, once around at the most."""
+        """Return the nearer one of the best result so far and the first accepted owner in one direction from a place.
+
+        The search goes around the ring at most once.
+        """
         ring = self._ring
         points, owners, replicas = ring.places, ring.owners, ring.replicas
         count = len(points) - 2

@@ -1,7 +1,8 @@
-"""Weighted power of two choices: of two members drawn by weight, the one that a session more would load less.
+"""Weighted power of two choices: draw two members by weight, and choose the one that has less load per weight.
 
-Taking the least loaded of all would herd: routers that read the same loads would all send to the same replica until
-they read again. Two random ones differ from router to router, and are nearly as good.
+The load includes the session to place. Choosing the least loaded of all members would cause herding: routers that read
+the same loads would all send sessions to the same replica until they read the loads again. Two random members differ
+from router to router, and the choice is nearly as good.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shared_registry.selection.policies import register_policy
 
 
 class LeastLoaded:
-    """Draws in constant time from an alias table (Vose), which with equal weights is the list of members itself."""
+    """Draws in constant time from an alias table (Vose). With equal weights it draws from the list of members."""
 
     def __init__(self, rng: random.Random, loads: Loads) -> None:
         self._rng = rng
@@ -31,7 +32,7 @@ class LeastLoaded:
         self._aliases: list[int] = []
 
     def update(self, members: Members) -> None:
-        """Choose among these from now on."""
+        """Choose among these members from now on."""
         if members == self._members and self._version == self._shared_loads.version:
             return
         if members.weights != self._members.weights:
@@ -44,7 +45,7 @@ class LeastLoaded:
         self._loads = self._shared_loads.of(members.replicas)
 
     def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
-        """Return the less loaded one of two."""
+        """Return the less loaded one of two random members."""
         loads = self._loads
         count = len(loads)
         if count < 2:
@@ -55,7 +56,7 @@ class LeastLoaded:
             other = int(random() * (count - 1))
             if other >= at:
                 other += 1
-        else:  # two draws, written out: calls would cost as much as all the rest
+        else:  # two inlined draws, because calls would cost as much as the rest of this method
             place = random() * count
             at = int(place)
             if place - at >= cuts[at]:
@@ -77,7 +78,7 @@ class LeastLoaded:
         return self._replicas[at]
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
-        """Return the less loaded one of two that are not excluded."""
+        """Return the less loaded one of two random members that are not excluded."""
         able = [at for at, replica in enumerate(self._replicas) if replica.key not in excluded]
         if not able:
             return None
@@ -85,15 +86,15 @@ class LeastLoaded:
         return self._take(min(two, key=lambda at: (self._loads[at].count + 1) * self._shares[at]))
 
     def recount(self) -> None:
-        """The loads are shared objects; there is nothing to do."""
+        """Do nothing: the loads are shared objects, which are already updated."""
 
     def _another(self, at: int, count: int) -> int:
-        """Draw once more; a member with nearly all of the weight meets its neighbour."""
+        """Draw once more. If the same member is drawn again, take its neighbour."""
         other = self._draw(count)
         return other if other != at else (at + 1) % count
 
     def _draw(self, count: int) -> int:
-        """Draw one by weight."""
+        """Draw one member by weight."""
         place = self._random() * count
         at = int(place)
         return at if self._cuts is None or place - at < self._cuts[at] else self._aliases[at]
@@ -106,7 +107,7 @@ class LeastLoaded:
 
 
 def alias_table(weights: Sequence[float]) -> tuple[list[float], list[int]]:
-    """Return, for each place, the share of it that is its own, and whose the rest is."""
+    """Return, for each member's cell of the table, the member's own share of the cell and the owner of the rest."""
     mean = sum(weights) / len(weights)
     cuts = [weight / mean for weight in weights]
     aliases = list(range(len(weights)))
@@ -118,7 +119,7 @@ def alias_table(weights: Sequence[float]) -> tuple[list[float], list[int]]:
         cuts[rich] -= 1 - cuts[poor]
         if cuts[rich] < 1:
             small.append(large.pop())
-    for at in (*small, *large):  # what rounding has left over
+    for at in (*small, *large):  # the remaining cells differ from 1 only by rounding
         cuts[at] = 1.0
     return cuts, aliases
 

@@ -1,6 +1,7 @@
-"""How many sessions each replica has, as far as this router knows: as read last, and what it has selected since.
+"""The load of each replica as far as this router knows it: the sessions read last, plus this router's picks since then.
 
-A pick counts until loads that were read after it arrive: by then its session is in them, if it is one that is counted.
+A pick is a replica that a policy has returned. It counts until loads arrive that were read after it. These contain its
+session, if the session holds a lease.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ class Load:
     """The load of one replica.
 
     Attributes:
-        count: Sessions read, and picks that they do not show yet.
-        recent: Picks since the last look at the loads began.
+        count: The sessions read last, plus the picks that were not in them yet.
+        recent: The picks since the last reading of the loads began.
     """
 
     __slots__ = ("count", "recent")
@@ -29,8 +30,8 @@ class Loads:
     """The loads of all replicas that a policy has asked for.
 
     Attributes:
-        is_used: Whether a policy has gone by them since the last look.
-        version: Rises when a load is forgotten, so that the object that a policy has is not the one in use any more.
+        is_used: Whether a policy has used the loads since the last reading began.
+        version: Rises when a load is forgotten. A policy must then get its load objects anew.
     """
 
     def __init__(self) -> None:
@@ -39,23 +40,23 @@ class Loads:
         self._loads: dict[Replica, Load] = {}
 
     def of(self, replicas: Iterable[Replica]) -> list[Load]:
-        """Return the load of each, for one replica always the same object; at first what its record says."""
+        """Return the load of each replica: always the same object for one replica, at first with the record's load."""
         loads = self._loads
         return [loads.get(replica) or self._begin(replica) for replica in replicas]
 
     def forget(self, replica: Replica) -> None:
-        """A replica was removed."""
+        """Forget the load of a replica that was removed."""
         if self._loads.pop(replica, None) is not None:
             self.version += 1
 
     def look(self) -> None:
-        """The loads are about to be read: they show what was picked until now."""
+        """Begin to read the loads. They will contain the sessions of all picks until now."""
         self.is_used = False
         for load in self._loads.values():
             load.recent = 0
 
     def see(self, in_flight: Mapping[str, int]) -> None:
-        """Take over the loads that were read, by canonical url. A replica that is not among them has none."""
+        """Take over the loads that were read, by canonical url. A replica that is not among them has load 0."""
         for replica, load in self._loads.items():
             load.count = in_flight.get(replica.key, 0) + load.recent
 

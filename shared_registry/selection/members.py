@@ -1,4 +1,4 @@
-"""What a policy chooses among, and what every policy offers."""
+"""The members that a policy chooses among, and the interface of every policy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ Chooser = Callable[[str | None], Replica | None]
 
 
 class Members(NamedTuple):
-    """Replicas to choose among, and the weight that each has now, and once it has ramped up (empty: the same).
+    """The replicas to choose among, with their weights.
 
-    Two lists rather than one of pairs: ten thousand pairs at every change would keep the garbage collector busy.
+    These are separate lists and not one list of tuples, because ten thousand tuples at every change would keep the
+    garbage collector busy.
+
+    Attributes:
+        replicas: The replicas.
+        weights: The present weight of each replica.
+        full_weights: The weight of each replica after its ramp; empty if these are the present weights.
     """
 
     replicas: Sequence[Replica] = ()
@@ -22,16 +28,16 @@ class Members(NamedTuple):
 
 
 class Picker(Protocol):
-    """One policy, prepared for the members of one level."""
+    """One policy, prepared for the members of one level of replicas."""
 
     def update(self, members: Members) -> None:
-        """Choose among these from now on; what the policy remembers of those that stay is kept where it can be."""
+        """Choose among these members from now on. The policy keeps its state of members that stay, where it can."""
 
     def choose(self, key: str | None) -> Replica | None:
-        """Return the replica for the next session; `None` only without members."""
+        """Return the replica for the next session; `None` only if there are no members."""
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:
-        """Return the replica for the next session whose canonical url is not excluded; `None` where there is none."""
+        """Return the replica for the next session whose canonical url is not excluded; `None` if there is none."""
 
     def recount(self) -> None:
-        """Take note that the loads were read anew."""
+        """Receive the notice that the loads were read anew."""

@@ -1,8 +1,8 @@
-"""Panic: when too few replicas are healthy, the verdicts are doubted, and sessions are spread over all.
+"""Panic: when too few replicas are healthy, sessions are spread over all active replicas that were ever judged.
 
-Sending everything to the few that are left would bring these down too; and if what failed is the probing rather than
-the replicas, nothing is lost. Replicas that were never judged do not count either way, and get no sessions: a fleet
-that was just registered is no fleet in trouble.
+Sending every session to the few healthy replicas would overload these too. If the probes failed and not the replicas,
+no session is lost. Replicas without a verdict do not count, and get no sessions: a fleet that was just registered is
+not in panic.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from shared_registry.model import AdminState, Replica, ReplicaStatus
 
 @dataclass(frozen=True, slots=True)
 class Panic:
-    """That fewer than `percent` of the judged replicas are healthy.
+    """The state in which fewer than `percent` of the judged replicas are healthy.
 
     Attributes:
-        healthy: How many are.
-        replicas: All that are active and were judged, healthy or not: those to spread over.
+        healthy: How many of the judged replicas are healthy.
+        percent: The setting `panic_percent`.
+        replicas: The replicas to spread sessions over: all that are active and were judged, healthy or not.
     """
 
     healthy: int
@@ -31,7 +32,7 @@ class Panic:
 
 
 def find_panic(replicas: Iterable[Replica], percent: float) -> Panic | None:
-    """Return whether there is panic among the active ones of these; never at 0 percent."""
+    """Return the panic among the active ones of these replicas; `None` if there is none. At 0 percent there is none."""
     if percent <= 0:
         return None
     judged = [

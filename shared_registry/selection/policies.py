@@ -1,4 +1,4 @@
-"""The policies by name. A policy is one file: a class that picks, and the line that registers it here."""
+"""Registers policies by name. A policy is one file: a class that picks, and a call of `register_policy`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Picker
 
 ENTRY_POINTS = "shared_registry.policies"
-"""The group of entry points in which installed packages offer policies: the name, and what makes a picker."""
+"""The group of entry points in which installed packages offer policies.
+
+The name of an entry point is the policy's name, and the entry point is the function that makes a picker.
+"""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What a policy may go by besides the replicas and the key.
+    """The data that a policy may use in addition to the replicas and the key.
 
     Attributes:
-        rng: For what it leaves to chance; seeded, all choices repeat.
-        loads: The sessions on each replica, current only for a policy that says that it needs them.
+        rng: Used for random choices. With a seed, all choices are repeatable.
+        loads: The sessions on each replica. They are current only for a policy that is registered with `needs_loads`.
         hash_max_load: The setting of that name.
     """
 
@@ -35,11 +38,12 @@ class PolicyContext:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One way to choose.
+    """One registered policy.
 
     Attributes:
+        name: The name of the policy in the configuration and in calls.
         make: Makes a picker for one tier of replicas of one router.
-        needs_loads: Whether the loads are to be read for it.
+        needs_loads: Returns whether the loads must be read for the policy.
     """
 
     name: str
@@ -56,12 +60,13 @@ def register_policy(
     *,
     needs_loads: bool | Callable[[PolicyContext], bool] = False,
 ) -> None:
-    """Make a policy known by a name, before the configuration or a call names it.
+    """Register a policy under a name. Call this before the configuration or a call uses the name.
 
     Args:
         name: Lower-case letters, digits and underscores.
-        make: Returns a new picker; called once for each tier and router.
-        needs_loads: Whether `context.loads` are to be read every `refresh_seconds`; or what tells, from the settings.
+        make: Returns a new picker. It is called once for each tier and router.
+        needs_loads: Whether `context.loads` must be read every `refresh_seconds`; or a function that returns that for
+            the settings in a context.
 
     Raises:
         UsageError: The name cannot be used, or another policy has it.
@@ -80,10 +85,10 @@ def policy_names() -> list[str]:
 
 
 def find_policy(name: str) -> Policy:
-    """Return the policy of that name; one that an installed package offers is registered then.
+    """Return the policy of that name. A policy that an installed package offers is registered at its first use.
 
     Raises:
-        UsageError: There is none. The text names the nearest.
+        UsageError: There is no such policy. The message suggests the nearest name.
     """
     if name not in _policies:
         for point in entry_points(group=ENTRY_POINTS, name=name):

@@ -1,4 +1,4 @@
-"""The default policy, which is the original's: the first healthy primary in order, else the first healthy other."""
+"""The default policy, the one of FastVideo's registry: the first healthy primary, or else the first healthy other."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def priority(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
 
 
 class Priority:
-    """Always the first member."""
+    """Always chooses the first member."""
 
     def __init__(self) -> None:
         self._replicas: Sequence[Replica] = ()
 
     def update(self, members: Members) -> None:
-        """Choose among these from now on."""
+        """Choose among these members from now on."""
         self._replicas = members.replicas
 
     def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
-        """Return the first one."""
+        """Return the first member."""
         return self._replicas[0] if self._replicas else None
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
-        """Return the first one that is not excluded."""
+        """Return the first member that is not excluded."""
         return next((replica for replica in self._replicas if replica.key not in excluded), None)
 
     def recount(self) -> None:
-        """Loads do not matter here."""
+        """Do nothing: this policy does not use loads."""
 
 
 register_policy("priority", lambda _: Priority())

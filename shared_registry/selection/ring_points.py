@@ -1,7 +1,7 @@
-"""A ring's points: sorted places from 1 to 2, where the ring closes, and the number of whose each of them is.
+"""The points of a hash ring: sorted places, and the number of the owner of each.
 
-Where a member's points are follows from its canonical url alone. A change is spliced in: it costs a copy of the ring,
-and no sorting.
+Places lie between 1 and 2, where the ring closes. The places of a member depend only on its canonical url. A small
+change is spliced into the ring: that costs a copy, and no sorting of the whole ring.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from hashlib import shake_128
 from shared_registry.model import Replica
 
 Point = tuple[float, int]
-"""A place on the ring, and the number of whose it is."""
+"""A place on the ring, and the number of its owner."""
 Points = tuple["array[float]", "array[int]"]
-"""Places in order, and the numbers of whose they are."""
+"""Places in order, and the numbers of their owners."""
 _HIGHEST = bytes(0xF0 | byte for byte in range(256))
 
 
@@ -25,10 +25,10 @@ class RingPoints:
     """The points of some replicas.
 
     Attributes:
-        places: In order. Begins with the last one, a turn earlier, and ends with the first one, a turn later, so that
-            whatever place is looked for lies between two.
-        owners: For each place, whose it is, as an index into `replicas`.
-        replicas: The owners, and replicas that once were some.
+        places: The places in order. The list begins with the last place minus one turn, and ends with the first place
+            plus one turn. So every place of a key lies between two entries.
+        owners: The owner of each place, as an index into `replicas`.
+        replicas: The owners, and former owners.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RingPoints:
         self._free: list[int] = []
 
     def set_sizes(self, sizes: dict[Replica, int]) -> None:
-        """Let exactly these have points, and so many each."""
+        """Give each of these replicas that many points, and no points to any other replica."""
         before, self._sizes = self._sizes, sizes
         gone: list[Point] = []
         come: list[Point] = []
@@ -77,7 +77,7 @@ class RingPoints:
         return number
 
     def _built(self) -> Points:
-        """Return all points, made from nothing."""
+        """Return all points, built anew."""
         places, owners = array("d"), array("I")
         for replica, size in self._sizes.items():
             places += places_of(replica.key, size)
@@ -88,7 +88,10 @@ class RingPoints:
 
 
 def places_of(key: str, size: int) -> array[float]:
-    """Return the first places of the replica with this canonical url: random bits below the one of 1.0."""
+    """Return the first places of the replica with this canonical url.
+
+    Each place is a floating-point number from 1.0 to 2.0, whose fraction bits are a hash of the url.
+    """
     raw = bytearray(shake_128(key.encode()).digest(8 * size))
     raw[7::8] = b"\x3f" * size
     raw[6::8] = raw[6::8].translate(_HIGHEST)
@@ -99,7 +102,10 @@ def places_of(key: str, size: int) -> array[float]:
 
 
 def _spliced(points: Points, gone: Sequence[Point], come: Sequence[Point]) -> Points | None:
-    """Return points without some and with others, both in order; `None` where two members share a place."""
+    """Return the points without those in `gone` and with those in `come`; `None` if two members share a place.
+
+    Both lists must be sorted.
+    """
     for changes, is_gone in ((gone, True), (come, False)):
         if not changes:
             continue

@@ -1,9 +1,9 @@
-"""Weighted round robin: each member in turn, as often as its weight says, spread evenly over the cycle.
+"""Weighted round robin: the members take turns, in number by weight, spread evenly over the cycle.
 
-Members of one weight form a class. Inside a class they simply take turns, and the classes share the turns between them
-by deadline: the n-th turn of a class of total weight W is due at (n - 1/2) / W, and the earliest one comes next. A
-cycle is the shortest time in which every weight comes to a whole number of turns; in any cycle, wherever it begins,
-each member has exactly its own. The cost is that of a heap of classes: with equal weights, nothing.
+Members of equal weight form a class. Inside a class the members take turns. The turns of the classes are ordered by
+deadline: the n-th turn of a class of total weight W is due at (n - 1/2) / W, and the earliest turn comes next. A cycle
+is the shortest time in which every weight amounts to a whole number of turns. In any cycle, wherever it begins, each
+member has exactly its number of turns. The cost is that of a heap of classes; with equal weights there is none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
 
 Turn = tuple[float, int, int, float, int, Iterator[Replica]]
-"""When a class is due, its number, twice its turns plus one, its total weight, its size, and its members in turn."""
+"""The next turn of a class.
+
+It holds the due time, the number of the class, twice its past turns plus one, its total weight, its size, and an
+iterator that gives its members in turn.
+"""
 
 
 class RoundRobin:
@@ -32,7 +36,7 @@ class RoundRobin:
         self._only: Iterator[Replica] | None = None
 
     def update(self, members: Members) -> None:
-        """Choose among these from now on, in a new cycle; in the same one if they are the same."""
+        """Choose among these members from now on. A new cycle begins unless the members are the same as before."""
         if members == self._members:
             return
         self._members = members
@@ -49,7 +53,7 @@ class RoundRobin:
         self._only = self._turns[0][-1] if len(self._turns) == 1 else None
 
     def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
-        """Return the one whose turn it is."""
+        """Return the member that has the next turn."""
         if self._only is not None:
             return next(self._only)
         turns = self._turns
@@ -61,7 +65,7 @@ class RoundRobin:
         return next(replicas)
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
-        """Return the next one that is not excluded; those that are lose their turn."""
+        """Return the next member that is not excluded. Excluded members lose their turn."""
         for due, number, position, weight, size, replicas in sorted(self._turns, key=lambda turn: turn[:2]):
             for _ in range(size):
                 replica = next(replicas)
@@ -74,7 +78,7 @@ class RoundRobin:
         return None
 
     def recount(self) -> None:
-        """Loads do not matter here."""
+        """Do nothing: this policy does not use loads."""
 
     def _rotated(self, replicas: list[Replica]) -> list[Replica]:
         at = self._rng.randrange(len(replicas))
@@ -82,7 +86,7 @@ class RoundRobin:
 
 
 def _first_turn(number: int, weight: float, replicas: list[Replica], start: float) -> Turn:
-    """Return the first turn of a class that is due at a time, or later."""
+    """Return the first turn of a class that is due at the time `start` or later."""
     passed = max(0, math.ceil((weight * start - 1) / 2))
     position = 2 * passed + 1
     return position / weight, number, position, weight, len(replicas), cycle(replicas)

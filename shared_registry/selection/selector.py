@@ -1,4 +1,4 @@
-"""The policies of one router, kept prepared for the replicas that may be selected now."""
+"""Keeps the policies of one router prepared for the replicas that may be selected now."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shared_registry.selection.policies import Policy, PolicyContext, find_polic
 
 
 class Selection:
-    """Chooses by any policy from levels of replicas: from the first level that has one to offer.
+    """Chooses by any policy among levels of replicas, from the first level that has a replica to offer.
 
-    The router's own policy is prepared with every change, and so is another one from its first use on; whichever is
-    asked for a further level, because all of the first are excluded, is prepared then.
+    The router's own policy is prepared at every change. Any other policy is too, from its first use on. A policy is
+    prepared for a further level only when it is needed, because all replicas of the first level are excluded.
 
     Attributes:
-        loads: What `least_loaded` and a bounded `hash` go by.
-        choose: The router's own policy, prepared; `None` where that is to take the first replica of the first level.
+        loads: The loads that `least_loaded` and a bounded `hash` use.
+        choose: The router's own policy, prepared; `None` if that policy takes the first replica of the first level.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class Selection:
         """Set up, without replicas.
 
         Args:
-            policy: The router's own, by name.
-            rng: For what the policies leave to chance; seeded, all choices repeat.
+            policy: The name of the router's own policy.
+            rng: Used for the random choices of the policies. With a seed, all choices are repeatable.
             hash_max_load: See `HashRing`.
 
         Raises:
@@ -57,13 +57,14 @@ class Selection:
         shares: Mapping[str, float] | None = None,
         is_spread: bool = False,
     ) -> None:
-        """Choose among these from now on.
+        """Choose among these replicas from now on.
 
         Args:
-            preference: All that may be selected, best first.
-            cooling: Canonical urls of those that come last.
-            shares: Canonical url to the part of its weight that a replica has now, of those that do not have all of it.
-            is_spread: Make no difference between primaries and others, and spread also where the policy is `priority`.
+            preference: All selectable replicas, best first.
+            cooling: Canonical urls of the replicas in a cooldown, which come last.
+            shares: The part of its weight that a replica has now, by canonical url, for replicas that ramp up.
+            is_spread: Whether to treat primaries and other replicas alike, and to spread sessions also if the policy is
+                `priority`.
         """
         self._preference, self._cooling, self._shares = preference, cooling, shares or {}
         self._is_spread = is_spread
@@ -80,9 +81,9 @@ class Selection:
         """Return the replica for the next session.
 
         Args:
-            policy: By which; `None` for the router's own.
-            key: What `hash` goes by.
-            excluded: Canonical urls not to be returned.
+            policy: The name of the policy; `None` for the router's own.
+            key: The key for the policy `hash`.
+            excluded: Canonical urls of replicas that are not to be returned.
 
         Raises:
             UsageError: There is no such policy.
@@ -101,11 +102,11 @@ class Selection:
 
     @property
     def goes_by_loads(self) -> bool:
-        """Whether the router's own policy goes by the loads."""
+        """Whether the router's own policy uses the loads."""
         return self._policies[self._policy].needs_loads(self._context)
 
     def look(self) -> None:
-        """The loads are about to be read."""
+        """Begin to read the loads; see `Loads.look`."""
         self.loads.look()
 
     def see(self, in_flight: Mapping[str, int]) -> None:
@@ -115,7 +116,10 @@ class Selection:
             picker.recount()
 
     def _named(self, policy: str | None) -> str:
-        """Return the policy to go by: when in panic the first of a list may be dead for long."""
+        """Return the name of the policy to use. In panic `round_robin` replaces `priority`.
+
+        The first replica in order may have been dead for long.
+        """
         policy = policy or self._policy
         return "round_robin" if policy == "priority" and self._is_spread else policy
 
@@ -141,7 +145,10 @@ class Selection:
         return next((number for number, members in enumerate(self._all_levels()) if members.replicas), 0)
 
     def _all_levels(self) -> list[Members]:
-        """Return primaries, others, cooling primaries and cooling others, where the preference has such an order."""
+        """Return the levels: primaries, others, primaries in a cooldown, and others in a cooldown.
+
+        In panic primaries and others are one level, and so are those in a cooldown.
+        """
         if self._levels is None:
             levels: tuple[list[Replica], ...] = ([], [], [], [])
             cooling, is_spread = self._cooling, self._is_spread
@@ -161,7 +168,7 @@ class Selection:
         if not shares:
             return Members(replicas, weights)
         parts = [shares.get(replica.record.key, 1.0) for replica in replicas]
-        most = max(parts, default=1.0)  # where all ramp up together it is as if none did
+        most = max(parts, default=1.0)  # if all replicas ramp up together, the result is as without ramps
         return Members(
             replicas, [weight * part / most for weight, part in zip(weights, parts, strict=True)], full_weights=weights
         )

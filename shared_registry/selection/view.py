@@ -1,7 +1,7 @@
 """A router's view of the replicas: the live handles, and the order in which `select()` prefers them.
 
-Pure state, no I/O. It changes in steps: each ends with preference and policies prepared, so that selecting by the
-default policy reads one attribute.
+Pure state, no I/O. Every change ends with the preference and the policies prepared, so that a selection by the default
+policy reads one attribute.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ Preferring = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
 class View:
-    """The handles of all replicas, one per url for as long as anybody holds it.
+    """The handles of all replicas. There is one handle per url for as long as any code holds it.
 
     Attributes:
-        selection: The policies, prepared for what may be selected; also `choose` of the one in force where that is
-            another than taking the `first`.
-        first: The best replica; `None` with no selectable replica, or while withheld.
-        preference: All selectable replicas, best first; empty while withheld.
-        panic: Why sessions are spread over all active replicas, if they are.
-        cooling: Canonical urls of replicas that come last for some time.
-        ramping: Canonical urls of replicas whose ready score says more than their load, or did so lately.
-        removed: What is known of replicas that were removed, by canonical url.
+        selection: The policies, prepared for the selectable replicas.
+        choose: The router's own policy, prepared; `None` if that policy takes `first`.
+        first: The best replica; `None` if no replica is selectable, or while the view is withheld.
+        preference: All selectable replicas, best first; empty while the view is withheld.
+        panic: Why sessions are spread over all active replicas; `None` if they are not.
+        cooling: Canonical urls of replicas in a cooldown, which come last.
+        ramping: Canonical urls of replicas whose ready score is above their load, or was lately, because of a ramp.
+        removed: The known removals of replicas, by canonical url.
     """
 
     def __init__(self, policy: Preferring, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
-        """Show nothing yet.
+        """Set up, without replicas.
 
         Args:
-            policy: Which replicas may be selected, best first.
-            selection: Chooses among them; by default the first.
-            panic_percent: Below which share of healthy ones sessions are spread over all active replicas.
+            policy: Returns the selectable replicas, best first.
+            selection: Chooses among the selectable replicas; by default the first of them.
+            panic_percent: The share of healthy replicas, in percent, below which sessions are spread over all active
+                replicas.
         """
         self.selection = selection or Selection()
         self.choose = self.selection.choose
@@ -76,8 +77,9 @@ class View:
         """Return the canonical url of a replica given by handle, url in any spelling, or name.
 
         Raises:
-            ConfigError: A url that is none.
-            UnknownReplica: No replica has that name, or several have. The text names the nearest.
+            ConfigError: The url is not valid.
+            UnknownReplica: No replica has that name, or several replicas have it. The message suggests the nearest
+                name.
         """
         if isinstance(target, Replica):
             return target.key
@@ -91,7 +93,7 @@ class View:
         return named[0]
 
     def known_keys_of(self, targets: Iterable[Replica | str]) -> set[str]:
-        """Return the canonical urls of replicas as `key_of` does, which are or were some of this view.
+        """Return the canonical urls of replicas that this view shows or has shown, as `key_of` does.
 
         Raises:
             ConfigError: As `key_of`.
@@ -109,21 +111,21 @@ class View:
     def _nearest_to(self, text: str) -> str:
         words = [word for replica in self._ordered for word in (replica.key, replica.name) if word]
         near = difflib.get_close_matches(text, words, 1)
-        return f"; did you mean {near[0]!r}?" if near else "; see `shared-registry status` for those that there are"
+        return f"; did you mean {near[0]!r}?" if near else "; see `shared-registry status` for all replicas"
 
     def get(self, key: str) -> Replica | None:
         """Return the handle of the replica with this canonical url."""
         return self._replicas.get(key)
 
     def handle(self, record: ReplicaRecord) -> Replica:
-        """Return the handle of a replica that may not be shown (yet), with this record where there was none."""
+        """Return the handle of a replica that the view may not show. A new handle gets this record."""
         replica = self._handles.get(record.key)
         if replica is None:
             replica = self._handles[record.key] = Replica.of(record)
         return replica
 
     def show_configured(self, endpoints: Iterable[ReplicaEndpoint]) -> None:
-        """Show these endpoints, all unknown, in the order that registering them one by one would give."""
+        """Show these endpoints with status unknown, in the order that registering them one by one would give."""
         records: dict[str, ReplicaRecord] = {}
         next_order = 0
         for endpoint in endpoints:
@@ -134,12 +136,12 @@ class View:
         self.replace_all(records)
 
     def set_health(self, replica: Replica, health: ReplicaHealth) -> None:
-        """Show this health of a replica."""
+        """Set the health that the view shows of a replica."""
         replica.record = replace(replica.record, health=health)
         self._prepare()
 
     def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, Removal] | None = None) -> None:
-        """Show exactly these records, as read anew."""
+        """Show exactly these records, after all state was read anew."""
         self.removed = dict(removed or {})
         for key in self._replicas.keys() - records.keys():
             self._drop(key)
@@ -148,14 +150,14 @@ class View:
         self._prepare()
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
-        """Take over what was read of known replicas; older revisions and unknown replicas are ignored."""
+        """Take over records that were read. Older revisions and unknown replicas are ignored."""
         for record in records:
             if replica := self._replicas.get(record.key):
                 self._set(replica, replica.record.after_read(record))
         self._prepare()
 
     def apply(self, records: Iterable[ReplicaRecord]) -> None:
-        """Take over what events carried, in their order; older revisions are ignored."""
+        """Take over the records of events, in the order of the events. Older revisions are ignored."""
         for record in records:
             replica = self._replicas.get(record.key)
             if record.admin is AdminState.REMOVED:
@@ -166,21 +168,21 @@ class View:
                 self._show(record.key, record)
         self._prepare()
 
-    def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  a claim, like the attribute
-        """Let nothing be selected, or let it again."""
+    def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
+        """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
         self._prepare()
 
     def cool(self, keys: Iterable[str]) -> None:
-        """Let these replicas, and no others, come last: they are selected only where there is nothing else."""
+        """Put these replicas, and no others, last. They are selected only if no other replica can be."""
         self.cooling = frozenset(keys)
         self._prepare()
 
     def ramp(self, shares: Mapping[str, float], ramping: Collection[str]) -> None:
-        """Let replicas have only a part of their weights for now.
+        """Give replicas that ramp up only a part of their weights.
 
         Args:
-            shares: Canonical url to part, of those that do not have all of it yet.
+            shares: The part of the weight by canonical url, for replicas that do not have their full weight yet.
             ramping: See the attribute.
         """
         self.ramping = ramping
@@ -215,7 +217,7 @@ class View:
         replica.record = record
 
     def _prepare(self) -> None:
-        """Bring order and preference in line with the records; sort only where that can have changed."""
+        """Update order and preference from the records. Sort only if the order can have changed."""
         if not self._is_sorted:
             self._ordered = tuple(sorted(self._replicas.values(), key=_position))
             self._is_sorted = True

@@ -124,8 +124,8 @@ def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(
     queue = space.keys.queue
     assert sorted(done.out.splitlines()) == [
         f"queue: {queue}: 3 sessions wait, although 1 replicas have room",
-        f"queue: {queue}: router~8 has waiters or an inbox, and is no router that could be reaped",
-        f"queue: {queue}: router~9 has waiters or an inbox, and is no router that could be reaped",
+        f"queue: {queue}: router~8 has waiters or an inbox, but is not listed, so nothing reaps it",
+        f"queue: {queue}: router~9 has waiters or an inbox, but is not listed, so nothing reaps it",
     ]
     told = json.loads(command("check", "--json").out)
     assert {(one["rule"], one["key"]) for one in told["violations"]} == {("queue", queue)}
