@@ -48,5 +48,5 @@ def meaning_of(error: Exception) -> StoreError:
 
 
 def was_refused(error: StoreError) -> bool:
-    """Return whether the server itself replied with a refusal. Then nothing was done, and other calls fail too."""
+    """Return whether the server itself replied with an error. Then nothing was done, and other calls get the same."""
     return isinstance(error.__cause__, exceptions.ResponseError)
