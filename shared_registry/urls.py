@@ -52,7 +52,7 @@ def _split(url: str, field: str) -> SplitResult:
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ConfigError(f"{field}: contains white space or control characters; remove them")
     if "@" in url:
-        raise ConfigError(f"{field}: contains credentials; remove what stands before the '@', and the '@'")
+        raise ConfigError(f"{field}: contains credentials; remove everything from the user name to the '@'")
     if not url.isascii():
         raise ConfigError(f"{field}: {url!r} is not plain ASCII; write international names in their xn-- form")
     try:
