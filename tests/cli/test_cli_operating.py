@@ -330,7 +330,7 @@ def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: 
     assert lines[1].split()[:2] == ["router~1", "yes"]
     assert lines[1].split()[-1] == "fingerprint"
     assert lines[2].split()[-2:] == ["another", "differs"]
-    assert "1 router has another" in lines[3]
+    assert "1 router has other shared settings" in lines[3]
     raw.zadd(keys.routers, {"router~2": 1000})
     told = json.loads(command("routers", "--json").out)
     assert [one["is_live"] for one in told["routers"]] == [True, False]
