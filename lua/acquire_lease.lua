@@ -1,11 +1,12 @@
--- Gives a session a slot: on the replica where it was before, else on the least loaded one of the first tier that has
--- room. Where there is none it joins the queue, unless that is as long as `max_queue` already; with 0 it does
--- not wait, or no longer. The same lease id again finds the lease that it has, or its place in the queue, so that a
--- lost reply costs nothing.
+-- Gives a session a slot. It prefers the replica where the session was before, then the least loaded replica of the
+-- first tier that has a free slot. A session that finds no free slot joins the queue, unless the queue already holds
+-- `max_queue` waiters. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
+-- A repeated call with the same lease id finds its lease or its waiter again, so a lost reply costs nothing.
 --
--- Only a router in `routers` may hold a lease or wait, or nobody would end it after a crash. Those in the queue come
--- first. Replicas to avoid are taken only where there is nothing else; excluded ones never, but by who has waited. Who
--- brings a sequence, since the server forgot the queue, or whose router died lately, gets the old place.
+-- Only a router in `routers` may hold leases and waiters: nobody would end those of another router after its crash.
+-- Waiters in the queue are served before the caller. An avoided replica is chosen only if no other has a free slot. An
+-- excluded replica is never chosen here, but a waiter may be given one. A session keeps its sequence if the caller
+-- passes it (the server may have lost the queue), or if the router under which it waited has lately died or left.
 --
 -- KEYS    meta routers queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
 --         inbox_prefix sequence_prefix
@@ -49,11 +50,11 @@ end
 if held then
   return {'held', held, revision_of(held)}
 end
--- Mostly nobody waits and nobody is going to: then the clock is not read, nor the queue looked at again.
+-- In the usual case the queue is empty and the session will not join it. Then the script does not read the clock.
 local now_ms = (depth > 0 or max_queue ~= '0') and server_now_ms()
 local is_behind = false
 if depth > 0 then
--- Included here and below, and not above: Lua builds the functions that it comes across anew in every run.
+-- This include and the next one are not at the top because Lua builds every function that it reaches anew in each run.
 -- include lib/queue.lua
   is_behind = serve_queue(now_ms)
   held = redis.call('HGET', leases, lease_id)
@@ -89,7 +90,7 @@ if not is_behind then
   end
 end
 
--- Returns the place that the waiter had, by its own account or since its router died, or the next one.
+-- Returns the sequence that the waiter had before (given by the caller, or kept for its session), or the next one.
 local function place()
   local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
   local old = tonumber(sequence) or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
@@ -120,7 +121,7 @@ local rank = redis.call('ZRANK', keys.queue, waiter)
 if rank then
   return {'waiting', whole(tonumber(redis.call('ZSCORE', keys.queue, waiter))), whole(rank + 1), depth}
 end
--- What has room, and is not for newcomers yet, is healthy too.
+-- A ready replica that is reserved for the waiters is healthy too.
 local is_any_healthy = redis.call('SCARD', keys.full) > 0
   or (is_behind and is_any_ready())
 return {is_any_healthy and 'saturated' or 'no_healthy', depth}

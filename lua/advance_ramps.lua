@@ -1,8 +1,8 @@
--- Brings the ready scores of replicas that ramp up in line with the time that has passed, as the leader has to now and
--- then, and says how long replicas that turn healthy ramp from now on: 0 for not at all.
+-- Updates the ready scores of replicas that ramp up. The leader calls this at intervals, because the scores depend on
+-- time. The call also stores the ramp length for replicas that turn healthy from now on; 0 means no ramp.
 --
--- A ramp that is over is taken off the replica, which has its plain score from then on. Who does not ramp, or is not
--- there, is passed over.
+-- When a ramp is over, its field is deleted from the replica's hash, and the replica gets its plain score. A replica
+-- that does not ramp or does not exist is skipped.
 --
 -- KEYS    meta leader ready_primary ready_secondary full replica_prefix
 -- ARGV    token epoch slow_start_ms … (url)

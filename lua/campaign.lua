@@ -1,8 +1,9 @@
--- Stands for leader: wins if nobody leads, and learns who does and for how long otherwise.
+-- Campaigns for the leadership. The candidate wins if there is no leader; otherwise the reply names the leader and the
+-- time that its lease has left.
 --
--- The epoch is above every one that this history or the candidate has seen, and at least the clock, so that it
--- rises even where a failover or an empty restart lost the last one. The token is made by the client, one per
--- candidacy: the same token again finds itself elected, and its lease begins anew.
+-- The new epoch is higher than every epoch that this history or the candidate has seen, and at least the clock in
+-- milliseconds. So epochs rise even if a failover or a restart without data lost the last one. The client makes one
+-- token per candidacy. A repeated call with the token of the leader returns `elected` and restarts the lease.
 --
 -- KEYS    meta leader events
 -- ARGV    router token lease_ms seen_epoch history_id

@@ -1,7 +1,7 @@
--- Says for all to see that too few replicas are healthy, or enough again: what the leader finds.
+-- Records for all routers whether there is panic, which means that too few replicas are healthy. The leader decides.
 --
--- An empty `why` says that there is no panic. Only a change is an event, so that neither a repetition nor the next
--- leader says it again.
+-- An empty `why` means that there is no panic. Only a change writes an event, so a repeated call or the same finding
+-- of the next leader writes none.
 --
 -- KEYS    meta leader events
 -- ARGV    token epoch why

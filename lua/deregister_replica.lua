@@ -1,6 +1,6 @@
--- Removes the replica of one incarnation. Its hash stays as a tombstone: a seed does not bring it back, and late
--- results find it removed. The tombstone goes seven days after the last session on it has ended. When it is to be
--- drained first and sessions are on it, it drains, and whatever ends the last of them removes it.
+-- Removes one incarnation of a replica. Its hash stays as a tombstone, so that a seed does not register it again and
+-- late results are dropped. The tombstone expires seven days after the last session on the replica has ended.
+-- With `when_drained` 1 and sessions on it, the replica drains; the call that ends its last session removes it.
 --
 -- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full events
 -- ARGV    replica_url incarnation router by reason when_drained

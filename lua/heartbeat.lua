@@ -1,10 +1,11 @@
--- Keeps a router alive in `routers`, and tells it what it may have missed and whom it may reap.
+-- Keeps a router alive in `routers`. The reply carries the history id, the revision and the number of its leases, so
+-- that the router can detect a loss, and names expired routers that it may reap.
 --
--- The only script that puts a router there. A heartbeat that finds the last one missing, in the future or older than
--- half an expiry follows an outage or a jump of the clock: nobody is reaped within one expiry of it. A router whose
--- expiry lies further ahead than it asked for (the clock was set back) is brought back to what it asked for.
+-- Only this script adds a router to `routers`. If the last heartbeat of any router is missing, lies in the future or is
+-- older than half an expiry, there was an outage or the clock jumped. Then no router is reaped for one expiry. If the
+-- clock was set back, a router may expire later than it asked for; its expiry is shortened to what it asked for.
 --
--- Serves the queue too, so that nobody waits long beside room, whatever went wrong before.
+-- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free.
 --
 -- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -47,7 +48,7 @@ local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heart
 if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > expiry / 2 then
   reap_after = now_ms + expiry
 end
--- A clock set back must not put reaping off for as long as it was wrong.
+-- If the clock was set back, reaping must not be put off by as much as the clock was ahead.
 reap_after = math.min(reap_after, now_ms + expiry)
 redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
   'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))

@@ -1,8 +1,7 @@
--- Counts all leases at one instant, for `check`: names replicas whose load is another number, and those of the listed
--- routers that hold leases without being in `routers`.
+-- Counts all leases at one instant, for `check`. The reply names the listed routers that hold leases without being in
+-- `routers`, and the replicas whose `in_flight` differs from the number of their leases.
 --
--- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls; urls that leases name
--- are looked at in any case.
+-- The first `listed` names are routers, the others canonical urls. Urls that leases name are always checked.
 --
 -- KEYS    routers replica_prefix leases_prefix
 -- ARGV    listed … (name)

@@ -1,9 +1,9 @@
--- Looks at the queue at one instant, for `check`: whether somebody waits although there is room, and which
--- routers, of those that have waiters and of the given ones, are not in `routers`.
+-- Reads the queue at one instant, for `check`. The reply shows whether sessions wait while a replica has a free slot,
+-- and names the routers with waiters, and the given routers, that are not in `routers`.
 --
 -- KEYS    routers queue ready_primary ready_secondary
 -- ARGV    … (router)
--- RETURNS inspected, how many wait of live routers, how many replicas have room, routers that are none…
+-- RETURNS inspected, how many waiters of live routers, how many ready replicas, each router that is not in routers
 -- WRITES
 -- COST    O(waiters * log routers)
 
@@ -14,7 +14,7 @@ local now_ms = server_now_ms()
 local looked_at = {}
 local reply = {'inspected', '', ''}
 
--- Whether the router lives; one that is none is named, once.
+-- Returns whether the router lives. A router that is not in `routers` is added to the reply, once.
 local function is_live(router)
   if looked_at[router] == nil then
     local expires_at_ms = redis.call('ZSCORE', keys.routers, router)

@@ -1,4 +1,5 @@
--- Reads, at one instant, everything that must agree about some replicas, for `check`.
+-- Reads the hash, the order, the ready scores and `full` of some replicas at one instant, for `check`, which compares
+-- them.
 --
 -- KEYS    replicas ready_primary ready_secondary full replica_prefix
 -- ARGV    … (url)

@@ -1,8 +1,8 @@
--- Tells waiters where they stand: how many wait, and for each of a router's waiters its position, counted from 1.
+-- Reads the length of the queue, and the positions of some of a router's waiters. Positions count from 1.
 --
 -- KEYS    queue
 -- ARGV    router … (lease_id)
--- RETURNS inspected, how many wait, then each position, '' for who is not in the line
+-- RETURNS inspected, how many wait, then each position, '' for a lease id that is not in the queue
 -- WRITES
 -- COST    O(waiters asked for * log waiters)
 

@@ -1,4 +1,5 @@
--- A router's clean stop: ends its leases, some at a time, and takes it out of `routers` with the last of them.
+-- Removes a router that stops cleanly. Each call ends some of its waiters and leases; the call that ends the last lease
+-- takes the router out of `routers`.
 --
 -- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix sequence_prefix

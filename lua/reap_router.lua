@@ -1,5 +1,5 @@
--- Ends the leases of a router that has sent no heartbeat for longer than its expiry, some at a time, and removes it
--- with the last of them. Checks each time: it may be back.
+-- Reaps a router that has sent no heartbeat for longer than its expiry. Each call ends some of its waiters and leases;
+-- the call that ends the last lease removes the router. Each call first checks whether the router is alive again.
 --
 -- KEYS    meta replicas removed routers router_prefix events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix sequence_prefix

@@ -1,7 +1,7 @@
--- Counts one success or failure that a router saw itself, by the same rules as a probe; or weighs it as passive
--- evidence, where it is that and other routers live.
+-- Counts one outcome of a router, by the same rules as a probe. If the outcome is passive evidence and other routers
+-- are alive, it is weighed instead; see lib/health.lua.
 --
--- The one script that is not safe to run twice, since the same outcome may rightly happen twice: it is never retried.
+-- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
 --
 -- KEYS    meta routers events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
 --         inbox_prefix

@@ -1,8 +1,8 @@
--- Registers a replica, or changes the spec of one that is there; its health, admin state and load stay.
+-- Registers a replica, or changes the spec of a registered one and keeps its health, admin state and load.
 --
--- A seed (from a config file) neither revives what was removed nor overrides an explicit spec. A request that
--- already ran, even one that a removal followed, does nothing: its id is kept as incarnation or spec_request. The spec
--- comes as fields of the hash, by their names; its order is given, or chosen here where it is empty.
+-- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
+-- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
+-- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -66,7 +66,7 @@ for _, text in ipairs({'order', whole(placed), 'source', mode}) do
 end
 local changed = is_new
 for i = 1, #spec, 2 do
-  -- A field that is not there is as one that is empty: the hash may be by a version that does not know it.
+  -- A missing field counts as empty: an earlier version that does not know the field may have written the hash.
   if not changed and (redis.call('HGET', replica, spec[i]) or '') ~= spec[i + 1] then
     changed = true
   end
@@ -84,7 +84,7 @@ redis.call('HSET', replica, 'spec_request', request, unpack(spec))
 if mode == 'explicit' then
   redis.call('HDEL', replica, 'restored_from')
 elseif is_new then
-  -- A view that survived a loss of history knows better than a config file; see restore_view.
+  -- After a loss of history, a router's view replaces what a config file says; see restore_view.
   redis.call('HSET', replica, 'restored_from', '0-0')
 end
 if is_new then

@@ -1,7 +1,7 @@
--- Ends a lease, since the session on it has ended, or a place in the queue. Again, or for an id that never was,
--- it does nothing. The slot goes to who waits longest.
+-- Ends a lease when its session has ended, or takes a waiter out of the queue. A repeated call does nothing, and
+-- neither does a call with an unknown id. The freed slot goes to the waiter that has waited longest.
 --
--- The count goes down on the replica that the lease names, also where that was removed meanwhile.
+-- The in_flight count of the lease's replica is lowered even if the replica has been removed.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -35,8 +35,8 @@ refused = read_refusal(state, replica, 'hash') or session_refusal(lease_id)
 if refused then
   return refused
 end
--- Mostly nobody waits, nor does the replica for its last session to be removed: then this is all. One that had room
--- stays where it is.
+-- In the usual case the queue is empty and the replica is not to be removed with its last session. Then nothing more
+-- is written than this lease and its count, and a replica that had a free slot stays in its ready set.
 local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', place_of(state)
 if is_mere_release and place and place ~= keys.full then
   refused = type_refusal({place, 'zset'})
@@ -53,7 +53,7 @@ if is_mere_release then
   return {'released'}
 end
 
--- Included here, and not above: Lua builds the functions that it comes across anew in every run.
+-- These includes are not at the top because Lua builds every function that it reaches anew in each run.
 -- include lib/leases.lua
 -- include lib/queue.lua
 

@@ -1,4 +1,4 @@
--- Extends the lease of the leader that holds this token; never makes a leader.
+-- Extends the lease of the leader that holds this token. It never makes a router the leader.
 --
 -- KEYS    leader
 -- ARGV    token lease_ms

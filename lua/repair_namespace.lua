@@ -1,10 +1,10 @@
--- Puts in order what follows from the rest: loads from leases, ready sets from hashes, membership from both. Leases,
--- inboxes and waiters of routers that are not in `routers` end, and who waits beside room is served. For
--- `check --repair`, after a script was cut short or somebody wrote by hand.
+-- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives
+-- in_flight from the leases, the ready sets from the hashes, and the sets of replicas and tombstones from both. It ends
+-- leases, inboxes and waiters of routers that are not in `routers`, and gives free slots to waiters.
 --
--- Of the names, the first ones (as many as `listed` says) are routers, the others canonical urls. A hash with a number
--- that is none is left alone. The event stream is cut so that it begins with `first_event`, where that is given, and
--- ends with an event that makes all mirrors read everything anew. Where nothing is wrong nothing is written.
+-- The first `listed` names are routers, the others canonical urls. A hash whose weight or capacity is not a valid
+-- number is left alone. If `first_event` is given, older events are deleted. If anything was wrong, the last event
+-- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -44,7 +44,7 @@ local now_ms = server_now_ms()
 
 local changes = 0
 
--- Counts what a command says that it changed.
+-- Adds the number of changes that a Redis command reports.
 local function count(changed)
   changes = changes + changed
 end
@@ -60,7 +60,7 @@ local function repair_field(replica, field, value)
   end
 end
 
--- Brings `replicas`, `removed` and the time to live in line with the hash.
+-- Makes `replicas`, `removed` and the expiry of the hash agree with the hash.
 local function repair_membership(replica, url, in_flight)
   local state = redis.call('HMGET', replica, 'admin', 'order')
   if state[1] and state[1] ~= 'removed' then
@@ -82,7 +82,7 @@ local function repair_membership(replica, url, in_flight)
   end
 end
 
--- Where a url stands in the ready sets and in `full`, as one text.
+-- Returns the scores of a url in the ready sets, and whether it is in `full`, as one text.
 local function standing(url)
   return table.concat({
     redis.call('ZSCORE', keys.ready_primary, url) or '-', redis.call('ZSCORE', keys.ready_secondary, url) or '-',

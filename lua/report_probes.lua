@@ -1,8 +1,8 @@
--- Applies a batch of the leader's probe results, if the reporter still leads and the batch is new.
+-- Applies a batch of the leader's probe results, if the reporter is still the leader and the batch is new.
 --
--- Token and epoch must both equal the stored ones. Batches are numbered from 1 within an epoch, one under way at a
--- time: a number already applied changes nothing. A result for a removed replica or for another incarnation is
--- dropped; no hash is ever created.
+-- Token and epoch must both equal the stored ones. Batches are numbered from 1 within an epoch, and the leader sends
+-- one at a time. A batch whose number was already applied changes nothing. A result for a removed replica or for
+-- another incarnation is dropped. The script never creates a replica's hash.
 --
 -- KEYS    meta leader routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix

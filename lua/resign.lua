@@ -1,4 +1,4 @@
--- Ends the lease of the leader that holds this token, and tells the others that they may stand.
+-- Ends the lease of the leader that holds this token. The event informs the other routers that they may campaign.
 --
 -- KEYS    meta leader events
 -- ARGV    token reason

@@ -1,14 +1,14 @@
--- Puts back leases that a living router holds and Redis lost, or gave away while the router was paused.
+-- Restores leases that a live router holds and that Redis lost, or ended while the router was paused.
 --
--- A lease that Redis has on another replica is moved: the router knows where its session runs. It may take a replica
--- over its capacity; such replicas are named, also when it is repeated, and take nothing new before they are below it
--- again. Leases on replicas that are not there at all are skipped, and these named too: nothing is ever counted where
--- there is no hash. Who holds a lease does not wait for it any more.
+-- A lease that Redis has on another replica is moved, because the router knows where its session runs. Restored leases
+-- may take a replica over its capacity. The reply names such replicas, in a repeated call too; they get no new session
+-- until they are below capacity. A lease on a replica without a hash is skipped, because nothing could count it, and
+-- the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
 -- ARGV    router … (lease_id url)
--- RETURNS restored, how many, how many urls are over capacity, these, urls that are not there  |  not_registered
+-- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix

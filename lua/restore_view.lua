@@ -1,19 +1,19 @@
--- After a loss of history: puts back what one router's view still knew, as far as nobody knows better.
+-- Restores the replicas of one router's view after a loss of history, unless Redis has later information.
 --
--- Every hash put back says in `restored_from` as of when it is known: a revision, and the history of that revision. It
--- is the view's, unless the view itself had the replica from an earlier history, or from a config file (0-0): then that
--- stays, and the view's own revision and history follow it. So a replica does not seem newer for having been put back.
--- What is known as of later replaces the rest; of what is known as of the same moment the later view has it. What was
--- written on purpose since is left alone. Of two healths the one probed later stays, unless the view knows that the
--- replica was registered anew after that.
+-- Every restored hash gets a `restored_from`. It names the revision, and the history of that revision, as of which the
+-- replica is known. Usually these are the view's. If the view itself had the replica from an earlier history or from a
+-- config file (0-0), that older origin stays, and the view's revision and history follow it. So restoring a replica
+-- does not make it look newer. Information as of a later revision replaces earlier information. If both are as of the
+-- same revision, the later view wins. Data that was written on purpose after the loss is never changed. Of two health
+-- records, the one with the later probe stays, unless the view has a registration of the replica after that probe.
 --
--- An entry is a replica; `removed`, known to be so; or `absent`, which a view that is complete says of a replica that
--- it does not know. Only views of one history can tell from their age that a replica is gone, since another history may
--- have ended before all was put back into it: `absent` removes what an earlier view of the same history put back, and
--- once a complete view is in, earlier ones of its history are superseded.
+-- The kind of an entry is `replica`, `removed` (the view has a removal) or `absent` (a complete view does not have the
+-- replica). Ages are only compared between views of one history, because another history may have ended before all of
+-- it was restored. So `absent` removes only a replica that an earlier view of the same history restored. After a
+-- complete view, earlier views of its history are superseded.
 --
--- An entry ends with the replica's hash, as far as it is known: how many fields, then name and value of each. Of a
--- removed or absent replica that is the least that an event must carry.
+-- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
+-- absent replica these are the fields that every event must carry.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
 --         affinity_prefix inbox_prefix
@@ -36,8 +36,8 @@ local FIRST_ENTRY, HEAD_WIDTH = 7, 4
 
 local history_id, router, view_history_id, view_revision, is_complete, health_fields = unpack(ARGV, 1, 6)
 
--- Returns the entry that begins at that place in ARGV, and where the next one begins.
--- fields: flat list of name, value. known: the same by name.
+-- Returns the entry that begins at that index of ARGV, and the index of the next entry.
+-- fields: flat list of name, value. known: the same values by name.
 local function entry_at(at)
   local entry = {kind = ARGV[at], url = ARGV[at + 1], restored_from = ARGV[at + 2], fields = {}, known = {}}
   local first = at + HEAD_WIDTH
@@ -71,7 +71,8 @@ end
 
 local now_ms = server_now_ms()
 
--- Returns as of which revision and history something is known, and by which view, from a `restored_from`; or nil.
+-- Parses a `restored_from`. Returns the revision and history of the origin, and the revision and history of the view
+-- that restored the replica last; nil for an empty text.
 local function parse_origin(text)
   local revision, history, via, via_history = string.match(text, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
   if not revision or via ~= '' then
@@ -80,7 +81,7 @@ local function parse_origin(text)
   return revision, history, revision, history
 end
 
--- Whether this view may write what it says of a replica, which it knows as of that revision.
+-- Returns whether this view may write its entry for a replica that it knows as of the revision `known`.
 local function may_write(kind, replica, known)
   local stored = redis.call('HMGET', replica, 'admin', 'restored_from')
   local admin, restored_from = stored[1], stored[2]
@@ -107,7 +108,7 @@ for name in string.gmatch(health_fields, '%S+') do
   is_health[name] = true
 end
 
--- Returns a flat list of fields without those that tell of health.
+-- Returns a flat list of fields without the health fields.
 local function without_health(fields)
   local rest = {}
   for i = 1, #fields, 2 do
@@ -127,7 +128,7 @@ local function put_back(replica, url, entry)
   if stored[3] and probed_at(stored[1], stored[2]) > known_at then
     fields = without_health(fields)
   else
-    -- Who saw the failures that the view has is not known any more.
+    -- A view does not record which router saw the failures.
     redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
   end
   redis.call('HSET', replica, unpack(fields))
@@ -139,7 +140,7 @@ local function put_back(replica, url, entry)
   redis.call('HSET', keys.meta, 'next_order', whole(math.max(next_order, tonumber(known.order) + 1)))
 end
 
--- The other routers hear of it, so that the removal outlives the one that knew.
+-- Writes a tombstone. Its event informs the other routers, so that the removal is known even if this router stops.
 local function bury_again(replica, url, entry)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
     redis.call('HSET', replica, 'in_flight', '0', unpack(entry.fields))

@@ -1,5 +1,5 @@
--- Sets the operator's word on a replica: active, draining or disabled. Health never overrides it. Active calls off a
--- removal that waits for the last session.
+-- Sets the admin state of a replica: active, draining or disabled. Health never overrides it. `active` cancels a
+-- removal that waits for the replica's last session.
 --
 -- KEYS    meta routers events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
 --         inbox_prefix

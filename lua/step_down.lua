@@ -1,7 +1,7 @@
--- Ends the lease of whoever leads in this epoch, because an operator asks for it, and tells the holder to sit out and
--- the others that they may stand.
+-- Ends the lease of the leader of this epoch at an operator's request. The event informs the deposed router how long it
+-- must not campaign, and the other routers that they may campaign.
 --
--- The epoch that is to end is named, so that a repetition does not depose the successor.
+-- The call names the epoch, so that a repeated call does not depose the next leader.
 --
 -- KEYS    meta leader events
 -- ARGV    epoch sit_out_ms by reason

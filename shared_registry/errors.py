@@ -3,14 +3,14 @@
     RegistryError
     ├── ConfigError (also ValueError)      a setting, a url or a file is wrong; names the field and the remedy
     ├── UsageError                         the call does not fit the registry's state, such as a verb before start
-    ├── MissingExtra (also ImportError)    an optional part of the package was not installed; names the remedy
-    ├── UnknownReplica (also LookupError)  no such replica in the shared registry
-    ├── NoHealthyReplica                   no replica that may take sessions is healthy; worth trying again later
-    ├── Saturated                          all that are have as many sessions as they may take; likewise
-    └── StoreError                         Redis could not do it
-        ├── StoreUnavailable               no answer in time; worth trying again later
+    ├── MissingExtra (also ImportError)    an optional part of the package is not installed; names the remedy
+    ├── UnknownReplica (also LookupError)  the replica is not in the shared registry
+    ├── NoHealthyReplica                   no replica that may take sessions is healthy; try again later
+    ├── Saturated                          every healthy, active replica is at capacity; try again later
+    └── StoreError                         Redis could not execute the operation
+        ├── StoreUnavailable               Redis did not answer in time; try again later
         ├── StoreRefused                   wrong password, missing rights, unsupported version or schema
-        ├── KeyConflict                    a key of this namespace holds something that is not ours
+        ├── KeyConflict                    a key of this namespace has a type or value that the registry never writes
         └── Fenced                         a write under an epoch that is over; nothing was written
 
 Messages never contain secrets: urls are shown without their password.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 
 class RegistryError(Exception):
-    """The root of everything that this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class ConfigError(RegistryError, ValueError):
@@ -28,11 +28,11 @@ class ConfigError(RegistryError, ValueError):
 
 
 class UsageError(RegistryError):
-    """A call that does not fit the state of the registry, such as a verb before `start()`."""
+    """The call does not fit the state of the registry, such as a verb before `start()`."""
 
 
 class MissingExtra(RegistryError, ImportError):
-    """An optional part of the package needs something that is not installed. The message says how to install it."""
+    """An optional part of the package needs a dependency that is not installed. The message says how to install it."""
 
 
 class UnknownReplica(RegistryError, LookupError):
@@ -40,18 +40,19 @@ class UnknownReplica(RegistryError, LookupError):
 
 
 class NoHealthyReplica(RegistryError):
-    """No replica is healthy and active, but perhaps those that the caller excluded. Worth trying again later."""
+    """No replica is healthy and active, except perhaps replicas that the caller excluded. Try again later."""
 
 
 class Saturated(RegistryError):
-    """Every healthy, active replica has as many sessions as its capacity allows. Worth trying again later.
+    """Every healthy, active replica has as many sessions as its capacity allows. Try again later.
 
-    Also raised where a router is too busy to ask Redis within the caller's timeout; the message says which it is.
+    Also raised if a router is too busy to send the call to Redis within the caller's timeout. The message names the
+    cause.
 
     Attributes:
-        depth: How many sessions waited for a slot then, over all routers.
-        retry_after_seconds: How long the line takes to pass at the speed at which this router saw it move lately;
-            `None` where it saw nothing move.
+        depth: How many sessions were waiting for a slot at that time, over all routers.
+        retry_after_seconds: The estimated time until these sessions, and one more, have slots. The estimate uses the
+            speed at which this router saw the queue move lately; `None` if it saw no movement.
     """
 
     def __init__(self, message: str, *, depth: int = 0, retry_after_seconds: float | None = None) -> None:
@@ -61,19 +62,19 @@ class Saturated(RegistryError):
 
 
 class StoreError(RegistryError):
-    """Redis could not do what was asked."""
+    """Redis could not execute the operation."""
 
 
 class StoreUnavailable(StoreError):
-    """Redis did not answer in time. The operation may or may not have happened; trying again later is safe."""
+    """Redis did not answer in time. The operation may or may not have happened. Trying again later is safe."""
 
 
 class StoreRefused(StoreError):
-    """Redis answered that it will not: wrong password, missing rights, an unsupported version or schema."""
+    """Redis refused: wrong password, missing rights, an unsupported version or schema."""
 
 
 class KeyConflict(StoreError):
-    """A key of this namespace holds another type than the registry writes. Nothing was written."""
+    """A key of this namespace has a type or a value that the registry never writes. Nothing was written."""
 
 
 class Fenced(StoreError):

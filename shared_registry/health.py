@@ -1,8 +1,9 @@
-"""The health state machine on one router alone: the rule of `lua/lib/health.lua`, for a registry not yet started.
+"""The health state machine for one router alone. A registry that is not started uses it; Redis uses the same rule.
 
 Success: failures = 0, successes + 1; unknown becomes healthy at once, unhealthy after `recovery` successes in a row;
 on becoming healthy successes = 0. Failure: successes = 0, failures + 1; anything but unhealthy becomes unhealthy at
-`failure` failures in a row. This is the rule of FastVideo's streaming router.
+`failure` failures in a row. `lua/lib/health.lua` implements the rule in Redis. It is the rule of FastVideo's streaming
+router.
 """
 
 from __future__ import annotations

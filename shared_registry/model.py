@@ -1,6 +1,6 @@
-"""What the registry knows: endpoints, health, records and the live handles on them. Pure data, no I/O.
+"""The data model: endpoints, health, records of replicas, live handles on them, and events. Pure data, no I/O.
 
-Times are float seconds since the epoch on the Redis server's clock, `None` where it never happened.
+Times are float seconds since the Unix epoch on the Redis server's clock. `None` means that it never happened.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from shared_registry.urls import canonical_url
 ORIGIN = "0-0"
 """The revision before the first event of a history."""
 LEAST_RAMP_SHARE = 0.1
-"""Of its weight, which a replica has from the first moment on that it ramps up; lua/lib/ready.lua has the same."""
+"""The share of its weight that a replica has at the start of its ramp. lua/lib/ready.lua has the same number."""
 
 
 class ReplicaStatus(enum.Enum):
-    """What the probes say of a replica."""
+    """The status of a replica, from its probes and outcomes."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
@@ -27,10 +27,10 @@ class ReplicaStatus(enum.Enum):
 
 
 class AdminState(enum.Enum):
-    """What the operator says of a replica. Health never overrides it.
+    """The state that an operator has set for a replica. Health never overrides it.
 
-    `DRAINING` takes no new session but is still probed; `DISABLED` is not probed either; `REMOVED` marks what is
-    left of a deregistered replica.
+    A `DRAINING` replica takes no new session, but is still probed. A `DISABLED` replica is not probed either.
+    `REMOVED` marks the tombstone of a deregistered replica.
     """
 
     ACTIVE = "active"
@@ -40,30 +40,30 @@ class AdminState(enum.Enum):
 
 
 class Source(enum.Enum):
-    """Who wrote a replica's spec: a config file at a router's start, or an operator or program on purpose."""
+    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose."""
 
     SEED = "seed"
     EXPLICIT = "explicit"
 
 
 class Labels(dict[str, str]):
-    """What people say of a replica, such as its zone and model: sorted by name, unchangeable, hashable.
+    """Labels of a replica, such as its zone and model: sorted by name, immutable, hashable.
 
-    A dict, so that JSON and `dataclasses.asdict` know what to do with it. As text it is `gpu=h100,zone=a`.
+    It is a dict, so that JSON and `dataclasses.asdict` can handle it. Its text form is `gpu=h100,zone=a`.
     """
 
     __slots__ = ()
 
     def __init__(self, labels: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        """Copy labels. They are checked where the replica enters the registry, not here."""
+        """Copy labels. They are validated when the replica enters the registry, not here."""
         super().__init__(sorted(dict(labels).items(), key=lambda label: str(label[0])))
 
     @classmethod
     def parse(cls, text: str) -> Labels:
-        """Return the labels that a text names.
+        """Return the labels from their text form.
 
         Raises:
-            ValueError: A part of it has no `=`.
+            ValueError: A part of the text has no `=`.
         """
         if not text:
             return NO_LABELS
@@ -75,7 +75,7 @@ class Labels(dict[str, str]):
     def __str__(self) -> str:
         return ",".join(f"{name}={value}" for name, value in self.items())
 
-    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none, for it can be changed
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict is mutable and has no hash
         return hash(tuple(self.items()))
 
     def __reduce__(self) -> tuple[type[Labels], tuple[dict[str, str]]]:
@@ -93,16 +93,16 @@ NO_LABELS = Labels()
 
 @dataclass(frozen=True)
 class ReplicaEndpoint:
-    """One replica as configured. Validated where it enters the registry, not when built.
+    """One replica as configured. Validated when it enters the registry, not when built.
 
     Attributes:
         url: http(s) origin without a path.
-        name: A label for people; defaults to none.
-        primary: Primaries form the first tier; the others serve when no primary can.
+        name: A display name; `None` for no name.
+        primary: Primaries form the first tier. The other replicas are used when no primary can take a session.
         weight: Relative share of the load, > 0.
-        capacity: The most sessions at once; 0 means unlimited.
-        order: Position in the list, lowest first; `None` appends.
-        labels: What else people say of it, such as `{"zone": "a"}`, for policies and for people; see `Labels`.
+        capacity: The maximum number of sessions at once; 0 means unlimited.
+        order: Place in the list of replicas, lowest first; `None` appends.
+        labels: Further properties, such as `{"zone": "a"}`, for policies and for people; see `Labels`.
     """
 
     url: str
@@ -133,18 +133,19 @@ class ReplicaHealth:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRecord:
-    """All that Redis holds of one replica, at one moment.
+    """Everything that Redis stores about one replica, at one moment.
 
     Attributes:
-        key: The canonical url, the replica's name in Redis.
-        incarnation: Random, new at each registration after a removal: a late result for an earlier life of the
-            same url carries another one and is dropped.
-        removes_when_drained: Whatever ends the last session on it removes it.
-        in_flight: Sessions on it over all routers, when it was last read.
-        slow_start_seconds: How long it ramps up since it turned healthy; `None` where it does not, or not any more.
-        revision: Id of the event that last changed what routing depends on.
-        restored_from: As of which revision of which history this is known, where it was put back after a loss of
-            history or seeded from a configuration file, and nobody has changed it on purpose since; empty otherwise.
+        key: The canonical url, which identifies the replica in Redis.
+        incarnation: A random id, new at each registration after a removal. A late result for an earlier registration
+            of the same url carries the earlier id and is dropped.
+        removes_when_drained: The replica is removed when its last session ends.
+        in_flight: The number of sessions on it over all routers, as of the last read.
+        slow_start_seconds: The length of its ramp since it turned healthy; `None` if it has no ramp, or the ramp is
+            over.
+        revision: The id of the last event that changed its routing-relevant state.
+        restored_from: The revision and the history as of which the record is known. Set if the replica was restored
+            after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
     """
 
     key: str
@@ -166,29 +167,29 @@ class ReplicaRecord:
 
     @property
     def is_selectable(self) -> bool:
-        """Healthy and active: `select()` may return it."""
+        """Whether the replica is healthy and active, so that `select()` may return it."""
         return self.health.status is ReplicaStatus.HEALTHY and self.admin is AdminState.ACTIVE
 
     @property
     def is_probed(self) -> bool:
-        """The leader probes it: neither disabled nor removed."""
+        """Whether the leader probes the replica, which means that it is neither disabled nor removed."""
         return self.admin in (AdminState.ACTIVE, AdminState.DRAINING)
 
     def after_event(self, record: ReplicaRecord) -> ReplicaRecord:
-        """Return what is known after an event that carries `record`; an event carries no load."""
+        """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""
         if not is_later(record.revision, self.revision):
             return self
         return replace(record, in_flight=self.in_flight)
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
-        """Return what is known after reading `record`, whose counters and load may be newer than its revision."""
+        """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
         return self if is_later(self.revision, record.revision) else record
 
 
 class Replica:
-    """A live handle on one replica: keep it, and read its attributes later for what is known then.
+    """A live handle on one replica. Keep it: its attributes always show the latest known state.
 
-    There is one handle per url. Its whole record is replaced at once, so readers never see half a change.
+    There is one handle per url. Its record is replaced as a whole, so readers never see a partial change.
     """
 
     __slots__ = ("__weakref__", "record")
@@ -220,47 +221,47 @@ class Replica:
 
     @property
     def health(self) -> ReplicaHealth:
-        """The health last heard of; an immutable snapshot."""
+        """The last known health, as an immutable snapshot."""
         return self.record.health
 
     @property
     def admin(self) -> AdminState:
-        """The operator's word on it."""
+        """The admin state that an operator has set."""
         return self.record.admin
 
     @property
     def url(self) -> str:
-        """The url as it was given, for display and for connecting."""
+        """The url as it was configured, for display and for connecting."""
         return self.record.endpoint.url
 
     @property
     def name(self) -> str | None:
-        """The label given to it."""
+        """The display name, if it has one."""
         return self.record.endpoint.name
 
     @property
     def primary(self) -> bool:
-        """Whether it belongs to the first tier."""
+        """Whether the replica belongs to the first tier."""
         return self.record.endpoint.primary
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What else people say of it, such as its zone."""
+        """Further properties, such as the replica's zone."""
         return self.record.endpoint.labels
 
     @property
     def in_flight(self) -> int:
-        """Sessions on it over all routers, as of the last refresh."""
+        """The number of sessions on the replica over all routers, as of the last refresh."""
         return self.record.in_flight
 
     @property
     def is_healthy(self) -> bool:
-        """Whether its status is healthy, whatever the operator says of it."""
+        """Whether its status is healthy, independent of its admin state."""
         return self.record.health.status is ReplicaStatus.HEALTHY
 
 
 class EventKind(enum.Enum):
-    """Every kind of change that the event stream carries; `OTHER` for one that only a later version knows."""
+    """The kinds of events in the event stream. `OTHER` stands for a kind that only a later version knows."""
 
     OTHER = "other"
 
@@ -283,18 +284,18 @@ class EventKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change, in its place in the order of all changes.
+    """One change of the shared state. Event ids order all changes.
 
     Attributes:
-        id: The revision that the change made.
-        previous: The revision that it was made upon; another one than the reader's means a gap.
-        at: When, in seconds on the Redis server's clock.
-        router: Key of the router that did it or, for router events, that it is about.
-        epoch: The highest epoch at that moment.
-        by: Who asked for it, where somebody did.
-        reason: Why, in the words of whoever asked or of the failed probe.
+        id: The event's id, which is the revision after the change.
+        previous: The id of the event before it. If it differs from the reader's revision, the reader has a gap.
+        at: The time of the change, in seconds since the Unix epoch on the Redis server's clock.
+        router: The key of the router that made the change; for router events, the router that the event is about.
+        epoch: The highest epoch at that time.
+        by: The person, program or router that requested the change; empty if there is none.
+        reason: The reason that was given with the request, or the error of the failed probe.
         record: The replica after the change, for replica events.
-        sit_out_seconds: Of a leader that an operator deposed: how long it is not to stand again.
+        sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
     """
 
     id: str
@@ -311,11 +312,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads, as last heard of.
+    """The last known leader.
 
     Attributes:
-        epoch: The fencing token: strictly larger at every election.
-        elected_at: Seconds on the Redis server's clock.
+        router: The key of the router.
+        epoch: The fencing token, which is strictly larger at every election.
+        elected_at: The time of its election, in seconds since the Unix epoch on the Redis server's clock.
     """
 
     router: str
@@ -325,10 +327,13 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one probe of one replica found.
+    """The result of one probe of one replica, or one outcome that a router reports.
 
     Attributes:
-        error: Why it failed, or `None` for a success.
+        key: The replica's canonical url.
+        incarnation: The replica's incarnation at that time; a result for another incarnation is dropped.
+        latency_ms: How long it took; 0 if nobody measured it.
+        error: The reason of a failure; `None` for a success.
     """
 
     key: str
@@ -338,10 +343,10 @@ class ProbeResult:
 
 
 class Removal(NamedTuple):
-    """What is known of a replica that was removed.
+    """The known facts about a removed replica.
 
     Attributes:
-        revision: By which it was, or a later one.
+        revision: The revision of the removal, or a later one.
         restored_from: See `ReplicaRecord`.
     """
 
@@ -351,7 +356,7 @@ class Removal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How many results in a row change a status."""
+    """How many failures or successes in a row change a replica's status."""
 
     failure: int = 3
     recovery: int = 2
@@ -359,11 +364,11 @@ class Thresholds:
 
 @dataclass
 class Term:
-    """One router's time as the leader: what everything that it writes as such carries, and Redis compares.
+    """One router's time as the leader. Every write of the leader carries it, and Redis compares it with its own.
 
     Attributes:
-        epoch: Its number, which only rises.
-        token: Of the candidacy that won it.
+        epoch: The number of the term, which only rises.
+        token: The token of the candidacy that won the term.
     """
 
     epoch: int
@@ -372,7 +377,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class RouterInfo:
-    """How a router presents itself to operators."""
+    """The description of a router for operators."""
 
     key: str
     host: str
@@ -385,10 +390,12 @@ class RouterInfo:
 
 @dataclass(frozen=True, slots=True)
 class RouterRecord:
-    """A router as the others see it.
+    """A router's description, and its heartbeat as Redis stores it.
 
     Attributes:
-        last_beat_at: When it last sent a heartbeat; `expires_at`, when it counts as dead unless it sends another.
+        info: The router's description.
+        last_heartbeat_at: When it last sent a heartbeat.
+        expires_at: When it counts as dead unless it sends another heartbeat.
     """
 
     info: RouterInfo
@@ -397,7 +404,7 @@ class RouterRecord:
 
 
 def is_later(revision: str, other: str) -> bool:
-    """Return whether a revision comes after another: stream ids compare by their two numbers, not as text."""
+    """Return whether a revision comes after another. Stream ids compare by their two numbers, not as text."""
     return _order(revision) > _order(other)
 
 

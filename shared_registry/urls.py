@@ -1,4 +1,4 @@
-"""Replica urls: what is accepted, and the canonical form under which a replica is known."""
+"""Replica urls: which urls are accepted, and the canonical form that identifies a replica."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def canonical_url(url: str, *, field: str = "url") -> str:
-    """Return the form of a replica's url that names it in Redis.
+    """Return the canonical form of a replica's url, which identifies the replica in Redis.
 
-    Scheme and host in lower case, default port and trailing slash dropped, addresses in their one standard
-    spelling, so that every spelling of one origin is one replica. Names are not looked up.
+    The scheme and the host are in lower case. The default port and a trailing slash are dropped. IP addresses are in
+    their standard spelling. So all spellings of one origin name one replica. Host names are not resolved.
 
     Args:
         url: An http or https origin such as `http://127.0.0.1:8000`.
-        field: How the caller names the value in an error message.
+        field: The name of the value in an error message.
 
     Raises:
-        ConfigError: The url is no plain http(s) origin. The message never shows credentials or a query.
+        ConfigError: The url is not a plain http(s) origin. The message never shows credentials or a query.
     """
     parts = _split(url, field)
     _refuse_extras(url, parts, field)
@@ -42,7 +42,7 @@ def canonical_url(url: str, *, field: str = "url") -> str:
 
 
 def _split(url: str, field: str) -> SplitResult:
-    """Split after refusing what must not be shown or what `urlsplit` would silently drop."""
+    """Split a url. First refuse text that must not be shown, and characters that `urlsplit` would silently drop."""
     if not isinstance(url, str):
         raise ConfigError(f"{field}: expected an http(s) url such as {_EXAMPLE}, got {type(url).__name__}")
     if not url:
@@ -52,7 +52,7 @@ def _split(url: str, field: str) -> SplitResult:
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ConfigError(f"{field}: contains white space or control characters; remove them")
     if "@" in url:
-        raise ConfigError(f"{field}: contains credentials; remove what stands before the '@', and the '@'")
+        raise ConfigError(f"{field}: contains credentials; remove everything from the user name to the '@'")
     if not url.isascii():
         raise ConfigError(f"{field}: {url!r} is not plain ASCII; write international names in their xn-- form")
     try:
@@ -86,7 +86,7 @@ def _canonical_host(host: str, field: str) -> str:
     if not _HOST.fullmatch(host):
         raise ConfigError(f"{field}: {host!r} is not a host name; use letters, digits, '-', '_' and single dots")
     if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        # Resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1: a second spelling that would go unnoticed.
+        # Resolvers read 127.1, 0x7f.1 and 2130706433 as 127.0.0.1, so one replica could be registered twice.
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
@@ -99,7 +99,7 @@ def _canonical_ipv6(text: str, field: str) -> str:
         address = ipaddress.IPv6Address(text)
     except ValueError:
         raise ConfigError(f"{field}: {text!r} is not an IPv6 address") from None
-    # str() of a mapped address differs between Python versions, and routers need not all run the same one.
+    # str() of a mapped address differs between Python versions, and the routers may run different versions.
     return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)
 
 

@@ -1,13 +1,14 @@
--- What the end of a lease leaves behind: the count on its replica, and the session's way back.
+-- The end of a lease: lowers the count of its replica, and keeps the session's affinity.
 
 -- include lib/values.lua
 -- include lib/sessions.lua
 -- include lib/ready.lua
 
--- Seven days, for which the hash of a removed replica stays after the last session on it has ended.
+-- Seven days: the hash of a removed replica stays for this time after the last session on it has ended.
 local TOMBSTONE_MS = 604800000
 
--- Takes sessions off a replica of that state, removed or not; returns how many are left.
+-- Lowers the count of sessions of a replica, removed or not, whose state was read before. Returns how many sessions
+-- are left, or nil if the replica has no count.
 local function count_off(url, state, count)
   if not state[IN_FLIGHT] then
     return nil
@@ -23,7 +24,8 @@ local function count_off(url, state, count)
   return left
 end
 
--- Lets a session find its replica again for some time after its lease has ended, unless it has gone elsewhere since.
+-- Keeps the affinity of a session to its replica for some time after its lease has ended, unless the session has moved
+-- to another replica since.
 local function keep_affinity(id, url, affinity_ms)
   local session = session_of(id)
   if not session then

@@ -1,18 +1,18 @@
--- The event stream: every event names the one before it, so that a reader notices a gap.
+-- The event stream. Every event names the event before it, so that a reader can detect a gap.
 
 -- include lib/keys.lua
 -- include lib/values.lua
 
 local MAX_EVENTS = '10000'
--- What changes too often for the event stream, or is no reader's business; everything else in a replica's hash rides on
--- its events.
+-- The fields of a replica's hash that its events do not carry: fields that change too often, and fields that only
+-- scripts use. Events carry all other fields.
 local NOT_IN_EVENTS = {
   in_flight = true, revision = true, spec_request = true, failing_witness = true,
 }
 
 -- Appends one event and advances the revision.
--- fields: flat list, `kind` first.
--- Returns the id and the whole entry.
+-- fields: flat list of name, value, `kind` first.
+-- Returns the event's id and its whole entry.
 local function emit(now_ms, fields)
   local before = redis.call('HMGET', keys.meta, 'revision', 'epoch')
   local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0'}
@@ -24,8 +24,9 @@ local function emit(now_ms, fields)
   return id, entry
 end
 
--- Appends an event that carries the whole routing-relevant state of a replica, and marks its hash with the id.
--- fields: flat list, `kind` first. reply: the list to which the event is appended, as id, length, entry.
+-- Appends an event that carries the whole routing-relevant state of a replica, and stores the event's id as `revision`
+-- in the replica's hash.
+-- fields: flat list of name, value, `kind` first. reply: the list to which the event is appended, as id, length, entry.
 local function emit_replica(now_ms, replica_key, url, fields, reply)
   fields[#fields + 1] = 'replica'
   fields[#fields + 1] = url

@@ -1,4 +1,4 @@
--- The health state machine: one success or failure applied to a replica's hash.
+-- The health state machine: applies one success or failure to a replica's hash.
 --
 -- Success: failures = 0, successes + 1; unknown becomes healthy at once, unhealthy after `recovery` successes in a
 -- row; on becoming healthy successes = 0. Failure: successes = 0, failures + 1; anything but unhealthy becomes
@@ -7,7 +7,7 @@
 -- include lib/events.lua
 -- include lib/ready.lua
 
--- Returns the new status, or nil where it stays; counters: failures and successes after this result.
+-- Returns the new status, or nil if it does not change, and the counters of failures and successes after this result.
 local function next_health(status, failures, successes, ok, thresholds)
   if ok then
     successes = successes + 1
@@ -23,10 +23,10 @@ local function next_health(status, failures, successes, ok, thresholds)
   return nil, failures, 0
 end
 
--- What a router saw in passing, while others live too, is evidence and no verdict: alone it brings a replica to one
--- failure below the threshold, and its success takes back its own failures and nothing else.
--- witness: the router that alone has seen all failures counted so far, false where several did, or a probe.
--- Returns the status to write, or nil where it stays, the counters, and the witness.
+-- Weighs passive evidence, which is an outcome that one router reports while other routers are alive. One router alone
+-- brings a replica only to one failure below the threshold. Its success only cancels failures that it alone reported.
+-- witness: the router that alone has seen all failures counted so far; false if several routers, or a probe, saw them.
+-- Returns the status to write, or nil if it does not change, the counters, and the witness.
 local function weigh_passive(status, failures, successes, witness, result, thresholds, router)
   local is_alone = witness == router or (failures == 0 and not witness)
   if result.ok then
@@ -39,9 +39,9 @@ local function weigh_passive(status, failures, successes, witness, result, thres
   return status, failures, successes, is_alone and router
 end
 
--- Applies a result to the replica of that url and incarnation; drops it for any other, and for a tombstone.
--- result: url, incarnation, ok, latency, reason. origin: router; by where it was no probe; is_passive where it is to be
--- weighed as passive evidence. Appends an event to reply if the status changed. Returns whether it was applied.
+-- Applies a result to the replica of that url. Drops it if the incarnation is another one or the replica is removed.
+-- result: url, incarnation, ok, latency, reason. origin: router; by, empty for a probe; is_passive, true if the result
+-- is passive evidence. Appends an event to reply if the status changed. Returns whether the result was applied.
 local function apply_result(replica_key, result, thresholds, now_ms, origin, reply)
   local state = redis.call('HMGET', replica_key, 'incarnation', 'admin', 'status', 'consecutive_failures',
     'consecutive_successes', 'failing_witness')

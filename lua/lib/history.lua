@@ -1,8 +1,8 @@
--- A history begins when its history id is written: the first script that finds none writes the caller's.
+-- A history begins when its history id is written. The first script that finds no history id writes the caller's.
 
 -- include lib/refusal.lua
 
--- What the event stream still holds of an earlier history goes: its events do not lead to this one.
+-- Also deletes events of an earlier history, because they do not lead to the state of this one.
 local function begin_history(history_id)
   if redis.call('HSETNX', keys.meta, 'history_id', history_id) == 1 then
     redis.call('HSET', keys.meta, 'schema', SCHEMA)

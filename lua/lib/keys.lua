@@ -1,4 +1,4 @@
--- Every key of the namespace, derived from the one that a command is called with: `meta`. The types stand beside them.
+-- Every key of the namespace, derived from the one key that a command gets, `meta`; and the types of the fixed keys.
 
 local prefix = string.sub(KEYS[1], 1, -5)
 local keys = {

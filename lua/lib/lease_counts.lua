@@ -1,8 +1,8 @@
--- How many leases of all live routers name each replica.
+-- Counts the leases on each replica, over all routers in `routers`.
 
 -- include lib/keys.lua
 
--- Returns url to number, at this instant.
+-- Returns a table of url to number of leases, at this instant.
 local function count_leases()
   local counts = {}
   for _, router in ipairs(redis.call('ZRANGE', keys.routers, 0, -1)) do

@@ -1,10 +1,10 @@
--- What ends leases, whoever ends them: the router that holds them, or another one where that has expired.
+-- Ends leases, for the router that holds them or for the router that reaps it.
 
 -- include lib/endings.lua
 -- include lib/events.lua
 -- include lib/tombstones.lua
 
--- Each of these returns nil, or the reply for a key behind a lease that holds another type than ours.
+-- Each of these functions returns nil, or the reply for a key of a lease that has another type than the registry's.
 local function replica_refusal(url)
   return type_refusal({keys.replica_prefix .. url, 'hash'})
 end
@@ -13,8 +13,9 @@ local function lease_refusal(id, url)
   return replica_refusal(url) or session_refusal(id)
 end
 
--- Takes sessions off a replica, removed or not, and does what waited for the last one to end.
--- reply: takes events.
+-- Lowers the count of sessions of a replica, removed or not. If the last session has ended and the replica was to be
+-- removed then, it removes the replica.
+-- reply: the list to which events are appended.
 local function unload(url, count, now_ms, router, reply)
   local replica = keys.replica_prefix .. url
   local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))

@@ -1,8 +1,8 @@
--- Which replica a session gets that leaves some out.
+-- Chooses a replica for a session that avoids or excludes some replicas.
 
 -- include lib/placing.lua
 
--- The urls from that argument on, each once: a replica may be both avoided and excluded.
+-- Returns the urls from that argument on, each once, because a replica may be both avoided and excluded.
 local function urls_from(args, first)
   local urls, seen = {}, {}
   for i = first, #args do
@@ -14,7 +14,8 @@ local function urls_from(args, first)
   return urls
 end
 
--- The url at that place among the tied ones, of which those at the (sorted) skipped ranks do not count.
+-- Returns the url at that place among replicas with the same score, which begin at rank `first`.
+-- skipped: sorted ranks that do not count.
 local function at_place(tier, first, place, skipped)
   local rank = first + place
   for _, other in ipairs(skipped) do
@@ -34,7 +35,7 @@ local function is_among(url, urls)
   return false
 end
 
--- The least loaded replica of a tier but these. The lease id spreads ties.
+-- Returns the least loaded replica of a tier that is not left out. The lease id decides between equal loads.
 local function least_loaded_but(tier, lease_id, left_out)
   local best = redis.call('ZRANGE', tier, 0, #left_out, 'WITHSCORES')
   local least
@@ -60,7 +61,7 @@ local function least_loaded_but(tier, lease_id, left_out)
   return at_place(tier, first, spread(lease_id, tied - #skipped), skipped)
 end
 
--- As `choose`, but none of these urls.
+-- Does the same as `choose`, without the urls that are left out.
 local function choose_but(lease_id, left_out)
   if #left_out == 0 then
     return choose(lease_id)

@@ -1,5 +1,5 @@
--- Takes a router's waiters out of the queue and ends its leases, piece by piece, so that no call takes long however
--- many there are.
+-- Takes a router's waiters out of the queue and ends its leases. Each call handles a limited number of them, so that no
+-- call takes long.
 
 -- include lib/leases.lua
 -- include lib/queue.lua
@@ -9,11 +9,12 @@ local REPLICAS_AT_ONCE = 100
 local SCANS_AT_ONCE = 50
 local WAITERS_AT_ONCE = 1000
 
--- Returns some leases, by id; their ids; how many are on each url; and where to go on. A page of a scan may be much
--- larger than asked for, while the table shrinks: what does not fit is found again from where the page began.
+-- Returns some leases, as id to url; their ids; the number of leases on each url; and the cursor to continue from.
+-- While the table shrinks, a page of a scan may be much larger than its COUNT. If a page does not fit, the next call
+-- scans that page again.
 local function next_leases(leases, cursor)
   local urls, ids, loads, replicas = {}, {}, {}, 0
-  -- What was deleted leaves gaps in the table, which a scan has to cross.
+  -- Deleted leases leave gaps in the table, which a scan has to cross.
   for _ = 1, SCANS_AT_ONCE do
     local page = redis.call('HSCAN', leases, cursor, 'COUNT', LEASES_AT_ONCE - #ids)
     for i = 1, #page[2], 2 do
@@ -36,8 +37,8 @@ local function next_leases(leases, cursor)
   return urls, ids, loads, cursor
 end
 
--- Returns those of a router's waiters that a page of the queue shows, with their sequences; and where to go on, 'done'
--- where the page was the last.
+-- Returns the router's waiters in the next page of the queue, with their sequences, and the cursor to continue from,
+-- which is 'done' after the last page.
 local function next_waiters(key)
   local cursor = redis.call('HGET', keys.router_prefix .. key, 'queue_cursor') or '0'
   if cursor == 'done' then
@@ -55,7 +56,7 @@ local function next_waiters(key)
   return own, page[1] == '0' and 'done' or page[1]
 end
 
--- Returns nil, or the reply for a key of the wrong type behind these waiters and leases.
+-- Returns nil, or the reply for a key of these waiters and leases that has the wrong type.
 local function parting_refusal(waiters, ids, loads)
   for _, one in ipairs(waiters) do
     local refused = one.session and type_refusal({keys.sequence_prefix .. one.session, 'string'})
@@ -78,7 +79,8 @@ local function parting_refusal(waiters, ids, loads)
   return nil
 end
 
--- Those with a session leave their place for some time, for their client to come back to through another router.
+-- Takes waiters out of the queue. The sequence of a named session is kept for some time, so that its client can come
+-- back through another router and keep its position.
 local function drop_waiters(waiters, affinity_ms)
   for _, one in ipairs(waiters) do
     redis.call('ZREM', keys.queue, one.waiter)
@@ -100,9 +102,10 @@ local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
   end
 end
 
--- Ends some of what a router has, its waiters before its leases, and gives the slots to who waits longest. With the
--- last of it the router's record and inbox go. Writes a deletion first, so that it runs when memory is short.
--- Returns nil, and how many leases are left where it is not done; or the reply that refuses.
+-- Takes some of a router's waiters out of the queue, and ends some of its leases once no waiter is left. Freed slots go
+-- to the waiters that have waited longest. After the last lease it deletes the router's record and inbox. The first
+-- write is a deletion, because Redis allows a script to go on when memory is short if its first write is one.
+-- Returns nil and the number of leases left, or nil and false if none is left; or the reply that refuses.
 local function end_some(key, now_ms, by, affinity_ms)
   local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
   local waiters, queue_cursor = next_waiters(key)

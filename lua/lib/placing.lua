@@ -1,21 +1,21 @@
--- Which replica a session gets, and giving it the slot: for those who ask, and for those who have waited.
+-- Chooses a replica for a session and gives it a slot, both for a session that asks and for one that waits.
 
 -- include lib/values.lua
 -- include lib/sessions.lua
 -- include lib/ready.lua
 
--- A number of the lease id's own, below that many.
+-- Returns a number from 0 to count - 1 that depends only on the lease id.
 local function spread(lease_id, count)
   return tonumber(string.sub(lease_id, 1, 8), 16) % count
 end
 
--- The tier in which a replica has room, if any.
+-- Returns the key of the ready set that holds the url, or nothing if the replica is not ready.
 local function tier_of(url)
   return redis.call('ZSCORE', keys.ready_primary, url) and keys.ready_primary
     or redis.call('ZSCORE', keys.ready_secondary, url) and keys.ready_secondary
 end
 
--- The least loaded replica of a tier. The lease id spreads ties.
+-- Returns the least loaded replica of a tier. The lease id decides between equal loads.
 local function least_loaded(tier, lease_id)
   local first = redis.call('ZRANGE', tier, 0, 0, 'WITHSCORES')
   if not first[1] then
@@ -25,8 +25,8 @@ local function least_loaded(tier, lease_id)
   return place == 0 and first[1] or redis.call('ZRANGE', tier, place, place)[1]
 end
 
--- The replica where the session was before, if that has room, else the least loaded one of the first tier that has.
--- Returns its url, and the tier where it was found.
+-- Chooses the replica where the session was before if that has a free slot, otherwise the least loaded replica of the
+-- first tier that has one. Returns its url and its tier.
 local function choose(lease_id)
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
@@ -41,8 +41,8 @@ local function choose(lease_id)
   return least_loaded(keys.ready_secondary, lease_id), keys.ready_secondary
 end
 
--- Records a lease on a replica of that tier and counts it; returns as of which revision. Or nil, and the reply for a
--- key that holds another type than ours; then nothing is written.
+-- Records a lease on a replica of that tier and counts it. Returns the replica's revision. If a key has another type
+-- than the registry's, it writes nothing and returns nil and the reply that refuses.
 local function grant(router, lease_id, url, tier)
   local replica = keys.replica_prefix .. url
   local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))

@@ -1,7 +1,8 @@
--- The queue: who waits, first come first, over all routers.
+-- The queue of waiting sessions over all routers, first come first served.
 --
--- A waiter is `<router>/<lease id>` with its sequence as score. Whatever makes room ends with `serve_queue`, which
--- gives it to those who wait longest; their routers hear of it through their inboxes.
+-- A waiter is `<router>/<lease id>` with its sequence as score. Every script that may free a slot ends with
+-- `serve_queue`, which gives free slots to the waiters that have waited longest. Their routers read of the grants in
+-- their inboxes.
 
 -- include lib/placing.lua
 
@@ -10,15 +11,15 @@ local LOOKS_AT_ONCE = 1024
 local PAGE = 64
 local INBOX_LENGTH = '1000'
 
--- Whether the time is one in which a router that has sent no heartbeat is gone, and not cut off with all the others.
+-- Returns whether an expired router counts as gone now. It does not if all routers may have been cut off from Redis.
 local function may_give_up(now_ms)
   local span = redis.call('HMGET', keys.meta, 'reap_after_ms', 'reap_until_ms')
   local after, till = tonumber(span[1] or ''), tonumber(span[2] or '')
   return after and till and after <= now_ms and now_ms <= till
 end
 
--- What becomes of the waiters of a router: `served`; `skipped` while it has expired, or its keys are not ours to write;
--- `dropped` where it is none.
+-- Returns how to treat the waiters of a router: `served`; `skipped` while it has expired, or if a key of it has another
+-- type than the registry's; `dropped` if it is not in `routers`.
 local function router_state(router, now_ms)
   local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
   if not expires_at_ms then
@@ -31,9 +32,9 @@ local function router_state(router, now_ms)
   return 'served'
 end
 
--- Gives what room there is to those who wait longest, some at a time. Never refuses: whom it cannot serve stays in
--- line.
--- Returns whether a waiter is left that comes before any newcomer, and how many got a slot.
+-- Gives free slots to the waiters that have waited longest, a limited number in each call. It never refuses: a waiter
+-- that it cannot serve stays in the queue.
+-- Returns whether a waiter is left that must be served before a new session, and how many waiters got a slot.
 local function serve_queue(now_ms)
   if redis.call('ZCARD', keys.queue) == 0 then
     return false, 0

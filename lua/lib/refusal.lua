@@ -1,10 +1,11 @@
--- The checks that every script makes before its first write, because an error does not roll back.
+-- The checks that every script makes before its first write, because Redis does not roll back a script that fails.
 
 -- include lib/keys.lua
 
 local SCHEMA = '2'
 
--- What tells how long a key is refuses a key of another type, and costs less than TYPE, which answers with a table.
+-- For each type, the command that returns a key's length. It fails for a key of another type, and it costs less than
+-- TYPE, which replies with a table.
 local LENGTH_OF = {hash = 'HLEN', set = 'SCARD', stream = 'XLEN', string = 'STRLEN', zset = 'ZCARD'}
 
 -- Returns nil, or the reply for a key that holds another type than expected.
@@ -16,7 +17,7 @@ local function type_conflict(key, expected)
   return nil
 end
 
--- Returns nil, or the reply for a key that holds another type than ours.
+-- Returns nil, or the reply for the first key that has another type than expected.
 -- expected: flat list of key, type.
 local function type_refusal(expected)
   for i = 1, #expected, 2 do
@@ -29,8 +30,8 @@ local function type_refusal(expected)
   return nil
 end
 
--- Returns nil, or the reply for a key that holds another type than expected, by what a read of it through pcall has
--- answered: that tells it too, and saves the check.
+-- Returns nil, or the reply for a key that has another type than expected. It uses the reply of a read through pcall,
+-- which shows a wrong type too, so that no separate check is needed.
 local function read_refusal(answer, key, expected)
   if type(answer) == 'table' and answer.err then
     return type_conflict(key, expected) or answer
@@ -38,13 +39,13 @@ local function read_refusal(answer, key, expected)
   return nil
 end
 
--- Returns nil, or the reply for a namespace that another version wrote.
+-- Returns nil, or the reply for a namespace of another schema.
 local function schema_refusal(schema)
   return schema and schema ~= SCHEMA and {'wrong_schema', schema, SCHEMA} or nil
 end
 
--- Returns nil, or the reply that refuses: first the types, then the schema.
--- names: of keys. others: flat list of key, type, for those that are derived from a prefix.
+-- Returns nil, or the reply that refuses. The types are checked first, then the schema.
+-- names: names in `keys`. others: flat list of key, type, for keys that are derived from a prefix.
 local function refusal(names, others)
   local schema = redis.pcall('HGET', keys.meta, 'schema')
   if type(schema) == 'table' then

@@ -1,4 +1,4 @@
--- Revisions are stream ids: two numbers, compared one after the other.
+-- Compares revisions, which are stream ids: a time in milliseconds and a number within it.
 
 local function is_later(revision, other)
   local ms, sequence = string.match(revision, '^(%d+)-(%d+)$')

@@ -1,6 +1,6 @@
--- The session that a lease is for.
+-- The session of a lease.
 --
--- A lease id is random, followed by ':' and the digest of its session where one was named.
+-- A lease id is random. If the session was named, ':' and the digest of the session's name follow.
 
 -- include lib/refusal.lua
 
@@ -8,7 +8,7 @@ local function session_of(id)
   return string.match(id, ':(.+)$')
 end
 
--- Returns nil, or the reply for a session's key that holds another type than ours.
+-- Returns nil, or the reply for an affinity key of a session that has another type than the registry's.
 local function session_refusal(id)
   local session = session_of(id)
   return session and type_refusal({keys.affinity_prefix .. session, 'string'})

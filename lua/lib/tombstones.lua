@@ -1,9 +1,10 @@
--- Removal leaves a tombstone: the hash with admin `removed`, and the url in `removed`.
+-- A removal leaves a tombstone: the replica's hash with admin `removed`, and the url in `removed`.
 
 -- include lib/endings.lua
 
--- Takes url out of `replicas` and marks its hash. First the deletion, so that it runs when memory is short.
--- The hash expires seven days after the last session on it has ended; `removed` forgets older ones here.
+-- Takes a url out of `replicas` and marks its hash as removed. The first write is a deletion, because Redis allows a
+-- script to go on when memory is short if its first write is one. The hash expires seven days after the last session on
+-- the replica has ended. Urls that were removed more than seven days ago are deleted from `removed` here.
 local function bury(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
   redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')

@@ -2,7 +2,7 @@
 
 local asked_ms
 
--- Milliseconds since the epoch on the server's clock, which is asked once per script.
+-- Returns milliseconds since the Unix epoch on the server's clock, which is read once per script.
 local function server_now_ms()
   if not asked_ms then
     local now = redis.call('TIME')
@@ -11,7 +11,7 @@ local function server_now_ms()
   return asked_ms
 end
 
--- A whole number as decimal text: `..` turns numbers past 14 digits into 1e+14.
+-- Returns a whole number as decimal text. Without it, `..` writes a number of more than 14 digits as 1e+14.
 local function whole(number)
   return string.format('%.0f', number)
 end

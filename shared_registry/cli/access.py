@@ -1,4 +1,4 @@
-"""How a command gets at a registry: from outside, once, and with an error that says where it looked."""
+"""Connects a command to a registry for one operation. If Redis cannot be reached, the error names its address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 def observe(settings: RouterConfig, look: Callable[[Observer], Awaitable[T]]) -> T:
-    """Connect, look, disconnect."""
+    """Connect an `Observer`, read the registry with it, disconnect, and return what `look` returned.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached; the message names its address.
+    """
 
     async def run() -> T:
         async with Observer(settings) as observer:
@@ -28,7 +32,16 @@ def observe(settings: RouterConfig, look: Callable[[Observer], Awaitable[T]]) ->
 
 
 def operate(settings: RouterConfig, by: str | None, act: Callable[[Operator], Awaitable[T]]) -> T:
-    """Connect, change something, disconnect."""
+    """Connect an `Operator`, change the registry with it, disconnect, and return what `act` returned.
+
+    Args:
+        settings: The registry's address.
+        by: The author of the change; if it is empty or `None`, the operator's default.
+        act: The change.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached; the message names its address.
+    """
 
     async def run() -> T:
         async with Operator(settings, by=by or "") as operator:
@@ -40,7 +53,7 @@ def operate(settings: RouterConfig, by: str | None, act: Callable[[Operator], Aw
 
 @contextlib.contextmanager
 def explained(settings: RouterConfig) -> Iterator[None]:
-    """Let an error that Redis cannot be reached say which Redis was meant."""
+    """Add the address of Redis to any `StoreUnavailable` that the block raises."""
     try:
         yield
     except StoreUnavailable as error:
@@ -48,11 +61,11 @@ def explained(settings: RouterConfig) -> Iterator[None]:
 
 
 def unreachable(settings: RouterConfig, error: StoreUnavailable) -> StoreUnavailable:
-    """Return the error with the Redis that was meant."""
+    """Return a copy of the error whose message names the address of Redis."""
     trouble, where = str(error).rstrip("."), mask_redis_url(settings.redis_url)
     return StoreUnavailable(f"{trouble}; is redis_url {where} the right one? --redis gives another")
 
 
 def place(settings: RouterConfig) -> dict[str, Any]:
-    """Return how every document for programs begins: which registry it is about."""
+    """Return the first fields of every JSON document: the registry's Redis and namespace."""
     return {"redis": mask_redis_url(settings.redis_url), "namespace": settings.namespace}

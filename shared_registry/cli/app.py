@@ -1,7 +1,7 @@
 """The command `shared-registry`.
 
-Exit codes: 0 all is well, 1 something is wrong with what was found, 2 something is wrong with what was asked (options,
-settings, credentials), 3 Redis cannot be reached.
+Exit codes: 0 success; 1 the command found a problem; 2 the options, the settings or the credentials are wrong; 3 Redis
+cannot be reached.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings: options win over the environment (`SHARED_REGISTRY_REDIS_URL`, `SHARED_REGISTRY_NAMESPACE`, "
-    "...), and that over the file given with `--config`.\n\n"
-    "Exit codes: 0 all is well, 1 something found is wrong, 2 wrong usage or settings, 3 Redis cannot be reached.",
+    epilog="Settings: options override the environment (`SHARED_REGISTRY_REDIS_URL`, `SHARED_REGISTRY_NAMESPACE`, "
+    "...), and the environment overrides the file given with `--config`.\n\n"
+    "Exit codes: 0 success, 1 a problem was found, 2 wrong usage or settings, 3 Redis cannot be reached.",
 )
 
 
@@ -77,16 +77,16 @@ def demo(
     context: typer.Context,
     *,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Stay up afterwards, to be looked at with redis-cli, until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep the cluster running afterwards, for redis-cli, until Ctrl-C.")
     ] = False,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a cluster of routers survive: a Valkey, replicas and routers, all real processes on this machine.
+    """Run a cluster on this machine and watch it survive failures. Valkey, replicas and routers are real processes.
 
-    Kills a replica and the leading router, drains and adds replicas, and shows where sessions through every router go.
-    Needs neither Docker nor root, reads no settings, and leaves nothing behind. Exits with 0 only if each step was
-    really observed.
+    The demo kills a replica and the leader, drains a replica and adds one. After each step it shows which replica each
+    router selects. It needs neither Docker nor root, reads no settings, and leaves nothing behind. It exits with 0 only
+    if it observed the expected result of every step.
 
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
     observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
@@ -96,7 +96,7 @@ def demo(
 
     options = given(context, None, namespace, as_json=as_json)
     if options.redis is not None:
-        raise UsageError("--redis: the demo starts a Redis of its own; leave it out")
+        raise UsageError("--redis: the demo starts its own Redis; leave this option out")
     log_to_stderr()
     audience = JsonAudience(print_json) if options.as_json else ConsoleAudience(new_console())
     is_observed = run_demo(options.namespace or "demo", audience, keep=keep)

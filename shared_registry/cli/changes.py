@@ -1,4 +1,4 @@
-"""Changes to several replicas in turn: what became of each, for people and for programs."""
+"""Changes several replicas one after the other, and reports the outcome for each, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Named(Protocol):
 
     @property
     def url(self) -> str:
-        """As it was given when it was registered."""
+        """The replica's url, in the spelling with which it was registered."""
 
     @property
     def name(self) -> str | None:
-        """Its label."""
+        """The replica's name, if it has one."""
 
 
 N = TypeVar("N", bound=Named)
@@ -31,7 +31,14 @@ N = TypeVar("N", bound=Named)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one replica: the value of a `Change`, or that it is unknown, failed, or was not tried."""
+    """The outcome for one replica.
+
+    Attributes:
+        url: The replica's url.
+        name: The replica's name, if it has one.
+        outcome: The value of a `Change`; `unknown` if the reply was lost, `failed` if Redis refused the change, or
+            `not_tried` after an earlier failure.
+    """
 
     url: str
     name: str | None
@@ -40,19 +47,25 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What became of all of them. The first failure ends the work; it is raised once everything is told."""
+    """The outcomes for all replicas.
+
+    Attributes:
+        each: One result for each replica, in the order given.
+        failure: The first error, after which no further change was tried. The caller raises it after it has printed
+            the results.
+    """
 
     each: list[Result]
     failure: StoreError | None = None
 
     @property
     def are_as_asked(self) -> bool:
-        """Whether every replica is now as was asked for."""
+        """Whether every replica is now in the state that was asked for."""
         return self.failure is None and all(one.outcome != Change.GONE.value for one in self.each)
 
 
 async def change_each(targets: Sequence[N], change: Callable[[N], Awaitable[Change]]) -> Results:
-    """Change one after the other, in the order given."""
+    """Change one replica after the other, in the order given, until the first failure."""
     results: list[Result] = []
     failure: StoreError | None = None
     for target in targets:
@@ -68,13 +81,13 @@ async def change_each(targets: Sequence[N], change: Callable[[N], Awaitable[Chan
 
 
 def results_document(config: RouterConfig, by: str, results: Results) -> dict[str, Any]:
-    """Return the results for programs."""
+    """Return the results as a JSON object."""
     each = [{"url": one.url, "name": one.name, "outcome": one.outcome} for one in results.each]
     return {**place(config), "by": by, "results": each}
 
 
 def result_lines(results: Results) -> list[str]:
-    """Return the results for people."""
+    """Return one line of text for each result."""
     return [
         f"{f'{one.name} {one.url}' if one.name else one.url}: {one.outcome.replace('_', ' ')}" for one in results.each
     ]

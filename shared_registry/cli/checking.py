@@ -1,4 +1,4 @@
-"""`shared-registry check`: verifies the invariants, and repairs what follows from the rest."""
+"""`shared-registry check`: verifies the invariants in Redis, and repairs data that can be derived from other data."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def check(
         bool,
         typer.Option(
             "--repair",
-            help="Put in order what follows from the rest: loads, ready sets, the queue, "
-            "membership, the event stream; then check again.",
+            help="Repair data that can be derived from other data (loads, ready sets, the queue, membership, the "
+            "event stream), then check again.",
         ),
     ] = False,
     by: ByOption = None,
@@ -46,10 +46,10 @@ def check(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the registry's invariants in Redis while routers work on it; exit with 1 if one is violated.
+    """Verify the registry's invariants in Redis, while routers use it. Exit with 1 if an invariant is violated.
 
-    With --repair it tells what is still wrong afterwards: keys of another type, and values that do not parse, are left
-    to their owner. What was repaired is an event.
+    With --repair it reports the violations that remain: it does not touch keys of a wrong type and values that cannot
+    be parsed. If it changed anything, it records an event.
 
     --json prints one object: redis, namespace, is_clean, and violations [{rule, key, message}].
     """

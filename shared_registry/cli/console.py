@@ -1,4 +1,4 @@
-"""How the command prints for people: tables that no width cuts, and nobody's control characters."""
+"""Prints for people: tables that are not cut to the terminal's width, and text without control characters."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import sys
 from rich.console import Console
 
 TABLE_WIDTH = 250
-"""Most columns of a table, also where the terminal has fewer: better a line that wraps than a url cut into pieces."""
+"""The most columns of a table, even on a narrower terminal: the terminal then wraps long lines, and urls stay whole."""
 UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
 def new_console(width: int | None = TABLE_WIDTH) -> Console:
-    """Return a console on standard output; without a width it takes the terminal's."""
+    """Return a console on standard output. If the width is `None`, it takes the terminal's width."""
     return _Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Fail as any write to a closed pipe does, which typer takes for the end; rich would exit on the spot."""
-        raise BrokenPipeError(errno.EPIPE, "nobody reads on")
+        """Raise the error of any write to a closed pipe: typer then ends the command. Rich would exit at once."""
+        raise BrokenPipeError(errno.EPIPE, "the reader of standard output has closed it")
 
 
 def print_line(text: str) -> None:
-    """Print one line at once, for whoever follows."""
+    """Print one line and flush it, so that a reader of the pipe receives it at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def printable(text: str) -> str:
-    """Return what others have written, with what a terminal would obey spelled out."""
+    """Return a text with its non-printable characters escaped, so that it cannot control the terminal."""
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in its largest unit."""
+    """Return a duration as text, in its largest unit; a negative one as 0."""
     for length, unit in UNITS:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -44,5 +44,5 @@ def duration(seconds: float) -> str:
 
 
 def timestamp(at: float) -> str:
-    """Return a time in UTC, to the millisecond."""
+    """Return a time, in seconds since the epoch, as text in UTC with milliseconds."""
     return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

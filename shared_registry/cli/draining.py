@@ -1,4 +1,4 @@
-"""`shared-registry drain --wait`: until no session is left on the drained replicas, with progress on standard error."""
+"""`shared-registry drain --wait`: waits until the drained replicas have no session, and reports on standard error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LOOK_SECONDS = 0.2
 
 
 async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_seconds: float | None) -> int:
-    """Return how many sessions are left: none, or some when the time is up. Looks at least once.
+    """Wait until the replicas have no session, or until the timeout, and return the number of sessions left.
 
-    On a terminal a bar shows how far it has come; otherwise each change of the number is a line.
+    The number is read at least once. Progress is a bar on a terminal, and otherwise a line for each change.
 
     Raises:
-        StoreUnavailable: Redis did not answer; what was asked for goes on all the same.
+        StoreUnavailable: Redis did not answer; the replicas continue to drain.
         UnknownReplica: A replica was removed more than seven days ago, or never registered.
     """
     deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -39,7 +39,7 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
 
 
 class _Progress:
-    """How many of the sessions have ended."""
+    """Shows how many sessions are left: as a bar on a terminal, and otherwise as lines."""
 
     def __init__(self, sessions: int) -> None:
         self._console = Console(stderr=True)
@@ -60,11 +60,11 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:  # rich before 14.3 ends also a bar that was not started with an empty line
+        if self._console.is_terminal:  # rich before 14.3 prints an empty line for a bar that was never started
             self._bar.stop()
 
     def show(self, left: int) -> None:
-        """Show how many are left now."""
+        """Update the number of sessions left."""
         self._bar.update(self._task, completed=max(self._sessions - left, 0), left=left)
         if left != self._shown:
             self._shown = left

@@ -1,4 +1,4 @@
-"""How `shared-registry events` shows what happened: for people and for programs."""
+"""The output of `shared-registry events`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPECS = (EventKind.REPLICA_REGISTERED, EventKind.REPLICA_UPDATED)
 
 
 def event_document(event: Event) -> dict[str, Any]:
-    """Return an event for programs."""
+    """Return an event as a JSON object."""
     record = event.record
     return {
         "id": event.id,
@@ -29,7 +29,7 @@ def event_document(event: Event) -> dict[str, Any]:
 
 
 def event_line(event: Event) -> str:
-    """Return an event for people, in one line that begins with what `--after` takes."""
+    """Return an event as one line of text. It begins with the event's id, which `--after` accepts."""
     what = _replica(event, event.record) if event.record else _router(event)
     by = f" by {event.by}" if event.by else ""
     reason = f": {event.reason}" if event.reason else ""

@@ -1,4 +1,4 @@
-"""What the command's exit code says to a script that runs it."""
+"""The command's exit codes, for scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OK, FOUND_WRONG, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def exit_code(error: RegistryError) -> int:
-    """Return what an error means to a script that runs the command."""
+    """Return the exit code for an error."""
     if isinstance(error, StoreUnavailable):
         return UNREACHABLE
     return USAGE if isinstance(error, ConfigError | MissingExtra | UsageError | StoreRefused) else FOUND_WRONG

@@ -1,4 +1,4 @@
-"""`shared-registry keys`: the redis-cli commands for a namespace, and what they show."""
+"""`shared-registry keys`: prints the redis-cli commands that show a namespace, and their replies if asked to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared_registry.cli.redis_cli import Look, looks, redis_cli
 from shared_registry.store.keys import Keys
 
 MOST_EACH = 20
-"""Replicas and routers that are shown one by one; a registry may have thousands."""
+"""The most replicas, and the most routers, that `--show` prints one by one; a registry may have thousands."""
 Shown = tuple[Look, tuple[str, ...], Any]
 commands = typer.Typer()
 
@@ -34,21 +34,21 @@ def keys(
     context: typer.Context,
     *,
     show: Annotated[
-        bool, typer.Option("--show", help="Run them, here and without redis-cli, and print what Redis answers.")
+        bool, typer.Option("--show", help="Run the commands here, without redis-cli, and print Redis's replies.")
     ] = False,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the redis-cli commands that show what is in Redis for this namespace. All of them only read.
+    """Print the redis-cli commands that show this namespace's data in Redis. All of them only read.
 
-    Without --show it connects to nothing, and `<url>` and `<key>` stand for a replica's url and a router's key. A
+    Without --show it connects to nothing, and prints `<url>` for a replica's url and `<key>` for a router's key. A
     password is never printed: redis-cli takes it from REDISCLI_AUTH.
 
     --json prints one object: redis, namespace, redis_cli (the program with its options), note, and commands [{shows,
-    words}]; with --show each of these has a reply besides, and those for a replica or router are there for each, up to
-    20 of them.
+    words}]. With --show each command also has a reply, and a command about one replica or router is repeated for each
+    of them, up to 20 times.
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
@@ -84,7 +84,7 @@ def _document(shown: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _plain(reply: Any) -> Any:
-    """Return a reply as JSON has it; redis-py makes sets and tuples of some."""
+    """Return a reply in JSON's types; redis-py returns some replies as sets and tuples."""
     if isinstance(reply, Mapping):
         return {str(field): _plain(value) for field, value in reply.items()}
     if isinstance(reply, set):
@@ -108,7 +108,11 @@ def _lines(reply: Any) -> Iterator[str]:
 
 
 def _pairs(reply: list[Any]) -> Iterator[str]:
-    """A sorted set comes as member, score, member, score; a set as members, which never look like numbers."""
+    """Yield the lines of a list reply.
+
+    The reply for a sorted set alternates members and scores. The reply for a set has only members, and no member of
+    ours looks like a number.
+    """
     if len(reply) % 2 == 0 and all(str(score).replace(".", "", 1).isdigit() for score in reply[1::2]):
         yield from (f"{member}: {score}" for member, score in zip(reply[::2], reply[1::2], strict=True))
     else:

@@ -1,4 +1,4 @@
-"""`shared-registry step-down`: another router is to lead."""
+"""`shared-registry step-down`: asks the leader to let another router become the leader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def step_down(
         typer.Option(
             "--for",
             metavar="SECONDS",
-            help="How long it is not to lead again; default: three leases, 9 s where the lease is the default.",
+            help="How long it may not become the leader again; default: 3 x lease_seconds, 9 s by default.",
             callback=_sit_out,
             show_default=False,
         ),
@@ -58,13 +58,14 @@ def step_down(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the leader to step down: it stops probing at once and sits out for some leases, so that another takes over.
+    """Ask the leader to step down. It stops probing at once and sits out, so that another router takes over.
 
-    Its writes are refused from that moment on, also while it is paused or cut off. It goes on routing. Where no other
-    router stands, nobody probes until it leads again. Exits with 1 where nobody leads.
+    From that moment Redis refuses its writes as the leader, even if its process is paused or cut off. It continues to
+    route sessions. If no other router campaigns, no replica is probed until this router is the leader again. Exits with
+    1 if there is no leader.
 
     --json prints one object: redis, namespace, by, stepped_down {router, epoch, sit_out_seconds} or null, and leader
-    {router, epoch} or null, who leads now.
+    {router, epoch}, the new leader, or null.
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
@@ -99,9 +100,9 @@ def _document(deposition: Deposition | None, successor: Leader | None) -> dict[s
 
 def _line(deposition: Deposition | None, successor: Leader | None) -> str:
     if deposition is None:
-        return "nobody leads, so that nobody was asked; `shared-registry routers` shows who could"
-    then = f"{successor.router} leads in epoch {successor.epoch}" if successor else "nobody else has taken over yet"
+        return "there is no leader, so no router was asked; `shared-registry routers` lists the routers"
+    then = f"{successor.router} leads in epoch {successor.epoch}" if successor else "no other router has taken over yet"
     router, epoch = deposition.leader.router, deposition.leader.epoch
     if not deposition.is_deposed:
-        return f"epoch {epoch} of {router} ended by itself just before, so that nobody was asked; {then}"
+        return f"epoch {epoch} of {router} ended just before, so no router was asked; {then}"
     return f"{router} steps down from epoch {epoch} and sits out {deposition.sit_out_seconds:g} s; {then}"

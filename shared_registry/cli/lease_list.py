@@ -1,4 +1,4 @@
-"""How `shared-registry leases` shows the leases: for people and for programs."""
+"""The output of `shared-registry leases`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DIGITS_SHOWN = 12
 
 
 def leases_document(config: RouterConfig, found: Sequence[LeaseRecord]) -> dict[str, Any]:
-    """Return the leases for programs."""
+    """Return the leases as a JSON object."""
     each = [{"id": one.id, "router": one.router, "url": one.key, "session_digest": one.session_digest} for one in found]
     return {**place(config), "leases": each}
 
 
 def leases_text(config: RouterConfig, found: Sequence[LeaseRecord]) -> RenderableType:
-    """Return the leases for people."""
+    """Return the leases as a table."""
     if not found:
         return f"no leases are held in namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
     table = Table(box=None, header_style="bold", pad_edge=False)

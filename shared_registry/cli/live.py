@@ -1,4 +1,4 @@
-"""Output that goes on until Ctrl-C, also through an outage: the status table that renews itself, and the events."""
+"""Output that continues until Ctrl-C, also while Redis is away: `status --watch` and `events --follow`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from shared_registry.model import ORIGIN, Event, is_later
 
 PAUSE_SECONDS = 0.5
 Show = Callable[[Overview, float, StoreError | None], None]
-"""Shows an overview, how many seconds old it is, and why it is not renewed."""
+"""Shows an overview, its age in seconds, and the error that kept it from being read again, if there was one."""
 
 
 async def watch_status(settings: RouterConfig, *, interval_seconds: float, as_json: bool) -> None:
-    """Show the status again and again until cancelled.
+    """Read and show the status every `interval_seconds` until cancelled.
+
+    While Redis fails, it shows the last status with its age and the error.
 
     Raises:
-        StoreError: There is nothing to show in the first place.
+        StoreError: The first status could not be read.
     """
     async with Observer(settings) as observer:
         first = await observer.overview()
@@ -74,12 +76,13 @@ def _json_lines(settings: RouterConfig) -> Show:
 
 
 async def follow_events(observer: Observer, *, after: str, is_known: bool, show: Callable[[Event], None]) -> None:
-    """Show each event that follows a revision until cancelled; gaps and outages are told on standard error.
+    """Show each event after a revision until cancelled. Report gaps and outages on standard error.
 
     Args:
-        observer: Where to read.
+        observer: Reads the event stream.
         after: The revision.
-        is_known: Whether it is one that was read, so that the next event has to name it.
+        is_known: Whether the revision was read from the event stream. If so, the next event must name it as its
+            previous one, or events are missing.
         show: Called with each event.
     """
     is_away = False
@@ -89,7 +92,7 @@ async def follow_events(observer: Observer, *, after: str, is_known: bool, show:
             head = None if events else await observer.head()
         except StoreError as error:
             if not is_away:
-                _note(f"{error}; waiting for it")
+                _note(f"{error}; trying again until it answers")
             is_away = True
             await asyncio.sleep(PAUSE_SECONDS)
             continue
@@ -98,11 +101,11 @@ async def follow_events(observer: Observer, *, after: str, is_known: bool, show:
         is_away = False
         for event in events:
             if is_known and event.previous != after:
-                _note("events are missing here: the event stream was trimmed, or its history was lost")
+                _note("events are missing here: the event stream was trimmed, or Redis lost its data")
             show(event)
             after, is_known = event.id, True
         if head is not None and is_known and is_later(after, head.revision):
-            _note("the event stream begins anew: its history was lost")
+            _note("the event stream starts again from its beginning: Redis lost its data")
             after, is_known = ORIGIN, True
 
 

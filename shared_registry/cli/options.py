@@ -1,4 +1,4 @@
-"""What the command's options mean to all of its commands: which registry, and how to print."""
+"""The options that all commands share: the registry's address, and the form of the output."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RedisOption = Annotated[
     typer.Option(
         "--redis",
         metavar="URL",
-        help="The Redis that holds the registry. With a password rather in SHARED_REGISTRY_REDIS_URL: "
-        "a command line is there for all to see.",
+        help="The Redis that holds the registry. If the url has a password, set SHARED_REGISTRY_REDIS_URL instead: "
+        "other users of this machine can read a command line.",
         show_default=False,
     ),
 ]
 NamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", metavar="NAME", help="The registry within that Redis.", show_default=False),
+    typer.Option("--namespace", "-n", metavar="NAME", help="The registry's name in that Redis.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ConfigOption = Annotated[
@@ -41,7 +41,7 @@ TargetsArgument = Annotated[
 
 
 def seconds_above_zero(seconds: float | None) -> float | None:
-    """Refuse a duration that is none."""
+    """Return the duration, or refuse one that is not above 0 or not finite. `None` means that none was given."""
     if seconds is not None and not 0 < seconds < math.inf:
         raise typer.BadParameter("must be a number of seconds above 0")
     return seconds
@@ -55,14 +55,16 @@ def _one_line(text: str | None) -> str | None:
 
 ReasonOption = Annotated[
     str | None,
-    typer.Option("--reason", metavar="TEXT", help="Why, for the events.", callback=_one_line, show_default=False),
+    typer.Option(
+        "--reason", metavar="TEXT", help="The reason, recorded in the event.", callback=_one_line, show_default=False
+    ),
 ]
 ByOption = Annotated[
     str | None,
     typer.Option(
         "--by",
         metavar="WHO",
-        help="Who asks for it, for the events; default: user@host.",
+        help="The author of the change, recorded in the event; default: user@host.",
         callback=_one_line,
         show_default=False,
     ),
@@ -71,38 +73,43 @@ ByOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class GlobalOptions:
-    """Options that may stand before or after the command's name."""
+    """The options that are accepted before and after the command's name."""
 
     redis: str | None = None
     namespace: str | None = None
     as_json: bool = False
 
     def load(self, path: Path | None = None, **overrides: Any) -> RouterConfig:
-        """Return the settings in force: command line over environment over file over defaults.
+        """Return the settings in force. The command line overrides the environment, then the file, then the defaults.
 
         Args:
-            path: The file.
-            overrides: Settings that further options give; `None` where they were not given.
+            path: The YAML file, if one is given.
+            overrides: Settings from a command's own options; `None` for an option that was not given.
 
         Raises:
-            ConfigError: Anything is wrong with them.
+            ConfigError: The file cannot be read, or a setting is wrong.
         """
         return self.load_with_origins(path, **overrides).config
 
     def load_with_origins(self, path: Path | None = None, **overrides: Any) -> LoadedConfig:
-        """Return the settings in force, and where each came from."""
+        """Return the settings in force, and the source of each."""
         overrides |= {"redis_url": self.redis, "namespace": self.namespace}
         return load_config(path, overrides=overrides)
 
 
 def given(context: typer.Context, redis: str | None, namespace: str | None, *, as_json: bool) -> GlobalOptions:
-    """Return what was given after the command's name, over what was given before it."""
+    """Combine the options before and after the command's name; those after it take precedence."""
     before = context.obj if isinstance(context.obj, GlobalOptions) else GlobalOptions()
     return GlobalOptions(redis or before.redis, namespace or before.namespace, as_json or before.as_json)
 
 
 def print_json(document: object, *, is_line: bool = False) -> None:
-    """Print one JSON document on standard output; in one line where another follows."""
+    """Print one JSON document on standard output.
+
+    Args:
+        document: Anything that `json.dumps` accepts.
+        is_line: Print it on one line, for a command that prints several documents.
+    """
     sys.stdout.write(json.dumps(document, indent=None if is_line else 2) + "\n")
     sys.stdout.flush()
 
@@ -111,8 +118,9 @@ def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
     """Send the package's log to standard error.
 
     Args:
-        as_json: One JSON object a line.
-        is_service: Of a command that runs on: with the time, and from level info on. Otherwise only warnings.
+        as_json: Write one JSON object per line, if this is a service.
+        is_service: The command runs until it is stopped: log from level info on, with the time. Other commands log
+            only warnings and errors.
     """
     handler = logging.StreamHandler()
     if as_json and is_service:

@@ -1,4 +1,4 @@
-"""How `shared-registry queue` shows the queue: for people and for programs."""
+"""The output of `shared-registry queue`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_registry.store.redis_url import mask_redis_url
 
 
 def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:
-    """Return the queue for programs. Times are seconds since the epoch on the Redis server's clock."""
+    """Return the queue as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
     waiters = [
         {
             "position": one.position,
@@ -32,9 +32,9 @@ def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:
 
 
 def queue_text(config: RouterConfig, found: QueueList) -> RenderableType:
-    """Return the queue for people."""
+    """Return the queue as a table."""
     if not found.depth:
-        return f"nobody waits in namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
+        return f"no session waits in namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("position", justify="right")
     for heading in ("lease", "router", "session"):
@@ -49,5 +49,5 @@ def queue_text(config: RouterConfig, found: QueueList) -> RenderableType:
             duration(found.at - one.since),
         )
     more = found.depth - len(found.waiters)
-    summary = f"{found.depth} sessions wait" + (f"; {more} more than shown, see --count" if more else "")
+    summary = f"{found.depth} sessions wait" + (f"; {more} are not shown, raise --count" if more else "")
     return Group(table, summary) if found.waiters else summary

@@ -1,4 +1,4 @@
-"""How to look at a registry with redis-cli: the program's options for a Redis url, and the commands worth knowing."""
+"""How to read a registry with redis-cli: the program's options for a Redis url, and the useful commands."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Look:
     """One command that only reads.
 
     Attributes:
-        shows: What one sees.
+        shows: A description of its reply.
         words: The command with its arguments.
-        each: Whether it is there once per `replica` or per `router`, whose name stands for `<url>` or `<key>` then.
+        each: `replica` or `router` if the command is about one of them: its key ends in `<url>` or `<key>`, for which
+            `of()` puts the replica's url or the router's key. Otherwise empty.
     """
 
     shows: str
@@ -33,32 +34,38 @@ class Look:
 
 
 def looks(keys: Keys) -> list[Look]:
-    """Return what is worth looking at in a namespace."""
+    """Return the commands that show a namespace."""
     return [
         Look("the history: schema, history_id, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
         Look("the replicas, lowest order first", ("ZRANGE", keys.replicas, "0", "-1", "WITHSCORES")),
-        Look("all of one replica: spec, health, operator's word, load", ("HGETALL", keys.replica("<url>")), "replica"),
+        Look("all of one replica: spec, health, admin state, load", ("HGETALL", keys.replica("<url>")), "replica"),
         Look(
             "primaries that may take a session now, by in_flight / weight",
             ("ZRANGE", keys.ready_primary, "0", "-1", "WITHSCORES"),
         ),
-        Look("the same for the others", ("ZRANGE", keys.ready_secondary, "0", "-1", "WITHSCORES")),
+        Look(
+            "secondaries that may take a session now, by in_flight / weight",
+            ("ZRANGE", keys.ready_secondary, "0", "-1", "WITHSCORES"),
+        ),
         Look("replicas that are healthy and active, and full", ("SMEMBERS", keys.full)),
         Look("replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")),
-        Look("who leads, in which epoch, since when", ("HGETALL", keys.leader)),
-        Look("milliseconds until the lease ends, unless it is renewed; -2: nobody leads", ("PTTL", keys.leader)),
+        Look("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),
+        Look("milliseconds until the leader's time ends unless renewed; -2: no leader", ("PTTL", keys.leader)),
         Look("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
-        Look("how one router presents itself", ("HGETALL", keys.router("<key>")), "router"),
+        Look("the record of one router", ("HGETALL", keys.router("<key>")), "router"),
         Look("the leases that one router holds: id, replica", ("HGETALL", keys.leases("<key>")), "router"),
         Look(
-            "who waits for a slot, first come first, and since about when (ms)", ("ZRANGE", keys.queue, *FIRST_WAITERS)
+            "the first waiters in the queue, and about when each joined it (ms)", ("ZRANGE", keys.queue, *FIRST_WAITERS)
         ),
-        Look("what happened last, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
+        Look("the latest events, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
     ]
 
 
 def redis_cli(url: str) -> tuple[list[str], str]:
-    """Return the program with its options for a checked url, without its password, and what to know besides."""
+    """Return redis-cli with its options for a checked url, and a note for the user, which may be empty.
+
+    The password is left out; the note then says where to put it.
+    """
     parts = urlsplit(url)
     user_part, _, hosts = parts.netloc.rpartition("@")
     user, _, password = user_part.partition(":")

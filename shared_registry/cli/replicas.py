@@ -43,24 +43,34 @@ commands = typer.Typer()
 def add(
     context: typer.Context,
     urls: Annotated[
-        list[str], typer.Argument(metavar="URL", help="http(s) origins without a path.", show_default=False)
+        list[str], typer.Argument(metavar="URL", help="The replicas' http(s) urls, without a path.", show_default=False)
     ],
     *,
-    name: Annotated[str | None, typer.Option(help="A label for people; of one replica.", show_default=False)] = None,
-    primary: Annotated[
-        bool | None, typer.Option("--primary/--secondary", help="The tier; secondaries serve when no primary can.")
+    name: Annotated[
+        str | None, typer.Option(help="A name for people; only with a single url.", show_default=False)
     ] = None,
-    weight: Annotated[float | None, typer.Option(help="Share of the load; default: 1.", show_default=False)] = None,
+    primary: Annotated[
+        bool | None,
+        typer.Option("--primary/--secondary", help="The tier; secondaries take sessions when no primary can."),
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="The share of the load; default: 1.", show_default=False)] = None,
     capacity: Annotated[
-        int | None, typer.Option(help="Most sessions at once; 0, the default, is unlimited.", show_default=False)
+        int | None,
+        typer.Option(help="The most sessions at once; 0, the default, means no limit.", show_default=False),
     ] = None,
     order: Annotated[
-        int | None, typer.Option(help="Place in the list, lowest first; default: the end.", show_default=False)
+        int | None,
+        typer.Option(
+            help="The order among the replicas, lowest first; default: the end. Only with a single url.",
+            show_default=False,
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="Such as zone=a; NAME- takes it away. Repeat for several.", show_default=False
+            metavar="NAME=VALUE",
+            help="Set a label, such as zone=a; NAME- removes the label. Repeat for several labels.",
+            show_default=False,
         ),
     ] = None,
     by: ByOption = None,
@@ -69,18 +79,19 @@ def add(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register replicas, or change the ones that are there: what is not given stays, and so do health and load.
+    """Register new replicas, or change registered ones. Options that are not given change nothing.
 
-    A new replica takes sessions after its first successful probe. The outcomes are registered, updated and unchanged.
+    A change keeps the replica's health and load. A new replica takes sessions after its first successful probe. The
+    outcomes are registered, updated and unchanged.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
-    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     asked = {"name": name, "primary": primary, "weight": weight, "capacity": capacity, "order": order}
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     for field in ("name", "order"):
         if field in changes and len(urls) > 1:
-            raise UsageError(f"--{field}: belongs to one replica; add several with one command each")
+            raise UsageError(f"--{field}: belongs to a single replica; use one command for each replica")
     set_labels, unset_labels = _label_changes(label or [])
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
 
@@ -103,9 +114,11 @@ def remove(
     *,
     reason: ReasonOption = None,
     when_drained: Annotated[
-        bool, typer.Option("--when-drained", help="Drain first; the end of the last session removes it.")
+        bool, typer.Option("--when-drained", help="Drain first, and remove at the end of the last session.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation; required without a terminal.")
+    ] = False,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -114,15 +127,16 @@ def remove(
 ) -> None:
     """Remove replicas. Config files do not bring them back; `add` does.
 
-    The outcomes are removed; draining for one that has sessions and is to be drained first, which `enable` calls off;
-    and unchanged for one that is so already, or was removed within the last seven days.
+    The outcomes are removed, draining and unchanged. With --when-drained, a replica that has sessions is draining;
+    `enable` cancels its removal. A replica is unchanged if it is draining for removal already, or was removed within
+    the last seven days.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
-    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
     if not yes and not sys.stdin.isatty():
-        raise UsageError("--yes: is needed to remove replicas where nobody can be asked; nothing was changed")
+        raise UsageError("--yes: is required to remove replicas without a terminal; nothing was changed")
     found = operate(task.settings, task.by, lambda operator: operator.find(targets, also_removed=True))
     if not yes and not _is_confirmed([target for target in found if target.incarnation]):
         sys.stderr.write("nothing was changed\n")
@@ -145,13 +159,15 @@ def drain(
     targets: TargetsArgument,
     *,
     reason: ReasonOption = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until no session is left, and show how many are.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until no session is left, and show the number of those left.")
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
             "--timeout",
             metavar="SECONDS",
-            help="With --wait: give up after that, with exit code 1; default: never.",
+            help="With --wait: exit with 1 after this time; default: no limit.",
             callback=seconds_above_zero,
             show_default=False,
         ),
@@ -162,16 +178,16 @@ def drain(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let replicas finish their sessions and take no new ones. They are still probed; `enable` undoes it.
+    """Let replicas finish their sessions and take no new ones. They are still probed; `enable` reverses it.
 
-    The outcomes are draining and unchanged. With --wait, progress is told on standard error.
+    The outcomes are draining and unchanged. With --wait, progress is reported on standard error.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
-    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
     if timeout is not None and not wait:
-        raise UsageError("--timeout: says how long --wait waits; add --wait")
+        raise UsageError("--timeout: limits --wait; add --wait")
     results = task.set_admin(targets, AdminState.DRAINING, reason)
     if wait and results.failure is None:
         task.tell(results)
@@ -193,12 +209,12 @@ def enable(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Undo `drain` and `disable`: the replicas take sessions again as soon as they are healthy.
+    """Reverse `drain` and `disable`: the replicas take sessions again as soon as they are healthy.
 
     The outcomes are enabled and unchanged.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
-    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
     task.finish(task.set_admin(targets, AdminState.ACTIVE, None))
@@ -216,19 +232,19 @@ def disable(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take replicas out: no new sessions and no probes. `enable` undoes it.
+    """Take replicas out of service: they get no new sessions and no probes. `enable` reverses it.
 
     The outcomes are disabled and unchanged.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. Where Redis fails midway, the
-    replica concerned is `unknown` or `failed`, and those after it are `not_tried`.
+    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
     task.finish(task.set_admin(targets, AdminState.DISABLED, reason))
 
 
 class _Task:
-    """What these commands have in common: who asks for it, which registry it is about, and how the results are told."""
+    """The common part of these commands: the author of the change, the registry, and the output of the results."""
 
     def __init__(self, options: GlobalOptions, config: Path | None, by: str | None) -> None:
         log_to_stderr()
@@ -237,7 +253,7 @@ class _Task:
         self.by = by or user_at_host()
 
     def set_admin(self, names: Sequence[str], state: AdminState, reason: str | None) -> Results:
-        """Find all replicas, then change each."""
+        """Find all replicas, then set the admin state of each."""
 
         def change(operator: Operator) -> Callable[[Target], Awaitable[Any]]:
             return lambda target: operator.set_admin(target, state, reason=reason or "")
@@ -248,7 +264,7 @@ class _Task:
         return operate(self.settings, self.by, work)
 
     def wait_drained(self, names: Sequence[str], *, timeout_seconds: float | None) -> int:
-        """Wait until these replicas have no session, and return how many are left when the time is up."""
+        """Wait until these replicas have no session, or until the timeout, and return the number of sessions left."""
         with explained(self.settings):
             left = asyncio.run(until_stopped(wait_drained(self.settings, names, timeout_seconds=timeout_seconds)))
         if left is None:
@@ -256,12 +272,12 @@ class _Task:
         return left
 
     def finish(self, results: Results) -> None:
-        """Tell what became of each replica, and exit."""
+        """Print the outcome for each replica, and exit."""
         self.tell(results)
         raise typer.Exit(OK if results.are_as_asked else FOUND_WRONG)
 
     def tell(self, results: Results) -> None:
-        """Tell what became of each replica; raise what kept the rest from being changed."""
+        """Print the outcome for each replica, and raise the failure if there was one."""
         if self._options.as_json:
             print_json(results_document(self.settings, self.by, results))
         else:
@@ -272,7 +288,7 @@ class _Task:
 
 
 def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
-    """Return the labels to set, and the names of those to take away."""
+    """Return the labels to set, and the names of the labels to remove."""
     wanted: dict[str, str] = {}
     unwanted: set[str] = set()
     for text in asked:
@@ -282,9 +298,9 @@ def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
         elif name.endswith("-"):
             unwanted.add(name.removesuffix("-"))
         else:
-            raise UsageError(f"--label: {text!r} must be NAME=VALUE, such as zone=a, or NAME- to take one away")
+            raise UsageError(f"--label: {text!r} must be NAME=VALUE, such as zone=a, or NAME- to remove the label")
     if both := sorted(wanted.keys() & unwanted):
-        raise UsageError(f"--label: {both[0]!r} is both set and taken away")
+        raise UsageError(f"--label: {both[0]!r} is both set and removed")
     return wanted, unwanted
 
 

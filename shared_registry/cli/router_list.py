@@ -1,4 +1,4 @@
-"""How `shared-registry routers` shows the routers: for people and for programs."""
+"""The output of `shared-registry routers`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_registry.store.redis_url import mask_redis_url
 
 
 def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
-    """Return the routers for programs. Times are seconds since the epoch."""
+    """Return the routers as a JSON object. Times are seconds since the epoch."""
     leader = found.leader
     return {
         **place(config),
@@ -44,7 +44,7 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
 
 
 def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
-    """Return the routers for people."""
+    """Return the routers as a table."""
     if not found.routers:
         return f"no routers have joined namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -68,7 +68,7 @@ def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
     lines: list[RenderableType] = [table]
     if odd:
         what = "router has" if odd == 1 else "routers have"
-        lines.append(f"{odd} {what} another probing or lease configuration than the leader; compare their settings")
+        lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")
     return Group(*lines)
 
 
@@ -77,6 +77,6 @@ def _is_leader(found: RouterList, one: RouterRecord) -> bool:
 
 
 def _agrees_with_leader(found: RouterList, one: RouterRecord) -> bool | None:
-    """Return whether a router's settings are the leader's; `None` where nobody that is listed leads."""
+    """Return whether a router's shared settings equal the leader's; `None` if no listed router is the leader."""
     leading = [other.info.config_fingerprint for other in found.routers if _is_leader(found, other)]
     return one.info.config_fingerprint == leading[0] if leading else None

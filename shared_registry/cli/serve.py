@@ -1,4 +1,4 @@
-"""`shared-registry serve`: the reference router, told in log lines."""
+"""`shared-registry serve`: runs a router with the proxy, and logs on standard error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serve(
         typer.Option(
             "--wait-redis",
             metavar="SECONDS",
-            help="Give up, with exit code 3, if Redis cannot be used that long after the start; default: keep trying.",
+            help="Exit with 3 if Redis cannot be used within this time after the start; default: keep trying.",
             callback=seconds_above_zero,
             show_default=False,
         ),
@@ -53,14 +53,15 @@ def serve(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a router: accept sessions, WebSocket and HTTP, and proxy each to a replica; lead and probe when elected.
+    """Run a router: accept WebSocket and HTTP sessions, and proxy each to a replica. Probe the replicas when elected.
 
-    GET /status, /healthz and /readyz are its own pages; all else goes to replicas. Logs where it serves, who leads and
-    what becomes of the replicas on standard error; with --json a JSON object a line, the one that says where it serves
-    with its `url`.
+    The router itself answers GET /status, /healthz and /readyz; all other requests go to replicas. It logs its address,
+    changes of leader and changes of replicas on standard error. With --json each log line is a JSON object; the line
+    with the address has a `url`.
 
-    SIGTERM, SIGQUIT and Ctrl-C end it cleanly: it resigns, accepts nobody new, lets live sessions finish for
-    grace_seconds, and exits with 0. A second one closes them at once. SIGHUP, SIGUSR1 and SIGUSR2 are ignored.
+    SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, accepts no new session, lets live sessions finish
+    for up to grace_seconds, and exits with 0. A second signal closes them at once. SIGHUP, SIGUSR1 and SIGUSR2 are
+    ignored.
     """
     ignore_for_good()
     options = given(context, redis, namespace, as_json=as_json)
@@ -71,7 +72,7 @@ def serve(
 
 
 async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.proxy import descriptors, server  # noqa: PLC0415  a seventh of the start of other commands
+    from shared_registry.proxy import descriptors, server  # noqa: PLC0415  slow; the other commands do not need it
 
     def tell(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})
@@ -80,11 +81,11 @@ async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | Non
     stop = StopRequest()
     with stop.on_signals():
         await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=tell)
-    logger.info("router: has stopped")
+    logger.info("router: stopped")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's, where it is installed."""
+    """Return uvloop's event loop factory if uvloop is installed, and otherwise `None`."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:

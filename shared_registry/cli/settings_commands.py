@@ -1,4 +1,4 @@
-"""`shared-registry config`: is a file right, and which settings are in force."""
+"""`shared-registry config`: verifies a YAML file, and shows the settings in force."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def validate(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a router's YAML file, by itself: without the environment, and without Redis.
+    """Verify a router's YAML file alone: it ignores the environment and does not connect to Redis.
 
-    Everything that is wrong is told at once, and unknown keys with the nearest known one. Exits with 1 if anything is
-    wrong, with 2 if the file cannot be read; an unknown key is no more than a warning.
+    It reports all problems at once. An unknown key is only a warning, which names the nearest known key. Exits with 1
+    if there is a problem, and with 2 if the file cannot be read.
 
     --json prints one object: file, is_valid, problems [{message, settings}], and warnings [message].
     """
@@ -81,13 +81,13 @@ def show(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every setting in force and where it came from: command line, environment, file or default.
+    """Show every setting in force and its source: command line, environment, file or default.
 
-    Passwords are masked. Connects to nothing.
+    Passwords are masked. It connects to nothing.
 
-    --json prints one object: fingerprint, and settings {name: {value, origin, place}}, where origin is `default`,
-    `file`, `environment` or `command line`, and place the key and file, or the variable. The fingerprint is what
-    `routers` compares.
+    --json prints one object: fingerprint, and settings {name: {value, origin, place}}. The origin is `default`,
+    `file`, `environment` or `command line`; the place is the key and the file, or the variable. `shared-registry
+    routers` compares the fingerprints of the routers.
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
@@ -130,7 +130,7 @@ def _text(value: object) -> str:
 
 
 class _Warnings(logging.Handler):
-    """Collects what the package warns of in its block, instead of printing it."""
+    """Collects the package's warnings while its block runs, instead of printing them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""How `shared-registry status` and `check` show what an observer sees: for people and for programs."""
+"""The output of `shared-registry status` and `check`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STYLES = {
 
 
 def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
-    """Return the status for programs. Times are seconds since the epoch on the Redis server's clock."""
+    """Return the status as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
     leader = overview.leader
     return {
         **place(config),
@@ -46,28 +46,28 @@ def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any
 
 
 def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
-    """Return the status for people."""
+    """Return the status as tables."""
     head, leader = overview.head, overview.leader
     facts = Table.grid(padding=(0, 2))
     facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
     if head.history_id is None:
-        facts.add_row("", "nothing is there yet: start a router, or see whether url and namespace are the right ones")
+        facts.add_row("", "the namespace is empty: start a router, or check the url and the namespace")
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
     facts.add_row("routers", _routers(overview))
-    facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "nobody waits")
+    facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "empty")
     if overview.panic:
-        facts.add_row("panic", Text(f"{printable(overview.panic)}: select() spreads over all that are active", "red"))
+        facts.add_row("panic", Text(f"{printable(overview.panic)}: select() uses all active replicas", "red"))
     facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 
 
 def _routers(overview: Overview) -> Text:
-    """Return how many routers live, and where none does when one did last."""
+    """Return the number of live routers. If there is none, add the time since the last heartbeat of any router."""
     live, last = f"{overview.live_routers} live", overview.last_heartbeat_at
     if last is None or overview.live_routers:
         return Text(live)
     silence = f"{live}; the last heartbeat was written {duration(overview.at - last)} ago"
-    return Text(f"{silence}: no router runs, or Redis refuses writes (the routers' logs and /readyz say why)", "red")
+    return Text(f"{silence}: no router runs, or Redis refuses writes (see the routers' logs and /readyz)", "red")
 
 
 def _replica_table(overview: Overview) -> Table:
@@ -100,7 +100,7 @@ def _admin(record: ReplicaRecord) -> str:
 
 
 def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:
-    """Return the outcome of a check for programs."""
+    """Return the violations that a check found, as a JSON object."""
     return {
         **place(config),
         "is_clean": not violations,
@@ -109,7 +109,7 @@ def check_document(config: RouterConfig, violations: list[Violation]) -> dict[st
 
 
 def check_lines(config: RouterConfig, violations: list[Violation]) -> list[str]:
-    """Return the outcome of a check for people: a line for each violation, or one that says all is well."""
+    """Return one line of text for each violation, or one line that says that there is none."""
     if not violations:
         return [f"namespace {config.namespace}: all invariants hold"]
     return [f"{one.rule}: {one.key}: {one.message}" for one in violations]

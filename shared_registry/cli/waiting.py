@@ -1,4 +1,4 @@
-"""`shared-registry wait`: until enough replicas may take a session."""
+"""`shared-registry wait`: waits until enough replicas are ready."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ LOOK_SECONDS = 0.2
 
 
 async def wait_ready(settings: RouterConfig, wanted: int, *, timeout_seconds: float) -> int:
-    """Return how many replicas are ready, as soon as enough are, or when the time is up. Looks at least once.
+    """Wait until `wanted` replicas are ready, or until the timeout, and return the number of ready replicas.
+
+    The number is read at least once. While Redis cannot be reached, it is tried again.
 
     Raises:
         StoreUnavailable: Redis could not be reached when the time was up.
-        StoreError: Redis refuses, which waiting does not change.
+        StoreError: Redis refused the command; this is raised at once, since waiting would not help.
     """
     deadline = time.monotonic() + timeout_seconds
     async with contextlib.AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The commands that look: status, routers, leases, queue, events, wait."""
+"""The commands that only read: status, routers, leases, queue, events, wait."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ commands = typer.Typer()
 
 
 def _with_replica_fields(command: C) -> C:
-    """Put in the help the names that JSON documents have for a replica's fields."""
+    """Put the JSON names of a replica's fields into a command's help."""
     text = command.__doc__ or ""
     for which in (Document.STATUS, Document.EVENT):
         text = text.replace(f"{{{which.name}}}", f"{{{', '.join(documented(which))}}}")
@@ -67,14 +67,14 @@ def status(
     context: typer.Context,
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Renew it until Ctrl-C, also while Redis is away.")
+        bool, typer.Option("--watch", "-w", help="Update the table until Ctrl-C, also while Redis is away.")
     ] = False,
     interval: Annotated[
         float | None,
         typer.Option(
             "--interval",
             metavar="SECONDS",
-            help="How often to renew it; default: 1.",
+            help="With --watch: the time between two updates; default: 1.",
             callback=seconds_above_zero,
             show_default=False,
         ),
@@ -84,16 +84,16 @@ def status(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show replicas, leader and routers, without joining them.
+    """Show the replicas, the leader and the number of routers. The command itself does not join as a router.
 
     --json prints one object: redis, namespace, at, history_id, revision, epoch, leader {router, epoch, elected_at} or
-    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (why, or null), and replicas [{STATUS}].
-    Times are seconds since the epoch on the Redis server's clock. Capacity 0 is unlimited.
-    With --watch it is one such object a line, or {redis, namespace, error, age_seconds} while Redis is away.
+    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (the reason, or null), and replicas
+    [{STATUS}]. Times are seconds since the epoch on the Redis server's clock. Capacity 0 means no limit.
+    With --watch it prints one such object per line, or {redis, namespace, error, age_seconds} while Redis is away.
     """
     options = given(context, redis, namespace, as_json=as_json)
     if interval is not None and not watch:
-        raise UsageError("--interval: says how often --watch renews the table; add --watch")
+        raise UsageError("--interval: is the time between two updates of --watch; add --watch")
     if watch:
         log_to_stderr()
         settings = options.load(config)
@@ -112,7 +112,7 @@ def _show(
     document: Callable[[RouterConfig, T], object],
     text: Callable[[RouterConfig, T], RenderableType],
 ) -> None:
-    """Look once, and print what was found, for people or as JSON."""
+    """Read the registry once, and print the result as text or as JSON."""
     log_to_stderr()
     settings = options.load(config)
     found = observe(settings, look)
@@ -131,13 +131,13 @@ def routers(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the routers: who leads, how long each is up, its last heartbeat, and whose settings differ.
+    """Show the routers, with the leader, each router's uptime and last heartbeat, and differences in their settings.
 
-    A router whose shared settings (probing, lease, heartbeat) are not the leader's is marked "differs".
+    A router is marked "differs" if its shared settings (probing, lease, heartbeat) are not those of the leader.
 
     --json prints one object: redis, namespace, at, leader {router, epoch, elected_at} or null, and routers [{key, host,
-    pid, version, url, started_at, last_beat_at, expires_at, is_live, is_leader, config_fingerprint,
-    agrees_with_leader}], the last of them null where nobody leads.
+    pid, version, url, started_at, last_heartbeat_at, expires_at, is_live, is_leader, config_fingerprint,
+    agrees_with_leader}]. agrees_with_leader is null if there is no leader.
     """
     options = given(context, redis, namespace, as_json=as_json)
     _show(options, config, Observer.routers, routers_document, routers_text)
@@ -152,11 +152,11 @@ def leases(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the leases: which router holds a slot on which replica, and for which session.
+    """Show the leases: for each slot that a session holds, the router, the replica and the session.
 
-    Sessions are shown by the beginning of their name's SHA-256; the names themselves are not in Redis.
+    A session is shown as the first digits of the SHA-256 of its name; the name itself is not in Redis.
 
-    --json prints one object: redis, namespace, and leases [{id, router, url, session_digest}], the last of them null
+    --json prints one object: redis, namespace, and leases [{id, router, url, session_digest}]. session_digest is null
     for a session without a name.
     """
     options = given(context, redis, namespace, as_json=as_json)
@@ -168,20 +168,20 @@ def queue(
     context: typer.Context,
     *,
     count: Annotated[
-        int, typer.Option("--count", metavar="N", min=0, help="How many to show, from the first in the queue on.")
+        int, typer.Option("--count", metavar="N", min=0, help="How many waiters to show, from the first in the queue.")
     ] = WAITERS_SHOWN,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show who waits for a slot: in which order, at which router, for which session, and how long already.
+    """Show the sessions that wait for a slot: position, router, session, and the time waited so far.
 
-    Sessions are shown by the beginning of their name's SHA-256; the names themselves are not in Redis.
+    A session is shown as the first digits of the SHA-256 of its name; the name itself is not in Redis.
 
-    --json prints one object: redis, namespace, at, depth, and waiters [{position, id, router, session_digest, since}],
-    where id is that of the lease to come, and session_digest null for a session without a name. Times are seconds since
-    the epoch on the Redis server's clock.
+    --json prints one object: redis, namespace, at, depth, and waiters [{position, id, router, session_digest, since}].
+    id is the id of the lease that the session will get. session_digest is null for a session without a name. Times are
+    seconds since the epoch on the Redis server's clock.
     """
     options = given(context, redis, namespace, as_json=as_json)
     _show(options, config, lambda observer: observer.queue(count), queue_document, queue_text)
@@ -201,7 +201,7 @@ def _revision(text: str | None) -> str | None:
 def events(
     context: typer.Context,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Also show new events, until Ctrl-C.")] = False,
     count: Annotated[
         int | None,
         typer.Option(
@@ -209,14 +209,15 @@ def events(
             metavar="N",
             min=0,
             max=10_000,
-            help=f"How many of the latest, or with --after of the next; default: {EVENTS_SHOWN}, with --after all.",
+            help="How many events to show: the latest, or with --after the next ones; "
+            f"default: {EVENTS_SHOWN}, with --after all.",
             show_default=False,
         ),
     ] = None,
     after: Annotated[
         str | None,
         typer.Option(
-            "--after", metavar="ID", help="Only those that follow this one.", callback=_revision, show_default=False
+            "--after", metavar="ID", help="Only events after this one.", callback=_revision, show_default=False
         ),
     ] = None,
     config: ConfigOption = None,
@@ -224,17 +225,17 @@ def events(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened: every change of replicas, leader and routers, oldest first, with who asked for it and why.
+    """Show the events, oldest first: changes of replicas, leader and routers, each with its author and reason.
 
     --json prints one object: redis, namespace, and events [{id, kind, at, previous, router, epoch, by, reason,
     sit_out_seconds, replica}], where replica is null or {EVENT}.
-    With --follow it is one event a line.
+    With --follow it prints one event per line.
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
     settings = options.load(config)
     if follow and after and count is not None:
-        raise UsageError("--count: with --after and --follow all that follow are shown; leave it out")
+        raise UsageError("--count: --after with --follow shows all events; leave this option out")
 
     def show(event: Event) -> None:
         if options.as_json:
@@ -287,18 +288,19 @@ async def _follow(settings: RouterConfig, after: str | None, count: int, show: C
 def wait(
     context: typer.Context,
     *,
-    ready: Annotated[int, typer.Option("--ready", metavar="N", min=1, help="How many replicas have to be ready.")],
+    ready: Annotated[int, typer.Option("--ready", metavar="N", min=1, help="How many replicas must be ready.")],
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after that; 0 looks once.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="The longest time to wait; 0 checks once.")
     ] = 30.0,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait until at least N replicas may take a session now: healthy, active and below their capacity.
+    """Wait until at least N replicas are ready for a session: healthy, active and below their capacity.
 
-    Exits with 1 when the time is up before, with 3 if Redis could not be reached then. Until then it keeps trying.
+    Exits with 1 if the time is up before that, and with 3 if Redis cannot be reached at that moment. An outage of Redis
+    before then does not end the wait.
 
     --json prints one object: redis, namespace, wanted, ready, is_ready, seconds.
     """
@@ -312,6 +314,6 @@ def wait(
         document = {"wanted": ready, "ready": found, "is_ready": found >= ready, "seconds": round(seconds, 3)}
         print_json({**place(settings), **document})
     else:
-        verdict = "" if found >= ready else "; `shared-registry status` shows what keeps the others"
+        verdict = "" if found >= ready else "; see `shared-registry status` for the others"
         print_line(f"{found} ready, {ready} wanted, after {seconds:.1f} s{verdict}")
     raise typer.Exit(OK if found >= ready else FOUND_WRONG)

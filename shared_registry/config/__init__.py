@@ -1,4 +1,4 @@
-"""Settings: what each means, what fits together, and where the values come from."""
+"""The settings of a router: their meaning, the rules between them, and the sources of their values."""
 
 from shared_registry.config.problems import InvalidSettings, Problem
 from shared_registry.config.settings import SHARED_SETTINGS, RouterConfig, validate_endpoint

@@ -1,4 +1,4 @@
-"""Settings on their way into a `RouterConfig`: raw values, where each was read, and what is wrong so far."""
+"""Settings before they become a `RouterConfig`: the raw values, the source of each, and the problems found so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared_registry.model import ReplicaEndpoint
 
 
 class OriginKind(enum.Enum):
-    """Where a setting can come from, weakest first."""
+    """The kinds of sources of a setting. Each overrides those before it."""
 
     DEFAULT = "default"
     FILE = "file"
@@ -28,10 +28,11 @@ class OriginKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a setting's value was read.
+    """The source of a setting's value.
 
     Attributes:
-        place: The key and file or the variable, in words for people.
+        kind: The kind of source.
+        place: The key and the file, or the variable, as text for people.
     """
 
     kind: OriginKind
@@ -43,28 +44,28 @@ class Origin:
 
 @dataclass
 class Draft:
-    """What one source, or several in turn, say; `build()` makes a config of it."""
+    """The settings read from one source, or from several one after the other. `build()` makes a config of them."""
 
     values: dict[str, object] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def put(self, name: str, value: object, origin: Origin) -> None:
-        """Set a value in the spelling of its source; see `read_as`."""
+        """Set a value, after converting it from its source's form; see `read_as`."""
         self.values[name] = read_as(SETTING_KINDS[name], value)
         self.origins[name] = origin
 
     def update(self, stronger: Draft) -> None:
-        """Take over what a stronger source says."""
+        """Override the values with those of another draft, and add its problems."""
         self.values |= stronger.values
         self.origins |= stronger.origins
         self.problems += stronger.problems
 
     def build(self) -> RouterConfig:
-        """Return the config, or list everything that is wrong, with where each value was read.
+        """Return the config.
 
         Raises:
-            ConfigError: Anything is wrong.
+            ConfigError: There are problems; the message lists all of them, each with the source of the value.
         """
         problems = self.problems
         config = None
@@ -82,7 +83,7 @@ class Draft:
 
 
 def _kinds(settings: type) -> dict[str, type]:
-    """Return the plain type of each field, `None` left out of unions."""
+    """Return the plain type of each field; for an optional field, the type of its value."""
     hints = typing.get_type_hints(settings)
     kinds = {}
     for item in fields(settings):
@@ -101,19 +102,21 @@ _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def read_as(kind: type, value: object) -> object:
-    """Read a value from a file or variable, where types get lost, as the kind that a setting is.
+    """Convert a value from a file or variable, which may be a text, to the type of its setting.
 
-    What is no spelling of that kind stays as it is, for the config's own checks to refuse.
+    A value that cannot be converted is returned unchanged, and the config's own checks refuse it.
     """
     return _READERS[kind](value) if kind in _READERS else value
 
 
 def read_endpoints(items: object, unknown: Callable[[str, str], None]) -> object:
-    """Make endpoints of what can be one; the rest stays as it is, to be refused under its place in the list.
+    """Convert the items of a list to endpoints.
+
+    Any other item stays unchanged, and the config's own checks refuse it with its index in the list.
 
     Args:
         items: Mappings with the attributes of a `ReplicaEndpoint`, and urls.
-        unknown: Called with the place, such as `replicas[3]`, and the name of each key that is no attribute.
+        unknown: Called for each unknown key, with the item's place, such as `replicas[3]`, and the key.
     """
     if not isinstance(items, list):
         return items

@@ -1,8 +1,9 @@
 """Reads settings from environment variables: `SHARED_REGISTRY_<SETTING>`, such as `SHARED_REGISTRY_REDIS_URL`.
 
-`SHARED_REGISTRY_REPLICAS` holds urls with commas between, or a JSON list like the one in a YAML file;
-`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` holds a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An
-empty variable counts as absent, for that is how compose files pass on one that is not set.
+`SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list like the one in a YAML file.
+`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` holds a JSON object. The value `none` unsets
+`SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable counts as absent, because compose files pass an unset
+variable on as an empty one.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "SHARED_REGISTRY_"
 VARIABLES = {f"{PREFIX}{item.name.upper()}": item.name for item in fields(RouterConfig)}
-"""Every variable that is read, and the setting that it is."""
+"""Every variable that is read, and the name of its setting."""
 
 _NOT_OURS = re.compile(rf"{PREFIX}(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
-"""Test settings, and what Kubernetes sets in every pod beside a service named shared-registry."""
+"""Settings of tests, and the variables that Kubernetes sets in the pods if a service is named shared-registry."""
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 def read_env(environ: Mapping[str, str]) -> Draft:
-    """Read the settings among these variables. Unknown ones with our prefix are named in a warning."""
+    """Read the settings among these variables. An unknown variable with our prefix causes a warning."""
     draft = Draft()
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or _NOT_OURS.fullmatch(variable):
@@ -63,7 +64,7 @@ def _replicas(text: str) -> object:
         items = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = (
-            f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         )
         raise ConfigError(f"replicas: begins with '[', but is not JSON: {where}; quote all texts with \"") from None
     return read_endpoints(items, _warn_of_key)

@@ -1,4 +1,4 @@
-"""The one error in which wrong settings are reported, and how pydantic's findings are put into our words."""
+"""The error that reports all wrong settings at once, and the translation of pydantic's errors into it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the settings.
+    """One problem with the settings.
 
     Attributes:
-        text: The field, what is wrong with its value, and the remedy.
-        fields: The settings concerned; several where they do not fit together, none where it is none of them.
-        origin: Where the value was read from; empty for a caller's own argument.
+        text: The name of the setting, the problem with its value, and the remedy.
+        fields: The settings concerned: several if their values do not fit together, none if the problem is about no
+            existing setting.
+        origin: The source of the value; empty for a caller's own argument.
     """
 
     text: str
@@ -50,7 +51,7 @@ class Problem:
 
 
 class InvalidSettings(ConfigError):
-    """Everything that is wrong with the settings given, in one error. `problems` holds it piece by piece."""
+    """All problems with the given settings, in one error. `problems` has them one by one."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -63,7 +64,7 @@ class InvalidSettings(ConfigError):
 
 
 def shorten(value: object) -> str:
-    """Quote a value for a message, whatever its size."""
+    """Return a value's representation for a message, shortened if it is long."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python refuses to print whole numbers of thousands of digits
@@ -71,18 +72,18 @@ def shorten(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a misspelt one most likely meant."""
+    """Return the known name that is most similar to a misspelt one; `None` if no name is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """Say that there is no such setting, and which one may have been meant."""
+    """Return the message for an unknown setting, with the most similar known name if there is one."""
     guess = nearest(name, known)
     return f"{name}: no such setting; " + (f"did you mean {guess}?" if guess else "remove it")
 
 
 def in_one_error(settings: type[_T]) -> type[_T]:
-    """Make the constructor of a pydantic dataclass raise `InvalidSettings` where pydantic raises its own error."""
+    """Make the constructor of a pydantic dataclass raise `InvalidSettings` instead of pydantic's own error."""
     validate: Callable[..., None] = settings.__init__
 
     @functools.wraps(validate)
@@ -99,7 +100,7 @@ def in_one_error(settings: type[_T]) -> type[_T]:
 
 
 def _explain(details: ErrorDetails, defaults: Mapping[str, object]) -> list[Problem]:
-    """Say in our words what pydantic found wrong with one setting."""
+    """Translate one of pydantic's errors into problems."""
     name, kind, context = str(details["loc"][0]), details["type"], details.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, InvalidSettings):

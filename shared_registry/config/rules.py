@@ -1,4 +1,4 @@
-"""What a single setting may be: the types that the config's fields have, and the checks behind them."""
+"""The rules for single settings: the types of the config's fields, and their checks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from shared_registry.urls import canonical_url
 
 OnLost = Literal["keep", "close"]
 JsonScalar = str | int | float | bool
-"""What `health_check_expect` may ask for."""
+"""The types of values that `health_check_expect` may contain."""
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
-"""Beyond these, in_flight/weight and shares of a ring lose their meaning in doubles."""
+"""Beyond these limits, doubles are too imprecise for in_flight / weight and for the shares of a hash ring."""
 MAX_INTEGER = 2**53
-"""The largest whole number that Lua and sorted sets keep exactly."""
+"""The largest whole number that Lua and the scores of sorted sets represent exactly."""
 MAX_NAME_LENGTH = 200
 MAX_LABELS = 16
-"""Each event of a replica carries all of its labels."""
+"""A small limit, because each event of a replica carries all of its labels."""
 MAX_LABEL_LENGTH = 128
 
 _ROUTER_ID = re.compile(r"[^\s~/]{1,64}")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]*")
-"""Labels of Kubernetes are such, and names of models; none of these characters separates labels in Redis."""
+"""Labels of Kubernetes and names of models have this form. None of these characters separates labels in Redis."""
 _MISSING = object()
 
 
@@ -46,14 +46,18 @@ def default_router_id() -> str:
 
 
 def check_namespace(value: object) -> str:
-    """Return a namespace fit to stand between the braces of a hash tag."""
+    """Return a valid namespace; it is safe as the hash tag of a Redis key.
+
+    Raises:
+        ConfigError: The value is not a valid namespace.
+    """
     if isinstance(value, str) and NAMESPACE_PATTERN.fullmatch(value):
         return value
     raise ConfigError(f"namespace: {shorten(value)} is not usable; write 1 to 64 of A-Z a-z 0-9 '_' '.' '-'")
 
 
 def check_router_id(value: object) -> str:
-    """Return a router id, derived from the host's name where there is none."""
+    """Return a valid router id; for `None` one derived from the host's name."""
     if value is None:
         return default_router_id()
     if isinstance(value, str) and _ROUTER_ID.fullmatch(value) and value.isprintable():
@@ -62,14 +66,14 @@ def check_router_id(value: object) -> str:
 
 
 def check_host(value: object) -> str:
-    """Return an address or name to bind to."""
+    """Return a valid address or host name to listen on."""
     if isinstance(value, str) and re.fullmatch(r"\S+", value) and value.isprintable():
         return value
     raise ConfigError(f"host: {shorten(value)} is no address; write one such as 0.0.0.0 (every interface) or 127.0.0.1")
 
 
 def check_session_key(value: object) -> str | None:
-    """Return where a session's key is found; `None` and an empty text stand for nowhere."""
+    """Return the place of a session's key as text; `None` if the value is `None` or an empty text."""
     if value is None or value == "":
         return None
     place = SessionKeyPlace.parse(value)
@@ -77,7 +81,7 @@ def check_session_key(value: object) -> str | None:
 
 
 def check_health_path(value: object) -> str:
-    """Return what follows a replica's url in a probe."""
+    """Return a valid path for probes."""
     if not isinstance(value, str) or not value.startswith("/"):
         raise ConfigError(f"health_check_path: {shorten(value)} must start with '/', such as /health")
     if not re.fullmatch(r"[!-~]+", value) or "#" in value:
@@ -88,7 +92,7 @@ def check_health_path(value: object) -> str:
 
 
 def check_expect(value: object) -> dict[str, JsonScalar]:
-    """Return what a probe's JSON body must hold; `None` and an empty mapping ask for nothing."""
+    """Return the values that a probe's JSON body must contain; for `None` an empty mapping, which requires nothing."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -113,7 +117,11 @@ def check_policy(value: object) -> str:
 
 
 def check_replicas(value: object) -> list[ReplicaEndpoint]:
-    """Return checked copies of the endpoints; two with the same origin are refused."""
+    """Return checked copies of the endpoints.
+
+    Raises:
+        ConfigError: The value is not a list of endpoints, an endpoint is wrong, or two have the same canonical url.
+    """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ConfigError(f"replicas: must be a list of ReplicaEndpoint, got {type(value).__name__}")
     checked: list[ReplicaEndpoint] = []
@@ -139,15 +147,15 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
 def validate_endpoint(
     endpoint: object, field: str = "endpoint", changes: Mapping[str, object] = MappingProxyType({})
 ) -> ReplicaEndpoint:
-    """Return a checked copy of an endpoint, or of what changes make of it.
+    """Return a checked copy of an endpoint, with changes if there are any.
 
     Args:
-        endpoint: A `ReplicaEndpoint` or any object with its attributes; all but `url` may be missing.
-        field: How the caller names it in an error message, such as `replicas[3]`.
-        changes: Attributes that it is to have instead of its own.
+        endpoint: A `ReplicaEndpoint` or any object with its attributes; all except `url` may be missing.
+        field: The endpoint's name in error messages, such as `replicas[3]`.
+        changes: Attributes that replace those of the endpoint.
 
     Raises:
-        ConfigError: Something about it is wrong; the message lists everything that is.
+        ConfigError: An attribute is wrong; the message lists all that are wrong.
     """
     if isinstance(endpoint, type) or not hasattr(endpoint, "url"):
         text = f"must have a url, as ReplicaEndpoint('http://host:port') has; got {type(endpoint).__name__}"
@@ -192,7 +200,7 @@ def _is_count(value: object) -> bool:
 
 
 def _wrong_labels(value: object) -> str:
-    """Return what is wrong with labels; empty where nothing is."""
+    """Return the rule that labels violate; empty if they are valid."""
     if not isinstance(value, Mapping):
         return "must be a mapping of names to texts, such as {'zone': 'a'}"
     if len(value) > MAX_LABELS:
@@ -229,11 +237,11 @@ _ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
     "order": _rule(_is_order, "must be a whole number from 0, or None to append"),
     "labels": _wrong_labels,
 }
-"""What is wrong with an attribute, and how to mend it; empty where nothing is."""
+"""For each attribute, a function that returns the rule that a value violates; empty if the value is valid."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Period = Annotated[float, Field(ge=0.01, le=3600)]
-"""Of a loop of our own: faster only burns CPU, slower is an outage."""
+"""The period of a loop of this package. Below it a loop only uses CPU time; above it a loop is as good as stopped."""
 Expiry = Annotated[float, Field(ge=0.1, le=3600)]
 Grace = Annotated[float, Field(ge=0, le=86_400)]
 DegradedMode = Annotated[

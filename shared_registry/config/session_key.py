@@ -1,4 +1,4 @@
-"""Where the key of a session is found: the form of the setting `session_key`.
+"""The form of the setting `session_key`, which says where the key of a session is found.
 
 header:X-Session-Id      a request header
 cookie:sid               a cookie
@@ -20,11 +20,11 @@ _FIELD = re.compile(rf"({FIRST_FRAME})\.([^\s.]+(?:\.[^\s.]+)*)")
 
 @dataclass(frozen=True, slots=True)
 class SessionKeyPlace:
-    """Where to look for a session's key.
+    """The place of a session's key.
 
     Attributes:
         kind: `header`, `cookie`, `query` or `first_frame`.
-        name: Of the header, cookie or parameter; the path of the field.
+        name: The name of the header, cookie or parameter, or the path of the field.
     """
 
     kind: str
@@ -32,10 +32,10 @@ class SessionKeyPlace:
 
     @classmethod
     def parse(cls, text: object) -> SessionKeyPlace:
-        """Read the setting.
+        """Parse the setting.
 
         Raises:
-            ConfigError: It has none of the forms.
+            ConfigError: The text has none of these forms.
         """
         match = (_NAMED.fullmatch(text) or _FIELD.fullmatch(text)) if isinstance(text, str) else None
         if match is None:

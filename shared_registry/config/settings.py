@@ -1,8 +1,8 @@
-"""Settings of a router: what each means, what its default is and why, and which do not fit together.
+"""The settings of a router: the meaning of each, its default with the reason, and the rules between settings.
 
 Build a `RouterConfig` in Python, `adopt()` the config object of another router, or read one with
-`shared_registry.config.sources`. A config that exists is a valid one: a wrong one raises `ConfigError`, which lists
-everything that is wrong. Nothing here reads a file or the environment.
+`shared_registry.config.sources`. Every `RouterConfig` is valid: the constructor raises a `ConfigError` that lists all
+wrong values. This module reads neither files nor the environment.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ SHARED_SETTINGS = (
     "panic_percent",
     "slow_start_seconds",
 )
-"""What the routers of one registry should agree on: any of them may lead, and all judge each other's silence."""
+"""Settings that should be equal on all routers of a registry.
+
+Any router may become the leader, and every router decides whether another one has expired.
+"""
 
 
 @in_one_error
@@ -80,220 +83,237 @@ SHARED_SETTINGS = (
 class RouterConfig:
     """All settings of one router. Immutable; `dataclasses.replace` makes a changed copy and checks it again.
 
-    Durations are float seconds. Wrong values raise `ConfigError`, also a `ValueError`, that lists all of them.
+    Durations are float seconds. Wrong values raise a `ConfigError` that lists all of them. It is also a `ValueError`.
     """
 
     host: Host = "0.0.0.0"  # noqa: S104
-    """Address that the router's own server binds to. The default is every IPv4 interface, for clients come from
-    outside; `127.0.0.1` keeps a trial private."""
+    """Address on which the router's own server listens. The default is every IPv4 interface, because clients connect
+    from other machines. With `127.0.0.1` only this machine can connect."""
 
     port: Port = 9000
-    """TCP port of the router's own server. 0 takes any free one, for tests and demos."""
+    """TCP port of the router's own server. 0 takes any free port, for tests and demos."""
 
     replicas: ConfiguredReplicas = field(default_factory=list)
-    """Replicas that this router contributes when it starts; none by default. They seed the shared list: what an
-    operator changed or removed there since stays so, and routers with different lists add up. May be empty where
-    other routers or operators register the replicas."""
+    """Replicas that this router registers when it starts; none by default. They are added to the shared list of
+    replicas. A replica that an operator has changed or removed stays changed or removed. If routers have different
+    lists, the shared list contains the replicas of all of them. The list may be empty if other routers or operators
+    register the replicas."""
 
     health_check_path: HealthPath = "/health"
-    """What a probe requests: appended to a replica's url. A status of 400 or more is a failure. `/health` is
-    liveness; where replicas warm up, choose the path that tells readiness, or set `health_check_expect`."""
+    """Path that a probe requests, appended to the replica's url. A response status of 400 or more is a failure.
+    `/health` usually reports liveness. If replicas need time to warm up, use the path that reports readiness, or set
+    `health_check_expect`."""
 
     health_check_interval_seconds: Seconds = 5.0
-    """Seconds between two probes of a replica in a settled state. The leader alone probes, so that the cost is
-    replicas / interval probes a second, however many routers there are. A replica that hangs is unhealthy after about
+    """Seconds between two probes of a replica whose status is settled. Only the leader probes, so the cost is
+    replicas / interval probes per second for any number of routers. A replica that hangs becomes unhealthy after at
+    most about
 
         interval + failure_threshold x timeout + (failure_threshold - 1) x fast_interval     (13 s by default)
 
-    at the most, and one that refuses connections after interval + (failure_threshold - 1) x fast_interval (7 s).
-    Lowering it notices sooner at the expense of probes; raising it the other way round."""
+    A replica that refuses connections becomes unhealthy after interval + (failure_threshold - 1) x fast_interval (7 s).
+    A lower value detects failures sooner and costs more probes. A higher value detects them later and costs fewer."""
 
     health_check_timeout_seconds: Seconds = 2.0
-    """Seconds until a probe without a complete answer counts as failed. Well above the slowest healthy answer, also
-    under full load: lowering it ejects replicas that are only busy, raising it delays the verdict on those that hang
-    (see the formula above) and keeps more probes open. May exceed the interval: a replica never has two probes at
-    once."""
+    """Seconds after which a probe without a complete response counts as failed. Keep it well above the slowest
+    response of a healthy replica under full load. A lower value makes busy replicas unhealthy. A higher value detects
+    replicas that hang later (see the formula above) and keeps more probes open. It may exceed the interval, because a
+    replica never has two probes at once."""
 
     failure_threshold: Count = 3
-    """Failures in a row that make a replica unhealthy. 3 forgives one lost packet and one hiccup. 1 ejects on the
-    first failure; each step more lets sessions meet a dead replica for `fast_interval_seconds` longer, and for the
-    timeout besides if it hangs."""
+    """Number of consecutive failed probes that make a replica unhealthy. The default of 3 tolerates two failures in a
+    row, such as a lost packet and a short pause. With 1 the first failure makes the replica unhealthy. Each further
+    step lets sessions reach a failed replica for `fast_interval_seconds` longer, and for the probe timeout in addition
+    if the replica hangs."""
 
     recovery_threshold: Count = 2
-    """Successes in a row that make an unhealthy replica healthy again; one that was never judged needs only one.
-    Raising it keeps a flapping replica out longer, at `fast_interval_seconds` a step."""
+    """Number of consecutive successful probes that make an unhealthy replica healthy again. A replica of status
+    `unknown` needs only one. A higher value keeps a replica whose health alternates out of use longer, by
+    `fast_interval_seconds` per step."""
 
     health_check_expect: Expectations = field(default_factory=dict)
-    """Values that a probe's JSON body must hold besides a good status, such as `{status: ready}`; none by default.
-    A body that is no JSON object or holds something else is a failure. For replicas that answer 200 while they load a
-    model."""
+    """Values that the JSON body of a probe's response must contain, such as `{status: ready}`; none by default. They
+    are required in addition to a status below 400. A body that is not a JSON object, or that has other values, is a
+    failure. Use it for replicas that respond with 200 while they load a model."""
 
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
     """The Redis or Valkey that holds the shared state: `redis://`, `rediss://` (TLS), `unix://`,
-    `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`. All routers of a registry name the same one.
-    A password in it is masked wherever the config is shown."""
+    `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`. All routers of a registry must use the same
+    Redis. A password in the url is masked wherever the config is shown."""
 
     namespace: Namespace = "default"
-    """Name of the registry within that Redis, one per model or pool: 1 to 64 of `A-Z a-z 0-9 _ . -`. It is the hash
-    tag of every key, so that a namespace lives on one Cluster shard; several pools spread over the shards."""
+    """Name of the registry in that Redis, one for each model or pool: 1 to 64 of `A-Z a-z 0-9 _ . -`. The namespace is
+    the hash tag of every key, so one namespace is stored on one Cluster shard. Several namespaces spread over the
+    shards."""
 
     router_id: RouterId = field(default_factory=default_router_id)
-    """How this router is named to people in lists, events and logs: at most 64 characters, without `~`, `/` and white
-    space. By default the host's name. Need not be unique: a random suffix, new at each start, tells routers apart."""
+    """Name of this router in lists, events and logs: at most 64 characters, without `~`, `/` and white space. The
+    default is the host's name. It need not be unique: each start adds a new random suffix that distinguishes
+    routers."""
 
     lease_seconds: Expiry = 3.0
-    """Seconds that a leader's election holds without renewal. After a crash nobody probes for at most this long and a
-    fraction of a second; selection and leases go on meanwhile. The leader itself stops at 90% of it, so that it rides
-    out a Redis that does not answer for
+    """Seconds for which an election of a leader is valid without renewal. If the leader crashes, no replica is probed
+    for at most this time and a fraction of a second; selection and leases continue. The leader itself stops leading
+    after 90% of this time without a renewal. It therefore stays the leader if Redis does not respond for up to
 
         0.9 x lease - renew_interval     (1.7 s by default)
 
-    Raising it survives longer stalls without a change of leader; lowering it fails over sooner. Keep 0.9 x lease above
-    renew_interval + redis_timeout, or a single slow answer ends a leadership."""
+    A higher value tolerates longer stalls without a change of leader. A lower value elects a new leader sooner. Keep
+    0.9 x lease above renew_interval + redis_timeout; otherwise a single slow response makes the leader stop."""
 
     renew_interval_seconds: Period = 1.0
-    """Seconds between two renewals by the leader. A third of the lease by default, so that one lost renewal costs
-    nothing; refused unless below half of the lease. Lowering it costs one tiny command each time."""
+    """Seconds between two renewals by the leader. The default is a third of `lease_seconds`, so that one lost renewal
+    has no effect. The value must be below half of `lease_seconds`. Each renewal costs one small command."""
 
     heartbeat_seconds: Period = 1.0
-    """Seconds between two signs of life of this router. Each is one script call, routers / heartbeat a second in all.
-    Refused unless below half of `router_expiry_seconds`: one lost heartbeat must not look like a death."""
+    """Seconds between two heartbeats of this router. Each heartbeat is one script call; all routers together make
+    routers / heartbeat calls per second. The value must be below half of `router_expiry_seconds`, so that one lost
+    heartbeat does not make the router expire."""
 
     router_expiry_seconds: Expiry = 5.0
-    """Seconds that a router may be silent before the others count it dead and end its leases. After a crash its
-    sessions' slots are free again within expiry + heartbeat (6 s by default). Five heartbeats by default, so that a
-    pause of some seconds is no death. Raising it tolerates longer pauses of a router that lives; lowering it frees
-    slots sooner, and more often those of sessions that still run."""
+    """Seconds without a heartbeat after which the other routers reap a router and end its leases. After a crash the
+    slots of its sessions are free again within expiry + heartbeat (6 s by default). The default is five heartbeats, so
+    that a router may pause for some seconds. A higher value tolerates longer pauses of a live router. A lower value
+    frees slots sooner, but also more often frees slots of sessions that still run."""
 
     fast_interval_seconds: Period = 1.0
-    """Seconds from a probe's result to the next probe while something is pending about the replica: never judged yet,
-    failing, or recovering. A fifth of the ordinary interval, so that a verdict takes seconds and the steady state
-    costs little. Never more than `health_check_interval_seconds`: where it is, that counts
+    """Seconds from a probe's result to the next probe of the same replica while the replica is new, failing or
+    recovering. The default is a fifth of the ordinary interval, so that a change of status takes seconds and settled
+    replicas cost few probes. If it exceeds `health_check_interval_seconds`, that value is used instead
     (`effective_fast_interval_seconds`)."""
 
     probe_concurrency: Count = 256
-    """Most probes under way at once when this router leads. Every replica keeps its schedule while
+    """The most probes that run at once while this router is the leader. Every replica is probed on schedule while
 
         answering replicas x latency / interval + silent replicas x timeout / interval <= probe_concurrency
 
-    so 256 keeps up with 640 replicas that all hang, or with tens of thousands that answer. Lowering it delays verdicts
-    when many hang at once; raising it lets one burst of TLS handshakes (some 2 ms of CPU each) eat up
-    `health_check_timeout_seconds` and time out healthy replicas, and takes a file descriptor each."""
+    256 is therefore enough for 640 replicas that all hang, or for tens of thousands that respond. A lower value delays
+    changes of status when many replicas hang at once. A higher value allows larger bursts of TLS handshakes (some 2 ms
+    of CPU each), which may use up `health_check_timeout_seconds` and time out healthy replicas. Each running probe
+    takes a file descriptor."""
 
     refresh_seconds: Period = 1.0
-    """Seconds between two looks at whether this router's mirror still follows the shared state, and the shortest time
-    between two re-reads of what the event stream does not carry (latencies, in_flight). Changes themselves arrive at
-    once; this bounds how long a lost one goes unnoticed. Lowering it costs one small read each time."""
+    """Seconds between two checks that this router's mirror still follows the shared state. It is also the shortest
+    time between two reads of values that the event stream does not carry (latencies, in_flight). Changes themselves
+    arrive at once; this setting limits how long a lost change goes unnoticed. Each check costs one small read."""
 
     max_staleness_seconds: Seconds | None = None
-    """Age of the mirror, in seconds without an answer from Redis, from which `select()` returns nothing. None by
-    default: an old view serves better than none, and connecting to a dead replica fails fast anyway. Set it where
-    routing to a replica that may have been withdrawn is worse than refusing. At least `refresh_seconds`, for a healthy
-    mirror is that old."""
+    """Age of the mirror, in seconds without a response from Redis, from which `select()` returns nothing. None by
+    default, which sets no limit: an old view is better than none, and a connection to a failed replica usually fails
+    fast. Set it if refusing a session is better than sending it to a replica that may have been withdrawn. It must be
+    at least twice `refresh_seconds`, because the mirror of a healthy router may be `refresh_seconds` old."""
 
     policy: PolicyName = "priority"
-    """How `select()` chooses among the healthy, active replicas of the first tier that has one. `priority`: the first
-    in order. `round_robin`: each in turn, as often as its weight says. `least_loaded`: the less loaded of two random
-    ones. `hash`: equal keys to the same replica. `acquire()` goes by load whatever this says, and so does
-    `shared-registry serve`. docs/policies.md tells which to choose."""
+    """How `select()` chooses among the healthy, active replicas of the first tier that has one. `priority` takes the
+    first in order. `round_robin` takes each in turn, in proportion to its weight. `least_loaded` takes the less loaded
+    of two random replicas. `hash` sends equal keys to the same replica. This setting has no effect on `acquire()`,
+    which always chooses by load, nor on `shared-registry serve`, which uses `acquire()`. docs/policies.md compares the
+    policies."""
 
     hash_max_load: MaxLoad | None = None
-    """The most sessions that `hash` gives a replica, as a multiple of its share of all: 1.25 lets it have a quarter
-    more than on average, and sends what would exceed that to the next replica in the key's order. None by default: a
-    popular key goes to one replica, however many sessions it has. Lowering it spreads load more evenly and hits warm
-    caches less often; above 1, at most 100. Goes by the leases of all routers, as read every `refresh_seconds`."""
+    """The most sessions that `hash` gives to a replica, as a multiple of its share of all sessions. With 1.25 a replica
+    gets up to a quarter more than its share; further sessions go to the next replica in the key's order. None by
+    default: all sessions of a popular key go to one replica. A lower value spreads the load more evenly, but uses warm
+    caches less often. The value must be above 1 and at most 100. The load is the number of leases of all routers, read
+    every `refresh_seconds`."""
 
     panic_percent: Percent = 0.0
-    """Share of healthy ones among the active replicas, in percent, below which `select()` doubts the verdicts and
-    spreads sessions over all active replicas that were ever probed, healthy or not, so that the few that are left are
-    not run down; by `policy`, with `round_robin` in place of `priority`. 0, the default, never does. 50 is what Envoy
-    has. `acquire()` places on healthy replicas in any case. Begin and end are events."""
+    """Percentage of healthy replicas among the active ones below which the registry is in panic. In panic `select()`
+    uses all active replicas that were ever probed, healthy or not, so that the few healthy ones are not overloaded. It
+    chooses among them by `policy`, with `round_robin` in place of `priority`. 0, the default, turns panic off. Envoy's
+    default is 50. `acquire()` always uses healthy replicas only. The beginning and the end of panic are events."""
 
     slow_start_seconds: Grace = 0.0
-    """Seconds in which a replica that turns healthy ramps up: its weight grows linearly from a tenth to all of it, for
-    `acquire()` and for every policy but `priority`, while its caches fill and its model warms. 0, the default, gives it
-    its whole share at once. Raising it spares cold replicas, and lets the others bear more for longer. The leader's
-    setting counts."""
+    """Length in seconds of the ramp of a replica that has become healthy. During the ramp its weight grows linearly
+    from a tenth to the full weight, while its caches fill and its model warms up. This applies to `acquire()` and to
+    every policy except `priority`. 0, the default, gives the replica its full share at once. A higher value protects
+    cold replicas, and keeps more load on the other replicas for longer. The leader's setting is used."""
 
     affinity_seconds: Grace = 300.0
-    """Seconds after a session's end for which its replica is remembered: `acquire(session)` with the same name returns
-    to it while it is ready. 0 forgets at once; while a session runs it is remembered in any case. Five minutes let a
-    user reconnect to warm caches. Raising it keeps one small key for each session that long."""
+    """Seconds after a session's end for which the registry remembers its replica. In this time `acquire(session)` with
+    the same name returns the same replica if it is ready. 0 forgets it at the end of the session. While the session
+    runs, its replica is always remembered. The default of five minutes lets a user reconnect to warm caches. Redis
+    keeps one small key for each session for this time."""
 
     max_queue: Count = 10_000
-    """Most sessions that may wait for a slot at once, over all routers: `acquire(timeout=...)` is refused with
-    `Saturated` at once while so many do. A session at the end of such a line waits for 10,000 others; lowering it
-    refuses those sooner that would wait without success. Each costs Redis some 200 bytes, and a look at its position a
-    second."""
+    """The most sessions that may wait in the queue at once, over all routers. While the queue is full,
+    `acquire(timeout=...)` raises `Saturated` at once. By default a session at the end of a full queue waits for 10,000
+    others. A lower value refuses sessions sooner that would wait without success. Each waiter costs some 200 bytes in
+    Redis, and one read of its position per second."""
 
     degraded_placement: DegradedMode = "share"
-    """What `acquire()` does while Redis is away. `share`: this router goes on with its equal share of the free slots
-    that it saw last, so that all routers together stay within capacity as far as each saw the truth. `off`: it raises
-    `StoreUnavailable`. `unlimited`: it places by health alone, for replicas that can bear it. What was placed is
-    counted once Redis is back."""
+    """What `acquire()` does while Redis is away. `share`: this router uses its equal share of the free slots that it
+    last read, so that all routers together stay within capacity as far as their last reads were current. `off`:
+    `acquire()` raises `StoreUnavailable`. `unlimited`: it chooses by health alone, for replicas that tolerate more
+    sessions than their capacity. The new leases are counted once Redis is back."""
 
     local_cooldown_seconds: Grace = 5.0
-    """Seconds for which a replica that this router failed to connect to comes last in its own choices: other routers
-    may still reach it, and the verdict on it takes some probes more. 0 for none. Raising it spares sessions a failed
-    try each; lowering it returns sooner to one that only hiccuped."""
+    """Length in seconds of the cooldown: after this router failed to connect to a replica, it chooses that replica
+    last. Other routers may still reach the replica, and some more probes are needed to make it unhealthy. 0 turns the
+    cooldown off. A higher value spares sessions failed attempts. A lower value uses a replica with a short problem
+    again sooner."""
 
     redis_timeout_seconds: Period = 1.0
-    """Seconds to wait for a connection to Redis or for an answer before `StoreUnavailable`. A script takes well under a
-    millisecond, so 1 s is a stall and not a slow answer. Time in which a call waits for its turn in this process, or
-    in which the event loop stands still, does not count. Lowering it fails sooner; raising it lets callers wait
-    longer, and see `lease_seconds` for how far it may go."""
+    """Seconds to wait for a connection to Redis, or for its response, before a call raises `StoreUnavailable`. A script
+    takes well under a millisecond, so 1 s without a response means that Redis is stalled. The time in which a call is
+    queued inside this process, or in which the event loop is blocked, does not count. With a lower value calls fail
+    sooner. With a higher value callers wait longer; `lease_seconds` describes the upper limit."""
 
     connect_timeout_seconds: Seconds = 2.0
-    """Seconds for the router to connect to a replica, the WebSocket handshake included, before it tries another one.
-    Far above what a replica in the same network takes, also a busy one. Lowering it passes over a silent replica
-    sooner; raising it lets clients wait longer for one."""
+    """Seconds that the router waits for a connection to a replica, including the WebSocket handshake, before it tries
+    another replica. The default is far above the time that a busy replica in the same network needs. With a lower value
+    the router leaves a silent replica sooner. With a higher value clients wait longer for it."""
 
     response_timeout_seconds: Seconds = 300.0
-    """Seconds without a byte after which a proxied HTTP exchange is given up: from the client while it sends its
-    request, from the replica until its response begins and between two pieces of it. A replica that computes for long
-    before it answers needs as much; raising it keeps exchanges with replicas that hang for as long. WebSocket
-    sessions may be silent for ever."""
+    """Seconds without a byte after which the router gives up a proxied HTTP exchange. The limit applies to the client
+    while it sends its request, and to the replica until its response begins and between two parts of the response. A
+    replica that computes for a long time before it responds needs a value above that time. A higher value keeps
+    exchanges with replicas that hang for longer. WebSocket sessions may be silent without limit."""
 
     peer_timeout_seconds: Expiry = 60.0
-    """Seconds after which a connection is cut whose other end has vanished without a word, or takes nothing of what
-    is sent to it; by the system's TCP, to the second, on Linux. A client or replica that is only slow is not concerned:
-    one byte acknowledged begins the time anew. Lowering it frees what the vanished held sooner; raising it forgives
-    longer breaks of the network."""
+    """Seconds after which a connection is closed if its peer has disappeared without closing it, or accepts no data.
+    The operating system's TCP does this, to the second on Linux. A peer that is only slow keeps its connection: each
+    acknowledged byte restarts the time. A lower value frees the resources of peers that have disappeared sooner. A
+    higher value tolerates longer interruptions of the network."""
 
     header_timeout_seconds: Seconds = 10.0
-    """Seconds in which a client must have sent the head of a request, once it has begun or has just connected, before
-    it is cut off with 408. Bounds what a client costs that sends a byte at a time."""
+    """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
+    begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
+    clients that send one byte at a time."""
 
     session_key: SessionKeyText = None
-    """Where the router finds the name of a session, by which it returns to its replica. One of `header:NAME`,
-    `cookie:NAME`, `query:NAME` or, of a WebSocket, `first_frame.FIELD`: a field of its first message, which must be
-    JSON, such as `first_frame.client_id`. None by default: every session is a new one. With `first_frame` a session is
-    accepted before it has a replica, which then gets that message first. See `affinity_seconds`."""
+    """Where the router finds the name of a session; a session with a known name returns to its replica. One of
+    `header:NAME`, `cookie:NAME` and `query:NAME`, or for WebSockets `first_frame.FIELD`: a field of the first message,
+    which must be JSON, such as `first_frame.client_id`. None by default: every session is a new one. With `first_frame`
+    the router accepts a WebSocket before it chooses a replica, and then sends that message to the replica first. See
+    `affinity_seconds`."""
 
     on_lost: OnLost = "keep"
-    """What the router does with a session whose replica turns unhealthy or is removed while it runs. `keep` lets it go
-    on, since it may well outlive a failing health check; `close` ends it, so that the client comes back elsewhere."""
+    """What the router does with a running session whose replica becomes unhealthy or is removed. `keep` lets the
+    session continue, because it may still work although a health check fails. `close` ends it, so that the client
+    reconnects to another replica."""
 
     queue_timeout_seconds: Grace = 0.0
-    """Seconds for which a session may wait at the router for a slot, over all replicas that it tries. 0, the default,
-    refuses at once where every replica is full or none is healthy. Above it sessions stand in one line over all
-    routers, first come first (see `max_queue`): a WebSocket client is accepted and told its position, an HTTP request
-    goes unanswered meanwhile. Raising it rides out longer bursts and restarts of replicas; it costs an open connection
-    for each that waits, and clients and load balancers in front must be as patient."""
+    """Seconds for which a session may wait in the queue at this router, in total over all replicas that it tries. 0,
+    the default, refuses a session at once if every replica is full or no replica is healthy. With a value above 0 the
+    sessions of all routers wait in one queue, first come, first served (see `max_queue`). A WebSocket client is
+    accepted and receives its position; an HTTP client waits for its response. A higher value tolerates longer bursts
+    and restarts of replicas. Each waiter costs an open connection, and clients and load balancers need timeouts above
+    this value."""
 
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
-    """Most bytes of one WebSocket message, in both directions; a larger one ends its session with 1009 towards who
-    sent it. A session holds one message at a time in each
-    direction, but several copies of it on the way, so that
+    """The most bytes of one WebSocket message, in both directions. A larger message ends its session with close code
+    1009 to its sender. A session holds one message at a time in each direction, but several copies of it. With slow
+    peers a router may therefore need
 
         sessions x 6 x the largest message really sent
 
-    is what slow peers can make a router need. Lowering it bounds that; the default takes what video needs."""
+    bytes of memory. A lower value limits this. The default is large enough for video."""
 
     grace_seconds: Grace = 30.0
-    """Seconds that live sessions have to finish when the router is asked to stop, before they are closed with 1012.
-    It has resigned and accepts nobody new by then. 30 is what Kubernetes leaves by default; raise both together. 0
-    closes them at once."""
+    """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
+    closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
+    30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
 
     @field_validator("renew_interval_seconds")
     @classmethod
@@ -334,12 +354,12 @@ class RouterConfig:
 
     @classmethod
     def adopt(cls, source: object) -> RouterConfig:
-        """Return a config with the settings that any object has as attributes, such as another router's config.
+        """Return a config made from the attributes of any object, such as another router's config.
 
-        Missing attributes take their defaults and unknown ones are ignored. A `RouterConfig` is returned as it is.
+        A missing attribute takes its default, and other attributes are ignored. A `RouterConfig` is returned unchanged.
 
         Raises:
-            ConfigError: A value is wrong, or the object has not a single setting.
+            ConfigError: A value is wrong, or the object has no attribute that is a setting.
         """
         if isinstance(source, RouterConfig):
             return source
@@ -351,17 +371,17 @@ class RouterConfig:
 
     @property
     def effective_fast_interval_seconds(self) -> float:
-        """`fast_interval_seconds`, or the ordinary interval where that is shorter."""
+        """The shorter of `fast_interval_seconds` and `health_check_interval_seconds`."""
         return min(self.fast_interval_seconds, self.health_check_interval_seconds)
 
     def fingerprint(self) -> str:
-        """Return 12 hex digits that are equal where all `SHARED_SETTINGS` are, on every machine and Python."""
+        """Return 12 hex digits that are equal for equal `SHARED_SETTINGS`, on every machine and Python version."""
         agreed = {name: getattr(self, name) for name in SHARED_SETTINGS}
         agreed["fast_interval_seconds"] = self.effective_fast_interval_seconds
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:12]
 
     def shown(self) -> dict[str, Any]:
-        """Return all settings as JSON knows them, for people: with passwords masked."""
+        """Return all settings in JSON's types, with passwords masked, for display."""
         return asdict(self) | {"redis_url": mask_redis_url(self.redis_url)}
 
     def __repr__(self) -> str:

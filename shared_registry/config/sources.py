@@ -1,8 +1,8 @@
-"""Where a router's settings come from: command line over environment over YAML file over defaults.
+"""Reads a router's settings. The command line overrides the environment, then the YAML file, then the defaults.
 
 config = load_yaml("router.yaml")                          only the file
-config = from_env(os.environ)                              only the environment, or on top of another config
-loaded = load_config("router.yaml", overrides={...})       all of them, and where each value came from
+config = from_env(os.environ)                              only the environment, or the environment over another config
+loaded = load_config("router.yaml", overrides={...})       all sources, with the source of each value
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _COMMAND_LINE = Origin(OriginKind.COMMAND_LINE)
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A config, and where each of its settings came from."""
+    """A config, and the source of each of its settings."""
 
     config: RouterConfig
     origins: Mapping[str, Origin]
 
 
 def load_yaml(path: str | os.PathLike[str]) -> RouterConfig:
-    """Return the config that a YAML file's `router` block describes; the file's form is told in `yaml_file`.
+    """Return the config that a YAML file's `router` block describes; `yaml_file` documents the file's form.
 
     Raises:
         ConfigError: The file or a value in it is wrong; the message names the file, the key and the remedy.
@@ -42,11 +42,11 @@ def load_yaml(path: str | os.PathLike[str]) -> RouterConfig:
 
 
 def from_env(environ: Mapping[str, str], base: RouterConfig | None = None) -> RouterConfig:
-    """Return a config with the settings that `SHARED_REGISTRY_*` variables hold over those of another.
+    """Return a config in which the `SHARED_REGISTRY_*` variables override the settings of another config.
 
     Args:
         environ: The variables, such as `os.environ`.
-        base: What the others are; by default the defaults.
+        base: The config to override; by default one with the default settings.
 
     Raises:
         ConfigError: A value is wrong; the message names the variable.
@@ -61,15 +61,16 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> LoadedConfig:
-    """Return the config in force, from all sources, with where each setting came from.
+    """Return the config in force, from all sources, with the source of each setting.
 
     Args:
         path: A YAML file; by default none.
         environ: The variables; by default those of this process.
-        overrides: Settings by their names, typically from the command line; they win. `None` values count as absent.
+        overrides: Settings by name, typically from the command line. They override all other sources. A `None` value
+            counts as absent.
 
     Raises:
-        ConfigError: Anything is wrong; the message lists all of it, each with its source.
+        ConfigError: A setting or the file is wrong; the message lists all problems, each with its source.
     """
     draft = Draft() if path is None else read_yaml(path)
     draft.update(read_env(os.environ if environ is None else environ))

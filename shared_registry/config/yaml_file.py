@@ -1,12 +1,13 @@
 """Reads settings from a YAML (or JSON) file.
 
     router:
-      host, port, namespace, redis_url, router_id, lease_seconds, ...    all settings but those below, by their names
-      replicas: [{url, ...}]              each with what a ReplicaEndpoint has, or just the url
+      host, port, namespace, redis_url, router_id, lease_seconds, ...    all other settings, by their names
+      replicas: [{url, ...}]              each with the attributes of a ReplicaEndpoint, or only a url
       health_check: {path, interval_seconds, timeout_seconds, failure_threshold, recovery_threshold, expect,
                      fast_interval_seconds, probe_concurrency}
 
-Other top-level blocks belong to others. A key without a value counts as absent. Unknown keys are named in a warning.
+Other top-level blocks are ignored, because they may belong to other programs. A key without a value counts as absent.
+An unknown key in these blocks causes a warning.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ HEALTH_CHECK_KEYS = {
     "fast_interval_seconds": "fast_interval_seconds",
     "probe_concurrency": "probe_concurrency",
 }
-"""Keys of the `health_check` block, and the settings that they are."""
+"""The keys of the `health_check` block, and the setting of each."""
 
 ROUTER_KEYS = tuple(item.name for item in fields(RouterConfig) if item.name not in HEALTH_CHECK_KEYS.values())
-"""Settings that stand in the `router` block under their own names."""
+"""The settings that are read from the `router` block under their own names."""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Draft:
     """Read the `router` block of a file.
 
     Raises:
-        ConfigError: There is no such file, no such block, or it is no YAML. Wrong values are listed in the draft.
+        ConfigError: The file cannot be read, is not YAML, or has no such block. Wrong values are listed in the draft.
     """
     name = os.fspath(path)
     return _Reader(name).read(_router_block(name, _parse(name)))
@@ -139,4 +140,4 @@ class _Reader:
 _HOMES = {key: f"router.{key}" for key in ROUTER_KEYS} | {
     spelling: f"router.health_check.{key}" for key, setting in HEALTH_CHECK_KEYS.items() for spelling in (key, setting)
 }
-"""Where a key belongs that stands in the wrong block."""
+"""The right place of each key, for keys that were found in the wrong block."""

@@ -1,4 +1,4 @@
-"""`shared-registry demo`: a cluster of local processes, and what happens to it."""
+"""`shared-registry demo`: starts a cluster of local processes, and shows how it handles failures."""
 
 from shared_registry.extras import require_extra
 

@@ -1,4 +1,4 @@
-"""The demo's cluster: replicas and routers as processes, sessions through all routers, and an operator's hand on it."""
+"""The demo's cluster: replicas and routers as processes, sessions through all routers, and an operator's commands."""
 
 from __future__ import annotations
 
@@ -31,34 +31,35 @@ FAST_SETTINGS: dict[str, float] = {
     "redis_timeout_seconds": 0.8,
     "local_cooldown_seconds": 1.0,
 }
-"""What makes a matter of seconds out of what takes up to ten with the defaults, which spare Redis and replicas."""
+"""Settings with which the cluster reacts within a few seconds. The defaults take up to ten seconds, and cost less."""
 POLL_SECONDS = 0.01
 EVENTS = 20
 
 
 class StepFailed(Exception):
-    """What a step wants to show cannot be seen; the message says what is seen instead."""
+    """The expected state of a step was not observed; the message has the observed state or the error."""
 
 
 class Cluster:
-    """`async with Cluster(redis_url, namespace, directory)`: replica-1, a primary, three more, and three routers.
+    """`async with Cluster(redis_url, namespace, directory)`: the primary replica-1, three more replicas, three routers.
 
-    Whatever was started is gone after it.
+    At the end of the context all started processes are killed.
 
     Attributes:
-        config: What the routers share.
-        replicas: By name, also those that were killed; likewise `routers`.
-        watches: What each live router shows.
-        observer: Looks at the registry from outside.
+        config: The settings that all routers share.
+        replicas: The replicas by name, including those that were killed.
+        routers: The routers by name, including those that were killed.
+        watches: The observations of each live router, by its name.
+        observer: Reads the registry without joining it.
     """
 
     def __init__(self, redis_url: str, namespace: str, directory: Path) -> None:
-        """Set up; nothing runs before `async with`.
+        """Create the cluster. Nothing runs before `async with` and `start()`.
 
         Args:
-            redis_url: A Redis that is there.
-            namespace: Where in it the registry lives.
-            directory: Where the routers' configuration is written.
+            redis_url: The url of a running Redis.
+            namespace: The registry's name in that Redis.
+            directory: The directory for the routers' config files.
         """
         self.config = RouterConfig(
             redis_url=redis_url,
@@ -76,14 +77,14 @@ class Cluster:
         self._command: CommandProcess | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect to Redis; `start` does the rest."""
+        """Connect to Redis. `start` starts the processes."""
         await self.observer.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill all processes: their Redis goes too, so there is nobody to take leave of."""
+        """Kill all processes. They need not leave the registry, because their Redis ends as well."""
         await _cancel(self._watching.values())
         for child in self._children():
             child.kill()
@@ -91,7 +92,7 @@ class Cluster:
         await self.observer.__aexit__(None, None, None)
 
     async def start(self) -> None:
-        """Start all processes, and watch the routers. They take some moments more until they select."""
+        """Start all processes, and watch the routers. It takes some more moments until the routers select replicas."""
         for replica in self.replicas.values():
             await replica.start()
         await self.until(lambda: all(replica.port for replica in self.replicas.values()))
@@ -105,20 +106,20 @@ class Cluster:
             self._watching[name] = asyncio.create_task(watch.run())
 
     async def kill_router(self, name: str) -> None:
-        """Kill a router, which nobody watches from then on."""
+        """Kill a router, and stop watching it."""
         self.routers[name].kill()
         self._retired.append(self.watches.pop(name))
         await _cancel([self._watching.pop(name)])
 
     async def add_replica(self, name: str) -> ReplicaProcess:
-        """Start one more replica, which no router knows yet."""
+        """Start one more replica. It is not registered yet."""
         replica = self.replicas[name] = ReplicaProcess(name)
         await replica.start()
         await self.until(lambda: replica.port != 0)
         return replica
 
     async def operate(self, *words: str) -> CommandProcess:
-        """Start a `shared-registry` command, as an operator would type it; `finish` awaits its end."""
+        """Start a `shared-registry` command, as an operator does. `finish` waits for its end."""
         self._command = CommandProcess(*words)
         await self._command.start(self.config.redis_url, self.config.namespace)
         return self._command
@@ -127,14 +128,14 @@ class Cluster:
         """Wait until a command has ended.
 
         Raises:
-            StepFailed: It did not exit with 0.
+            StepFailed: The command did not exit with 0.
         """
         await self.until(lambda: command.exit_status is not None)
         command.kill()
         self._command = None
 
     async def seconds_since(self, kind: EventKind) -> float:
-        """Return how long ago the latest event of a kind was, by the clock that this machine and its Redis share."""
+        """Return the time since the latest event of a kind, by the clock that this machine and its Redis share."""
         now = time.time()
         events = [event for event in await self.observer.last_events(EVENTS) if event.kind is kind]
         if not events:
@@ -142,7 +143,7 @@ class Cluster:
         return max(now - events[-1].at, 0.0)
 
     async def hold(self) -> dict[str, Session]:
-        """Open a session through each live router and read on in it, until the next call; return them by router."""
+        """Open a session through each live router, and read its frames until the next call. Return them by router."""
         await self._close_held()
         try:
             for name in self.watches:
@@ -154,12 +155,12 @@ class Cluster:
 
     @property
     def sessions(self) -> int:
-        """How many sessions were opened so far, one after the other through each router."""
+        """The number of sessions opened so far, one after the other through each router."""
         return sum(watch.sessions for watch in [*self.watches.values(), *self._retired])
 
     @property
     def failures(self) -> int:
-        """How many sessions did not come about so far."""
+        """The number of sessions that could not be opened so far."""
         return sum(watch.failures for watch in [*self.watches.values(), *self._retired])
 
     def selected(self) -> dict[str, str | None]:
@@ -167,7 +168,7 @@ class Cluster:
         return {name: watch.selected for name, watch in self.watches.items()}
 
     def leader(self) -> tuple[str, int] | None:
-        """Return which live router leads, and its epoch, where it says so and all others agree."""
+        """Return the leader's name and its epoch, if it reports to be the leader and all routers agree."""
         shown = [watch.status for watch in self.watches.values()]
         views = {(one["leader"]["router"], one["leader"]["epoch"]) if one.get("leader") else None for one in shown}
         view = views.pop() if len(views) == 1 else None
@@ -178,7 +179,7 @@ class Cluster:
         return (leading[0], epoch) if leading and self.watches[leading[0]].status["is_leader"] else None
 
     async def until(self, condition: Callable[[], bool], *, since: float | None = None) -> float:
-        """Wait until the condition holds; return how many seconds that was after `since`, by default now.
+        """Wait until the condition holds. Return the seconds from `since`, by default now, until then.
 
         Raises:
             StepFailed: A process has ended by itself.
@@ -190,10 +191,10 @@ class Cluster:
         return max(time.monotonic() - begun, 0.0)
 
     async def lasts(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Watch the condition for some time.
+        """Check that the condition holds for some time.
 
         Raises:
-            StepFailed: It ceased to hold.
+            StepFailed: The condition did not hold all the time.
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Processes of the demo: bound to it, and read line by line."""
+"""The demo's child processes. They end with the demo, and their output is read line by line."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ HOST = demo_replica.HOST
 LOG_LINES = 20
 _REPLICA = str(Path(demo_replica.__file__).absolute())
 _COMMAND = (sys.executable, "-P", "-m", "shared_registry")
-"""`shared-registry`, also where it is not on the PATH. -P: it imports from where this process does, and not from
-whatever lies in the current directory."""
+"""The command `shared-registry`, which need not be on the PATH. With -P it does not import from the current directory,
+but from the same places as this process."""
 
 
 class Child:
-    """A process that dies with this one, and whose JSON lines are handed on as they come.
+    """A child process that ends with this process. Each JSON line that it prints is passed to a callback.
 
     Attributes:
-        name: What the demo calls it.
-        has_ended: Whether it has ended by itself.
+        name: The name of the process in the demo.
+        has_ended: Whether the process has ended by itself.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,16 +45,16 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """What it has ended with by itself; `None` while it runs, before the start and after `kill()`."""
+        """The exit status if the process has ended by itself; otherwise `None`. Also `None` after `kill()`."""
         return self._process.poll() if self._process else None
 
     @property
     def log(self) -> str:
-        """The last lines that it printed, such as a traceback."""
+        """The last lines that the process printed, such as a traceback."""
         return "\n".join(self._log)
 
     def kill(self) -> None:
-        """End it by SIGKILL. Returns when it is gone; twice is harmless."""
+        """End the process by SIGKILL, and return after it has ended. Twice is harmless."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
@@ -62,7 +62,7 @@ class Child:
         self._pipe = self._process = None
 
     async def run(self, argv: Sequence[str], on_message: Callable[[dict[str, Any]], None]) -> None:
-        """Start it, and hand every JSON line that it prints to `on_message`."""
+        """Start the process, and pass every JSON line that it prints to `on_message`."""
         self.has_ended = False
         read_end, write_end = os.pipe()
         source = os.fdopen(read_end, "rb", buffering=0)
@@ -77,17 +77,17 @@ class Child:
 
 
 class ReplicaProcess(Child):
-    """One mock replica. It keeps its port, and so its url, over restarts."""
+    """One mock replica. It keeps its port, and therefore its url, over restarts."""
 
     port = 0
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """The url at which the replica serves."""
         return f"http://{HOST}:{self.port}"
 
     async def start(self) -> None:
-        """Start it; it listens some moments later."""
+        """Start the replica. It listens some moments later."""
         argv = [sys.executable, "-I", _REPLICA, "--name", self.name, "--port", str(self.port)]
         await self.run(argv, self._take_port)
 
@@ -96,16 +96,16 @@ class ReplicaProcess(Child):
 
 
 class RouterProcess(Child):
-    """One `shared-registry serve`.
+    """One router: the command `shared-registry serve`.
 
     Attributes:
-        url: Where it serves; empty until it does.
+        url: The url at which the router serves; empty until it listens.
     """
 
     url = ""
 
     async def start(self, config: Path) -> None:
-        """Start it with a router's YAML file; it listens some moments later."""
+        """Start the router with a YAML file. It listens some moments later."""
         argv = [*_COMMAND, "serve", "--config", str(config), "--json"]
         await self.run(argv, self._take_line)
 
@@ -115,27 +115,27 @@ class RouterProcess(Child):
 
 
 class CommandProcess(Child):
-    """One `shared-registry` command that ends by itself, as an operator would type it."""
+    """One `shared-registry` command that ends by itself, as an operator types it."""
 
     def __init__(self, *words: str) -> None:
         super().__init__(shlex.join(["shared-registry", *words]))
         self._words = words
 
     async def start(self, redis_url: str, namespace: str) -> None:
-        """Start it on a registry."""
+        """Start the command for a registry."""
         argv = [*_COMMAND, "--redis", redis_url, "--namespace", namespace, *self._words]
         await self.run(argv, lambda message: self._log.append(json.dumps(message)))
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without settings of the registry, and with the places it imports from."""
+    """Return this process's environment without the registry's settings, and with its import paths as PYTHONPATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARED_REGISTRY_")}
     paths = [str(Path(entry).absolute()) for entry in sys.path]  # an empty entry is the current directory
     return kept | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class _Lines(asyncio.Protocol):
-    """Cuts output into lines: JSON objects, and the rest."""
+    """Splits output into lines, and passes on JSON objects and other lines separately."""
 
     def __init__(
         self, on_message: Callable[[dict[str, Any]], None], on_text: Callable[[str], None], on_end: Callable[[], None]

@@ -1,14 +1,14 @@
-"""A mock replica, as a process: serves sessions and chat as a GPU server would, with nothing behind it.
+"""A mock replica that runs as a process. It serves sessions and chat like a GPU server, but without a model.
 
-    GET  /health               200 {"status": "ok"}: it lives
+    GET  /health               200 {"status": "ok"}
     GET  /readyz               200 {"status": "warming"} for --warmup-seconds, then {"status": "ready"}
     WS   /v1/stream            the client's first frame is {"type": "session_init_v2", "client_id": …}, the answer
                                {"type": "session_ready", "replica": …, "client_id": …}; then numbered binary frames
                                until the client closes, and an echo of whatever it sends meanwhile
     POST /v1/chat/completions  repeats the last message, at once or, with "stream": true, as server-sent events
 
-Prints its port, in JSON, once it listens. Imports nothing else of this package, so that it is up in a moment when it is
-started by its path; `python -m shared_registry.demo.replica --port 8000` is the same.
+It prints its port as JSON when it listens. It imports no other module of this package, so that it starts quickly when
+it is started by its path. `python -m shared_registry.demo.replica --port 8000` starts it as well.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 30_000)
-"""Below those that systems give to outgoing connections: a probe that keeps calling a dead replica's port on loopback
-would in the end get that port as its own, and be connected to itself."""
+"""Ports below the range that systems use for outgoing connections. A probe that keeps connecting to a dead replica on
+loopback could otherwise get the replica's port as its own local port, and would be connected to itself."""
 
 INIT_SECONDS = 10.0
 FRAME_SECONDS = 0.05
@@ -46,15 +46,15 @@ POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 
 
 class MockReplica:
-    """What one replica answers.
+    """One mock replica.
 
     Attributes:
-        name: How it calls itself in its answers.
+        name: The replica's name in its responses.
         app: The ASGI application.
     """
 
     def __init__(self, name: str, warmup_seconds: float = 0.0) -> None:
-        """Set up; it is warm that many seconds from now."""
+        """Create the replica. It is warm after `warmup_seconds` from now."""
         self.name = name
         self._warm_at = time.monotonic() + warmup_seconds
         self.app = Starlette(
@@ -68,7 +68,7 @@ class MockReplica:
 
     @property
     def is_warm(self) -> bool:
-        """Whether it takes sessions."""
+        """Whether the replica takes sessions."""
         return time.monotonic() >= self._warm_at
 
     async def _health(self, request: Request) -> Response:  # noqa: ARG002  starlette passes it
@@ -136,7 +136,7 @@ async def _refuse(websocket: WebSocket, code: str, message: str, close_code: int
 
 
 async def _send_frames(websocket: WebSocket) -> None:
-    """Send numbered frames: 8 bytes of number, big-endian, and padding."""
+    """Send numbered frames until the client closes: 8 bytes of number, big-endian, and padding."""
     number = 0
     with contextlib.suppress(WebSocketDisconnect):
         while True:
@@ -146,7 +146,7 @@ async def _send_frames(websocket: WebSocket) -> None:
 
 
 async def _events(identity: dict[str, Any], words: list[str]) -> AsyncIterator[str]:
-    """Yield an answer word by word, as server-sent events."""
+    """Yield an answer word by word as server-sent events."""
     pieces = words[:1] + [f" {word}" for word in words[1:]]
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
     for delta in [*deltas, {}]:
@@ -157,7 +157,7 @@ async def _events(identity: dict[str, Any], words: list[str]) -> AsyncIterator[s
 
 
 def _payload(message: Any) -> str | bytes:
-    """Return what a received message holds.
+    """Return the data of a received message.
 
     Raises:
         WebSocketDisconnect: The client has closed.
@@ -169,10 +169,10 @@ def _payload(message: Any) -> str | bytes:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket on that port, or on a free one where it is 0.
+    """Return a listening socket on that port. If it is 0, take a free port.
 
     Raises:
-        OSError: The port is taken, or the address is not this machine's.
+        OSError: The port is in use, no port is free, or the address is not this machine's.
     """
     for candidate in [port] if port else random.sample(PORTS, 100):
         try:
@@ -188,8 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shared_registry.demo.replica", description="A mock replica.")
     parser.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
-    parser.add_argument("--name", default=socket.gethostname(), help="what it calls itself (default: %(default)s)")
-    parser.add_argument("--warmup-seconds", type=float, default=0.0, help="not ready for that long (default: 0)")
+    parser.add_argument("--name", default=socket.gethostname(), help="name in the responses (default: %(default)s)")
+    parser.add_argument(
+        "--warmup-seconds", type=float, default=0.0, help="seconds until the replica is ready (default: 0)"
+    )
     options = parser.parse_args()
     try:
         listener = listen(options.host, options.port)

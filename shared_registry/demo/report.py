@@ -1,4 +1,4 @@
-"""What the demo has seen, and how it is told: to people as it happens, to programs at the end."""
+"""The results of the demo's steps, and their output: text for each step, or one JSON document at the end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ CHAT = '{"stream": true, "messages": [{"role": "user", "content": "good morning"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What became of one step.
+    """The result of one step.
 
     Attributes:
-        observed: Whether every router was seen to do what it should, in time, and to stay so.
-        seconds: From the act to when the last router showed it; `None` where it was not observed.
+        number: The number of the step, from 1.
+        title: What the step shows.
+        observed: Whether every router reached the expected state before the deadline, and stayed in it.
+        seconds: The time from the action until the last router reached that state; `None` if it was not observed.
+        deadline_seconds: The time limit of the step.
         selected: The replica that took the latest session through each live router.
-        leader: The router that leads in the end, where all agree; `None` otherwise, as is `epoch`.
-        sessions: How many were opened meanwhile, one after the other through each router.
-        failed_sessions: How many did not come about.
+        leader: The leader at the end of the step, if all routers agree; otherwise `None`.
+        epoch: The leader's epoch, if all routers agree; otherwise `None`.
+        sessions: The number of sessions opened during the step, one after the other through each router.
+        failed_sessions: The number of sessions that could not be opened.
+        detail: What the step did, or the reason why it was not observed.
     """
 
     number: int
@@ -44,7 +49,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The whole demo."""
+    """The result of the whole demo."""
 
     observed: bool
     seconds: float
@@ -54,67 +59,67 @@ class Outcome:
 
 
 class Audience(Protocol):
-    """To whom the demo is shown."""
+    """Receives the progress of the demo and shows it."""
 
     def begin(self, redis: str, namespace: str) -> None:
-        """Redis runs; processes start."""
+        """Called when Redis runs, before the other processes start."""
 
     def act(self, number: int, title: str) -> None:
-        """A step begins."""
+        """Called when a step begins."""
 
     def see(self, step: StepResult) -> None:
-        """A step is over."""
+        """Called when a step is over."""
 
     def end(self, outcome: Outcome) -> None:
-        """All is over."""
+        """Called after the last step."""
 
     def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
-        """All stays up to be looked at."""
+        """Called after the end if the cluster stays up."""
 
 
 class JsonAudience:
-    """Hears one document at the end."""
+    """Prints one JSON document at the end."""
 
     def __init__(self, print_json: Callable[[dict[str, Any]], None]) -> None:
         self._print_json = print_json
 
     def begin(self, redis: str, namespace: str) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def act(self, number: int, title: str) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def see(self, step: StepResult) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def end(self, outcome: Outcome) -> None:
-        """Print what happened."""
+        """Print the results of all steps, and the settings."""
         self._print_json(asdict(outcome) | {"settings": FAST_SETTINGS})
 
     def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
-        """Say nothing: the document has named the Redis."""
+        """Print nothing: the document contains the address of Redis."""
 
 
 class ConsoleAudience:
-    """Watches."""
+    """Prints the progress for people."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def begin(self, redis: str, namespace: str) -> None:
-        """Say what is about to be seen."""
+        """Print the processes of the cluster and its settings."""
         defaults = {item.name: item.default for item in fields(RouterConfig)}
         values = ", ".join(f"{name} {value:g} ({defaults[name]:g})" for name, value in FAST_SETTINGS.items())
         self._say("A Valkey, 4 replicas (replica-1 is the primary) and 3 routers, each a process of this machine.")
         self._say(f"Redis: {redis}, namespace {namespace}", style="dim")
-        self._say(f"Faster than the defaults, which stand in brackets: {values}", style="dim")
+        self._say(f"Faster settings than the defaults, which are in brackets: {values}", style="dim")
 
     def act(self, number: int, title: str) -> None:
-        """Announce a step."""
+        """Print the title of the step."""
         self._say(f"\n{number}. {title}", style="bold")
 
     def see(self, step: StepResult) -> None:
-        """Tell what every router selects, who leads, and how long it took."""
+        """Print the replica that each router selects, the leader, and the time that the step took."""
         if step.detail:
             self._say(f"   {step.detail}", style="" if step.observed else "red")
         self._say("   " + "   ".join(f"{router} selects {replica}" for router, replica in step.selected.items()))
@@ -123,7 +128,7 @@ class ConsoleAudience:
         self._say(f"   {leader}   {took}", style="green" if step.observed else "red")
 
     def end(self, outcome: Outcome) -> None:
-        """Sum up."""
+        """Print a table of all steps, and whether all of them were observed."""
         table = Table(box=None, header_style="bold", pad_edge=False)
         for heading in ("", "step", "observed", "selected", "leader", "epoch"):
             table.add_column(heading, overflow="fold")
@@ -141,9 +146,9 @@ class ConsoleAudience:
         self._say(f"\n{verdict}, in {outcome.seconds:.1f} s", style="bold green" if outcome.observed else "bold red")
 
     def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
-        """Say where to look."""
+        """Print urls and commands that show the running cluster."""
         keys = Keys(namespace)
-        self._say("\nAll stays up until Ctrl-C. Have a look:", style="bold")
+        self._say("\nThe cluster runs until Ctrl-C. These urls and commands show it:", style="bold")
         router = next(iter(routers.values()))
         for line in (
             *(f"{name}  {url}/status" for name, url in routers.items()),

@@ -1,8 +1,8 @@
-"""The story of `shared-registry demo`: what happens to a cluster of routers, step by step.
+"""The steps of `shared-registry demo`.
 
-A step acts, waits until every router is seen to react, and watches for a moment whether it lasts. Nothing is taken for
-granted: what a router selects is where a session opened through its port ends up. A step that is not observed ends the
-story.
+Each step acts on the cluster, waits until every router shows the expected state, and checks for a moment that the state
+lasts. The state is really observed: the replica that a router selects is the one that gets a session opened through the
+router's port. If a step is not observed, the demo ends.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a step has shown.
+    """The observation of a step.
 
     Attributes:
-        seconds: From the act to when the last router showed it.
-        is_lasting: What must go on for a moment.
+        seconds: The time from the action until the last router showed the expected state.
+        detail: What the step did, as text for people.
+        is_lasting: The condition that must hold for a moment after that.
     """
 
     seconds: float
@@ -39,7 +40,7 @@ class Seen:
 
 
 async def start(cluster: Cluster) -> Seen:
-    """All processes start; sessions through every router reach the primary, and the routers have a leader."""
+    """Start all processes. Sessions through every router reach the primary, and the routers have a leader."""
     begun = time.monotonic()
     await cluster.start()
     seconds = await cluster.until(
@@ -55,7 +56,7 @@ async def start(cluster: Cluster) -> Seen:
 
 
 async def kill_primary(cluster: Cluster) -> Seen:
-    """Sessions go elsewhere as soon as it refuses them; the verdict reaches all routers."""
+    """Kill the primary. Sessions go to another replica at once, and the primary becomes unhealthy for all routers."""
     primary = cluster.replicas[PRIMARY]
     pid, failures = primary.pid, cluster.failures
     killed_at = time.monotonic()
@@ -70,7 +71,7 @@ async def kill_primary(cluster: Cluster) -> Seen:
 
 
 async def restart_primary(cluster: Cluster) -> Seen:
-    """The leader's probes succeed again, and sessions through every router return to the primary."""
+    """Restart the primary. The leader's probes succeed again, and sessions through every router return to it."""
     primary = cluster.replicas[PRIMARY]
     started_at = time.monotonic()
     await primary.start()
@@ -79,7 +80,7 @@ async def restart_primary(cluster: Cluster) -> Seen:
 
 
 async def kill_leader(cluster: Cluster) -> Seen:
-    """Its lease runs out, another router is elected under a higher epoch, and sessions through the others go on."""
+    """Kill the leader. Another router is elected with a higher epoch, and sessions through the other routers go on."""
     await cluster.until(lambda: cluster.leader() is not None)
     before = cluster.leader()
     if before is None:
@@ -107,7 +108,7 @@ async def kill_leader(cluster: Cluster) -> Seen:
 
 
 async def drain_primary(cluster: Cluster) -> Seen:
-    """An operator drains the primary: new sessions go elsewhere, those that it has go on."""
+    """Drain the primary with the command. New sessions go to other replicas, and its open sessions go on."""
     held = await cluster.hold()
     failures = cluster.failures
     command = await cluster.operate("drain", PRIMARY, "--reason", "shown in the demo")
@@ -121,7 +122,7 @@ async def drain_primary(cluster: Cluster) -> Seen:
 
 
 async def add_replica(cluster: Cluster) -> Seen:
-    """An operator adds a primary that just started: it is probed at once, and sessions through all routers reach it."""
+    """Start a primary and add it with the command. It is probed at once, and sessions through all routers reach it."""
     replica = await cluster.add_replica(ADDED)
     command = await cluster.operate("add", replica.url, "--name", ADDED, "--primary")
     await cluster.until(lambda: all_select(cluster, ADDED))
@@ -131,7 +132,7 @@ async def add_replica(cluster: Cluster) -> Seen:
 
 
 async def verify(cluster: Cluster) -> Seen:
-    """What Redis holds is consistent, and the killed router is forgotten."""
+    """Check the registry with the command. All invariants hold in Redis, and the killed router is no longer listed."""
     begun = time.monotonic()
     command = await cluster.operate("check")
     await cluster.finish(command)
@@ -153,16 +154,16 @@ STEPS: tuple[tuple[str, float, Callable[[Cluster], Awaitable[Seen]]], ...] = (
     ("A fifth replica is added, a primary: all use it", 15.0, add_replica),
     ("The check finds nothing wrong", 10.0, verify),
 )
-"""Title, deadline in seconds, act. The deadlines are generous: they tell never from late on a busy machine."""
+"""The title, the deadline in seconds and the action of each step. The deadlines allow for a busy machine."""
 
 
 def run_demo(namespace: str, audience: Audience, *, keep: bool) -> bool | None:
-    """Play the story; return whether every step was observed, `None` where a signal ended it before.
+    """Run all steps. Return whether every step was observed, or `None` if a signal ended the demo before its end.
 
     Args:
-        namespace: Where in its Redis the registry lives.
-        audience: To whom it is shown.
-        keep: Stay up in the end, until a signal.
+        namespace: The registry's name in the demo's Redis.
+        audience: Shows the progress.
+        keep: Keep the cluster running after the last step, until a signal.
 
     Raises:
         ConfigError: There is no server program to run, or the namespace is not usable.
@@ -223,7 +224,7 @@ async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
 async def _observe(
     cluster: Cluster, act: Callable[[Cluster], Awaitable[Seen]], deadline_seconds: float
 ) -> tuple[Seen | None, str]:
-    """Return what was seen, and why that does not count, if it does not."""
+    """Run a step. Return its observation, and the reason if the step failed; otherwise an empty text."""
     try:
         async with asyncio.timeout(deadline_seconds):
             seen = await act(cluster)
@@ -236,7 +237,7 @@ async def _observe(
 
 
 def watches(cluster: Cluster) -> list[RouterWatch]:
-    """Return what the live routers show."""
+    """Return the watches of the live routers."""
     return list(cluster.watches.values())
 
 
@@ -256,11 +257,11 @@ def all_say(cluster: Cluster, name: str, status: ReplicaStatus) -> bool:
 
 
 def knows_all_healthy(watch: RouterWatch) -> bool:
-    """Whether the router knows all of the first replicas as healthy."""
+    """Whether the router shows exactly the first replicas, and all of them as healthy."""
     shown = watch.status.get("replicas", [])
     return [one["status"] for one in shown] == [ReplicaStatus.HEALTHY.value] * REPLICAS
 
 
 def go_on(held: Mapping[str, Session]) -> bool:
-    """Whether frames still come in all of these sessions, and none was missing."""
+    """Whether frames still arrive in all of these sessions, and none was missing."""
     return all(session.goes_on for session in held.values())

@@ -1,4 +1,4 @@
-"""What a router shows to those who use it: where new sessions end up, whether open ones go on, and its /status."""
+"""Watches a router as its clients do: the replicas of new sessions, the frames of open sessions, and its /status."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ PAUSE_SECONDS = 0.05
 ANSWER_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 SILENT_SECONDS = 1.0
-"""Without a frame a session does not go on; the mock replicas send twenty a second."""
+"""The time without a frame after which a session no longer counts as running. Mock replicas send twenty a second."""
 
 
 class Refused(Exception):
-    """A session did not come about; the message says why."""
+    """A session could not be opened; the message has the reason."""
 
 
 class Session:
-    """One session through a router, whose frames are read for as long as it is open.
+    """One session through a router, whose frames are read while it is open.
 
     Attributes:
-        replica: Name of the replica that has it.
-        frames: How many have come.
-        trouble: Why it is over, though nobody has closed it here; empty while all is well.
+        replica: The name of the session's replica.
+        frames: The number of frames received.
+        trouble: The reason why the session ended without `close()`; empty if it has not.
     """
 
     def __init__(self, connection: ClientConnection, replica: str) -> None:
@@ -42,10 +42,10 @@ class Session:
 
     @classmethod
     async def open(cls, router_url: str, client_id: str) -> Self:
-        """Open one, and return once its first frame has come.
+        """Open a session, and return it after its first frame was received.
 
         Raises:
-            Refused: The router has no replica for it, or did not answer in time.
+            Refused: The router has no replica for the session, or did not respond in time.
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS), contextlib.AsyncExitStack() as stack:
@@ -64,15 +64,15 @@ class Session:
 
     @property
     def goes_on(self) -> bool:
-        """Whether a frame came a moment ago, and none was missing."""
+        """Whether the latest frame was received a moment ago, and no frame was missing."""
         return not self.trouble and time.monotonic() - self._frame_at < SILENT_SECONDS
 
     def read_on(self) -> None:
-        """Read frames from now on, and see to it that none is missing."""
+        """Read frames from now on, and check that none is missing."""
         self._reading = asyncio.create_task(self._read())
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the session."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -98,9 +98,10 @@ class RouterWatch:
     """Opens sessions through a router, one after the other, and reads its /status, until cancelled.
 
     Attributes:
-        selected: Name of the replica that took the latest session; `None` where it did not come about.
-        sessions: How many were opened.
-        failures: How many did not come about; `trouble` tells of the last one.
+        selected: The name of the replica that took the latest session; `None` if it could not be opened.
+        sessions: The number of sessions opened.
+        failures: The number of sessions that could not be opened.
+        trouble: The reason of the last failure.
         status: The latest /status; empty before the first.
     """
 
@@ -114,13 +115,13 @@ class RouterWatch:
         self._url = url
 
     async def run(self) -> None:
-        """Watch."""
+        """Watch the router until cancelled."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self._open_sessions())
             both.create_task(self._read_status())
 
     def replica_status(self, name: str) -> str | None:
-        """Return how healthy the router says that a replica is."""
+        """Return the status of a replica in the router's /status; `None` if the replica is not there."""
         return next((one["status"] for one in self.status.get("replicas", []) if one["name"] == name), None)
 
     async def _open_sessions(self) -> None:

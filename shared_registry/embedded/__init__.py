@@ -1,4 +1,4 @@
-"""A real Redis or Valkey server of one's own, which never outlives the process that started it."""
+"""Runs a real Redis or Valkey server as a child process, which never outlives the process that started it."""
 
 from shared_registry.embedded.server import EmbeddedServer
 

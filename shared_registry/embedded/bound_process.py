@@ -1,17 +1,17 @@
-"""A child process that cannot outlive this one, however this one ends.
+"""A child process that cannot outlive this process, even if this process is killed.
 
-Neither the kernel nor a clean-up handler can promise that alone: PR_SET_PDEATHSIG is Linux only and fires when the
-*thread* that forked exits; atexit never runs after SIGKILL. So a second child, a tiny shell, waits on a pipe whose
-other end only this process holds. When this process is gone, for whatever reason, the kernel closes that end; the
-shell reads the end of the pipe and kills the first child. Works the same on Linux and macOS.
+The kernel alone, or a clean-up handler, cannot promise this. PR_SET_PDEATHSIG exists only on Linux, and takes effect
+when the *thread* that forked exits. atexit does not run after SIGKILL. Therefore a second child, a small shell, waits
+on a pipe whose other end only this process holds. When this process ends for any reason, the kernel closes that end.
+The shell then reads the end of the pipe, and kills the first child. This works on Linux and macOS.
 
-    this process ──pipe──► watchdog      kills the child when the pipe ends; stands down when it reads a line
-                 ──pipe──► gate ≡ child  a shell that becomes the program only once the watchdog watches it
+    this process ──pipe──► watchdog      kills the child when the pipe ends; exits when it reads a line
+                 ──pipe──► gate ≡ child  a shell that becomes the program only after the watchdog has started
 
-The gate closes the gap between the two starts: a parent that dies there takes the gate with it.
+The gate closes the gap between the two starts: if the parent dies in between, the gate ends as well.
 
-Not promised: a watchdog that is itself killed watches no more, and a program that detaches itself (daemonizes) is not
-watched at all.
+Not promised: if the watchdog itself is killed, the child is no longer watched. A program that detaches itself
+(daemonizes) is not watched.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _WATCHDOG = 'read -r line || kill -9 "$1"'
 
 
 class BoundProcess:
-    """A running child process, killed within moments of this process's end.
+    """A running child process, which is killed within moments after this process ends.
 
-    It runs in a session of its own: neither Ctrl-C in the terminal nor a signal to this process's group reaches it,
-    so that its owner decides when it stops. Any thread may create one, and may exit afterwards. In a process made from
-    this one by `os.fork()`, whose child it is not, every method takes it for ended and does nothing.
+    The child runs in a session of its own. Ctrl-C in the terminal and signals to this process's group do not reach it,
+    so its owner decides when it stops. Any thread may create one, and may exit afterwards. In a fork of this process
+    (`os.fork()`), which is not the child's parent, every method treats the child as ended and does nothing.
 
     Not safe for concurrent use: one thread at a time.
     """
@@ -45,7 +45,7 @@ class BoundProcess:
         """Start a program.
 
         Args:
-            argv: The program and its arguments. One that cannot be executed makes the child exit with 126 or 127.
+            argv: The program and its arguments. If it cannot be executed, the child exits with 126 or 127.
             cwd: The child's working directory.
             output: An open file for the child's stdout and stderr.
             env: The child's environment; by default a copy of this process's.
@@ -70,15 +70,18 @@ class BoundProcess:
         return self._child.pid
 
     def poll(self) -> int | None:
-        """Return the exit status (negative: the signal that ended it), `None` while the program runs."""
+        """Return the exit status, or `None` while the program runs. A negative status is the signal that ended it."""
         if self._child.poll() is not None:
             self._dismiss_watchdog()
         return self._child.returncode
 
     def stop(self, grace_seconds: float) -> None:
-        """End the program: SIGTERM, and SIGKILL after `grace_seconds`. Returns when it is gone; twice is harmless."""
+        """End the program by SIGTERM, and by SIGKILL after `grace_seconds`.
+
+        It returns after the program has ended. Twice is harmless.
+        """
         self._child.terminate()
-        self._child.send_signal(signal.SIGCONT)  # a stopped process takes no SIGTERM before it continues
+        self._child.send_signal(signal.SIGCONT)  # a stopped process handles SIGTERM only after it continues
         try:
             self._child.wait(grace_seconds)
         except subprocess.TimeoutExpired:
@@ -86,18 +89,19 @@ class BoundProcess:
         self._dismiss_watchdog()
 
     def kill(self) -> None:
-        """End the program by SIGKILL, as a crash would. Returns when it is gone; twice is harmless."""
+        """End the program by SIGKILL, like a crash, and return after it has ended. Twice is harmless."""
         self._child.kill()
         self._child.wait()
         self._dismiss_watchdog()
 
     def _dismiss_watchdog(self) -> None:
-        # Only once the child is reaped: before, it would go unwatched. Not later: its process id may be reused.
+        # Only after the child is reaped, because it must be watched until then. Not later, because its process id may
+        # be reused.
         _say_line(self._watchdog)
         self._watchdog.wait()
 
     def disown(self) -> None:
-        """Close the pipe's end that a fork has copied; otherwise the copy would keep the child alive."""
+        """Close the pipe's end that a fork has copied. Otherwise the copy would keep the child alive."""
         _close(self._watchdog)
 
 
@@ -129,7 +133,7 @@ def _shell(
 
 def _say_line(shell: subprocess.Popen[bytes]) -> None:
     if shell.stdin is not None and not shell.stdin.closed:
-        with contextlib.suppress(OSError):  # a shell that is gone has nothing to hear
+        with contextlib.suppress(OSError):  # the shell has already ended
             shell.stdin.write(b"\n")
         _close(shell)
 

@@ -1,9 +1,9 @@
-"""A real Redis or Valkey server of one's own, for tests, demos and local clusters of routers.
+"""Runs a real Redis or Valkey server as a child process, for tests, demos and local clusters of routers.
 
     with EmbeddedServer() as server:
         redis.asyncio.Redis.from_url(server.url)
 
-Not for production: it listens on 127.0.0.1 only, keeps nothing on disk unless told to, and ends with this process.
+Not for production: the server listens only on 127.0.0.1, persists nothing by default, and ends with this process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shared_registry.errors import ConfigError, StoreUnavailable, UsageError
 HOST = "127.0.0.1"
 DEFAULT_CONFIG: Mapping[str, str | int] = {"save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
 OWN_SETTINGS = frozenset({"bind", "port", "dir", "daemonize", "logfile"})
-"""What `config` may not set: the server would be out of reach, out of sight or out of control."""
+"""Settings that `config` may not change, because this class needs them to reach and to control the server."""
 
 _FIRST_PORT, _LAST_PORT = 10_000, 19_999
 _POLL_SECONDS = 0.01
@@ -41,11 +41,11 @@ _LOG_TAIL_BYTES = 2_000
 
 
 class EmbeddedServer:
-    """A server process that this process starts, owns and takes along when it ends, be it by SIGKILL.
+    """A server process that this process starts and owns. It ends with this process, even after SIGKILL.
 
-    `start()` after `stop()` or `kill()` brings the server back on the same port and data directory, with what it had
-    persisted (nothing by default). All calls block, `start()` and `stop()` for up to seconds: from asyncio use
-    `asyncio.to_thread`. Not safe for concurrent use; a forked copy of this object controls nothing.
+    `start()` after `stop()` or `kill()` starts the server again on the same port and data directory, with the data that
+    it had persisted (none by default). All calls block; `start()` and `stop()` may take seconds. From asyncio use
+    `asyncio.to_thread`. Not safe for concurrent use. A copy of this object in a forked process controls nothing.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class EmbeddedServer:
         config: Mapping[str, str | int] | None = None,
         startup_seconds: float = 10.0,
     ) -> None:
-        """Describe a server; nothing is started yet.
+        """Describe a server. Nothing is started yet.
 
         Args:
-            binary: The server program; by default what `find_server_binary()` finds.
-            port: The TCP port; by default a free one, which the server then keeps over restarts.
-            data_dir: Where it keeps its log, its configuration and what it persists; created where missing and never
-                removed. By default a temporary directory that `with` or this object's end removes; a process that
-                is killed leaves it to the system's cleaning.
-            config: More settings, by their names and with their values as in redis.conf. They win over the defaults:
-                no persistence, no eviction.
-            startup_seconds: How long `start()` may take, loading of persisted data included.
+            binary: The server program; by default the result of `find_server_binary()`.
+            port: The TCP port; by default a free one, which the server keeps over restarts.
+            data_dir: The directory for the log, the configuration and persisted data. It is created if it is missing,
+                and never removed. The default is a temporary directory, which is removed at the end of `with` or of
+                this object. If this process is killed, the temporary directory stays.
+            config: More settings, with names and values as in redis.conf. They override the defaults, which are no
+                persistence and no eviction.
+            startup_seconds: The time limit of `start()`, including the loading of persisted data.
 
         Raises:
             ConfigError: There is no server program, or `config` names one of `OWN_SETTINGS`.
@@ -75,7 +75,7 @@ class EmbeddedServer:
         refused = sorted(name for name in config or {} if name.lower() in OWN_SETTINGS)
         if refused:
             raise ConfigError(f"config: {', '.join(refused)} cannot be set; use the arguments port and data_dir")
-        self._binary = (binary or find_server_binary()).absolute()  # it starts in another directory
+        self._binary = (binary or find_server_binary()).absolute()  # the server starts in another directory
         self._port = port
         self._config = {**DEFAULT_CONFIG, **{name.lower(): value for name, value in (config or {}).items()}}
         self._startup_seconds = startup_seconds
@@ -88,39 +88,40 @@ class EmbeddedServer:
 
     @property
     def port(self) -> int:
-        """The TCP port on 127.0.0.1; known from the first `start()` on."""
+        """The TCP port on 127.0.0.1. It is known from the first `start()` on, unless it was given."""
         if self._port is None:
             raise UsageError("the embedded server has no port yet; call start() first")
         return self._port
 
     @property
     def url(self) -> str:
-        """The Redis url of its database 0, without any password that `config` sets."""
+        """The Redis url of the server's database 0. It does not contain a password, even if `config` sets one."""
         return f"redis://{HOST}:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """The server's process id, to send signals to; also that of the last run while it is down."""
+        """The server's process id, for sending signals. While the server is down, the id of its last run."""
         if self._process is None:
             raise UsageError("the embedded server has no process yet; call start() first")
         return self._process.pid
 
     @property
     def data_dir(self) -> Path:
-        """Where the server persists, and writes `server.log`."""
+        """The directory with the server's persisted data and its log, `server.log`."""
         return self._data_dir
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives; true for one that SIGSTOP holds."""
+        """Whether the server's process exists; also true while SIGSTOP has stopped it."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the server and wait until it answers and has loaded its data.
+        """Start the server, and wait until it responds and has loaded its data.
 
         Raises:
-            UsageError: It is running.
-            StoreUnavailable: It did not come up in time. The message ends with its log; no process is left behind.
+            UsageError: The server is already running.
+            StoreUnavailable: The server did not start, did not respond in time, or its port is in use. If the server
+                was started, the message ends with its log. No process is left behind.
         """
         if self.is_running:
             raise UsageError("the embedded server is already running; call stop() or kill() first")
@@ -132,15 +133,15 @@ class EmbeddedServer:
                 self._port = port
                 return
             if self._port is not None:
-                raise StoreUnavailable(f"port {port} is taken by another process; free it or choose another port")
+                raise StoreUnavailable(f"port {port} is in use by another process; free it or choose another port")
 
     def stop(self) -> None:
-        """End the server as an operator would: SIGTERM, so that it saves what it persists. Twice is harmless."""
+        """End the server by SIGTERM, so that it saves the data that it persists. Twice is harmless."""
         if self._process is not None:
             self._process.stop(_GRACE_SECONDS)
 
     def kill(self) -> None:
-        """End the server as a crash would: SIGKILL. Returns when it is gone; twice is harmless."""
+        """End the server by SIGKILL, like a crash, and return after it has ended. Twice is harmless."""
         if self._process is not None:
             self._process.kill()
 
@@ -156,10 +157,10 @@ class EmbeddedServer:
             self._discard()
 
     def _start_on(self, port: int, deadline: float) -> bool:
-        """Return whether our server runs on `port`; false where another process was faster to take it."""
+        """Start the server on `port`. Return whether it runs there; false if another process has taken the port."""
         settings = {**self._config, "bind": HOST, "port": port}
         conf = self._data_dir / "server.conf"
-        conf.touch(mode=0o600)  # it may hold a password
+        conf.touch(mode=0o600)  # it may contain a password
         conf.write_text("".join(f"{name} {_conf_value(value)}\n" for name, value in settings.items()))
         with (self._data_dir / "server.log").open("ab") as log:
             log_start = log.tell()
@@ -204,10 +205,10 @@ def _conf_value(value: str | int) -> str:
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on, from below the range that systems give to outgoing connections.
+    """Return a free port, from below the range that systems use for outgoing connections.
 
-    One from that range (which binding port 0 gives) would not stay free while the server is down: a client that
-    keeps trying to reconnect on loopback in the end gets the very port it calls as its own, and is connected to
+    Binding port 0 would return one from that range, which might not stay free while the server is down. A client that
+    keeps trying to reconnect on loopback could get the server's port as its own local port, and would be connected to
     itself.
     """
     for _ in range(100):
@@ -222,7 +223,7 @@ def _free_port() -> int:
 
 
 def _ask_info(port: int, password: str | None) -> dict[str, Any] | None:
-    """Return what the server on `port` says of itself, `None` where nobody answers."""
+    """Return the reply to INFO of the server on `port`; `None` if there is no reply."""
     client = Redis(
         host=HOST,
         port=port,
@@ -242,5 +243,5 @@ def _ask_info(port: int, password: str | None) -> dict[str, Any] | None:
 
 
 def _remove_directory(path: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked copy of this process must leave it alone
+    if os.getpid() == owner:  # a fork of this process must not remove it
         shutil.rmtree(path, ignore_errors=True)

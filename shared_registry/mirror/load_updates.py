@@ -1,4 +1,4 @@
-"""Reads the loads of all replicas now and then, for the policies that go by them."""
+"""Reads the loads of all replicas at intervals, for selection policies that use them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from shared_registry.selection.view import View
 from shared_registry.store.reader import Reader
 
 IDLE_SECONDS = 60.0
-"""For how long after the last choice by load the loads are still read, where the router's own policy needs none."""
+"""How long loads are still read after the last choice that used them, if the router's own policy does not need them."""
 
 
 class LoadUpdates:
-    """Keeps the loads of a view fresh. One `run` at a time."""
+    """Keeps the loads of a view up to date. Only one `run` may be active."""
 
     def __init__(self, reader: Reader, view: View, *, refresh_seconds: float, clock: Clock) -> None:
-        """Set up.
+        """Read nothing yet; `run` does.
 
         Args:
-            reader: Where the loads are read.
-            view: Whose policies go by them.
-            refresh_seconds: How often.
+            reader: Reads the loads from Redis.
+            view: The view whose policies use the loads.
+            refresh_seconds: The time between two reads.
             clock: For waiting.
         """
         self._reader = reader
@@ -33,10 +33,10 @@ class LoadUpdates:
         self._used_at = -math.inf
 
     async def run(self) -> None:
-        """Read while a policy goes by what is read, until cancelled. While Redis is away what was read last counts."""
+        """Read the loads while a policy uses them, until cancelled. While Redis is unavailable, the last loads stay."""
         while True:
             if self._is_wanted():
-                with contextlib.suppress(StoreError):  # the mirror says that Redis is away
+                with contextlib.suppress(StoreError):  # the mirror logs that Redis is unavailable
                     await self._read()
             await self._clock.sleep(self._refresh_seconds)
 

@@ -1,11 +1,17 @@
-"""This router's live copy of the shared state: reads all once, then follows the event stream.
+"""This router's live copy of the shared state. It reads everything once and then follows the event stream.
 
-What makes it read all again (a gap): an event whose predecessor is not ours; a polled revision other than ours
-with no event to explain it, in either direction; another history id; an event that says so. While Redis is away it
-keeps the last view.
+It reads everything again after a gap. A gap is one of these:
 
-The view never gives way to a history to which it was not contributed: what a full read finds is shown only if it is the
-history that the view shows, or the one that has the view now. An empty namespace is no history.
+- an event whose predecessor is not the mirror's revision;
+- a polled revision, lower or higher than the mirror's, without events that lead to it;
+- an own write that the event stream does not carry, because a failover lost it;
+- another history id;
+- an event after which every mirror must read everything, such as a repair.
+
+While Redis is unavailable, the mirror keeps the last view.
+
+The view is never replaced by a history to which it was not contributed. A full read is shown only if its history is the
+one that the view shows already, or one that has received the view. An empty namespace is not a history.
 """
 
 from __future__ import annotations
@@ -34,11 +40,12 @@ class Mirror:
     """Keeps a `View` equal to the shared state.
 
     Attributes:
-        generation: Rises with every full read. A reply to a command sent under an earlier one is not applied.
-        revision: The last event that the view has taken in.
+        generation: Rises with every full read. A reply is not applied if its command was sent under an earlier one.
+        revision: The id of the last event that the view includes.
         history_id: The history that the view shows; `None` before the first read.
         epoch: The highest epoch seen.
-        leader: Who leads, as last heard of.
+        leader: The last known leader; `None` if there is none.
+        is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
     """
 
     def __init__(
@@ -52,17 +59,17 @@ class Mirror:
         rng: random.Random,
         on_lost_history: Callable[[], Awaitable[str | None]],
     ) -> None:
-        """Set up; nothing is read before `load`.
+        """Read nothing yet; `load` does.
 
         Args:
-            reader: Where to read from.
-            view: What to keep; it may already show the configured replicas.
-            refresh_seconds: How long to wait for an event before polling, and the least time between refreshes.
-            max_staleness_seconds: Past this age nothing is selected; `None` for no limit.
+            reader: Reads the shared state from Redis.
+            view: The view to keep current; it may already show the configured replicas.
+            refresh_seconds: How long to wait for an event before polling, and the minimum time between refreshes.
+            max_staleness_seconds: No replica is selected from a view older than this; `None` for no limit.
             clock: For ages and waits.
             rng: For jitter.
-            on_lost_history: Awaited when another history id is found, or none: contributes the view, and returns the
-                history id of the history that has it.
+            on_lost_history: Awaited when Redis has another history id, or none. It contributes the view, and returns
+                the id of the history that has received the view.
         """
         self.view = view
         self.generation = 0
@@ -93,14 +100,14 @@ class Mirror:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether following Redis failed the last time."""
+        """Whether the last attempt to follow Redis failed."""
         return self._trouble is not None
 
     @contextlib.contextmanager
     def subscribed(self, *listeners: Listener) -> Iterator[None]:
-        """Call these with the events of every step, or with none after a full read and after an outage.
+        """Within the block, call these listeners with the events of every step.
 
-        They must not block or raise.
+        They are called without events after a full read and after an outage. They must not block or raise.
         """
         self._listeners += listeners
         try:
@@ -110,18 +117,18 @@ class Mirror:
                 self._listeners.remove(listener)
 
     async def load(self) -> None:
-        """Read all, and show it at once.
+        """Read everything, and replace the view with it.
 
         Raises:
-            StoreError: Redis could not be read, or is empty; the view is as before.
+            StoreError: Redis could not be read, or is empty; the view is unchanged.
         """
         await self._load(None)
 
     async def _load(self, history_id: str | None) -> None:
-        """Read all of that history, or of any where none is named.
+        """Read everything of that history, or of any history if `history_id` is `None`.
 
         Raises:
-            Gap: It is another one by now; the view is as before.
+            Gap: Redis has another history by now; the view is unchanged.
             StoreError: See `load`.
         """
         while True:
@@ -149,22 +156,29 @@ class Mirror:
         self._notify(())
 
     def begin_write(self) -> Callable[[Sequence[Event]], None]:
-        """Return what takes the events of the reply to a command that is about to be sent; see `apply_reply`."""
+        """Return a function for the events in the reply of a command. Call this before the command is sent.
+
+        The function applies the events by `apply_reply`.
+        """
         generation = self.generation
         return lambda events: self.apply_reply(events, generation)
 
     def apply_reply(self, events: Sequence[Event], generation: int) -> None:
-        """Take over what a command of this router did, so that its caller reads its own write.
+        """Apply the events of a command of this router, so that its caller reads its own write.
 
-        Does not move the revision: the event stream brings the same events in their place among the others. What is
-        done while the view is contributed to another history belongs to that one; reading it brings that, too.
+        This does not advance the revision, because the event stream carries the same events in order. Events of a
+        command that runs while the view is contributed to another history are not applied. They belong to that history,
+        and the full read that follows includes them.
         """
         if generation == self.generation and events and not self._is_contributing:
             self._own_writes += [event for event in events if is_later(event.id, self.revision)]
             self._take(events)
 
     async def run(self) -> None:
-        """Follow the event stream until cancelled, reconnecting and reading all again as needed. `load` comes first."""
+        """Follow the event stream until cancelled. Reconnect, and read everything again, as needed.
+
+        Call `load` before.
+        """
         async with asyncio.TaskGroup() as group:
             if self._max_staleness_seconds is not None:
                 group.create_task(self._watch_staleness(self._max_staleness_seconds))
@@ -182,12 +196,12 @@ class Mirror:
                     await self._clock.sleep(self._backoff.next_seconds())
 
     async def refresh(self, *, at_once: bool = False) -> None:
-        """Read again what the event stream does not carry: probe times, counters, load.
+        """Read the data that the event stream does not carry: probe times, counters and loads.
 
-        At most once per `refresh_seconds`, unless at once; concurrent callers share one read.
+        Without `at_once`, read at most once per `refresh_seconds`. Concurrent callers share one read.
 
         Raises:
-            StoreError: Redis could not be read; the view is as before.
+            StoreError: Redis could not be read; the view is unchanged.
         """
         if self._refreshing is None:
             read_at = self._refreshed_at
@@ -198,16 +212,16 @@ class Mirror:
         await asyncio.shield(self._refreshing)
 
     def probed(self) -> list[ReplicaRecord]:
-        """Return the records of all replicas as known now."""
+        """Return the last known records of all replicas, for the leader's probes."""
         return [replica.record for replica in self.view.all()]
 
     def record(self, key: str) -> ReplicaRecord | None:
-        """Return one replica's record as known now; `None` if it is gone."""
+        """Return one replica's last known record; `None` if the view does not have the replica."""
         replica = self.view.get(key)
         return replica.record if replica else None
 
     async def handle(self, key: str) -> Replica:
-        """Return a replica's handle, also of one that the view does not show yet.
+        """Return a replica's handle, also for a replica that the view does not have yet.
 
         Raises:
             StoreError: Redis could not be read.
@@ -219,7 +233,7 @@ class Mirror:
         return replica
 
     async def read_probe_times(self) -> float:
-        """Read again when each replica was probed, and return the server's time."""
+        """Read the time of each replica's last probe, and return the server's time."""
         await self.refresh(at_once=True)
         return await self._reader.server_time()
 
@@ -230,7 +244,7 @@ class Mirror:
         head = await self._reader.head()
         if (
             generation == self.generation and head.history_id == self.history_id
-        ):  # else it is of another history than the view
+        ):  # otherwise the records belong to another history than the view
             self.view.read(records.values())
             if self.leader is leader_before:
                 self.leader = leader
@@ -242,10 +256,10 @@ class Mirror:
             task.exception()
 
     async def _follow(self) -> None:
-        """Take in events as they come; return never.
+        """Apply events as they arrive. Never return.
 
         Raises:
-            Gap: Events were missed.
+            Gap: See the module.
         """
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
@@ -265,7 +279,11 @@ class Mirror:
         self._confirm()
 
     def _advance(self, events: Sequence[Event]) -> None:
-        """Move along the event stream as far as it is unbroken."""
+        """Apply events of the stream up to the first gap.
+
+        Raises:
+            Gap: See the module.
+        """
         for position, event in enumerate(events):
             if event.previous != self.revision:
                 self._take(events[:position])
@@ -278,17 +296,21 @@ class Mirror:
             brought = {event.id for event in events}
             self._give_up([event for event in passed if event.id not in brought])
             if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
-                raise Gap  # what was put in order is on no event
+                raise Gap  # events do not carry the repaired data
             self._confirm()
 
     def _give_up(self, lost: Sequence[Event]) -> None:
-        """Forget own writes that the event stream should have brought by now: a failover has lost them."""
+        """Forget own writes that a failover has lost: the event stream should have carried them by now.
+
+        Raises:
+            Gap: There are such writes.
+        """
         if lost:
             self._own_writes = [event for event in self._own_writes if event not in lost]
             raise Gap
 
     def _written_after(self, head: Head) -> list[Event]:
-        """Return this router's own writes that a full read is too old to show; none if history went back."""
+        """Return own writes that are later than a full read. Return none if the history or the revision went back."""
         is_same_history = head.history_id == self.history_id and not is_later(self.revision, head.revision)
         return [event for event in self._own_writes if is_same_history and is_later(event.id, head.revision)]
 
@@ -303,10 +325,10 @@ class Mirror:
         self._notify(events)
 
     async def _reload(self) -> None:
-        """Read all again, after contributing the view where that is not in this history.
+        """Read everything again. If Redis has another history, contribute the view to it first.
 
         Raises:
-            Gap: History was lost meanwhile; the view is as before, to be contributed to the next one.
+            Gap: History was lost meanwhile. The view is unchanged, and the next call contributes it again.
         """
         history_id = self.history_id
         head = await self._reader.head()
@@ -334,7 +356,7 @@ class Mirror:
             self._mark_stale(is_stale=False)
 
     def _report_trouble(self, error: StoreError) -> None:
-        """Log the first failure of its kind in a row, not every attempt."""
+        """Log only the first of several failures of one kind in a row."""
         self._polled_at = -math.inf
         if self._trouble != type(error).__name__:
             self._trouble = type(error).__name__

@@ -1,7 +1,7 @@
-"""After a loss of history: a router contributes what its view still shows, before it reads the new history.
+"""After a loss of history, a router contributes its view to Redis before it reads the new history.
 
-Any number of routers do so in any order. The latest view wins, the removals that it knows included; what was written
-on purpose since the loss is left alone. See `lua/restore_view.lua` for the rules.
+Any number of routers do this, in any order. The latest view wins, including its removals. Data that was written on
+purpose after the loss is not changed. `lua/restore_view.lua` states the rules.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 async def restore_view(store: Store, reader: Reader, view: View, *, history_id: str, revision: str) -> str:
-    """Put a view back into Redis; return the id of the history that has it now, or a later one.
+    """Restore a view in Redis. Return the id of the history that now has this view or a later one.
 
-    Safe to repeat, and to be cut off at any point. Where history is lost once more meanwhile, it starts over.
+    Repeating the call is safe, and so is cancelling it at any point. If history is lost again meanwhile, it starts
+    over.
 
     Args:
-        store: The namespace that lost its history.
-        reader: The same.
-        view: What this router knew.
+        store: Writes to the namespace that lost its history.
+        reader: Reads the same namespace.
+        view: The view of this router.
         history_id: The history that the view shows.
-        revision: How far it had followed that.
+        revision: The revision of the view in that history.
 
     Raises:
-        StoreError: Redis could not be told all of it.
+        StoreError: Not all of the view could be written.
     """
     while True:
         before = await reader.head()
@@ -53,7 +54,7 @@ async def _put_back(store: Store, reader: Reader, view: View, history_id: str, r
         restored += len(events)
     if await store.restore((), view_history_id=history_id, view_revision=revision, is_complete=True) is None:
         return
-    # From here on no earlier view can add a replica that this one knows nothing of.
+    # From here on, no earlier view of this history can add a replica that is absent from this view.
     unknown = [removed_entry("absent", key) for key in await reader.urls() if view.get(key) is None]
     for chunk in _chunks(unknown):
         await store.restore(chunk, view_history_id=history_id, view_revision=revision)

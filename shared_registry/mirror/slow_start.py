@@ -1,7 +1,7 @@
-"""A router's own part in slow start: a replica that turned healthy not long ago has only a part of its weight.
+"""A router's own part of slow start: a replica that turned healthy a short time ago has only a share of its weight.
 
-What Redis says is when a replica turned healthy and how long it ramps; from then on the local clock counts, so that
-selecting looks at none.
+Redis stores when a replica turned healthy and how long it ramps. This router converts that to its own clock once, and
+then updates the share in steps, so that a selection reads no clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared_registry.store.reader import Reader
 STEPS = 20
 SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.1, 1.0
 MARGIN_SECONDS = 10.0
-"""For how long after a ramp its replica's ready score may still say more than its load: while nobody leads."""
+"""How long after a ramp the replica's ready score may still differ from its load, because there is no leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class _Ramp:
 
 
 class SlowStart:
-    """Tells the view which part of its weight each replica has. One `run` at a time."""
+    """Updates the share of its weight that each replica of a view has. Only one `run` may be active."""
 
     def __init__(self, reader: Reader, mirror: Mirror, *, clock: Clock) -> None:
-        """Set up.
+        """Read nothing yet; `run` does.
 
         Args:
-            reader: For the server's time.
-            mirror: Says which replicas ramp up; its view is told how far.
-            clock: For that.
+            reader: Reads the server's time.
+            mirror: Its records name the replicas that ramp up; its view receives the shares.
+            clock: For measuring the ramps and for waiting.
         """
         self._reader = reader
         self._mirror = mirror
@@ -48,7 +48,7 @@ class SlowStart:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Advance the ramps, until cancelled."""
+        """Advance the ramps until cancelled."""
         self._is_news = True
         with self._mirror.subscribed(self._notice):
             while True:
@@ -67,7 +67,7 @@ class SlowStart:
             self._changed.set()
 
     async def _begin(self) -> None:
-        """Find out since when those ramp that were not known to."""
+        """Find the replicas that ramp up, and compute the start of each ramp that is new."""
         marked = [replica.record for replica in self._mirror.view.all() if _is_marked(replica.record)]
         known = {
             record.key: ramp
@@ -77,7 +77,7 @@ class SlowStart:
         if len(known) < len(marked):
             try:
                 server_now: float | None = await self._reader.server_time()
-            except StoreError:  # their events have just come, then
+            except StoreError:  # then assume that their ramps have just begun
                 server_now = None
             now = self._clock.monotonic()
             for record in marked:
@@ -86,7 +86,7 @@ class SlowStart:
         self._ramps = known
 
     def _step(self) -> float:
-        """Show how far they are, and return when to do so again."""
+        """Update the shares in the view. Return the time until the next update, in seconds."""
         now = self._clock.monotonic()
         self._ramps = {
             key: ramp for key, ramp in self._ramps.items() if now - ramp.began_at < ramp.seconds + MARGIN_SECONDS
@@ -96,7 +96,7 @@ class SlowStart:
         for key, ramp in self._ramps.items():
             step = int((now - ramp.began_at) / ramp.seconds * STEPS)
             if step < STEPS:
-                # In steps, so that those that ramp alike have the same weight, which spares policies work.
+                # Shares change in steps, so that replicas with equal ramps have equal weights; policies then do less.
                 shares[key] = max(LEAST_RAMP_SHARE, step / STEPS)
                 wait_seconds = min(wait_seconds, step_seconds(ramp.seconds))
         self._mirror.view.ramp(shares, self._ramps.keys())
@@ -104,7 +104,7 @@ class SlowStart:
 
 
 def step_seconds(slow_start_seconds: float) -> float:
-    """Return how often a ramp of that length is advanced."""
+    """Return the time between two steps of a ramp of that length, in seconds."""
     return min(max(slow_start_seconds / STEPS, SHORTEST_STEP_SECONDS), LONGEST_STEP_SECONDS)
 
 
@@ -113,7 +113,10 @@ def _is_marked(record: ReplicaRecord) -> bool:
 
 
 def _begun(record: ReplicaRecord, now: float, server_now: float | None) -> _Ramp | None:
-    """Return the ramp of a replica; `None` where it is over, or lies ahead since the server's clock was set back."""
+    """Return a replica's ramp on this router's clock.
+
+    Return `None` if the ramp is over, or begins in the future because the server's clock was set back.
+    """
     since, seconds = record.status_since, record.slow_start_seconds
     if since is None or not seconds:
         return None

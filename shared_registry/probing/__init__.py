@@ -1,4 +1,4 @@
-"""One HTTP probe of one replica, over the connection that is kept to it."""
+"""HTTP probes of replicas. A connection to each replica is kept open between probes."""
 
 from shared_registry.probing.prober import HttpProbe, HttpProber, ProbeOutcome, guarded
 

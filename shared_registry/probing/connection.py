@@ -1,13 +1,12 @@
-"""One HTTP/1.1 connection to one replica, as a probe needs it. h11 does the parsing.
+"""An HTTP/1.1 connection to a replica for probes. The parser is h11.
 
-Why neither httpx nor httpcore here. A shared httpx pool is quadratic in the number of origins. httpcore connections
-held one per replica are not, and were measured, but leave three things that a probe cannot accept: a TLS handshake
-that is cancelled keeps its socket open; a surplus response is taken for the answer to the next request, and every
-verdict after it is one probe late; closing is asynchronous, so a cancelled probe may not get to it. h11 is the parser
-under both.
+httpx and httpcore, which also use h11, do not fit. The time that a shared httpx pool needs is quadratic in the number
+of origins. One httpcore connection for each replica was measured and is fast enough, but has three defects for probes.
+A cancelled TLS handshake leaves its socket open. A surplus response is taken for the response to the next request, so
+that every later result belongs to the probe before. Closing is asynchronous, so a cancelled probe may not complete it.
 
-Not promised: addresses of a host name are tried in the system's order, one after the other, as the routers' own
-connections do; HTTP/2 is not spoken.
+Not promised: the addresses of a host name are tried one after the other, in the system's order, like those of the
+routers' own connections. HTTP/2 is not supported.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ import h11
 from shared_registry.probing.own_trouble import own_trouble
 
 BODY_LIMIT = 64 * 1024
-"""Bytes of a response body that are read; the same bounds its headers."""
+"""The most bytes that are read of a response's body. The same limit applies to its headers."""
 
 _END_OF_REQUEST = h11.EndOfMessage()
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class ProbeFailure(Exception):
-    """A probe that failed; its text is for operators, and may hold whatever the replica sent."""
+    """A probe has failed. The text is for operators, and may contain any text that the replica sent."""
 
 
 class Unanswered(ProbeFailure):
-    """The connection ended before a byte of an answer came. On one used before, that says nothing about the replica."""
+    """The connection ended before any byte of a response. On a reused connection this is no failure of the replica."""
 
 
 class Response(NamedTuple):
-    """What a replica answered. Where the body was longer than `BODY_LIMIT`, that much of it."""
+    """A replica's response. If the body is longer than `BODY_LIMIT`, it is cut to that length."""
 
     status: int
     body: bytes
@@ -49,8 +48,8 @@ class Response(NamedTuple):
 class ProbeConnection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
-    Every method but `exchange` is synchronous, so that a cancelled probe can always finish cleaning up. After an
-    exchange that did not end well, cancellation included, `is_idle` is false and all that is left is `abort()`.
+    Every method except `open` and `exchange` is synchronous, so that a cancelled probe can always clean up. After an
+    exchange that failed or was cancelled, `is_idle` is false, and the connection can only be aborted.
     """
 
     def __init__(self) -> None:
@@ -62,11 +61,11 @@ class ProbeConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, host: str, port: int, context: ssl.SSLContext | None) -> ProbeConnection:
-        """Connect, with TLS where a context is given. Cancelled, it leaves no socket behind.
+        """Connect, with TLS if a context is given. If it is cancelled, it leaves no socket open.
 
         Raises:
-            ProbeFailure: There is no connection to be had.
-            OwnTrouble: This router could not try.
+            ProbeFailure: The connection could not be established.
+            OwnTrouble: This router could not try to connect, for a reason of its own.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -83,20 +82,21 @@ class ProbeConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the next exchange may use it, as far as is known here."""
+        """Whether the connection can carry another exchange, as far as this side knows."""
         return self._parser.our_state is h11.IDLE and not self._transport.is_closing()
 
     def abort(self) -> None:
-        """Close it at once. An exchange in progress fails. Twice is harmless."""
+        """Close the connection at once. An exchange in progress fails. Twice is harmless."""
         self._transport.abort()
 
     async def exchange(self, request: h11.Request) -> Response:
-        """Send a request and return the response to it. It knows no time limit: the caller has one.
+        """Send a request and return its response. There is no time limit here; the caller must set one.
 
         Raises:
-            Unanswered: The connection ended before a byte came; where it was kept from before, a fresh one may well do.
-            ProbeFailure: What came is no HTTP, or the connection broke within it.
-            OwnTrouble: It broke because of this router.
+            Unanswered: The connection ended before any byte of a response. After a reused connection, a new one may
+                succeed.
+            ProbeFailure: The response is not valid HTTP, or the connection broke within it.
+            OwnTrouble: The connection broke for a reason of this router's own.
         """
         self._has_heard = False
         try:
@@ -144,14 +144,14 @@ class ProbeConnection(asyncio.Protocol):
             text = "RemoteProtocolError: server disconnected without sending a response"
         return ProbeFailure(text) if self._has_heard else Unanswered(text)
 
-    # What the event loop calls.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport: there is a connection."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser. What nobody asked for ends the connection: it must not answer the next request."""
+        """Pass data to the parser. Abort if no request was sent: the data must not be taken for the next response."""
         if self._parser.our_state is h11.IDLE:
             self.abort()
             return
@@ -160,7 +160,7 @@ class ProbeConnection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Note the end of the connection, and why; the end of what the replica sends ends it, too."""
+        """Record the end of the connection, and its error. The connection also ends if the replica closes its side."""
         if error is None:
             self._parser.receive_data(b"")
         else:
@@ -173,7 +173,7 @@ class ProbeConnection(asyncio.Protocol):
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a connection failed, in the operating system's words, without addresses and numbers."""
+    """Return the reason why a connection failed, in the operating system's words, without addresses and numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
@@ -182,6 +182,6 @@ def reason_of(error: Exception) -> str:
         return str(error.strerror or error).lower()
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
-    # Several addresses, several errors: asyncio joins their texts and drops their numbers.
+    # If several addresses have failed, asyncio raises one error with the joined texts and without an errno.
     reasons = dict.fromkeys(os.strerror(int(number)).lower() for number in _ERRNO.findall(str(error)))
     return ", ".join(reasons) or str(error) or type(error).__name__

@@ -1,12 +1,12 @@
-"""Whose fault a failed connection is: the replica's, or this router's own, which says nothing about the replica.
+"""Decides whether a failed connection is the replica's failure or this router's own trouble.
 
-A router that has no file descriptor, no local port, no memory or no route left cannot connect to anything. Its failures
-are not counted, neither those of probes nor those of sessions: otherwise one router in trouble would take every replica
-away from all routers. Refusing, staying silent and being unreachable as a host (`EHOSTUNREACH`), as machines are that
-are switched off, are always the replica's failures.
+A router without free file descriptors, local ports, memory or a route cannot connect to any replica. Such failures are
+not counted, neither of probes nor of sessions. Otherwise one router in trouble would make every replica unhealthy for
+all routers. It is always the replica's failure if it refuses the connection, does not respond, or is unreachable as a
+host (`EHOSTUNREACH`), like a machine that is switched off.
 
-Pure, except that ambiguous errors are settled by asking the kernel: whether more descriptors can be opened, and whether
-there is a route, by connecting UDP sockets, which sends nothing.
+Pure, except for ambiguous errors, for which it asks the kernel whether more descriptors can be opened, and whether
+there is a route. It does so by connecting UDP sockets, which sends nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 SPARE_DESCRIPTORS = 4
-"""With fewer than these left a lookup of a name or a check of a certificate may fail for want of one: a socket, the
-hosts file, the resolver's socket, a file of certificate authorities."""
+"""The number of free descriptors that a connection may need: a socket, the hosts file, the resolver's socket, and a
+file of certificate authorities. With fewer, a lookup of a name or a check of a certificate may fail."""
 
 _REMEDIES = {
     errno.EMFILE: "raise this process's limit of open files (ulimit -n, LimitNOFILE=)",
@@ -39,7 +39,7 @@ _REMEDIES = {
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOCAL = frozenset({errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH})
 _LACKING = _LOCAL | {errno.EAFNOSUPPORT}
-"""Of one of several addresses: no packet has reached the replica."""
+"""The errors after which no packet has reached an address. They are trouble only if every address has one of them."""
 
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 _IPV4_ROUTES, _IPV6_ROUTES = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
@@ -47,25 +47,25 @@ _UP, _REJECT = 0x1, 0x200
 
 _NUMBERED = re.compile(r"\[Errno (-?\d+)\](?: Connect call failed \('([^']+)', (\d+))?")
 _OPAQUE = ("All connection attempts failed", "getaddrinfo() returned empty list", "AddrInfo.data is NULL")
-"""What httpx, and uvloop where the system's resolver failed, say instead of an error number."""
+"""Texts of errors without a number: of httpx, and of uvloop after the system's resolver has failed."""
 _NO_THREAD = "can't start new thread"
 _MARK = r"(?:\[Errno -?\d+\]|\w*Error\(\d+, '|All connection attempts failed|can't start new thread)"
 _WRAPPED = re.compile(
     r"(?:(?:[\w.]*(?:Error|Exception)|Multiple exceptions|Failed to establish a new connection)(?:: |\(['\"])"
     rf"|<urlopen error |HTTPS?ConnectionPool\([^\[]*: Failed to establish a new connection: )*(?={_MARK})"
 )
-"""What may stand before the error in an exception's text. Nothing else may: a replica's own words must not pass."""
+"""The prefixes that may precede the error in an exception's text. A text that a replica sent must not match."""
 _AIOHTTP = re.compile(r"(?:[\w.]*Error: )?Cannot connect to host \S+ ssl:\S+ \[([^\]]+)\]$")
 _BY_WORDS = {os.strerror(number).lower(): number for number in _REMEDIES}
 _REPR = re.compile(r"\w*Error\((\d+), '")
 
 
 class OwnTrouble(Exception):
-    """This router could not ask the replica; it says nothing about the replica. The text says why.
+    """This router could not connect, for a reason of its own. It is no failure of the replica. The text has the reason.
 
     Attributes:
-        remedy: What an operator can do.
-        is_general: Whether connecting to any other replica would most likely fail in the same way.
+        remedy: The remedy for an operator.
+        is_general: Whether connections to all other replicas would probably fail in the same way.
     """
 
     def __init__(self, reason: str, remedy: str, *, is_general: bool = True) -> None:
@@ -75,12 +75,12 @@ class OwnTrouble(Exception):
 
 
 def own_trouble(error: BaseException | str, *, url: str = "") -> OwnTrouble | None:
-    """Return this router's own trouble where that is why a connection failed; `None` where it is the replica's failure.
+    """Return this router's own trouble if it made a connection fail; `None` if the failure is the replica's.
 
     Args:
-        error: What was raised, however wrapped, or the text of it. A text counts only where it is an exception's: what
-            a replica sent never does.
-        url: The replica's.
+        error: The exception, which other exceptions may wrap, or its text. A text counts only if it has the form of an
+            exception's text; a text that a replica sent never counts.
+        url: The replica's url.
     """
     leaves = list(_of_text(error) if isinstance(error, str) else _of_chain(error))
     for leaf in leaves:
@@ -101,7 +101,7 @@ def own_trouble(error: BaseException | str, *, url: str = "") -> OwnTrouble | No
 
 
 def has_route() -> bool:
-    """Return whether this machine has a route to anywhere but itself."""
+    """Return whether this machine has a route to any other machine."""
     if any(_connect_udp(family, host, 9) is None for family, host in _FAR_AWAY):
         return True
     return any(_routes())
@@ -111,10 +111,11 @@ class _Leaf(NamedTuple):
     """One cause of a failure.
 
     Attributes:
-        number: The system's error number; 0 where there is none.
-        host: The address that was tried, where that is known.
-        is_opaque: Whether it may stand for a want of descriptors.
-        is_lookup: Whether the name could not be looked up for now.
+        number: The system's error number; 0 if there is none.
+        host: The address that was tried, if it is known.
+        port: The port that was tried; 0 if it is not known.
+        is_opaque: Whether the cause may be a lack of descriptors.
+        is_lookup: Whether the lookup of the name failed temporarily.
     """
 
     number: int = 0
@@ -125,14 +126,14 @@ class _Leaf(NamedTuple):
 
 
 def _of_chain(error: BaseException | None, depth: int = 0) -> Iterator[_Leaf | OwnTrouble]:
-    """Yield the causes of an exception: of the first in its chain that says anything."""
+    """Yield the causes of the first exception in a chain that has any."""
     while error is not None and depth < 16:
         found = list(_of_one(error, depth))
         if found:
             yield from found
             return
         depth += 1
-        error = error.__cause__ or error.__context__  # also where it is hidden: httpcore raises "from None"
+        error = error.__cause__ or error.__context__  # even if it is suppressed: httpcore raises "from None"
 
 
 def _of_one(error: BaseException, depth: int) -> Iterator[_Leaf | OwnTrouble]:
@@ -163,18 +164,18 @@ def _of_numbers(text: str, number: int) -> Iterator[_Leaf]:
 def _leaf(number: int, host: str, port: int) -> _Leaf:
     if number < 0:
         return _lookup(number)
-    # A resolver that finds no descriptor may raise with no number, or with that of an earlier failure.
+    # A resolver without a free descriptor may raise an error without a number, or with that of an earlier failure.
     return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.ENOENT))
 
 
 def _lookup(code: int) -> _Leaf:
-    """Return what a failed lookup says: its code is no number of the system's, and negative on Linux."""
+    """Return the cause for the code of a failed lookup. The code is not an errno, and is negative on Linux."""
     number = errno.ENOMEM if code == socket.EAI_MEMORY else 0
     return _Leaf(number, is_opaque=True, is_lookup=code == socket.EAI_AGAIN)
 
 
 def _of_words(text: str) -> Iterator[_Leaf | OwnTrouble]:
-    """Yield what an error without a number says: asyncio joins several, and some hide it."""
+    """Yield the causes in the text of an error without a number: asyncio joins the texts of several errors."""
     if _NO_THREAD in text:
         yield OwnTrouble(_NO_THREAD, "raise the limit of processes (ulimit -u, pids.max)")
     elif any(words in text for words in _OPAQUE):
@@ -203,7 +204,7 @@ def _trouble(number: int) -> OwnTrouble:
 
 
 def _shortage() -> int | None:
-    """Return the error with which this process fails to open a few descriptors; `None` where it can."""
+    """Return the error number with which this process fails to open a few descriptors; `None` if it can open them."""
     with contextlib.ExitStack() as opened:
         try:
             for _ in range(SPARE_DESCRIPTORS):
@@ -214,7 +215,7 @@ def _shortage() -> int | None:
 
 
 def _is_confirmed(leaf: _Leaf, url: str) -> bool:
-    """Return whether an error that may be the address's fault is this machine's."""
+    """Return whether an error is this machine's, although the address could cause it as well."""
     if leaf.number not in _LOCAL:
         return False
     if leaf.number == errno.ENETDOWN:
@@ -223,10 +224,10 @@ def _is_confirmed(leaf: _Leaf, url: str) -> bool:
 
 
 def _is_out_of_ports(leaf: _Leaf, url: str) -> bool:
-    """Return whether the address itself is fine: UDP has ports of its own.
+    """Return whether a UDP socket can connect to the address. TCP then lacks local ports; UDP has its own.
 
-    An address of a family that this machine does not have fails for UDP, too. Such a replica is misconfigured, and must
-    not stay without a verdict for ever.
+    An address of a family that this machine does not have fails for UDP as well. Such a replica is misconfigured, and
+    its probes must fail, so that its status does not stay `unknown`.
     """
     host, port = leaf.host, leaf.port
     if not host:
@@ -241,7 +242,7 @@ def _is_out_of_ports(leaf: _Leaf, url: str) -> bool:
 
 
 def _connect_udp(family: socket.AddressFamily, host: str, port: int) -> int | None:
-    """Return the error with which a UDP socket is refused a route; `None` where there is one. Sends nothing."""
+    """Return the error number if a UDP socket gets no route to an address; `None` if it gets one. Sends nothing."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((host, port))
@@ -251,7 +252,7 @@ def _connect_udp(family: socket.AddressFamily, host: str, port: int) -> int | No
 
 
 def _routes() -> Iterator[bool]:
-    """Yield, for each route that Linux lists, whether it leads out of this machine."""
+    """Yield, for each route that Linux lists, whether it leads to other machines."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in _IPV4_ROUTES.read_text().splitlines()[1:]:
             interface, _, _, flags = line.split()[:4]
@@ -259,7 +260,7 @@ def _routes() -> Iterator[bool]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in _IPV6_ROUTES.read_text().splitlines():
             fields = line.split()
-            if not fields[0].startswith(("fe8", "ff")):  # every interface has these, wherever it leads
+            if not fields[0].startswith(("fe8", "ff")):  # every interface has link-local and multicast routes
                 yield _leads_out(fields[9], int(fields[8], 16))
 
 

@@ -1,7 +1,7 @@
-"""HTTP probes: what a probe is, the default one, and the guard around anybody's.
+"""HTTP probes: the interface of a probe, the default implementation, and a guard for any implementation.
 
-The default prober keeps exactly one connection per origin alive between rounds. It asks no proxy, follows no redirect
-and reads 64 KiB of a body at most. It decides about single probes only: thresholds and rounds live elsewhere.
+The default prober keeps one connection for each origin open between probes. It uses no HTTP proxy, follows no redirect
+and reads at most 64 KiB of a body. It decides the result of single probes only; other modules apply the thresholds.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ from shared_registry.probing.tls import default_context, tls_trouble
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 GRACE_SECONDS = 0.5
-"""What `guarded` allows a probe beyond its timeout, so that a probe that keeps it gets to tell the better error."""
+"""The time that `guarded` adds to a probe's timeout. The probe can then report its own timeout, which has details."""
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
 
 
 class HttpProbe(Protocol):
-    """Any asynchronous callable that probes one url. Users may bring their own."""
+    """An asynchronous callable that probes one url. Applications may supply their own."""
 
     async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
         """Probe once.
 
         Args:
-            url: The replica's origin and the health check's path, such as `http://127.0.0.1:8000/health`.
-            timeout: Seconds that the whole probe may take.
+            url: The replica's url with the health check's path, such as `http://127.0.0.1:8000/health`.
+            timeout: The time limit of the whole probe, in seconds.
 
         Returns:
-            The latency in milliseconds, and why the probe failed or `None` for a success. What it raises is a failure,
-            too; but an error that is this router's own trouble, such as "too many open files", counts nothing.
+            The latency in milliseconds, and the reason of a failure, or `None` for a success. An exception is a failure
+            as well. An error that is this router's own trouble, such as "too many open files", is not counted.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """What one guarded probe found.
+    """The result of one guarded probe.
 
     Attributes:
-        error: Why it failed: one line of at most 200 printable characters. `None` for a success.
-        trouble: Why this router could not ask the replica: it neither succeeded nor failed.
+        latency_ms: The duration of the probe, in milliseconds.
+        error: The reason of a failure: one line of at most 200 printable characters. `None` otherwise.
+        trouble: The router's own trouble that prevented the probe, which then neither succeeded nor failed.
     """
 
     latency_ms: float
@@ -68,7 +69,7 @@ class ProbeOutcome:
 
 @dataclass(slots=True)
 class _Origin:
-    """One replica's connection. The lock's holder alone uses it, one probe at a time."""
+    """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
 
     key: str
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -84,7 +85,7 @@ class _Origin:
             self.connection = None
 
     def request_for(self, target: str) -> h11.Request:
-        """Return the request for a path; built once, for it is nearly always the same."""
+        """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
         if self.request is None or target != self.target:
             headers = [
                 ("Host", self.key.partition("://")[2]),
@@ -101,21 +102,22 @@ class _Origin:
 class HttpProber:
     """The default `HttpProbe`: `async with HttpProber() as prober: await prober(url, timeout=2.0)`.
 
-    A status below 400 is a success, a redirect included. Probes of different origins run side by side; those of one
-    origin take turns, and waiting counts towards their timeouts. A probe that is cancelled, times out or fails closes
-    its connection. Where the replica had closed a kept connection meanwhile, the probe is made again on a fresh one,
-    once and within the same timeout. Bound to the event loop of its first probe; not for several threads.
+    A status below 400 is a success, including redirects. Probes of different origins run concurrently. Probes of the
+    same origin run one after the other, and the time until their turn counts towards their timeouts. A probe that is
+    cancelled, times out or fails closes its connection. If the replica has closed the kept connection in the meantime,
+    the probe is repeated once on a new connection, within the same timeout. A prober is bound to the event loop of its
+    first probe, and is not thread-safe.
     """
 
     def __init__(
         self, *, expect: Mapping[str, ExpectedValue] | None = None, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        """Make a prober; nothing is opened before the first probe.
+        """Create a prober. It opens nothing before the first probe.
 
         Args:
-            expect: Values that a JSON object in the body must carry, besides the status.
-            ssl_context: How to verify https replicas, used as it is. By default the system's certificate authorities,
-                or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+            expect: Values that the JSON object in the body must contain, in addition to a status below 400.
+            ssl_context: The TLS context for https replicas. By default one that trusts the system's certificate
+                authorities, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
         """
         self._expect = dict(expect or {})
         self._ssl_context = ssl_context
@@ -132,7 +134,7 @@ class HttpProber:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection. End the probes first: one still in progress fails. Twice is harmless."""
+        """Close every connection. End all probes first; one that is still in progress fails. Twice is harmless."""
         self._is_closed = True
         for origin in self._origins.values():
             origin.hang_up()
@@ -142,18 +144,18 @@ class HttpProber:
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     def forget(self, url: str) -> None:
-        """Close the connection to a replica that is gone. A probe in progress ends first.
+        """Close the connection to a removed replica. If a probe is in progress, the connection closes after it.
 
         Args:
-            url: The replica's url, in any spelling, or one to be probed.
+            url: The replica's url in any spelling, with or without the health check's path.
 
         Raises:
-            ConfigError: Not a replica's url.
+            ConfigError: This is not a replica's url.
         """
         self._drop(_split(url)[0])
 
     def retain(self, urls: Iterable[str]) -> None:
-        """Forget every replica but these.
+        """Close the connections to all replicas except these; see `forget`.
 
         Raises:
             ConfigError: One of them is not a replica's url; nothing was forgotten.
@@ -163,10 +165,10 @@ class HttpProber:
             self._drop(key)
 
     async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
-        """Probe once; see `HttpProbe`. Failures of every kind come back as text, including a url that is none.
+        """Probe once; see `HttpProbe`. Every kind of failure is returned as text, including an invalid url.
 
         Raises:
-            OwnTrouble: This router could not ask the replica, which says nothing about it.
+            OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
             UsageError: The prober is closed.
         """
         if self._is_closed:
@@ -214,7 +216,7 @@ class HttpProber:
     async def _load_ssl_context(self) -> ssl.SSLContext:
         if self._ssl_context is not None:
             return self._ssl_context
-        if self._loading is None:  # reading the authorities takes tens of milliseconds: once, and not on the loop
+        if self._loading is None:  # takes tens of milliseconds, so it is done once and in a thread
             self._loading = asyncio.create_task(asyncio.to_thread(default_context))
         try:
             return await asyncio.shield(self._loading)
@@ -238,11 +240,11 @@ class HttpProber:
 
 
 async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
-    """Run anybody's probe so that nothing but an outcome comes back.
+    """Run any probe, and always return an outcome.
 
-    An exception, a result of another shape and no return within `timeout` + `GRACE_SECONDS` become errors, except where
-    they are this router's own trouble. Cancelling the caller cancels the probe and passes; a probe that refuses to be
-    cancelled is waited for.
+    An exception, an invalid result, and no result within `timeout` + `GRACE_SECONDS` become errors, unless they are
+    this router's own trouble. If the caller is cancelled, the probe is cancelled, and `CancelledError` is raised. If a
+    probe ignores its cancellation, this waits for the probe.
     """
     started = time.perf_counter()
     error: str | None
@@ -255,8 +257,8 @@ async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        error = "CancelledError: the probe was cancelled by its own doing"
-    except Exception as failure:  # noqa: BLE001 - whatever a user's probe raises
+        error = "CancelledError: the probe cancelled itself"
+    except Exception as failure:  # noqa: BLE001 - an application's probe may raise anything
         if isinstance(failure, TimeoutError) and scope.expired():
             error = f"{timeout_text(timeout)}: the probe did not return"
         elif (trouble := own_trouble(failure, url=url)) is not None:
@@ -274,7 +276,7 @@ def _checked(result: object) -> tuple[float, str | None]:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return the canonical origin of a url to be probed, and the rest of it."""
+    """Return the canonical origin of a url to be probed, and its path with the query."""
     parts = _PROBE_URL.fullmatch(url)
     if parts is None:
         raise ConfigError(f"url: {url!r} is no http(s) url such as http://127.0.0.1:8000/health")

@@ -1,4 +1,4 @@
-"""What probes say: whether a response body is the expected one, and error texts that are safe to show and store."""
+"""Checks the bodies of responses to probes, and makes error texts that are safe to show and to store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 MAX_ERROR_LENGTH = 200
-"""Characters that an error text has at most."""
+"""The most characters of an error text."""
 
 ExpectedValue = str | int | float | bool
 
@@ -14,13 +14,13 @@ _SHOWN_LENGTH = 60
 
 
 def body_mismatch(body: bytes, expect: Mapping[str, ExpectedValue]) -> str | None:
-    """Return what is wrong with a JSON body, or `None` where it carries the expected values.
+    """Return the difference between a JSON body and the expected values, as text; `None` if there is none.
 
-    Numbers compare by value, but a boolean is no number: `true` is not 1.
+    Numbers are compared by value. A boolean is not a number: `true` differs from 1.
 
     Args:
         body: The whole body.
-        expect: Values by their names at the top level of the JSON object; what else is there does not matter.
+        expect: The expected values by their names at the top level of the JSON object. Other values are ignored.
     """
     try:
         found = json.loads(body)
@@ -44,7 +44,7 @@ def one_line(text: str) -> str:
 
 
 def timeout_text(timeout: float) -> str:
-    """Return how a timeout of so many seconds is reported."""
+    """Return the error text for a timeout, given in seconds."""
     return f"timeout after {round(float(timeout), 3)}s"
 
 

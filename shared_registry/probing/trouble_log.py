@@ -1,4 +1,4 @@
-"""Tells in the log when this router begins to be unable to connect by its own fault, and when that is over."""
+"""Logs the beginning and the end of a time in which this router cannot connect to replicas for reasons of its own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from shared_registry.aio.clock import Clock
 from shared_registry.probing.own_trouble import OwnTrouble
 
 QUIET_SECONDS = 10.0
-"""How long nothing must have failed for a success to end it: at a limit, failures and successes alternate."""
+"""The time without a failure after which a success ends the trouble. Near a limit, failures and successes alternate."""
 logger = logging.getLogger(__name__)
 
 
 class TroubleLog:
-    """One warning for each reason when trouble begins, one line when it ends, whoever met it: probes or sessions."""
+    """Logs one warning for each reason when trouble begins, and one line when it ends; for both probes and sessions."""
 
     def __init__(self, *, quiet_seconds: float, clock: Clock) -> None:
-        """Set up.
+        """Create the log.
 
         Args:
-            quiet_seconds: See `QUIET_SECONDS`; more where replicas are probed less often.
-            clock: For that.
+            quiet_seconds: See `QUIET_SECONDS`; a longer time if replicas are probed less often.
+            clock: The clock that measures this time.
         """
         self._quiet_seconds = quiet_seconds
         self._clock = clock
@@ -30,22 +30,24 @@ class TroubleLog:
 
     @property
     def is_on(self) -> bool:
-        """Whether there was trouble, and it has not ended yet."""
+        """Whether trouble has begun and has not ended yet."""
         return bool(self._reasons)
 
     def note(self, trouble: OwnTrouble) -> None:
-        """Count a connection that could not be tried."""
+        """Count a connection that could not be tried. Log the trouble if its reason is new."""
         self._last_at = self._clock.monotonic()
         self._failed += 1
         reason = str(trouble)
         if reason not in self._reasons:
             self._reasons.add(reason)
             logger.warning(
-                "router: cannot connect to replicas: %s; nothing is held against them; %s", reason, trouble.remedy
+                "router: cannot connect to replicas: %s; not counted as failures of replicas; %s",
+                reason,
+                trouble.remedy,
             )
 
     def connected(self) -> None:
-        """Take note of a success."""
+        """Record a success. It ends the trouble if the last failure is long enough ago."""
         if self._reasons and self._clock.monotonic() - self._last_at >= self._quiet_seconds:
             logger.info(
                 "router: connects to replicas again; %d attempts have failed: %s",

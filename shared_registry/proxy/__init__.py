@@ -1,4 +1,4 @@
-"""The reference router: accepts sessions, WebSocket and HTTP, and proxies each to a replica of the registry."""
+"""The proxy: a router that accepts WebSocket and HTTP sessions, and passes each on to a replica of the registry."""
 
 from shared_registry.extras import require_extra
 

@@ -1,7 +1,7 @@
-"""Accepts clients one by one, so that what there is no room for is known before it takes a descriptor.
+"""Accepts clients one by one, and checks before each whether there is room for it.
 
-A server of the event loop accepts all that have come before anybody can look at the first of them: a burst then takes
-every descriptor that the process has.
+The event loop's own server accepts all waiting clients before the program can handle the first of them. A burst of
+clients could then take all descriptors of the process.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from shared_registry.proxy.client_protocol import BoundedHttpProtocol
 from shared_registry.proxy.descriptors import GUESTS
 
 AT_ONCE = 64
-"""Clients that are accepted before others get their turn."""
+"""The most clients that are accepted in one turn of the event loop."""
 MOST_WAITING = 4096
-"""Clients that are accepted last: more than a listener keeps waiting."""
+"""The most clients that are accepted when the acceptor closes: more than a listener's backlog."""
 PAUSE_SECONDS = 0.2
-"""Between two tries where the system has nothing left."""
+"""The pause between two attempts while the system has no descriptors or memory left."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 logger = logging.getLogger(__name__)
 
 
 class Acceptor:
-    """Takes clients from one listening socket, which it closes in the end.
+    """Accepts clients from one listening socket, and closes the socket at the end.
 
-    Where there is no room, connections that were kept for another request make way. A client that there is still no
-    room for becomes a guest: the router's own pages are for it as well. There are `GUESTS`
-    at most; a further one takes the place of the oldest guest that has no request under way.
+    If there is no room for a client, a connection that is idle between two requests is closed. If there is still no
+    room, the client becomes a guest, which gets only the router's own pages. There are at most `GUESTS` guests. A
+    further guest replaces the oldest one that has no request under way; if there is none, the client gets 503.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Acceptor:
         has_room: Callable[[int], bool],
         make_room: Callable[[], bool],
     ) -> None:
-        """Set up; `start` begins.
+        """Create the acceptor. It accepts nothing before `start()`.
 
         Args:
-            listener: Listens, and does not block.
-            make: Makes what serves a client; told whether that is a guest.
-            has_room: Says whether that many clients more fit.
-            make_room: Closes a connection that idles between two requests, in the loop's next turn; says whether
-                there was one.
+            listener: A listening, non-blocking socket.
+            make: Makes the protocol for a client. Its argument is whether the client is a guest.
+            has_room: Returns whether there is room for that many more clients.
+            make_room: Closes a connection that is idle between two requests, and returns whether there was one. The
+                connection closes in the next turn of the event loop.
         """
         self._listener = listener
         self._make = make
@@ -64,15 +64,15 @@ class Acceptor:
 
     @property
     def beginning(self) -> int:
-        """How many were accepted whose protocol does not have them yet."""
+        """The number of accepted clients that were not handed to their protocols yet."""
         return sum(not protocol.is_connected for protocol in self._beginning.values())
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Accept clients from now on."""
         self._loop.add_reader(self._listener, self._accept_some)
 
     def close(self) -> None:
-        """Accept those that are connected by now, and nobody after them."""
+        """Accept the clients that are already connected, then close the listener. Twice is harmless."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -85,15 +85,15 @@ class Acceptor:
         self._listener.close()
 
     def _accept_some(self) -> None:
-        """Accept what waits: the first of them in any case, others as long as there is room."""
+        """Accept waiting clients: the first one in any case, further ones while there is room."""
         if not self._has_room(1 + self.beginning) and self._make_room():
-            return  # and come back in the next turn
+            return  # the idle connection closes in the next turn, which then continues here
         for _ in range(AT_ONCE):
             if not self._accept_one() or not self._has_room(1 + self.beginning):
                 return
 
     def _accept_one(self) -> bool:
-        """Accept a client; return whether there may be another."""
+        """Accept a client. Return whether another one may be waiting."""
         try:
             client, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError):
@@ -102,7 +102,7 @@ class Acceptor:
             if error.errno in EXHAUSTED:
                 self._pause(error)
                 return False
-            return True  # this client has gone again
+            return True  # this client has left already
         if self._is_exhausted:
             self._is_exhausted = False
             logger.info("router: accepting clients again")
@@ -137,7 +137,7 @@ class Acceptor:
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(lambda: protocol, client)
-        except OSError:  # it has gone again
+        except OSError:  # the client has left already
             client.close()
         except BaseException:
             client.close()

@@ -1,4 +1,4 @@
-"""The router as an ASGI application, and the life of what it works with: registry, connections, background tasks."""
+"""The router as an ASGI application. It starts and stops its registry, its connections and its background tasks."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 
 class Router:
-    """One router: `app` serves while `running()` lasts.
+    """One router. Its ASGI application `app` serves requests while the context `running()` is entered.
 
-    `app` has a lifespan of its own, for servers that run it without `shared_registry.proxy.server`.
+    The lifespan of `app` enters `running()`, for servers other than `shared_registry.proxy.server`.
     """
 
     def __init__(self, config: RouterConfig, *, url: str = "") -> None:
-        """Set up; nothing connects before `running()`.
+        """Create the router. It connects to nothing before `running()`.
 
         Args:
-            config: Its settings.
-            url: Where it serves, for operators to see.
+            config: The router's settings.
+            url: The url at which it serves, shown to operators.
         """
         self.config = config
         self.url = url
@@ -74,25 +74,26 @@ class Router:
         )
 
     def begin_stop(self) -> None:
-        """Resign at once, and tell load balancers to go elsewhere; send away who waits for a slot.
+        """Begin to stop: resign as leader, turn `/readyz` to 503, and refuse the sessions that wait for a slot.
 
-        Sessions go on until `running()` ends.
+        All of this happens at once. Sessions that have a slot continue until `running()` ends.
         """
         self._stopping.set()
         self._placement.stop_waiting()
 
     @contextlib.asynccontextmanager
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
-        """Take part in the registry; leave it in the end. Does not wait for Redis: `/readyz` says when it is there.
+        """Join the registry, run the background tasks, and leave the registry at the end.
 
-        Sessions that come before the shared state is loaded are held for moments: see `Opening`.
+        Entering does not wait for Redis; `/readyz` reports when the router is ready. Sessions that arrive before the
+        shared state is loaded are held for a short time: see `Opening`.
 
         Args:
-            wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
+            wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
 
         Raises:
-            StoreUnavailable: Redis could not be reached in that time; the body was cancelled.
-            StoreError: Redis refuses, or holds something that is not ours; likewise.
+            StoreUnavailable: Redis could not be reached in that time. The body of the context was cancelled.
+            StoreError: Redis refuses, or contains other data than ours. The body of the context was cancelled.
         """
         self._opening.begin()
         try:
@@ -135,7 +136,7 @@ class Router:
     async def _status(self, request: Request) -> Response:  # noqa: ARG002
         queue = Queue(None, self._placement.waiting)
         if self.registry.is_started:
-            with contextlib.suppress(StoreError):  # the last view, then; its age stands in the document
+            with contextlib.suppress(StoreError):  # then it shows the last view; the document contains its age
                 await self.registry.refresh()
                 queue = Queue(await self.registry.queue_depth(), self._placement.waiting)
         document = status_document(

@@ -1,11 +1,11 @@
-"""How a client's HTTP connection is read: as uvicorn does it, with bounds on how slow and how long a head may be.
+"""Reads a client's HTTP connection with uvicorn's protocol, and limits the time and the length of a request's head.
 
-uvicorn itself waits for the end of a head for ever, and keeps all of it. Its parser is llhttp, in its strict mode. Two
-more things are done differently here, so that no byte of one request can be taken for a part of another:
+uvicorn itself waits for the end of a head without limit, and keeps all of it. Its parser is llhttp in strict mode. Two
+more differences ensure that no byte of one request can be taken for a part of another:
 
-- The parser skips the body of a request that offers an upgrade. Unless that is a WebSocket handshake, the offer is
-  ignored, and the request is read again without it.
-- A connection on which something cannot be read ends, and nothing is written into a response that is under way.
+- The parser skips the body of a request that offers an upgrade. If that is not a WebSocket handshake, the offer is
+  ignored, and the request is parsed again without it.
+- If something on a connection cannot be parsed, the connection ends. Nothing is written into a response under way.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from shared_registry.proxy.headers import AmbiguousRequest, has_body, is_websock
 from shared_registry.proxy.unframed import Unframed
 
 LONGEST_HEAD = 64 * 1024
-"""Bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
+"""The most bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
 MOST_PIPELINED = 16
-"""Requests under way or read ahead. With more nothing is read, and a client that leaves goes unnoticed."""
+"""The most requests under way or read ahead. With more, reading pauses, and the client's departure is not noticed."""
 _FULL = b"503 Service Unavailable\r\nretry-after: 1"
 _BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
@@ -37,11 +37,14 @@ _TOO_SLOW = b"408 Request Timeout"
 
 
 class _Unacceptable(Exception):
-    """A request is refused while it is read; the parser turns this into an error of its own."""
+    """Raised in a callback of the parser to refuse a request; the parser turns it into an error of its own."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. The clock runs from its start, and then from the first byte of each further request."""
+    """One client connection.
+
+    The time for a request's head starts with the connection, and for each further request with its first byte.
+    """
 
     def __init__(
         self,
@@ -68,13 +71,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refusal = _BAD
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock."""
+        """Start the timer for the first head."""
         self._departed: asyncio.Future[None] = self.loop.create_future()
         super().connection_made(transport)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop it; tell the requests that their client is gone, of which uvicorn tells the last one only."""
+        """Stop the timer, and report to all requests that the client has left; uvicorn reports it to the last only."""
         self._end_head()
         self._departed.set_result(None)
         for cycle in self._under_way:
@@ -84,7 +87,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless the connection is to end; count what is neither a complete head nor a piece of a body."""
+        """Parse data, unless the connection was refused. Count the bytes that complete no head and no body piece."""
         if self._is_refused:
             return
         self._unset_keepalive_if_required()
@@ -97,24 +100,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._unread_bytes > LONGEST_HEAD:
             self._refuse(_TOO_LONG)
         elif self._head_timer is None and self._is_idle and self.timeout_keep_alive_task is None:
-            # Bytes that begin no request, such as empty lines, have stopped the clock of an idle connection.
+            # Bytes that begin no request, such as empty lines, have stopped the timer of an idle connection.
             handler = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def on_message_begin(self) -> None:
-        """Start the clock for a further request."""
+        """Start the timer for a further request's head."""
         super().on_message_begin()
         self._is_in_head = True
         if self._head_timer is None:
             self._begin_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; drop a trailer, which could otherwise say what the head was checked for."""
+        """Keep a header. Drop a trailer, which could otherwise add what the checks of the head refuse."""
         if self._is_in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock; begin the request, unless it is refused, or to be read again without its offer."""
+        """Stop the timer and begin the request, unless it is refused, or must be parsed again without its upgrade."""
         self._end_head()
         self._is_in_head = False
         self._unread_bytes = 0
@@ -125,7 +128,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._consider_offer()
             return
         if self.parser.get_http_version() == "1.0":
-            self.expect_100_continue = False  # such a client would take it for the response
+            self.expect_100_continue = False  # an HTTP/1.0 client would take `100 Continue` for the response
         announce(cast("Scope", self.scope), self._departed)
         if self._is_guest:
             mark_guest(cast("Scope", self.scope))
@@ -135,35 +138,35 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.end_after_response()
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece on."""
+        """Pass on a piece of the body."""
         self._unread_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request, unless only its head was read so far; and the connection, where it takes no other one."""
+        """End the request, unless it offers an upgrade. End the connection if it can carry no further request."""
         self._unread_bytes = 0
         if self.parser.should_upgrade():
             return
         self._is_in_body = False
         super().on_message_complete()
         if not self.parser.should_keep_alive():
-            # A trailer may say so as well. The parser reads nothing more then, so that nothing more must be awaited.
+            # A trailer may cause this as well. The parser reads nothing more then, so the connection must not wait.
             self.end_after_response()
             if self._is_idle:
                 self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Refuse what cannot be read."""
+        """Refuse data that cannot be parsed."""
         self._refuse(_BAD)
 
     @property
     def is_connected(self) -> bool:
-        """Whether it has its connection, or has had it."""
+        """Whether the connection was handed to this protocol, even if it is closed by now."""
         return bool(self.transport)
 
     @property
     def is_over(self) -> bool:
-        """Whether the connection is closed, or about to be."""
+        """Whether the connection is closed or being closed."""
         return self.is_connected and self.transport.is_closing()
 
     @property
@@ -173,7 +176,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def is_kept_alive(self) -> bool:
-        """Whether the connection has carried a request, and waits for another one of which nothing has come."""
+        """Whether the connection has carried a request, is idle, and has received nothing of a further request."""
         is_between = self._cycle is not None and self._head_timer is None and self.is_idle
         return is_between and not self.is_over and self.transport.get_write_buffer_size() == 0
 
@@ -183,7 +186,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
 
     def _begin_request(self) -> None:
-        """Begin it, or put it behind those that are under way; read on, for only that shows that the client is gone."""
+        """Begin the request, or queue it behind those under way. Keep reading, to notice when the client leaves."""
         was_paused, app = self.flow.read_paused, self.app
         unframed = Unframed(cast("ASGIApp", app)) if self.parser.get_http_version() == "1.0" else None
         if unframed is not None:
@@ -210,7 +213,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 return
 
     def _consider_offer(self) -> None:
-        """Decide on a request that offers an upgrade, or wants a tunnel."""
+        """Accept or refuse a request that offers an upgrade, or asks for a tunnel.
+
+        Raises:
+            _Unacceptable: The request is refused.
+        """
         method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
         try:
             refuse_ambiguous(self.headers, version)
@@ -225,7 +232,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.scope["method"], self.scope["http_version"] = method, version
 
     def _read_again(self) -> None:
-        """Read a head again as if it had offered no upgrade, with a parser that expects its body."""
+        """Parse a head again without its offer of an upgrade, with a new parser that expects the body."""
         method, version = self.scope["method"], self.scope["http_version"]
         head = [f"{method} ".encode(), self.url, f" HTTP/{version}\r\n".encode()]
         for name, value in self.headers:
@@ -235,7 +242,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.parser.feed_data(b"".join([*head, b"\r\n"]))
 
     def _hand_over(self, data: bytes) -> None:
-        """Leave the connection, and what was read beyond the handshake, to the WebSocket protocol."""
+        """Hand the connection, and the bytes received after the handshake, to the WebSocket protocol."""
         self.handle_websocket_upgrade()
         protocol = self.transport.get_protocol()
         if isinstance(protocol, WebSocketsSansIOProtocol) and not protocol.handshake_initiated:
@@ -245,11 +252,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def _cycle(self) -> RequestResponseCycle | None:
-        return cast("RequestResponseCycle | None", self.cycle)  # None before the first request, which uvicorn hides
+        return cast("RequestResponseCycle | None", self.cycle)  # None before the first request; uvicorn's type omits it
 
     @property
     def _is_idle(self) -> bool:
-        """Whether no response is under way; with pipelining the last request is what counts."""
+        """Whether no response is under way. With pipelining this is about the last request."""
         is_http = self.transport.get_protocol() is self  # and no WebSocket by now
         return is_http and ((cycle := self._cycle) is None or cycle.response_complete)
 
@@ -262,15 +269,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: bytes) -> None:
-        """Read nothing more, and end the connection; with this status where the client can tell what it is about."""
+        """Read nothing more, and end the connection.
+
+        The status is sent if the client can relate it to its request: no other response is under way or due.
+        """
         self._end_head()
         self._is_refused = True
         cycle = self._cycle
         is_complete = cycle is None or cycle.response_complete
         if self._is_in_body and (is_complete or self.pipeline or cast("RequestResponseCycle", cycle).response_started):
-            self.transport.close()  # its response, or one before it, is on its way
+            self.transport.close()  # the response to this request, or to one before it, is under way
         elif not self._is_in_body and not is_complete:
-            self.end_after_response()  # it came behind requests that are complete
+            self.end_after_response()  # complete requests came before this one, and one still gets its response
         elif not self.transport.is_closing():
             if cycle is not None:
                 cycle.disconnected = True

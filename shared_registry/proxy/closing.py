@@ -1,4 +1,4 @@
-"""Close codes of WebSockets: what one side's end means to the other. Pure."""
+"""Close codes of WebSockets: translates the close of one side into the close that the other side receives. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 NORMAL, GOING_AWAY, POLICY, FAILED, RESTART, TRY_LATER = 1000, 1001, 1008, 1011, 1012, 1013
 _NO_CODE = 1005
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
-"""Those that may stand in a close frame, besides the applications' own from 3000 to 4999."""
+"""The codes that are allowed in a close frame, in addition to the applications' own from 3000 to 4999."""
 _LONGEST_REASON = 123
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """How a side ended.
+    """How one side ended the session.
 
     Attributes:
-        code: Its close code; `None` where the connection broke without one.
-        reason: What it said.
+        code: The close code; `None` if the connection broke without a close frame.
+        reason: The reason in the close frame.
     """
 
     code: int | None
@@ -25,19 +25,19 @@ class Close:
 
 
 def for_replica(client: Close) -> Close:
-    """Return what a replica is told when the client has ended: the client's own code where there is one."""
+    """Return the close that the replica receives after the client has ended: the client's own, if it has sent one."""
     if client.code is None:
         return Close(GOING_AWAY, "the client's connection was lost")
     return _sendable(client)
 
 
 def for_client(replica: Close) -> Close | None:
-    """Return what a client is told when the replica has ended; `None` where that was no close but a failure."""
+    """Return the close that the client receives after the replica has closed; `None` if the replica's side failed."""
     return None if replica.code is None else _sendable(replica)
 
 
 def _sendable(close: Close) -> Close:
-    if close.code == _NO_CODE:  # a close frame without a code: the ordinary end
+    if close.code == _NO_CODE:  # a close frame without a code is a normal close
         return Close(NORMAL)
     if close.code not in _SENDABLE and not 3000 <= (close.code or 0) <= 4999:
         return Close(FAILED, f"closed with {close.code}")
@@ -45,5 +45,5 @@ def _sendable(close: Close) -> Close:
 
 
 def shortened(reason: str) -> str:
-    """Return a reason that fits into a close frame."""
+    """Return a reason, cut to the length that fits into a close frame."""
     return reason.encode()[:_LONGEST_REASON].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Tells a request that its client is gone while nobody reads its body, for which ASGI has no message."""
+"""Reports to a request that its client has left while its body is not read; ASGI has no message for this."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _EXTENSION = "shared_registry.departure"
 
 
 def announce(scope: Scope, departed: asyncio.Future[None]) -> None:
-    """Put into a request's scope what is done once its client is gone."""
+    """Put a future into a request's scope. The server completes it when the client has left."""
     scope.setdefault("extensions", {})[_EXTENSION] = {"departed": departed}
 
 
 def departure_of(scope: Scope) -> asyncio.Future[None] | None:
-    """Return what is done once a request's client is gone; `None` with a server that does not tell."""
+    """Return the future that completes when a request's client has left; `None` if the server does not provide it."""
     told = scope.get("extensions", {}).get(_EXTENSION)
     return None if told is None else cast("asyncio.Future[None]", told["departed"])

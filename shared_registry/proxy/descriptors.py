@@ -1,7 +1,7 @@
-"""How many files this process may have open, and how many of them clients and their sessions may take.
+"""Limits the file descriptors that clients and their sessions may take of those that this process may open.
 
-A session takes two: its client's connection and one to its replica. What keeps a router in the cluster needs some too,
-however many clients come: Redis, the probes of the leader, names that are looked up, and those who ask for its health.
+A session takes two descriptors: its client's connection, and a connection to its replica. The router keeps a reserve
+for its own work, for any number of clients: Redis, the probes of the leader, DNS lookups, and requests for its health.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ if sys.platform != "win32":
     import resource
 
 GUESTS = 16
-"""Connections beyond what fits, whose requests for the router's own pages are answered, and others with 503."""
+"""The most guests: clients accepted beyond the limit. They get the router's own pages, and 503 for all else."""
 OTHERS = 64
-"""For connections to Redis (two pools of 16), lookups of names, files, and sockets that are just being closed."""
+"""The reserve for connections to Redis (two pools of 16), DNS lookups, files, and sockets that are being closed."""
 UNLIMITED_SESSIONS = 1000
-"""What is expected of replicas whose capacity has no limit, when the router says whether its sessions fit."""
+"""The expected number of sessions in the report of the limit, if a replica's capacity is unlimited."""
 FALLBACK_LIMITS = (1 << 20, 10_240)
-"""Where the hard limit says "unlimited" and the system means less: what macOS takes is the latter."""
+"""Limits to try if the hard limit is "unlimited" but the system accepts less. macOS accepts the second."""
 _GUEST = "shared_registry.guest"
 REMEDY = "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in Docker, ulimit -Hn), or add routers"
 logger = logging.getLogger(__name__)
 
 
 class Descriptors:
-    """Whether there is room for more clients.
+    """Decides whether there are descriptors for more clients.
 
     Attributes:
-        clients: Returns how many client connections there are; `None` where the server in front does not tell, so that
-            there is no limit.
+        clients: Returns the number of client connections. `None` if the server does not provide it; then there is no
+            limit.
     """
 
     def __init__(self, *, replicas: Callable[[], int], idle: Callable[[], int], close_idle: Callable[[], None]) -> None:
-        """Set up, without a limit.
+        """Start without a limit.
 
         Args:
-            replicas: Returns how many replicas there are, each of which the leader keeps a connection to.
-            idle: Returns how many connections to replicas idle.
-            close_idle: Closes these.
+            replicas: Returns the number of replicas. The leader keeps a connection to each.
+            idle: Returns the number of idle connections to replicas.
+            close_idle: Closes the idle connections.
         """
         self.clients: Callable[[], int] | None = None
         self._replicas = replicas
@@ -56,16 +56,16 @@ class Descriptors:
         self._is_full = False
 
     def limit(self, clients: Callable[[], int]) -> None:
-        """Keep to the limit of this process from now on."""
+        """Apply this process's limit from now on. `clients` returns the number of client connections."""
         self.clients = clients
         self._open_before = _count_open()
 
     def have_room(self, *, more: int, sessions: int) -> bool:
-        """Return whether more clients fit, with a session each.
+        """Return whether there is room for more clients, each with a session.
 
         Args:
-            more: How many come besides those that are connected.
-            sessions: How many there are; some outlive their clients by moments.
+            more: The number of clients in addition to those that are connected.
+            sessions: The number of sessions now. A session may end a moment after its client's connection.
         """
         if self.clients is None:
             return True
@@ -78,7 +78,7 @@ class Descriptors:
         return used <= room
 
     def begin_session(self, sessions: int) -> None:
-        """Let connections to replicas that idle make way for one of these sessions, where that is needed."""
+        """Close the idle connections to replicas if a new session, counted in `sessions`, needs their descriptors."""
         if self.clients is None or not (idle := self._idle()):
             return
         used = self.clients() + sessions + idle
@@ -86,12 +86,12 @@ class Descriptors:
             self._close_idle()
 
     def room(self) -> int:
-        """Return how many descriptors clients and sessions may take."""
+        """Return the number of descriptors that clients and sessions may take."""
         limit = soft_limit()
         return limit - min(self._reserve(self._replicas()), limit // 2)
 
     def report(self, config: RouterConfig) -> None:
-        """Log how many sessions fit, as a warning where more may come."""
+        """Log the number of sessions that there is room for; as a warning if more are expected."""
         limit, replicas = soft_limit(), len(config.replicas)
         reserve = self._reserve(replicas)
         fitting = (limit - min(reserve, limit // 2)) // 2
@@ -111,7 +111,7 @@ class Descriptors:
         return self._open_before + OTHERS + GUESTS + replicas
 
     def _note(self, used: int, room: int) -> None:
-        """Log once that it is full, and once that it has been so."""
+        """Log once when the router becomes full, and once when it has room again."""
         if used > room and not self._is_full:
             self._is_full = True
             text = "router: full: %d clients are as many as %d open files have room for; refusing more; %s"
@@ -122,7 +122,7 @@ class Descriptors:
 
 
 def soft_limit() -> int:
-    """Return how many files this process may have open."""
+    """Return the number of files that this process may have open."""
     if sys.platform == "win32":
         return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -130,7 +130,7 @@ def soft_limit() -> int:
 
 
 def raise_soft_limit() -> None:
-    """Let this process have as many files open as its hard limit allows."""
+    """Raise this process's limit of open files to the hard limit, or as far as the system accepts."""
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -144,12 +144,12 @@ def raise_soft_limit() -> None:
 
 
 def mark_guest(scope: Scope) -> None:
-    """Put into a request's scope that there is no room for its client."""
+    """Mark a request as one of a guest: a client for which there is no room."""
     scope.setdefault("extensions", {})[_GUEST] = {}
 
 
 def is_of_guest(scope: Scope) -> bool:
-    """Return whether a request comes from a client that there is no room for."""
+    """Return whether a request is one of a guest."""
     return _GUEST in scope.get("extensions", {})
 
 

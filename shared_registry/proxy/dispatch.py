@@ -1,4 +1,4 @@
-"""From a session to a connected replica: choose one, and where it cannot be reached, the next."""
+"""Connects a session to a replica. If a replica cannot be reached, the next one is tried."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import NoReplica, SessionPlacement
 
 MOST_TRIES = 5
-"""Replicas that one session tries: enough to get past a rack that just went down, and an end to a client's waiting."""
+"""The most replicas that one session tries: enough to pass over a rack that just failed, and a limit to the wait."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class NotReached(Exception):
-    """A replica did not take a session; nothing of the session has reached it, so that another one may be tried.
+    """A replica did not take a session. It received nothing of the session, so another replica may be tried.
 
     Attributes:
-        is_evidence: Whether it speaks against the replica's health. That it is busy does not.
-        is_timeout: Whether it stayed silent.
-        trouble: What kept this router from asking it: nothing that speaks against the replica.
+        is_evidence: Whether this is a failure of the replica. A busy replica has not failed.
+        is_timeout: Whether the replica did not respond in time.
+        trouble: The router's own trouble that prevented the connection, if any; it is no failure of the replica.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Undeliverable(Exception):
     """No replica took the session.
 
     Attributes:
-        failures: What became of those that were tried; empty where there was none to try.
-        is_stopping: Whether it waited for one, or would have to, and this router stops.
-        trouble: What kept this router from asking the last replica that it tried.
-        retry_after_seconds: When there may be one again; `None` where nobody knows.
+        failures: The error of each replica that was tried; empty if there was none to try.
+        is_stopping: Whether the session waited, or would have to wait, but this router stops.
+        trouble: The router's own trouble that prevented the last attempt, if any.
+        retry_after_seconds: An estimate of the time until a replica has a free slot; `None` if it is unknown.
     """
 
     def __init__(self, failures: list[NotReached], missing: NoReplica | None) -> None:
@@ -62,14 +62,14 @@ class Undeliverable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Placed(Generic[T]):
-    """A session's slot, and the connection to its replica."""
+    """A session's lease, and the connection to its replica."""
 
     lease: Lease
     connection: T
 
 
 class Dispatcher:
-    """Finds replicas for sessions, and knows how many sessions have one."""
+    """Connects sessions to replicas, and counts the sessions under way."""
 
     def __init__(self, placement: SessionPlacement, reports: OutcomeReports, descriptors: Descriptors) -> None:
         self._placement = placement
@@ -81,7 +81,7 @@ class Dispatcher:
 
     @property
     def live_sessions(self) -> int:
-        """Sessions under way here, HTTP requests among them."""
+        """The number of sessions under way at this router, including HTTP requests and sessions that wait."""
         return self._live
 
     async def until_idle(self) -> None:
@@ -96,17 +96,17 @@ class Dispatcher:
         *,
         on_position: OnPosition | None = None,
     ) -> AsyncIterator[Placed[T]]:
-        """Hold a slot on a replica and a connection to it, made by `dial`, for as long as the session lasts.
+        """Hold a slot on a replica, and a connection to it made by `dial`, until the context ends.
 
-        Where there is no slot the session waits for one, for `queue_timeout_seconds` over all that it tries.
+        If there is no free slot, the session waits in the queue, for `queue_timeout_seconds` over all its attempts.
 
         Args:
-            key: By which the session is recognized when it comes again; `None` for one that is not.
-            dial: Connects to one replica; raises `NotReached` where another one may be tried.
-            on_position: Told where the session stands in the queue, and how long the line is. Must not block.
+            key: The session's name, by which it returns to its replica; `None` for a session without a name.
+            dial: Connects to one replica. It raises `NotReached` if another replica may be tried.
+            on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
         Raises:
-            Undeliverable: None could be reached.
+            Undeliverable: No replica took the session.
         """
         with self._counted():
             self._descriptors.begin_session(self._live)

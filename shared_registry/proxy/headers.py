@@ -1,6 +1,6 @@
-"""What a proxy does to headers: which it refuses, which end at it, and which it adds. Pure.
+"""The rules of a proxy for headers: those that it refuses, those that it drops, and those that it adds. Pure.
 
-Headers are pairs of bytes as they came, names in lower case.
+Headers are pairs of bytes as received, with names in lower case.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""What concerns one connection only, and is never passed on."""
+"""Headers about a single connection, which are never passed on."""
 _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
-"""What a `Connection` header does not get dropped by naming it: the meaning of the message rests on it."""
+"""Headers that are passed on even if `Connection` names them, because the meaning of the message depends on them."""
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _OF_THE_HANDSHAKE = b"sec-websocket-"
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -36,15 +36,16 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
 class AmbiguousRequest(Exception):
-    """Two readers of this request might disagree on where it ends, or whom it is for; the message says why."""
+    """Two servers might disagree on the end or on the host of this request; the message has the reason."""
 
 
 def refuse_ambiguous(headers: Headers, http_version: str) -> None:
-    """Refuse what request smuggling lives on, however well the parser in front of us understands it.
+    """Refuse a request that could be used for request smuggling, even if the parser in front accepts it.
 
     Raises:
-        AmbiguousRequest: It has both Content-Length and Transfer-Encoding, several lengths or hosts, an encoding other
-            than chunked, a header that is none, or another version than HTTP/1.0 and HTTP/1.1.
+        AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
+            than chunked, a malformed header, a number of hosts other than one (HTTP/1.0 may have none), or a version
+            other than HTTP/1.0 and HTTP/1.1.
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
@@ -66,12 +67,12 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
 
 
 def malformed(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the name of a header whose value cannot be passed on; `None` where all can."""
+    """Return the name of the first header whose value cannot be passed on; `None` if there is none."""
     return next((name for name, value in headers if _FORBIDDEN.search(value)), None)
 
 
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
-    """Return whether a request offers to go on as a WebSocket, and as nothing else.
+    """Return whether a request offers an upgrade to WebSocket, and to no other protocol.
 
     Every other offer of an upgrade is ignored, as RFC 9110, section 7.8, allows.
     """
@@ -85,22 +86,22 @@ def has_body(headers: Headers) -> bool:
 
 
 def is_chunked(headers: Headers) -> bool:
-    """Return whether a message's body comes in chunks."""
+    """Return whether a message's body is sent in chunks."""
     return bool(_values(headers, b"transfer-encoding"))
 
 
 def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a request as the replica gets them.
+    """Return the headers of a request to send to the replica.
 
     `Host` stays the client's, as with HAProxy and Envoy. The client's address is appended to `X-Forwarded-For`;
     `X-Forwarded-Proto` and `-Host` are set unless a proxy in front has set them.
 
     Args:
-        headers: As the client sent them.
-        client: The client's address, where it has one.
-        scheme: How the client connected: http, https, ws or wss.
+        headers: The headers that the client sent.
+        client: The client's address, if it has one.
+        scheme: The scheme of the client's connection: http, https, ws or wss.
     """
-    dropped = _hop_by_hop(headers) | {b"expect"}  # who reads the body answers it
+    dropped = _hop_by_hop(headers) | {b"expect"}  # the router itself answers Expect when it reads the body
     kept = [(name, value) for name, value in headers if name not in dropped]
     passed = [(name, value) for name, value in kept if name not in _FORWARDED]
     came_from = _values(kept, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
@@ -117,17 +118,17 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
 
 
 def to_client(headers: Iterable[tuple[bytes, bytes]], *, status: int) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response as the client gets them."""
+    """Return the headers of a response to send to the client."""
     lowered = [(name.lower(), value) for name, value in headers]
     dropped = _hop_by_hop(lowered)
-    # 204 and 304 are never followed by a body, whatever its length would have been; chunks say where they end.
+    # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
     if status in (204, 304) or is_chunked(lowered):
         dropped |= {b"content-length"}
     return [(name, value) for name, value in lowered if name not in dropped]
 
 
 def of_handshake(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return what is passed on of a WebSocket handshake's headers, in either direction: all but the handshake's own."""
+    """Return the headers of a WebSocket handshake without those of the handshake itself; for both directions."""
     return [(name, value) for name, value in headers if not name.startswith(_OF_THE_HANDSHAKE)]
 
 
@@ -136,7 +137,7 @@ def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
 
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:
-    """Return the members of a list, in lower case; it may go over several headers."""
+    """Return the members of a header that is a list, in lower case; the list may be spread over several headers."""
     members = (member.strip().lower() for value in _values(headers, name) for member in value.split(b","))
     return [member for member in members if member]
 

@@ -1,9 +1,9 @@
-"""One HTTP request: passed on to a replica as it comes, its response passed back as it comes.
+"""Proxies HTTP requests to replicas, and streams the responses back.
 
-Bodies are streamed in both directions, and are never inflated, deflated or held back, so that server-sent events
-arrive when they are sent. The request's body is read only once there is a connection to a replica; until then another
-replica can be tried. A replica may answer while the request still comes. A response that breaks off breaks off for the
-client too: it never looks complete.
+Bodies are streamed in both directions. They are never decompressed, compressed or delayed, so that server-sent events
+arrive at once. The request's body is read only after a replica is connected; before that, another replica can be
+tried. A replica may respond before the request is complete. If a response breaks off, the router breaks off the
+client's response too, so that it never looks complete.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from shared_registry.proxy.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
 LONGEST_RETRY_AFTER_SECONDS = 300
-"""However long the line: much changes in that time."""
+"""The upper limit of `Retry-After`, for any length of the queue: estimates for a longer time are not reliable."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Methods that may be sent again where a kept connection turned out to be closed. Others may have taken effect."""
+"""The methods that may be sent again if a reused connection turns out to be closed. Others may have taken effect."""
 _CLOSE = (b"connection", b"close")
 logger = logging.getLogger(__name__)
 
 
 class Answer(Exception):
-    """What the router itself answers in place of a replica."""
+    """An error response of the router itself, sent in place of a replica's response."""
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class Answer(Exception):
 
 
 class Request:
-    """One request: its head, its body as it comes, and whether its client is still there.
+    """One request: its head, its body as a stream, and whether its client is still connected.
 
     Attributes:
-        has_body: Whether a body is to be passed on.
-        is_silent: Whether the client did not go on with it.
+        has_body: Whether the request has a body.
+        is_silent: Whether the client has sent nothing more of the body for too long.
     """
 
     def __init__(self, scope: Scope, receive: Receive, *, silence_seconds: float) -> None:
@@ -73,21 +73,24 @@ class Request:
             self._settled.set()
 
     def key(self, session_key: SessionKey) -> str | None:
-        """Return the key of its session."""
+        """Return the key of the request's session, if it has one."""
         return session_key.of_request(self.scope["headers"], self.scope["query_string"])
 
     @property
     def is_held_back(self) -> bool:
-        """Whether its client waits to be told to send the body, and was not: nobody knows what it sends next."""
+        """Whether the client expects `100 Continue` before it sends the body, and has not received it.
+
+        If so, it is unknown whether the next bytes of the connection are this body or a further request.
+        """
         return self.has_body and not self._is_begun and any(name == b"expect" for name, _ in self.scope["headers"])
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether it may be sent again where a kept connection turned out to be closed."""
+        """Whether the request may be sent again if a reused connection turns out to be closed."""
         return self.method in REPEATABLE and not self.has_body
 
     def for_replica(self, replica: Replica) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
-        """Return method, target and headers as the replica gets them."""
+        """Return the method, the target and the headers to send to the replica."""
         query = self.scope["query_string"]
         passed = headers.to_replica(self.scope["headers"], client=self.client, scheme=self.scope["scheme"])
         if not any(name == b"host" for name, _ in passed):
@@ -95,9 +98,10 @@ class Request:
         return self.method, self.scope["raw_path"] + (b"?" + query if query else b""), passed
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yield it piece by piece; the first step tells a client that waits for it to go on.
+        """Yield the body in pieces. The first read sends `100 Continue` to a client that expects it.
 
-        Ends early where the client is gone or silent, after `left` has returned.
+        If the client leaves or is silent for too long, `left` returns, and this waits until it is cancelled: the
+        request to the replica must not look complete.
         """
         self._is_begun = more = True
         while more:
@@ -113,12 +117,12 @@ class Request:
             if not self._is_gone and message["body"]:
                 yield message["body"]
         if self._is_gone:
-            await asyncio.Event().wait()  # until we are cancelled: the request must not look complete
+            await asyncio.Event().wait()  # until cancelled
 
     async def left(self) -> None:
-        """Return when the client is gone, or does not go on with its request.
+        """Return when the client has left, or has been silent in its request for too long.
 
-        As long as its body is not read it counts as there, unless the server tells of its departure.
+        While the body is not read, the client counts as connected, unless the server reports that it has left.
         """
         if self._departed is not None:
             self._departed.add_done_callback(self._depart)
@@ -136,7 +140,7 @@ class Request:
 
 
 class HttpProxy:
-    """The ASGI application that every HTTP request goes to which is not the router's own."""
+    """The ASGI application for all HTTP requests except those for the router's own pages."""
 
     def __init__(
         self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, pools: ReplicaPools
@@ -148,14 +152,14 @@ class HttpProxy:
         self._pools = pools
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Proxy one request. Returning without a complete response makes the server break the connection."""
+        """Proxy one request. If it returns without a complete response, the server breaks the connection."""
         request = Request(scope, receive, silence_seconds=self._silence_seconds)
         reply = ClientResponse(request, send)
         exchange = asyncio.create_task(self._exchange(request, reply))
         leaving = asyncio.create_task(request.left())
         try:
             await asyncio.wait((exchange, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if reply.is_ending:  # then a client counts as gone, and the slot is still to be given back
+            if reply.is_ending:  # the server then reports that the client has left; the slot must still be released
                 await asyncio.wait((exchange,))
             if exchange.done():
                 exchange.result()
@@ -164,7 +168,7 @@ class HttpProxy:
                 task.cancel()
             await asyncio.gather(exchange, leaving, return_exceptions=True)
         if request.is_silent and not reply.is_started:
-            await _answer(send, Answer(408, "request_timeout", "the request's body did not come"), close=True)
+            await _answer(send, Answer(408, "request_timeout", "the request's body did not arrive in time"), close=True)
 
     async def _exchange(self, request: Request, reply: ClientResponse) -> None:
         key = request.key(self._session_key)
@@ -181,7 +185,7 @@ class HttpProxy:
 
     @contextlib.asynccontextmanager
     async def _dial(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
-        """Connect, and begin the request; its body is sent for as long as the context lasts."""
+        """Connect to the replica and begin the request. A task sends the body while the context is entered."""
         connection = await self._begin(replica, request)
         sending = asyncio.create_task(_send_body(connection, request)) if request.has_body else None
         try:
@@ -220,8 +224,8 @@ class ClientResponse:
     """The response to one request.
 
     Attributes:
-        is_started: Whether its head was sent: nothing else can be answered then.
-        is_ending: Whether all of it has come, and was sent but for its end.
+        is_started: Whether the head was sent; no other response can be sent then.
+        is_ending: Whether everything was received from the replica, and everything but the end was sent.
     """
 
     def __init__(self, request: Request, send: Send) -> None:
@@ -231,7 +235,7 @@ class ClientResponse:
         self._send = send
 
     async def pass_on(self, connection: ReplicaConnection) -> None:
-        """Send what the replica answers."""
+        """Send the replica's response to the client as it arrives."""
         status, fields = await connection.response()
         self.is_started = True
         passed = headers.to_client(fields, status=status)
@@ -244,20 +248,20 @@ class ClientResponse:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, answer: Answer) -> None:
-        """Send the router's own answer, unless it is too late for one."""
+        """Send the router's own response, unless another response has started."""
         if not self.is_started:
             self.is_started = self.is_ending = True
             await _answer(self._send, answer, close=self._request.is_held_back)
 
 
 class RefuseAmbiguous:
-    """The application around all others: answers requests that can be read in two ways."""
+    """ASGI middleware that refuses ambiguous requests with 400."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on all that is clear."""
+        """Refuse an ambiguous HTTP request, and pass everything else to the application."""
         if scope["type"] == "http":
             try:
                 headers.refuse_ambiguous(scope["headers"], scope["http_version"])
@@ -268,13 +272,13 @@ class RefuseAmbiguous:
 
 
 async def _send_body(connection: ReplicaConnection, request: Request) -> None:
-    """Send it; whatever goes wrong, the connection ends, or has, and with it the wait for a response."""
+    """Send the request's body. After any failure the connection is over, which also ends the wait for a response."""
     try:
         async for chunk in request.body():
             await connection.send(chunk)
         await connection.end()
     except (ReplicaBroke, ReplicaSilent):
-        return  # what it answered before may still be read, and whoever reads it meets the same
+        return  # the reader of the response can still read what was received before, and then gets the same error
     except Exception:
         logger.exception("http: %s %s: its body could not be sent", request.method, request.path)
         connection.abort()
@@ -289,7 +293,7 @@ def _refusal(failure: Undeliverable) -> Answer:
 
 
 def _whole_seconds(estimate: float | None) -> int:
-    """Return what a client is told to wait before it comes again."""
+    """Return the value of `Retry-After` for an estimate."""
     if estimate is None:
         return RETRY_AFTER_SECONDS
     return max(RETRY_AFTER_SECONDS, math.ceil(min(estimate, LONGEST_RETRY_AFTER_SECONDS)))
@@ -300,14 +304,18 @@ def _failure(error: Exception) -> Answer:
         return Answer(504, "worker_failed", "the replica did not respond in time")
     if isinstance(error, ReplicaLost):
         return Answer(502, "worker_failed", "the replica is not healthy any more")
-    return Answer(502, "worker_failed", "the replica broke the connection off")
+    return Answer(502, "worker_failed", "the replica broke off the connection")
 
 
 async def _answer(send: Send, answer: Answer, *, close: bool) -> None:
-    """Send the router's own answer; `close` where what follows on the connection cannot be made sense of.
+    """Send the router's own response.
 
-    Otherwise the rest of the request is read and dropped: closing on a client that still sends would reset the
-    connection, and it would never see the answer.
+    Args:
+        send: The ASGI function.
+        answer: The response.
+        close: Whether to close the connection, because its next bytes cannot be interpreted. Otherwise the rest of the
+            request is read and dropped: closing while the client still sends would reset the connection, and the
+            client would never receive the response.
     """
     frame = {"type": "error", "code": answer.code, "message": str(answer), "retryable": answer.status >= 500}
     content = json.dumps(frame).encode()

@@ -1,4 +1,4 @@
-"""Tells in log lines who leads, what becomes of the replicas, and where new sessions go."""
+"""Logs changes of the leader, of the replicas, and of the replicas to which new sessions go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Narrator:
-    """Logs what has changed in a registry since the last look."""
+    """Logs the changes in a registry since the last call of `look()`."""
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
         self._registry = registry
@@ -22,7 +22,7 @@ class Narrator:
         self._where = ""
 
     def look(self) -> None:
-        """Compare, and log the differences. Cheap where nothing has happened."""
+        """Compare the registry with the last call, and log the differences. Cheap if nothing has changed."""
         self._look_at_leader()
         seen = self._registry.history_id, self._registry.revision
         if seen != self._seen:
@@ -37,7 +37,7 @@ class Narrator:
             return
         self._leader = known
         if leader is None:
-            logger.info("leader: nobody leads")
+            logger.info("leader: there is no leader")
         else:
             logger.info("leader: %s leads in epoch %d", leader.router, leader.epoch)
 
@@ -50,7 +50,7 @@ class Narrator:
             logger.info("replica: %s is removed", label(before[key]))
 
     def _look_at_selection(self) -> None:
-        """Tell which replicas new sessions go to: those of the first tier that has any."""
+        """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
         able = [record for record in self._records.values() if record.is_selectable]
         if self._registry.is_stale or not able:
             where = "no replica can take a session"
@@ -65,13 +65,13 @@ class Narrator:
 
 
 def label(record: ReplicaRecord) -> str:
-    """Name a replica to people."""
+    """Return the name and the url of a replica, for people."""
     endpoint = record.endpoint
     return f"{endpoint.name} ({endpoint.url})" if endpoint.name else endpoint.url
 
 
 def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
-    """Say what a replica has become; nothing where neither its status nor the operator's word has changed."""
+    """Return the new status and the new admin state of a replica, if they have changed; otherwise an empty text."""
     words = []
     if before is None or before.health.status is not now.health.status:
         reason = f" ({now.last_error})" if now.health.status is ReplicaStatus.UNHEALTHY and now.last_error else ""

@@ -1,4 +1,4 @@
-"""Holds sessions in a router's first moments, so that nobody is refused only because the router has just started."""
+"""Holds sessions while a router starts, so that no session is refused only because the router has just started."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import asyncio
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 HOLD_SECONDS = 5.0
-"""How long sessions are held at most: enough for Redis, an election and the first probes, also on a busy machine, and
-less than clients and load balancers bear."""
+"""The longest time for which sessions are held. It is enough for Redis, an election and the first probes on a busy
+machine, and less than the timeouts of clients and load balancers."""
 
 
 class Opening:
-    """A router opens once its view is loaded and has a healthy replica, or a first verdict on every active one.
+    """Decides when a router opens, which means that it places sessions without holding them.
 
-    Where that takes longer than `HOLD_SECONDS` from the start it opens with what it has; without a loaded view it then
-    refuses the sessions that may not wait.
+    It opens once its view is loaded and has a healthy replica, or has a status other than unknown for every active
+    replica. `HOLD_SECONDS` after the start it stops holding sessions in any case. If the view is not loaded by then,
+    sessions that may not wait are refused.
     """
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
@@ -25,29 +26,29 @@ class Opening:
 
     @property
     def is_open(self) -> bool:
-        """Whether sessions are placed at once."""
+        """Whether sessions are placed without being held."""
         return self._opened.is_set()
 
     def begin(self) -> None:
-        """The router starts: hold sessions from now on."""
+        """Hold sessions from now on. Called when the router starts."""
         self._opened.clear()
         self._held_until = asyncio.get_running_loop().time() + HOLD_SECONDS
 
     async def run(self) -> None:
-        """Open when it is time. The registry must be started."""
+        """Wait for the conditions, then open. The registry must be started."""
         left = self._held_until - asyncio.get_running_loop().time()
         await self._registry.wait_judged(timeout_seconds=max(0.0, left))
         self._opened.set()
 
     def end(self) -> None:
-        """Hold nobody any more."""
+        """Open at once, and release all held sessions."""
         self._opened.set()
 
     async def wait(self, deadline: float) -> None:
-        """Hold a session until the router opens, or until it has been held for long enough.
+        """Hold a session until the router opens, or until `HOLD_SECONDS` after its start.
 
         Args:
-            deadline: Until when, on the event loop's clock, the session may wait where that is longer.
+            deadline: A later time, on the event loop's clock, until which the session may wait.
         """
         if self._opened.is_set():
             return

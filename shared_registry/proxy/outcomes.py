@@ -1,4 +1,4 @@
-"""Tells the registry how connecting to replicas went, without making sessions wait for Redis."""
+"""Reports the outcomes of connecting to replicas to the registry, without making sessions wait for Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 LONGEST_QUEUE = 1000
-"""Beyond it outcomes are dropped: of a replica that so many sessions failed on, the rest says nothing new."""
+"""The most outcomes that wait to be reported. Further ones are dropped, because they would add nothing new."""
 
 
 class OutcomeReports:
@@ -21,22 +21,25 @@ class OutcomeReports:
         self._queue: asyncio.Queue[tuple[Replica, bool, str | OwnTrouble]] = asyncio.Queue(LONGEST_QUEUE)
 
     def failure(self, replica: Replica, reason: str) -> None:
-        """Have a failure reported soon."""
+        """Queue the report of a failure."""
         self._failed.add(replica.key)
         self._add(replica, ok=False, reason=reason)
 
     def success(self, replica: Replica) -> None:
-        """Have a success reported soon, where it takes back failures or may end this router's trouble."""
+        """Queue the report of a success, if the replica had a reported failure or this router is in trouble itself.
+
+        Other successes change nothing, and are not reported.
+        """
         if replica.key in self._failed or self._registry.is_in_trouble:
             self._failed.discard(replica.key)
             self._add(replica, ok=True, reason="")
 
     def trouble(self, replica: Replica, trouble: OwnTrouble) -> None:
-        """Have it told soon that this router could not connect, which the registry holds against no replica."""
+        """Queue the report of this router's own trouble with connecting; it is no failure of the replica."""
         self._add(replica, ok=False, reason=trouble)
 
     async def run(self) -> None:
-        """Report until cancelled."""
+        """Report the queued outcomes one after the other until cancelled."""
         while True:
             replica, ok, reason = await self._queue.get()
             await self._registry.report_outcome(replica, ok, reason)

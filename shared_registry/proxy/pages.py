@@ -1,7 +1,8 @@
-"""The router's own pages: answered here under every spelling of their paths, and never passed to a replica.
+"""The router's own pages. The router answers every spelling of their paths, and never passes them to a replica.
 
-Whoever asks for them wants to hear of this router. A replica has pages of the same names, and many servers read other
-spellings as the same path: passed on, a replica's figures would be taken for the router's.
+A client that requests such a page asks about this router. Replicas have pages of the same names, and many servers treat
+other spellings as the same path. If the router passed such a request on, the client would take a replica's figures for
+those of the router.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ Page = Callable[[Request], Awaitable[Response]]
 
 METHODS = ("GET", "HEAD")
 MOST_DECODINGS = 4
-"""How often a path is decoded: proxies and servers in front of a replica's application may each do so once."""
+"""How often a path is decoded. Each proxy and server in front of a replica's application may decode it once."""
 _IGNORED = bytes(range(0x21)) + b"\x7f"
-"""Control characters and white space, which some servers strip."""
+"""Control characters and white space, which some servers strip from the parts of a path."""
 _END = re.compile(rb"[?#\0]")
 _PARAMETERS = re.compile(rb";[^/]*")
 
 
 class OwnPages:
-    """The ASGI application in front of the proxies: keeps what is for the router itself, and passes on the rest."""
+    """The ASGI application in front of the proxies. It answers the router's own pages, and passes on all else."""
 
     def __init__(self, pages: Mapping[str, Page | None], *, http: ASGIApp, websocket: ASGIApp) -> None:
-        """Set up.
+        """Create the application.
 
         Args:
-            pages: By path, in lower case; `None` for one that is reserved, with all below it, and has no page yet.
-            http: What all other HTTP requests go to.
-            websocket: What all other WebSockets go to.
+            pages: The pages by path, in lower case. `None` reserves a path, and all paths below it, that has no page.
+            http: The application for all other HTTP requests.
+            websocket: The application for all other WebSockets.
         """
         self._pages = {path.encode(): page for path, page in pages.items()}
         self._reserved = tuple(path.encode() + b"/" for path, page in pages.items() if page is None)
         self._others = {"http": http, "websocket": websocket}
 
     def path_of(self, raw_path: bytes) -> bytes | None:
-        """Return which own page a path means; `None` for one that belongs to the replicas."""
+        """Return the path of the router's own page that a raw path means; `None` if it belongs to the replicas."""
         path = normal_path(raw_path)
         if path in self._pages:
             return path
@@ -70,7 +71,7 @@ class OwnPages:
         else:
             response = await self._answer(path, self._pages[path], Request(scope, receive))
             if any(name == b"expect" for name, _ in scope["headers"]):
-                response.headers["connection"] = "close"  # nobody knows whether the client sends its body now
+                response.headers["connection"] = "close"  # it is unknown whether the client sends its body now
             await response(scope, receive, send)
 
     async def _answer(self, path: bytes, page: Page | None, request: Request) -> Response:
@@ -83,7 +84,7 @@ class OwnPages:
 
 
 def normal_path(raw_path: bytes) -> bytes:
-    """Return what the most lenient of servers makes of a path: decoded, resolved, and in lower case."""
+    """Return a path as the most lenient servers interpret it: decoded, with `..` resolved, and in lower case."""
     path = _decoded(raw_path) if b"%" in raw_path else raw_path
     kept: list[bytes] = []
     for segment in _PARAMETERS.sub(b"", path.replace(b"\\", b"/")).split(b"/"):

@@ -1,4 +1,4 @@
-"""How a session gets its replica: it holds a lease on a slot for as long as it lasts."""
+"""Gives each session a lease on a slot of a replica, for as long as the session lasts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class NoReplica(Exception):
-    """There is no replica to place a session on.
+    """No replica can take the session.
 
     Attributes:
-        is_saturated: Whether there are healthy ones, and all of them are full.
-        is_stopping: Whether the session waited for one, or would have to, and this router stops.
-        retry_after_seconds: When there may be one again; `None` where nobody knows.
+        is_saturated: Whether there are healthy replicas, but all of them are full.
+        is_stopping: Whether the session waited, or would have to wait, but this router stops.
+        retry_after_seconds: An estimate of the time until a replica has a free slot; `None` if it is unknown.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class NoReplica(Exception):
 
 
 class ReplicaLost(Exception):
-    """The replica of a session turned unhealthy, or was removed, and such sessions are to be closed."""
+    """The session's replica became unhealthy or was removed, and `on_lost` is `close`."""
 
 
 class SessionPlacement:
-    """Gives sessions their leases, and says what becomes of those whose replica is lost."""
+    """Acquires leases for sessions, and ends sessions whose replica is lost if `on_lost` says so."""
 
     def __init__(
         self, registry: SharedReplicaRegistry, opening: Opening, on_lost: OnLost, *, queue_timeout_seconds: float
     ) -> None:
-        """Set up.
+        """Create the placement.
 
         Args:
-            registry: Where slots come from.
-            opening: Whether there can be any yet.
-            on_lost: What becomes of sessions whose replica is lost.
+            registry: Gives the leases.
+            opening: Holds sessions until the router has opened.
+            on_lost: Whether to keep or to close a session whose replica is lost.
             queue_timeout_seconds: How long a session may wait for a slot.
         """
         self._registry = registry
@@ -68,39 +68,39 @@ class SessionPlacement:
 
     @property
     def waiting(self) -> int:
-        """How many sessions stand in the queue here."""
+        """The number of sessions of this router that wait in the queue."""
         return len(self._in_line)
 
     @property
     def may_wait(self) -> bool:
-        """Whether a session that comes now may have to wait, for a slot or for the router to open."""
+        """Whether a new session may have to wait, for a slot or until the router opens."""
         return self._queue_timeout_seconds > 0 or not self._opening.is_open
 
     def stop_waiting(self) -> None:
-        """Let nobody wait any more: who does is told that this router stops. Sessions that have a slot go on."""
+        """End all waits, now and later, with `NoReplica.is_stopping`. Sessions that have a slot continue."""
         self._is_stopping = True
         self._opening.end()
         for scope in tuple(self._asking):
             scope.reschedule(0.0)
 
     def deadline(self) -> float:
-        """Return until when a session that comes now may wait, over all replicas that it tries."""
+        """Return the time, on the event loop's clock, until which a new session may wait over all its attempts."""
         return asyncio.get_running_loop().time() + self._queue_timeout_seconds
 
     @contextlib.asynccontextmanager
     async def place(
         self, key: str | None, *, exclude: Collection[Replica], deadline: float, on_position: OnPosition | None
     ) -> AsyncIterator[Lease]:
-        """Hold a slot for a session, until the context ends.
+        """Hold a slot for a session until the context ends.
 
         Args:
-            key: By which the session is recognized when it comes again; `None` for one that is not.
+            key: The session's name, by which it returns to its replica; `None` for a session without a name.
             exclude: Replicas that were tried without success.
-            deadline: How long to wait for one; see there.
-            on_position: Told where the session stands in the queue. Must not block.
+            deadline: The time until which to wait for a slot; see `deadline()`.
+            on_position: Called with the session's position in the queue. Must not block.
 
         Raises:
-            NoReplica: There is none, on entering.
+            NoReplica: No replica can take the session. Raised on entering only.
         """
         if not self._opening.is_open:
             await self._opening.wait(deadline)
@@ -127,8 +127,8 @@ class SessionPlacement:
     async def _acquire(
         self, key: str | None, exclude: Collection[Replica], seconds: float, on_position: OnPosition | None
     ) -> Lease:
-        # A timeout without a time: what `stop_waiting` ends is ended where it waits, so that no lease is lost between
-        # two tasks.
+        # A timeout without a time, which `stop_waiting` sets to 0. It ends the wait inside this task, so that no lease
+        # is lost between two tasks.
         scope = asyncio.timeout(None)
 
         def stand(position: int, depth: int) -> None:
@@ -150,10 +150,10 @@ class SessionPlacement:
             raise NoReplica("this router stops", is_stopping=True) from error
 
     async def unless_lost(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
-        """Do a session's work and return its result.
+        """Run a session's work and return its result.
 
         Raises:
-            ReplicaLost: Its replica was lost first, and such sessions are to be closed; the work was cancelled.
+            ReplicaLost: The session's replica was lost before that, and `on_lost` is `close`. The work was cancelled.
         """
         if self._on_lost == "keep":
             return await work

@@ -1,4 +1,4 @@
-"""Connections to replicas for HTTP, kept alive between requests."""
+"""HTTP connections to replicas, kept open between requests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shared_registry.proxy.tls import TlsSettings
 from shared_registry.urls import DEFAULT_PORTS
 
 IDLE_SECONDS = 2.0
-"""How long a connection is kept for the next request. Less than the 5 s after which many servers close an idle one, so
-that a request hardly ever meets a connection that is being closed."""
+"""How long an idle connection is kept for the next request. Many servers close an idle connection after 5 s. This is
+less, so that a request rarely uses a connection that is being closed."""
 
 
 class ReplicaPools:
-    """The idle connections, by replica."""
+    """The idle connections of each replica."""
 
     def __init__(self, config: RouterConfig, tls: TlsSettings) -> None:
         self._config = config
@@ -32,14 +32,14 @@ class ReplicaPools:
 
     @property
     def idle_count(self) -> int:
-        """How many idle."""
+        """The number of idle connections."""
         return sum(map(len, self._idle.values()))
 
     async def take(self, replica: Replica) -> ReplicaConnection:
-        """Return a connection: the one that was used last, or a new one.
+        """Return the idle connection that was used last, or a new one.
 
         Raises:
-            NotReached: The replica does not let us connect.
+            NotReached: A new connection could not be opened.
         """
         idle = self._idle.get(replica.key)
         while idle:
@@ -50,14 +50,14 @@ class ReplicaPools:
         return await self._open(replica)
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
-        """Keep a connection after an exchange, if it can carry another."""
+        """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
         if connection.finish():
             self._idle[replica.key].append(connection)
         else:
             connection.abort()
 
     async def sweep(self) -> None:
-        """Close what has idled for too long, now and then until cancelled."""
+        """Close connections that have been idle for too long, periodically until cancelled."""
         while True:
             await asyncio.sleep(IDLE_SECONDS)
             for key, connections in tuple(self._idle.items()):
@@ -71,7 +71,7 @@ class ReplicaPools:
                     del self._idle[key]
 
     def close(self) -> None:
-        """Close all that idle."""
+        """Close all idle connections."""
         for connections in self._idle.values():
             for connection in connections:
                 connection.abort()

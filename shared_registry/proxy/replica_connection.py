@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection to one replica, as a proxy needs it: both directions at once, and at each side's own pace.
+"""An HTTP/1.1 connection from the proxy to a replica. It sends and receives at the same time, each with flow control.
 
-h11 does the parsing. Not httpcore, which sends a whole request before it looks at the response: a replica that answers
-while it still reads would wait for a reader for ever. It also took two thirds of the time that a request spent here.
+The parser is h11. httpcore cannot be used: it sends a whole request before it reads the response, so a replica that
+responds while it still reads the request could wait forever. It also took two thirds of a request's time in the router.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from shared_registry.proxy import tcp
 from shared_registry.proxy.headers import Headers, malformed
 
 HIGH_WATER = 128 * 1024
-"""Bytes that may wait to be taken before reading pauses."""
+"""The number of received, unread bytes above which reading pauses."""
 LONGEST_HEAD = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 HIGHEST_STATUS = 599
 
 
 class ReplicaBroke(Exception):
-    """The connection ended, or what came over it was not HTTP."""
+    """The connection ended, or the replica sent something that is not valid HTTP."""
 
 
 class ReplicaSilent(Exception):
-    """Nothing came, or nothing was taken, for too long."""
+    """The replica sent nothing, or accepted no data, for too long."""
 
 
 class ReplicaConnection(asyncio.Protocol):
-    """A connection that carries one exchange at a time; each step waits for the replica, but not for ever.
+    """A connection that carries one exchange at a time. Each step waits for the replica for a limited time.
 
-    Sending and receiving may go on at the same time. Whatever happens, `abort()` is always right, and synchronous.
+    One task may send while another one receives. `abort()` is synchronous, and is allowed at any time.
 
     Attributes:
-        is_used: Whether it has carried an exchange before.
-        has_heard: Whether anything has come back in this exchange.
-        idle_since: When its last exchange ended, on the event loop's clock.
+        is_used: Whether the connection has carried an exchange before.
+        has_heard: Whether any data was received in this exchange.
+        idle_since: The end of the last exchange, on the event loop's clock.
     """
 
     def __init__(self, *, silence_seconds: float) -> None:
@@ -69,10 +69,10 @@ class ReplicaConnection(asyncio.Protocol):
         *,
         silence_seconds: float,
     ) -> ReplicaConnection:
-        """Connect, with TLS where a context is given. Cancelled, it leaves no socket behind.
+        """Connect, with TLS if a context is given. If it is cancelled, it leaves no socket open.
 
         Raises:
-            OSError: There is no connection to be had.
+            OSError: The connection could not be established.
         """
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(
@@ -87,12 +87,12 @@ class ReplicaConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can carry another exchange, as far as is known here."""
+        """Whether the connection can carry another exchange, as far as this side knows."""
         return self._lost is None and self._parser.our_state is h11.IDLE and not self._transport.is_closing()
 
     @property
     def has_unread(self) -> bool:
-        """Whether something has come that nobody has asked for, or its end, and was not read yet."""
+        """Whether the socket has data that was not requested, or the end of the connection, still to be read."""
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
         return bool(poll.poll(0))
@@ -101,7 +101,7 @@ class ReplicaConnection(asyncio.Protocol):
         """Begin a request.
 
         Raises:
-            ValueError: It cannot be put into HTTP; nothing was sent.
+            ValueError: The request is not valid HTTP; nothing was sent.
         """
         try:
             head = h11.Request(method=method, target=target, headers=list(headers))
@@ -116,12 +116,17 @@ class ReplicaConnection(asyncio.Protocol):
         await self._write(self._parser.send(h11.Data(data=data)))
 
     async def end(self) -> None:
-        """End the request. From now on the replica's silence counts."""
+        """End the request. From now on the time limit applies to the wait for the replica's response."""
         await self._write(self._parser.send(h11.EndOfMessage()))
         self._news.set()
 
     async def hear(self) -> None:
-        """Wait until something has come back, or the connection has ended without."""
+        """Wait until the first data of the response was received.
+
+        Raises:
+            ReplicaBroke: The connection ended before that.
+            ReplicaSilent: Nothing was received for too long.
+        """
         while not self.has_heard:
             if self._lost is not None:
                 raise ReplicaBroke(self._lost)
@@ -129,7 +134,7 @@ class ReplicaConnection(asyncio.Protocol):
             await self._in_time(self._news)
 
     async def response(self) -> tuple[int, Headers]:
-        """Return the response's status and headers, names in lower case; interim ones are passed over."""
+        """Return the response's status and headers, with names in lower case. Interim responses are skipped."""
         while True:
             event = await self._next_event()
             if isinstance(event, h11.Response):
@@ -141,20 +146,20 @@ class ReplicaConnection(asyncio.Protocol):
                     raise ReplicaBroke(f"the value of {name.decode()} has control characters")
                 return event.status_code, list(event.headers)
             if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
-                raise ReplicaBroke("it answered with something else than a response")
+                raise ReplicaBroke("it answered with something other than a response")
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yield the response's body as it comes. Ends only where it is complete."""
+        """Yield the response's body as it arrives. It ends without an error only if the body is complete."""
         while not isinstance(event := await self._next_event(), h11.EndOfMessage):
             if not isinstance(event, h11.Data):
                 raise ReplicaBroke("it broke off within the response")
             yield bytes(event.data)
 
     def finish(self) -> bool:
-        """Make it ready for another exchange; return whether it is.
+        """Prepare the connection for another exchange, and return whether it can carry one.
 
-        It is not after a response that must not have a body: a replica that sends one all the same, a moment later,
-        would answer the next request with it.
+        It cannot after a response that must not have a body. If a replica sent a body nevertheless, a moment later,
+        the body would be taken for the response to the next request.
         """
         self._resume()
         if not self._may_carry_more:
@@ -169,7 +174,7 @@ class ReplicaConnection(asyncio.Protocol):
         return self.is_idle
 
     def abort(self) -> None:
-        """End it on the spot."""
+        """Close the connection at once."""
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,8 +182,8 @@ class ReplicaConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Let the reader know; pause where it does not keep up."""
-        if self._parser.our_state is h11.IDLE:  # nobody has asked for anything
+        """Pass the data to the parser and wake the reader. Pause reading if the reader is too slow."""
+        if self._parser.our_state is h11.IDLE:  # no request was sent
             self._transport.abort()
             return
         self.has_heard = True
@@ -190,23 +195,23 @@ class ReplicaConnection(asyncio.Protocol):
         self._news.set()
 
     def eof_received(self) -> None:
-        """Let a body that ends with the connection end."""
+        """End a body whose end is the end of the connection."""
         if self._lost is None and self._parser.their_state is not h11.ERROR:
             self._parser.receive_data(b"")
         self._news.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Wake everybody up."""
+        """Record the end of the connection, and wake the reader and the sender."""
         self._lost = str(error) if error else "it closed the connection"
         self._news.set()
         self._writable.set()
 
     def pause_writing(self) -> None:
-        """Let senders wait."""
+        """Make senders wait."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let them go on."""
+        """Let senders continue."""
         self._writable.set()
 
     async def _write(self, data: bytes | None) -> None:
@@ -237,7 +242,7 @@ class ReplicaConnection(asyncio.Protocol):
             self._resume()
             self._news.clear()
             if self._parser.our_state is h11.SEND_BODY:
-                await self._news.wait()  # bounded by what sends: it ends, finds the client silent, or is stuck
+                await self._news.wait()  # the sender limits it: it ends, finds the client silent, or is stuck
             else:
                 await self._in_time(self._news)
 

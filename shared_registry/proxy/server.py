@@ -1,10 +1,10 @@
-"""Serves a router over TCP, and ends it as operators expect.
+"""Serves a router over TCP with uvicorn, and stops it in steps.
 
-    first request    /readyz turns 503, leadership is resigned, the listener closes; live sessions go on
-    after the grace  what is left of them is closed: WebSockets with 1012, HTTP responses by breaking off
+    first request    /readyz turns 503, the router resigns as leader, the listener closes; live sessions go on
+    after the grace  the sessions that are left are closed: WebSockets with 1012, HTTP responses by breaking off
     second request   the grace ends at once
 
-uvicorn serves. What it does at its own shutdown, to close every WebSocket at once, is put off to the second step.
+uvicorn's own shutdown closes every WebSocket at once. It is therefore delayed until the grace is over.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ from shared_registry.proxy.websocket import PING_SECONDS
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 65
-"""How long an idle client connection is kept: longer than load balancers do, so that they are the ones to close it."""
+"""How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
 LAST_CLIENTS_SECONDS = 0.1
-"""How long those that connected last have to begin a request; closed before, they would not know what became of it."""
+"""The shortest wait after the listener has closed: the clients that connected last may still send a request.
+
+If their connections were closed sooner, these clients would not know whether the request took effect.
+"""
 LAST_SECONDS = 1
-"""How long WebSockets have to take note of their end after the grace; then HTTP responses are broken off, too."""
+"""How long WebSockets have to answer the close frame after the grace. Then HTTP responses are broken off as well."""
 MOST_LOOKED_AT = 256
-"""Connections that are looked at to find one that idles, where there is no room for another client."""
+"""The most connections that are searched for an idle one when there is no room for another client."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
@@ -46,16 +49,16 @@ logger = logging.getLogger(__name__)
 async def serve_clients(
     config: RouterConfig, stop: StopRequest, *, wait_seconds: float | None = None, on_listening: Callable[[str], None]
 ) -> None:
-    """Run a router until it is asked to stop, and has.
+    """Run a router until it is asked to stop and has stopped.
 
     Args:
-        config: Its settings.
-        stop: Who asks.
-        wait_seconds: How long to wait for Redis at the start; `None` waits for ever.
-        on_listening: Called with the url under which it serves, as soon as it does.
+        config: The router's settings.
+        stop: The request to stop.
+        wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
+        on_listening: Called with the router's url as soon as it listens.
 
     Raises:
-        ConfigError: It cannot listen there.
+        ConfigError: It cannot listen on the configured host and port.
         StoreError: Redis could not be reached in that time, or refuses.
     """
     with _listener(config) as listener:
@@ -68,20 +71,20 @@ async def serve_clients(
         async with router.running(wait_seconds=wait_seconds):
             serving = asyncio.create_task(server.serve())
             try:
-                while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn tells nobody
+                while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
                     await asyncio.sleep(START_POLL_SECONDS)
                 await _first_of(serving, stop.asked.wait())
                 router.begin_stop()
                 server.close_listeners()
                 await _grace(router, stop, config.grace_seconds)
             finally:
-                router.begin_stop()  # also where the router's own work has failed: nobody is held any more
+                router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
                 server.exit()
                 await serving
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to others, sleeps until it has to end, and can close its listeners before that."""
+    """A uvicorn server that ignores signals, runs until `exit()`, and can close its listener before that."""
 
     def __init__(
         self, config: uvicorn.Config, stopping: asyncio.Event, listener: socket.socket, has_room: Callable[[int], bool]
@@ -93,16 +96,16 @@ class _Server(uvicorn.Server):
 
     @property
     def clients(self) -> int:
-        """How many client connections there are."""
+        """The number of client connections."""
         return len(self.server_state.connections)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept clients; uvicorn is left without a listener of its own."""
+        """Start to accept clients with our own acceptor; uvicorn gets no listener."""
         await super().startup(sockets=sockets or [])
         self._acceptor.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is left."""
+        """Close the listener and all connections that are left."""
         self._acceptor.close()
         await super().shutdown(sockets)
 
@@ -120,11 +123,11 @@ class _Server(uvicorn.Server):
         return False
 
     def exit(self) -> None:
-        """Have it end: close all that is left."""
+        """Make `serve()` close all connections that are left, and return."""
         self._exit.set()
 
     async def main_loop(self) -> None:
-        """Do nothing: what uvicorn does ten times a second here is about headers and limits that are not used."""
+        """Wait for `exit()`. uvicorn's own loop maintains headers and limits that are not used here."""
         await self._exit.wait()
 
     @contextlib.contextmanager
@@ -132,10 +135,10 @@ class _Server(uvicorn.Server):
         yield
 
     def close_listeners(self) -> None:
-        """Accept no new connections, and end those of HTTP with the next response.
+        """Accept no new connections, and close each HTTP connection after its next response.
 
-        Idle ones stay until then: a client that is just sending a request on one gets its answer, and a load balancer
-        that asks for /readyz on one learns why it should go.
+        Idle connections stay open until then. A client that is just sending a request gets its response, and a load
+        balancer that requests /readyz receives the reason why the router is not ready.
         """
         self.stopping.set()
         self._acceptor.close()
@@ -146,7 +149,7 @@ class _Server(uvicorn.Server):
 
 def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _Server:
     for name in ("uvicorn", "uvicorn.error", "websockets.server"):
-        # Nothing of theirs is news: what fails here is logged here, once, and clients' mistakes are not failures.
+        # Their messages are not needed: this package logs each failure itself, and clients' errors are not failures.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     stopping = asyncio.Event()
     protocol = functools.partial(
@@ -155,7 +158,7 @@ def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _S
     return _Server(
         uvicorn.Config(
             router.app,
-            lifespan="off",  # `running()` does it
+            lifespan="off",  # `serve_clients` enters `running()`
             http=cast("type[asyncio.Protocol]", protocol),
             ws=PatientWebSocketProtocol,
             ws_max_size=config.max_frame_bytes,
@@ -190,7 +193,7 @@ async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:
 
 
 async def _first_of(*works: Awaitable[Any]) -> None:
-    """Return when one of them is done; cancel those that were begun here."""
+    """Return when one of the works is done, and cancel the tasks that were created here."""
     tasks = [work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -202,7 +205,7 @@ async def _first_of(*works: Awaitable[Any]) -> None:
 
 @contextlib.contextmanager
 def _listener(config: RouterConfig) -> Iterator[socket.socket]:
-    """Bind before anything else is begun, so that a port which is taken is told at once."""
+    """Bind and listen before anything else starts, so that a port in use is reported at once."""
     where = f"{config.host}:{config.port}"
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -217,7 +220,7 @@ def _listener(config: RouterConfig) -> Iterator[socket.socket]:
             listener.bind(address)
             listener.listen(BACKLOG)
         except OSError as error:
-            remedy = "choose another with --port, 0 for any free one, or end what uses it"
+            remedy = "choose another port with --port, or 0 for any free one, or stop the program that uses it"
             raise ConfigError(f"port: cannot listen on {where} ({_why(error)}); {remedy}") from None
         listener.setblocking(False)  # noqa: FBT003
         yield listener
@@ -228,7 +231,7 @@ def _why(error: Exception) -> str:
 
 
 def _url_of(listener: socket.socket) -> str:
-    """Return where others reach it: under this host's name, where it listens on every address."""
+    """Return the router's url for others. If it listens on every address, the url has this host's name."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = socket.gethostname()

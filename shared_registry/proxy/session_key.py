@@ -1,4 +1,4 @@
-"""By what a session is recognized when it comes again, so that it returns to its replica. Pure."""
+"""Finds the key of a session, by which it returns to its replica. Pure."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from starlette.requests import cookie_parser
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 
 MOST_CHARACTERS = 4096
-"""Of a key; a longer one is none. Only its digest is kept, but it must be read and digested for each session."""
+"""The longest key; a longer one is ignored. Only a key's digest is stored, but computing it costs time per session."""
 MOST_PARAMETERS = 1000
 
 
 class SessionKey:
-    """Finds the key of a session by which it is recognized. Without a place it finds none."""
+    """Finds the key of a session, at the place that the setting `session_key` names. Without a place it finds none."""
 
     def __init__(self, place: str | None) -> None:
         self._place = None if place is None else SessionKeyPlace.parse(place)
 
     @property
     def is_in_first_frame(self) -> bool:
-        """Whether the session has to speak before it can be placed."""
+        """Whether the key is in the first WebSocket message, so that the client must send it before placement."""
         return self._place is not None and self._place.kind == FIRST_FRAME
 
     def of_request(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str | None:
-        """Return the key that a request carries; `None` where it has none, or it comes later.
+        """Return the key in a request's head; `None` if it has none, or if the key is in the first message.
 
         Args:
-            headers: The request's, names in lower case.
-            query: What follows the question mark.
+            headers: The request's headers, with names in lower case.
+            query: The query string, without the question mark.
         """
         if self._place is None:
             return None
@@ -48,7 +48,7 @@ class SessionKey:
         return _usable(values[0]) if values else None
 
     def of_frame(self, data: str | bytes) -> str | None:
-        """Return the key that the first WebSocket message carries; `None` where it has none."""
+        """Return the key in the first WebSocket message; `None` if it has none."""
         if self._place is None or not self.is_in_first_frame:
             return None
         try:
@@ -69,7 +69,7 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:
 def _parameter(query: bytes, name: str) -> list[str]:
     try:
         return parse_qs(query.decode("latin-1"), max_num_fields=MOST_PARAMETERS).get(name, [])
-    except ValueError:  # more than that
+    except ValueError:  # there are more parameters
         return []
 
 

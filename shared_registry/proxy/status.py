@@ -1,4 +1,4 @@
-"""What a router tells of itself over HTTP."""
+"""The JSON documents of a router's own pages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.replica_fields import Document, replica_document
 
 THE_ORIGINALS = ("url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures")
-"""What FastVideo's router tells of a replica, in its order."""
+"""The fields of a replica in the `/status` of FastVideo's router, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The queue.
+    """The length of the queue.
 
     Attributes:
-        depth: How many sessions wait, over all routers; `None` while Redis is away.
-        here: How many of them wait at this router.
+        depth: The number of sessions that wait, over all routers; `None` while Redis is away.
+        here: The number of sessions that wait at this router.
     """
 
     depth: int | None
@@ -27,7 +27,10 @@ class Queue:
 
 
 def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
-    """Return `GET /status`: the original's keys first, then ours. Times are on the Redis server's clock."""
+    """Return the body of `GET /status`. Times are on the Redis server's clock.
+
+    Each replica has the fields of FastVideo's router first, then the additional ones.
+    """
     leader = registry.leader
     return {
         "replicas": [_replica_document(replica.record) for replica in registry.all()],
@@ -50,7 +53,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
 
 
 def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopping: bool) -> str | None:
-    """Return why a load balancer should send nobody here; `None` where it should."""
+    """Return the reason why a load balancer should send no clients to this router; `None` if it should send them."""
     if is_stopping:
         return "stopping"
     if not registry.is_started:
@@ -63,12 +66,12 @@ def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopp
 
 
 def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
-    """Return the body of `GET /readyz` where clients may come: what this router cannot do well is a warning in it."""
+    """Return the body of `GET /readyz` for a router that is ready. Its problems, if any, are a warning in it."""
     warnings = []
     if failure := registry.write_failure:
         warnings.append(f"Redis can be read, but not written: {failure}")
     if registry.is_in_trouble:
-        warnings.append("this router lately could not connect to replicas for reasons of its own; its log says which")
+        warnings.append("this router recently could not connect to replicas for reasons of its own; see its log")
     document = {"status": "ready", "writable_age_seconds": registry.writable_age_seconds}
     return {**document, "warning": "; ".join(warnings)} if warnings else document
 

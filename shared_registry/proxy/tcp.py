@@ -1,4 +1,4 @@
-"""Socket options under which the system itself finds out that the other end of a connection is gone."""
+"""Socket options that make the operating system detect that the peer of a connection has disappeared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PROBES = 3
 
 
 def liveness_options(seconds: float) -> list[SocketOption]:
-    """Return options that break a connection whose peer has been silent to TCP for about that long.
+    """Return options that break a connection after the peer's TCP has not responded for about that time.
 
-    Keep-alive probes find a peer that vanished while nothing was under way. The user timeout bounds how long sent data
-    may go unacknowledged or a closed window stay closed. WebSocket pings would not do: their answers wait behind
-    whatever a slow side has not read yet, and behind one large frame.
+    Keep-alive probes detect a peer that disappeared while no data was in transit. The user timeout limits the time for
+    which sent data may stay unacknowledged, or a closed window may stay closed. WebSocket pings cannot do this: a pong
+    waits behind all data that a slow side has not read yet, and behind a large frame.
     """
     return list(_options(seconds))
 
@@ -25,7 +25,7 @@ def _options(seconds: float) -> Iterator[SocketOption]:
     yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
     for name, value in (
         ("TCP_KEEPIDLE", idle),
-        ("TCP_KEEPALIVE", idle),  # the same, on macOS
+        ("TCP_KEEPALIVE", idle),  # the name of TCP_KEEPIDLE on macOS
         ("TCP_KEEPINTVL", max(1, math.ceil(seconds / 2 / _PROBES))),
         ("TCP_KEEPCNT", _PROBES),
         ("TCP_USER_TIMEOUT", math.ceil(seconds * 1000)),
@@ -36,6 +36,6 @@ def _options(seconds: float) -> Iterator[SocketOption]:
 
 
 def apply(options: list[SocketOption], sock: socket.socket) -> None:
-    """Set them on a socket; what a listening one has, those that it accepts inherit."""
+    """Set the options on a socket. Sockets accepted by a listening socket inherit its options."""
     for level, option, value in options:
         sock.setsockopt(level, option, value)

@@ -1,4 +1,4 @@
-"""How replicas with https urls are verified: by the system's certificate authorities, as probes do it."""
+"""The TLS context for replicas with https urls. Like probes, it uses the system's certificate authorities."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from shared_registry.probing.tls import default_context, tls_trouble
 
 
 class TlsSettings:
-    """The one TLS context of a router, made when it is first needed."""
+    """The router's TLS context, created when it is first needed."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        """Set up, perhaps with a context of the caller's own."""
+        """Use the given context, or create one when it is first needed."""
         self._context = context
         self._lock = asyncio.Lock()
 
     async def context(self) -> ssl.SSLContext:
-        """Return it. Reading the authorities takes tens of milliseconds: once, and not on the event loop.
+        """Return the context.
+
+        Reading the certificate authorities takes tens of milliseconds. It is done once, in a thread.
 
         Raises:
-            OwnTrouble: They cannot be read.
+            OwnTrouble: The certificate authorities cannot be read.
         """
         async with self._lock:
             if self._context is None:

@@ -1,6 +1,6 @@
-"""Responses for clients of HTTP/1.0, which know no chunks: one of unknown length ends with the connection.
+"""Responses to HTTP/1.0 clients, which do not support chunks: a response of unknown length ends with the connection.
 
-uvicorn sends chunks to them, too.
+uvicorn would send chunks to them as well.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Unframed:
-    """The application around all others, for one such request.
+    """ASGI middleware for one request of an HTTP/1.0 client.
 
     Attributes:
-        cycle: The server's account of the request; known before the request begins.
+        cycle: uvicorn's object for the request; set before the request begins.
     """
 
     cycle: RequestResponseCycle
@@ -27,7 +27,7 @@ class Unframed:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request. A response that breaks off resets the connection: an ordinary end would complete it."""
+        """Serve the request. If the response breaks off, reset the connection; a normal close would complete it."""
         is_unframed = False
 
         async def send_unframed(message: Message) -> None:

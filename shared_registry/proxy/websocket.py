@@ -1,7 +1,8 @@
-"""One WebSocket session: a client's connection here, one to a replica, and the messages between them.
+"""Proxies WebSocket sessions: a client's connection, a connection to a replica, and the messages between them.
 
-Nothing is buffered beyond what is under way: a side that does not read stops the reading from the other side. Text
-stays text and binary binary; fragments arrive as one message. Pings are this router's own, towards each side.
+Only the message in transit is buffered: while one side does not read, the router reads nothing from the other side.
+Text messages stay text, and binary messages stay binary. A fragmented message is passed on as one message. The router
+sends its own pings to each side.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from shared_registry.proxy.websocket_client import WebSocketClient, data_of
 from shared_registry.urls import DEFAULT_PORTS
 
 PING_SECONDS = 20.0
-"""Pings keep middleboxes from forgetting a silent session. Nothing hangs on their answers: see `tcp`."""
+"""The interval of pings. They keep middleboxes from dropping a silent session. Pongs are not checked: see `tcp`."""
 CLOSE_SECONDS = 2.0
 """How long a replica may take to answer a close frame."""
 BUSY = frozenset({429, 503})
-"""Handshake answers that say "not now": another replica is tried, and nothing is held against this one."""
+"""Statuses of a handshake that mean "busy": another replica is tried, and no failure is reported for this one."""
 _AUTHORITY = re.compile(r"[A-Za-z0-9._\[\]:-]+")
 logger = logging.getLogger(__name__)
 
 
 class HandshakeRefused(Exception):
-    """A replica answered the handshake with something that is meant for the client, such as 401 or 404."""
+    """A replica answered the handshake with a response that is meant for the client, such as 401 or 404."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         super().__init__(status)
@@ -55,7 +56,13 @@ class HandshakeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Which side ended first, and how."""
+    """The side that ended the session, and how.
+
+    Attributes:
+        by: The side that ended first.
+        close: Its close code and reason.
+        is_too_big: Whether the replica's message was larger than `max_frame_bytes`.
+    """
 
     by: Literal["client", "replica"]
     close: Close
@@ -63,7 +70,7 @@ class Ending:
 
 
 class WebSocketProxy:
-    """The ASGI application that every WebSocket goes to."""
+    """The ASGI application for all WebSockets except those to the router's own pages."""
 
     def __init__(
         self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, tls: TlsSettings
@@ -76,7 +83,7 @@ class WebSocketProxy:
         self._tcp_options = tcp.liveness_options(config.peer_timeout_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Proxy one session from its handshake to its end."""
+        """Proxy one session, from its handshake to its end."""
         await receive()  # websocket.connect
         client = WebSocketClient(scope, receive, send)
         key = self._session_key.of_request(scope["headers"], scope["query_string"])
@@ -106,7 +113,7 @@ class WebSocketProxy:
             await client.fail("worker_failed", "the replica is not healthy any more", closing.FAILED)
 
     async def _first_message(self, client: WebSocketClient) -> Message | None:
-        """Accept the session and return the first message; `None` where it is over before that has come."""
+        """Accept the session and return its first message; `None` if the session ends before the message arrives."""
         await client.accept()
         try:
             async with asyncio.timeout(self._config.header_timeout_seconds):
@@ -138,7 +145,7 @@ class WebSocketProxy:
             yield connection
         finally:
             if connection.transport is not None:
-                connection.transport.abort()  # what was to be said has been said by then
+                connection.transport.abort()  # by now the close frames have been exchanged, or are not needed
 
     async def _connect(self, replica: Replica, scope: Scope, subprotocols: Sequence[str]) -> ClientConnection:
         parts = urlsplit(replica.url)
@@ -170,7 +177,7 @@ class WebSocketProxy:
 
 
 class _Connection(ClientConnection):
-    """Gives up on a replica that should close the connection, because it was closed or has failed, and does not."""
+    """A connection that is aborted if the replica does not close it after the closing handshake or a failure."""
 
     _is_awaited = False
 
@@ -182,14 +189,14 @@ class _Connection(ClientConnection):
 
 
 class _Connect(connect):
-    """Follows no redirect: where a replica sends a client is the client's business."""
+    """A connect that follows no redirect; the redirect is passed to the client."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 def _uri(replica: Replica, scope: Scope) -> str:
-    """Return what is asked for, under the Host that the client named; where to connect is said separately."""
+    """Return the uri of the handshake, with the client's Host. The address to connect to is given separately."""
     parts = urlsplit(replica.url)
     scheme = "wss" if parts.scheme == "https" else "ws"
     host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
@@ -200,7 +207,7 @@ def _uri(replica: Replica, scope: Scope) -> str:
 
 
 def _judged(error: InvalidStatus) -> Exception:
-    """Return what a handshake that was answered with another status than 101 means."""
+    """Return the error for a handshake that was answered with a status other than 101."""
     response = error.response
     status = response.status_code
     if 300 <= status < 500 and status not in BUSY:
@@ -211,7 +218,7 @@ def _judged(error: InvalidStatus) -> Exception:
 
 
 async def _refuse(client: WebSocketClient, refusal: HandshakeRefused) -> None:
-    """Pass on what a replica answered instead of 101; as a frame where the client's own handshake is over."""
+    """Pass on a replica's refusal: as an error frame if the client's handshake is complete, otherwise as a response."""
     if client.is_accepted:
         text = f"the replica refused the session: HTTP {refusal.status}"
         await client.fail("worker_failed", text, closing.FAILED, retryable=False)
@@ -220,18 +227,18 @@ async def _refuse(client: WebSocketClient, refusal: HandshakeRefused) -> None:
 
 
 def _answer_of(replica: ClientConnection) -> tuple[str | None, list[tuple[bytes, bytes]]]:
-    """Return the subprotocol and the headers of a replica's answer to the handshake, for the client."""
+    """Return the subprotocol and the headers of a replica's handshake response that are passed to the client."""
     answered = replica.response.headers.raw_items() if replica.response else ()
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answered]
     return replica.subprotocol, headers.of_handshake(headers.to_client(pairs, status=101))
 
 
 async def _bridge(client: WebSocketClient, replica: ClientConnection) -> None:
-    """Pass messages both ways until one side ends, then end the other the same way."""
+    """Pass messages in both directions until one side ends, then end the other side in the same way."""
     ending = await _first_to_end(client, replica)
     if ending.by == "client":
         close = closing.for_replica(ending.close)
-        # Reading on, or an answer to the close frame might stay behind messages that nobody wants any more.
+        # Read and drop the replica's messages meanwhile; its answer to the close frame may come after them.
         await asyncio.gather(replica.close(close.code or closing.NORMAL, close.reason), _discard(replica))
     elif (answer := closing.for_client(ending.close)) is not None:
         await client.close(answer)
@@ -248,7 +255,7 @@ async def _first_to_end(client: WebSocketClient, replica: ClientConnection) -> E
         await asyncio.wait((upward, downward), return_when=asyncio.FIRST_COMPLETED)
         if upward.done() and (ending := upward.result()) is not None:
             return ending
-        return await downward  # where the replica has ended, only after all that it had sent
+        return await downward  # the replica has ended; first pass on everything that it had sent
     finally:
         for task in (upward, downward):
             task.cancel()
@@ -256,7 +263,7 @@ async def _first_to_end(client: WebSocketClient, replica: ClientConnection) -> E
 
 
 async def _to_replica(client: WebSocketClient, replica: ClientConnection) -> Ending | None:
-    """Pass on what the client sends; return how it ended, or `None` where the replica ended first."""
+    """Pass on the client's messages. Return how the client ended, or `None` if the replica ended first."""
     while True:
         message = await client.receive()
         if message["type"] == "websocket.disconnect":
@@ -268,7 +275,7 @@ async def _to_replica(client: WebSocketClient, replica: ClientConnection) -> End
 
 
 async def _to_client(client: WebSocketClient, replica: ClientConnection) -> Ending:
-    """Pass on what the replica sends; return how it ended."""
+    """Pass on the replica's messages. Return how the replica ended, or that the client did."""
     try:
         while True:
             await client.send(await replica.recv())
@@ -277,12 +284,12 @@ async def _to_client(client: WebSocketClient, replica: ClientConnection) -> Endi
             return Ending("replica", Close(closed.rcvd.code, closed.rcvd.reason))
         is_too_big = closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG
         return Ending("replica", Close(None, str(closed.__cause__ or closed)), is_too_big=is_too_big)
-    except OSError:  # what the server raises when the client is gone
+    except OSError:  # the server raises this if the client has left
         return Ending("client", Close(None))
 
 
 def _client_close(message: Message) -> Close:
-    """Return how the client ended: without a reason, not even an empty one, no close frame has come."""
+    """Return how the client ended. If the message has no reason, not even an empty one, there was no close frame."""
     code = message.get("code", 1005)
     if "reason" not in message and code in (1005, 1006):
         return Close(None)

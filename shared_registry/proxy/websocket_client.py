@@ -1,7 +1,7 @@
-"""The client's side of a WebSocket session: what it is told, and what it has sent so far.
+"""The client's side of a WebSocket session: the messages to the client, and those that it has sent so far.
 
-One that has to wait for a slot is accepted before it has a replica, and told where it stands. What it sends meanwhile
-is kept, up to a bound; beyond that nothing is read, so that TCP holds it back.
+A client that has to wait for a slot is accepted before it has a replica, and receives its position in the queue. The
+messages that it sends meanwhile are kept, up to a limit. Above it nothing is read, so that TCP slows the client down.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from starlette.types import Message, Receive, Scope, Send
 from shared_registry.proxy.closing import Close
 
 KEPT_BYTES = 1024 * 1024
-"""What a waiting client may have sent before no more is read: above it by one message at the most."""
+"""The size of kept messages above which no more is read from a waiting client. One message may exceed it."""
 REPEAT_SECONDS = 1.0
-"""While nothing is read from a client only what is sent to it shows that it is gone."""
+"""How often the position is sent again while nothing is read. Only sending then shows that the client has left."""
 
 
 class ClientGone(Exception):
-    """The client has left before its session began."""
+    """The client left before its session began."""
 
 
 class WebSocketClient:
     """One client, from its handshake to its end.
 
     Attributes:
-        is_accepted: Its handshake is over, or bound to be, with the first subprotocol that it offers and without having
-            heard of a replica.
+        is_accepted: Whether the handshake is complete. It is also set when the handshake must be completed without a
+            replica's answer; the subprotocol is then the first one that the client offers.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Set up; nothing is sent or received.
+        """Create the client. Nothing is sent or received yet.
 
         Args:
-            scope: Of its handshake.
-            receive: Its messages, from the first one on.
-            send: To it.
+            scope: The ASGI scope of the handshake.
+            receive: Returns the client's messages, from the first one on.
+            send: Sends ASGI messages to the client.
         """
         self.is_accepted = False
         self._offered: list[str] = scope["subprotocols"]
@@ -57,32 +57,32 @@ class WebSocketClient:
 
     @property
     def subprotocols(self) -> list[str]:
-        """Those that a replica may choose from."""
+        """The subprotocols from which a replica may choose."""
         return self._offered[:1] if self.is_accepted else self._offered
 
     async def accept(self) -> None:
-        """Accept it before it has a replica."""
+        """Accept the client without a replica's answer, unless it was accepted before."""
         self.is_accepted = True
         if not self._is_answered:
             self._is_answered = True
             await self._send({"type": "websocket.accept", "subprotocol": next(iter(self._offered), None)})
 
     def keep(self, message: Message) -> None:
-        """Have `receive` return this one later, after those that were kept before."""
+        """Keep a message. `receive` returns the kept messages first, in order."""
         self._kept.append(message)
         self._kept_bytes += sys.getsizeof(message.get("text")) + sys.getsizeof(message.get("bytes"))
 
     def stand(self, position: int, depth: int) -> None:
-        """It waits at that position, counted from 1. Does not block: it is told while this is `attended`."""
+        """Record the client's position in the queue, counted from 1. Does not block: `attended` sends the position."""
         self.is_accepted = True
         self._position = position, depth
         self._news.set()
 
     @contextlib.asynccontextmanager
     async def attended(self) -> AsyncIterator[None]:
-        """Tell it where it stands, and keep what it sends, until its session begins or it fails.
+        """Send the client its position, and keep its messages, until its session begins or fails.
 
-        The body is cancelled, and nothing raised, where the client leaves before that.
+        If the client leaves before that, the body is cancelled, and nothing is raised.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -96,7 +96,7 @@ class WebSocketClient:
             pass
 
     async def _tell(self) -> None:
-        """Send where it stands: the latest only, so that a slow client is not told what was long ago."""
+        """Send the position. Only the latest one is sent, so that a slow client receives no outdated ones."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPEAT_SECONDS if self._is_full else None):
@@ -127,7 +127,7 @@ class WebSocketClient:
         await asyncio.gather(*self._attending, return_exceptions=True)
 
     async def begin(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin its session: accept it with what the replica has answered, unless it was accepted before."""
+        """Begin the session. Accept the client with the replica's answer, unless it was accepted before."""
         await self._attend_no_longer()
         if self.is_accepted:
             await self.accept()
@@ -136,43 +136,47 @@ class WebSocketClient:
             await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)})
 
     async def receive(self) -> Message:
-        """Return its next message; raises nothing when it is gone, which is a message as well."""
+        """Return the client's next message. That the client has left is a message as well, not an exception."""
         return self._kept.popleft() if self._kept else await self._receive()
 
     async def send(self, data: str | bytes) -> None:
         """Send one message.
 
         Raises:
-            OSError: It is gone.
+            OSError: The client has left.
         """
         await self.accept()
         await self._send({"type": "websocket.send", "text" if isinstance(data, str) else "bytes": data})
 
     async def send_json(self, document: dict[str, Any]) -> None:
-        """Send one message of the router's own; likewise."""
+        """Send one message of the router's own, as JSON.
+
+        Raises:
+            OSError: The client has left.
+        """
         await self.send(json.dumps(document))
 
     async def fail(self, code: str, message: str, close_code: int, *, retryable: bool = True) -> None:
-        """End it with an error frame, unless it is gone."""
+        """End the session with an error frame and a close frame, unless the client has left."""
         await self._attend_no_longer()
         with contextlib.suppress(OSError):
             await self.send_json({"type": "error", "code": code, "message": message, "retryable": retryable})
             await self.close(Close(close_code, code))
 
     async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer its handshake with another status than 101. It must not be accepted."""
+        """Answer the handshake with a status other than 101. The client must not be accepted yet."""
         await self._attend_no_longer()
         await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await self._send({"type": "websocket.http.response.body", "body": body})
 
     async def close(self, close: Close) -> None:
-        """Close it, unless it is gone."""
+        """Close the WebSocket, unless the client has left."""
         with contextlib.suppress(OSError):
             await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
 
 def data_of(message: Message) -> str | bytes:
-    """Return what a message says: text stays text and binary binary."""
+    """Return a message's data: `str` for a text message, `bytes` for a binary one."""
     text: str | None = message.get("text")
     data: bytes = message.get("bytes") or b""
     return data if text is None else text

@@ -1,1 +1,1 @@
-"""All that knows Redis: clients, keys, commands, the codec, deadlines."""
+"""All code that talks to Redis: clients, keys, commands, the codec, deadlines."""

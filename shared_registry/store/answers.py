@@ -1,4 +1,4 @@
-"""From what the store's verbs take to the words of a command, and from its reply to results and errors."""
+"""Converts arguments of the store's verbs to words of a command, and its reply to results and errors."""
 
 from __future__ import annotations
 
@@ -21,28 +21,34 @@ def new_token() -> str:
 
 
 def flag(is_so: bool) -> str:  # noqa: FBT001  a value
-    """Return a claim as commands take it."""
+    """Return a boolean as commands expect it."""
     return "1" if is_so else "0"
 
 
 def ignore_events(events: Sequence[Event]) -> None:
-    """Take no events: nobody mirrors what this store writes."""
+    """Ignore events. Used for a store without a mirror."""
 
 
 def events_of(values: Sequence[str], take: TakeEvents) -> list[Event]:
-    """Return the events that a reply carries, once they were taken."""
+    """Pass the events in a reply to `take`, and return them."""
     events = parse_events(values)
     take(events)
     return events
 
 
 def outcome_words(result: ProbeResult) -> list[str]:
-    """Return one outcome of a replica as commands take it, but for the replica's url."""
+    """Return one probe result or outcome as commands expect it, without the replica's url."""
     return [result.incarnation, flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
 
 
 def expect(reply: Reply, *words: str) -> str:
-    """Return the status word if it is one of these; raise what it means otherwise."""
+    """Return the status word of a reply if it is one of `words`.
+
+    Raises:
+        KeyConflict: A key has another type than the registry's.
+        StoreRefused: The namespace has another schema.
+        StoreError: The status word is unknown.
+    """
     if reply.status in words:
         return reply.status
     if reply.status == "wrong_type":

@@ -1,4 +1,7 @@
-"""Calls of the Lua commands: in their turn, bounded, by digest, answered by a status word and values."""
+"""Calls of the Lua commands. A call waits for its turn in a lane, and a timeout bounds it from then on.
+
+Commands are called by digest. Every reply is a status word and values.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from shared_registry.store.lua import assemble, command_names
 
 
 class Reply(NamedTuple):
-    """What a command answered."""
+    """The reply of a command."""
 
     status: str
     values: list[str]
 
 
 class Script(NamedTuple):
-    """A command's text, and its digest."""
+    """A command's text and its digest."""
 
     text: str
     digest: str
@@ -36,7 +39,7 @@ class Script(NamedTuple):
 
 @functools.cache
 def scripts() -> Mapping[str, Script]:
-    """Return all commands by name, as read from disk once."""
+    """Return all commands by name. They are read from disk once."""
     texts = {name: assemble(name) for name in command_names()}
     return MappingProxyType(
         {
@@ -47,23 +50,23 @@ def scripts() -> Mapping[str, Script]:
 
 
 class Channel:
-    """A client, and the lane in which its calls wait for their turn. Safe for concurrent use within an event loop.
+    """A client and the lane in which its calls wait for their turn. Safe for concurrent use within an event loop.
 
     Attributes:
-        lane: Who waits.
+        lane: The lane of this channel.
     """
 
     def __init__(
         self, client: Client, keys: Keys, lane: Lane, *, timeout_seconds: float, failover: Failover | None = None
     ) -> None:
-        """Set up.
+        """Connect nothing yet.
 
         Args:
             client: See `client.connect`.
             keys: The namespace.
-            lane: Its calls may take as long as the timeout.
-            timeout_seconds: The longest that a call may take, from its turn on.
-            failover: What becomes of the connections when the primary is lost.
+            lane: Limits the calls that run at once. It must have been made with the same timeout.
+            timeout_seconds: The maximum time of a call, from its turn on.
+            failover: Replaces the connections after the primary is lost.
         """
         self.lane = lane
         self._client = client
@@ -73,7 +76,7 @@ class Channel:
         self._scripts = scripts()
 
     def bounded(self, *, patience_seconds: float | None = None) -> bounded:
-        """Bound a block of calls to the client; see `bounded`."""
+        """Return a `bounded` context for calls to the client in this channel's lane."""
         return bounded(
             self._timeout_seconds, lane=self.lane, patience_seconds=patience_seconds, failover=self._failover
         )
@@ -86,15 +89,15 @@ class Channel:
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> Reply:
-        """Call a command by its digest, and by its text where the server does not know it (a restart, a failover).
+        """Call a command by its digest, or by its text if the server does not know it after a restart or a failover.
 
-        Cancelled it may or may not have been executed.
+        If the call is cancelled, the command may or may not have been executed.
 
         Args:
-            name: Of the file in `lua/`.
-            args: As its header lists them.
+            name: The name of the command's file in `lua/`.
+            args: The arguments (ARGV) in the order of the file's header.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
-            on_sent: Called when the turn has come. What it raises ends the call before anything is sent.
+            on_sent: Called when the call gets its turn, before it is sent. If it raises, the call is not sent.
 
         Raises:
             StoreError: See `bounded`.
@@ -111,16 +114,16 @@ class Channel:
 
 
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€¦`
-    """Bounds what is done with Redis in its block, and turns failures into the error tree.
+    """Bounds the time of the Redis calls in its block, and converts failures to the error tree.
 
-    It stands in for `asyncio.timeout` and keeps its rules: a deadline that comes first cancels the block, and a
-    cancellation from elsewhere stays one. One object for all of it, since every call pays for it. Time in which the
-    event loop was held up does not count, nor does waiting for one's turn in a lane.
+    It replaces `asyncio.timeout` and keeps its rules. If the deadline passes first, the block is cancelled; a
+    cancellation from elsewhere stays a cancellation. Time during which the event loop was blocked does not count,
+    and neither does the wait for a turn in the lane. One object does all this, because every call pays for it.
 
     Raises:
-        StoreUnavailable: No connection, no answer in time, or a server that is loading, failing over or out of
+        StoreUnavailable: No connection, no reply in time, or a server that is loading, failing over or out of
             memory.
-        Busy: No turn in the lane in time.
+        Busy: The lane gave no turn in time.
         StoreRefused: Wrong credentials or missing rights.
         KeyConflict: A key holds another type.
         StoreError: Any other error reply.
@@ -148,13 +151,13 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         patience_seconds: float | None = None,
         failover: Failover | None = None,
     ) -> None:
-        """Set up for one use.
+        """Prepare one use.
 
         Args:
-            seconds: The longest that the block may take.
-            lane: Where it waits for its turn; its calls may take as long.
-            patience_seconds: How long it may wait for that; `None` for as long as Redis answers.
-            failover: Is told how the block ended, and renews connections before it, if need be.
+            seconds: The maximum time of the block.
+            lane: The lane in which the block waits for its turn. It must have been made with the same time.
+            patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
+            failover: Renews connections before the block if necessary, and records how the block ended.
         """
         self._seconds = seconds
         self._lane = lane
@@ -209,7 +212,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._sweeps = failover.sweeps
 
     def _tell(self, lane: Lane, error: BaseException) -> None:
-        """Let those who wait in the lane know how it went."""
+        """Record in the lane how the block failed, for the calls that wait there."""
         if isinstance(error, asyncio.CancelledError):
             if self._is_late:
                 lane.unanswered(self._replies, self._lateness)
@@ -222,13 +225,14 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         failover = self._failover
         if failover is not None:
             if error is None and self._sweeps == failover.sweeps:
-                failover.answers += 1  # as `ended` does, which nearly every call can do without
+                failover.answers += 1  # as `ended` does; this saves a call in the usual case
             else:
                 failover.ended(error, is_late=self._is_late, answers=self._answers, sweeps=self._sweeps)
         cancels = self._task.uncancel() if self._is_late else self._task.cancelling()
         if cancels > self._cancels:
             if not isinstance(error, asyncio.CancelledError):
-                # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that meets the result.
+                # `asyncio.wait_for` of Python 3.11, which redis-py uses, drops a cancellation that comes together with
+                # the result.
                 raise asyncio.CancelledError
         elif self._is_late and isinstance(error, asyncio.CancelledError):
             raise StoreUnavailable(self._lateness) from error

@@ -1,9 +1,9 @@
-"""redis-py clients as the registry needs them, and what their failures mean.
+"""Builds the redis-py clients of a registry.
 
-Three clients per registry: neither a blocking read nor the sessions' commands hold up what keeps the router alive.
-None retries by itself: redis-py would execute a command again whose reply was lost. Time is bounded here, by
-`bounded`, and not by redis-py's socket timeout: with one, it sends through `asyncio.wait_for`, which on Python 3.11
-swallows a cancellation that comes at the wrong moment.
+A registry has three clients, so that neither a blocking read nor the commands of sessions delay the heartbeats.
+No client retries by itself, because redis-py would repeat a command whose reply was lost. `bounded` limits the time of
+calls, not redis-py's socket timeout. With a socket timeout, redis-py sends through `asyncio.wait_for`, which on Python
+3.11 can drop a cancellation.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ Client: TypeAlias = Any
 """`redis.asyncio.Redis` or `RedisCluster`, with `decode_responses=True`; their type hints differ between versions."""
 
 MAX_CONNECTIONS = 72
-"""More than all lanes of one client together, so that no call waits inside redis-py, where it would pass for slow."""
+"""More than all lanes of one client together, so that no call waits inside redis-py, where the wait would count as
+time of the call."""
 MAX_CONNECTIONS_PER_NODE = 64
-"""Where redis-py has no pool that blocks: high enough never to be reached, since lanes bound the calls."""
+"""For clients for which redis-py has no blocking pool. Lanes limit the calls, so that this number is never reached."""
 CONNECT_PATIENCE = 5
-"""`bounded` ends an attempt to connect after the timeout; redis-py also counts time in which our loop is held up."""
+"""How many timeouts redis-py allows for connecting. `bounded` ends an attempt after one timeout; redis-py's limit is
+longer because it also counts time during which the event loop is blocked."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Clients:
     """The clients of a registry.
 
     Attributes:
-        commands: For what sessions ask.
-        blocking: For reads that wait.
-        longest_block_seconds: How long a blocking read may ask the server to wait.
-        is_owned: Built here and closed with the registry; a client that the caller passed in stays theirs.
-        upkeep: For what keeps the router alive and current; `None` where that goes by `commands`.
-        max_connections: What a client that the caller passed in allows itself, where that is less than all lanes want.
-        failover: What becomes of their connections when the primary is lost.
+        commands: For the commands of sessions and operators.
+        blocking: For blocking reads.
+        longest_block_seconds: The longest wait that a blocking read may ask of the server.
+        is_owned: The clients were built here and are closed with the registry. A client that the caller passed in is
+            not closed.
+        upkeep: For heartbeats, leadership, reports and other reads; `None` if `commands` is used for these.
+        max_connections: The maximum number of connections. It is lower if a client that the caller passed in allows
+            fewer.
+        failover: Replaces their connections after the primary is lost.
     """
 
     commands: Client
@@ -64,16 +68,19 @@ class Clients:
 
     @classmethod
     def of(cls, client: Client) -> Self:
-        """Return clients that are one, which stays its maker's."""
+        """Return clients that all are this one. It is not closed with the registry."""
         return cls(client, client, math.inf, is_owned=False)
 
     @property
     def control(self) -> Client:
-        """For heartbeats, leases of leadership, reports, and all reads that do not wait."""
+        """The client for heartbeats, leadership, reports, and all reads that do not block."""
         return self.commands if self.upkeep is None else self.upkeep
 
     def are_connected(self) -> bool:
-        """Whether any connection is open, or may be: redis-py shows its pools by private names only."""
+        """Return whether any connection is open, or may be open if that cannot be determined.
+
+        redis-py shows the connections of a pool only by private names.
+        """
         return any(_may_be_connected(each) for each in (self.commands, self.blocking, self.control))
 
     async def close(self) -> None:
@@ -86,13 +93,14 @@ class Clients:
 
 
 def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str = "") -> Clients:
-    """Build the clients for a url; nothing connects before the first command.
+    """Build the clients for a url. No connection is made before the first command.
 
     Args:
         url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`.
         timeout_seconds: For connecting, and for the reply to a command.
-        block_seconds: The longest that a blocking read asks the server to wait.
-        key: One of those that will be used: says which node of a cluster to connect to. Else a node's reply does.
+        block_seconds: The longest wait that a blocking read asks of the server.
+        key: One of the keys that will be used, which determines the cluster node to connect to. Without it, a
+            redirection from a node determines it.
 
     Raises:
         ConfigError: The url cannot be used. The message does not show its password.
@@ -116,8 +124,8 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
 def adopt(client: Client) -> Clients:
     """Use a client that the caller made, for commands and for blocking reads.
 
-    When the primary is lost, its idle connections are closed, so that they are made anew; those that the caller uses
-    are left alone.
+    After the primary is lost, idle connections of the client are closed, so that new ones are made. Connections that
+    are in use are left alone.
 
     Raises:
         ConfigError: The client returns bytes.
@@ -164,7 +172,7 @@ def _options(timeout_seconds: float) -> dict[str, Any]:
 def _maker(
     url: str, options: dict[str, Any], key: str, timeout_seconds: float, failover: Failover
 ) -> Callable[[], Client]:
-    """Return what builds one client after the other for a url."""
+    """Return a function that builds a client for a url at each call."""
     scheme = urlsplit(url).scheme
     if scheme == "redis+sentinel":
         return functools.partial(_sentinel, url, options, timeout_seconds, failover)
@@ -178,7 +186,7 @@ def _standalone(url: str, options: Mapping[str, Any], failover: Failover) -> Cli
     pool: Any = RenewingPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **options, **keepalive)
     pool.follow(failover)
     pack_in_c(pool)
-    pool.connection_class(**pool.connection_kwargs)  # an option in the url that does not exist shows now
+    pool.connection_class(**pool.connection_kwargs)  # raises now if the url has an unknown option
     return Redis.from_pool(pool)
 
 
@@ -219,7 +227,7 @@ def _sentinel(url: str, options: Mapping[str, Any], timeout_seconds: float, fail
 def _may_be_connected(client: Client) -> bool:
     pool = getattr(client, "connection_pool", None)
     if pool is None:
-        return not getattr(client, "_initialize", False)  # a cluster's client that was not used
+        return not getattr(client, "_initialize", False)  # false for a cluster client that was not used
     try:
         connections = [*pool._available_connections, *pool._in_use_connections]  # noqa: SLF001  there is no other way
     except (AttributeError, TypeError):
@@ -228,13 +236,13 @@ def _may_be_connected(client: Client) -> bool:
 
 
 def _sentinels_of(client: Client) -> list[Client]:
-    """Return the clients for the sentinels behind a client, which redis-py leaves open."""
+    """Return the clients of the sentinels that a client asks. redis-py does not close them with the client."""
     pool = getattr(client, "connection_pool", None)
     return list(pool.sentinel_manager.sentinels) if isinstance(pool, SentinelConnectionPool) else []
 
 
 class _Addresses:
-    """The parts of a checked url that names several hosts."""
+    """The parts of a validated url that may name several hosts."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -1,6 +1,6 @@
-"""Redis text to model: hashes, stream entries and script replies. Milliseconds become seconds here.
+"""Parses hashes, stream entries and script replies into the data model. Milliseconds become seconds here.
 
-What does not parse was not written by this package: it is a `KeyConflict` that names the field.
+A value that cannot be parsed was not written by this package. It raises a `KeyConflict` that names the field.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def milliseconds(seconds: float) -> str:
 
 
 def parse_record(key: str, fields: Mapping[str, str], revision: str | None = None) -> ReplicaRecord:
-    """Return the record that a replica's hash, or an event about it, holds.
+    """Return the record in a replica's hash, or in an event about the replica.
 
     Args:
         key: The replica's canonical url.
         fields: The hash, or the event's entry.
-        revision: The event's id; by default the hash's own.
+        revision: The event's id; `None` for the revision in the hash.
 
     Raises:
         KeyConflict: A field is missing or malformed.
@@ -50,18 +50,19 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
 
 
 def _values(read: _Fields, holder: type) -> dict[str, Any]:
-    """Return the attributes of one part of a record; those that are not there have the model's defaults."""
+    """Return the attributes of one part of a record. Missing optional fields are left to the model's defaults."""
     texts = read.texts
     there = [field for field in HELD_BY[holder] if field.is_required or field.name in texts]
     try:
         return {field.attribute: field.form.read(texts[field.name]) for field in there}
     except (KeyError, ValueError):
-        # Slower, and names the field that is wrong: thousands of replicas are read at once, and rarely one of them is.
+        # The slower way finds and names the wrong field. It is only used after an error, because thousands of replicas
+        # may be read at once.
         return {field.attribute: read(field.name, field.form.read) for field in there}
 
 
 def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
-    """Return the event that a stream entry holds.
+    """Return the event in a stream entry.
 
     Raises:
         KeyConflict: A field is missing or malformed.
@@ -83,7 +84,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
 
 
 def _event_kind(text: str) -> EventKind:
-    """Read a kind; routers of several versions may share one event stream."""
+    """Parse an event's kind. Routers of later versions may write kinds that this version does not know."""
     return EventKind(text) if text in _EVENT_KINDS else EventKind.OTHER
 
 
@@ -91,22 +92,22 @@ _EVENT_KINDS = {kind.value for kind in EventKind}
 
 
 def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
-    """Return what `restore_view` takes for one replica: kind, url, as of when it is known, and its hash."""
+    """Return the entry of `restore_view` for one replica: kind, url, `restored_from`, and the fields of its hash."""
     return [kind, record.key, record.restored_from, *_pairs(restored_fields(record))]
 
 
 def removed_entry(kind: str, key: str, restored_from: str = "") -> list[str]:
-    """Return what `restore_view` takes for a replica that is known to be removed, or is not known."""
+    """Return the entry of `restore_view` for a replica that is removed, or absent from the view."""
     return [kind, key, restored_from, *_pairs(removed_fields(key))]
 
 
 def _pairs(fields: Mapping[str, str]) -> list[str]:
-    """Return how many fields there are, then name and value of each."""
+    """Return the number of fields, then name and value of each."""
     return [str(len(fields)), *(text for pair in fields.items() for text in pair)]
 
 
 def parse_events(values: Sequence[str]) -> list[Event]:
-    """Return the events that end a script's reply: id, length, entry, for each."""
+    """Return the events at the end of a script's reply, each as id, length, entry."""
     return list(_reply_events(values))
 
 
@@ -120,7 +121,7 @@ def _reply_events(values: Sequence[str]) -> Iterator[Event]:
 
 
 def parse_leader(fields: Mapping[str, str]) -> Leader | None:
-    """Return who leads, or `None` for a hash that has expired.
+    """Return the leader from its hash; `None` if the hash has expired.
 
     Raises:
         KeyConflict: A field is missing or malformed.
@@ -132,7 +133,7 @@ def parse_leader(fields: Mapping[str, str]) -> Leader | None:
 
 
 def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> RouterRecord:
-    """Return the router that a hash and its place in `routers` hold.
+    """Return a router from its hash and its score in `routers`.
 
     Raises:
         KeyConflict: A field is missing or malformed.
@@ -151,7 +152,7 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
 
 
 class _Fields:
-    """Typed access to a mapping of text; errors name the field."""
+    """Typed access to a mapping of text. Errors name the field."""
 
     def __init__(self, what: str, fields: Mapping[str, str]) -> None:
         self._what = what

@@ -1,10 +1,10 @@
-"""The registry's verbs over Redis: arguments in, results or errors out. Status words end here.
+"""The registry's verbs over Redis. They take arguments and return results or raise errors; no status word leaves here.
 
-Every call is bounded by the store's timeout and raises `StoreUnavailable` past it. All but `record_outcome` may be
-repeated after that: the commands are idempotent by tokens that the caller makes.
+Every call is bounded by the store's timeout and raises `StoreUnavailable` after it. Then every call except
+`record_outcome` may be repeated, because the caller's tokens make the commands idempotent.
 
-Calls go in three lanes, so that however much the sessions of a router ask, the router stays alive: what sessions and
-operators ask; heartbeats, leadership and reports; and what brings Redis and the router in line again.
+Calls use three lanes, so that the calls of sessions never delay a router's heartbeats. One lane is for sessions and
+operators, one for heartbeats, leadership and reports, and one for calls that reconcile Redis with the router.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
 CONTROL_CALLS_AT_ONCE = 8
-"""Some more than there are tasks that send them, so that none waits for another."""
+"""More than the number of tasks that send such calls, so that none of them waits for another."""
 RECOVERIES_AT_ONCE = 8
 CONNECTIONS_BESIDE = 8
-"""What heartbeats, reads and blocking reads take at most in practice, where all share few connections."""
+"""The connections kept for heartbeats, reads and blocking reads if all calls share a client with few connections."""
 
 
 class Store(LeaderCommands):
-    """One namespace of one Redis, as seen by one router. Safe for concurrent use within an event loop."""
+    """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
         self,
@@ -53,17 +53,17 @@ class Store(LeaderCommands):
         writability: Writability | None = None,
         begin_write: BeginWrite = lambda: ignore_events,
     ) -> None:
-        """Bind the verbs.
+        """Connect nothing yet.
 
         Args:
-            clients: See `client.connect`. Where they allow themselves few connections, few calls go out at once: more
-                would fail, and not wait.
+            clients: See `client.connect`. If they allow only few connections, fewer calls run at once, because a call
+                without a connection would fail instead of waiting.
             keys: The namespace.
-            router: This router's key, which goes into the events that it causes.
-            timeout_seconds: The longest that a call may take, from its turn on.
-            writability: Is told whether heartbeats are accepted.
-            begin_write: Called before each command that may change what routers mirror; what it returns is called with
-                the events in the reply, so that a router reads its own writes.
+            router: This router's key, which its events carry.
+            timeout_seconds: The maximum time of a call, from its turn on.
+            writability: Records whether heartbeats are accepted.
+            begin_write: Called before each command that may change mirrored state. The function that it returns is
+                called with the events in the reply, so that a router reads its own writes.
         """
         self._router = router
         self._writability = writability
@@ -81,14 +81,14 @@ class Store(LeaderCommands):
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
     ) -> list[Event]:
-        """Register a replica or change its spec; return the event, or nothing where nothing changed.
+        """Register a replica or change its spec. Return the event, or an empty list if nothing changed.
 
         Args:
             key: The canonical url.
             endpoint: A validated spec.
-            mode: A seed yields to what operators did.
-            request: Made by `new_token` once per request, and kept over its repetitions.
-            by: Who asked.
+            mode: The source of the spec. A seed does not override what operators have done.
+            request: An id from `new_token`, the same for all repetitions of one request.
+            by: The person or program that requested it.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -102,7 +102,7 @@ class Store(LeaderCommands):
     async def deregister(
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
     ) -> list[Event] | None:
-        """Remove a replica, or let it drain first; `None` where that incarnation is not registered."""
+        """Remove a replica, or let it drain first. Return `None` if that incarnation is not registered."""
         take = self._begin_write()
         reply = await self._sessions.run(
             "deregister_replica", [key, incarnation, self._router, by, reason, flag(when_drained)]
@@ -111,7 +111,7 @@ class Store(LeaderCommands):
         return None if status == "not_found" else events_of(reply.values, take)
 
     async def set_admin(self, key: str, state: AdminState, *, by: str = "", reason: str = "") -> list[Event] | None:
-        """Set the operator's word; `None` where the replica is not registered."""
+        """Set the admin state of a replica. Return `None` if the replica is not registered."""
         take = self._begin_write()
         reply = await self._sessions.run("set_admin", [key, state.value, self._router, by, reason])
         status = expect(reply, "set", "unchanged", "not_found")
@@ -120,9 +120,10 @@ class Store(LeaderCommands):
     async def record_outcome(
         self, result: ProbeResult, thresholds: Thresholds, *, by: str = "", is_passive: bool = False
     ) -> list[Event]:
-        """Count one outcome; return the status change, if it made one. Never repeated: it would count twice.
+        """Count one outcome. Return the event of a status change, if there is one.
 
-        Passive evidence of one router alone, among several live ones, changes no status.
+        Do not repeat this call: a repeated outcome counts twice. While several routers are alive, passive evidence of
+        one router alone never changes a status.
         """
         limits = [str(thresholds.failure), str(thresholds.recovery)]
         take = self._begin_write()
@@ -132,7 +133,7 @@ class Store(LeaderCommands):
         return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 
     async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
-        """Keep a router among the live ones."""
+        """Send a router's heartbeat, which keeps it alive."""
         try:
             reply = await self._control.run(
                 "heartbeat",
@@ -159,21 +160,22 @@ class Store(LeaderCommands):
         return Heartbeat(history_id, revision, joined == "1", expired, int(leases))
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Parting:
-        """End leases of a router that has expired, and remove it with the last; refused where it is back, or gone.
+        """Reap an expired router: end its leases, and remove it with its last lease.
 
-        One call ends some hundred leases; where it says partial, call again at once.
+        One call ends a few hundred leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
+        the router is alive again or is not there any more.
 
         Args:
-            router: Its key.
-            affinity_seconds: How long the sessions may find their replicas again.
+            router: The router's key.
+            affinity_seconds: How long the affinity of its sessions is kept.
         """
         reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
         return _PARTINGS[expect(reply, "reaped", "partial", "alive", "not_found")]
 
     async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
-        """End this router's leases, and take it out of the live ones with the last; refused where it is not one.
+        """End this router's leases, and remove the router with its last lease.
 
-        Like `reap`, some at a time.
+        Like `reap`, one call ends a few hundred leases. The result is `REFUSED` if the router is not registered.
         """
         reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
         return _PARTINGS[expect(reply, "left", "partial", "not_found")]
@@ -189,21 +191,22 @@ class Store(LeaderCommands):
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> Grant | Queued | Denied:
-        """Give a session a slot or, if it may wait, a place in the queue; return which, or why there is neither.
+        """Give a session a slot. If there is none and the session may wait, put it in the queue.
 
-        A session that waits asks again, and learns its position. Without `max_queue` it does not wait, or no longer.
+        A repeated call of a waiting session returns its position. With `max_queue` 0 the session does not wait, and a
+        session that waits leaves the queue.
 
         Args:
-            lease_id: Made by the caller, and kept over repetitions. See `leases.asking.new_lease_id`.
-            max_queue: Wait in the queue, unless that is so long already.
-            sequence: Of the place that it has in the queue, if any: the server may have forgotten it.
-            avoided: Canonical urls taken only where there is nothing else.
-            excluded: Canonical urls not taken at once; what is given to a session that waits may be one of them.
+            lease_id: An id from `leases.asking.new_lease_id`, the same for all repetitions.
+            max_queue: The session joins the queue only if it is shorter than this.
+            sequence: The session's sequence in the queue, if it has one, because the server may have lost it.
+            avoided: Canonical urls of replicas that are used only if no other has a free slot.
+            excluded: Canonical urls of replicas that are not used at once. A waiting session may still be given one.
             patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
-            on_sent: Called when the turn has come: before, nothing can have happened.
+            on_sent: Called when the call gets its turn. Before that, nothing can have happened in Redis.
 
         Raises:
-            Busy: The turn did not come in time.
+            Busy: The call did not get its turn in time.
         """
         reply = await self._sessions.run(
             "acquire_lease",
@@ -218,12 +221,15 @@ class Store(LeaderCommands):
         return Denied(Denial(status), *map(int, reply.values)) if status in _DENIALS else Grant(*reply.values)
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
-        """End a lease or a waiting, if there is one; return the event, if the lease's replica was removed with it.
+        """End a lease, or take a waiter out of the queue, if there is one.
+
+        Return the event if the replica was removed with the lease, which was its last.
 
         Args:
-            lease_id: Whose.
-            affinity_seconds: How long the session may find its replica again.
-            is_recovery: Nobody holds it any more, so that its slot must not wait behind the sessions of now.
+            lease_id: The id of the lease or the waiter.
+            affinity_seconds: How long the session's affinity to its replica is kept.
+            is_recovery: No session holds the lease any more. Such calls use a lane of their own, so that the slot does
+                not wait behind the calls of sessions.
         """
         channel = self._recovery if is_recovery else self._sessions
         take = self._begin_write()
@@ -232,7 +238,7 @@ class Store(LeaderCommands):
         return events_of(reply.values, take)
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
-        """Put back leases that this router holds; `None` where it is not among the live ones.
+        """Restore leases that this router holds. Return `None` if the router is not registered.
 
         Args:
             leases: Lease id to canonical url; at most 500.
@@ -247,13 +253,13 @@ class Store(LeaderCommands):
     async def restore(
         self, entries: Sequence[Sequence[str]], *, view_history_id: str, view_revision: str, is_complete: bool = False
     ) -> list[Event] | None:
-        """Put back part of a view that outlived the history; `None` where a later view has been put back already.
+        """Restore a part of a view after a loss of history. Return `None` if a later view has already been restored.
 
         Args:
             entries: See `codec.restored_entry`; at most 200.
             view_history_id: The history that was lost.
-            view_revision: How far the view had followed it.
-            is_complete: All of the view is in now; earlier views come too late.
+            view_revision: The revision of the view in that history.
+            is_complete: The whole view is restored now, so that earlier views of its history are refused from now on.
         """
         view = [new_token(), self._router, view_history_id, view_revision, flag(is_complete)]
         args = [*view, " ".join(HEALTH_NAMES), *(text for entry in entries for text in entry)]
@@ -261,13 +267,13 @@ class Store(LeaderCommands):
         return parse_events(reply.values) if expect(reply, "restored", "superseded") == "restored" else None
 
     async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:
-        """Put in order what follows from the rest; return how many things were wrong. See `repair.repair`.
+        """Repair derived data. Return how many values were wrong. See `repair.repair`.
 
         Args:
-            urls: Canonical urls to look at; at most 200.
-            routers: Keys of routers whose leases end unless they are live.
-            first_event: Cut the event stream so that it begins with this one; empty for not at all.
-            by: Who asked.
+            urls: Canonical urls of replicas to repair; at most 200.
+            routers: Keys of routers whose leases are ended if they are not registered.
+            first_event: Delete events before this one; empty to delete none.
+            by: The person or program that requested it.
         """
         reply = await self._sessions.run(
             "repair_namespace", [self._router, by, first_event, str(len(routers)), *routers, *urls]
@@ -276,7 +282,7 @@ class Store(LeaderCommands):
         return int(reply.values[0])
 
     def turn_away(self, why: str) -> None:
-        """Let no session wait any longer for its turn: it is told that Redis cannot be asked, and why."""
+        """End every session's wait for a turn with a `StoreUnavailable` that gives `why` as the reason."""
         self._sessions.lane.turn_away(why)
 
 

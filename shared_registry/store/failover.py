@@ -1,8 +1,9 @@
-"""What becomes of connections to a server that is not the primary any more.
+"""Replaces connections to a server that is not the primary any more.
 
-A demoted primary keeps its connections. It answers writes with READONLY and goes on answering reads, XREAD for ever, so
-that nothing but these answers says that the primary is elsewhere. After one of them every connection that was made
-before is closed: an idle one at once, one in use after its call. A new one asks for the address again.
+A demoted primary keeps its connections. It replies to writes with READONLY, but it goes on replying to reads, and an
+XREAD waits forever. So only the READONLY replies show that another server is the primary. After such a reply, every
+older connection is closed, an idle one at once and one in use after its call. A new connection asks for the address
+again.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from redis import exceptions
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 2.0
-"""Between two rounds of closing: the address may lead to the demoted server for a while, or for good."""
+"""The pause between two rounds of closing, because the address may still lead to the demoted server."""
 QUIET_SECONDS = 10.0
 _LOST = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.BusyLoadingError)
-# As a reply begins, or within the text of an error in a script as Redis 6.2 puts it.
+# The word is at the start of a reply. Redis 6.2 puts it inside the text of an error in a script.
 _LOST_REPLY = re.compile(r"(?:^|: -)(?:READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|LOADING)\b")
 _READ_ONLY_REPLY = re.compile(r"(?:^|: -)READONLY\b")
 _CAUSES = 4
@@ -27,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def is_read_only(error: BaseException | None) -> bool:
-    """Tell whether a server refused a write because it is a replica."""
+    """Return whether a server refused a write because it is a replica."""
     return any(isinstance(one, exceptions.ReadOnlyError) or _READ_ONLY_REPLY.search(str(one)) for one in _chain(error))
 
 
 def is_lost(error: BaseException | None) -> bool:
-    """Tell whether an error says that the server that gave it is not the primary, or not for now.
+    """Return whether an error means that the server is not the primary, or is not the primary at present.
 
-    LOADING is among them: a server that was restarted has no old connection to give it on; one that was demoted and
-    copies the new primary's data does. Clients for sentinels and clusters wrap what a server answered.
+    LOADING counts as such an error. A restarted server cannot send it on an old connection, but a demoted server that
+    copies the new primary's data can. Clients for sentinels and clusters wrap the server's error in another one.
     """
     return any(isinstance(one, _LOST) or _LOST_REPLY.search(str(one)) for one in _chain(error))
 
@@ -45,20 +46,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         if error is None:
             return
         yield error
-        if isinstance(error.__context__, exceptions.ReadOnlyError):  # what a client for sentinels puts another for
+        if isinstance(error.__context__, exceptions.ReadOnlyError):  # a sentinel client raises another error instead
             yield error.__context__
         error = error.__cause__
 
 
 class Failover:
-    """Shared by all clients of one registry.
+    """The failover state that all clients of one registry share.
 
     Attributes:
-        generation: Rises when the connections made until then are to be closed.
-        is_due: `renew` has something to do.
-        sweeps: Rises when a generation ends, and when idle connections were first closed after it.
-        answers: How many calls Redis has answered.
-        asks_after_errors: Failed connections are a reason for `renew`, too.
+        generation: Rises when all connections made before are to be closed.
+        is_due: `renew` has connections to close.
+        sweeps: Rises when a generation ends, and again after idle connections were first closed.
+        answers: The number of calls that Redis has answered.
+        asks_after_errors: A failed connection is a reason for `renew` too.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -74,17 +75,17 @@ class Failover:
         self._lost_at = self._next_at = float("-inf")
 
     def add(self, renewal: Callable[[], Awaitable[None]]) -> None:
-        """Have `renew` call this, which closes idle connections made in an earlier generation."""
+        """Add a function that `renew` calls. It closes idle connections of an earlier generation."""
         self._renewals.append(renewal)
 
     def ended(self, error: BaseException | None, *, is_late: bool, answers: int, sweeps: int) -> None:
-        """Take note of how a call ended.
+        """Record how a call ended.
 
         Args:
-            error: What it raised.
-            is_late: It was cut off because no reply came in time.
-            answers: What `answers` was when it began.
-            sweeps: What `sweeps` was when it began.
+            error: The error that it raised; `None` for a reply.
+            is_late: The call was cancelled because no reply came in time.
+            answers: The value of `answers` when the call began.
+            sweeps: The value of `sweeps` when the call began.
         """
         if sweeps != self.sweeps:
             self.is_due = True  # its connection may have been in use when the others were closed
@@ -102,7 +103,7 @@ class Failover:
                 self.lose(str(error) or type(error).__name__)
 
     async def renew(self) -> None:
-        """Close what is idle and was made in an earlier generation."""
+        """Close idle connections of an earlier generation."""
         self.is_due = False
         try:
             for renewal in self._renewals:
@@ -118,13 +119,13 @@ class Failover:
             self.sweeps += 1
 
     def moved(self) -> None:
-        """Have the connections made until now closed: what they lead to is known to have moved."""
+        """End a generation of connections, because the primary or the slot's owner has moved."""
         self.generation += 1
         self.sweeps += 1
         self.is_due = self._is_first_sweep = True
 
     def lose(self, reason: str) -> None:
-        """Take the server for lost, unless it was a moment ago."""
+        """Record that the server is lost. Do nothing during the pause after an earlier loss."""
         now = self._now()
         if now < self._next_at:
             return

@@ -1,4 +1,4 @@
-"""What the failures of redis-py mean to the registry."""
+"""Converts errors of redis-py to the registry's errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exce
 _REFUSED_REPLY = re.compile(
     "WRONGPASS|NOAUTH|NOPERM|unauthenticated|unknown command|ACL failure|user executing the script can't", re.IGNORECASE
 )
-# What passes, as a reply begins or, before Redis 7, within the text of an error in a script.
+# Temporary errors. The word is at the start of a reply; before Redis 7 it is inside the text of an error in a script.
 _PASSING_REPLY = re.compile(
     r"(?:^|: -)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b"
 )
 
 
 def meaning_of(error: Exception) -> StoreError:
-    """Return what a failure of redis-py means to the registry."""
+    """Return the registry's error for an error of redis-py."""
     text = str(error) or type(error).__name__
-    # A cluster's client wraps what its nodes answered.
+    # A cluster client wraps the errors of its nodes.
     if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS) or _REFUSED_REPLY.search(text):
         return StoreRefused(f"Redis refused: {text}; check the user and password in redis_url, and the user's rights")
     passing = (
@@ -48,5 +48,5 @@ def meaning_of(error: Exception) -> StoreError:
 
 
 def was_refused(error: StoreError) -> bool:
-    """Whether the server itself answered that it will not: nothing was done, and others are told the same."""
+    """Return whether the server itself replied with an error. Then nothing was done, and other calls get the same."""
     return isinstance(error.__cause__, exceptions.ResponseError)

@@ -1,22 +1,22 @@
-"""Every Redis key of a namespace, spelled here and nowhere else.
+"""Every Redis key of a namespace. No other Python module spells a key.
 
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), epoch,
-                                       next_order, queue_seq, beat_at_ms, reap_after_ms, reap_until_ms,
-                                       restored:<history_id>
+                                       next_order, queue_sequence, heartbeat_at_ms, reap_after_ms, reap_until_ms,
+                                       slow_start_ms, panic, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
-    sr:{<ns>}:replica:<url>    hash    spec, health, operator's word, load and revision of one replica
+    sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
     sr:{<ns>}:ready:primary    zset    url -> in_flight/weight: exactly the primaries that may take a session now
-    sr:{<ns>}:ready:secondary  zset    the same for the others
+    sr:{<ns>}:ready:secondary  zset    the same for the other replicas
     sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
-    sr:{<ns>}:router:<key>     hash    how a router presents itself; reap_cursor and line_cursor while it is reaped
+    sr:{<ns>}:router:<key>     hash    description of a router; reap_cursor and queue_cursor while it is removed
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
-    sr:{<ns>}:affinity:<sha>   string  url on which a session is or was; expires some time after its end
+    sr:{<ns>}:affinity:<sha>   string  url of the replica on which a session is or was; expires some time after its end
     sr:{<ns>}:queue            zset    <router key>/<lease id> of a session that waits -> its sequence
     sr:{<ns>}:inbox:<key>      stream  lease_id, url and revision of each slot that a waiter of this router was given
-    sr:{<ns>}:sequence:<sha>   string  sequence that a session had when its router died; expires soon
+    sr:{<ns>}:sequence:<sha>   string  sequence of a session that waited when its router died or left; expires soon
     sr:{<ns>}:events           stream  every change in order: audit log and the mirrors' event stream
 
 All carry the hash tag `{<ns>}`, so that one namespace lives in one slot of a Redis Cluster. `<url>` is canonical.
@@ -29,7 +29,7 @@ import re
 from shared_registry.errors import ConfigError, StoreRefused
 
 SCHEMA = "2"
-"""The form of what is in these keys. `lua/lib/refusal.lua` writes and checks the same number."""
+"""The version of the data format. `lua/lib/refusal.lua` has the same number, and writes and checks it."""
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -37,7 +37,7 @@ class Keys:
     """The keys of one namespace."""
 
     def __init__(self, namespace: str) -> None:
-        """Spell the keys of a namespace.
+        """Build the keys of a namespace.
 
         Raises:
             ConfigError: The namespace does not match `NAMESPACE_PATTERN`.
@@ -78,11 +78,11 @@ class Keys:
         return self.leases_prefix + router
 
     def inbox(self, router: str) -> str:
-        """Return the key of the wake-ups for this router's waiters."""
+        """Return the key of the stream of slots that this router's waiters were given."""
         return self.inbox_prefix + router
 
     def expected_type(self, key: str) -> str | None:
-        """Return the Redis type that a key of this namespace must have; `None` for a key that is not the registry's."""
+        """Return the Redis type that a key of this namespace must have; `None` for a key that is not part of it."""
         fixed = {
             self.meta: "hash",
             self.replicas: "zset",

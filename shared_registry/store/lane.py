@@ -1,8 +1,8 @@
-"""Lanes: how many calls to Redis are under way at once, for how long, and who waits for the next free place.
+"""Lanes limit how many calls to Redis run at once. Further calls wait for their turn, first come first served.
 
-Waiting in a lane is back-pressure of this process and says nothing of Redis. A call's time runs from its turn on. An
-outage is something else: no reply to any call of the lane for as long as a call may take, or one failed connection
-after the other. Then nobody goes on waiting.
+A wait in a lane is back-pressure of this process and does not mean that Redis is slow. The time of a call starts with
+its turn. An outage is different: no call of the lane gets a reply during the maximum time of a call, or many
+connections in a row fail. In an outage all waiting calls end with an error.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from collections.abc import Callable
 from shared_registry.errors import StoreError, StoreUnavailable
 
 TICKS = 10
-"""How often the timer rings within the length of a wait: the loop needs a few turns to read an answer that has come."""
+"""The number of timer ticks within one timeout. The event loop needs a few turns to read a reply that has arrived."""
 FAILURES_PER_PLACE = 2
-"""All connections of a lane may break at once while the server is fine: only the next attempts tell."""
+"""How many failures in a row, per call of the lane, count as an outage. All connections of a lane may break at once
+although the server works, so that only the failures of new connections show an outage."""
 
 
 class Busy(StoreError):
-    """This process has so much to do that a call had no turn in the time that its caller gave it. It was not sent."""
+    """This process is so busy that a call did not get its turn within the caller's time. The call was not sent."""
 
 
 class Lane:
-    """Gives calls their turn, first come first. Belongs to one event loop at a time.
+    """Gives calls their turn, first come first served. Belongs to one event loop at a time.
 
     Attributes:
-        alarm: Bounds the calls that are under way.
-        replies: How many came.
+        alarm: Bounds the time of running calls.
+        replies: The number of replies so far.
     """
 
     def __init__(self, size: int, *, seconds: float) -> None:
-        """Set up.
+        """Create an empty lane.
 
         Args:
-            size: How many calls may be under way at once.
-            seconds: How long each may take.
+            size: The maximum number of calls that run at once.
+            seconds: The maximum time of each call.
         """
         self.alarm = SharedAlarm(seconds)
         self.replies = 0
@@ -47,24 +48,24 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for their turn."""
+        """The number of calls that wait for their turn."""
         return sum(not turn.done() for turn in self._waiting)
 
     def enter(self) -> bool:
-        """Take a place if there is one; return whether there was."""
-        if self._free:  # only where nobody waits
+        """Take a free place. Return whether there was one."""
+        if self._free:  # a place is free only if no call waits
             self._free -= 1
             return True
         return False
 
     async def wait(self, patience_seconds: float | None) -> None:
-        """Return with a place.
+        """Wait for a place, and take it.
 
         Args:
-            patience_seconds: How long to wait for it; `None` for as long as Redis answers.
+            patience_seconds: How long to wait; `None` for as long as Redis answers.
 
         Raises:
-            Busy: It did not come in that time.
+            Busy: No place was free in that time.
             StoreUnavailable: Redis has stopped answering.
         """
         turn = asyncio.get_running_loop().create_future()
@@ -81,7 +82,7 @@ class Lane:
                 timer.cancel()
 
     def leave(self) -> None:
-        """Hand one's place on."""
+        """Give the place to the next waiting call, or free it."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -90,23 +91,28 @@ class Lane:
         self._free += 1
 
     def heard(self) -> None:
-        """A call was answered."""
+        """Record that a call got a reply."""
         self.replies += 1
         self._failures = 0
 
     def failed(self, why: str) -> None:
-        """A call has lost its connection, or got none. When that goes on, nobody waits any longer."""
+        """Record that a call lost its connection or got none. After many of these in a row, end all waits."""
         self._failures += 1
         if self._failures >= FAILURES_PER_PLACE * self._size:
             self.turn_away(why)
 
     def unanswered(self, replies_before: int, why: str) -> None:
-        """A call that was sent after so many replies was not answered in time; where no other was, nobody waits on."""
+        """Record that a call got no reply in time. If no other call got one since it was sent, end all waits.
+
+        Args:
+            replies_before: The value of `replies` when the call was sent.
+            why: The message for the calls whose wait ends.
+        """
         if self.replies == replies_before:
             self.turn_away(why)
 
     def turn_away(self, why: str) -> None:
-        """Let nobody wait any longer."""
+        """End the waits of all calls with `StoreUnavailable`."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
             if not turn.done():
@@ -115,25 +121,25 @@ class Lane:
 
 def _refuse(turn: asyncio.Future[None]) -> None:
     if not turn.done():
-        turn.set_exception(Busy("this router has so much to do that Redis could not be asked in time"))
+        turn.set_exception(Busy("this router is too busy: the call to Redis did not get its turn in time"))
 
 
 class SharedAlarm:
-    """Rings some time after it was set, unless that was called off. Belongs to one event loop at a time.
+    """Calls a function a fixed time after it was set, unless it was called off. Belongs to one event loop at a time.
 
-    The loop sorts its timers and sweeps out the cancelled ones, which costs a call that is over at once more than all
-    else that bounds it. What is always due in the order in which it was set needs no sorting: one timer goes from tick
-    to tick for all.
+    The event loop sorts its timers and removes the cancelled ones. For a short call that would cost more than
+    everything else that bounds it. All alarms have the same length, so they are due in the order in which they were
+    set, and need no sorting. One timer that runs from tick to tick serves all of them.
 
-    A tick that comes much too late shows that the loop was busy with something else, or the process had no processor.
-    An answer may have come meanwhile that nobody could read. That time is not counted.
+    A tick that is very late shows that the event loop was busy, or that the process had no processor. A reply may have
+    arrived meanwhile that nobody could read. So this delay does not count.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Set nothing.
+        """Set no alarm yet.
 
         Args:
-            seconds: How long after it was set it rings.
+            seconds: The time from `set` to the call.
         """
         self._seconds = seconds
         self._tick_seconds = seconds / TICKS
@@ -143,18 +149,18 @@ class SharedAlarm:
         self._not_counted = 0.0
 
     def set(self, ring: Callable[[], None]) -> None:
-        """Have this called once; it may be set again when it was called, or called off."""
+        """Schedule one call of this function. It may be set again after it was called or called off."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if loop is not self._armed_on:
-            self._due.clear()  # nothing is left, or its loop was closed and will not ring
+            self._due.clear()  # they are empty, or their loop was closed and will not run
             self._not_counted = 0.0
             self._arm(loop, now + self._tick_seconds)
-        # What comes after a tick that is late already must not be due later than what comes after that tick.
+        # An alarm that is set while a tick is late must not be due later than one that is set after that tick.
         self._due[ring] = min(now, self._next_tick) - self._not_counted + self._seconds
 
     def call_off(self, ring: Callable[[], None]) -> None:
-        """Have this not called, if it was not yet."""
+        """Cancel the call of this function, if it has not been made."""
         self._due.pop(ring, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:

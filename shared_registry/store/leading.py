@@ -1,4 +1,4 @@
-"""The verbs of candidates and leaders: the lock, and what only its holder writes."""
+"""The verbs of candidates and leaders: the leader's lease, and the writes that only the leader makes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from shared_registry.store.replies import Elected, Held, Report
 
 
 class LeaderCommands:
-    """A part of `Store`. All of it goes by the lane that keeps a router alive."""
+    """The part of `Store` for the leadership. Its calls use the lane of the heartbeats."""
 
     _router: str
     _control: Channel
     _begin_write: BeginWrite
 
     async def campaign(self, token: str, *, lease_seconds: float, seen_epoch: int) -> Elected | Held:
-        """Stand for leader. The same token again finds itself elected and begins its lease anew."""
+        """Campaign for the leadership.
+
+        A repeated call with the token of the leader returns `Elected` and restarts its lease.
+
+        Args:
+            token: An id from `new_token`, one for each candidacy.
+            lease_seconds: How long the leader's lease lasts without `renew`.
+            seen_epoch: The highest epoch that this router has seen. A new epoch is higher.
+        """
         reply = await self._control.run(
             "campaign", [self._router, token, milliseconds(lease_seconds), str(seen_epoch), new_token()]
         )
@@ -31,62 +39,62 @@ class LeaderCommands:
         return Held(Leader(router, int(epoch), int(elected_at_ms) / 1000), int(remaining_ms) / 1000)
 
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
-        """Extend the lease; `False` where the token no longer leads."""
+        """Extend the leader's lease. Return `False` if the token is not the leader's any more."""
         reply = await self._control.run("renew", [token, milliseconds(lease_seconds)])
         return expect(reply, "renewed", "lost") == "renewed"
 
     async def resign(self, token: str, *, reason: str = "") -> bool:
-        """End the lease, for a reason that the event tells; `False` where the token did not lead."""
+        """End the leader's lease. The event carries the reason. Return `False` if the token was not the leader's."""
         reply = await self._control.run("resign", [token, reason])
         return expect(reply, "resigned", "lost") == "resigned"
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
-        """End the lease of whoever leads in that epoch, and return who it was; `None` where the epoch is over.
+        """End the lease of the leader of that epoch. Return the router's key, or `None` if the epoch is over.
 
         Args:
-            epoch: Names the term, so that repeating the call does not end the next one.
-            sit_out_seconds: How long the deposed router is not to stand again.
-            by: Who asked.
-            reason: Why.
+            epoch: The epoch of the term, so that a repeated call does not end the next term.
+            sit_out_seconds: How long the deposed router must not campaign.
+            by: The person or program that requested it.
+            reason: The reason that they gave.
         """
         reply = await self._control.run("step_down", [str(epoch), milliseconds(sit_out_seconds), by, reason])
         return reply.values[0] if expect(reply, "deposed", "over") == "deposed" else None
 
     async def declare_panic(self, term: Term, why: str) -> bool:
-        """Say why there is panic, or with an empty text that there is none; return whether that was news.
+        """Record why there is panic, or with an empty text that there is none. Return whether that was a change.
 
         Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
+            Fenced: The term is over; nothing was written.
         """
         reply = await self._run_leading("declare_panic", [term.token, str(term.epoch), why])
         status = expect(reply, "declared", "unchanged", "fenced")
         if status == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; what it found about panic was refused")
+            raise Fenced(f"epoch {term.epoch} is over; its report about panic was refused")
         return status == "declared"
 
     async def advance_ramps(self, term: Term, urls: Sequence[str], *, slow_start_seconds: float) -> list[str]:
-        """Bring the ready scores of these in line with the time, as far as they ramp up; return those that go on.
+        """Update the ready scores of replicas that ramp up. Return the urls whose ramp is not over.
 
         Args:
-            term: The leader's.
-            urls: Canonical urls, some 200 at the most.
-            slow_start_seconds: How long replicas ramp that turn healthy from now on.
+            term: The leader's term.
+            urls: Canonical urls, at most about 200.
+            slow_start_seconds: The ramp length for replicas that turn healthy from now on; 0 for no ramp.
 
         Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
+            Fenced: The term is over; nothing was written.
         """
         reply = await self._run_leading(
             "advance_ramps", [term.token, str(term.epoch), milliseconds(slow_start_seconds), *urls]
         )
         if expect(reply, "advanced", "fenced") == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; it ramps no replica up any more")
+            raise Fenced(f"epoch {term.epoch} is over; its update of slow start was refused")
         return list(reply.values)
 
     async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
-        """Apply a batch of probe results, at most once whatever the number of calls.
+        """Apply a batch of probe results. A repeated call does not apply it again.
 
         Raises:
-            Fenced: It is not the leader's term any more; nothing was written.
+            Fenced: The term is over; nothing was written.
         """
         args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
         for result in results:
@@ -101,8 +109,9 @@ class LeaderCommands:
         return Report(events_of(reply.values[1:], take), dropped=int(reply.values[0]))
 
     async def _run_leading(self, name: str, args: Sequence[str]) -> Reply:
-        """Call what a term's end may cancel, to its end: the leader resigns over the same connection.
+        """Call a command of the leader, and complete the call even if the end of the term cancels it.
 
-        A call that is cut short closes it, and one that steps aside for want of descriptors could open no other.
+        An interrupted call closes its connection, and the leader needs a connection to resign. A leader that resigns
+        because the process has no free file descriptors could not open a new one.
         """
         return await completed(self._control.run(name, args))

@@ -1,4 +1,4 @@
-"""What a router reads of leases: which there are, how many each replica has, and which sessions wait for one."""
+"""Reads leases, the loads of replicas, and the queue."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ class Waiting:
     """A session that waits for a slot.
 
     Attributes:
-        router: Which waits for it.
-        sequence: What the line is ordered by: about when it came, in milliseconds since the epoch.
+        router: The key of the session's router.
+        lease_id: The lease id of the session.
+        sequence: Its sequence, which orders the queue: about the time when it joined, in milliseconds since the Unix
+            epoch.
     """
 
     router: str
@@ -28,10 +30,10 @@ class Waiting:
 
 
 class LeaseReader(Reads):
-    """A part of `Reader`."""
+    """The part of `Reader` for leases, loads and the queue."""
 
     async def in_flight(self, key: str) -> int | None:
-        """Return the sessions on a replica, removed or not; `None` where nothing is known of it."""
+        """Return the number of sessions on a replica, removed or not; `None` if Redis has no count for it."""
         async with self._channel.bounded():
             value = await self._commands.hget(self._keys.replica(key), "in_flight")
         return None if value is None else int(value)
@@ -39,7 +41,8 @@ class LeaseReader(Reads):
     async def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
         """Yield a router's leases in pieces, as lease id to canonical url.
 
-        One that is there throughout comes at least once; one that comes or goes meanwhile may or may not.
+        A lease that exists during the whole read is yielded at least once. A lease that is added or ended meanwhile may
+        be missing.
         """
         cursor = 0
         while True:
@@ -53,10 +56,14 @@ class LeaseReader(Reads):
     async def loads(
         self, endpoints: Mapping[str, ReplicaEndpoint], *, ramping: Collection[str] = ()
     ) -> tuple[dict[str, int], list[str]]:
-        """Return the sessions on those of these replicas that are healthy and active, and the routers' keys.
+        """Return the number of sessions on each healthy, active replica among these, and the keys of all routers.
 
-        From the ready sets alone: a replica's score is its load over its weight. Only of those that are ramping up it
-        is more, so that these are asked for one by one.
+        The loads are computed from the ready sets, because a replica's score is its load divided by its weight. While a
+        replica ramps up, its score is higher, so its load is read from its hash.
+
+        Args:
+            endpoints: The endpoint of each replica, by canonical url.
+            ramping: Canonical urls of the replicas that ramp up.
         """
         keys = self._keys
         async with self._channel.bounded():
@@ -76,12 +83,15 @@ class LeaseReader(Reads):
         return loads, routers
 
     async def queue_depth(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting sessions, over all routers."""
         async with self._channel.bounded():
             return int(await self._commands.zcard(self._keys.queue))
 
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
-        """Return how many wait, and the positions, from 1, of those of these sessions of a router that do."""
+        """Return the length of the queue, and the positions of a router's sessions, counted from 1.
+
+        A lease id that is not in the queue has no position in the result.
+        """
         depth = 0
         positions: dict[str, int] = {}
         for at in range(0, len(lease_ids), WAITERS_AT_ONCE):
@@ -93,7 +103,7 @@ class LeaseReader(Reads):
         return depth, positions
 
     async def waiters(self) -> AsyncGenerator[list[Waiting], None]:
-        """Yield all that wait, first come first, in pieces: as of one instant each."""
+        """Yield all waiting sessions in the order of the queue, in pieces. Each piece is read at one instant."""
         at = 0
         while True:
             async with self._channel.bounded():
@@ -108,12 +118,12 @@ class LeaseReader(Reads):
             at += LEASES_AT_ONCE
 
     async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
-        """Return up to where the inbox was read, and the slots that were given to who waited, by lease id.
+        """Return the id of the last entry read from a router's inbox, and the granted slots by lease id.
 
         Args:
-            router: Whose inbox.
-            after: Where to go on reading.
-            seconds: How long to wait for the first.
+            router: The router's key.
+            after: The id after which to read.
+            seconds: How long to wait for the first entry.
         """
         key = self._keys.inbox(router)
         entries = stream_entries(await self._block({key: after}, seconds))

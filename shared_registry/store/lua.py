@@ -1,6 +1,6 @@
-"""The Lua commands on disk, and how their includes are resolved.
+"""Reads the Lua commands from disk and resolves their includes.
 
-An installed wheel carries them in the package; a checkout, or an editable install of one, reads the working copy.
+An installed wheel contains them in the package. A checkout, or an editable install of one, reads the working copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class SourceLine(NamedTuple):
-    """One line of an assembled command, and the file and line that it comes from."""
+    """One line of an assembled command, with the file and the line number from which it comes."""
 
     path: Path
     number: int
@@ -30,16 +30,16 @@ def command_names(directory: Path = LUA_DIR) -> list[str]:
 
 
 def assemble(name: str, directory: Path = LUA_DIR) -> str:
-    """Return a command's text with each file that it includes, directly or not, put in once.
+    """Return a command's text. Each file that it includes, directly or indirectly, is inserted once.
 
     Raises:
-        FileNotFoundError: The command, or a file that it includes, is not there.
+        FileNotFoundError: The command, or a file that it includes, does not exist.
     """
     return "".join(line.text for line in source_lines(name, directory))
 
 
 def source_lines(name: str, directory: Path = LUA_DIR) -> Iterator[SourceLine]:
-    """Return the lines of a command as assembled, each with where it was written.
+    """Return the lines of an assembled command, each with its origin.
 
     Raises:
         FileNotFoundError: See `assemble`.

@@ -1,6 +1,7 @@
-"""Commands packed for the wire in C: redis-py does that for its blocking clients, and in Python for asyncio's.
+"""Packs commands for the wire in C. redis-py does this for its blocking clients, but uses Python for asyncio.
 
-A script call has some fifteen keys and arguments, and Python spends about as long on them as the server on the script.
+A script call has about fifteen keys and arguments. Packing them in Python takes about as long as the script takes on
+the server.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ else:
 
 
 class _PacksInC(_Base):
-    """Goes before a connection class of redis-py."""
+    """Mixed in before a connection class of redis-py, to pack commands in C."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command as bytes to send."""
@@ -28,12 +29,12 @@ class _PacksInC(_Base):
                 # A name may be two words: SCRIPT LOAD.
                 return [pack_command((*name.split(), *args[1:]) if " " in name else args)]
             except (TypeError, ValueError):
-                pass  # what C does not take; redis-py knows what to do, or refuses it in its own words
+                pass  # not supported in C; redis-py packs it, or raises its own error
         return super().pack_command(*args)
 
 
 def pack_in_c(pool: ConnectionPool) -> None:
-    """Let the connections that this pool will make pack in C, which knows no encoding but UTF-8."""
+    """Make new connections of this pool pack in C, unless the pool sets an encoding: C supports only UTF-8."""
     if "encoding" in pool.connection_kwargs:
         return
     base = pool.connection_class

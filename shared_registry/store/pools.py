@@ -1,7 +1,7 @@
-"""redis-py's connection pools, made to close what a failover has outdated. See `failover`.
+"""Connection pools of redis-py that close outdated connections after a failover. See `failover`.
 
-By public methods only. `ConnectionPool.disconnect` is no help: it waits while it closes, and a task that takes such a
-connection meanwhile loses the one that it makes instead.
+They use public methods only. `ConnectionPool.disconnect` cannot be used, because it waits while it closes. A task that
+takes such a connection meanwhile would lose the new connection that it makes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ else:
 
 
 class _Renewing(_Base):
-    """Goes before a pool class of redis-py."""
+    """Mixed in before a pool class of redis-py, to close connections of an earlier generation."""
 
     failover: Failover
     _made_in: dict[AbstractConnection, int]
     _idle: set[AbstractConnection]
 
     def follow(self, failover: Failover) -> None:
-        """Keep to these generations. Comes before the first connection."""
+        """Use the generations of this failover. Call it before the first connection is made."""
         self.failover = failover
         self._made_in = {}
         self._idle = set()
         failover.add(self.close_outdated)
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Connect, anew if the connection is of an earlier generation."""
+        """Connect. A connection of an earlier generation is closed and made anew."""
         self._idle.discard(connection)
         if self._is_outdated(connection):
             await connection.disconnect(nowait=True)
@@ -46,14 +46,14 @@ class _Renewing(_Base):
         await super().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Take a connection back, and close it if it is of an earlier generation."""
+        """Return a connection to the pool, and close it if it is of an earlier generation."""
         if self._is_outdated(connection):
             await connection.disconnect(nowait=True)
         self._idle.add(connection)
         await super().release(connection)
 
     async def close_outdated(self) -> None:
-        """Close what is idle and of an earlier generation."""
+        """Close idle connections of an earlier generation."""
         for connection in tuple(self._idle):
             if connection in self._idle and self._is_outdated(connection):
                 await connection.disconnect(nowait=True)
@@ -71,7 +71,7 @@ class RenewingSentinelPool(_Renewing, SentinelConnectionPool):
     """Asks the sentinels for the address of each new connection."""
 
     async def get_master_address(self) -> Any:
-        """Return the primary's address; where it is another one, all connections made until now are outdated."""
+        """Return the primary's address. If it has changed, all earlier connections become outdated."""
         address = await self.sentinel_manager.discover_master(self.service_name)
         if self.master_address not in (None, address):
             self.failover.moved()
@@ -80,10 +80,16 @@ class RenewingSentinelPool(_Renewing, SentinelConnectionPool):
 
 
 class PromptSentinel(Sentinel):
-    """Asks one sentinel after the other, and gives each a share of the time: one that is silent hides no other."""
+    """Asks one sentinel after the other. Each gets a share of the time, so that a silent one blocks no other."""
 
     def __init__(self, hosts: list[tuple[str, int]], *, timeout_seconds: float, **options: Any) -> None:
-        """Set up; `timeout_seconds` is what a call may take in all."""
+        """Ask no sentinel yet.
+
+        Args:
+            hosts: The addresses of the sentinels.
+            timeout_seconds: The maximum time of a call, of which asking the sentinels is a part.
+            options: Further options of redis-py's `Sentinel`.
+        """
         super().__init__(hosts, **options)  # type: ignore[no-untyped-call]
         self.timeout_seconds = timeout_seconds
 

@@ -1,6 +1,6 @@
-"""What a router reads: the head of the history, replica records, the event stream; and what `lease_reader` reads.
+"""Reads the head of the history, replica records and the event stream; `lease_reader` adds leases and the queue.
 
-Reads only, in bounded pieces.
+It reads in bounded pieces and changes nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
 HEAD_FIELDS = ("schema", "history_id", "revision", "epoch")
 NO_FIELD = "-"
-"""Of `meta`; is never there, so that deleting it changes nothing."""
+"""A field that `meta` never has, so that deleting it changes nothing."""
 
 
 class Gap(Exception):
-    """Events between the reader's revision and the event stream's are gone; only a full read helps."""
+    """The events after the reader's revision do not lead to the present state. A full read is necessary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a history stands. `history_id` is `None` before anything was written, or after all was lost."""
+    """The present id, revision and epoch of a history.
+
+    `history_id` is `None` before the first write, or after all data was lost.
+    """
 
     history_id: str | None
     revision: str
@@ -41,10 +44,13 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole of a namespace's replicas as of one revision.
+    """All replicas of a namespace as of one revision.
 
     Attributes:
-        removed: Those known to be removed.
+        head: The history and that revision.
+        records: The records of the registered replicas, by canonical url.
+        removed: The replicas that were removed within seven days, by canonical url.
+        leader: The leader at that time.
     """
 
     head: Head
@@ -54,33 +60,33 @@ class Snapshot:
 
 
 class Reader(LeaseReader):
-    """Reads one namespace. Ordinary reads and the blocking one use separate clients.
+    """Reads one namespace. Ordinary reads and blocking reads use separate clients.
 
-    Every method raises `StoreUnavailable` past the timeout and `KeyConflict` for what it cannot parse.
+    Every method raises `StoreUnavailable` after the timeout, and `KeyConflict` for data that it cannot parse.
     """
 
     async def head(self) -> Head:
         """Return history id, revision and epoch.
 
         Raises:
-            StoreRefused: Another version wrote the namespace, in a form that this one cannot read.
+            StoreRefused: The namespace has another schema, which this version cannot read.
         """
         async with self._channel.bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
         return _head(values)
 
     async def leader(self) -> Leader | None:
-        """Return who leads now."""
+        """Return the present leader; `None` if there is none."""
         async with self._channel.bounded():
             return parse_leader(await self._commands.hgetall(self._keys.leader))
 
     async def panic(self) -> str:
-        """Return why there is panic, as the leader declared it; empty where there is none."""
+        """Return the reason for panic that the leader declared; empty if there is no panic."""
         async with self._channel.bounded():
             return await self._commands.hget(self._keys.meta, "panic") or ""
 
     async def last_heartbeat_at(self) -> float | None:
-        """Return when any router last sent a heartbeat, on the server's clock; `None` where none ever did."""
+        """Return when any router last sent a heartbeat, on the server's clock; `None` if none has sent one."""
         async with self._channel.bounded():
             at_ms = await self._commands.hget(self._keys.meta, "heartbeat_at_ms")
         return int(at_ms) / 1000 if at_ms and at_ms.isdigit() else None
@@ -109,7 +115,7 @@ class Reader(LeaseReader):
                 return list(dict.fromkeys(urls))
 
     async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
-        """Return the records of those that are registered."""
+        """Return the records of these replicas, without replicas that are not registered."""
         records: dict[str, ReplicaRecord] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
@@ -125,10 +131,10 @@ class Reader(LeaseReader):
         return records
 
     async def snapshot(self) -> Snapshot:
-        """Return all replicas as of one revision: what changed while reading is applied from the event stream.
+        """Return all replicas as of one revision. Changes during the read are applied from the event stream.
 
         Raises:
-            Gap: The history changed, or the event stream was trimmed, while reading. Worth trying again at once.
+            Gap: The history changed, or the event stream was trimmed, during the read. Try again at once.
         """
         before = await self.head()
         records = await self.records(await self.urls())
@@ -147,7 +153,7 @@ class Reader(LeaseReader):
         return Snapshot(Head(after.history_id, revision, after.epoch), records, removed, leader)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
-        """Return what is known of those that were removed by a revision at the latest."""
+        """Return the removals up to that revision."""
         urls = await self.removed()
         removals: dict[str, Removal] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
@@ -156,25 +162,25 @@ class Reader(LeaseReader):
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hget(self._keys.replica(url), "restored_from")
-                origins = await pipeline.execute(raise_on_error=False)  # what else a hash holds matters no more
+                origins = await pipeline.execute(raise_on_error=False)  # a malformed one is harmless
             for url, origin in zip(chunk, origins, strict=True):
                 removals[url] = Removal(revision, origin if isinstance(origin, str) else "")
         return removals
 
     async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
-        """Return up to that many events that follow a revision, oldest first."""
+        """Return the events after a revision, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
         return [parse_event(event_id, fields) for event_id, fields in entries]
 
     async def last_events(self, count: int) -> list[Event]:
-        """Return up to that many of the latest events, oldest first."""
+        """Return the latest events, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrevrange(self._keys.events, count=count)
         return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
 
     async def all_events(self) -> AsyncIterator[Event]:
-        """Yield the event stream from its oldest event on."""
+        """Yield all events of the event stream, oldest first."""
         after = ORIGIN
         while events := await self.events(after=after):
             for event in events:
@@ -182,13 +188,14 @@ class Reader(LeaseReader):
             after = events[-1].id
 
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
-        """Return the events that follow a revision, waiting up to that long for the first."""
+        """Return the events after a revision. Wait up to `seconds` for the first."""
         return _stream_events(await self._block({self._keys.events: after}, seconds))
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
-        """Return the head, and the events that follow a revision, both on the blocking connection.
+        """Return the head, and the events after a revision, both read on the blocking connection.
 
-        Only a write tells whether that connection leads to the primary: those of commands may have moved already.
+        The call also writes, without changing anything. Only a write shows whether this connection leads to the
+        primary; the connections of commands may already lead to another server.
         """
         async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
             pipeline = self._blocking.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""How a namespace is read: ordinary reads in a lane, and those that wait on a connection of their own."""
+"""The base of all reads of a namespace: ordinary reads use a lane, blocking reads use a client of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK_MARGIN_SECONDS = 1.0
 
 
 class Reads:
-    """What all reads of one namespace go by."""
+    """The clients, the lane and the timeouts for all reads of one namespace."""
 
     def __init__(self, clients: Clients, keys: Keys, *, timeout_seconds: float = 1.0) -> None:
         self._commands = clients.control
@@ -39,7 +39,10 @@ class Reads:
 
 
 async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block: int) -> object:
-    """Read a stream at the node that has it: redis-py would ask another node for the keys in XREAD, dead or alive."""
+    """Read a stream at the node that has it.
+
+    Without that, redis-py first asks another node which keys an XREAD names, even if that node is dead.
+    """
     key, after = stream
     await cluster.initialize()
     words = ("XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", block, "STREAMS", key, after)
@@ -47,7 +50,7 @@ async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block
 
 
 async def execute(pipeline: Client) -> list[Any]:
-    """Return the replies of a pipeline; raise the first error as the server put it, which redis-py 6 garbles."""
+    """Return the replies of a pipeline. Raise the first error with the server's text, which redis-py 6 would change."""
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
     for reply in replies:
         if isinstance(reply, Exception):
@@ -56,7 +59,7 @@ async def execute(pipeline: Client) -> list[Any]:
 
 
 def stream_entries(streams: object) -> list[tuple[str, dict[str, str]]]:
-    """Return the entries in XREAD's reply for one stream, which redis-py gives as a list or, in RESP3, a dict."""
+    """Return the entries in XREAD's reply for one stream. redis-py returns a list or, with RESP3, a dict."""
     if not streams:
         return []
     if isinstance(streams, dict):

@@ -1,4 +1,4 @@
-"""Redis urls: which shapes are accepted, and how one is shown without its secrets. Opens no connection.
+"""Validates Redis urls, and masks their secrets for display. Opens no connection. The accepted forms follow.
 
 redis://[user:password@]host[:port][/db][?option=value]       one server; rediss:// the same over TLS
 unix://[user:password@]/path/to/socket[?db=0]                 one server on this machine
@@ -33,10 +33,10 @@ _PATHS = {
 
 
 def check_redis_url(url: object, field: str = "redis_url") -> str:
-    """Return the url if its shape is one of those above; no connection is made.
+    """Return the url if it has one of the forms above. No connection is made.
 
     Raises:
-        ConfigError: It is not. The message never shows a part of the url that could be a secret.
+        ConfigError: The url has another form. The message never shows a part of it that could be a secret.
     """
     if not isinstance(url, str):
         raise ConfigError(f"{field}: must be text such as redis://127.0.0.1:6379/0, got {type(url).__name__}")
@@ -60,15 +60,15 @@ def check_redis_url(url: object, field: str = "redis_url") -> str:
 
 
 def mask_redis_url(url: str) -> str:
-    """Return the url for people to read: passwords replaced by `***`.
+    """Return the url for display, with passwords and other secrets replaced by `***`.
 
-    A url of an unknown shape may hold a secret anywhere, so that nothing of it but a known scheme is shown.
+    A url of an unknown form may contain a secret anywhere. Then only its scheme is shown, if that is known.
     """
     match = _match(url)
     scheme = url.partition("://")[0]
     if match is None or not _are_hosts(scheme, match["hosts"]):
         return f"{scheme}://***" if scheme in REDIS_SCHEMES else "***"
-    # A user without a password is masked too: some write the password there.
+    # A user without a password is masked too, because some people write the password in its place.
     user = "***" if match["password"] is None else f"{match['user']}:***"
     credentials = "" if match["user"] is None else f"{user}@"
     query = "" if match["query"] is None else "?" + "&".join(map(_mask_option, match["query"].split("&")))
@@ -76,7 +76,7 @@ def mask_redis_url(url: str) -> str:
 
 
 def _match(url: str) -> re.Match[str] | None:
-    """Take a url apart; `None` where an '@' beyond the credentials leaves open where they end."""
+    """Match the parts of a url. Return `None` if another '@' makes the end of the credentials ambiguous."""
     match = _URL.fullmatch(url)
     if match is None or match["scheme"] not in REDIS_SCHEMES:
         return None

@@ -1,7 +1,7 @@
-"""The fields of a replica: one table, from which parsing, registering, restoring and every JSON document follow.
+"""The table of a replica's fields. Parsing, registration, restoration and every JSON document are derived from it.
 
-A new field is an attribute in `model` and a row here. Lua gets fields by their names and names only those that a script
-itself decides by.
+A new field needs an attribute in `model` and a row here. Lua receives fields by name. A script contains only the names
+of fields that it uses itself.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from shared_registry.model import (
 
 
 class Group(enum.Enum):
-    """Whose information a field is, which decides how it is written and what becomes of it after a loss of history."""
+    """The group of a field, which decides who writes it and whether it is restored after a loss of history."""
 
     SPEC = "spec"
-    """What was asked for. `register_replica` writes it; it is put back."""
+    """The configured spec. `register_replica` writes it. It is restored."""
     OPERATION = "operation"
-    """What was done to the replica on purpose. It is put back."""
+    """Actions of operators and programs, such as the admin state. It is restored."""
     HEALTH = "health"
-    """What probes found. It is put back where no later probe is known."""
+    """Results of probes. It is restored if no later probe is known."""
     PRESENT = "present"
-    """What only the present history knows. It is never put back."""
+    """Data of the present history. It is never restored."""
 
 
 class Document(enum.Flag):
@@ -49,11 +49,11 @@ class Document(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a value is written as text, and shown.
+    """The conversion of a value to and from text in Redis, and to JSON.
 
     Attributes:
-        read: Returns the value; a ValueError where the text is malformed.
-        write: Returns the text, or `None` where the hash has no such field then.
+        read: Returns the value; raises ValueError if the text is malformed.
+        write: Returns the text, or `None` if the hash has no such field for this value.
         show: Returns the value for JSON.
     """
 
@@ -80,16 +80,18 @@ def _word(kind: type[enum.Enum]) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaField:
-    """One field.
+    """One field of a replica.
 
     Attributes:
-        name: In the replica's hash and in its events.
-        holder: The class of the model that has it.
-        attribute: Its name there, and in JSON.
-        is_required: Whether a hash without it is malformed; otherwise the model's default stands for it.
-        is_in_events: Whether events carry it; `lua/lib/events.lua` names those that they do not.
-        documents: Which JSON documents show it.
-        words: Returns how a spec's value is told to people, empty for not at all.
+        name: The name in the replica's hash and in its events.
+        holder: The class of the data model that has the attribute.
+        attribute: The name of the attribute, and of the JSON member.
+        form: The conversion to and from text.
+        group: See `Group`.
+        is_required: Whether a hash without the field is malformed. Otherwise the model's default is used.
+        is_in_events: Whether events carry the field. `lua/lib/events.lua` names the fields that they do not carry.
+        documents: The JSON documents that show the field.
+        words: Returns a value of the spec as text for people; empty if it is not shown.
     """
 
     name: str
@@ -103,7 +105,7 @@ class ReplicaField:
     words: Callable[[Any], str] | None = None
 
     def of(self, record: ReplicaRecord) -> Any:
-        """Return the value that a record holds."""
+        """Return the field's value in a record."""
         return getattr(_part(record, self.holder), self.attribute)
 
 
@@ -157,9 +159,9 @@ FIELDS = (
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
     _record("restored_from", TEXT, Group.PRESENT),
 )
-"""In the order in which JSON documents show them."""
+"""All fields, in the order in which JSON documents show them."""
 ONLY_FOR_SCRIPTS = ("spec_request", "failing_witness")
-"""Fields of the hash that scripts alone read and write; events do not carry them."""
+"""Fields of the hash that only scripts read and write. Events do not carry them."""
 
 HELD_BY: Mapping[type, tuple[ReplicaField, ...]] = MappingProxyType(
     {
@@ -173,18 +175,18 @@ _REQUIRED = tuple(field for field in _RESTORED if field.is_required)
 
 
 def spec_fields(endpoint: ReplicaEndpoint) -> dict[str, str]:
-    """Return what a spec is in a hash, without its order, which the registering script may have to choose."""
+    """Return the fields of a spec, without its order, which `register_replica` may have to choose."""
     fields = (field for field in HELD_BY[ReplicaEndpoint] if field.name != "order")
     return {field.name: field.form.write(getattr(endpoint, field.attribute)) or "" for field in fields}
 
 
 def restored_fields(record: ReplicaRecord) -> dict[str, str]:
-    """Return what is put back of a replica's hash after a loss of history."""
+    """Return the fields of a replica's hash that are restored after a loss of history."""
     return _written(record, _RESTORED)
 
 
 def removed_fields(key: str) -> dict[str, str]:
-    """Return the hash of a replica of which only its removal is known: the least that every reader requires."""
+    """Return the fields of a replica whose removal is all that is known: those that every reader requires."""
     return _written(ReplicaRecord(key, ReplicaEndpoint(key), source=Source.EXPLICIT), _REQUIRED)
 
 
@@ -194,16 +196,16 @@ def _written(record: ReplicaRecord, fields: tuple[ReplicaField, ...]) -> dict[st
 
 
 def spec_words(endpoint: ReplicaEndpoint) -> str:
-    """Return a spec for people, without url and name."""
+    """Return a spec as text for people, without url and name."""
     told = (field.words(getattr(endpoint, field.attribute)) for field in HELD_BY[ReplicaEndpoint] if field.words)
     return ", ".join(words for words in told if words)
 
 
 def replica_document(record: ReplicaRecord, which: Document) -> dict[str, Any]:
-    """Return a replica for JSON. Times are seconds since the epoch on the Redis server's clock."""
+    """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock."""
     return {field.attribute: field.form.show(field.of(record)) for field in FIELDS if which & field.documents}
 
 
 def documented(which: Document) -> list[str]:
-    """Return the names that such a document has."""
+    """Return the names of the members of such a document."""
     return [field.attribute for field in FIELDS if which & field.documents]

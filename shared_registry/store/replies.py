@@ -1,7 +1,4 @@
-"""What the store's verbs answer. Pure data.
-
-Where an answer is a replica's or an event's state, it is that of `model`.
-"""
+"""The results of the store's verbs. Pure data. Replicas, events and leaders are those of `model`."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from shared_registry.model import Event, Leader
 
 @dataclass(frozen=True, slots=True)
 class Elected:
-    """This candidate leads, under that epoch."""
+    """This candidate is the leader, in that epoch."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Somebody else leads, for at most that long unless they renew."""
+    """Another router is the leader. Its lease ends after that time unless the router renews it."""
 
     leader: Leader
     remaining_seconds: float
@@ -29,12 +26,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of a batch of probe results.
+    """The result of a batch of probe results.
 
     Attributes:
-        events: The status changes that it made.
-        dropped: Results for replicas that were removed, or removed and registered again, meanwhile.
-        is_duplicate: The batch had been applied before; the event stream brings its events.
+        events: The events of the status changes.
+        dropped: The number of results that were dropped because the replica was removed, or removed and registered
+            again, meanwhile.
+        is_duplicate: The batch had been applied before. The event stream carries its events.
     """
 
     events: Sequence[Event] = ()
@@ -44,12 +42,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a heartbeat learned.
+    """The reply to a heartbeat.
 
     Attributes:
-        joined: The router was not among the live ones before.
-        expired: Routers that may be reaped.
-        leases: How many it holds, as far as Redis knows.
+        history_id: The history of the namespace.
+        revision: The id of the last event.
+        joined: The router was not registered before.
+        expired: The keys of routers that may be reaped.
+        leases: The number of leases that Redis has for the router.
     """
 
     history_id: str
@@ -60,7 +60,7 @@ class Heartbeat:
 
 
 class Parting(enum.Enum):
-    """How far a router's removal has come."""
+    """The progress of a router's removal: done, to be called again, or refused."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -68,7 +68,7 @@ class Parting(enum.Enum):
 
 
 class Denial(enum.Enum):
-    """Why a session gets no replica, and is not to wait for one."""
+    """The reason why a session gets no slot and does not wait for one."""
 
     SATURATED = "saturated"
     NO_HEALTHY = "no_healthy"
@@ -78,11 +78,11 @@ class Denial(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A session gets no replica.
+    """A session gets no slot and does not wait.
 
     Attributes:
-        why: Why not. `EXCLUDED` where it was to wait, but others than it excluded have room.
-        depth: How many sessions wait.
+        why: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
+        depth: The number of waiting sessions.
     """
 
     why: Denial
@@ -91,12 +91,13 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A session's place in the queue.
+    """A session waits in the queue.
 
     Attributes:
-        sequence: What the line is ordered by; brings the place back where the server forgets it.
-        position: Counted from 1, over all routers.
-        depth: How many sessions wait.
+        sequence: The session's sequence, which orders the queue. With it, the session gets its position back if the
+            server has lost the queue.
+        position: The session's position in the queue, counted from 1, over all routers.
+        depth: The number of waiting sessions.
     """
 
     sequence: str
@@ -106,12 +107,12 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What became of leases put back.
+    """The result of restoring leases.
 
     Attributes:
-        count: How many Redis did not have, or had on another replica.
-        over_capacity: Canonical urls of replicas that have more sessions now than they may take.
-        not_there: Canonical urls of replicas that Redis does not know; leases on these were not put back.
+        count: The number of leases that Redis did not have, or had on another replica.
+        over_capacity: Canonical urls of replicas that now have more sessions than their capacity.
+        not_there: Canonical urls of replicas that Redis does not have. Leases on these were not restored.
     """
 
     count: int
@@ -121,11 +122,11 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A session's slot.
+    """A slot that a session got.
 
     Attributes:
         key: The replica's canonical url.
-        revision: The event that last changed the replica before the slot was taken.
+        revision: The id of the last event about the replica before the slot was taken.
     """
 
     key: str

@@ -1,7 +1,7 @@
-"""Redis Cluster: a client of the one node that serves a namespace, whichever that is.
+"""Redis Cluster: a client of the one node that serves a namespace.
 
-All keys of a namespace lie in one slot, so that one node is all that a registry needs. redis-py's own cluster client
-depends on the others, too: it asks one of them which keys an XREAD names, and none else when that one is dead.
+All keys of a namespace are in one hash slot, so a registry needs only one node. redis-py's own cluster client depends
+on other nodes too: it asks one node which keys an XREAD names, and asks no other node if that one is dead.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ RETRY_SECONDS = 0.05
 
 
 class SlotClient(Redis):
-    """Talks to the node that serves the slot, and follows its redirections: what is redirected was not executed."""
+    """A client of the node that serves the hash slot.
+
+    It follows redirections, which is safe because a redirected command was not executed.
+    """
 
     owner: SlotOwner
     node_options: Mapping[str, Any]
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Execute a command, where the slot is."""
+        """Execute a command at the node that serves the hash slot, and follow redirections."""
         for redirect in range(REDIRECTS + RETRIES):
             try:
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
@@ -45,7 +48,7 @@ class SlotClient(Redis):
         raise exceptions.ClusterError("the nodes of the cluster do not agree on who serves the namespace's slot")
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
-        """Return a pipeline whose redirected commands are executed one by one, where the slot is."""
+        """Return a pipeline. Commands of it that are redirected are executed one by one at the right node."""
         pipeline: Any = super().pipeline(transaction, shard_hint)
         execute = pipeline.execute
 
@@ -76,7 +79,7 @@ class SlotClient(Redis):
         return replies
 
     async def _execute_at(self, address: Address, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """Execute a command where its key went while its slot is being migrated."""
+        """Execute a command at the node to which its key has moved while the hash slot is being migrated."""
         async with Redis(host=address[0], port=address[1], **self.node_options) as node:
             pipeline = node.pipeline(transaction=False)
             pipeline.execute_command("ASKING")
@@ -88,7 +91,7 @@ class SlotClient(Redis):
 
 
 def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int) -> Any:
-    """Return a client whose connections lead to the owner of a slot."""
+    """Return a client whose connections lead to the node that serves a hash slot."""
 
     class OwnerConnection(Connection):
         async def connect(self) -> None:

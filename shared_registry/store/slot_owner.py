@@ -1,6 +1,6 @@
-"""Redis Cluster: which node serves a namespace.
+"""Redis Cluster: finds the node that serves a namespace.
 
-All nodes are asked at once, and most of them are believed: a dead or silent one is one vote less.
+It asks all nodes at once and takes the answer of the majority. A dead or silent node is one vote less.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Address: TypeAlias = tuple[str, int]
 Row: TypeAlias = Sequence[Any]
 
 PATIENCE = 1 / 3
-"""The share of the time for a call that the nodes have to answer in, once the first has."""
+"""The share of a call's time in which the nodes must answer. The first answer is awaited longer if necessary."""
 ASK_AGAIN_SECONDS = 0.2
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
 
 class SlotOwner:
-    """Finds the node that serves a slot.
+    """Finds the node that serves a hash slot.
 
     Attributes:
-        hosts: The nodes named at first. They are asked for ever, by name, together with those that they name.
+        hosts: The configured nodes. They are always asked, by name, together with the nodes that the cluster reports.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class SlotOwner:
         timeout_seconds: float,
         failover: Failover,
     ) -> None:
-        """Set up; nothing is asked before the first `address`.
+        """Ask no node before the first call of `address`.
 
         Args:
             hosts: Nodes of the cluster.
-            key: A key in the slot; empty where a node's reply is to say which slot it is.
-            options: For a connection to any node.
-            timeout_seconds: For a call, of which asking is a part.
-            failover: Whose generations say how long an answer holds.
+            key: A key in the hash slot; empty if a redirection will name the slot.
+            options: Options of a connection to any node.
+            timeout_seconds: The maximum time of a call, of which asking the nodes is a part.
+            failover: An answer is doubted when the generation of this failover rises.
         """
         self.hosts = hosts
         self._slot = key_slot(key.encode()) if key else None
@@ -64,10 +64,10 @@ class SlotOwner:
         self._lock = asyncio.Lock()
 
     async def address(self) -> Address:
-        """Return where the slot is served, asking the nodes where there is doubt.
+        """Return the address of the node that serves the hash slot. Ask the nodes if the known one is in doubt.
 
         Raises:
-            RedisError: No node says so.
+            RedisError: No node names the address.
         """
         async with self._lock:
             is_doubted = self._is_doubted or self._generation != self._failover.generation
@@ -84,11 +84,11 @@ class SlotOwner:
             return self._address
 
     def doubt(self) -> None:
-        """Ask again before the next connection: the node could not be reached."""
+        """Record that the node could not be reached, so that the nodes are asked before the next connection."""
         self._is_doubted = True
 
     def moved(self, error: exceptions.MovedError) -> None:
-        """Follow a node's word on who serves the slot."""
+        """Use the slot and the address that a node's redirection names."""
         self._slot = error.slot_id
         address = self.place_of(error)
         if address != self._address:
@@ -99,7 +99,7 @@ class SlotOwner:
             self._generation = self._failover.generation
 
     def place_of(self, error: exceptions.AskError) -> Address:
-        """Return the address that a redirection names; one without a host means the host that gave it."""
+        """Return the address that a redirection names. Without a host, it is the host that sent the redirection."""
         host = error.host or (self._address or self.hosts[0])[0]
         return host, error.port
 
@@ -114,8 +114,8 @@ class SlotOwner:
             await asyncio.gather(*asking, return_exceptions=True)
 
     async def _elect(self, asking: Mapping[asyncio.Task[list[Row]], Address]) -> Address:
-        """Return what more than half of the nodes say, or most of those that answer soon."""
-        votes: dict[Address, list[Address]] = {}  # for whom: the votes
+        """Return the address that more than half of the nodes name, or that most nodes name which answer in time."""
+        votes: dict[Address, list[Address]] = {}  # the nodes reported together with each owner
         counts: Counter[Address] = Counter()
         error: BaseException = exceptions.ConnectionError("no node of the cluster serves the namespace's slot")
         pending = set(asking)
@@ -143,7 +143,7 @@ class SlotOwner:
         return owner
 
     def _read(self, rows: Sequence[Row], node: Address) -> tuple[Address | None, list[Address]]:
-        """Return who serves the slot, if anyone does, and all nodes."""
+        """Return the node that serves the hash slot, if there is one, and all nodes."""
         owner = None
         nodes: list[Address] = []
         for first, last, *servers in rows:
@@ -154,7 +154,10 @@ class SlotOwner:
         return owner, nodes
 
     async def _rows_of(self, node: Address) -> list[Row]:
-        """Ask a node who serves which slots: [first, last, [host, port, id, …] of the primary, of a replica, …]."""
+        """Ask a node which nodes serve which slots.
+
+        Each row is [first slot, last slot, [host, port, id, …] of the primary, the same of a replica, …].
+        """
         connection = Connection(host=node[0], port=node[1], **self._options)
         try:
             await connection.connect()
@@ -166,6 +169,6 @@ class SlotOwner:
 
 
 def _place(server: Row, node: Address) -> Address:
-    """Return a server's address; one that does not know its own is where we found it."""
+    """Return a server's address. A server that does not know its own host has the host at which it was asked."""
     host = server[0]
     return (node[0] if host in (None, "", "?") else host, int(server[1]))

@@ -1,4 +1,4 @@
-"""Whether the registry can work on a server."""
+"""Checks whether a server's version and settings suit the registry."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 async def verify_server(client: Client, *, timeout_seconds: float) -> None:
-    """Refuse a server that the registry cannot work on, and warn of one that may lose keys.
+    """Refuse a server that the registry cannot use. Log a warning for a server that may drop keys.
 
     Raises:
-        StoreRefused: Older than Redis 6.2, or wrong credentials.
-        StoreUnavailable: No answer.
+        StoreRefused: The server is older than Redis 6.2, or the credentials are wrong.
+        StoreUnavailable: The server did not answer in time.
     """
     async with bounded(timeout_seconds):
         options = {"target_nodes": RedisCluster.RANDOM} if isinstance(client, RedisCluster) else {}  # the caller's

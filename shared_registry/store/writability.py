@@ -1,7 +1,8 @@
-"""Whether Redis takes this router's writes. Apart from the view's age, which counts reads.
+"""Records whether Redis accepts this router's writes. The age of the view is separate, because it depends on reads.
 
-A store that can be read but not written (a demoted primary, too few replicas, no memory, missing rights) must not take
-every router out of service: they go on selecting. It must be known, though: nobody leads then, and nothing is counted.
+A Redis that can be read but not written (a demoted primary, too few Redis replicas, no memory, missing rights) must not
+take every router out of service, so routers go on selecting. But operators must learn of it, because there is no leader
+then, and no lease is counted.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 
 CURRENT_SECONDS = 5.0
-"""While the last read is no older, it is writing alone that fails."""
+"""While the last read is not older than this, reads work and only writes fail."""
 logger = logging.getLogger(__name__)
 
 
 class Writability:
-    """Follows the heartbeats: each of them writes, whether or not anything else happens."""
+    """Derives writability from the heartbeats, because every heartbeat writes."""
 
     def __init__(self, *, read_age: Callable[[], float | None], clock: Clock) -> None:
-        """Set up; nothing was written yet.
+        """Start without a recorded write.
 
         Args:
-            read_age: How long ago Redis was last read; `None` before it was.
+            read_age: Returns how long ago Redis was last read; `None` before the first read.
             clock: For ages.
         """
         self._read_age = read_age
@@ -41,12 +42,12 @@ class Writability:
 
     @property
     def failure(self) -> str | None:
-        """Why Redis refuses writes although it can be read; `None` while it takes them, and while it is away."""
+        """The reason why writes fail although reads work; `None` while writes work or Redis is unavailable."""
         age = self._read_age()
         return self._reason if self._is_told and age is not None and age <= CURRENT_SECONDS else None
 
     def accepted(self) -> None:
-        """Note that a heartbeat was written."""
+        """Record that a heartbeat was written."""
         now = self._clock.monotonic()
         if self._is_told and self._failing_since is not None:
             logger.info("redis: writes are accepted again, after %.1f s", now - self._failing_since)
@@ -55,7 +56,10 @@ class Writability:
         self._is_told = False
 
     def refused(self, error: StoreError) -> None:
-        """Note that a heartbeat was not written. Told once a read has succeeded since the first that was not."""
+        """Record that a heartbeat was not written.
+
+        A warning is logged once, as soon as a read has succeeded since the first failed heartbeat.
+        """
         now = self._clock.monotonic()
         if self._failing_since is None:
             self._failing_since = now

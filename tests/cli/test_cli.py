@@ -236,7 +236,7 @@ def test_looking_leaves_no_trace(raw: Any, keys: Keys, variables: dict[str, str]
         done = invoke(*words, **variables, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
         assert (done.code, done.err) == (0, "")
     assert raw.keys(f"{keys.prefix}*") == []
-    assert "nothing is there yet" in invoke("status", **variables).out
+    assert "the namespace is empty" in invoke("status", **variables).out
 
 
 @pytest.mark.parametrize("is_before", [True, False])
@@ -294,7 +294,7 @@ def test_a_signal_ends_serve_cleanly(
         assert raw.zcard(keys.routers) == 1
         done = router.ends(number)
     assert (done.code, done.out) == (0, "")
-    assert "has stopped" in done.err_lines[-1]
+    assert "router: stopped" in done.err_lines[-1]
     assert raw.zcard(keys.routers) == 0
     assert not raw.exists(keys.leader)
 
@@ -307,7 +307,7 @@ def test_a_signal_ends_the_wait_for_redis(tmp_path: Path) -> None:
     _, serving, waiting, stopped = done.err_lines
     assert "serving on" in serving
     assert "waiting for" in waiting
-    assert "has stopped" in stopped
+    assert "router: stopped" in stopped
 
 
 def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_followed_events_outlive_redis_and_a_lost_history(own_server: OwnServer,
         invoke("drain", A, "--reason", "upgrade", **on(server))
         wait_for(lambda: ": upgrade" in lines.out and "upgrade" in documents.out, "what comes")
         server.kill()
-        wait_for(lambda: "waiting for it" in lines.err, "the outage")
+        wait_for(lambda: "trying again until it answers" in lines.err, "the outage")
         server.start()
         invoke("enable", A, **on(server))
         wait_for(lambda: " active by " in lines.out, "what comes after it")
@@ -98,8 +98,8 @@ def test_followed_events_outlive_redis_and_a_lost_history(own_server: OwnServer,
         ended = lines.ends(signal.SIGINT)
         told = documents.ends(signal.SIGTERM)
     assert (ended.code, told.code) == (0, 0)
-    assert ended.err.count("waiting for it") == ended.err.count("Redis is back") == 1
-    assert "events are missing" in ended.err or "begins anew" in ended.err
+    assert ended.err.count("trying again until it answers") == ended.err.count("Redis is back") == 1
+    assert "events are missing" in ended.err or "starts again from its beginning" in ended.err
     kinds = [json.loads(line)["kind"] for line in told.out.splitlines()]
     assert kinds == [
         *("replica_registered", "replica_admin", "replica_admin", "replica_deregistered", "replica_registered")

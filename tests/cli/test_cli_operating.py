@@ -69,8 +69,8 @@ def test_add_sets_and_takes_away_single_labels(command: Command, raw: Any, keys:
     assert replica["labels"] == {"zone": "b"}
     before = raw.hgetall(keys.replica(A))
     for words, message in (
-        (["zone"], "--label: 'zone' must be NAME=VALUE, such as zone=a, or NAME- to take one away"),
-        (["zone=a", "zone-"], "--label: 'zone' is both set and taken away"),
+        (["zone"], "--label: 'zone' must be NAME=VALUE, such as zone=a, or NAME- to remove the label"),
+        (["zone=a", "zone-"], "--label: 'zone' is both set and removed"),
         (["a b=c"], "replica.labels: the name 'a b' must be text of 1 to 128 characters"),
     ):
         refused = command("add", A, *(word for one in words for word in ("--label", one)))
@@ -264,7 +264,7 @@ def test_step_down_where_nobody_else_stands_and_where_nobody_leads(
 ) -> None:
     nobody = command("step-down")
     assert (nobody.code, nobody.err) == (1, "")
-    assert "nobody leads" in nobody.out
+    assert "there is no leader" in nobody.out
 
     async def elect() -> None:
         async with on_server(server.url, namespace) as space:
@@ -274,7 +274,7 @@ def test_step_down_where_nobody_else_stands_and_where_nobody_leads(
     done = command("step-down", "--for", "0.2")
     assert done.code == 0
     assert done.out.startswith("router~1 steps down from epoch ")
-    assert done.out.endswith("sits out 0.2 s; nobody else has taken over yet\n")
+    assert done.out.endswith("sits out 0.2 s; no other router has taken over yet\n")
     assert events(raw, keys)[-1]["sit_out_ms"] == "200"
     none = command("step-down", "--json")
     assert none.code == 1
@@ -330,7 +330,7 @@ def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: 
     assert lines[1].split()[:2] == ["router~1", "yes"]
     assert lines[1].split()[-1] == "fingerprint"
     assert lines[2].split()[-2:] == ["another", "differs"]
-    assert "1 router has another" in lines[3]
+    assert "1 router has other shared settings" in lines[3]
     raw.zadd(keys.routers, {"router~2": 1000})
     told = json.loads(command("routers", "--json").out)
     assert [one["is_live"] for one in told["routers"]] == [True, False]

@@ -63,7 +63,7 @@ def test_only_the_first_are_shown_where_that_is_wanted(space: Space, command: Co
     assert (told["depth"], [one["position"] for one in told["waiters"]]) == (3, [1, 2, 3][:shown])
     lines = command("queue", "--count", str(count)).out.splitlines()
     assert len(lines) == (shown + 2 if shown else 1)
-    more = f"; {3 - shown} more than shown, see --count" if shown < 3 else ""
+    more = f"; {3 - shown} are not shown, raise --count" if shown < 3 else ""
     assert lines[-1] == f"3 sessions wait{more}"
     assert command("queue", "--count", "-1").code == 2
 
@@ -75,12 +75,12 @@ def test_a_long_line_is_read_in_pieces(space: Space, command: Command) -> None:
     assert told["depth"] == 1203
     assert [int(one["id"], 16) for one in told["waiters"]] == list(range(1100))
     assert len(json.loads(command("queue", "--json").out)["waiters"]) == 20
-    assert command("queue").out.endswith("1203 sessions wait; 1183 more than shown, see --count\n")
+    assert command("queue").out.endswith("1203 sessions wait; 1183 are not shown, raise --count\n")
 
 
 def test_nobody_waiting_is_said(space: Space, command: Command, server: EmbeddedServer) -> None:
     space.raw.delete(space.keys.queue)
-    assert command("queue") == Done(0, f"nobody waits in namespace {space.keys.namespace} at {server.url}\n", "")
+    assert command("queue") == Done(0, f"no session waits in namespace {space.keys.namespace} at {server.url}\n", "")
     assert json.loads(command("queue", "--json").out)["waiters"] == []
 
 
@@ -95,7 +95,7 @@ def test_status_shows_how_many_wait(space: Space, command: Command) -> None:
     assert "queue      3 sessions wait\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
     assert json.loads(command("status", "--json").out)["queue"] == {"depth": 3}
     space.raw.delete(space.keys.queue)
-    assert "queue      nobody waits\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
+    assert "queue      empty\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
     assert json.loads(command("status", "--json").out)["queue"] == {"depth": 0}
 
 

@@ -181,7 +181,7 @@ def test_a_program_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> N
 
 def test_a_taken_port_that_was_asked_for_is_an_error(server: EmbeddedServer, redis_binary: Path) -> None:
     second = EmbeddedServer(binary=redis_binary, port=server.port)
-    with pytest.raises(StoreUnavailable, match=rf"port {server.port} is taken"):
+    with pytest.raises(StoreUnavailable, match=rf"port {server.port} is in use"):
         second.start()
     assert not second.is_running
     assert ask(server, "INFO")["process_id"] == server.pid

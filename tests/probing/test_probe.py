@@ -214,7 +214,7 @@ async def test_a_result_of_another_shape_is_a_failure(result: object) -> None:
         (ValueError("no\nsuch thing"), "ValueError: no such thing"),
         (TimeoutError(), "TimeoutError:"),
         (ExceptionGroup("several", [OSError("x")]), "ExceptionGroup: several (1 sub-exception)"),
-        (asyncio.CancelledError(), "CancelledError: the probe was cancelled by its own doing"),
+        (asyncio.CancelledError(), "CancelledError: the probe cancelled itself"),
         (RuntimeError("x" * 1000), "RuntimeError: " + "x" * (MAX_ERROR_LENGTH - 15) + "…"),
     ],
 )

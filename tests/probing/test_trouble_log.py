@@ -12,7 +12,7 @@ from tests.support.fake_clock import FakeClock
 
 FILES = OwnTrouble("too many open files", "raise the limit")
 PORTS = OwnTrouble("cannot assign requested address", "widen the range")
-BEGIN = "router: cannot connect to replicas: too many open files; nothing is held against them; raise the limit"
+BEGIN = "router: cannot connect to replicas: too many open files; not counted as failures of replicas; raise the limit"
 
 
 def test_one_line_an_edge(caplog: pytest.LogCaptureFixture) -> None:

@@ -139,7 +139,7 @@ async def test_without_sessions_it_ends_at_once(
     router.command.process.send_signal(number)
     assert await ended(router) == 0
     assert time.monotonic() - begun < SECONDS
-    assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: has stopped"
+    assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])

@@ -23,10 +23,10 @@ HEAD = """\
 Made from the settings' own docstrings by `python -m tests.tools.config_reference`: change them in
 `shared_registry/config/settings.py`.
 
-A setting comes from, first wins: the command line (`--redis`, `--namespace`, and those that a command names in its
-`--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML file given with `--config`, the default. Code that
-builds `RouterConfig(...)` itself reads neither file nor environment. `shared-registry config show` prints the values in
-force and where each came from.
+A setting is read from these sources; the first that has it is used: the command line (`--redis`, `--namespace`, and
+further options in a command's `--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML file given with
+`--config`, the default. Code that builds `RouterConfig(...)` itself reads neither file nor environment.
+`shared-registry config show` prints the values in force and the source of each.
 
 ```yaml
 router:
@@ -41,20 +41,23 @@ router:
     expect: {status: ready}
 ```
 
-A wrong value ends the start with one message that lists everything wrong, each with its place and a remedy. An unknown
-key inside `router:` is named in a warning, with the nearest known one; other top-level blocks belong to others and are
-not looked at. In the environment `SHARED_REGISTRY_REPLICAS` holds urls with commas between, or a JSON list such as
-`[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`; `SHARED_REGISTRY_HEALTH_CHECK_EXPECT`
-holds a JSON object, and `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`; an empty variable counts as absent.
+If a value is wrong, the router does not start. One message lists all wrong values, each with its place and a remedy. An
+unknown key inside `router:` causes a warning that names the nearest known key. Other top-level blocks are ignored,
+because they may belong to other programs.
 
-A replica has a `url` and, where they are given, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`. Labels
-are up to 16 names with texts, such as `{zone: a, gpu: h100}`, that people and policies go by. A name has 1 to 128
-letters, digits and `-_./`, with a letter or digit at both ends; a text has up to 128 letters, digits and `-_./:@+`, or
-is empty. Labels of Kubernetes are such.
+In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list such as
+`[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT`
+holds a JSON object. The value `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable is
+ignored.
 
-All routers of a namespace should agree on the settings marked *shared*: any of them may lead, and all judge each
-other's silence. Each router shows a fingerprint of them (`config_fingerprint` in its Redis record), so that a stray one
-is seen.
+A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`. It may have up
+to 16 labels, such as `{zone: a, gpu: h100}`, for people and policies. A label's name has 1 to 128 letters, digits and
+`-_./`, and begins and ends with a letter or digit. Its value has up to 128 letters, digits and `-_./:@+`, and may be
+empty. Labels of Kubernetes have this form.
+
+All routers of a namespace should have the same values for the settings marked *shared*: any of them may become the
+leader, and every router decides whether another one has expired. Each router publishes a fingerprint of these settings
+(`config_fingerprint` in its Redis record), so that differences can be found.
 
 | setting | default | YAML key below `router:` |
 |---|---|---|
