@@ -112,7 +112,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._begin_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. Drop a trailer, which could otherwise add what the checks of the head refuse."""
+        """Keep a header. Drop a trailer, which could otherwise add a header that the checks of the head refuse."""
         if self._is_in_head:
             super().on_header(name, value)
 

@@ -139,7 +139,7 @@ class Dispatcher:
         if failure.trouble is not None:
             self._reports.trouble(replica, failure.trouble)
             return
-        logger.warning("session: %s did not take it: %s", replica.url, failure)
+        logger.warning("session: %s did not take the session: %s", replica.url, failure)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
 

@@ -15,8 +15,8 @@ class Opening:
     """Decides when a router opens, which means that it places sessions without holding them.
 
     It opens once its view is loaded and has a healthy replica, or has a status other than unknown for every active
-    replica. `HOLD_SECONDS` after the start it stops holding sessions in any case. If the view is not loaded by then,
-    sessions that may not wait are refused.
+    replica. `HOLD_SECONDS` after the start a loaded view is enough. If the view is not loaded by then, sessions that
+    may not wait are refused, and the others are held until their deadlines.
     """
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
@@ -45,10 +45,11 @@ class Opening:
         self._opened.set()
 
     async def wait(self, deadline: float) -> None:
-        """Hold a session until the router opens, or until `HOLD_SECONDS` after its start.
+        """Hold a session until the router opens, or until `HOLD_SECONDS` after its start or `deadline`.
 
         Args:
-            deadline: A later time, on the event loop's clock, until which the session may wait.
+            deadline: The time, on the event loop's clock, until which the session may wait. The later of the two
+                times ends the wait.
         """
         if self._opened.is_set():
             return

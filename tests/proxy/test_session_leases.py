@@ -232,7 +232,7 @@ async def test_a_replica_that_refused_is_not_tried_again_for_a_while(
                 return counted == 1
 
             await until(is_counted, "one failure is counted")
-            assert len([line for line in caplog.messages if "did not take it" in line]) == 1
+            assert len([line for line in caplog.messages if "did not take the session" in line]) == 1
             await second.__aexit__(None, None, None)
             assert (await router.http.get("/who")).status_code == 502
-            assert len([line for line in caplog.messages if f"{first.url} did not take it" in line]) == 2
+            assert len([line for line in caplog.messages if f"{first.url} did not take the session" in line]) == 2
