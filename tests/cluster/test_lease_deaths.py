@@ -32,7 +32,7 @@ _SHIFT = """
 for _, router in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   redis.call('ZINCRBY', KEYS[1], ARGV[1], router)
 end
-redis.call('HINCRBY', KEYS[2], 'beat_at_ms', ARGV[1])
+redis.call('HINCRBY', KEYS[2], 'heartbeat_at_ms', ARGV[1])
 redis.call('HINCRBY', KEYS[2], 'reap_after_ms', ARGV[1])
 """
 

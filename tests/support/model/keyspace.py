@@ -204,7 +204,7 @@ class Keyspace:
             **{f"leases:{key}": leases for key, leases in self.leases.items()},
             **{f"affinity:{session}": url for session, url in self.affinity.items()},
             **{f"inbox:{key}": entries for key, entries in self.inboxes.items()},
-            **{f"place:{session}": sequence for session, sequence in self.places.items()},
+            **{f"sequence:{session}": sequence for session, sequence in self.places.items()},
         }
         return {key: value for key, value in keys.items() if value}
 
@@ -213,7 +213,7 @@ class Keyspace:
         return {
             *(f"replica:{url}" for url in self.expiring),
             *(f"affinity:{session}" for session in self.fading),
-            *(f"place:{session}" for session in self.places),
+            *(f"sequence:{session}" for session in self.places),
             *(["leader"] if self.leader else []),
         }
 

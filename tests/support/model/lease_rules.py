@@ -185,7 +185,7 @@ class LeaseRules(LineRules):
         gone = [waiter for waiter in own if waiter not in left and lease_id_of(waiter) not in granted]
         assert may_miss or not is_done or gone == own, f"{router} is gone, and still waits"
         for session in {session_of(waiter) for waiter in gone} - {""}:
-            place = self._found.get(f"place:{session}")
+            place = self._found.get(f"sequence:{session}")
             places = [self.queue[waiter] for waiter in gone if session_of(waiter) == session]
             kept = [sequence for sequence in places if place and agree(sequence, place)]
             if affinity_ms and kept:
