@@ -296,6 +296,7 @@ class Event:
         reason: The reason that was given with the request, or the error of the failed probe.
         record: The replica after the change, for replica events.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
+        history_id: The history that the change belongs to; empty if that is not known.
     """
 
     id: str
@@ -308,6 +309,7 @@ class Event:
     reason: str = ""
     record: ReplicaRecord | None = None
     sit_out_seconds: float | None = None
+    history_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ local NOT_IN_EVENTS = {
 -- fields: flat list of name, value, `kind` first.
 -- Returns the event's id and its whole entry.
 local function emit(now_ms, fields)
-  local before = redis.call('HMGET', keys.meta, 'revision', 'epoch')
-  local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0'}
+  local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id')
+  local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
+    'history_id', before[3] or ''}
   for i = 1, #fields do
     entry[#entry + 1] = fields[i]
   end

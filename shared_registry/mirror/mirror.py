@@ -168,11 +168,16 @@ class Mirror:
 
         This does not advance the revision, because the event stream carries the same events in order. Events of a
         command that runs while the view is contributed to another history are not applied. They belong to that history,
-        and the full read that follows includes them.
+        and the full read that follows includes them. The same holds for a command that is answered by another history
+        than the view shows, before the mirror has noticed the loss: the view must reach that history as it was.
         """
+        events = [event for event in events if self._is_of_this_history(event)]
         if generation == self.generation and events and not self._is_contributing:
             self._own_writes += [event for event in events if is_later(event.id, self.revision)]
             self._take(events)
+
+    def _is_of_this_history(self, event: Event) -> bool:
+        return self.history_id is None or event.history_id in ("", self.history_id)
 
     async def run(self) -> None:
         """Follow the event stream until cancelled. Reconnect, and read everything again, as needed.

@@ -80,6 +80,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         reason=read.optional("reason", str) or "",
         record=parse_record(replica, fields, event_id) if replica else None,
         sit_out_seconds=read.optional_seconds("sit_out_ms"),
+        history_id=read.optional("history_id", str) or "",
     )
 
 

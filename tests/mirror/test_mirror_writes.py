@@ -217,3 +217,16 @@ async def test_a_reply_that_comes_before_that_of_an_older_poll_is_no_sign_of_los
     await clock.settle()
     assert router.is_equal
     assert router.mirror.generation == 1
+
+
+async def test_a_reply_of_another_history_does_not_touch_the_view(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    """The leader's reports reach an emptied server before the mirror notices; the view must be put back as it was."""
+    router.reader.feed_gate.clear()
+    await clock.advance(REFRESH)
+    drained = history.change(1, admin=AdminState.DRAINING)
+    router.mirror.apply_reply([drained], router.mirror.generation)
+    elsewhere = replace(history.change(1, admin=AdminState.ACTIVE), history_id="another history")
+    router.mirror.apply_reply([elsewhere], router.mirror.generation)
+    assert router.handle(1).admin is AdminState.DRAINING

@@ -253,6 +253,7 @@ class Keyspace:
             "at_ms": self._time(),
             "prev": self.revision,
             "epoch": self.meta.get("epoch", "0"),
+            "history_id": self.meta.get("history_id", ""),
             **fields,
         }
         event_id = self._appeared.pop(0)["id"]
