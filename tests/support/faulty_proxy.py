@@ -67,6 +67,8 @@ class FaultyProxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(3):  # a connection that was just accepted can be closed only once its task has begun
+            await asyncio.sleep(0)
         self.cut()
         await asyncio.gather(*self._open, return_exceptions=True)
         await self._server.wait_closed()
