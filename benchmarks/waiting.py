@@ -1,4 +1,4 @@
-"""The queue: how soon a slot that comes free is with who waits for it, and what waiting costs.
+"""The queue: how soon a free slot reaches the session that waits for it, and what waiting costs.
 
 A handover runs from before the holder's `release()` to the return of the waiter's `acquire()` on another router, in
 another process, which a machine's monotonic clock lets compare; beside it, in turns, `return 1` from a third one. Then
