@@ -7,6 +7,8 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
+from tests.support.accepted import Accepted
+
 
 class FaultyProxy:
     """Forwards 127.0.0.1:`port` to another port of 127.0.0.1. Change a fault at any time; it holds for what follows.
@@ -35,7 +37,7 @@ class FaultyProxy:
         self.port = 0
         self.server_port = server_port
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._accepted = Accepted(self._accept)
 
     @property
     def url(self) -> str:
@@ -54,11 +56,10 @@ class FaultyProxy:
 
     def cut(self) -> None:
         """End every connection now."""
-        for task in self._open:
-            task.cancel()
+        self._accepted.cut()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -66,26 +67,12 @@ class FaultyProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
-        for _ in range(3):  # a connection that was just accepted can be closed only once its task has begun
-            await asyncio.sleep(0)
-        self.cut()
-        await asyncio.gather(*self._open, return_exceptions=True)
-        await self._server.wait_closed()
+        await self._accepted.close(self._server)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
         self.connections += 1
-        try:
-            if not self.refuses:
-                await self._connect(reader, writer)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            self._open.discard(task)
-            writer.transport.abort()
+        if not self.refuses:
+            await self._connect(reader, writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

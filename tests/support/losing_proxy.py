@@ -8,6 +8,8 @@ import enum
 from types import TracebackType
 from typing import Self
 
+from tests.support.accepted import Accepted
+
 
 class Loss(enum.Enum):
     """How the next reply is lost."""
@@ -23,21 +25,18 @@ class LosingProxy:
         self._target = port
         self._next: Loss | None = None
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted = Accepted(self._connect)
         self.lost = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accepted.close(self._server)
 
     @property
     def url(self) -> str:
@@ -46,11 +45,6 @@ class LosingProxy:
 
     def lose_next_reply(self, how: Loss) -> None:
         self._next = how
-
-    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._connect(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
