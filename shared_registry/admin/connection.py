@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
 from shared_registry.admin.inspector import Inspector
 from shared_registry.config import RouterConfig
+from shared_registry.errors import KeyConflict
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
 from shared_registry.store.verification import verify_server
@@ -32,9 +34,11 @@ class Outsider:
         self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 
     async def __aenter__(self) -> Self:
-        """Connect, and refuse a server that the registry does not support."""
+        """Connect, and refuse a server that the registry does not support, or a namespace of another schema."""
         try:
             await verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
+            with contextlib.suppress(KeyConflict):  # `check` can name the key
+                await self._reader.head()
         except BaseException:
             await self._clients.close()
             raise

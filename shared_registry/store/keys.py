@@ -107,5 +107,6 @@ class Keys:
 def wrong_schema(found: str) -> StoreRefused:
     """Return the error for a namespace of another schema."""
     return StoreRefused(
-        f"this namespace was written by schema {found}, this version writes {SCHEMA}; upgrade, or use another namespace"
+        f"this namespace was written by schema {found}, this version writes {SCHEMA}; "
+        "use the version that wrote it, or another namespace"
     )

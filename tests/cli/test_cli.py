@@ -228,6 +228,14 @@ def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, variables: di
     assert keys.routers in done.err
 
 
+@pytest.mark.parametrize("name", ["status", "check", "routers", "leases", "queue", "events"])
+def test_a_namespace_of_another_schema_is_refused(raw: Any, keys: Keys, variables: dict[str, str], name: str) -> None:
+    raw.hset(keys.meta, "schema", "1")
+    done = invoke(name, **variables)
+    assert is_one_error(done, 2), done
+    assert "schema 1" in done.err
+
+
 # What it shows
 
 
