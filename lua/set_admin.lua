@@ -22,11 +22,12 @@ local refused = refusal({'routers', 'events', 'queue', 'ready_primary', 'ready_s
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'admin', 'admin_reason')
+local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from')
 if not stored[1] or stored[1] == 'removed' then
   return {'not_found'}
 end
-if stored[1] == state and stored[2] == reason then
+-- What was only put back may be replaced by a view that knows more: said again on purpose, it stays.
+if stored[1] == state and stored[2] == reason and not stored[3] then
   return {'unchanged'}
 end
 

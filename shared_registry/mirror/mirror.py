@@ -168,10 +168,11 @@ class Mirror:
 
         This does not advance the revision, because the event stream carries the same events in order. Events of a
         command that runs while the view is contributed to another history are not applied. They belong to that history,
-        and the full read that follows includes them. The same holds for a command that is answered by another history
-        than the view shows, before the mirror has noticed the loss: the view must reach that history as it was.
+        and the full read that follows includes them. Before the mirror has noticed a loss, a command may be answered by
+        another history than the view shows. There the view takes only what was changed on purpose: of the rest it may
+        know more than that history, and must reach it as it was.
         """
-        events = [event for event in events if self._is_of_this_history(event)]
+        events = [event for event in events if self._is_of_this_history(event) or _is_on_purpose(event)]
         if generation == self.generation and events and not self._is_contributing:
             self._own_writes += [event for event in events if is_later(event.id, self.revision)]
             self._take(events)
@@ -379,3 +380,7 @@ class Mirror:
         self.view.withhold(is_stale)
         if is_stale:
             logger.warning("redis: the view is older than max_staleness_seconds; selecting nothing")
+
+
+def _is_on_purpose(event: Event) -> bool:
+    return event.record is not None and not event.record.restored_from

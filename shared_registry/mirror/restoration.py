@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from shared_registry.model import is_later
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
@@ -44,9 +45,10 @@ async def restore_view(store: Store, reader: Reader, view: View, *, history_id: 
 
 
 async def _put_back(store: Store, reader: Reader, view: View, history_id: str, revision: str) -> None:
-    entries = [restored_entry("replica", replica.record) for replica in view.all()]
-    entries += [removed_entry("removed", key, removal.restored_from) for key, removal in sorted(view.removed.items())]
+    entries, own_writes = _entries(view, revision)
     restored = 0
+    for changed_at, entry in own_writes:
+        restored += len(await store.restore([entry], view_history_id=history_id, view_revision=changed_at) or ())
     for chunk in _chunks(entries):
         events = await store.restore(chunk, view_history_id=history_id, view_revision=revision)
         if events is None:
@@ -59,6 +61,27 @@ async def _put_back(store: Store, reader: Reader, view: View, history_id: str, r
     for chunk in _chunks(unknown):
         await store.restore(chunk, view_history_id=history_id, view_revision=revision)
     logger.warning("redis: put back %d replicas from this router's view of %s", restored, history_id)
+
+
+def _entries(view: View, revision: str) -> tuple[list[list[str]], list[tuple[str, list[str]]]]:
+    """Return the entries of what the event stream has brought, and with their revision those that are later.
+
+    A reply shows an own write before the event stream brings it. Only of that replica is the view so recent.
+    """
+    records = (replica.record for replica in view.all())
+    known = [(it.restored_from, it.revision, restored_entry("replica", it)) for it in records]
+    known += [
+        (it.restored_from, it.revision, removed_entry("removed", key, it.restored_from))
+        for key, it in sorted(view.removed.items())
+    ]
+    entries: list[list[str]] = []
+    own_writes: list[tuple[str, list[str]]] = []
+    for restored_from, changed_at, entry in known:
+        if not restored_from and is_later(changed_at, revision):
+            own_writes.append((changed_at, entry))
+        else:
+            entries.append(entry)
+    return entries, own_writes
 
 
 def _chunks(entries: Sequence[list[str]]) -> list[Sequence[list[str]]]:

@@ -47,6 +47,15 @@ async def test_an_admin_state_set_meanwhile_stays(space: Space, state: AdminStat
     assert (space.fields(A)["admin"], space.fields(A)["admin_reason"]) == (state.value, "maintenance")
 
 
+async def test_an_admin_state_confirmed_meanwhile_stays(space: Space) -> None:
+    """To enable what is active changes nothing to see, yet from then on it is what the operator wants."""
+    assert await space.store.set_admin(A, AdminState.ACTIVE)
+    assert not await space.store.set_admin(A, AdminState.ACTIVE), "the second time there is nothing to confirm"
+    record = parse_record(A, space.fields(A) | {"admin": "draining"})
+    await space.store.restore([restored_entry("replica", record)], view_history_id=LOST, view_revision=LATER)
+    assert space.fields(A)["admin"] == "active"
+
+
 async def test_a_replica_enabled_meanwhile_stays_enabled(space: Space) -> None:
     for state in (AdminState.DISABLED, AdminState.ACTIVE):
         await space.store.set_admin(A, state, reason="checked")

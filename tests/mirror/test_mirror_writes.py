@@ -219,7 +219,7 @@ async def test_a_reply_that_comes_before_that_of_an_older_poll_is_no_sign_of_los
     assert router.mirror.generation == 1
 
 
-async def test_a_reply_of_another_history_does_not_touch_the_view(
+async def test_a_reply_of_another_history_shows_only_what_was_changed_on_purpose(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """The leader's reports reach an emptied server before the mirror notices; the view must be put back as it was."""
@@ -227,6 +227,10 @@ async def test_a_reply_of_another_history_does_not_touch_the_view(
     await clock.advance(REFRESH)
     drained = history.change(1, admin=AdminState.DRAINING)
     router.mirror.apply_reply([drained], router.mirror.generation)
-    elsewhere = replace(history.change(1, admin=AdminState.ACTIVE), history_id="another history")
-    router.mirror.apply_reply([elsewhere], router.mirror.generation)
+    event = replace(history.change(1, admin=AdminState.ACTIVE), history_id="another history")
+    assert event.record is not None
+    reported = replace(event, record=replace(event.record, restored_from="0-0 another"))
+    router.mirror.apply_reply([reported], router.mirror.generation)
     assert router.handle(1).admin is AdminState.DRAINING
+    router.mirror.apply_reply([event], router.mirror.generation)
+    assert router.handle(1).admin is AdminState.ACTIVE

@@ -13,7 +13,7 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
-from shared_registry.model import Event, Source
+from shared_registry.model import AdminState, Event, Source
 from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry
@@ -120,6 +120,26 @@ async def test_a_registration_after_a_removal_that_an_older_view_still_shows_und
     assert shown(await seen(space)) == {A: ("unknown", "active")}
     assert space.raw.zrange(space.keys.removed, 0, -1) == []
     assert space.raw.ttl(space.keys.replica(A)) == -1
+
+
+@pytest.mark.parametrize("act", ["drain", "remove"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_own_write_is_known_as_of_itself(space: Space, act: str, is_first: bool) -> None:
+    """The reply showed it before the event stream could: the rest of the view is older than another router's."""
+    await space.add(A)
+    acting = await seen(space)
+    await space.add(B)
+    other = await seen(space)
+    if act == "drain":
+        events = await space.store.set_admin(A, AdminState.DRAINING)
+    else:
+        events = await space.remove(A)
+    assert events
+    acting.apply_reply(events, acting.generation)
+    lose(space)
+    for mirror in [acting, other] if is_first else [other, acting]:
+        await put_back(space, mirror)
+    assert shown(await seen(space)).get(A) == (("unknown", "draining") if act == "drain" else None)
 
 
 async def test_a_removal_that_one_router_knew_of_outlives_that_router(space: Space) -> None:

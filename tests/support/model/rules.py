@@ -111,7 +111,7 @@ class Namespace(LeaseRules):
         stored = self.alive().get(key)
         if stored is None:
             return "not_found"
-        if (stored["admin"], stored["admin_reason"]) == (state, reason):
+        if (stored["admin"], stored["admin_reason"]) == (state, reason) and "restored_from" not in stored:
             return "unchanged"
         if stored["admin"] != state:
             stored["admin_since_ms"] = self._time()
