@@ -18,7 +18,7 @@ from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import RunningTerm, StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.schedule import Schedule
-from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
+from shared_registry.model import Event, EventKind, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.trouble_log import TroubleLog
 
@@ -41,7 +41,15 @@ class Replicas(Protocol):
         """Read anew when each replica was last probed, and return the server's time."""
 
 
-SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[object]]
+class Applied(Protocol):
+    """The answer to a report: `done` results of the batch were handled, the others belong in the next one."""
+
+    @property
+    def done(self) -> int:
+        """How many of the results were handled."""
+
+
+SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[Applied]]
 """See `Store.report`."""
 
 
@@ -70,7 +78,9 @@ class HealthLoop:
         clock: Clock,
         rng: random.Random,
         trouble_log: TroubleLog,
+        router: str = "",
         retain: Callable[[Iterable[str]], None] | None = None,
+        on_reach: Callable[[str, bool], None] = lambda key, is_reached: None,  # noqa: ARG005
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -82,7 +92,10 @@ class HealthLoop:
             clock: Used for due times and waits.
             rng: Used for jitter.
             trouble_log: Logs probes that this router could not make.
+            router: This router's key.
             retain: Called with the probed urls whenever these change, to close connections to other urls.
+            on_reach: Called with a replica's canonical url, and whether this router reaches it, where another router
+                reaches it.
         """
         self._replicas = replicas
         self._send_report = send_report
@@ -91,9 +104,12 @@ class HealthLoop:
         self._clock = clock
         self._rng = rng
         self._trouble_log = trouble_log
-        self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
-        self._complaint: str | None = None
+        self._local_health = self._new_local_health()
+        self._router = router
         self._retain = retain
+        self._on_reach = on_reach
+        self._called: set[str] = set()
+        self._server_offset = 0.0
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -104,6 +120,18 @@ class HealthLoop:
         if not events or any(event.record is not None for event in events):
             self._is_changed = True
             self._wake.set()
+        for event in events:
+            if event.kind is EventKind.REPLICA_REPORTED:
+                self._called.add(event.reported)
+                self._wake.set()
+            elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
+                self._local_health.refuted(event.record.key, now=self._clock.monotonic())
+                self._on_reach(event.record.key, False)  # noqa: FBT003  the state to set
+
+    def _new_local_health(self) -> LocalHealth:
+        return LocalHealth(
+            failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
+        )
 
     async def run(self, term: RunningTerm) -> None:
         """Probe until cancelled or until the term is over. The results so far are reported before the call ends.
@@ -112,8 +140,8 @@ class HealthLoop:
             Fenced: Another leader was elected, and Redis refused this router's results.
             StandAside: Too many probes fail because of this router's own trouble, so another router should lead.
         """
-        self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
-        self._complaint = None
+        self._local_health = self._new_local_health()
+        self._called.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -142,16 +170,20 @@ class HealthLoop:
     ) -> None:
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
+            self._server_offset = server_now - self._clock.monotonic()
             schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
-            schedule.hasten(self._clock.monotonic())
+            schedule.hasten_next(self._clock.monotonic())
         self._is_changed = True
         slots = asyncio.Semaphore(self._settings.concurrency)
         while term.is_current:
-            if self._complaint is not None and not term.is_last_resort:
-                raise StandAside(self._complaint)
+            complaint = self._local_health.complaint(len(schedule), now=self._clock.monotonic())
+            if complaint is not None and not term.is_last_resort:
+                raise StandAside(complaint)
             if self._is_changed:
                 self._is_changed = False
                 self._follow(schedule)
+            while self._called:
+                schedule.hasten(self._called.pop(), now=self._clock.monotonic())
             key = schedule.pop_due(self._clock.monotonic())
             if key is None:
                 await self._wait_until(schedule.next_due())
@@ -184,14 +216,17 @@ class HealthLoop:
                 return
             url = key + self._settings.path
             outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
-            if outcome.trouble is None:
-                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
-                schedule.settle(key, known.health.status, ok=_is_good(outcome, known.health.status), now=now)
+                is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
+                schedule.settle(key, known.health.status, ok=is_good, now=now)
             else:
                 schedule.put_back(key, due=now)
             self._judge_oneself(known, outcome, replicas=len(schedule))
+            if outcome.trouble is None:
+                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+            elif self._local_health.is_lasting(key):
+                reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True))
             if schedule.next_due() < self._waits_until:
                 self._wake.set()
         finally:
@@ -203,11 +238,17 @@ class HealthLoop:
             self._trouble_log.note(outcome.trouble)
         elif outcome.error is None:
             self._trouble_log.connected()
+            self._on_reach(record.key, True)  # noqa: FBT003  the state to set
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
         self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
-        self._complaint = self._local_health.complaint(replicas)
-        if self._complaint is not None:
+        if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:
             self._wake.set()
+
+    def _is_handed_over(self, record: ReplicaRecord) -> bool:
+        """Return whether another router probes the replica, so that failures here do not count for now."""
+        doubt = record.doubt
+        until = (doubt.prober_until or 0.0) - self._server_offset
+        return doubt.prober not in ("", self._router) and self._clock.monotonic() < until
 
     async def _report(self, reports: _Reports, term: RunningTerm) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
@@ -243,7 +284,6 @@ class _Reports:
         self._thresholds = thresholds
         self._results: list[ProbeResult] = []
         self._batch: Sequence[ProbeResult] = ()
-        self._number = 0
 
     def add(self, result: ProbeResult) -> None:
         self._results.append(result)
@@ -261,6 +301,7 @@ class _Reports:
         while (self._batch or self._results) and self._term.is_current:
             if not self._batch:
                 self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
-                self._number += 1
-            await self._send(self._term, self._number, self._batch, self._thresholds)
-            self._batch = ()
+                self._term.batch += 1
+            report = await self._send(self._term, self._term.batch, self._batch, self._thresholds)
+            rest = self._batch[report.done :] if report.done else ()
+            self._batch, self._results = (), [*rest, *self._results]

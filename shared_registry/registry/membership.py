@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from shared_registry.aio.backoff import Backoff
-from shared_registry.aio.clock import Clock
+from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Heartbeat, Parting
 
@@ -31,6 +33,7 @@ class Membership:
         expiry_seconds: float,
         affinity_seconds: float,
         begin_heartbeat: Callable[[], HeartbeatCheck],
+        probers: ProberList,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -45,11 +48,13 @@ class Membership:
             affinity_seconds: How long the sessions of a reaped router may still return to their replicas.
             begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
                 error.
+            probers: The routers that can probe, kept current by the heartbeats' replies.
             clock: Used for waits.
             rng: Used for jitter.
         """
         self._store = store
         self._info = info
+        self._probers = probers
         self._heartbeat_seconds = heartbeat_seconds
         self._affinity_seconds = affinity_seconds
         self._begin_heartbeat = begin_heartbeat
@@ -64,13 +69,19 @@ class Membership:
         Raises:
             StoreError: Redis did not accept the heartbeat.
         """
+        self._probers.is_changed.clear()
         end_heartbeat = self._begin_heartbeat()
         try:
-            heartbeat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+            info = replace(self._info, machine=self._probers.machine, probe_print=self._probers.probe_print)
+            heartbeat = await self._store.heartbeat(
+                info, expiry_seconds=self._expiry_seconds, probers_version=self._probers.version
+            )
         except StoreError as error:
             end_heartbeat(error)
             raise
         end_heartbeat(heartbeat)
+        if heartbeat.probers is not None:
+            self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat
 
     async def leave(self) -> None:
@@ -99,7 +110,7 @@ class Membership:
                     logger.info("router: %s is among the live routers", self._info.key)
                 self._is_in_trouble = False
                 self._backoff.reset()
-                await self._clock.sleep(next_heartbeat_at - self._clock.monotonic())
+                await wait_until(self._clock, next_heartbeat_at, self._probers.is_changed)
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones."""

@@ -48,8 +48,15 @@ def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch
     assert user_at_host() == f"uid-{os.getuid()}@{socket.gethostname()}"
 
 
-def event(kind: EventKind, *, record: ReplicaRecord | None = None, sit_out: float | None = None, **who: str) -> Event:
-    return Event("17-1", kind, 0.0, "16-0", "r~1", 12, record=record, sit_out_seconds=sit_out, **who)
+def event(
+    kind: EventKind,
+    *,
+    record: ReplicaRecord | None = None,
+    sit_out: float | None = None,
+    by: str = "",
+    reason: str = "",
+) -> Event:
+    return Event("17-1", kind, 0.0, "16-0", "r~1", 12, record=record, sit_out_seconds=sit_out, by=by, reason=reason)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Heartbeat, Parting
@@ -40,8 +42,8 @@ class ScriptedStore:
         self.latency = 0.0
         self._clock = clock
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
-        assert (info, expiry_seconds) == (INFO, EXPIRY)
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, probers_version: str) -> Heartbeat:
+        assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
         if self.error:
@@ -91,6 +93,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         expiry_seconds=EXPIRY,
         affinity_seconds=AFFINITY,
         begin_heartbeat=lambda: store.check,
+        probers=ProberList(router=INFO.key, machine="m"),
         clock=clock,
         rng=random.Random(1),
     )

@@ -124,7 +124,7 @@ class Cluster:
                     self._apply(result, thresholds)
             if self.loses_replies:
                 raise StoreUnavailable("no answer")
-            return Report()
+            return Report(done=len(results))
         finally:
             self.reports_under_way -= 1
 
