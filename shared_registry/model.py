@@ -26,6 +26,18 @@ class ReplicaStatus(enum.Enum):
     UNHEALTHY = "unhealthy"
 
 
+class Evidence(enum.Enum):
+    """What one attempt to reach a replica says of the replica.
+
+    `UNSURE` says nothing: the attempt failed because of this router's own trouble, such as too many open files. It is
+    counted neither as a success nor as a failure.
+    """
+
+    OK = "ok"
+    FAILED = "failed"
+    UNSURE = "unsure"
+
+
 class AdminState(enum.Enum):
     """The state that an operator has set for a replica. Health never overrides it.
 

@@ -23,6 +23,7 @@ import h11
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.errors import ConfigError, UsageError
+from shared_registry.model import Evidence
 from shared_registry.probing.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered
 from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 from shared_registry.probing.text import ExpectedValue, body_mismatch, one_line, timeout_text
@@ -60,11 +61,20 @@ class ProbeOutcome:
         latency_ms: The duration of the probe, in milliseconds.
         error: The reason of a failure: one line of at most 200 printable characters. `None` otherwise.
         trouble: The router's own trouble that prevented the probe, which then neither succeeded nor failed.
+        address: The IP address that was probed last; empty if it is not known.
     """
 
     latency_ms: float
     error: str | None = None
     trouble: OwnTrouble | None = None
+    address: str = ""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the probe says of the replica."""
+        if self.trouble is not None:
+            return Evidence.UNSURE
+        return Evidence.OK if self.error is None else Evidence.FAILED
 
 
 @dataclass(slots=True)
@@ -164,8 +174,13 @@ class HttpProber:
         for key in self._origins.keys() - kept:
             self._drop(key)
 
-    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+    async def __call__(self, url: str, *, timeout: float, fresh: bool = False) -> tuple[float, str | None]:
         """Probe once; see `HttpProbe`. Every kind of failure is returned as text, including an invalid url.
+
+        Args:
+            url: See `HttpProbe`.
+            timeout: See `HttpProbe`.
+            fresh: Whether to use a new connection.
 
         Raises:
             OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
@@ -182,17 +197,17 @@ class HttpProber:
         origin = self._origins.get(key) or self._origins.setdefault(key, _Origin(key))
         try:
             async with time_limit(timeout):
-                error = self._verdict(await self._ask(origin, target))
+                error = self._verdict(await self._ask(origin, target, fresh=fresh))
         except TimeoutError:
             error = f"{timeout_text(timeout)} while {origin.activity}"
         except ProbeFailure as failure:
             error = one_line(str(failure))
         return (time.perf_counter() - started) * 1000, error
 
-    async def _ask(self, origin: _Origin, target: str) -> Response:
+    async def _ask(self, origin: _Origin, target: str, *, fresh: bool) -> Response:
         async with origin.lock:
             request = origin.request_for(target)
-            if origin.connection is not None and origin.connection.is_idle:
+            if not fresh and origin.connection is not None and origin.connection.is_idle:
                 with suppress(Unanswered):
                     return await self._exchange(origin, origin.connection, request)
             origin.hang_up()
@@ -239,8 +254,8 @@ class HttpProber:
         return body_mismatch(response.body, self._expect)
 
 
-async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
-    """Run any probe, and always return an outcome.
+async def guarded(probe: HttpProbe, url: str, timeout: float, *, fresh: bool = False) -> ProbeOutcome:
+    """Run any probe, and always return an outcome. `fresh` asks an `HttpProber` to use a new connection.
 
     An exception, an invalid result, and no result within `timeout` + `GRACE_SECONDS` become errors, unless they are
     this router's own trouble. If the caller is cancelled, the probe is cancelled, and `CancelledError` is raised. If a
@@ -250,7 +265,8 @@ async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
     error: str | None
     try:
         async with time_limit(timeout + GRACE_SECONDS) as scope:
-            latency_ms, error = _checked(await probe(url, timeout=timeout))
+            more = {"fresh": True} if fresh and isinstance(probe, HttpProber) else {}
+            latency_ms, error = _checked(await probe(url, timeout=timeout, **more))
         trouble = None if error is None else own_trouble(error, url=url)
         return ProbeOutcome(latency_ms, None if error is None or trouble else one_line(error), trouble)
     except asyncio.CancelledError:
