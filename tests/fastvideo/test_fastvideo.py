@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,25 @@ def raw(place: Place) -> Iterator[Any]:
 
 async def answer(url: str, *, timeout: float) -> tuple[float, str | None]:
     return 1.5, None
+
+
+class SettableProbe:
+    """Succeeds until a test sets an error."""
+
+    error: str | None = None
+
+    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        return 1.5, self.error
+
+
+@contextlib.asynccontextmanager
+async def one_healthy(probe: SettableProbe) -> AsyncIterator[tuple[ReplicaRegistry, Replica, asyncio.Task[None]]]:
+    """Run the loop for one replica, until it is healthy and beyond."""
+    registry = ReplicaRegistry([ReplicaEndpoint(A)])
+    async with running(registry, ForeignConfig(), http_get=probe) as loop:
+        replica = registry.all()[0]
+        await until(lambda: replica.is_healthy)
+        yield registry, replica, loop
 
 
 def test_every_class_is_constructed_like_the_originals() -> None:
@@ -283,17 +302,10 @@ async def test_an_outage_changes_no_health_and_probing_continues_afterwards(
 ) -> None:
     server = own_server()
     Place(server.url, "outage").put_into(monkeypatch)
-    registry = ReplicaRegistry([ReplicaEndpoint(A)])
-    error: list[str | None] = [None]
-
-    async def probe(url: str, *, timeout: float) -> tuple[float, str | None]:
-        return 1.5, error[0]
-
-    async with running(registry, ForeignConfig(), http_get=probe) as loop:
-        replica = registry.all()[0]
-        await until(lambda: replica.is_healthy)
+    probe = SettableProbe()
+    async with one_healthy(probe) as (registry, replica, loop):
         await asyncio.to_thread(server.kill)
-        error[0] = "down"
+        probe.error = "down"
         await until(lambda: not registry.is_leader)
         assert registry.select() is replica
         await asyncio.to_thread(server.start)
@@ -336,21 +348,14 @@ async def test_an_error_that_waiting_cannot_fix_ends_the_loop(
 async def test_a_passing_failure_of_the_loop_is_logged(
     place: Place, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry = ReplicaRegistry([ReplicaEndpoint(A)])
-    error: list[str | None] = [None]
-
-    async def probe(url: str, *, timeout: float) -> tuple[float, str | None]:
-        return 1.5, error[0]
-
-    async with running(registry, ForeignConfig(), http_get=probe) as loop:
-        replica = registry.all()[0]
-        await until(lambda: replica.is_healthy)
+    probe = SettableProbe()
+    async with one_healthy(probe) as (_, replica, loop):
         full = Keys(place.namespace).full
         raw.set(full, "not the registry's")
         await until(lambda: "health checks failed" in caplog.text)
         assert not loop.done()
         raw.delete(full)
-        error[0] = "down"
+        probe.error = "down"
         await until(lambda: replica.health.status is ReplicaStatus.UNHEALTHY)
 
 

@@ -15,6 +15,13 @@ from tests.support.electing_router import BELIEF, LEASE, RENEW, Lock, Router, re
 from tests.support.fake_clock import START, FakeClock
 
 
+async def begin_a_lost_campaign(lock: Lock, router: Router) -> None:
+    """Let it campaign while another router leads; the reply takes half a second."""
+    lock.seize()
+    router.store.delay_after = 0.5
+    await router.start()
+
+
 async def test_a_candidate_wins_a_free_lock_and_keeps_renewing_it(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     assert router.election.term is router.terms[0]
@@ -236,9 +243,7 @@ async def test_stopping_during_a_campaign_awaits_its_outcome_and_resigns(
 
 
 async def test_stopping_during_a_lost_campaign_resigns_nothing(clock: FakeClock, lock: Lock, router: Router) -> None:
-    lock.seize()
-    router.store.delay_after = 0.5
-    await router.start()
+    await begin_a_lost_campaign(lock, router)
     router.cancel()
     await clock.advance(1)
     assert router.store.times("resign") == []
@@ -373,9 +378,7 @@ async def test_no_other_event_wakes_a_follower(clock: FakeClock, lock: Lock, rou
 async def test_a_resignation_during_a_refused_campaign_is_not_missed(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
-    lock.seize()
-    router.store.delay_after = 0.5
-    await router.start()
+    await begin_a_lost_campaign(lock, router)
     lock.resign("other's")
     router.election.notice([resigned()])
     await clock.advance(1)

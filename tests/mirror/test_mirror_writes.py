@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,12 +15,37 @@ from tests.support.mirroring_router import REFRESH, MirroringRouter
 from tests.support.scripted_reader import History, url_of
 
 
+async def hold_back_events(clock: FakeClock, router: MirroringRouter) -> None:
+    """Let the event stream bring nothing until the gate opens: own writes are known from their replies alone."""
+    router.reader.feed_gate.clear()
+    await clock.advance(REFRESH)
+
+
+async def lose_unread(
+    clock: FakeClock,
+    router: MirroringRouter,
+    write: Callable[[], Event],
+    fail_over: Callable[[], None],
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Show a write, lose it before its event arrives, and expect what is shown to follow the new primary."""
+    await hold_back_events(clock, router)
+    event = write()
+    before = router.shown()
+    router.mirror.apply_reply([event], router.mirror.generation)
+    assert router.shown() != before, "the reply is shown"
+    fail_over()
+    then()
+    router.reader.feed_gate.set()
+    await clock.advance(3 * REFRESH)
+    assert router.is_equal
+
+
 async def test_a_reply_is_shown_before_its_event_arrives(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """It does not move the revision."""
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     before = router.mirror.revision
     event = history.change(1, status=ReplicaStatus.UNHEALTHY)
     router.mirror.apply_reply([event], router.mirror.generation)
@@ -34,8 +60,7 @@ async def test_a_reply_is_shown_before_its_event_arrives(
 async def test_an_older_event_does_not_undo_a_newer_reply(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     older = history.change(1, admin=AdminState.DRAINING)
     newer = history.change(1, admin=AdminState.ACTIVE)
     router.mirror.apply_reply([newer], router.mirror.generation)
@@ -71,8 +96,7 @@ async def test_a_late_reply_does_not_restore_a_removed_replica(
 async def test_a_removed_replica_does_not_reappear_through_the_event_stream(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     changed, removed = history.change(1, admin=AdminState.ACTIVE), history.remove(1)
     router.mirror.apply_reply([changed], router.mirror.generation)
     router.mirror.apply_reply([removed], router.mirror.generation)
@@ -128,8 +152,7 @@ async def test_an_own_write_newer_than_a_full_read_stays(
 async def test_own_writes_of_a_lost_history_disappear(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     router.mirror.apply_reply([history.register(7)], router.mirror.generation)
     assert url_of(7) in router.shown()
     other = History("history id 2")
@@ -158,16 +181,7 @@ async def test_an_own_write_lost_before_its_event_arrived_disappears(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """A failover lost it."""
-    fail_over = history.saved()
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.register(7)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    assert url_of(7) in router.shown()
-    fail_over()
-    router.reader.feed_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    await lose_unread(clock, router, lambda: history.register(7), history.saved())
 
 
 async def test_own_and_other_writes_lost_in_one_failover_disappear(
@@ -176,30 +190,14 @@ async def test_own_and_other_writes_lost_in_one_failover_disappear(
     fail_over = history.saved()
     history.join()
     await clock.settle()
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.register(7)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    fail_over()
-    router.reader.feed_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    await lose_unread(clock, router, lambda: history.register(7), fail_over)
 
 
 async def test_a_lost_own_write_disappears_when_other_writes_follow(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """A failover lost it."""
-    fail_over = history.saved()
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.remove(1)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    fail_over()
-    history.join()
-    router.reader.feed_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    await lose_unread(clock, router, lambda: history.remove(1), history.saved(), then=history.join)
 
 
 async def test_a_reply_that_overtakes_an_older_poll_is_no_loss(
@@ -226,8 +224,7 @@ async def test_a_reply_of_another_history_shows_only_deliberate_changes(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """The leader's reports reach an emptied server before the mirror notices; the view must be put back as it was."""
-    router.reader.feed_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     drained = history.change(1, admin=AdminState.DRAINING)
     router.mirror.apply_reply([drained], router.mirror.generation)
     event = replace(history.change(1, admin=AdminState.ACTIVE), history_id="another history")
