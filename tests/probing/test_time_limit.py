@@ -70,7 +70,7 @@ async def alarms(monkeypatch: pytest.MonkeyPatch) -> Alarms:
     return Alarms(monkeypatch)
 
 
-async def test_the_limit_is_kept(alarms: Alarms) -> None:
+async def test_work_is_cancelled_at_the_limit(alarms: Alarms) -> None:
     task = asyncio.create_task(limited(asyncio.Event()))
     await alarms.run_until(100.0 + LIMIT - 0.01)
     assert not task.done()
@@ -149,7 +149,7 @@ async def test_an_answer_that_was_waiting_is_taken(alarms: Alarms) -> None:
     assert task.result() == "answered"
 
 
-async def test_cancelling_passes(alarms: Alarms) -> None:
+async def test_cancelling_the_caller_cancels_the_work(alarms: Alarms) -> None:
     task = asyncio.create_task(limited(asyncio.Event()))
     await alarms.run_until(101.0)
     task.cancel()
