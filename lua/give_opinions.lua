@@ -43,7 +43,7 @@ local limits = {
   failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
   timeout_ms = tonumber(timeout_ms),
 }
-local word_until_ms = now_ms + 2 * limits.interval_ms + limits.timeout_ms
+local word_until_ms = now_ms + word_ms(limits)
 local reply = {'applied', '', ''}
 
 -- Returns the routers of a list without this one; nil if it was not among them.
@@ -100,11 +100,14 @@ local function apply_opinion(replica, result, state)
 end
 
 local function apply_report(replica, result, state)
-  if state.prober ~= router or now_ms >= tonumber(state.prober_until_ms or '0')
+  if state.prober ~= router or not is_prober_heard(state, limits, now_ms)
     or tonumber(result.id) <= tonumber(state.prober_report or '0') then
     return nil
   end
-  redis.call('HSET', replica, 'prober_report', result.id, 'prober_until_ms', whole(word_until_ms))
+  redis.call('HSET', replica, 'prober_report', result.id)
+  if result.outcome ~= 'unsure' then
+    redis.call('HSET', replica, 'prober_until_ms', whole(word_until_ms))
+  end
   local origin = {router = router, reason = result.reason, prober_until_ms = word_until_ms}
   if result.outcome == 'ok' then
     return true, apply_success(replica, result, state, limits, now_ms, origin, reply)

@@ -25,9 +25,20 @@ end
 
 local live_probers
 
--- Returns the members that have not expired. Reads them once per script.
+-- Returns whether no router has sent a heartbeat for so long that all may have been cut off from Redis, or whether that
+-- was so within the last expiry. As long as it is, nobody counts as dead, and silence says nothing.
+local function is_in_outage(now_ms)
+  local span = redis.call('HMGET', keys.meta, 'reap_after_ms', 'reap_until_ms')
+  local after, till = tonumber(span[1] or ''), tonumber(span[2] or '')
+  return not after or not till or now_ms < after or now_ms > till
+end
+
+-- Returns the members that count as alive. Reads them once per script.
 local function read_probers()
-  live_probers = live_probers or redis.call('ZRANGEBYSCORE', keys.probers, '(' .. whole(server_now_ms()), '+inf')
+  if not live_probers then
+    local least = is_in_outage(server_now_ms()) and '-inf' or '(' .. whole(server_now_ms())
+    live_probers = redis.call('ZRANGEBYSCORE', keys.probers, least, '+inf')
+  end
   return live_probers
 end
 

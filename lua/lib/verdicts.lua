@@ -40,9 +40,16 @@ local function words_in(text)
   return words
 end
 
--- Returns whether another router than this one probes the replica, in place of the leader.
-local function is_handed_over(state, router, now_ms)
-  return state.prober and state.prober ~= router and now_ms < tonumber(state.prober_until_ms or '0')
+-- Returns for how long the word of a router counts to which a replica was handed over.
+local function word_ms(limits)
+  return 2 * limits.interval_ms + limits.timeout_ms
+end
+
+-- Returns whether the word of the router counts that probes the replica in place of the leader. An end further away than
+-- a word lasts shows that the clock was set back.
+local function is_prober_heard(state, limits, now_ms)
+  local until_ms = tonumber(state.prober_until_ms or '0')
+  return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits)
 end
 
 -- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt.
@@ -149,12 +156,12 @@ local function emit_suspected(router, now_ms, reply)
   end
 end
 
--- Returns whether a question was asked before the last outage of all heartbeats, or in the future. Its answers may be
--- lost, and silence says nothing.
+-- Returns whether a question was asked before the end of the last outage of all heartbeats, or in the future. Its
+-- answers may be lost, and silence says nothing. A report may reach Redis before the first heartbeat after an outage.
 local function is_outdated(state, now_ms)
   local since = tonumber(state.suspected_at_ms or '0')
-  local resumed = tonumber(redis.call('HGET', keys.meta, 'heartbeats_resumed_at_ms') or '0')
-  return since > now_ms or resumed > since
+  local times = redis.call('HMGET', keys.meta, 'heartbeats_resumed_at_ms', 'reap_until_ms')
+  return since > now_ms or tonumber(times[1] or '0') > since or now_ms > tonumber(times[2] or '0')
 end
 
 -- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.
@@ -182,11 +189,12 @@ end
 -- Applies a failure of a healthy replica's prober that has peers.
 local function weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
   local failures, status = state.failures + 1, nil
-  if state.suspicion and not is_outdated(state, now_ms) then
-    local until_ms = tonumber(state.suspected_until_ms or '')
-    if failures >= limits.failure and (state.unreached_by or (until_ms and now_ms >= until_ms)) then
-      status = 'unhealthy'
-    end
+  local until_ms = tonumber(state.suspected_until_ms or '')
+  local is_open = state.suspicion and not is_outdated(state, now_ms)
+  if is_open and failures >= limits.failure and (state.unreached_by or (until_ms and now_ms >= until_ms)) then
+    status = 'unhealthy'
+  elseif is_open and until_ms then
+    status = nil
   elseif failures >= math.max(1, limits.failure - 1) then
     suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, true, now_ms)
   end
@@ -207,12 +215,13 @@ local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   if result.outcome == 'ok' then
     return true, apply_success(replica_key, result, state, limits, now_ms, origin, reply)
   end
-  if is_handed_over(state, origin.router, now_ms) then
+  if state.prober ~= origin.router and is_prober_heard(state, limits, now_ms) then
     return true
   end
   local is_weighed = state.status == 'healthy' and has_peers(origin.router)
   if result.outcome == 'unsure' then
-    if is_weighed and (not state.suspicion or is_outdated(state, now_ms)) then
+    local is_decided_by_silence = state.suspicion and state.suspected_until_ms
+    if is_weighed and (not is_decided_by_silence or is_outdated(state, now_ms)) then
       suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, false, now_ms)
     end
     return true

@@ -13,7 +13,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.duties import Duty, perform
 from shared_registry.leader.election import Election
-from shared_registry.leader.health_loop import HealthLoop, HealthSettings
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings, ProbeListeners
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
 from shared_registry.mirror.mirror import Mirror
@@ -34,7 +34,6 @@ class HealthChecks:
         mirror: Mirror,
         cooldown: Cooldown,
         *,
-        router: str,
         probers: ProberList,
         trouble_log: TroubleLog,
         clock: Clock,
@@ -43,7 +42,7 @@ class HealthChecks:
         self._store = store
         self._mirror = mirror
         self._cooldown = cooldown
-        self._router = router
+        self._router = probers.router
         self._probers = probers
         self._trouble_log = trouble_log
         self._clock = clock
@@ -105,12 +104,10 @@ class HealthChecks:
             self._store.report,
             http_get,
             _health_settings(config),
+            router=self._router,
+            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, prober.retain if prober else None),
             clock=self._clock,
             rng=self._rng,
-            trouble_log=self._trouble_log,
-            router=self._router,
-            retain=prober.retain if prober else None,
-            on_reach=self._cooldown.reach,
         )
 
     async def _peer(self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> Peer:
@@ -121,9 +118,7 @@ class HealthChecks:
             self._store.give_opinions,
             http_get,
             PeerSettings(config.health_check_path, config.effective_fast_interval_seconds, config.thresholds()),
-            router=self._router,
-            peers=self._probers.peers,
-            leader=lambda: self._mirror.leader.router if self._mirror.leader else "",
+            probers=self._probers,
             clock=self._clock,
             rng=self._rng,
             on_reach=self._cooldown.reach,

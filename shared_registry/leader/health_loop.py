@@ -18,8 +18,18 @@ from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import RunningTerm, StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.schedule import Schedule
-from shared_registry.model import Event, EventKind, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
+from shared_registry.model import (
+    NO_DOUBT,
+    Event,
+    EventKind,
+    ProbeResult,
+    ReplicaRecord,
+    ReplicaStatus,
+    Term,
+    Thresholds,
+)
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.peer import Handled, KnownReplicas
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -28,28 +38,14 @@ LONGEST_WAIT_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Replicas(Protocol):
+class ProbedReplicas(KnownReplicas, Protocol):
     """The part of the shared state that the loop reads."""
-
-    def probed(self) -> Iterable[ReplicaRecord]:
-        """Return the records of all replicas as known now."""
-
-    def record(self, key: str) -> ReplicaRecord | None:
-        """Return one replica's record as known now; `None` if the replica was removed."""
 
     async def read_probe_times(self) -> float:
         """Read anew when each replica was last probed, and return the server's time."""
 
 
-class Applied(Protocol):
-    """The answer to a report: `done` results of the batch were handled, the others belong in the next one."""
-
-    @property
-    def done(self) -> int:
-        """How many of the results were handled."""
-
-
-SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[Applied]]
+SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[Handled]]
 """See `Store.report`."""
 
 
@@ -65,22 +61,35 @@ class HealthSettings:
     concurrency: int
 
 
+@dataclass(frozen=True)
+class ProbeListeners:
+    """What is called with the results of probes, apart from the shared state.
+
+    Attributes:
+        trouble_log: Logs probes that this router could not make.
+        on_reach: Called with a replica's canonical url, and whether this router reaches it.
+        retain: Called with the probed urls whenever these change, to close connections to other urls.
+    """
+
+    trouble_log: TroubleLog
+    on_reach: Callable[[str, bool], None]
+    retain: Callable[[Iterable[str]], None] | None = None
+
+
 class HealthLoop:
     """Probes for the cluster while this router is the leader. `run` once per term."""
 
     def __init__(
         self,
-        replicas: Replicas,
+        replicas: ProbedReplicas,
         send_report: SendReport,
         probe: HttpProbe,
         settings: HealthSettings,
         *,
+        router: str,
+        listeners: ProbeListeners,
         clock: Clock,
         rng: random.Random,
-        trouble_log: TroubleLog,
-        router: str = "",
-        retain: Callable[[Iterable[str]], None] | None = None,
-        on_reach: Callable[[str, bool], None] = lambda key, is_reached: None,  # noqa: ARG005
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -89,13 +98,10 @@ class HealthLoop:
             send_report: Writes a batch of results to Redis.
             probe: Makes one HTTP request; any exception counts as a failure.
             settings: How often replicas are probed, for how long, and how many at once.
+            router: This router's key.
+            listeners: Called with what the loop finds out.
             clock: Used for due times and waits.
             rng: Used for jitter.
-            trouble_log: Logs probes that this router could not make.
-            router: This router's key.
-            retain: Called with the probed urls whenever these change, to close connections to other urls.
-            on_reach: Called with a replica's canonical url, and whether this router reaches it, where another router
-                reaches it.
         """
         self._replicas = replicas
         self._send_report = send_report
@@ -103,11 +109,9 @@ class HealthLoop:
         self._settings = settings
         self._clock = clock
         self._rng = rng
-        self._trouble_log = trouble_log
+        self._listeners = listeners
         self._local_health = self._new_local_health()
         self._router = router
-        self._retain = retain
-        self._on_reach = on_reach
         self._called: set[str] = set()
         self._server_offset = 0.0
         self._is_changed = True
@@ -126,7 +130,7 @@ class HealthLoop:
                 self._wake.set()
             elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
                 self._local_health.refuted(event.record.key, now=self._clock.monotonic())
-                self._on_reach(event.record.key, False)  # noqa: FBT003  the state to set
+                self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
 
     def _new_local_health(self) -> LocalHealth:
         return LocalHealth(
@@ -195,8 +199,8 @@ class HealthLoop:
         records = [record for record in self._replicas.probed() if record.is_probed]
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
-        if self._retain:
-            self._retain(record.key + self._settings.path for record in records)
+        if self._listeners.retain:
+            self._listeners.retain(record.key + self._settings.path for record in records)
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -215,7 +219,8 @@ class HealthLoop:
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
+            is_doubtful = record.health.consecutive_failures > 0 or record.doubt is not NO_DOUBT
+            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=is_doubtful)
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
@@ -235,10 +240,10 @@ class HealthLoop:
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
         if outcome.trouble is not None:
-            self._trouble_log.note(outcome.trouble)
+            self._listeners.trouble_log.note(outcome.trouble)
         elif outcome.error is None:
-            self._trouble_log.connected()
-            self._on_reach(record.key, True)  # noqa: FBT003  the state to set
+            self._listeners.trouble_log.connected()
+            self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
         self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
         if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:

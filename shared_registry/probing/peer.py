@@ -27,6 +27,7 @@ from shared_registry.errors import StoreError
 from shared_registry.model import (
     AdminState,
     Event,
+    Leader,
     Opinion,
     OpinionKind,
     ProbeResult,
@@ -35,6 +36,7 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.probing.prober import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
 OPINIONS_AT_ONCE = 200
@@ -44,8 +46,12 @@ LONGEST_WAIT_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Replicas(Protocol):
-    """The part of the shared state that a peer reads."""
+class KnownReplicas(Protocol):
+    """The part of the shared state that probing reads."""
+
+    @property
+    def leader(self) -> Leader | None:
+        """The last known leader; `None` if there is none."""
 
     def probed(self) -> Iterable[ReplicaRecord]:
         """Return the records of all replicas as known now."""
@@ -54,15 +60,15 @@ class Replicas(Protocol):
         """Return one replica's record as known now; `None` if the replica was removed."""
 
 
-class Answer(Protocol):
-    """The reply to opinions: `done` of them were handled, the others have to be sent again."""
+class Handled(Protocol):
+    """The reply to a list of results: the first `done` of them were handled, the others have to be sent again."""
 
     @property
     def done(self) -> int:
-        """How many of the opinions were handled."""
+        """How many of the results were handled."""
 
 
-SendOpinions = Callable[[Sequence[Opinion], Thresholds], Awaitable[Answer]]
+SendOpinions = Callable[[Sequence[Opinion], Thresholds], Awaitable[Handled]]
 """See `Store.give_opinions`."""
 
 
@@ -75,7 +81,7 @@ class PeerSettings:
     thresholds: Thresholds
 
 
-class Reason(enum.Enum):
+class PeerReason(enum.Enum):
     """Why this router probes a replica that another router probes too."""
 
     OPINION = "opinion"
@@ -85,7 +91,7 @@ class Reason(enum.Enum):
 
 
 @dataclass
-class Task:
+class PeerTask:
     """A replica that is probed for a reason, once or repeatedly.
 
     Attributes:
@@ -99,7 +105,7 @@ class Task:
 
     key: str
     incarnation: str
-    reason: Reason
+    reason: PeerReason
     id: str
     due: float
     count: int = 0
@@ -110,14 +116,12 @@ class Peer:
 
     def __init__(
         self,
-        replicas: Replicas,
+        replicas: KnownReplicas,
         send: SendOpinions,
         probe: HttpProbe,
         settings: PeerSettings,
         *,
-        router: str,
-        peers: Callable[[], Sequence[str]],
-        leader: Callable[[], str],
+        probers: ProberList,
         clock: Clock,
         rng: random.Random,
         on_reach: Callable[[str, bool], None],
@@ -129,9 +133,7 @@ class Peer:
             send: Writes opinions to Redis.
             probe: Makes one probe.
             settings: How replicas are probed.
-            router: This router's key.
-            peers: Returns the keys of the other routers that can probe, sorted.
-            leader: Returns the leader's key; empty if there is none.
+            probers: The routers that can probe.
             clock: Used for due times and waits.
             rng: Used for jitter.
             on_reach: Called with a replica's canonical url, and whether this router reaches it.
@@ -140,17 +142,16 @@ class Peer:
         self._send = send
         self._probe = probe
         self._settings = settings
-        self._router = router
-        self._peers = peers
-        self._leader = leader
+        self._probers = probers
+        self._router = probers.router
         self._clock = clock
         self._rng = rng
         self._on_reach = on_reach
-        self._tasks: dict[tuple[str, Reason], Task] = {}
+        self._tasks: dict[tuple[str, PeerReason], PeerTask] = {}
         self._heap: list[tuple[float, str, str]] = []
         self._answered: dict[str, str] = {}
         self._unreached: set[str] = set()
-        self._opinions: dict[tuple[str, Reason], Opinion] = {}
+        self._opinions: dict[tuple[str, PeerReason], Opinion] = {}
         self._changed: set[str] | None = None
         self._wake = asyncio.Event()
         self._has_opinions = asyncio.Event()
@@ -195,30 +196,34 @@ class Peer:
     def _review(self, key: str, record: ReplicaRecord | None) -> None:
         """Decide for which reasons this router probes a replica from now on."""
         now = self._clock.monotonic()
-        wanted: dict[Reason, tuple[str, float]] = {}
+        wanted: dict[PeerReason, tuple[str, float]] = {}
         if record is not None and record.is_probed:
             doubt = record.doubt
             if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
-                wanted[Reason.OPINION] = doubt.suspicion, now
+                wanted[PeerReason.OPINION] = doubt.suspicion, now
             if doubt.prober == self._router:
-                wanted[Reason.REPORT] = "", now + self._interval
+                wanted[PeerReason.REPORT] = "", now + self._interval
             elif self._may_appeal(record):
-                wanted[Reason.APPEAL] = "", now + self._first_turn(record)
-            elif key in self._unreached and self._leader() != self._router:
-                wanted[Reason.REACH] = "", now + self._interval
-        for reason in Reason:
+                wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
+            elif key in self._unreached and self._leader != self._router:
+                wanted[PeerReason.REACH] = "", now + self._interval
+        for reason in PeerReason:
             task = self._tasks.get((key, reason))
             if record is None or reason not in wanted:
                 self._tasks.pop((key, reason), None)
             elif task is None or (task.incarnation, task.id) != (record.incarnation, wanted[reason][0]):
-                self._add(Task(key, record.incarnation, reason, *wanted[reason]))
+                self._add(PeerTask(key, record.incarnation, reason, *wanted[reason]))
         if record is None:
             self._answered.pop(key, None)
             self._unreached.discard(key)
 
     def _may_appeal(self, record: ReplicaRecord) -> bool:
         is_out = record.health.status is not ReplicaStatus.HEALTHY and record.admin is AdminState.ACTIVE
-        return is_out and self._leader() not in ("", self._router)
+        return is_out and self._leader not in ("", self._router)
+
+    @property
+    def _leader(self) -> str:
+        return self._replicas.leader.router if self._replicas.leader else ""
 
     @property
     def _interval(self) -> float:
@@ -227,16 +232,16 @@ class Peer:
     def _first_turn(self, record: ReplicaRecord) -> float:
         """Return in how many seconds it is this router's turn to appeal for a replica that was just judged or is new.
 
-        The routers take turns, one an interval. Those that did not reach the replica when they were asked come last. The
-        first one tries at once after a verdict; a new replica is left to its prober for an interval.
+        The routers take turns, one an interval. Those that did not reach the replica when they were asked come last.
+        The first one tries at once after a verdict; a new replica is left to its prober for an interval.
         """
         order = self._order(record)
         turn = order.index(self._router) + (record.health.status is ReplicaStatus.UNKNOWN)
         return turn * self._interval
 
     def _order(self, record: ReplicaRecord) -> list[str]:
-        others = [*self._peers(), self._router]
-        candidates = [router for router in others if router != self._leader()]
+        others = [*self._probers.peers(), self._router]
+        candidates = [router for router in others if router != self._leader]
 
         def rank(router: str) -> tuple[bool, bytes]:
             seed = f"{record.key} {record.status_since} {router}"
@@ -244,21 +249,21 @@ class Peer:
 
         return sorted(candidates, key=rank)
 
-    def _add(self, task: Task) -> None:
+    def _add(self, task: PeerTask) -> None:
         self._tasks[task.key, task.reason] = task
         heapq.heappush(self._heap, (task.due, task.key, task.reason.value))
         self._wake.set()
 
-    def _schedule(self, task: Task, due: float) -> None:
+    def _schedule(self, task: PeerTask, due: float) -> None:
         if self._tasks.get((task.key, task.reason)) is task:
             task.due = due
             heapq.heappush(self._heap, (due, task.key, task.reason.value))
             self._wake.set()
 
-    def _pop_due(self) -> Task | None:
+    def _pop_due(self) -> PeerTask | None:
         while self._heap and self._heap[0][0] <= self._clock.monotonic():
             due, key, reason = heapq.heappop(self._heap)
-            task = self._tasks.get((key, Reason(reason)))
+            task = self._tasks.get((key, PeerReason(reason)))
             if task is not None and task.due == due:
                 task.due = math.inf
                 return task
@@ -271,18 +276,18 @@ class Peer:
         await wait_until(self._clock, min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS), self._wake)
 
     def _is_outdated(self, due: float, key: str, reason: str) -> bool:
-        task = self._tasks.get((key, Reason(reason)))
+        task = self._tasks.get((key, PeerReason(reason)))
         return task is None or task.due != due
 
-    async def _probe_one(self, task: Task, slots: asyncio.Semaphore) -> None:
+    async def _probe_one(self, task: PeerTask, slots: asyncio.Semaphore) -> None:
         try:
             timeout_seconds = self._settings.thresholds.timeout_seconds
-            outcome = await guarded(self._probe, task.key + self._settings.path, timeout_seconds)
+            outcome = await guarded(self._probe, task.key + self._settings.path, timeout_seconds, fresh=True)
             self._on_outcome(task, outcome)
         finally:
             slots.release()
 
-    def _on_outcome(self, task: Task, outcome: ProbeOutcome) -> None:
+    def _on_outcome(self, task: PeerTask, outcome: ProbeOutcome) -> None:
         """Tell what a probe has found, and schedule the next one."""
         is_current = self._tasks.get((task.key, task.reason)) is task
         is_ok = outcome.trouble is None and outcome.error is None
@@ -291,27 +296,27 @@ class Peer:
             self._on_reach(task.key, is_ok)
         now, fast = self._clock.monotonic(), self._settings.fast_interval_seconds
         match task.reason:
-            case Reason.OPINION:
+            case PeerReason.OPINION:
                 self._answered[task.key] = task.id
                 self._tasks.pop((task.key, task.reason), None)
                 self._say(task, OpinionKind.OPINION, task.id, outcome)
                 self._review(task.key, self._replicas.record(task.key))
-            case Reason.REPORT if is_current:
+            case PeerReason.REPORT if is_current:
                 task.count = max(task.count + 1, round(now * 1000))  # rises over all hand-overs to this router
                 self._say(task, OpinionKind.REPORT, str(task.count), outcome)
                 self._schedule(task, now + (self._interval if is_ok else fast))
-            case Reason.APPEAL if is_current:
+            case PeerReason.APPEAL if is_current:
                 task.count = task.count + 1 if is_ok else 0
                 if is_ok:
                     self._say(task, OpinionKind.APPEAL, str(task.count), outcome)
-                self._schedule(task, now + (fast if is_ok else max(1, len(self._peers())) * self._interval))
-            case Reason.REACH if is_current:
+                self._schedule(task, now + (fast if is_ok else max(1, len(self._probers.peers())) * self._interval))
+            case PeerReason.REACH if is_current:
                 if is_ok:
                     del self._tasks[task.key, task.reason]
                 else:
                     self._schedule(task, now + self._interval)
 
-    def _say(self, task: Task, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
+    def _say(self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
         error = outcome.error if outcome.trouble is None else str(outcome.trouble)
         result = ProbeResult(
             task.key, task.incarnation, outcome.latency_ms, error, is_unsure=outcome.trouble is not None

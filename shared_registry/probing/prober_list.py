@@ -31,6 +31,7 @@ class ProberList:
     """The list of probers. One writer, the heartbeat; many readers, all of one event loop.
 
     Attributes:
+        router: This router's key.
         machine: This router's machine.
         probe_print: A digest of the settings of this router's probes; empty while it does not probe.
         version: The version of the list that is known.
@@ -42,7 +43,7 @@ class ProberList:
         self.probe_print = ""
         self.version = ""
         self.is_changed = asyncio.Event()
-        self._router = router
+        self.router = router
         self._others: Sequence[ProberInfo] = ()
 
     @contextlib.contextmanager
@@ -59,7 +60,7 @@ class ProberList:
     def update(self, version: str, probers: Sequence[ProberInfo]) -> None:
         """Replace the list."""
         self.version = version
-        self._others = [prober for prober in probers if prober.router != self._router]
+        self._others = [prober for prober in probers if prober.router != self.router]
 
     @property
     def is_anybody_probing(self) -> bool:

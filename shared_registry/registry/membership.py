@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
@@ -29,9 +30,7 @@ class Membership:
         store: Store,
         info: RouterInfo,
         *,
-        heartbeat_seconds: float,
-        expiry_seconds: float,
-        affinity_seconds: float,
+        settings: RouterConfig,
         begin_heartbeat: Callable[[], HeartbeatCheck],
         probers: ProberList,
         clock: Clock,
@@ -42,10 +41,8 @@ class Membership:
         Args:
             store: Lists the routers.
             info: The data that this router publishes about itself.
-            heartbeat_seconds: How often this router sends a heartbeat.
-            expiry_seconds: How long after its last heartbeat other routers may reap this one; over twice
-                `heartbeat_seconds`.
-            affinity_seconds: How long the sessions of a reaped router may still return to their replicas.
+            settings: How often this router sends a heartbeat, when others may reap it, and how long the sessions of a
+                reaped router may return to their replicas.
             begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
                 error.
             probers: The routers that can probe, kept current by the heartbeats' replies.
@@ -55,12 +52,12 @@ class Membership:
         self._store = store
         self._info = info
         self._probers = probers
-        self._heartbeat_seconds = heartbeat_seconds
-        self._affinity_seconds = affinity_seconds
+        self._heartbeat_seconds = settings.heartbeat_seconds
+        self._affinity_seconds = settings.affinity_seconds
         self._begin_heartbeat = begin_heartbeat
-        self._expiry_seconds = expiry_seconds
+        self._expiry_seconds = settings.router_expiry_seconds
         self._clock = clock
-        self._backoff = Backoff(longest_seconds=heartbeat_seconds, rng=rng)
+        self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
 
     async def heartbeat(self) -> Heartbeat:

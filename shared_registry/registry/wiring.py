@@ -84,9 +84,7 @@ def build_parts(
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        expiry_seconds=settings.router_expiry_seconds,
-        affinity_seconds=settings.affinity_seconds,
+        settings=settings,
         begin_heartbeat=placement.holder.begin_heartbeat,
         probers=probers,
         clock=clock,
@@ -107,7 +105,6 @@ def build_parts(
             store,
             mirror,
             cooldown,
-            router=router_key,
             probers=probers,
             trouble_log=trouble_log,
             clock=clock,

@@ -104,7 +104,7 @@ def test_what_is_removed_is_no_longer_refuted() -> None:
     assert found.complaint(3, now=NOW) is None
 
 
-def test_other_routers_are_asked_after_two_probes_that_could_not_be_made() -> None:
+def test_two_impossible_probes_in_a_row_are_lasting() -> None:
     assert not health("-+").is_lasting("0")
     assert health("-+", "-+").is_lasting("0")
     assert not health("-+", "-+", "++").is_lasting("0")

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
@@ -89,9 +90,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
     return Membership(
         cast("Store", store),
         INFO,
-        heartbeat_seconds=HEARTBEAT,
-        expiry_seconds=EXPIRY,
-        affinity_seconds=AFFINITY,
+        settings=RouterConfig(heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY),
         begin_heartbeat=lambda: store.check,
         probers=ProberList(router=INFO.key, machine="m"),
         clock=clock,
