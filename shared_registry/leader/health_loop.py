@@ -183,7 +183,7 @@ class HealthLoop:
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
+            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
             if outcome.trouble is None:
                 reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
@@ -221,6 +221,11 @@ class HealthLoop:
             else:
                 backoff.reset()
                 delay = REPORT_INTERVAL_SECONDS
+
+
+def _is_in_doubt(record: ReplicaRecord) -> bool:
+    """Return whether a kept connection must not vouch for the replica."""
+    return record.health.status is not ReplicaStatus.HEALTHY or record.health.consecutive_failures > 0
 
 
 def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
