@@ -219,8 +219,7 @@ class HealthLoop:
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             url = key + self._settings.path
-            is_doubtful = record.health.consecutive_failures > 0 or record.doubt is not NO_DOUBT
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=is_doubtful)
+            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
@@ -267,6 +266,11 @@ class HealthLoop:
             else:
                 backoff.reset()
                 delay = REPORT_INTERVAL_SECONDS
+
+
+def _is_in_doubt(record: ReplicaRecord) -> bool:
+    """Return whether a kept connection must not vouch for the replica."""
+    return record.health.status is not ReplicaStatus.HEALTHY or record.health.consecutive_failures > 0
 
 
 def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
