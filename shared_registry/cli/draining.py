@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_seconds: float | None) -> int:
@@ -32,7 +32,7 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
         left = await operator.sessions_left(targets)
         with _Progress(left) as progress:
             while left and time.monotonic() < deadline:
-                await asyncio.sleep(min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0)))
+                await asyncio.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
                 left = await operator.sessions_left(targets)
                 progress.show(left)
     return left

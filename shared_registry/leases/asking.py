@@ -122,9 +122,9 @@ class Acquirer:
             return self._hold(request, replica, replica.record.revision, is_degraded=True)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
-            raise StoreUnavailable(SETTLING) if self._outage.spared() else self._router_queue.refusal(found)
+            raise StoreUnavailable(SETTLING) if self._outage.left_to_others() else self._router_queue.refusal(found)
         replica, revision = found
-        if self._outage.was_refused and replica.key in self._outage.spared():
+        if self._outage.was_refused and replica.key in self._outage.left_to_others():
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
             # that another router freed, and that router counts the slot in its own share until shares are computed
             # anew.
@@ -214,7 +214,7 @@ class Asker:
     def close(self) -> None:
         """End all requests that have begun."""
         self._closings += 1
-        self._store.turn_away("the registry was stopped")
+        self._store.end_waits("the registry was stopped")
 
     async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask for a slot once. A session that waits in the queue leaves it by this call.
@@ -263,7 +263,7 @@ class Asker:
 
         If the caller is cancelled before the request was sent, do not send it.
         """
-        spared = self._outage.spared() if self._outage.was_refused else ()
+        left_to_others = self._outage.left_to_others() if self._outage.was_refused else ()
         is_sent = False
 
         def on_sent() -> None:
@@ -278,7 +278,7 @@ class Asker:
                 max_queue=max_queue,
                 sequence=request.sequence if max_queue else "",
                 avoided=request.avoided,
-                excluded={*request.excluded, *spared} if spared else request.excluded,
+                excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
                 patience_seconds=patience_seconds,
                 on_sent=on_sent,
             )

@@ -281,9 +281,9 @@ class Store(LeaderCommands):
         expect(reply, "repaired")
         return int(reply.values[0])
 
-    def turn_away(self, why: str) -> None:
+    def end_waits(self, why: str) -> None:
         """End every session's wait for a turn with a `StoreUnavailable` that gives `why` as the reason."""
-        self._sessions.lane.turn_away(why)
+        self._sessions.lane.end_waits(why)
 
 
 _PARTINGS = {

@@ -113,7 +113,7 @@ def test_nothing_is_wrong_with_a_line_while_all_is_full(space: Space, command: C
 def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(
     space: Space, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
+    monkeypatch.setattr(check, "POLL_SECONDS", 0.0)  # nothing goes on between two reads
     space.raw.hset(space.keys.replica(A), "capacity", 2)
     space.raw.srem(space.keys.full, A)
     space.raw.zadd(space.keys.ready_secondary, {A: 1})

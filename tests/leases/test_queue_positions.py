@@ -18,30 +18,30 @@ from shared_registry.store.lease_reader import WAITERS_AT_ONCE
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Grant, Queued
 from tests.support.fake_clock import FakeClock
-from tests.support.waiting_router import ROUTER, ScriptedLine
+from tests.support.waiting_router import ROUTER, ScriptedQueue
 
 KNOWN = {"a", "b", "ending"}
 GRANT = Grant("http://10.0.0.1:8000", "7-0")
 
 
 @pytest.fixture
-def redis(clock: FakeClock) -> ScriptedLine:
-    return ScriptedLine(clock)
+def redis(clock: FakeClock) -> ScriptedQueue:
+    return ScriptedQueue(clock)
 
 
 @pytest.fixture
-def strangers() -> list[None]:
+def orphaned() -> list[None]:
     return []
 
 
 @pytest.fixture
-def line(redis: ScriptedLine, strangers: list[None]) -> RouterQueue:
-    return redis.line(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
+def queue(redis: ScriptedQueue, orphaned: list[None]) -> RouterQueue:
+    return redis.queue(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: orphaned.append(None))
 
 
 @pytest.fixture(autouse=True)
-async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.ensure_future(line.run())
+async def running(queue: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.ensure_future(queue.run())
     await clock.settle()
     yield task
     task.cancel()
@@ -50,34 +50,36 @@ async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.
 
 
 @pytest.fixture
-def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
-    redis.places["a"] = 3
-    with line.standing("a") as waiter:
+def a(queue: RouterQueue, redis: ScriptedQueue) -> Iterator[Waiter]:
+    redis.position_of["a"] = 3
+    with queue.waiting("a") as waiter:
         waiter.move(Queued("77", 3, 9))
         yield waiter
 
 
-async def test_while_nobody_waits_nothing_is_read(redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_while_nobody_waits_nothing_is_read(redis: ScriptedQueue, clock: FakeClock) -> None:
     await clock.advance(60)
     assert (redis.asked, redis.read_after) == ([], [])
 
 
-async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as waiter:
+async def test_who_has_no_place_yet_is_not_asked_for(
+    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+) -> None:
+    with queue.waiting("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
 
 async def test_nor_is_it_beside_one_who_has(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
-    with line.standing("b") as b:
+    with queue.waiting("b") as b:
         await clock.advance(5)
         assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
         assert not b.is_called
 
 
-async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
     await clock.advance(100)
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(redis.asked)]
     assert 90 <= len(gaps) <= 110
@@ -85,16 +87,16 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
     assert max(gaps) - min(gaps) > 0.2
 
 
-async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as first:
+async def test_reading_ends_with_the_last_who_waits(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
+    with queue.waiting("a") as first:
         first.move(Queued("1", 1, 9))
-        with line.standing("b") as second:
+        with queue.waiting("b") as second:
             second.move(Queued("2", 2, 9))
-            assert len(line._waiters) == 2
-        redis.places["a"] = 1
+            assert len(queue._waiters) == 2
+        redis.position_of["a"] = 1
         await clock.advance(5)
         assert redis.asked[-1][1] == ["a"]
-    assert len(line._waiters) == 0
+    assert len(queue._waiters) == 0
     await clock.advance(2)
     redis.asked.clear()
     redis.read_after.clear()
@@ -103,7 +105,7 @@ async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: Sc
 
 
 async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     gate = asyncio.Event()
 
@@ -111,8 +113,8 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
         await gate.wait()
 
     redis.during = wait  # type: ignore[method-assign]
-    redis.places["a"] = 2
-    with line.standing("a") as waiter:
+    redis.position_of["a"] = 2
+    with queue.waiting("a") as waiter:
         waiter.move(Queued("1", 3, 9))
         await clock.advance(1.3)
         assert len(redis.asked) == 1
@@ -124,34 +126,34 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
 
 
 async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
-    await asyncio.wait_for(a.wait_news(), 30)
-    news = asyncio.ensure_future(a.wait_news())
+    await asyncio.wait_for(a.wait_changed(), 30)
+    news = asyncio.ensure_future(a.wait_changed())
     await clock.advance(10)
     assert not news.done()
-    redis.places["a"], redis.depth = 2, 5
+    redis.position_of["a"], redis.depth = 2, 5
     await clock.advance(1.3)
     assert news.done()
-    assert (a.place, a.is_called) == (Queued("77", 2, 5), False)
+    assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
-async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
-    del redis.places["a"]
+async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
+    del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
-    assert a.place == Queued("77", 3, 9)
+    assert a.entry == Queued("77", 3, 9)
 
 
 async def test_a_wake_up_calls_at_once_whom_it_names(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
+    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock, orphaned: list[None]
 ) -> None:
-    with line.standing("b") as b:
+    with queue.waiting("b") as b:
         b.move(Queued("78", 4, 9))
         await clock.advance(0.1)
         redis.wake("b")
         await clock.advance()
-        assert (a.is_called, b.is_called, strangers) == (False, True, [])
+        assert (a.is_called, b.is_called, orphaned) == (False, True, [])
         redis.wake("a")
         await clock.advance()
         assert a.is_called
@@ -159,9 +161,9 @@ async def test_a_wake_up_calls_at_once_whom_it_names(
 
 
 async def test_a_wake_up_that_comes_before_the_place_is_heard(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
-    with line.standing("a") as waiter:
+    with queue.waiting("a") as waiter:
         redis.wake("a")
         await clock.advance(5)
         waiter.move(Queued("1", 1, 1))
@@ -170,19 +172,19 @@ async def test_a_wake_up_that_comes_before_the_place_is_heard(
 
 
 async def test_a_slot_for_nobody_here_is_reported(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock, orphaned: list[None]
 ) -> None:
     redis.wake("ending")
     await clock.advance(0.1)
-    assert strangers == []
+    assert orphaned == []
     redis.wake("stranger")
     await clock.advance(0.1)
-    assert len(strangers) == 1
+    assert len(orphaned) == 1
     assert not a.is_called
 
 
 async def test_after_an_error_the_inbox_is_read_from_its_beginning(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.wake("b")
     redis.wake("b")
@@ -197,76 +199,76 @@ async def test_after_an_error_the_inbox_is_read_from_its_beginning(
 
 
 async def test_while_redis_is_away_it_is_tried_again_with_pauses(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.errors = {call: [StoreUnavailable("away")] * 1000 for call in ("positions", "wait_inbox")}
     await clock.advance(30)
     assert 10 <= len(redis.asked) <= 40
     assert 25 <= len(redis.read_after) <= 75
     redis.errors.clear()
-    redis.places["a"] = 1
+    redis.position_of["a"] = 1
     redis.wake("a")
     await clock.advance(2.5)
-    assert (a.place, a.is_called) == (Queued("77", 1, 9), True)
+    assert (a.entry, a.is_called) == (Queued("77", 1, 9), True)
 
 
 async def test_rewound_it_reads_wake_ups_again(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.wake("a")
     await clock.advance(0.1)
     a.is_called = False
     await clock.advance(3)
     assert not a.is_called
-    line.rewind()
+    queue.rewind()
     await clock.advance(2.1)
     assert a.is_called
 
 
-async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
-    with line.standing("b") as b:
-        line.call_all()
+async def test_all_are_called(a: Waiter, queue: RouterQueue) -> None:
+    with queue.waiting("b") as b:
+        queue.call_all()
         assert (a.is_called, b.is_called) == (True, True)
-        await asyncio.wait_for(b.wait_news(), 30)
+        await asyncio.wait_for(b.wait_changed(), 30)
 
 
-async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as a:
+async def test_its_speed_is_that_of_who_moved(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
+    with queue.waiting("a") as a:
         a.move(Queued("1", 8, 9))
-        redis.places |= {"a": 4}
+        redis.position_of |= {"a": 4}
         await clock.advance(1.3)
         a.serve(GRANT)
-    seconds = line.speed.seconds_to_pass(clock.monotonic(), 8)
+    seconds = queue.speed.seconds_to_pass(clock.monotonic(), 8)
     assert seconds == pytest.approx(1.3, abs=0.01)
 
 
-async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as a:
+async def test_who_gave_up_moved_nobody(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
+    with queue.waiting("a") as a:
         a.move(Queued("1", 4, 9))
-        with line.standing("b") as b:
+        with queue.waiting("b") as b:
             b.move(Queued("2", 8, 9))
-            redis.places = {"a": 4, "b": 8}
+            redis.position_of = {"a": 4, "b": 8}
             await clock.advance(1.3)
-        redis.places = {"a": 4}
+        redis.position_of = {"a": 4}
         await clock.advance(2.5)
-    assert line.speed.seconds_to_pass(clock.monotonic(), 1) is None
+    assert queue.speed.seconds_to_pass(clock.monotonic(), 1) is None
 
 
 async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     for _ in range(2):
-        with line.standing("a") as a:
+        with queue.waiting("a") as a:
             a.move(Queued("1", 2, 9))
-            redis.places["a"] = 2
+            redis.position_of["a"] = 2
             await clock.advance(1.5)
             a.serve(GRANT)
         await clock.advance(25)
-    with line.standing("b") as b:
+    with queue.waiting("b") as b:
         b.move(Queued("2", 2, 9))
-        redis.places["b"] = 2
+        redis.position_of["b"] = 2
         await clock.advance(1.3)
-        seconds = line.speed.seconds_to_pass(clock.monotonic(), 2)
+        seconds = queue.speed.seconds_to_pass(clock.monotonic(), 2)
         assert seconds is not None
         assert seconds < 3
 

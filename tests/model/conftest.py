@@ -58,7 +58,7 @@ def place_on(
 ) -> Iterator[Callable[..., Place]]:
     """Start a server of the test's own; takes settings of it."""
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", ENTRIES_AT_ONCE)
-    monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
+    monkeypatch.setattr(check, "POLL_SECONDS", 0.0)  # nothing goes on between two reads
     caplog.set_level(logging.ERROR, logger="shared_registry")  # losses are what these tests are made of
     with ExitStack() as stack:
         stack.enter_context(scripts_in_small_pieces())

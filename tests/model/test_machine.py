@@ -13,7 +13,7 @@ from tests.support.effort import effort, takes_long
 from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
-from tests.support.model.queue_steps import LineSteps
+from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.rules import EXPIRY_MS
 from tests.support.model.steps import Place, Steps
 from tests.support.model.strategies import Step
@@ -21,7 +21,7 @@ from tests.support.model.strategies import Step
 routers = st.integers(0, Steps.router_count - 1)
 
 
-class Commands(LineSteps):
+class Commands(QueueSteps):
     """Every command, and everything that may happen around them."""
 
     @initialize(
@@ -65,22 +65,22 @@ class Commands(LineSteps):
             ),
             (
                 4,
-                LineSteps.wait,
+                QueueSteps.wait,
                 some.asking(routers, 3),
             ),
             (
                 2,
-                LineSteps.poll,
+                QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
             ),
-            (1, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (1, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
             (
                 1,
-                LineSteps.abandon,
+                QueueSteps.abandon,
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
-            (1, LineSteps.forget_place, {"session": some.sessions}),
-            (1, LineSteps.repair, {"number": routers}),
+            (1, QueueSteps.forget_place, {"session": some.sessions}),
+            (1, QueueSteps.repair, {"number": routers}),
             (3, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (1, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
             (6, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),

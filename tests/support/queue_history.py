@@ -44,7 +44,7 @@ async def recorded(server: EmbeddedServer) -> AsyncIterator[list[bytes]]:
 
 
 @dataclass
-class LineHistory:
+class QueueHistory:
     """The line as the commands make it, and what was wrong about it.
 
     Attributes:

@@ -23,7 +23,7 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.registry.facade import SharedReplicaRegistry
 
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 _ROOT = Path(__file__).parents[2]
 
 
@@ -43,7 +43,7 @@ async def tell_leadership(router: SharedReplicaRegistry) -> None:
             if leads or is_known:
                 leads = not leads
                 say(router, "leading" if leads else "following")
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def run(settings: dict[str, Any]) -> None:

@@ -20,11 +20,11 @@ from tests.support.fake_clock import FakeClock
 ROUTER = "r~1"
 
 
-class ScriptedLine:
+class ScriptedQueue:
     """What Redis has of the line, and what was read of it when.
 
     Attributes:
-        places: Position of this router's sessions, by lease id.
+        position_of: Position of this router's sessions, by lease id.
         inbox: The lease ids of wake-ups; ids count from 1.
         errors: What the next reads raise, by name, first come first.
         asked: When positions were read, and of whom.
@@ -32,7 +32,7 @@ class ScriptedLine:
     """
 
     def __init__(self, clock: FakeClock) -> None:
-        self.places: dict[str, int] = {}
+        self.position_of: dict[str, int] = {}
         self.depth = 9
         self.inbox: list[str] = []
         self.errors: dict[str, list[StoreError]] = {}
@@ -44,7 +44,7 @@ class ScriptedLine:
     def as_reader(self) -> Reader:
         return cast("Reader", self)
 
-    def line(self, *, is_known: Callable[[str], bool], on_orphaned_lease: Callable[[], None]) -> RouterQueue:
+    def queue(self, *, is_known: Callable[[str], bool], on_orphaned_lease: Callable[[], None]) -> RouterQueue:
         return RouterQueue(
             self.as_reader(),
             router=ROUTER,
@@ -65,7 +65,7 @@ class ScriptedLine:
         assert router == ROUTER
         self.asked.append((self._clock.monotonic(), list(lease_ids)))
         self._fail_as_told("positions")
-        found = {one: self.places[one] for one in lease_ids if one in self.places}
+        found = {one: self.position_of[one] for one in lease_ids if one in self.position_of}
         await self.during("positions")
         return self.depth, found
 
@@ -105,7 +105,7 @@ class ScriptedAsking:
         self.calls: list[tuple[float, str]] = []
         self.patience: list[float | None] = []
         self.max_queue = 7
-        self.turned_away: list[str] = []
+        self.ended_waits: list[str] = []
         self.avoided: list[Collection[str]] = []
         self.excluded: list[Collection[str]] = []
         self._clock = clock
@@ -123,8 +123,8 @@ class ScriptedAsking:
     async def until_its_turn(self) -> None:
         """Wait as a call does before it is sent; for a test to replace."""
 
-    def turn_away(self, why: str) -> None:
-        self.turned_away.append(why)
+    def end_waits(self, why: str) -> None:
+        self.ended_waits.append(why)
 
     async def acquire(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tests.support.model.keyspace import ORIGIN
-from tests.support.model.queue_rules import LOOKS_AT_ONCE, LineRules, lease_id_of, router_of, session_of
+from tests.support.model.queue_rules import LOOKS_AT_ONCE, QueueRules, lease_id_of, router_of, session_of
 from tests.support.model.values import Anything, agree
 
 
-class LeaseRules(LineRules):
+class LeaseRules(QueueRules):
     """The rules for leases.
 
     Attributes:
@@ -167,10 +167,10 @@ class LeaseRules(LineRules):
         return is_done
 
     def _looks_at_missed(self, router: str, most: int) -> int:
-        """Return how many of those who are gone were dropped as strangers: who is left was not looked at any more."""
+        """Return how many of those who are gone were dropped as unlisted: who is left was not looked at any more."""
         left = self._found_under("queue")
-        line = self.line()
-        for place, waiter in enumerate(line[:LOOKS_AT_ONCE]):
+        waiters = self.waiters()
+        for place, waiter in enumerate(waiters[:LOOKS_AT_ONCE]):
             if router_of(waiter) == router and waiter in left and place + most >= LOOKS_AT_ONCE:
                 return LOOKS_AT_ONCE - place
         return 0
@@ -181,7 +181,7 @@ class LeaseRules(LineRules):
         Who joined while the router was ended in several pieces may have been missed, and stay without a router.
         """
         left, granted = self._found_under("queue"), self._found_under(f"leases:{router}")
-        own = [waiter for waiter in self.line() if router_of(waiter) == router]
+        own = [waiter for waiter in self.waiters() if router_of(waiter) == router]
         gone = [waiter for waiter in own if waiter not in left and lease_id_of(waiter) not in granted]
         assert may_miss or not is_done or gone == own, f"{router} is gone, and still waits"
         for session in {session_of(waiter) for waiter in gone} - {""}:

@@ -13,7 +13,7 @@ PAGE = 2
 """How much one command does for the line; see `conftest`. So small that a few who wait are too many."""
 
 
-class LineRules(Keyspace):
+class QueueRules(Keyspace):
     """The rules for the queue.
 
     Attributes:
@@ -25,18 +25,18 @@ class LineRules(Keyspace):
 
     # --- what follows from the rest ---
 
-    def line(self) -> list[str]:
+    def waiters(self) -> list[str]:
         """Return who waits, first come first."""
         return sorted(self.queue, key=lambda waiter: (least(self.queue[waiter]), waiter))
 
     def waiting_of(self, router: str) -> list[str]:
         """Return the lease ids that a router waits for, first come first."""
-        return [lease_id_of(waiter) for waiter in self.line() if router_of(waiter) == router]
+        return [lease_id_of(waiter) for waiter in self.waiters() if router_of(waiter) == router]
 
     def positions(self, router: str) -> dict[str, int]:
         """Return where those stand that a router waits for."""
-        line = self.line()
-        return {lease_id: line.index(f"{router}/{lease_id}") + 1 for lease_id in self.waiting_of(router)}
+        waiters = self.waiters()
+        return {lease_id: waiters.index(f"{router}/{lease_id}") + 1 for lease_id in self.waiting_of(router)}
 
     def is_alive(self, router: str) -> bool:
         """Return whether a router has beaten within its expiry."""
@@ -48,7 +48,7 @@ class LineRules(Keyspace):
             return False
         return least(self.meta["reap_after_ms"]) <= self._now.low <= least(self.meta["reap_until_ms"])
 
-    def strangers(self) -> set[str]:
+    def unlisted(self) -> set[str]:
         """Return the routers with waiters, or an inbox, that are none."""
         return {*map(router_of, self.queue), *self.inboxes} - self.routers.keys()
 
@@ -82,7 +82,7 @@ class LineRules(Keyspace):
         if self.is_cut_short:
             return True, 0
         granted = 0
-        for looks, waiter in enumerate(self.line(), start=1 + looked):
+        for looks, waiter in enumerate(self.waiters(), start=1 + looked):
             router, lease_id = router_of(waiter), lease_id_of(waiter)
             if router not in self.routers:
                 del self.queue[waiter]

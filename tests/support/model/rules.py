@@ -333,14 +333,14 @@ class Namespace(LeaseRules):
     def repair_namespace(self, *, router: str, by: str) -> str:
         """All but the line is in order here."""
         self._tick()
-        strangers = [waiter for waiter in self.queue if router_of(waiter) not in self.routers]
+        unlisted = [waiter for waiter in self.queue if router_of(waiter) not in self.routers]
         inboxes = self.inboxes.keys() - self.routers.keys()
-        for waiter in strangers:
+        for waiter in unlisted:
             del self.queue[waiter]
         for gone in inboxes:
             del self.inboxes[gone]
         _, granted = self._serve()
-        self.repaired = len(strangers) + len(inboxes) + granted
+        self.repaired = len(unlisted) + len(inboxes) + granted
         if self.repaired:
             self._emit("namespace_repaired", router=router, by=by)
         return "repaired"
