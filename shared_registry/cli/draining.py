@@ -56,7 +56,7 @@ class _Progress:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bar.start()
-        self._tell(self._sessions)
+        self._print_left(self._sessions)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,8 +68,8 @@ class _Progress:
         self._bar.update(self._task, completed=max(self._sessions - left, 0), left=left)
         if left != self._shown:
             self._shown = left
-            self._tell(left)
+            self._print_left(left)
 
-    def _tell(self, left: int) -> None:
+    def _print_left(self, left: int) -> None:
         if not self._console.is_terminal:
             self._console.print(f"{left} sessions left", highlight=False)

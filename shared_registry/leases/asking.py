@@ -303,4 +303,4 @@ async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
 
 
 def _is_not_registered(answer: object) -> bool:
-    return isinstance(answer, Denied) and answer.why is Denial.NOT_REGISTERED
+    return isinstance(answer, Denied) and answer.reason is Denial.NOT_REGISTERED

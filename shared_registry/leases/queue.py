@@ -192,7 +192,7 @@ class RouterQueue:
                     with call_at(self._clock, deadline, waiter.call):
                         await _until_called(asker, request, waiter)
                     asker.expect_open(request)
-                elif answer is not None and answer.why is not Denial.EXCLUDED:
+                elif answer is not None and answer.reason is not Denial.EXCLUDED:
                     return answer
             return waiter.grant or await _ask_last(asker, request, waiter)
 
@@ -214,7 +214,7 @@ class RouterQueue:
         except StoreUnavailable:
             if waiter.entry is None or asker.can_place_alone(request):
                 raise
-        if answer is None or (isinstance(answer, Denied) and answer.why is Denial.EXCLUDED):
+        if answer is None or (isinstance(answer, Denied) and answer.reason is Denial.EXCLUDED):
             # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait.
             await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
             asker.expect_open(request)
@@ -222,7 +222,7 @@ class RouterQueue:
 
     def refusal(self, denied: Denied) -> Saturated | NoHealthyReplica:
         """Return the error to raise for a denial."""
-        if denied.why is Denial.NO_HEALTHY:
+        if denied.reason is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
         return Saturated(
             "every healthy replica has as many sessions as its capacity allows"

@@ -44,7 +44,7 @@ class LoadUpdates:
         selection = self._view.selection
         if selection.loads.is_used:
             self._used_at = self._clock.monotonic()
-        return selection.goes_by_loads or self._clock.monotonic() - self._used_at < IDLE_SECONDS
+        return selection.uses_loads or self._clock.monotonic() - self._used_at < IDLE_SECONDS
 
     async def _read(self) -> None:
         selection = self._view.selection

@@ -130,7 +130,7 @@ class Router:
     async def _narrate(self) -> None:
         narrator = Narrator(self.registry)
         while True:
-            narrator.look()
+            narrator.log_changes()
             await asyncio.sleep(POLL_SECONDS)
 
     async def _status(self, request: Request) -> Response:  # noqa: ARG002

@@ -101,7 +101,7 @@ class Selection:
         return None
 
     @property
-    def goes_by_loads(self) -> bool:
+    def uses_loads(self) -> bool:
         """Whether the router's own policy uses the loads."""
         return self._policies[self._policy].needs_loads(self._context)
 

@@ -21,7 +21,15 @@ from shared_registry.model import (
     Source,
     Thresholds,
 )
-from shared_registry.store.answers import BeginWrite, events_of, expect, flag, ignore_events, new_token, outcome_words
+from shared_registry.store.answers import (
+    BeginWrite,
+    events_of,
+    expect,
+    flag,
+    ignore_events,
+    new_token,
+    outcome_arguments,
+)
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events
@@ -29,7 +37,7 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
-from shared_registry.store.replies import Denial, Denied, Grant, Heartbeat, Parting, Queued, Restored
+from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Queued, Restored
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -128,7 +136,7 @@ class Store(LeaderCommands):
         limits = [str(thresholds.failure), str(thresholds.recovery)]
         take = self._begin_write()
         reply = await self._sessions.run(
-            "record_outcome", [result.key, *outcome_words(result), *limits, self._router, by, flag(is_passive)]
+            "record_outcome", [result.key, *outcome_arguments(result), *limits, self._router, by, flag(is_passive)]
         )
         return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 
@@ -159,7 +167,7 @@ class Store(LeaderCommands):
         history_id, revision, joined, leases, *expired = reply.values
         return Heartbeat(history_id, revision, joined == "1", expired, int(leases))
 
-    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Parting:
+    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
         One call ends a few hundred leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
@@ -170,15 +178,15 @@ class Store(LeaderCommands):
             affinity_seconds: How long the affinity of its sessions is kept.
         """
         reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[expect(reply, "reaped", "partial", "alive", "not_found")]
+        return _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
 
-    async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
+    async def leave(self, *, affinity_seconds: float = 0.0) -> Departure:
         """End this router's leases, and remove the router with its last lease.
 
         Like `reap`, one call ends a few hundred leases. The result is `REFUSED` if the router is not registered.
         """
         reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[expect(reply, "left", "partial", "not_found")]
+        return _DEPARTURES[expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
         self,
@@ -281,16 +289,16 @@ class Store(LeaderCommands):
         expect(reply, "repaired")
         return int(reply.values[0])
 
-    def end_waits(self, why: str) -> None:
-        """End every session's wait for a turn with a `StoreUnavailable` that gives `why` as the reason."""
-        self._sessions.lane.end_waits(why)
+    def end_waits(self, reason: str) -> None:
+        """End every session's wait for a turn with a `StoreUnavailable` that gives `reason` as the reason."""
+        self._sessions.lane.end_waits(reason)
 
 
-_PARTINGS = {
-    "reaped": Parting.DONE,
-    "left": Parting.DONE,
-    "partial": Parting.PARTIAL,
-    "alive": Parting.REFUSED,
-    "not_found": Parting.REFUSED,
+_DEPARTURES = {
+    "reaped": Departure.DONE,
+    "left": Departure.DONE,
+    "partial": Departure.PARTIAL,
+    "alive": Departure.REFUSED,
+    "not_found": Departure.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)

@@ -95,28 +95,28 @@ class Lane:
         self.replies += 1
         self._failures = 0
 
-    def failed(self, why: str) -> None:
+    def failed(self, reason: str) -> None:
         """Record that a call lost its connection or got none. After many of these in a row, end all waits."""
         self._failures += 1
         if self._failures >= FAILURES_PER_CALL * self._size:
-            self.end_waits(why)
+            self.end_waits(reason)
 
-    def unanswered(self, replies_before: int, why: str) -> None:
+    def unanswered(self, replies_before: int, reason: str) -> None:
         """Record that a call got no reply in time. If no other call got one since it was sent, end all waits.
 
         Args:
             replies_before: The value of `replies` when the call was sent.
-            why: The message for the calls whose wait ends.
+            reason: The message for the calls whose wait ends.
         """
         if self.replies == replies_before:
-            self.end_waits(why)
+            self.end_waits(reason)
 
-    def end_waits(self, why: str) -> None:
+    def end_waits(self, reason: str) -> None:
         """End the waits of all calls with `StoreUnavailable`."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
             if not turn.done():
-                turn.set_exception(StoreUnavailable(why))
+                turn.set_exception(StoreUnavailable(reason))
 
 
 def _refuse(turn: asyncio.Future[None]) -> None:

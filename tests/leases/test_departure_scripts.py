@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreUnavailable
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
+from shared_registry.store.replies import Denial, Denied, Departure, Grant, Restored
 from tests.support.lease_commands import (
     ONE,
     TWO,
@@ -31,7 +31,7 @@ MANY = 1300
 """More than one call ends."""
 AT_ONCE, REPLICAS_AT_ONCE = 250, 100
 RESTORED_AT_ONCE = 500
-PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
+PARTIAL, DONE, REFUSED = Departure.PARTIAL, Departure.DONE, Departure.REFUSED
 
 
 async def hold(space: Space, count: int, *urls: str, router: str = TWO, session: str = "") -> dict[str, str]:
@@ -44,7 +44,7 @@ async def hold(space: Space, count: int, *urls: str, router: str = TWO, session:
     return leases
 
 
-async def until_over(part: Callable[[], Awaitable[Parting]]) -> tuple[Parting, int]:
+async def until_over(part: Callable[[], Awaitable[Departure]]) -> tuple[Departure, int]:
     """Call until there is nothing left; return the last answer, and how many calls it took."""
     calls = 1
     while (answer := await part()) is PARTIAL:

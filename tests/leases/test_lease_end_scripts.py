@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shared_registry.model import AdminState, EventKind
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
+from shared_registry.store.replies import Denial, Denied, Departure, Grant, Restored
 from tests.support.lease_commands import (
     ONE,
     TWO,
@@ -58,12 +58,12 @@ async def by_release(space: Space, lease: str) -> None:
 
 
 async def by_leave(space: Space, lease: str) -> None:
-    assert await space.store.leave() is Parting.DONE
+    assert await space.store.leave() is Departure.DONE
 
 
 async def by_reap(space: Space, lease: str) -> None:
     space.expire_router(ONE)
-    assert await space.store_of(TWO).reap(ONE) is Parting.DONE
+    assert await space.store_of(TWO).reap(ONE) is Departure.DONE
 
 
 async def by_move(space: Space, lease: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shared_registry import StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import NEVER, held, leases, registry_on, settle
 from tests.support.space import A, B, Space, info, on_server
@@ -54,7 +54,7 @@ async def plant(space: Space, router: str) -> None:
 
 async def reap(space: Space, router: str) -> None:
     """Let others take the router for dead."""
-    while await space.store.reap(router) is not Parting.DONE:  # it may beat in between
+    while await space.store.reap(router) is not Departure.DONE:  # it may beat in between
         space.expire_router(router)
     assert leases(space) == {}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import AdminState, Source
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.model.test_machine import run_machine
 from tests.model.test_sessions import ROUTERS, Sessions, routers
 from tests.support.effort import takes_long
@@ -100,10 +100,10 @@ class Waiting(Sessions):
     def leave_in_line(self, number: int, *, waiting: int, affinity_seconds: int) -> None:
         """A router with as many leaves, while one of its sessions asks once more."""
         self.wait(number, tie=0, session="anna", times=waiting)
-        parting = self.leave(number, affinity_seconds)
+        departure = self.leave(number, affinity_seconds)
         self.wait(number, tie=1)
-        while parting is Parting.PARTIAL:
-            parting = self.leave(number, affinity_seconds)
+        while departure is Departure.PARTIAL:
+            departure = self.leave(number, affinity_seconds)
 
     def resize(self, by: int, key: str, capacity: int) -> None:
         """Give a replica another capacity, 0 for none."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import Source
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.model.test_machine import run_machine
 from tests.support.effort import takes_long
 from tests.support.model import strategies as some
@@ -90,7 +90,7 @@ class Sessions(QueueSteps):
     def leave_with(self, number: int, *, key: str, sessions: int, affinity_seconds: int) -> None:
         """A router leaves with as many."""
         self.crowd(number, key, sessions)
-        while self.leave(number, affinity_seconds) is Parting.PARTIAL:
+        while self.leave(number, affinity_seconds) is Departure.PARTIAL:
             pass
 
     def lose_and_come_back(self) -> None:

@@ -78,7 +78,7 @@ async def denied(space: Space, *, excluded: Collection[str] = (), avoided: Colle
     denied = await space.store.acquire(lease_id(), excluded=excluded, avoided=avoided)
     assert isinstance(denied, Denied), denied
     assert space.dump() == before
-    return denied.why
+    return denied.reason
 
 
 def in_flight(space: Space, url: str = A) -> int:

@@ -123,8 +123,8 @@ class ScriptedAsking:
     async def until_its_turn(self) -> None:
         """Wait as a call does before it is sent; for a test to replace."""
 
-    def end_waits(self, why: str) -> None:
-        self.ended_waits.append(why)
+    def end_waits(self, reason: str) -> None:
+        self.ended_waits.append(reason)
 
     async def acquire(
         self,
