@@ -93,7 +93,7 @@ class Acquirer:
         while True:
             request = self._asker.request(session, avoided, excluded)
             try:
-                lease = await self._place(request, deadline if timeout_seconds > 0 else None, on_position)
+                lease = await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
             except Busy as error:
                 raise Saturated(f"{error}; try again later") from error
             finally:
@@ -106,7 +106,7 @@ class Acquirer:
             await self._clock.sleep(min(POLL_SECONDS, left))
             self._asker.expect_open(request)
 
-    async def _place(
+    async def _try_once(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
     ) -> Lease | None:
         """Return a lease, or `None` if the slot that Redis granted must be left to other routers."""
@@ -247,7 +247,7 @@ class Asker:
         for _ in range(TRIES_TO_JOIN):
             if self._ledger.unrecorded:
                 await _within(patience_seconds, self._recovery.catch_up())
-            answer = await self._hear(request, max_queue, patience_seconds)
+            answer = await self._receive_answer(request, max_queue, patience_seconds)
             if not _is_not_registered(answer):
                 return answer
             self.expect_open(request)
@@ -256,7 +256,7 @@ class Asker:
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
-    async def _hear(
+    async def _receive_answer(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Grant | Queued | Denied:
         """Ask Redis and receive the answer, even if the caller is cancelled after the request was sent.

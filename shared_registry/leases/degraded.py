@@ -138,9 +138,9 @@ class DegradedPlacement:
         return own >= self._shares.get(replica.key, 0) or self._load(replica, kept) >= capacity
 
     def _load(self, replica: Replica, kept: Counter[str]) -> int:
-        return self._seen(replica) + self._used[replica.key] - kept[replica.key]
+        return self._recorded(replica) + self._used[replica.key] - kept[replica.key]
 
-    def _seen(self, replica: Replica) -> int:
+    def _recorded(self, replica: Replica) -> int:
         return self.loads.in_flight.get(replica.key, replica.in_flight) if self.loads else replica.in_flight
 
     def _deal(self, replicas: Sequence[Replica]) -> dict[str, int]:
@@ -156,7 +156,7 @@ class DegradedPlacement:
         first = 0
         limited = (replica for replica in replicas if replica.endpoint.capacity)
         for replica in sorted(limited, key=lambda one: one.key):
-            free = max(replica.endpoint.capacity - self._seen(replica), 0)
+            free = max(replica.endpoint.capacity - self._recorded(replica), 0)
             # The number of slots in first … first + free - 1 whose remainder modulo the count is this rank.
             shares[replica.key] = (first + free - rank + count - 1) // count - (first - rank + count - 1) // count
             first += free

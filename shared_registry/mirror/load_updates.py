@@ -48,8 +48,8 @@ class LoadUpdates:
 
     async def _read(self) -> None:
         selection = self._view.selection
-        selection.look()
+        selection.begin_read()
         in_flight, _ = await self._reader.loads(
             {replica.key: replica.endpoint for replica in self._view.preference}, ramping=self._view.ramping
         )
-        selection.see(in_flight)
+        selection.update(in_flight)

@@ -237,7 +237,7 @@ async def test_step_down_names_the_deposed_and_its_successor(
     config = {"redis_url": server.url, "namespace": namespace}
     process = RouterProcess(tmp_path / "routers.jsonl", routers=2, replicas=[], config=config)
     try:
-        await until(lambda: len(process.said("ready")) == 2 and bool(process.said("leading")), seconds=25)
+        await until(lambda: len(process.lines_of("ready")) == 2 and bool(process.lines_of("leading")), seconds=25)
         old = await space.reader.leader()
         assert old is not None
         done = await asyncio.to_thread(command, "step-down", "--for", "30", "--reason", "kernel", "--json")

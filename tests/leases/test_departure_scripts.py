@@ -16,7 +16,7 @@ from tests.support.lease_commands import (
     ONE,
     TWO,
     acquire,
-    has_gone,
+    has_departed,
     heartbeat,
     held_by,
     in_flight,
@@ -235,10 +235,10 @@ async def test_what_ends_leases_runs_when_memory_is_short_and_what_takes_some_wr
         assert space.dump() == before
         for lease in mine:
             await space.store.release(lease, affinity_seconds=60)
-        assert has_gone(space, A)
+        assert has_departed(space, A)
         assert (await until_over(lambda: space.store.reap(TWO, affinity_seconds=60)))[0] is DONE
-        assert has_gone(space, B)
+        assert has_departed(space, B)
         assert (await until_over(lambda: space.store.leave(affinity_seconds=60)))[0] is DONE
-        assert has_gone(space, C)
+        assert has_departed(space, C)
         assert not list(space.raw.scan_iter(match=space.keys.leases("*"), count=1000))
         space.raw.config_set("maxmemory", 0)

@@ -18,30 +18,30 @@ from shared_registry.store.lease_reader import WAITERS_AT_ONCE
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Grant, Queued
 from tests.support.fake_clock import FakeClock
-from tests.support.waiting_router import ROUTER, ScriptedQueue
+from tests.support.waiting_router import ROUTER, ScriptedLine
 
 KNOWN = {"a", "b", "ending"}
 GRANT = Grant("http://10.0.0.1:8000", "7-0")
 
 
 @pytest.fixture
-def redis(clock: FakeClock) -> ScriptedQueue:
-    return ScriptedQueue(clock)
+def redis(clock: FakeClock) -> ScriptedLine:
+    return ScriptedLine(clock)
 
 
 @pytest.fixture
-def orphaned() -> list[None]:
+def strangers() -> list[None]:
     return []
 
 
 @pytest.fixture
-def queue(redis: ScriptedQueue, orphaned: list[None]) -> RouterQueue:
-    return redis.queue(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: orphaned.append(None))
+def line(redis: ScriptedLine, strangers: list[None]) -> RouterQueue:
+    return redis.queue(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
 
 
 @pytest.fixture(autouse=True)
-async def running(queue: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.ensure_future(queue.run())
+async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.ensure_future(line.run())
     await clock.settle()
     yield task
     task.cancel()
@@ -50,36 +50,34 @@ async def running(queue: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio
 
 
 @pytest.fixture
-def a(queue: RouterQueue, redis: ScriptedQueue) -> Iterator[Waiter]:
+def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
     redis.position_of["a"] = 3
-    with queue.waiting("a") as waiter:
+    with line.waiting("a") as waiter:
         waiter.move(Queued("77", 3, 9))
         yield waiter
 
 
-async def test_while_nobody_waits_nothing_is_read(redis: ScriptedQueue, clock: FakeClock) -> None:
+async def test_while_nobody_waits_nothing_is_read(redis: ScriptedLine, clock: FakeClock) -> None:
     await clock.advance(60)
     assert (redis.asked, redis.read_after) == ([], [])
 
 
-async def test_who_has_no_place_yet_is_not_asked_for(
-    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
-) -> None:
-    with queue.waiting("a") as waiter:
+async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.waiting("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
 
 async def test_nor_is_it_beside_one_who_has(
-    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with queue.waiting("b") as b:
+    with line.waiting("b") as b:
         await clock.advance(5)
         assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
         assert not b.is_called
 
 
-async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
+async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     await clock.advance(100)
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(redis.asked)]
     assert 90 <= len(gaps) <= 110
@@ -87,16 +85,16 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
     assert max(gaps) - min(gaps) > 0.2
 
 
-async def test_reading_ends_with_the_last_who_waits(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
-    with queue.waiting("a") as first:
+async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.waiting("a") as first:
         first.move(Queued("1", 1, 9))
-        with queue.waiting("b") as second:
+        with line.waiting("b") as second:
             second.move(Queued("2", 2, 9))
-            assert len(queue._waiters) == 2
+            assert len(line._waiters) == 2
         redis.position_of["a"] = 1
         await clock.advance(5)
         assert redis.asked[-1][1] == ["a"]
-    assert len(queue._waiters) == 0
+    assert len(line._waiters) == 0
     await clock.advance(2)
     redis.asked.clear()
     redis.read_after.clear()
@@ -105,7 +103,7 @@ async def test_reading_ends_with_the_last_who_waits(queue: RouterQueue, redis: S
 
 
 async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
-    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     gate = asyncio.Event()
 
@@ -114,7 +112,7 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
 
     redis.during = wait  # type: ignore[method-assign]
     redis.position_of["a"] = 2
-    with queue.waiting("a") as waiter:
+    with line.waiting("a") as waiter:
         waiter.move(Queued("1", 3, 9))
         await clock.advance(1.3)
         assert len(redis.asked) == 1
@@ -126,7 +124,7 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
 
 
 async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
-    a: Waiter, redis: ScriptedQueue, clock: FakeClock
+    a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     await asyncio.wait_for(a.wait_changed(), 30)
     news = asyncio.ensure_future(a.wait_changed())
@@ -138,7 +136,7 @@ async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
     assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
-async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
+async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
@@ -146,14 +144,14 @@ async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedQ
 
 
 async def test_a_wake_up_calls_at_once_whom_it_names(
-    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock, orphaned: list[None]
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
-    with queue.waiting("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("78", 4, 9))
         await clock.advance(0.1)
         redis.wake("b")
         await clock.advance()
-        assert (a.is_called, b.is_called, orphaned) == (False, True, [])
+        assert (a.is_called, b.is_called, strangers) == (False, True, [])
         redis.wake("a")
         await clock.advance()
         assert a.is_called
@@ -161,9 +159,9 @@ async def test_a_wake_up_calls_at_once_whom_it_names(
 
 
 async def test_a_wake_up_that_comes_before_the_place_is_heard(
-    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with queue.waiting("a") as waiter:
+    with line.waiting("a") as waiter:
         redis.wake("a")
         await clock.advance(5)
         waiter.move(Queued("1", 1, 1))
@@ -172,19 +170,19 @@ async def test_a_wake_up_that_comes_before_the_place_is_heard(
 
 
 async def test_a_slot_for_nobody_here_is_reported(
-    a: Waiter, redis: ScriptedQueue, clock: FakeClock, orphaned: list[None]
+    a: Waiter, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
     redis.wake("ending")
     await clock.advance(0.1)
-    assert orphaned == []
+    assert strangers == []
     redis.wake("stranger")
     await clock.advance(0.1)
-    assert len(orphaned) == 1
+    assert len(strangers) == 1
     assert not a.is_called
 
 
 async def test_after_an_error_the_inbox_is_read_from_its_beginning(
-    a: Waiter, redis: ScriptedQueue, clock: FakeClock
+    a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.wake("b")
     redis.wake("b")
@@ -199,7 +197,7 @@ async def test_after_an_error_the_inbox_is_read_from_its_beginning(
 
 
 async def test_while_redis_is_away_it_is_tried_again_with_pauses(
-    a: Waiter, redis: ScriptedQueue, clock: FakeClock
+    a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.errors = {call: [StoreUnavailable("away")] * 1000 for call in ("positions", "wait_inbox")}
     await clock.advance(30)
@@ -213,62 +211,62 @@ async def test_while_redis_is_away_it_is_tried_again_with_pauses(
 
 
 async def test_rewound_it_reads_wake_ups_again(
-    a: Waiter, queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.wake("a")
     await clock.advance(0.1)
     a.is_called = False
     await clock.advance(3)
     assert not a.is_called
-    queue.rewind()
+    line.rewind()
     await clock.advance(2.1)
     assert a.is_called
 
 
-async def test_all_are_called(a: Waiter, queue: RouterQueue) -> None:
-    with queue.waiting("b") as b:
-        queue.call_all()
+async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
+    with line.waiting("b") as b:
+        line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
         await asyncio.wait_for(b.wait_changed(), 30)
 
 
-async def test_its_speed_is_that_of_who_moved(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
-    with queue.waiting("a") as a:
+async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.waiting("a") as a:
         a.move(Queued("1", 8, 9))
         redis.position_of |= {"a": 4}
         await clock.advance(1.3)
         a.serve(GRANT)
-    seconds = queue.speed.seconds_to_pass(clock.monotonic(), 8)
+    seconds = line.speed.seconds_to_pass(clock.monotonic(), 8)
     assert seconds == pytest.approx(1.3, abs=0.01)
 
 
-async def test_who_gave_up_moved_nobody(queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
-    with queue.waiting("a") as a:
+async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+    with line.waiting("a") as a:
         a.move(Queued("1", 4, 9))
-        with queue.waiting("b") as b:
+        with line.waiting("b") as b:
             b.move(Queued("2", 8, 9))
             redis.position_of = {"a": 4, "b": 8}
             await clock.advance(1.3)
         redis.position_of = {"a": 4}
         await clock.advance(2.5)
-    assert queue.speed.seconds_to_pass(clock.monotonic(), 1) is None
+    assert line.speed.seconds_to_pass(clock.monotonic(), 1) is None
 
 
 async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
-    queue: RouterQueue, redis: ScriptedQueue, clock: FakeClock
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     for _ in range(2):
-        with queue.waiting("a") as a:
+        with line.waiting("a") as a:
             a.move(Queued("1", 2, 9))
             redis.position_of["a"] = 2
             await clock.advance(1.5)
             a.serve(GRANT)
         await clock.advance(25)
-    with queue.waiting("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("2", 2, 9))
         redis.position_of["b"] = 2
         await clock.advance(1.3)
-        seconds = queue.speed.seconds_to_pass(clock.monotonic(), 2)
+        seconds = line.speed.seconds_to_pass(clock.monotonic(), 2)
         assert seconds is not None
         assert seconds < 3
 

@@ -20,15 +20,15 @@ CASES: dict[str, tuple[list[dict[str, int]], float | None]] = {
 }
 
 
-@pytest.mark.parametrize(("readings", "seconds_per_position"), CASES.values(), ids=CASES)
-def test_speed(readings: list[dict[str, int]], seconds_per_position: float | None) -> None:
+@pytest.mark.parametrize(("seen", "seconds_per_position"), CASES.values(), ids=CASES)
+def test_speed(seen: list[dict[str, int]], seconds_per_position: float | None) -> None:
     speed = QueueSpeed()
-    for second, positions in enumerate(readings):
+    for second, positions in enumerate(seen):
         for lease_id, position in positions.items():
             speed.record(1000.0 + second, lease_id, position)
     for count in (1, 6):
         wanted = None if seconds_per_position is None else pytest.approx(count * seconds_per_position)
-        assert speed.seconds_to_pass(1000.0 + len(readings), count) == wanted
+        assert speed.seconds_to_pass(1000.0 + len(seen), count) == wanted
 
 
 def test_who_left_shows_nothing_when_the_same_id_comes_again() -> None:

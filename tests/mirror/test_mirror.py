@@ -159,7 +159,7 @@ async def test_a_polled_revision_ahead_of_ours_without_events_makes_it_read_all_
 ) -> None:
     history.change(1, status=ReplicaStatus.UNHEALTHY)
     history.events.clear()
-    history.news.clear()
+    history.changed.clear()
     await clock.advance(2 * REFRESH)
     assert router.is_equal
     assert router.mirror.generation == 2
@@ -406,7 +406,7 @@ async def test_after_a_short_outage_what_it_missed_is_noticed_at_once(
     await clock.advance(0.2)
     history.change(1, status=ReplicaStatus.UNHEALTHY)
     history.events.clear()
-    history.news.clear()
+    history.changed.clear()
     router.reader.error = None
     await clock.advance(0.25)
     assert router.is_equal

@@ -175,15 +175,15 @@ class Waiting(Sessions):
                 QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2), "max_queue": few_in_line},
             ),
-            (5, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
+            (5, QueueSteps.ask_last, {"number": routers, "which": some.mostly_first}),
             (
                 3,
                 QueueSteps.abandon,
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
             (1, QueueSteps.abandon_all, {"number": routers, "affinity_seconds": some.affinities}),
-            (2, QueueSteps.hold_what_waits, {"number": routers, "which": some.mostly_first, "key": some.urls}),
-            (1, QueueSteps.forget_place, {"session": some.sessions}),
+            (2, QueueSteps.hold_waiting, {"number": routers, "which": some.mostly_first, "key": some.urls}),
+            (1, QueueSteps.forget_sequence, {"session": some.sessions}),
             (
                 1,
                 QueueSteps.plant_unlisted,

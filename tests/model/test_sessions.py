@@ -117,7 +117,7 @@ class Sessions(QueueSteps):
                 QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
             ),
-            (1, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
+            (1, QueueSteps.ask_last, {"number": routers, "which": some.mostly_first}),
             (
                 1,
                 QueueSteps.abandon,

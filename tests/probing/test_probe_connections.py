@@ -273,7 +273,7 @@ async def test_a_probe_that_gives_up_its_turn_leaves_the_other_alone(*, is_cance
 # Connections of replicas that are gone.
 
 
-Departure = Callable[[HttpProber, str], Awaitable[None]]
+Parting = Callable[[HttpProber, str], Awaitable[None]]
 
 
 async def _forget(prober: HttpProber, url: str) -> None:
@@ -293,7 +293,7 @@ async def _close(prober: HttpProber, url: str) -> None:
 
 
 @pytest.mark.parametrize("part", [_forget, _forget_by_another_spelling, _retain_another, _close])
-async def test_a_replica_that_is_gone_has_its_connection_closed(part: Departure) -> None:
+async def test_a_replica_that_is_gone_has_its_connection_closed(part: Parting) -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         await part(prober, server.url)

@@ -86,7 +86,7 @@ class Cluster:
         await self.all_report("ready")
 
     async def all_report(self, what: str) -> None:
-        await until(lambda: all(process.said(what) for process in self.processes), seconds=PATIENCE)
+        await until(lambda: all(process.lines_of(what) for process in self.processes), seconds=PATIENCE)
 
     def signal_all(self, number: int) -> None:
         for process in self.processes:
@@ -111,7 +111,7 @@ class Cluster:
         process.kill()
         self.processes[place] = process = self._start(place)
         process.is_busy = True
-        await until(lambda: bool(process.said("ready")), seconds=PATIENCE)
+        await until(lambda: bool(process.lines_of("ready")), seconds=PATIENCE)
         process.is_busy = False
 
     async def pause_briefly(self) -> None:
@@ -137,6 +137,6 @@ class Cluster:
 
 def held_by(process: LeaseProcess) -> dict[str, str]:
     """Return what it said that it holds, as lease id to url."""
-    (line,) = process.said("holding")
+    (line,) = process.lines_of("holding")
     held: dict[str, str] = line["leases"]
     return held

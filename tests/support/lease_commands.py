@@ -91,7 +91,7 @@ def held_by(space: Space, router: str = ONE) -> dict[str, str]:
     return leases
 
 
-def has_gone(space: Space, url: str = A) -> bool:
+def has_departed(space: Space, url: str = A) -> bool:
     """Whether a replica was removed, and its tombstone expires in seven days."""
     is_removed = space.fields(url)["admin"] == "removed" and space.raw.zscore(space.keys.replicas, url) is None
     return is_removed and SEVEN_DAYS_MS - 60_000 < space.raw.pttl(space.keys.replica(url)) <= SEVEN_DAYS_MS

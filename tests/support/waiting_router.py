@@ -20,7 +20,7 @@ from tests.support.fake_clock import FakeClock
 ROUTER = "r~1"
 
 
-class ScriptedQueue:
+class ScriptedLine:
     """What Redis has of the line, and what was read of it when.
 
     Attributes:
@@ -39,7 +39,7 @@ class ScriptedQueue:
         self.asked: list[tuple[float, list[str]]] = []
         self.read_after: list[str] = []
         self._clock = clock
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def as_reader(self) -> Reader:
         return cast("Reader", self)
@@ -56,7 +56,7 @@ class ScriptedQueue:
 
     def wake(self, lease_id: str) -> None:
         self.inbox.append(lease_id)
-        self._news.set()
+        self._changed.set()
 
     async def during(self, call: str) -> None:
         """Do what happens while a read is under way; for a test to replace."""
@@ -64,7 +64,7 @@ class ScriptedQueue:
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
         assert router == ROUTER
         self.asked.append((self._clock.monotonic(), list(lease_ids)))
-        self._fail_as_told("positions")
+        self._fail_if_set("positions")
         found = {one: self.position_of[one] for one in lease_ids if one in self.position_of}
         await self.during("positions")
         return self.depth, found
@@ -72,16 +72,16 @@ class ScriptedQueue:
     async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
         assert router == ROUTER
         self.read_after.append(after)
-        self._fail_as_told("wait_inbox")
+        self._fail_if_set("wait_inbox")
         at = int(after.partition("-")[0])
         if at >= len(self.inbox):
-            self._news.clear()
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await finish_by(self._clock, self._clock.monotonic() + seconds, self._news.wait())
+                await finish_by(self._clock, self._clock.monotonic() + seconds, self._changed.wait())
         grants = {lease_id: Grant("http://10.0.0.1:8000", "1-0") for lease_id in self.inbox[at:]}
         return (f"{len(self.inbox)}-0" if self.inbox else ORIGIN), grants
 
-    def _fail_as_told(self, call: str) -> None:
+    def _fail_if_set(self, call: str) -> None:
         if self.errors.get(call):
             raise self.errors[call].pop(0)
 

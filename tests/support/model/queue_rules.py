@@ -8,7 +8,7 @@ from tests.support.model.keyspace import Keyspace
 from tests.support.model.values import Anything, Number, Sum, Value, exact
 
 GRANTS_AT_ONCE = 3
-LOOKS_AT_ONCE = 8
+CHECKED_AT_ONCE = 8
 PAGE = 2
 """How much one command does for the line; see `conftest`. So small that a few who wait are too many."""
 
@@ -73,16 +73,16 @@ class QueueRules(Keyspace):
             self.affinity[session] = url
             self.fading.discard(session)
 
-    def _serve(self, *, looked: int = 0) -> tuple[bool, int]:
+    def _serve(self, *, checked: int = 0) -> tuple[bool, int]:
         """Give room to who waits longest; return whether somebody comes before any newcomer, and how many got some.
 
         So many more were looked at, and dropped, whom the model has taken out already.
         """
-        self.is_cut_short = looked == LOOKS_AT_ONCE
+        self.is_cut_short = checked == CHECKED_AT_ONCE
         if self.is_cut_short:
             return True, 0
         granted = 0
-        for looks, waiter in enumerate(self.waiters(), start=1 + looked):
+        for checks, waiter in enumerate(self.waiters(), start=1 + checked):
             router, lease_id = router_of(waiter), lease_id_of(waiter)
             if router not in self.routers:
                 del self.queue[waiter]
@@ -102,7 +102,7 @@ class QueueRules(Keyspace):
                     }
                 )
                 granted += 1
-            if looks == LOOKS_AT_ONCE:
+            if checks == CHECKED_AT_ONCE:
                 self.is_cut_short = True
                 return True, granted
         return False, granted

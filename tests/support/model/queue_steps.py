@@ -44,7 +44,7 @@ class QueueSteps(LeaseSteps):
         sequence = pick([sequences.get(lease_id, ""), *others[-1:], ""], brings)
         self._wait(number, lease_id, max_queue, sequence, (), ())
 
-    def look(self, number: int, which: int) -> None:
+    def ask_last(self, number: int, which: int) -> None:
         """Ask once more, and wait no more."""
         self._ask(number, self._waiter(number, which), (), ())
 
@@ -57,11 +57,11 @@ class QueueSteps(LeaseSteps):
         for lease_id in self.expected.waiting_of(self.routers[number].name)[::-1]:
             self._release(number, lease_id, affinity_seconds)
 
-    def hold_what_waits(self, number: int, which: int, key: str) -> None:
+    def hold_waiting(self, number: int, which: int, key: str) -> None:
         """Put back a lease for one that waits, as one that was placed while Redis was away."""
         self._restore(number, {self._waiter(number, which): key})
 
-    def forget_place(self, session: str) -> None:
+    def forget_sequence(self, session: str) -> None:
         """Let the time pass within which a session may come back to its place."""
         if session not in self.expected.places:
             return

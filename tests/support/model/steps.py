@@ -269,7 +269,7 @@ class Steps(RuleBasedStateMachine):
 
         self.do_repeatably(declare, lambda: self.expected.declare_panic(token=token, epoch=epoch, why=why))
 
-    def expire_lead(self) -> None:
+    def expire_leader(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 
     # --- routers ---
@@ -357,7 +357,7 @@ class Steps(RuleBasedStateMachine):
     def forget_scripts(self) -> None:
         self.do(self.bench.raw.script_flush, lambda: None)
 
-    def trim_feed(self, left: int) -> None:
+    def trim_stream(self, left: int) -> None:
         def effect() -> None:
             del self.expected.events[:-left]
 
