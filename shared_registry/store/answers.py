@@ -36,20 +36,20 @@ def events_of(values: Sequence[str], take: TakeEvents) -> list[Event]:
     return events
 
 
-def outcome_arguments(result: ProbeResult) -> list[str]:
+def outcome_words(result: ProbeResult) -> list[str]:
     """Return one probe result or outcome as commands expect it, without the replica's url."""
     return [result.incarnation, flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
 
 
-def expect(reply: Reply, *expected: str) -> str:
-    """Return the status word of a reply if it is one of `expected`.
+def expect(reply: Reply, *words: str) -> str:
+    """Return the status word of a reply if it is one of `words`.
 
     Raises:
         KeyConflict: A key has another type than the registry's.
         StoreRefused: The namespace has another schema.
         StoreError: The status word is unknown.
     """
-    if reply.status in expected:
+    if reply.status in words:
         return reply.status
     if reply.status == "wrong_type":
         key, found, wanted = reply.values

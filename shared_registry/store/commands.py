@@ -28,7 +28,7 @@ from shared_registry.store.answers import (
     flag,
     ignore_events,
     new_token,
-    outcome_arguments,
+    outcome_words,
 )
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
@@ -136,7 +136,7 @@ class Store(LeaderCommands):
         limits = [str(thresholds.failure), str(thresholds.recovery)]
         take = self._begin_write()
         reply = await self._sessions.run(
-            "record_outcome", [result.key, *outcome_arguments(result), *limits, self._router, by, flag(is_passive)]
+            "record_outcome", [result.key, *outcome_words(result), *limits, self._router, by, flag(is_passive)]
         )
         return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 

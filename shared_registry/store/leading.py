@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced
 from shared_registry.model import Leader, ProbeResult, Term, Thresholds
-from shared_registry.store.answers import BeginWrite, events_of, expect, new_token, outcome_arguments
+from shared_registry.store.answers import BeginWrite, events_of, expect, new_token, outcome_words
 from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.codec import milliseconds
 from shared_registry.store.replies import Elected, Held, Report
@@ -98,7 +98,7 @@ class LeaderCommands:
         """
         args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
         for result in results:
-            args += [result.key, *outcome_arguments(result)]
+            args += [result.key, *outcome_words(result)]
         take = self._begin_write()
         reply = await self._run_leading("report_probes", args)
         status = expect(reply, "applied", "duplicate", "fenced")

@@ -74,7 +74,7 @@ LABELS = Form(Labels.parse, str, dict)
 LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
 
 
-def _enum(kind: type[enum.Enum]) -> Form:
+def _word(kind: type[enum.Enum]) -> Form:
     return Form(kind, lambda value: str(value.value), lambda value: value.value)
 
 
@@ -129,7 +129,7 @@ def _record(name: str, form: Form, group: Group, *, attribute: str = "", **more:
     return ReplicaField(name, ReplicaRecord, attribute or name, form, group, **more)
 
 
-STATUS, ADMIN, SOURCE = _enum(ReplicaStatus), _enum(AdminState), _enum(Source)
+STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
 
 FIELDS = (
     _spec("url", TEXT, is_required=True),
