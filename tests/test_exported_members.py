@@ -71,7 +71,7 @@ def test_exactly_these_names_are_exported(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_all_that_is_exported_is_there(module: ModuleType) -> None:
+def test_every_exported_name_exists(module: ModuleType) -> None:
     namespace: dict[str, object] = {}
     exec(f"from {module.__name__} import *", namespace)
     assert namespace.keys() - {"__builtins__"} == set(EXPORTED[module])
@@ -86,10 +86,10 @@ def test_every_exported_thing_has_a_docstring(name: str, member: object) -> None
     assert not member.__doc__.startswith(f"{name.rpartition('.')[2]}("), "what a dataclass says for want of a docstring"
 
 
-def test_a_name_that_both_export_is_the_same_thing() -> None:
+def test_a_name_that_both_export_is_the_same_object() -> None:
     for name in set(EXPORTED[shared_registry]) & set(EXPORTED[fastvideo]):
         assert getattr(shared_registry, name) is getattr(fastvideo, name)
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_defined_once() -> None:
     assert all(part.isdigit() for part in shared_registry.__version__.split(".")[:2])

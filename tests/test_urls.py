@@ -112,7 +112,7 @@ def test_spellings_have_one_canonical_form(given_url: str, canonical: str) -> No
 
 
 @pytest.mark.parametrize(("url", "message"), REFUSED)
-def test_anything_but_a_plain_origin_is_refused_by_name_and_without_secrets(url: str, message: str) -> None:
+def test_anything_but_a_plain_origin_is_refused_without_secrets(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         canonical_url(url, field="replicas[3].url")
     assert str(caught.value).startswith("replicas[3].url: ")
@@ -179,7 +179,7 @@ def test_only_spellings_of_one_origin_are_equal(
 @example(text="user:p\u2100ss@host", start="http://")
 @example(text="[::1%0a]", start="http://")
 @example(text="ſ", start="http://")
-def test_whatever_is_accepted_is_clean(text: str, start: str) -> None:
+def test_an_accepted_url_is_clean(text: str, start: str) -> None:
     try:
         canonical = canonical_url(start + text)
     except ConfigError:
@@ -193,7 +193,7 @@ def test_whatever_is_accepted_is_clean(text: str, start: str) -> None:
 
 
 @given(user=st.text(max_size=8), password=st.text(min_size=4, max_size=12), host=names)
-def test_credentials_are_never_accepted_nor_shown(user: str, password: str, host: str) -> None:
+def test_credentials_are_neither_accepted_nor_shown(user: str, password: str, host: str) -> None:
     with pytest.raises(ConfigError) as caught:
         canonical_url(f"http://{user}:pw-{password}@{host}", field="url")
     assert f"pw-{password}" not in str(caught.value)

@@ -42,11 +42,11 @@ async def found(space: Space) -> list[Violation]:
     return await find_violations(space.reader, space.keys)
 
 
-async def test_nothing_is_found_in_an_empty_namespace(space: Space) -> None:
+async def test_check_finds_nothing_in_an_empty_namespace(space: Space) -> None:
     assert await found(space) == []
 
 
-async def test_nothing_is_found_where_all_is_right(space: Space) -> None:
+async def test_check_finds_nothing_in_correct_data(space: Space) -> None:
     await populate(space)
     assert await found(space) == []
 
@@ -195,7 +195,7 @@ def add_event(space: Space, **fields: str) -> None:
 
 
 @pytest.mark.parametrize("case", PLANTED)
-async def test_what_is_planted_is_found(space: Space, case: str) -> None:
+async def test_check_finds_every_planted_violation(space: Space, case: str) -> None:
     await populate(space)
     plant, rule, key, words = PLANTED[case]
     plant(space)
@@ -264,7 +264,7 @@ async def step_down(space: Space, store: Store) -> None:
         await store.step_down(leader.epoch, sit_out_seconds=9, by="me")
 
 
-async def test_nothing_is_found_while_routers_are_at_work(space: Space) -> None:
+async def test_check_finds_nothing_while_routers_work(space: Space) -> None:
     """Four routers do everything that they can, as fast as they can."""
     counts: Counter[str] = Counter()
 
@@ -292,7 +292,7 @@ IS_A_LOAD = {"a load that is no number"}
 
 
 @pytest.mark.parametrize("case", [name for name in PLANTED if PLANTED[name][1] in REPAIRABLE or name in IS_A_LOAD])
-async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -> None:
+async def test_repair_restores_what_follows_from_other_data(space: Space, case: str) -> None:
     await populate(space)
     PLANTED[case][0](space)
     assert await repair(space.store, await found(space), by="me")
@@ -305,7 +305,7 @@ async def test_what_follows_from_the_rest_is_repaired(space: Space, case: str) -
 @pytest.mark.parametrize(
     "case", [name for name in PLANTED if PLANTED[name][1] not in REPAIRABLE and name not in IS_A_LOAD]
 )
-async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: str) -> None:
+async def test_repair_leaves_alone_what_only_its_owner_knows(space: Space, case: str) -> None:
     await populate(space)
     PLANTED[case][0](space)
     before = await found(space)
@@ -316,7 +316,7 @@ async def test_what_only_its_owner_can_know_is_left_alone(space: Space, case: st
     ]
 
 
-async def test_repairing_what_is_right_changes_nothing(space: Space) -> None:
+async def test_repairing_correct_data_changes_nothing(space: Space) -> None:
     await populate(space)
     before = space.dump()
     assert not await repair(space.store, [], by="me")

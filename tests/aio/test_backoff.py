@@ -31,7 +31,7 @@ def test_jitter_takes_away_half_of_a_delay_at_most() -> None:
     assert [round(backoff.next_seconds(), 9) for _ in range(6)] == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
 
 
-def test_a_success_starts_over() -> None:
+def test_a_success_starts_the_delays_over() -> None:
     backoff = Backoff(first_seconds=0.1, longest_seconds=1.0, rng=Extreme(1.0))
     for _ in range(5):
         backoff.next_seconds()
@@ -41,7 +41,7 @@ def test_a_success_starts_over() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0.001, 10), st.floats(0.001, 10), st.lists(st.booleans(), max_size=30), st.integers())
-def test_no_delay_exceeds_the_longest_or_falls_below_half_of_the_first(
+def test_every_delay_lies_between_half_the_first_and_the_longest(
     first: float, longest: float, resets: list[bool], seed: int
 ) -> None:
     backoff = Backoff(first_seconds=first, longest_seconds=longest, rng=random.Random(seed))

@@ -73,7 +73,7 @@ async def test_work_that_fails_raises_its_own_error(clock: FakeClock, work: Work
     assert clock.next_wake is None
 
 
-async def test_a_deadline_that_has_passed_cancels_work_that_does_not_end_at_once(clock: FakeClock, work: Work) -> None:
+async def test_a_deadline_already_passed_cancels_work_that_needs_time(clock: FakeClock, work: Work) -> None:
     with pytest.raises(TimeoutError):
         await finish_by(clock, START - 1, work())
 
@@ -122,7 +122,7 @@ async def test_the_system_clock_is_monotonic_and_lets_others_run() -> None:
     await task
 
 
-async def test_sleepers_wake_in_the_order_of_their_times_each_at_its_own(clock: FakeClock) -> None:
+async def test_sleepers_wake_in_order_each_at_its_own_time(clock: FakeClock) -> None:
     woken: list[tuple[str, float]] = []
 
     async def sleeper(name: str, *naps: float) -> None:
@@ -139,7 +139,7 @@ async def test_sleepers_wake_in_the_order_of_their_times_each_at_its_own(clock: 
     await asyncio.gather(*tasks)
 
 
-async def test_after_a_jump_everybody_who_is_late_wakes_in_one_turn(clock: FakeClock) -> None:
+async def test_after_a_jump_all_late_sleepers_wake_in_one_turn(clock: FakeClock) -> None:
     woken: list[float] = []
 
     async def sleeper(nap: float) -> None:

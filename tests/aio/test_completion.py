@@ -30,7 +30,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_without_a_cancellation_it_is_like_awaiting() -> None:
+async def test_an_uncancelled_call_is_simply_awaited() -> None:
     call = Call()
     call.let_go.set()
     assert await completed(call.run()) == "done"
@@ -41,7 +41,7 @@ async def test_without_a_cancellation_it_is_like_awaiting() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no")])
-async def test_however_often_it_is_cancelled_the_call_ends_first(error: Exception | None) -> None:
+async def test_a_call_completes_however_often_its_caller_is_cancelled(error: Exception | None) -> None:
     call = Call(error=error)
     task = asyncio.create_task(completed(call.run()))
     for _ in range(3):
@@ -54,7 +54,7 @@ async def test_however_often_it_is_cancelled_the_call_ends_first(error: Exceptio
     assert (task.cancelled(), call.is_done) == (True, True)
 
 
-async def test_a_timeout_around_it_stays_a_timeout() -> None:
+async def test_a_timeout_around_the_call_stays_a_timeout() -> None:
     call = Call()
     asyncio.get_running_loop().call_later(0.05, call.let_go.set)
     with pytest.raises(TimeoutError):
@@ -71,7 +71,7 @@ async def test_a_call_that_was_cancelled_itself_counts_as_cancelled() -> None:
         await completed(cancelled())
 
 
-async def test_what_has_not_begun_ends_at_once_when_cancelled() -> None:
+async def test_a_call_not_yet_begun_ends_at_once_when_cancelled() -> None:
     call = Call()
     is_begun = False
     task = asyncio.create_task(completed(call.run(), is_begun=lambda: is_begun))
@@ -81,7 +81,7 @@ async def test_what_has_not_begun_ends_at_once_when_cancelled() -> None:
     assert (task.cancelled(), call.is_done) == (True, False)
 
 
-async def test_what_has_begun_is_not_cut_short() -> None:
+async def test_a_call_that_has_begun_is_not_cut_short() -> None:
     call = Call()
     is_begun = False
     task = asyncio.create_task(completed(call.run(), is_begun=lambda: is_begun))

@@ -45,7 +45,7 @@ async def test_work_that_runs_is_left_alone(clock: FakeClock) -> None:
     await stop(task)
 
 
-async def test_work_that_fails_is_started_again_ever_later_up_to_five_seconds(clock: FakeClock) -> None:
+async def test_failed_work_restarts_after_growing_delays_up_to_five_seconds(clock: FakeClock) -> None:
     work = Work(clock, error=LookupError("a bug"))
     task = keep(work, clock)
     await clock.advance(120)
@@ -102,9 +102,7 @@ async def test_work_that_ends_by_itself_is_logged_and_started_again(
     await stop(task)
 
 
-async def test_work_that_something_inside_cancelled_is_started_again(
-    clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_work_cancelled_from_within_is_started_again(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     work = Work(clock, seconds=1.0, error=asyncio.CancelledError())
     task = keep(work, clock)
     await clock.advance(1.2)
@@ -115,7 +113,7 @@ async def test_work_that_something_inside_cancelled_is_started_again(
 
 
 @pytest.mark.parametrize("seconds", [1e6, 0.0])
-async def test_a_cancel_passes_from_the_work_and_from_the_pause_after_it(
+async def test_a_cancel_ends_the_work_or_the_pause_after_it(
     clock: FakeClock, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     work = Work(clock, seconds=seconds)

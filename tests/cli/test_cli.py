@@ -63,21 +63,21 @@ def run_or_invoke(*words: str, **variables: str) -> Done:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_wrong_file_is_told(tmp_path: Path, text: str, named: list[str]) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, text: str, named: list[str]) -> None:
     path = write(tmp_path, text)
     done = invoke("status", "--config", path)
     assert is_one_error(done, 2), done
     assert all(word in done.err for word in [*named, path]), done.err
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     done = run("serve", "--config", str(tmp_path / "none.yaml"))
     assert is_one_error(done, 2), done
     assert "none.yaml" in done.err
     assert "check the path" in done.err
 
 
-def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_several_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "router: {port: 70000, namespace: ''}")
     done = invoke("status", "--config", path, SHARED_REGISTRY_LEASE_SECONDS="0")
     assert done.code == 2
@@ -96,7 +96,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ["status", "--redis", f"redis://a?password={SECRET}&socket_timeout=soon"],
     ],
 )
-def test_a_wrong_option_is_told_without_the_secret_in_it(words: list[str]) -> None:
+def test_a_wrong_option_is_reported_without_the_secret_in_it(words: list[str]) -> None:
     done = run_or_invoke(*words)
     assert is_one_error(done, 2), done
     assert ("namespace" if "a b" in words else "redis_url") in done.err
@@ -131,7 +131,7 @@ def test_a_host_that_is_not_here_is_one_clear_line(host: str) -> None:
 # What help there is
 
 
-def test_says_its_version() -> None:
+def test_the_version_is_printed() -> None:
     assert run("--version").out == f"shared-registry {__version__}\n"
 
 
@@ -146,13 +146,13 @@ def test_help_has_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "check"])
-def test_no_redis_is_3(name: str) -> None:
+def test_without_redis_the_exit_status_is_3(name: str) -> None:
     done = run(name, SHARED_REGISTRY_REDIS_URL=NOBODY)
     assert is_one_error(done, 3), done
     assert NOBODY in done.err
 
 
-def test_serve_gives_up_after_the_wait_with_one_line_per_edge() -> None:
+def test_serve_gives_up_waiting_with_one_line_per_edge() -> None:
     done = run(*SERVE, "--wait-redis", "0.5", SHARED_REGISTRY_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1/0")
     assert is_one_error(done, 3, is_logging=True), done
     room, serving, waiting, last = done.err_lines
@@ -163,7 +163,7 @@ def test_serve_gives_up_after_the_wait_with_one_line_per_edge() -> None:
     assert "within 0.5 s" in last
 
 
-def test_serve_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> None:
+def test_serve_joins_once_redis_is_there(own_server: OwnServer, tmp_path: Path) -> None:
     server = own_server()
     server.stop()
     with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=server.url) as router:
@@ -177,7 +177,7 @@ def test_serve_joins_when_redis_comes(own_server: OwnServer, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["serve", "status", "check"])
 @pytest.mark.parametrize("credentials", ["", f":not-{SECRET}@", f"user:not-{SECRET}@"])
-def test_a_wrong_password_is_told_and_not_shown(own_server: OwnServer, name: str, credentials: str) -> None:
+def test_a_wrong_password_is_reported_but_not_shown(own_server: OwnServer, name: str, credentials: str) -> None:
     server = own_server(config={"requirepass": SECRET})
     words = SERVE if name == "serve" else [name]
     done = run_or_invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
@@ -239,7 +239,7 @@ def test_a_namespace_of_another_schema_is_refused(raw: Any, keys: Keys, variable
 # What it shows
 
 
-def test_looking_leaves_no_trace(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
+def test_status_and_check_write_nothing(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
     for words in (["status"], ["status", "--json"], ["check"]):
         done = invoke(*words, **variables, SHARED_REGISTRY_REPLICAS="http://127.0.0.1:1")
         assert (done.code, done.err) == (0, "")
@@ -256,7 +256,7 @@ def test_options_may_stand_before_or_after_the_command(
     assert json.loads(done.out)["namespace"] == namespace
 
 
-async def test_a_router_seen_from_outside(
+async def test_status_and_check_show_a_running_router(
     raw: Any, keys: Keys, variables: dict[str, str], server: EmbeddedServer, tmp_path: Path
 ) -> None:
     async with ReplicaServer() as replica:
@@ -328,7 +328,7 @@ def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path)
     assert all(line.keys() == fields for line in lines if "url" not in line)
 
 
-def test_serve_outlives_redis_and_tells_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:
+def test_serve_outlives_redis_and_logs_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:
     server = own_server()
     with running(tmp_path, *SERVE, SHARED_REGISTRY_REDIS_URL=server.url) as router:
         wait_until_leading(router)

@@ -38,7 +38,9 @@ def apart(variables: dict[str, str]) -> Apart:
     return lambda *words: asyncio.to_thread(invoke, *words, **variables)
 
 
-def test_leases_shows_who_holds_what(space: Space, command: Command, server: EmbeddedServer) -> None:
+def test_leases_lists_each_lease_with_router_and_replica(
+    space: Space, command: Command, server: EmbeddedServer
+) -> None:
     done = command("leases")
     assert (done.code, done.err) == (0, "")
     lines = [line.split() for line in done.out.splitlines()]
@@ -54,7 +56,7 @@ def test_leases_shows_who_holds_what(space: Space, command: Command, server: Emb
     }
 
 
-def test_no_leases_are_said_to_be_none(space: Space, command: Command) -> None:
+def test_leases_says_that_there_are_no_leases(space: Space, command: Command) -> None:
     space.raw.delete(space.keys.leases("router~1"))
     assert command("leases").out.startswith("no leases are held in namespace")
 
@@ -91,7 +93,7 @@ async def test_a_replica_is_removed_with_its_last_session(space: Space, apart: A
     assert (fields["admin"], fields["admin_reason"]) == ("removed", "fan")
 
 
-async def test_enabling_calls_a_removal_off(space: Space, apart: Apart) -> None:
+async def test_enabling_a_replica_cancels_its_removal(space: Space, apart: Apart) -> None:
     await apart("remove", "gpu-1", "--when-drained", "--yes")
     assert (await apart("enable", "gpu-1")).code == 0
     await space.store.release("0000000a")
@@ -104,7 +106,7 @@ def test_a_replica_without_sessions_is_removed_at_once(space: Space, command: Co
     assert command("remove", "gpu-1", "--when-drained", "--yes").out == f"gpu-1 {A}: removed\n"
 
 
-def test_repair_mends_what_follows_from_the_rest_and_names_what_does_not(space: Space, command: Command) -> None:
+def test_repair_fixes_derived_data_and_names_the_rest(space: Space, command: Command) -> None:
     space.raw.hset(space.keys.replica(A), "in_flight", 7)
     space.raw.zadd(space.keys.ready_secondary, {A: 0.5})
     done = command("check")

@@ -50,7 +50,7 @@ def test_a_watched_status_outlives_redis_and_ends_with_ctrl_c(own_server: OwnSer
     assert documents[-1]["replicas"][-1]["url"] == "http://10.0.0.2:8000"
 
 
-def test_on_a_terminal_the_table_is_drawn_over_itself_and_stays_in_the_end(server: EmbeddedServer) -> None:
+def test_a_terminal_shows_one_redrawn_table_that_stays_afterwards(server: EmbeddedServer) -> None:
     reader, writer = pty.openpty()
     try:
         argv = command("status", "--watch", "--interval", "0.05", "-n", "nothing-there")
@@ -110,7 +110,7 @@ def server_client(server: EmbeddedServer) -> Redis:
     return Redis.from_url(server.url)
 
 
-def test_nobody_reading_on_is_no_traceback(server: EmbeddedServer, namespace: str) -> None:
+def test_a_closed_output_pipe_gives_no_traceback(server: EmbeddedServer, namespace: str) -> None:
     variables = environment(**on(server), SHARED_REGISTRY_NAMESPACE=namespace)
     for number in range(3):
         invoke("add", f"http://10.0.0.{number}:80", SHARED_REGISTRY_NAMESPACE=namespace, **on(server))

@@ -34,7 +34,7 @@ def outcomes(done: Done) -> list[str]:
 # add
 
 
-def test_add_registers_with_what_is_given_and_says_who_did_it(command: Command, raw: Any, keys: Keys) -> None:
+def test_add_registers_the_given_fields_and_records_the_operator(command: Command, raw: Any, keys: Keys) -> None:
     options = ["--name", "gpu-1", "--primary", "--weight", "2.5", "--capacity", "4", "--order", "7"]
     done = command("add", A, *options, "--by", "ann@desk")
     assert done == Done(0, f"gpu-1 {A}: registered\n", "")
@@ -57,7 +57,7 @@ def test_add_changes_only_what_is_given(command: Command, raw: Any, keys: Keys) 
     assert (stored["name"], stored["primary"], stored["capacity"]) == ("", "0", "0")
 
 
-def test_add_sets_and_takes_away_single_labels(command: Command, raw: Any, keys: Keys) -> None:
+def test_add_sets_and_removes_single_labels(command: Command, raw: Any, keys: Keys) -> None:
     assert command("add", A, B, "--label", "zone=a", "--label", "gpu=h100").code == 0
     assert command("add", A, "--capacity", "2").out == f"{A}: updated\n"
     assert raw.hget(keys.replica(A), "labels") == "gpu=h100,zone=a"
@@ -133,7 +133,7 @@ def test_add_refuses_what_is_wrong_and_then_adds_nothing(
 # drain, disable, enable, remove
 
 
-def test_targets_are_named_by_name_or_url_each_once(command: Command, raw: Any, keys: Keys) -> None:
+def test_each_target_is_named_once_by_name_or_url(command: Command, raw: Any, keys: Keys) -> None:
     command("add", A, "--name", "gpu-1")
     command("add", B)
     done = command("drain", "gpu-1", B.upper().replace("HTTP", "http"), A, "--reason", "upgrade")
@@ -165,7 +165,7 @@ def test_a_typo_among_the_targets_changes_nothing(
     assert events(raw, keys) == before
 
 
-def test_remove_asks_on_a_terminal_and_refuses_on_none(command: Command, raw: Any, keys: Keys) -> None:
+def test_remove_asks_on_a_terminal_and_refuses_without_one(command: Command, raw: Any, keys: Keys) -> None:
     command("add", A, "--name", "gpu-1")
     command("add", B)
     refused = command("remove", "gpu-1")
@@ -189,7 +189,7 @@ def test_remove_asks_on_a_terminal_and_refuses_on_none(command: Command, raw: An
 @pytest.mark.parametrize(
     "words", [["drain"], ["add"], ["drain", A, "--reason", "a\x1b[2J"], ["enable", A, "--by", "x" * 501]]
 )
-def test_wrong_usage_is_2(command: Command, words: list[str]) -> None:
+def test_wrong_usage_exits_with_2(command: Command, words: list[str]) -> None:
     done = command(*words)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
@@ -202,14 +202,14 @@ EVERY_CHANGE = [["add", A], ["remove", A, "--yes"], ["drain", A], ["enable", A],
 
 
 @pytest.mark.parametrize("words", EVERY_CHANGE, ids=lambda words: words[0])
-def test_no_redis_is_3(words: list[str]) -> None:
+def test_without_redis_the_exit_status_is_3(words: list[str]) -> None:
     done = invoke(*words, SHARED_REGISTRY_REDIS_URL=f"redis://ann:{SECRET}@127.0.0.1:1/0")
     assert is_one_error(done, 3), done
     assert "redis://ann:***@127.0.0.1:1/0" in done.err
     assert done.err.count("--redis") == 1
 
 
-def test_a_wrong_password_is_2_for_all_of_them(own_server: OwnServer) -> None:
+def test_every_command_exits_with_2_on_a_wrong_password(own_server: OwnServer) -> None:
     server = own_server(config={"requirepass": SECRET})
     key_commands = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
     for words in [*EVERY_CHANGE, *key_commands, ["status", "--watch"]]:
@@ -218,7 +218,7 @@ def test_a_wrong_password_is_2_for_all_of_them(own_server: OwnServer) -> None:
         assert "password" in done.err
 
 
-def test_where_redis_refuses_each_target_is_told(command: Command, raw: Any, keys: Keys) -> None:
+def test_a_refusal_by_redis_is_reported_for_each_target(command: Command, raw: Any, keys: Keys) -> None:
     command("add", A, B, C)
     raw.set(keys.full, "text")
     done = command("drain", A, B, C, "--json")
@@ -231,7 +231,7 @@ def test_where_redis_refuses_each_target_is_told(command: Command, raw: Any, key
 # step-down
 
 
-async def test_step_down_names_the_deposed_and_its_successor(
+async def test_step_down_names_the_old_leader_and_its_successor(
     command: Command, space: Space, server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:
     config = {"redis_url": server.url, "namespace": namespace}
@@ -259,7 +259,7 @@ async def test_step_down_names_the_deposed_and_its_successor(
         process.kill()
 
 
-def test_step_down_where_nobody_else_stands_and_where_nobody_leads(
+def test_step_down_without_another_candidate_or_without_a_leader(
     command: Command, namespace: str, server: EmbeddedServer, raw: Any, keys: Keys
 ) -> None:
     nobody = command("step-down")
@@ -303,7 +303,9 @@ def in_space(server: EmbeddedServer, namespace: str, work: Callable[[Space], Awa
     asyncio.run(run())
 
 
-def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+def test_routers_lists_every_router_and_the_leader(
+    command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys
+) -> None:
     assert "no routers have joined" in command("routers").out
     in_space(server, namespace, populated)
     told = json.loads(command("routers", "--json").out)
@@ -340,7 +342,9 @@ def test_routers(command: Command, server: EmbeddedServer, namespace: str, raw: 
     assert [one["agrees_with_leader"] for one in told["routers"]] == [None, None]
 
 
-def test_events(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+def test_events_lists_the_event_stream(
+    command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys
+) -> None:
     assert command("events") == Done(0, "", "")
     in_space(server, namespace, populated)
     told = json.loads(command("events", "--json").out)
@@ -383,7 +387,9 @@ def test_events(command: Command, server: EmbeddedServer, namespace: str, raw: A
         assert command("events", *words).code == 2
 
 
-def test_wait(command: Command, server: EmbeddedServer, namespace: str) -> None:
+def test_wait_reports_whether_enough_replicas_are_ready(
+    command: Command, server: EmbeddedServer, namespace: str
+) -> None:
     short = command("wait", "--ready", "1", "--timeout", "0", "--json")
     assert short.code == 1
     assert json.loads(short.out) == {
@@ -405,7 +411,9 @@ def test_wait(command: Command, server: EmbeddedServer, namespace: str) -> None:
     assert is_one_error(gone, 3), gone
 
 
-def test_wait_ends_as_soon_as_it_is_so(command: Command, server: EmbeddedServer, namespace: str) -> None:
+def test_wait_ends_as_soon_as_enough_replicas_are_ready(
+    command: Command, server: EmbeddedServer, namespace: str
+) -> None:
     async def run() -> Done:
         async with on_server(server.url, namespace) as space:
             waiting = asyncio.create_task(asyncio.to_thread(command, "wait", "--ready", "1", "--timeout", "30"))
@@ -418,7 +426,9 @@ def test_wait_ends_as_soon_as_it_is_so(command: Command, server: EmbeddedServer,
     assert float(done.out.split("after ")[1].split()[0]) < 20
 
 
-def test_keys_show(command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys) -> None:
+def test_keys_show_prints_each_command_with_its_reply(
+    command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys
+) -> None:
     in_space(server, namespace, populated)
     told = json.loads(command("keys", "--show", "--json").out)
     assert list(told) == ["redis", "namespace", "redis_cli", "note", "commands"]

@@ -35,7 +35,7 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
         yield space
 
 
-def test_queue_shows_who_waits_in_order(space: Space, command: Command, server: EmbeddedServer) -> None:
+def test_queue_lists_the_waiters_in_order(space: Space, command: Command, server: EmbeddedServer) -> None:
     done = command("queue")
     assert (done.code, done.err) == (0, "")
     heading, *lines, summary = [line.split() for line in done.out.splitlines()]
@@ -58,7 +58,7 @@ def test_queue_shows_who_waits_in_order(space: Space, command: Command, server: 
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (2, 2), (3, 3), (9, 3)])
-def test_only_the_first_are_shown_where_that_is_wanted(space: Space, command: Command, count: int, shown: int) -> None:
+def test_a_limit_shows_only_the_first_waiters(space: Space, command: Command, count: int, shown: int) -> None:
     told = json.loads(command("queue", "--count", str(count), "--json").out)
     assert (told["depth"], [one["position"] for one in told["waiters"]]) == (3, [1, 2, 3][:shown])
     lines = command("queue", "--count", str(count)).out.splitlines()
@@ -68,7 +68,7 @@ def test_only_the_first_are_shown_where_that_is_wanted(space: Space, command: Co
     assert command("queue", "--count", "-1").code == 2
 
 
-def test_a_long_line_is_read_in_pieces(space: Space, command: Command) -> None:
+def test_a_long_queue_is_read_in_pieces(space: Space, command: Command) -> None:
     space.raw.delete(space.keys.queue)
     space.raw.zadd(space.keys.queue, {f"router~1/{number:08x}": 1000 + number for number in range(1203)})
     told = json.loads(command("queue", "--count", "1100", "--json").out)
@@ -78,20 +78,20 @@ def test_a_long_line_is_read_in_pieces(space: Space, command: Command) -> None:
     assert command("queue").out.endswith("1203 sessions wait; 1183 are not shown, raise --count\n")
 
 
-def test_nobody_waiting_is_said(space: Space, command: Command, server: EmbeddedServer) -> None:
+def test_queue_says_that_no_session_waits(space: Space, command: Command, server: EmbeddedServer) -> None:
     space.raw.delete(space.keys.queue)
     assert command("queue") == Done(0, f"no session waits in namespace {space.keys.namespace} at {server.url}\n", "")
     assert json.loads(command("queue", "--json").out)["waiters"] == []
 
 
-def test_what_others_wrote_cannot_drive_the_terminal(space: Space, command: Command) -> None:
+def test_text_from_others_cannot_control_the_terminal(space: Space, command: Command) -> None:
     space.raw.zadd(space.keys.queue, {"r\x1b[2J/\x1b[0m:\x1b[1m": 1})
     out = command("queue").out
     assert "\x1b" not in out
     assert r"r\x1b[2J" in out
 
 
-def test_status_shows_how_many_wait(space: Space, command: Command) -> None:
+def test_status_shows_the_number_of_waiters(space: Space, command: Command) -> None:
     assert "queue      3 sessions wait\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
     assert json.loads(command("status", "--json").out)["queue"] == {"depth": 3}
     space.raw.delete(space.keys.queue)
@@ -99,18 +99,18 @@ def test_status_shows_how_many_wait(space: Space, command: Command) -> None:
     assert json.loads(command("status", "--json").out)["queue"] == {"depth": 0}
 
 
-def test_the_line_is_among_what_keys_shows(space: Space, command: Command) -> None:
+def test_keys_names_the_keys_of_the_queue(space: Space, command: Command) -> None:
     shown = json.loads(command("keys", "--show", "--json").out)["commands"]
     [waiting] = [one for one in shown if one["words"][1] == space.keys.queue]
     assert waiting["reply"][::2] == ["/".join(waiter) for waiter in WAITERS]
     assert "/".join(WAITERS[2]) in command("keys", "--show").out
 
 
-def test_nothing_is_wrong_with_a_line_while_all_is_full(space: Space, command: Command) -> None:
+def test_check_accepts_a_queue_while_all_replicas_are_full(space: Space, command: Command) -> None:
     assert command("check") == Done(0, f"namespace {space.keys.namespace}: all invariants hold\n", "")
 
 
-def test_check_tells_what_is_wrong_with_the_line_and_repair_mends_it(
+def test_check_reports_a_damaged_queue_and_repair_fixes_it(
     space: Space, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "POLL_SECONDS", 0.0)  # nothing goes on between two reads

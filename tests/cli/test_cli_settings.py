@@ -39,7 +39,7 @@ def write(directory: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_the_common_options_an_example_and_a_page(name: str) -> None:
+def test_every_command_has_common_options_an_example_and_a_page(name: str) -> None:
     one = COMMANDS[name]
     options = {option for parameter in one.params for option in parameter.opts}
     assert "--json" in options
@@ -54,7 +54,7 @@ def test_every_command_has_the_common_options_an_example_and_a_page(name: str) -
     assert not [option for option in own - COMMON if option not in section], "its options"
 
 
-def test_help_is_printed_for_people() -> None:
+def test_help_is_plain_text_on_standard_output() -> None:
     done = invoke("config", "show", "--help")
     assert (done.code, done.err) == (0, "")
     assert "shared-registry config show" in done.out
@@ -63,7 +63,7 @@ def test_help_is_printed_for_people() -> None:
 # config validate
 
 
-def test_a_valid_file(tmp_path: Path) -> None:
+def test_validate_accepts_a_valid_file_with_warnings(tmp_path: Path) -> None:
     path = write(tmp_path, "router: {replicas: ['http://a', 'http://b'], health_check: {timout_seconds: 3}}")
     done = invoke("config", "validate", path, SHARED_REGISTRY_PORT="not of interest")
     assert (done.code, done.out) == (0, f"{path}: valid; 2 replicas\n")
@@ -75,7 +75,7 @@ def test_a_valid_file(tmp_path: Path) -> None:
     assert (told["file"], told["is_valid"], told["problems"], len(told["warnings"])) == (path, True, [], 1)
 
 
-def test_a_file_with_several_mistakes(tmp_path: Path) -> None:
+def test_validate_lists_every_mistake_in_a_file(tmp_path: Path) -> None:
     path = write(tmp_path, f"router: {{port: 70000, replicas: ['http://u:{SECRET}@a'], lease_seconds: 1}}")
     done = invoke("config", "validate", path)
     assert (done.code, done.err) == (1, "")
@@ -91,7 +91,7 @@ def test_a_file_with_several_mistakes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"), [("", "is empty"), ("router: {replicas: [", "not YAML"), ("a: 1", "router:")]
 )
-def test_a_file_that_is_no_config(tmp_path: Path, text: str, named: str) -> None:
+def test_validate_rejects_a_file_that_is_no_config(tmp_path: Path, text: str, named: str) -> None:
     path = write(tmp_path, text)
     done = invoke("config", "validate", path)
     assert (done.code, done.err) == (1, "")
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str, named: str) -> None
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "."])
-def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+def test_validate_reports_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     done = invoke("config", "validate", str(tmp_path / name))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 # config show
 
 
-def test_every_setting_is_shown_with_where_it_came_from(tmp_path: Path) -> None:
+def test_show_prints_every_setting_with_its_origin(tmp_path: Path) -> None:
     path = write(tmp_path, "router: {port: 9001, lease_seconds: 4, replicas: [{url: 'http://a', capacity: 2}]}")
     words = ["config", "show", "--config", path, "--redis", f"redis://ann:{SECRET}@h/0"]
     done = invoke(*words, "--json", SHARED_REGISTRY_LEASE_SECONDS="5", SHARED_REGISTRY_NAMESPACE="pool")
@@ -135,7 +135,7 @@ def test_every_setting_is_shown_with_where_it_came_from(tmp_path: Path) -> None:
     assert SECRET not in str(table)
 
 
-def test_wrong_settings_are_not_shown_but_told() -> None:
+def test_show_reports_wrong_settings_and_prints_nothing() -> None:
     done = invoke("config", "show", SHARED_REGISTRY_PORT="x")
     assert (done.code, done.out) == (2, "")
     assert "SHARED_REGISTRY_PORT" in done.err

@@ -26,21 +26,21 @@ RECORD = ReplicaRecord("http://a", ReplicaEndpoint("http://a", "gpu-1", primary=
     ("seconds", "text"),
     [(-1, "0.0 s"), (0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min"), (7200, "2 h"), (86400 * 3, "3 d")],
 )
-def test_a_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_in_its_largest_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_time_is_told_in_utc() -> None:
+def test_a_time_is_shown_in_utc() -> None:
     assert timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
 
 
-def test_what_others_wrote_cannot_drive_the_terminal() -> None:
+def test_text_from_others_cannot_control_the_terminal() -> None:
     assert printable("ünïcode stays") == "ünïcode stays"
     assert printable("a\x1b[2Jb\nc\x9b") == r"a\x1b[2Jb\nc\x9b"
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("No username set")])
-def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_user_without_a_name_is_shown_by_number(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fails() -> str:
         raise error
 
@@ -93,7 +93,7 @@ async def test_a_lost_reply_leaves_one_unknown_and_the_rest_untried() -> None:
     assert result_lines(results) == ["http://a: draining", "http://b: unknown", "http://c: not tried"]
 
 
-def test_a_replica_that_went_meanwhile_is_not_as_asked() -> None:
+def test_a_replica_removed_meanwhile_makes_the_command_fail() -> None:
     assert Results([Result("http://a", None, "unchanged")]).are_as_asked
     assert not Results([Result("http://a", None, "draining"), Result("http://b", None, "gone")]).are_as_asked
 
@@ -127,7 +127,7 @@ def test_redis_cli_is_given_the_same_redis_and_no_password(url: str, words: str,
     assert "geheim" not in told
 
 
-def test_every_command_worth_knowing_only_reads_and_names_whose_it_is() -> None:
+def test_every_suggested_command_only_reads_keys_of_its_namespace() -> None:
     for look in key_commands(Keys("pool")):
         assert look.arguments[0] in ("HGETALL", "ZRANGE", "SMEMBERS", "PTTL", "XREVRANGE")
         assert look.arguments[1].startswith("sr:{pool}:")

@@ -109,7 +109,7 @@ def healthy(space: Space, mocks: list[ReplicaServer]) -> bool:
     return all(space.fields(mock.url()).get("status") == "healthy" for mock in mocks)
 
 
-async def test_a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_goes_on(
+async def test_a_leader_paused_past_its_lease_writes_nothing_afterwards(
     start: Start, space: Space, mocks: list[ReplicaServer]
 ) -> None:
     paused = start()
@@ -148,7 +148,7 @@ async def test_a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_go
 
 
 @pytest.mark.parametrize("claim", ["old token and epoch", "old token", "old epoch", "no token"])
-async def test_a_report_under_a_term_that_is_over_changes_nothing(space: Space, claim: str) -> None:
+async def test_a_report_of_an_ended_term_changes_nothing(space: Space, claim: str) -> None:
     await space.add(A)
     old = await space.elect("old")
     assert await space.store.resign("old")
@@ -167,7 +167,7 @@ async def test_a_report_under_a_term_that_is_over_changes_nothing(space: Space, 
     assert (await space.report(new, 1, space.success(A), token="new")).events
 
 
-async def test_a_report_after_the_lease_has_ended_changes_nothing(space: Space) -> None:
+async def test_a_report_after_the_end_of_the_lease_changes_nothing(space: Space) -> None:
     await space.add(A)
     elected = await space.store.campaign("token", lease_seconds=60, seen_epoch=0)
     assert isinstance(elected, Elected)
@@ -179,7 +179,7 @@ async def test_a_report_after_the_lease_has_ended_changes_nothing(space: Space) 
     assert space.dump() == before
 
 
-async def test_a_killed_leader_is_followed_by_another_within_its_lease(
+async def test_a_killed_leader_has_a_successor_within_its_lease(
     start: Start, space: Space, mocks: list[ReplicaServer]
 ) -> None:
     lease = 2 * LEASE
@@ -201,9 +201,7 @@ async def test_a_killed_leader_is_followed_by_another_within_its_lease(
     await soon(lambda: requests(mocks) >= asked + 2 * len(mocks))
 
 
-async def test_a_leader_that_stops_is_followed_by_another_at_once(
-    start: Start, space: Space, mocks: list[ReplicaServer]
-) -> None:
+async def test_a_stopped_leader_has_a_successor_at_once(start: Start, space: Space, mocks: list[ReplicaServer]) -> None:
     lease = 3 * LEASE
     stopped = start(lease_seconds=lease)
     await is_leading(stopped)
@@ -220,7 +218,7 @@ async def test_a_leader_that_stops_is_followed_by_another_at_once(
     assert [event.router for event in left] == [resigned.router]
 
 
-async def test_twenty_routers_probe_as_much_as_one_and_each_epoch_has_one_winner(
+async def test_twenty_routers_probe_like_one_and_epochs_have_one_winner(
     start: Start, space: Space, mocks: list[ReplicaServer]
 ) -> None:
     changes = {"health_check_interval_seconds": 1.0, "fast_interval_seconds": 0.5}
@@ -272,7 +270,7 @@ def a_registry(
     return SharedReplicaRegistry(RouterConfig(replicas=endpoints, **{**settings, **changes}), http_get=probe)
 
 
-async def test_a_leader_that_is_cut_off_stops_probing_before_another_begins(
+async def test_a_leader_cut_off_stops_probing_before_another_begins(
     space: Space, server: EmbeddedServer, settings: dict[str, Any]
 ) -> None:
     settings["health_check_interval_seconds"] = settings["fast_interval_seconds"] = 0.1
@@ -304,9 +302,7 @@ async def test_a_leader_that_is_cut_off_stops_probing_before_another_begins(
                 assert all(event.epoch == elected.epoch for event in since)
 
 
-async def test_routers_with_the_same_router_id_have_records_of_their_own(
-    space: Space, settings: dict[str, Any]
-) -> None:
+async def test_routers_with_one_router_id_have_separate_records(space: Space, settings: dict[str, Any]) -> None:
     settings["router_id"] = "same"
     async with a_registry(settings, [], []) as first:
         async with a_registry(settings, [], []) as second:
@@ -321,7 +317,7 @@ async def test_routers_with_the_same_router_id_have_records_of_their_own(
     assert not space.raw.exists(space.keys.routers)
 
 
-async def test_a_router_that_stops_while_redis_is_away_does_not_take_long(
+async def test_a_router_without_redis_stops_quickly(
     space: Space, server: EmbeddedServer, settings: dict[str, Any]
 ) -> None:
     async with FaultyProxy(server.port) as proxy:

@@ -92,7 +92,7 @@ async def is_freed_after_kill(space: Space, cluster: Cluster) -> float:
     return seconds
 
 
-async def test_a_killed_routers_slots_are_free_soon_and_nobody_elses(space: Space, cluster: Cluster) -> None:
+async def test_a_killed_routers_slots_alone_become_free_soon(space: Space, cluster: Cluster) -> None:
     seconds = await is_freed_after_kill(space, cluster)
     print(f"\nfree {seconds:.2f} s after the kill, with an expiry of {EXPIRY:g} s")  # noqa: T201  a figure
     assert EXPIRY - HEARTBEAT - 0.1 <= seconds <= EXPIRY + 1.0
@@ -118,7 +118,7 @@ async def set_clock_back(_: EmbeddedServer, space: Space) -> None:
     space.raw.eval(_SHIFT, 2, space.keys.routers, space.keys.meta, HOUR_MS)
 
 
-async def test_no_living_router_is_reaped_after_an_outage_or_a_jump_of_the_clock(
+async def test_no_live_router_is_reaped_after_outages_or_clock_jumps(
     server: EmbeddedServer, space: Space, cluster: Cluster
 ) -> None:
     held = leases(space)

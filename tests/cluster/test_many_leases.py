@@ -119,7 +119,7 @@ async def assert_capacity_held(space: Space, cluster: Cluster, readings: list[Re
 
 @pytest.mark.alone
 @takes_long
-async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
+async def test_capacity_holds_and_no_lease_leaks_whatever_fails(
     server: EmbeddedServer, space: Space, namespace: str, tmp_path: Path
 ) -> None:
     seed = random.randrange(10**9)

@@ -28,7 +28,7 @@ REDIS_TIMEOUT_SECONDS = 2.0
 
 @pytest.mark.alone
 @takes_long
-async def test_thousands_are_served_in_the_order_in_which_they_came_over_all_processes(
+async def test_thousands_of_waiters_are_served_in_order_over_all_processes(
     own_server: Callable[..., EmbeddedServer], tmp_path: Path
 ) -> None:
     server, rng = own_server(), random.Random()

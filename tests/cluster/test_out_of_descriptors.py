@@ -114,10 +114,10 @@ async def test_another_router_leads_and_the_replicas_stay_healthy(
         await soon(lambda: healthy(space, replicas) == 4)
 
 
-async def test_a_replica_that_dies_behind_kept_connections_is_noticed(
+async def test_a_replica_dying_behind_kept_connections_is_noticed(
     space: Space, server: EmbeddedServer, replicas: list[ReplicaServer], tmp_path: Path
 ) -> None:
-    """The other probes need no descriptor, and say that all is well with the leader."""
+    """The probes of the other replicas need no descriptor and report that all is well with the leader."""
     async with running(2, replicas, space, server, tmp_path) as routers:
         take_descriptors(routers[0])
         await replicas[2].stop()
@@ -127,7 +127,7 @@ async def test_a_replica_that_dies_behind_kept_connections_is_noticed(
         assert "times in a row: too many open files" in resigned.reason
 
 
-async def test_where_no_router_has_any_nothing_changes(
+async def test_nothing_changes_while_no_router_has_descriptors(
     space: Space, server: EmbeddedServer, replicas: list[ReplicaServer], tmp_path: Path
 ) -> None:
     async with running(3, replicas, space, server, tmp_path) as routers:

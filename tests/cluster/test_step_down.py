@@ -64,9 +64,7 @@ async def a_router(settings: dict[str, Any], name: str) -> AsyncIterator[SharedR
         yield router
 
 
-async def test_another_router_leads_within_a_fifth_of_a_second_and_goes_on_leading(
-    space: Space, settings: dict[str, Any]
-) -> None:
+async def test_another_router_leads_within_a_fifth_of_a_second(space: Space, settings: dict[str, Any]) -> None:
     async with a_router(settings, "one") as one:
         await soon(lambda: one.is_leader)
         async with a_router(settings, "two") as two, a_router(settings, "three") as three:
@@ -84,7 +82,7 @@ async def test_another_router_leads_within_a_fifth_of_a_second_and_goes_on_leadi
             assert (await leader_now(space)).router == elected.router != one.router_key
 
 
-async def test_a_router_that_is_alone_leads_again_after_the_time(space: Space, settings: dict[str, Any]) -> None:
+async def test_a_lone_router_leads_again_after_the_time_asked(space: Space, settings: dict[str, Any]) -> None:
     async with a_router(settings, "one") as one:
         await soon(lambda: one.is_leader)
         first = await leader_now(space)
@@ -100,7 +98,9 @@ async def test_a_router_that_is_alone_leads_again_after_the_time(space: Space, s
         await soon(lambda: replica.is_healthy)
 
 
-async def test_it_stands_again_when_its_successor_is_gone(space: Space, settings: dict[str, Any]) -> None:
+async def test_a_deposed_leader_campaigns_again_once_its_successor_is_gone(
+    space: Space, settings: dict[str, Any]
+) -> None:
     async with a_router(settings, "one") as one:
         await soon(lambda: one.is_leader)
         async with a_router(settings, "two") as two:
@@ -110,7 +110,7 @@ async def test_it_stands_again_when_its_successor_is_gone(space: Space, settings
         assert [event.router for event in await elections(space)] == [one.router_key, two.router_key, one.router_key]
 
 
-async def test_a_leader_that_is_deposed_while_paused_writes_nothing_and_sits_out_when_it_goes_on(
+async def test_a_leader_deposed_while_paused_writes_nothing_and_sits_out(
     space: Space, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     paused = RouterProcess(tmp_path / "paused.jsonl", routers=1, replicas=[], config=settings)

@@ -100,13 +100,13 @@ def refusal(settings: Mapping[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_the_originals_settings_come_first_in_their_order_with_their_defaults() -> None:
+def test_the_originals_settings_come_first_with_order_and_defaults() -> None:
     assert [field.name for field in dataclasses.fields(RouterConfig)] == NAMES
     assert {name: getattr(RouterConfig(), name) for name in THE_ORIGINALS} == THE_ORIGINALS
     assert config(*()) == RouterConfig(*THE_ORIGINALS.values())
 
 
-def test_our_defaults() -> None:
+def test_our_settings_have_the_documented_defaults() -> None:
     default = RouterConfig()
     assert {name: getattr(default, name) for name in OURS} == {**OURS, "router_id": default.router_id}
     assert default.router_id
@@ -161,7 +161,7 @@ def test_plain_constructors_read_no_environment(monkeypatch: pytest.MonkeyPatch)
         {"replicas": (ReplicaEndpoint(A), ReplicaEndpoint(B, primary=True), ReplicaEndpoint("http://c", primary=True))},
     ],
 )
-def test_accepted(settings: dict[str, Any]) -> None:
+def test_good_values_are_accepted(settings: dict[str, Any]) -> None:
     made = config(**settings)
     for name, value in settings.items():
         assert getattr(made, name) == (list(value) if name == "replicas" else value or type(getattr(made, name))())
@@ -268,7 +268,7 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ({"zzz": 1}, "zzz: no such setting; remove it"),
     ],
 )
-def test_refused_in_words_that_name_field_value_and_remedy(settings: dict[str, Any], message: str) -> None:
+def test_a_refusal_names_field_value_and_remedy(settings: dict[str, Any], message: str) -> None:
     assert message in refusal(settings)
 
 
@@ -282,7 +282,7 @@ def test_the_error_is_a_registry_error_and_a_value_error() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_one_message_lists_everything_that_is_wrong_across_fields_too() -> None:
+def test_one_message_lists_all_problems_also_across_fields() -> None:
     message = refusal(
         {
             "port": -1,
@@ -312,7 +312,7 @@ def test_one_message_lists_everything_that_is_wrong_across_fields_too() -> None:
     ]
 
 
-def test_a_field_that_is_wrong_itself_is_not_held_against_its_neighbour() -> None:
+def test_a_wrong_field_causes_no_complaint_about_its_neighbour() -> None:
     assert refusal({"lease_seconds": NAN}).count("\n") == 0
 
 
@@ -359,7 +359,7 @@ def test_messages_stay_short_whatever_the_value() -> None:
         ),
     ],
 )
-def test_replicas_refused(replicas: object, message: str) -> None:
+def test_wrong_replicas_are_refused(replicas: object, message: str) -> None:
     text = refusal({"replicas": replicas})
     assert message in text
     assert "secret" not in text
@@ -376,7 +376,7 @@ def test_replicas_refused(replicas: object, message: str) -> None:
         *[("order", value) for value in (-1, 1.0, "1", False, 2**53 + 1)],
     ],
 )
-def test_endpoint_fields_refused(field: str, value: Any) -> None:
+def test_wrong_endpoint_fields_are_refused(field: str, value: Any) -> None:
     endpoint = ReplicaEndpoint(**{"url": A, field: value})
     with pytest.raises(ConfigError) as caught:
         validate_endpoint(endpoint, f"replicas[{7}]")
@@ -404,13 +404,13 @@ def test_changes_are_checked_like_the_rest() -> None:
         validate_endpoint(foreign, changes={"url": "http://b"})
 
 
-def test_foreign_endpoints_are_taken_by_their_attributes() -> None:
+def test_endpoints_of_other_classes_are_read_by_their_attributes() -> None:
     foreign = SimpleNamespace(url=A, name="one", primary=True, weight=2.0, zone="x")
     assert validate_endpoint(foreign) == ReplicaEndpoint(A, "one", primary=True, weight=2.0)
     assert validate_endpoint(SimpleNamespace(url=A)) == ReplicaEndpoint(A)
 
 
-def test_what_the_caller_passed_stays_the_callers() -> None:
+def test_objects_of_the_caller_are_not_changed() -> None:
     replicas, expect = [ReplicaEndpoint(A)], {"status": "ready"}
     made = config(replicas=replicas, health_check_expect=expect)
     expect["status"] = "no"
@@ -422,7 +422,7 @@ def test_what_the_caller_passed_stays_the_callers() -> None:
 # --- adopting, replacing, showing -----------------------------------------------------------------------------------
 
 
-def test_adopts_any_object_with_the_originals_attributes() -> None:
+def test_any_object_with_the_originals_attributes_is_adopted() -> None:
     class Foreign:
         host, port = "127.0.0.1", 9100
         health_check_interval_seconds, health_check_timeout_seconds = 1, 0.5
@@ -443,7 +443,7 @@ def test_adopts_any_object_with_the_originals_attributes() -> None:
     )
 
 
-def test_adopting_ours_returns_it_and_a_wrong_one_is_refused() -> None:
+def test_adopting_our_config_returns_it_and_refuses_wrong_settings() -> None:
     ours = RouterConfig(port=1)
     assert RouterConfig.adopt(ours) is ours
     with pytest.raises(ConfigError, match="failure_threshold: must be at least 1"):
@@ -451,7 +451,7 @@ def test_adopting_ours_returns_it_and_a_wrong_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("source", [None, {"host": "h"}, "router.yaml", RouterConfig, object()])
-def test_what_is_no_config_is_not_adopted(source: object) -> None:
+def test_an_object_that_is_no_config_is_refused(source: object) -> None:
     with pytest.raises(ConfigError, match="has no setting such as host or replicas; pass a RouterConfig"):
         RouterConfig.adopt(source)
 
@@ -529,7 +529,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_fingerprint_tells_exactly_the_settings_that_routers_must_agree_on(name: str) -> None:
+def test_the_fingerprint_covers_exactly_the_settings_that_routers_share(name: str) -> None:
     assert (name in SHARED_SETTINGS) != (name in LOCAL_SETTINGS)
     changed = config(**{name: OTHER_VALUES[name]})
     assert (changed.fingerprint() != config().fingerprint()) == (name in SHARED_SETTINGS)
@@ -544,7 +544,7 @@ def test_the_fingerprint_is_the_same_everywhere() -> None:
     assert len(prints) == 4
 
 
-def test_a_fast_interval_that_does_not_count_does_not_show_in_the_fingerprint() -> None:
+def test_a_clamped_fast_interval_does_not_change_the_fingerprint() -> None:
     clamped = config(health_check_interval_seconds=0.5)
     assert clamped.fingerprint() == dataclasses.replace(clamped, fast_interval_seconds=0.5).fingerprint()
 

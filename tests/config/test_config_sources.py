@@ -88,7 +88,7 @@ def test_an_empty_variable_counts_as_absent(name: str, text: str) -> None:
     assert from_env({variable(name): text}, base) == base
 
 
-def test_none_unsets_what_may_be_unset() -> None:
+def test_none_clears_an_optional_setting() -> None:
     base = RouterConfig(max_staleness_seconds=9.0)
     assert from_env({variable("max_staleness_seconds"): "None"}, base).max_staleness_seconds is None
 
@@ -199,7 +199,7 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_command_line_wins_over_variables_over_the_file_over_defaults(path: Path) -> None:
+def test_command_line_beats_variables_beat_file_beats_defaults(path: Path) -> None:
     environ = {variable("port"): "2", variable("namespace"): "env"}
     loaded = load_config(path, environ, {"namespace": "cli", "port": None})
     assert loaded.config == RouterConfig(host="file", port=2, namespace="cli", lease_seconds=4.0)
@@ -216,7 +216,7 @@ def test_the_command_line_wins_over_variables_over_the_file_over_defaults(path: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_source_alone_is_told_for_each_setting(tmp_path: Path, name: str) -> None:
+def test_each_setting_reports_the_source_it_came_from(tmp_path: Path, name: str) -> None:
     text, value = FROM_TEXT[name]
     assert load_config(None, {variable(name): text}).origins[name].kind is OriginKind.ENVIRONMENT
     loaded = load_config(None, {}, {name: value})
@@ -225,7 +225,7 @@ def test_each_source_alone_is_told_for_each_setting(tmp_path: Path, name: str) -
     assert {origin.kind for other, origin in loaded.origins.items() if other != name} == {OriginKind.DEFAULT}
 
 
-def test_without_arguments_it_reads_this_process_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_arguments_only_this_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in NAMES:
         monkeypatch.delenv(variable(known), raising=False)
     monkeypatch.setenv("SHARED_REGISTRY_PORT", "4321")
@@ -233,7 +233,7 @@ def test_without_arguments_it_reads_this_process_and_nothing_else(monkeypatch: p
     assert load_config(environ={}) == LoadedConfig(RouterConfig(), load_config(environ={}).origins)
 
 
-def test_values_from_the_command_line_are_not_guessed_at() -> None:
+def test_values_of_the_command_line_are_not_converted() -> None:
     with pytest.raises(ConfigError, match=r"port: must be a whole number, got '1'; .* \(set by the command line\)"):
         load_config(None, {}, {"port": "1"})
     with pytest.raises(ConfigError, match=r"prot: no such setting; did you mean port\? \(set by the command line\)"):
@@ -253,14 +253,14 @@ def test_one_message_lists_what_is_wrong_in_all_sources(path: Path) -> None:
     ]
 
 
-def test_a_stronger_draft_adds_to_a_weaker_ones_problems() -> None:
+def test_a_stronger_draft_keeps_the_problems_of_a_weaker_one() -> None:
     weaker, stronger = Draft(problems=[Problem("a: wrong")]), Draft(problems=[Problem("b: wrong")])
     weaker.update(stronger)
     with pytest.raises(ConfigError, match="2 settings are wrong:\n  - a: wrong\n  - b: wrong"):
         weaker.build()
 
 
-def test_what_was_loaded_is_read_only() -> None:
+def test_a_loaded_config_is_read_only() -> None:
     loaded = load_config(environ={})
     with pytest.raises(TypeError):
         loaded.origins["port"] = Origin(OriginKind.FILE)  # type: ignore[index]

@@ -30,7 +30,7 @@ def replicas(path: Path, *items: str) -> list[ReplicaEndpoint]:
     return load(path, "router:\n  replicas:\n" + "".join(f"  - {item}\n" for item in items)).replicas
 
 
-def test_reads_the_originals_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_originals_file_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = """
         generator: {model: x, num_gpus: 2}
         router:
@@ -62,7 +62,7 @@ def test_reads_the_originals_file(path: Path, caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
-def test_reads_every_setting(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_setting_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wanted = RouterConfig(
         port=1,
         replicas=[ReplicaEndpoint("http://a", "a", True, 2.0, 8, 3, {"zone": "a", "gpu": "h100"})],
@@ -101,7 +101,7 @@ def test_every_setting_has_one_key() -> None:
         "\ufeffrouter: {}",
     ],
 )
-def test_what_is_left_out_or_empty_takes_its_default(path: Path, text: str) -> None:
+def test_an_absent_or_empty_key_takes_its_default(path: Path, text: str) -> None:
     assert load(path, text) == RouterConfig()
 
 
@@ -119,7 +119,7 @@ def test_what_is_left_out_or_empty_takes_its_default(path: Path, text: str) -> N
         ("health_check: {expect: {ok: yes, n: 1, x: 1.5, s: '1'}}", "health_check_expect", None),
     ],
 )
-def test_numbers_and_text_are_read_as_what_the_setting_is(path: Path, text: str, name: str, value: object) -> None:
+def test_numbers_and_text_are_read_as_the_setting_requires(path: Path, text: str, name: str, value: object) -> None:
     wanted = {"ok": True, "n": 1, "x": 1.5, "s": "1"} if value is None else value
     got = getattr(load(path, f"router:\n  {text}"), name)
     assert (got, repr(got)) == (wanted, repr(wanted))
@@ -137,7 +137,7 @@ def test_numbers_and_text_are_read_as_what_the_setting_is(path: Path, text: str,
         ("{url: http://a, primary: 1, capacity: '3', order: 0}", ReplicaEndpoint("http://a", None, True, 1.0, 3, 0)),
     ],
 )
-def test_replica_items(path: Path, item: str, endpoint: ReplicaEndpoint) -> None:
+def test_replicas_may_be_urls_or_mappings(path: Path, item: str, endpoint: ReplicaEndpoint) -> None:
     assert replicas(path, item) == [endpoint]
 
 
@@ -167,7 +167,7 @@ def test_replica_items(path: Path, item: str, endpoint: ReplicaEndpoint) -> None
         (b"[" * 5000, "not usable YAML (RecursionError)"),
     ],
 )
-def test_a_file_that_is_no_router_config_is_refused_by_name(path: Path, text: bytes, message: str) -> None:
+def test_a_file_without_router_settings_is_refused_by_name(path: Path, text: bytes, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path, text)
     assert str(caught.value).startswith(f"{path}: {message}")
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         ("health_check: &h {expect: *h}", "health_check_expect['expect']: must be text"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_place(path: Path, text: str, message: str) -> None:
+def test_a_wrong_value_is_refused_with_its_path(path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path, f"router:\n  {text}")
     assert message.format(path=path) in str(caught.value)
@@ -228,7 +228,7 @@ def test_a_wrong_value_is_refused_with_its_place(path: Path, text: str, message:
     assert "secret" not in str(caught.value)
 
 
-def test_everything_wrong_in_a_file_is_listed_at_once(path: Path) -> None:
+def test_all_mistakes_in_a_file_are_listed_at_once(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path, "router: {port: x, health_check: 3, replicas: [{url: http://a/b}, {url: http://c, weight: -1}]}")
     assert str(caught.value).startswith("4 settings are wrong:\n")

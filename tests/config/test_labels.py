@@ -90,7 +90,7 @@ def test_labels_survive_their_text(given: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["zone", "zone=a,", ",zone=a", "zone=a,b"])
-def test_what_has_no_equals_sign_is_no_label(text: str) -> None:
+def test_text_without_an_equals_sign_is_no_label(text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Labels.parse(text)
 
@@ -106,7 +106,7 @@ def test_what_has_no_equals_sign_is_no_label(text: str) -> None:
         {"n" * MAX_LABEL_LENGTH: "v" * MAX_LABEL_LENGTH},
     ],
 )
-def test_labels_accepted(labels: dict[str, str]) -> None:
+def test_good_labels_are_accepted(labels: dict[str, str]) -> None:
     assert validate_endpoint(ReplicaEndpoint(URL, labels=labels)).labels == labels
 
 
@@ -124,7 +124,7 @@ def test_labels_accepted(labels: dict[str, str]) -> None:
         *[({"zone": value}, "zone must be text") for value in (None, "a b", "a,b", "a=b", "ä", "a\n", "v" * 129)],
     ],
 )
-def test_labels_refused(labels: Any, message: str) -> None:
+def test_wrong_labels_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         validate_endpoint(ReplicaEndpoint(URL, labels=labels), "replicas[7]")
     assert str(caught.value).startswith(f"replicas[7].labels: {message}")

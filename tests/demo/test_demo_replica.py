@@ -66,14 +66,14 @@ async def test_a_session_gets_numbered_frames_and_its_own_back() -> None:
 
 
 @pytest.mark.parametrize("frame", ["", "[]", '{"type": "other"}', b"\xff"])
-async def test_a_session_that_begins_wrongly_is_refused(frame: str | bytes) -> None:
+async def test_a_session_with_a_wrong_start_is_refused(frame: str | bytes) -> None:
     async with replica_process() as authority, session(authority) as connection:
         await connection.send(frame)
         answer, code = await answer_and_close_code(connection)
         assert (answer["type"], answer["code"], code) == ("error", "bad_init", 1008)
 
 
-async def test_warming_up_is_told_and_takes_no_session() -> None:
+async def test_a_warming_replica_says_so_and_takes_no_session() -> None:
     async with replica_process("--warmup-seconds", "1") as authority:
         async with httpx.AsyncClient(base_url=f"http://{authority}", trust_env=False) as client:
             assert (await client.get("/health")).json()["status"] == "ok"

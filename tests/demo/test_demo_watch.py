@@ -55,7 +55,7 @@ async def test_a_session_goes_on_while_frames_come() -> None:
     ("behave", "trouble"),
     [(frames(0, 1, 3), "frame 2 expected, got 3"), (frames(0, 1, ends=True), "closed by the router")],
 )
-async def test_a_session_that_misses_a_frame_or_is_closed_does_not_go_on(behave: Behaviour, trouble: str) -> None:
+async def test_a_session_that_loses_a_frame_or_closes_has_failed(behave: Behaviour, trouble: str) -> None:
     async with router(behave) as url:
         session = await Session.open(url, "client")
         session.read_on()
@@ -64,7 +64,7 @@ async def test_a_session_that_misses_a_frame_or_is_closed_does_not_go_on(behave:
         await session.close()
 
 
-async def test_a_silent_session_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_session_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "SILENT_SECONDS", 0.1)
     async with router(frames(0)) as url:
         session = await Session.open(url, "client")
@@ -81,7 +81,7 @@ async def refuse(connection: ServerConnection) -> None:
 @pytest.mark.parametrize(
     ("behave", "reason"), [(refuse, "gpu_unavailable"), (frames(1), "frame 0 expected, got 1"), (frames(), "Timeout")]
 )
-async def test_a_session_that_does_not_come_about_is_refused_with_the_reason(
+async def test_a_session_that_cannot_start_is_refused_with_the_reason(
     behave: Behaviour, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.3)
@@ -90,7 +90,7 @@ async def test_a_session_that_does_not_come_about_is_refused_with_the_reason(
             await Session.open(url, "client")
 
 
-async def test_a_router_that_is_gone_selects_nothing_and_counts_failures() -> None:
+async def test_a_router_that_is_gone_counts_failures_and_selects_nothing() -> None:
     async with router(frames(0)) as url:
         seen = RouterWatch("router-1", url)
         watching = asyncio.create_task(seen.run())

@@ -19,7 +19,7 @@ def test_every_test_that_a_guarantee_names_exists(file: str, test: str) -> None:
     assert re.search(rf"^(async )?def {test}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_guarantees_name_tests() -> None:
+def test_the_guarantees_name_many_tests() -> None:
     assert len(NAMED) > 25
 
 

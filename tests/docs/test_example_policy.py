@@ -95,7 +95,7 @@ async def test_a_changed_label_moves_a_replica_at_once(routers: list[SharedRepli
     await until(lambda: shares(in_b) == {B1: 12})
 
 
-def test_a_program_finds_it_by_an_entry_point(server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
+def test_a_program_finds_the_policy_by_an_entry_point(server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
     """As where a package with nothing but the example is installed."""
     package = tmp_path / "same_zone-1.dist-info"
     package.mkdir()

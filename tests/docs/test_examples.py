@@ -48,7 +48,7 @@ def until_healthy(url: str) -> None:
         time.sleep(0.02)
 
 
-def test_starlette_app(variables: dict[str, str], replicas: dict[str, str]) -> None:
+def test_the_starlette_app_sends_sessions_to_replicas(variables: dict[str, str], replicas: dict[str, str]) -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas.values())
@@ -60,7 +60,7 @@ def test_starlette_app(variables: dict[str, str], replicas: dict[str, str]) -> N
         assert sent_to == f"{replicas['gpu-a']}/v1/generate"
 
 
-def test_starlette_app_without_replicas_says_so(variables: dict[str, str]) -> None:
+def test_the_starlette_app_reports_that_it_has_no_replicas(variables: dict[str, str]) -> None:
     port = free_port()
     app = ("-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "--log-level", "warning")
     with program(*app, "starlette_app:app", **variables):
@@ -68,7 +68,7 @@ def test_starlette_app_without_replicas_says_so(variables: dict[str, str]) -> No
         assert refused.headers["retry-after"] == "1"
 
 
-def test_router_in_40_lines(variables: dict[str, str], replicas: dict[str, str]) -> None:
+def test_the_router_in_40_lines_routes_sessions(variables: dict[str, str], replicas: dict[str, str]) -> None:
     example = EXAMPLES / "router_in_40_lines.py"
     assert len(example.read_text().splitlines()) <= 40
     port = free_port()
@@ -85,7 +85,9 @@ def test_router_in_40_lines(variables: dict[str, str], replicas: dict[str, str])
         assert served == ("gpu-a", bytes(64))
 
 
-def test_fastvideo(server: EmbeddedServer, variables: dict[str, str], replicas: dict[str, str], tmp_path: Path) -> None:
+def test_the_fastvideo_example_runs(
+    server: EmbeddedServer, variables: dict[str, str], replicas: dict[str, str], tmp_path: Path
+) -> None:
     settings = (EXAMPLES / "fastvideo" / "router.yaml").read_text()
     for url, there in zip(replicas.values(), ("http://127.0.0.1:8000", "http://127.0.0.1:8001"), strict=True):
         settings = settings.replace(f"url: {there}\n", f"url: {url}\n")
@@ -120,7 +122,7 @@ def test_the_diff_for_fastvideo_is_one_import() -> None:
     assert "shared_registry.fastvideo" in changed[1]
 
 
-def test_llm_gateway(variables: dict[str, str], replicas: dict[str, str], tmp_path: Path) -> None:
+def test_the_llm_gateway_routes_requests(variables: dict[str, str], replicas: dict[str, str], tmp_path: Path) -> None:
     settings = (EXAMPLES / "llm_gateway" / "router.yaml").read_text()
     for url, there in zip(replicas.values(), ("http://127.0.0.1:8000", "http://127.0.0.1:8001"), strict=True):
         assert there in settings

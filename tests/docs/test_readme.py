@@ -39,13 +39,13 @@ def run(text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=45, check=False)
 
 
-def test_on_a_fresh_redis_it_prints_a_url(server: EmbeddedServer, namespace: str) -> None:
+def test_the_first_example_prints_a_url_on_a_fresh_redis(server: EmbeddedServer, namespace: str) -> None:
     with mock_replica("gpu-1") as replica:
         done = run(program(server, namespace, replica, f"http://127.0.0.1:{free_port()}"))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{replica}\n", "")
 
 
-def test_without_a_replica_it_says_so_in_time(server: EmbeddedServer, namespace: str) -> None:
+def test_the_first_example_reports_in_time_that_replicas_are_missing(server: EmbeddedServer, namespace: str) -> None:
     text = program(server, namespace, *(f"http://127.0.0.1:{free_port()}" for _ in ADDRESSES))
     assert "timeout_seconds=10)" in text
     begun = time.monotonic()
@@ -54,7 +54,7 @@ def test_without_a_replica_it_says_so_in_time(server: EmbeddedServer, namespace:
     assert time.monotonic() - begun >= 1
 
 
-def test_placing_a_session_on_a_fresh_redis(server: EmbeddedServer, namespace: str) -> None:
+def test_the_lease_example_places_a_session_on_a_fresh_redis(server: EmbeddedServer, namespace: str) -> None:
     then = f"async def serve(url):\n    print(url)\n{PLACING}"
     with mock_replica("gpu-1") as replica:
         done = run(program(server, namespace, replica, f"http://127.0.0.1:{free_port()}", then=then))

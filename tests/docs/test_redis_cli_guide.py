@@ -47,13 +47,13 @@ def really(key: str, client: Any, namespace: str) -> str:
 
 
 @pytest.mark.parametrize(("key", "output"), SHOWN, ids=[key.rpartition("}:")[2] for key, _ in SHOWN])
-async def test_every_field_shown_is_there(key: str, output: str, live: Any, namespace: str) -> None:
+async def test_every_field_in_the_guide_exists(key: str, output: str, live: Any, namespace: str) -> None:
     shown = {line.split()[0] for line in output.splitlines()}
     there = set(live.hgetall(really(key, live, namespace)))
     assert shown - SOMETIMES == there - SOMETIMES
 
 
-def test_all_kinds_of_hashes_are_shown() -> None:
+def test_the_guide_shows_all_kinds_of_hashes() -> None:
     assert {re.sub(r".*}:(\w+).*", r"\1", key) for key, _ in SHOWN} == {"meta", "replica", "leader", "router"}
 
 

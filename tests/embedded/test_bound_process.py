@@ -53,14 +53,14 @@ def is_gone(pid: int) -> bool:
     return not state or state.startswith("Z")
 
 
-def test_runs_the_program_under_the_announced_pid_with_nothing_on_stdin(start: Start, tmp_path: Path) -> None:
+def test_the_program_runs_with_the_announced_pid_and_empty_stdin(start: Start, tmp_path: Path) -> None:
     process = start("sh", "-c", 'cat; echo "$$ $(pwd -P) $1"', "sh", "two words")
     wait_for(lambda: process.poll() is not None)
     assert process.poll() == 0
     assert (tmp_path / "output").read_text() == f"{process.pid} {tmp_path.resolve()} two words\n"
 
 
-def test_reports_an_exit_status(start: Start) -> None:
+def test_the_exit_status_is_reported(start: Start) -> None:
     process = start("sh", "-c", "exit 7")
     wait_for(lambda: process.poll() is not None)
     assert process.poll() == 7
@@ -73,7 +73,7 @@ def test_a_program_that_does_not_exist_exits_with_127(start: Start, tmp_path: Pa
     assert "/no/such/program" in (tmp_path / "output").read_text()
 
 
-def test_stop_asks_first(start: Start, tmp_path: Path) -> None:
+def test_stop_sends_a_polite_signal_first(start: Start, tmp_path: Path) -> None:
     process = start("sh", "-c", "trap 'echo asked; exit 3' TERM; echo up; while :; do sleep 0.01; done")
     wait_for((tmp_path / "output").read_text)
     process.stop(grace_seconds=10)
@@ -82,7 +82,7 @@ def test_stop_asks_first(start: Start, tmp_path: Path) -> None:
     assert "asked" in (tmp_path / "output").read_text()
 
 
-def test_stop_kills_what_does_not_listen(start: Start, tmp_path: Path) -> None:
+def test_stop_kills_a_program_that_ignores_the_signal(start: Start, tmp_path: Path) -> None:
     process = start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done")
     wait_for((tmp_path / "output").read_text)
     process.stop(grace_seconds=0.05)
@@ -96,19 +96,19 @@ def test_stop_ends_a_paused_program(start: Start) -> None:
     assert process.poll() == -signal.SIGTERM
 
 
-def test_kill_is_a_crash_and_harmless_twice(start: Start) -> None:
+def test_kill_crashes_the_program_and_may_be_repeated(start: Start) -> None:
     process = start("sleep", "60")
     process.kill()
     process.kill()
     assert process.poll() == -signal.SIGKILL
 
 
-def test_has_a_session_of_its_own(start: Start) -> None:
+def test_the_program_has_a_session_of_its_own(start: Start) -> None:
     process = start("sleep", "60")
     assert os.getsid(process.pid) == process.pid
 
 
-def test_two_processes_do_not_keep_each_other(start: Start) -> None:
+def test_two_programs_do_not_keep_each_other_alive(start: Start) -> None:
     first, second = start("sleep", "60"), start("sleep", "60")
     first.kill()
     assert second.poll() is None
@@ -192,7 +192,7 @@ def test_a_parent_that_just_ends_takes_the_child_along(tmp_path: Path) -> None:
     wait_for(lambda: is_gone(child))
 
 
-def test_a_parent_killed_before_the_watchdog_runs_has_started_nothing(tmp_path: Path) -> None:
+def test_a_parent_killed_before_its_watchdog_runs_has_started_nothing(tmp_path: Path) -> None:
     body = """
         shell = bound_process._shell
 
@@ -227,7 +227,7 @@ def test_a_forked_copy_ends_nothing(tmp_path: Path) -> None:
         assert parent.communicate()[0] == "lives\n"
 
 
-def test_leaves_no_process_and_no_pipe(tmp_path: Path) -> None:
+def test_no_process_and_no_pipe_is_left_behind(tmp_path: Path) -> None:
     body = """
         before = len(os.listdir("/dev/fd"))
         for end in (BoundProcess.kill, lambda process: process.stop(1)):

@@ -48,14 +48,14 @@ def test_url_and_pid_are_those_of_the_server(own_server: OwnServer) -> None:
     assert server.is_running
 
 
-def test_listens_on_loopback_only_and_neither_persists_nor_evicts(own_server: OwnServer) -> None:
+def test_the_server_listens_on_loopback_and_neither_persists_nor_evicts(own_server: OwnServer) -> None:
     server = own_server()
     assert setting(server, "bind") == "127.0.0.1"
     assert (setting(server, "save"), setting(server, "appendonly")) == ("", "no")
     assert setting(server, "maxmemory-policy") == "noeviction"
 
 
-def test_is_gone_after_with_and_so_is_its_directory(redis_binary: Path) -> None:
+def test_the_server_and_its_directory_are_gone_after_with(redis_binary: Path) -> None:
     with EmbeddedServer(binary=redis_binary) as server:
         assert (server.data_dir / "server.log").exists()
     assert not server.is_running
@@ -70,7 +70,9 @@ def test_a_given_directory_stays(own_server: OwnServer, tmp_path: Path) -> None:
     assert (server.data_dir / "server.log").exists()
 
 
-def test_a_relative_directory_will_do(own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_directory_is_accepted(
+    own_server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     server = own_server(data_dir=Path("data"), config=KEEP)
     monkeypatch.chdir("/")
@@ -79,7 +81,7 @@ def test_a_relative_directory_will_do(own_server: OwnServer, tmp_path: Path, mon
     assert (tmp_path / "data" / "server.log").exists()
 
 
-def test_comes_back_empty_on_the_same_port(own_server: OwnServer) -> None:
+def test_a_restarted_server_is_empty_on_the_same_port(own_server: OwnServer) -> None:
     server = own_server()
     port, pid = server.port, server.pid
     ask(server, "SET", "key", "value")
@@ -91,7 +93,7 @@ def test_comes_back_empty_on_the_same_port(own_server: OwnServer) -> None:
 
 
 @pytest.mark.parametrize("end", [EmbeddedServer.kill, EmbeddedServer.stop])
-def test_comes_back_with_what_it_persisted(own_server: OwnServer, end: Callable[[EmbeddedServer], None]) -> None:
+def test_a_restarted_server_has_what_it_persisted(own_server: OwnServer, end: Callable[[EmbeddedServer], None]) -> None:
     server = own_server(config=KEEP)
     ask(server, "SET", "key", "value")
     end(server)
@@ -99,7 +101,7 @@ def test_comes_back_with_what_it_persisted(own_server: OwnServer, end: Callable[
     assert ask(server, "GET", "key") == "value"
 
 
-def test_start_returns_when_the_data_is_loaded(own_server: OwnServer) -> None:
+def test_start_returns_once_the_data_is_loaded(own_server: OwnServer) -> None:
     slow_load = {"key-load-delay": 5_000, "rdbcompression": "no"}  # us for one key; it answers after every 2 MB
     server = own_server(config={**KEEP, **slow_load})
     with Redis.from_url(server.url) as client:
@@ -112,7 +114,7 @@ def test_start_returns_when_the_data_is_loaded(own_server: OwnServer) -> None:
     assert ask(server, "GET", "last") == "value"
 
 
-def test_comes_back_after_a_kill_from_elsewhere(own_server: OwnServer) -> None:
+def test_a_server_killed_from_elsewhere_can_be_started_again(own_server: OwnServer) -> None:
     server = own_server()
     os.kill(server.pid, signal.SIGKILL)
     wait_for(lambda: not server.is_running)
@@ -130,14 +132,14 @@ def test_a_paused_server_runs_and_can_be_stopped(own_server: OwnServer) -> None:
     assert time.monotonic() - begun < embedded._GRACE_SECONDS
 
 
-def test_passes_settings_on_as_redis_conf_has_them(own_server: OwnServer) -> None:
+def test_settings_are_passed_on_in_redis_conf_form(own_server: OwnServer) -> None:
     limits = {"client-output-buffer-limit": "pubsub 1mb 2mb 3", "notify-keyspace-events": ""}
     server = own_server(config={"MAXMEMORY": 0, "save": "900 1", **limits})
     assert setting(server, "save") == "900 1"
     assert setting(server, "client-output-buffer-limit").endswith("pubsub 1048576 2097152 3")
 
 
-def test_can_have_a_password(own_server: OwnServer) -> None:
+def test_the_server_can_have_a_password(own_server: OwnServer) -> None:
     server = own_server(config={"RequirePass": "secret"})
     assert ask(server, "PING", password="secret")
     with pytest.raises(AuthenticationError):
@@ -146,12 +148,12 @@ def test_can_have_a_password(own_server: OwnServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["bind", "PORT", "daemonize", "dir", "logfile"])
-def test_refuses_settings_that_would_put_it_out_of_reach(name: str) -> None:
+def test_settings_that_would_make_the_server_unreachable_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         EmbeddedServer(config={name: "x"})
 
 
-def test_says_what_is_not_known_before_start_and_refuses_a_second(redis_binary: Path) -> None:
+def test_attributes_need_a_start_and_a_second_start_is_refused(redis_binary: Path) -> None:
     server = EmbeddedServer(binary=redis_binary)
     for attribute in ("port", "pid", "url"):
         with pytest.raises(UsageError, match="start"):
@@ -169,7 +171,7 @@ def test_a_wrong_setting_is_shown_with_the_log(redis_binary: Path) -> None:
     assert not server.is_running
 
 
-def test_a_program_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> None:
+def test_a_program_that_never_answers_is_ended(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho hello from the log\nexec sleep 60\n")
     program.chmod(0o755)
@@ -179,7 +181,7 @@ def test_a_program_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> N
     assert not server.is_running
 
 
-def test_a_taken_port_that_was_asked_for_is_an_error(server: EmbeddedServer, redis_binary: Path) -> None:
+def test_a_taken_port_given_by_the_caller_is_an_error(server: EmbeddedServer, redis_binary: Path) -> None:
     second = EmbeddedServer(binary=redis_binary, port=server.port)
     with pytest.raises(StoreUnavailable, match=rf"port {server.port} is in use"):
         second.start()
@@ -187,7 +189,7 @@ def test_a_taken_port_that_was_asked_for_is_an_error(server: EmbeddedServer, red
     assert ask(server, "INFO")["process_id"] == server.pid
 
 
-def test_a_port_lost_to_another_server_is_given_up_for_the_next(
+def test_a_port_taken_by_another_server_is_replaced(
     server: EmbeddedServer, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = iter([server.port, server.port, embedded._free_port()])
@@ -197,22 +199,22 @@ def test_a_port_lost_to_another_server_is_given_up_for_the_next(
     assert ask(second, "INFO")["process_id"] == second.pid
 
 
-def test_a_port_lost_to_something_else_is_given_up_for_the_next(
-    own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_taken_by_another_program_is_replaced(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1], embedded._free_port()])
         monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
         assert own_server().port != taken.getsockname()[1]
 
 
-def test_many_start_at_once(own_server: OwnServer) -> None:
+def test_many_servers_start_at_once(own_server: OwnServer) -> None:
     servers = [own_server() for _ in range(6)]
     assert len({server.port for server in servers}) == 6
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
-def test_a_sigkilled_parent_takes_the_server_along(redis_binary: Path, tmp_path: Path, *, is_paused: bool) -> None:
+def test_a_parent_killed_by_sigkill_takes_the_server_along(
+    redis_binary: Path, tmp_path: Path, *, is_paused: bool
+) -> None:
     code = f"""
         import os, signal, sys, threading, time
         from pathlib import Path

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,26 @@ async def answer(url: str, *, timeout: float) -> tuple[float, str | None]:
     return 1.5, None
 
 
-def test_the_names_are_built_as_the_originals_are() -> None:
+class SettableProbe:
+    """Succeeds until a test sets an error."""
+
+    error: str | None = None
+
+    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        return 1.5, self.error
+
+
+@contextlib.asynccontextmanager
+async def one_healthy(probe: SettableProbe) -> AsyncIterator[tuple[ReplicaRegistry, Replica, asyncio.Task[None]]]:
+    """Run the loop for one replica, until it is healthy and beyond."""
+    registry = ReplicaRegistry([ReplicaEndpoint(A)])
+    async with running(registry, ForeignConfig(), http_get=probe) as loop:
+        replica = registry.all()[0]
+        await until(lambda: replica.is_healthy)
+        yield registry, replica, loop
+
+
+def test_every_class_is_constructed_like_the_originals() -> None:
     assert ReplicaEndpoint(A) == ReplicaEndpoint(url=A, name=None, primary=False, weight=1.0)
     config = RouterConfig()
     assert (config.host, config.port, config.replicas, config.health_check_path) == ("0.0.0.0", 9000, [], "/health")
@@ -93,7 +112,7 @@ def test_the_names_are_built_as_the_originals_are() -> None:
     assert Replica(ReplicaEndpoint(A)).health == ReplicaHealth(ReplicaStatus.UNKNOWN, None, None, 0, 0, None)
 
 
-def test_the_loop_is_called_as_the_originals_is() -> None:
+def test_the_loop_takes_the_originals_arguments() -> None:
     parameters = inspect.signature(run_health_check_loop).parameters.values()
     assert [(parameter.name, parameter.kind.name, parameter.default) for parameter in parameters] == [
         ("registry", "POSITIONAL_OR_KEYWORD", inspect.Parameter.empty),
@@ -122,7 +141,7 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ReplicaRegistry([ReplicaEndpoint(A)])
 
 
-def test_replicas_may_be_another_packages_and_are_copied() -> None:
+def test_replicas_of_another_package_are_copied() -> None:
     given = [ForeignEndpoint(A, name="gpu 1", primary=True, weight=2), ForeignEndpoint(B)]
     registry = ReplicaRegistry(iter(given))
     assert registry.all()[0].endpoint == ReplicaEndpoint(A, name="gpu 1", primary=True, weight=2.0, order=0)
@@ -130,7 +149,8 @@ def test_replicas_may_be_another_packages_and_are_copied() -> None:
     assert [replica.url for replica in registry.primaries()] == [A]
 
 
-def test_an_empty_list_is_fine_since_other_routers_may_bring_replicas() -> None:
+def test_an_empty_list_of_replicas_is_accepted() -> None:
+    """Other routers may bring replicas."""
     registry = ReplicaRegistry([])
     assert (registry.all(), registry.select()) == ([], None)
 
@@ -164,7 +184,7 @@ async def test_a_registry_that_checks_health_itself_is_refused() -> None:
         await run_health_check_loop(registry=registry, config=registry.config, stop_event=asyncio.Event())
 
 
-async def test_a_second_loop_on_a_registry_is_refused_and_the_first_goes_on(place: Place) -> None:
+async def test_a_second_loop_is_refused_and_the_first_continues(place: Place) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     replica = registry.all()[0]
     async with running(registry, ForeignConfig(), http_get=answer) as first:
@@ -175,7 +195,7 @@ async def test_a_second_loop_on_a_registry_is_refused_and_the_first_goes_on(plac
         assert (registry.is_started, registry.is_leader, first.done()) == (True, True, False)
 
 
-async def test_it_starts_a_registry_and_stops_it_and_can_do_so_again(place: Place, raw: Any) -> None:
+async def test_the_loop_starts_and_stops_a_registry_repeatedly(place: Place, raw: Any) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     keys = Keys(place.namespace)
     for _ in range(2):
@@ -187,7 +207,7 @@ async def test_it_starts_a_registry_and_stops_it_and_can_do_so_again(place: Plac
         assert (raw.exists(keys.leader), raw.zcard(keys.routers)) == (0, 0)
 
 
-async def test_its_replicas_are_there_all_the_time_while_it_starts(place: Place) -> None:
+async def test_replicas_are_listed_all_the_time_while_the_registry_starts(place: Place) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A, primary=True), ReplicaEndpoint(B)])
     first, second = registry.all()
     async with running(registry, ForeignConfig(), http_get=answer), asyncio.timeout(10):
@@ -197,7 +217,7 @@ async def test_its_replicas_are_there_all_the_time_while_it_starts(place: Place)
             await asyncio.sleep(0)
 
 
-async def test_a_registry_that_was_started_stays_so(place: Place, raw: Any) -> None:
+async def test_the_loop_does_not_stop_a_registry_started_by_others(place: Place, raw: Any) -> None:
     async with SharedReplicaRegistry(place.config([ReplicaEndpoint(A)]), health_checks=False) as registry:
         async with running(registry, ForeignConfig(), http_get=answer):
             await until(lambda: registry.select() is not None)
@@ -206,7 +226,7 @@ async def test_a_registry_that_was_started_stays_so(place: Place, raw: Any) -> N
         await registry.drain(A)  # it still works
 
 
-async def test_a_stop_event_set_before_ends_it_before_anything_is_done() -> None:
+async def test_a_stop_event_set_before_ends_the_loop_at_once() -> None:
     class Unused(SharedReplicaRegistry):
         async def start(self, *, timeout_seconds: float | None = None) -> None:
             raise AssertionError
@@ -216,7 +236,7 @@ async def test_a_stop_event_set_before_ends_it_before_anything_is_done() -> None
     await run_health_check_loop(Unused(RouterConfig(), health_checks=False), RouterConfig(), stop_event=stop_event)
 
 
-async def test_cancelling_ends_it_as_cleanly(place: Place, raw: Any) -> None:
+async def test_cancelling_ends_the_loop_cleanly(place: Place, raw: Any) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     loop = run_health_check_loop(registry, ForeignConfig(), stop_event=asyncio.Event(), http_get=answer)
     others = asyncio.all_tasks()
@@ -245,7 +265,7 @@ def refusing_server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", [refusing_server, silent_server])
-async def test_without_redis_it_keeps_trying_and_still_ends_promptly(
+async def test_without_redis_the_loop_retries_and_still_ends_promptly(
     kind: Callable[[], contextlib.AbstractContextManager[str]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -263,7 +283,7 @@ async def test_without_redis_it_keeps_trying_and_still_ends_promptly(
     assert not registry.is_started
 
 
-async def test_it_begins_when_redis_comes(
+async def test_the_loop_begins_once_redis_is_there(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = own_server()
@@ -277,22 +297,15 @@ async def test_it_begins_when_redis_comes(
         await until(lambda: registry.select() is replica)
 
 
-async def test_an_outage_changes_nothing_and_probing_goes_on_afterwards(
+async def test_an_outage_changes_no_health_and_probing_continues_afterwards(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
     Place(server.url, "outage").put_into(monkeypatch)
-    registry = ReplicaRegistry([ReplicaEndpoint(A)])
-    error: list[str | None] = [None]
-
-    async def probe(url: str, *, timeout: float) -> tuple[float, str | None]:
-        return 1.5, error[0]
-
-    async with running(registry, ForeignConfig(), http_get=probe) as loop:
-        replica = registry.all()[0]
-        await until(lambda: replica.is_healthy)
+    probe = SettableProbe()
+    async with one_healthy(probe) as (registry, replica, loop):
         await asyncio.to_thread(server.kill)
-        error[0] = "down"
+        probe.error = "down"
         await until(lambda: not registry.is_leader)
         assert registry.select() is replica
         await asyncio.to_thread(server.start)
@@ -300,7 +313,7 @@ async def test_an_outage_changes_nothing_and_probing_goes_on_afterwards(
         assert not loop.done()
 
 
-async def test_many_outcomes_wait_for_a_silent_redis_no_longer_than_one(
+async def test_many_outcomes_wait_for_silent_redis_no_longer_than_one(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
@@ -318,7 +331,7 @@ async def test_many_outcomes_wait_for_a_silent_redis_no_longer_than_one(
             os.kill(server.pid, signal.SIGCONT)
 
 
-async def test_it_ends_with_an_error_that_no_waiting_would_mend(
+async def test_an_error_that_waiting_cannot_fix_ends_the_loop(
     place: Place, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.set(Keys(place.namespace).meta, "something else")
@@ -332,28 +345,21 @@ async def test_it_ends_with_an_error_that_no_waiting_would_mend(
     raw.delete(Keys(place.namespace).meta)
 
 
-async def test_a_failure_on_the_way_is_logged_and_overcome(
+async def test_a_passing_failure_of_the_loop_is_logged(
     place: Place, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry = ReplicaRegistry([ReplicaEndpoint(A)])
-    error: list[str | None] = [None]
-
-    async def probe(url: str, *, timeout: float) -> tuple[float, str | None]:
-        return 1.5, error[0]
-
-    async with running(registry, ForeignConfig(), http_get=probe) as loop:
-        replica = registry.all()[0]
-        await until(lambda: replica.is_healthy)
+    probe = SettableProbe()
+    async with one_healthy(probe) as (_, replica, loop):
         full = Keys(place.namespace).full
         raw.set(full, "not the registry's")
         await until(lambda: "health checks failed" in caplog.text)
         assert not loop.done()
         raw.delete(full)
-        error[0] = "down"
+        probe.error = "down"
         await until(lambda: replica.health.status is ReplicaStatus.UNHEALTHY)
 
 
-async def test_one_router_probes_for_all_and_another_takes_over_at_its_end(place: Place) -> None:
+async def test_one_router_probes_for_all_until_another_takes_over(place: Place) -> None:
     calls: list[int] = []
 
     def prober(number: int) -> Any:
@@ -378,7 +384,7 @@ async def test_one_router_probes_for_all_and_another_takes_over_at_its_end(place
         assert set(calls) == {1}
 
 
-async def test_times_and_latencies_follow_on_every_router_without_a_change_of_status(
+async def test_times_and_latencies_reach_all_routers_without_status_changes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_REFRESH_SECONDS", "0.05")
@@ -408,7 +414,7 @@ async def test_times_and_latencies_follow_on_every_router_without_a_change_of_st
                 assert replica.health.status is ReplicaStatus.HEALTHY
 
 
-async def test_the_lease_is_the_registrys_and_health_settings_the_configs(
+async def test_the_registry_sets_the_lease_the_config_sets_health_checks(
     place: Place, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_LEASE_SECONDS", "60")
@@ -431,7 +437,7 @@ async def test_the_lease_is_the_registrys_and_health_settings_the_configs(
     assert urls == {f"{A}/health"}
 
 
-async def test_settings_that_a_foreign_config_lacks_are_the_registrys(
+async def test_settings_missing_in_a_foreign_config_come_from_the_registry(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_HEALTH_CHECK_EXPECT", json.dumps({"status": "ready"}))
@@ -447,11 +453,11 @@ async def test_settings_that_a_foreign_config_lacks_are_the_registrys(
             await until(lambda: replica.is_healthy)
 
 
-def test_every_health_setting_is_a_setting() -> None:
+def test_every_health_setting_of_the_loop_is_a_setting() -> None:
     assert set(fastvideo.HEALTH_SETTINGS) <= {item.name for item in dataclasses.fields(RouterConfig)}
 
 
-async def test_probes_under_way_end_with_it_and_count_for_nothing(place: Place) -> None:
+async def test_probes_in_progress_end_with_the_loop_and_count_nothing(place: Place) -> None:
     seen: list[str] = []
 
     async def hang(url: str, *, timeout: float) -> tuple[float, str | None]:

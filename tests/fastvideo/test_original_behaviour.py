@@ -111,7 +111,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-async def test_statuses_and_counters_step_by_step(
+async def test_statuses_and_counters_change_step_by_step(
     build: Build, steps: list[tuple[str, ReplicaStatus, int, int]]
 ) -> None:
     async with build([ReplicaEndpoint(URL)]) as registry:
@@ -132,7 +132,7 @@ async def test_statuses_and_counters_step_by_step(
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 5])
-async def test_thresholds_are_those_of_the_call(build: Build, threshold: int) -> None:
+async def test_the_thresholds_are_those_of_the_call(build: Build, threshold: int) -> None:
     async with build([ReplicaEndpoint(URL)]) as registry:
         replica = registry.all()[0]
         await succeed(registry, replica)
@@ -146,7 +146,7 @@ async def test_thresholds_are_those_of_the_call(build: Build, threshold: int) ->
         assert (replica.health.status, replica.health.consecutive_successes) == (HEALTHY, 0)
 
 
-async def test_all_are_unknown_at_first_and_nothing_is_selected(build: Build) -> None:
+async def test_at_first_all_are_unknown_and_none_is_selected(build: Build) -> None:
     async with build(endpoints("psp")) as registry:
         for replica in registry.all():
             health = replica.health
@@ -156,7 +156,7 @@ async def test_all_are_unknown_at_first_and_nothing_is_selected(build: Build) ->
         assert registry.select() is None
 
 
-async def test_a_success_sets_its_time_and_latency_and_a_failure_its_time(build: Build) -> None:
+async def test_a_success_records_time_and_latency_a_failure_its_time(build: Build) -> None:
     async with build([ReplicaEndpoint(URL)]) as registry:
         replica = registry.all()[0]
         before = time.time() - CLOCK_SECONDS
@@ -200,7 +200,7 @@ async def test_a_success_sets_its_time_and_latency_and_a_failure_its_time(build:
         ("sss", "12", 1),
     ],
 )
-async def test_the_first_healthy_primary_is_selected_else_the_first_healthy_other(
+async def test_the_first_healthy_replica_is_selected_primaries_first(
     build: Build, tiers: str, healthy: str, selected: int | None
 ) -> None:
     async with build(endpoints(tiers)) as registry:
@@ -210,7 +210,7 @@ async def test_the_first_healthy_primary_is_selected_else_the_first_healthy_othe
         assert registry.select() is (None if selected is None else replicas[selected])
 
 
-async def test_selection_moves_down_the_tiers_and_back_up_as_replicas_fall_and_rise(build: Build) -> None:
+async def test_selection_follows_the_tiers_as_replicas_fail_and_recover(build: Build) -> None:
     async with build(endpoints("spps")) as registry:
         replicas = registry.all()
         for replica in replicas:
@@ -242,14 +242,14 @@ async def test_primaries_are_listed_whatever_their_health(build: Build) -> None:
         assert registry.primaries() == [first, second]
 
 
-async def test_lists_are_the_callers_own(build: Build) -> None:
+async def test_returned_lists_belong_to_the_caller(build: Build) -> None:
     async with build(endpoints("ps")) as registry:
         registry.all().clear()
         registry.primaries().clear()
         assert (len(registry.all()), len(registry.primaries())) == (2, 1)
 
 
-async def test_an_endpoint_shows_as_it_was_given(build: Build) -> None:
+async def test_an_endpoint_keeps_its_given_form(build: Build) -> None:
     given = ReplicaEndpoint("http://GPU-1.example:8000/", name="gpu 1", primary=True, weight=2.5)
     async with build([given]) as registry:
         replica = registry.all()[0]
@@ -302,7 +302,7 @@ async def test_a_failure_counts_whatever_its_reason(build: Build, reason: Any) -
 
 
 @pytest.mark.parametrize("way", ["shared_started", "drop_in_running"])
-async def test_outcomes_never_raise_while_redis_is_away_and_count_again_afterwards(
+async def test_outcomes_never_raise_without_redis_and_count_again_afterwards(
     way: str, own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
@@ -331,7 +331,7 @@ async def test_outcomes_never_raise_while_redis_is_away_and_count_again_afterwar
 @pytest.mark.parametrize(
     "make", [lambda replicas: SharedReplicaRegistry(RouterConfig(replicas=replicas)), ReplicaRegistry]
 )
-def test_it_is_built_and_asked_outside_any_event_loop(
+def test_the_registry_is_built_and_read_outside_any_event_loop(
     make: Callable[[list[ReplicaEndpoint]], SharedReplicaRegistry],
 ) -> None:
     registry = make(endpoints("sp"))
@@ -377,5 +377,5 @@ def test_a_wrong_replica_is_a_value_error(
         make([ReplicaEndpoint(url) for url in urls])
 
 
-def test_a_trailing_slash_is_no_path() -> None:
+def test_a_trailing_slash_is_not_a_path() -> None:
     assert RouterConfig(replicas=[ReplicaEndpoint("http://10.0.0.1:8000/")]).replicas[0].url.endswith("/")

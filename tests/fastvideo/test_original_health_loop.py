@@ -104,7 +104,7 @@ def config_of(place: Place, *names: str, **settings: Any) -> RouterConfig:
 ONE_ROUND = {"health_check_interval_seconds": FOREVER_SECONDS, "fast_interval_seconds": FOREVER_SECONDS}
 
 
-async def test_the_first_round_is_at_once_and_all_probes_of_it_at_the_same_time(run: Run, place: Place) -> None:
+async def test_the_first_round_probes_all_replicas_at_once_without_delay(run: Run, place: Place) -> None:
     prober = Prober()
     names = [f"replica-{number}" for number in range(20)]
     prober.answers = {name: asyncio.Event() for name in names}
@@ -119,7 +119,7 @@ async def test_the_first_round_is_at_once_and_all_probes_of_it_at_the_same_time(
     assert sorted(prober.calls) == sorted(f"http://{name}/health" for name in names)
 
 
-async def test_every_replica_is_probed_again_and_again_never_twice_at_once(run: Run, place: Place) -> None:
+async def test_every_replica_is_probed_repeatedly_but_never_twice_at_once(run: Run, place: Place) -> None:
     prober = Prober()
     async with run(config_of(place, "a", "b", "c"), prober) as registry:
         replicas = registry.all()
@@ -127,7 +127,7 @@ async def test_every_replica_is_probed_again_and_again_never_twice_at_once(run: 
     assert prober.most_open == 1
 
 
-async def test_a_probe_is_given_origin_and_path_and_the_timeout(run: Run, place: Place) -> None:
+async def test_a_probe_receives_origin_path_and_timeout(run: Run, place: Place) -> None:
     prober = Prober()
     config = place.config(
         [ReplicaEndpoint("http://10.0.0.1:8000"), ReplicaEndpoint("https://b.example/")],
@@ -252,7 +252,7 @@ async def test_a_slow_probe_does_not_delay_the_others(run: Run, place: Place) ->
         assert (slow.health.status, prober.count(slow)) == (UNKNOWN, 1)
 
 
-async def test_the_end_is_prompt_and_what_was_probed_until_then_counts(run: Run, place: Place) -> None:
+async def test_the_loop_ends_promptly_and_keeps_results_so_far(run: Run, place: Place) -> None:
     prober = Prober()
     prober.answers["slow"] = asyncio.Event()
     prober.answers["bad"] = "down"
@@ -276,7 +276,7 @@ async def test_the_end_is_prompt_and_what_was_probed_until_then_counts(run: Run,
     assert statuses == [UNKNOWN, UNHEALTHY, HEALTHY]
 
 
-async def test_the_last_results_show_on_the_live_objects(place: Place) -> None:
+async def test_live_objects_show_the_last_results(place: Place) -> None:
     prober = Prober()
     prober.answers["bad"] = "down"
     async with drop_in(config_of(place, "bad", "good", **ONE_ROUND), prober) as registry:

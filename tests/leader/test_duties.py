@@ -55,7 +55,7 @@ def term() -> RunningTerm:
 
 
 @pytest.mark.parametrize("error", [Fenced("over"), StandAside("blind"), RuntimeError("a bug")])
-async def test_one_that_fails_ends_the_others(term: RunningTerm, error: Exception) -> None:
+async def test_a_failing_duty_ends_the_others(term: RunningTerm, error: Exception) -> None:
     endless = Endless()
     with pytest.raises((type(error), ExceptionGroup)) as caught:
         await perform([endless, Done(), Failing(error)], term)
@@ -63,22 +63,22 @@ async def test_one_that_fails_ends_the_others(term: RunningTerm, error: Exceptio
     assert isinstance(caught.value, ExceptionGroup) == isinstance(error, RuntimeError)
 
 
-async def test_that_the_term_is_fenced_comes_first(term: RunningTerm) -> None:
+async def test_a_fenced_term_takes_precedence_over_other_errors(term: RunningTerm) -> None:
     with pytest.raises(Fenced, match="over"):
         await perform([Failing(StandAside("blind"), Fenced("over"))], term)
 
 
-async def test_a_bug_beside_the_end_of_the_term_is_not_hidden(term: RunningTerm) -> None:
+async def test_a_bug_is_reported_besides_the_end_of_the_term(term: RunningTerm) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await perform([Failing(Fenced("over"), RuntimeError("a bug"))], term)
     assert caught.group_contains(RuntimeError, match="a bug")
 
 
-async def test_those_that_have_nothing_to_do_end_it(term: RunningTerm) -> None:
+async def test_leading_ends_once_all_duties_are_done(term: RunningTerm) -> None:
     await asyncio.wait_for(perform([Done(), Done()], term), 5)
 
 
-async def test_cancelled_it_leaves_none_running(term: RunningTerm) -> None:
+async def test_cancelled_duties_leave_no_task_running(term: RunningTerm) -> None:
     endless = Endless()
     task = asyncio.ensure_future(perform([endless], term))
     await asyncio.sleep(0)

@@ -15,9 +15,14 @@ from tests.support.electing_router import BELIEF, LEASE, RENEW, Lock, Router, re
 from tests.support.fake_clock import START, FakeClock
 
 
-async def test_a_candidate_wins_a_free_lock_and_holds_it_by_renewing(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
+async def begin_a_lost_campaign(lock: Lock, router: Router) -> None:
+    """Let it campaign while another router leads; the reply takes half a second."""
+    lock.seize()
+    router.store.delay_after = 0.5
+    await router.start()
+
+
+async def test_a_candidate_wins_a_free_lock_and_keeps_renewing_it(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     assert router.election.term is router.terms[0]
     assert (router.terms[0].epoch, router.terms[0].token) == (1, lock.token)
@@ -29,9 +34,7 @@ async def test_a_candidate_wins_a_free_lock_and_holds_it_by_renewing(
     assert router.store.times("renew") == pytest.approx([RENEW * turn for turn in range(1, 21)])
 
 
-async def test_the_deadline_counts_from_the_sending_of_the_last_successful_renewal(
-    clock: FakeClock, router: Router
-) -> None:
+async def test_the_deadline_counts_from_sending_the_last_successful_renewal(clock: FakeClock, router: Router) -> None:
     router.store.delay_after = 0.5
     await router.start()
     await clock.advance(0.5)
@@ -47,7 +50,7 @@ async def test_the_deadline_counts_from_the_sending_of_the_last_successful_renew
 
 
 @pytest.mark.parametrize("fault", ["hanging", "failing", "refusing", "losing replies", "slow"])
-async def test_without_renewals_leading_ends_at_the_deadline_at_the_latest(
+async def test_leadership_without_renewals_ends_at_the_deadline_at_the_latest(
     clock: FakeClock, lock: Lock, router: Router, fault: str
 ) -> None:
     await router.start()
@@ -66,9 +69,8 @@ async def test_without_renewals_leading_ends_at_the_deadline_at_the_latest(
     assert router.ended_at == pytest.approx(last_renewal + BELIEF)
 
 
-async def test_a_failing_store_is_asked_to_renew_a_few_times_a_second_not_more(
-    clock: FakeClock, router: Router
-) -> None:
+async def test_renewals_at_a_failing_store_have_a_bounded_rate(clock: FakeClock, router: Router) -> None:
+    """A few times a second, not more."""
     await router.start()
     router.store.error = StoreUnavailable("gone")
     await clock.advance(BELIEF)
@@ -86,7 +88,7 @@ async def test_a_renewal_that_succeeds_after_failures_keeps_the_term(clock: Fake
     assert len(router.store.times("renew")) <= 30
 
 
-async def test_a_lost_renewal_ends_leading_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_a_refused_renewal_ends_leadership_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     await clock.advance(0.5)
     lock.seize()
@@ -100,7 +102,7 @@ async def test_a_lost_renewal_ends_leading_at_once(clock: FakeClock, lock: Lock,
     assert [term.epoch for term in router.terms] == [1, 3]
 
 
-async def test_each_candidacy_has_a_token_of_its_own(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_each_candidacy_has_its_own_token(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     lock.seize()
     await clock.run_until(lambda: len(router.terms) == 2)
@@ -108,9 +110,11 @@ async def test_each_candidacy_has_a_token_of_its_own(clock: FakeClock, lock: Loc
 
 
 @pytest.mark.parametrize("error", [None, Fenced("over")])
-async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
+async def test_a_leader_whose_term_ends_resigns_and_campaigns_again(
     clock: FakeClock, lock: Lock, router: Router, error: Exception | None
 ) -> None:
+    """Its `lead` returned, or the term was fenced."""
+
     async def first_ends_early(term: RunningTerm) -> None:
         await clock.sleep(1.5 if len(router.terms) == 1 else 1e6)
         if error is not None:
@@ -125,9 +129,7 @@ async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
     assert router.is_leader()
 
 
-async def test_a_renewal_under_way_when_lead_ends_is_heard_before_the_leader_resigns(
-    clock: FakeClock, router: Router
-) -> None:
+async def test_a_leader_resigns_only_after_a_renewal_in_progress(clock: FakeClock, router: Router) -> None:
     """Cut short it would cost the connection, and a leader without descriptors could open no other to resign."""
 
     async def ends_during_a_renewal(term: RunningTerm) -> None:
@@ -143,7 +145,7 @@ async def test_a_renewal_under_way_when_lead_ends_is_heard_before_the_leader_res
     assert router.store.times("resign") == pytest.approx([0.3 + RENEW + 0.3])
 
 
-async def test_a_failure_of_lead_reaches_the_caller_after_resigning(
+async def test_an_error_of_lead_reaches_the_caller_after_resigning(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     async def fails(term: RunningTerm) -> None:
@@ -160,9 +162,11 @@ async def test_a_failure_of_lead_reaches_the_caller_after_resigning(
     assert clock.next_wake is None, "nothing is left running"
 
 
-async def test_a_failure_of_renewing_that_is_no_store_error_reaches_the_caller_too(
+async def test_an_unexpected_error_of_renewing_reaches_the_caller(
     clock: FakeClock, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Any error but one of the store."""
+
     async def broken(token: str, *, lease_seconds: float) -> bool:
         raise LookupError("a bug")
 
@@ -175,7 +179,7 @@ async def test_a_failure_of_renewing_that_is_no_store_error_reaches_the_caller_t
     assert not router.is_leader()
 
 
-async def test_stopping_lets_lead_finish_under_a_renewed_lease_and_then_resigns(
+async def test_stopping_lets_lead_finish_while_renewing_and_then_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     reported_under: list[str] = []
@@ -221,7 +225,7 @@ async def test_stopping_twice_leaves_no_renewals_behind(clock: FakeClock, router
     assert clock.next_wake is None
 
 
-async def test_stopping_in_a_campaign_learns_how_it_ended_and_resigns(
+async def test_stopping_during_a_campaign_awaits_its_outcome_and_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     router.store.delay_before = 0.5
@@ -238,12 +242,8 @@ async def test_stopping_in_a_campaign_learns_how_it_ended_and_resigns(
     assert router.terms == []
 
 
-async def test_stopping_in_a_campaign_that_another_holds_resigns_nothing(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
-    lock.seize()
-    router.store.delay_after = 0.5
-    await router.start()
+async def test_stopping_during_a_lost_campaign_resigns_nothing(clock: FakeClock, lock: Lock, router: Router) -> None:
+    await begin_a_lost_campaign(lock, router)
     router.cancel()
     await clock.advance(1)
     assert router.store.times("resign") == []
@@ -251,7 +251,7 @@ async def test_stopping_in_a_campaign_that_another_holds_resigns_nothing(
     assert router.task.cancelled()
 
 
-async def test_stopping_in_a_campaign_whose_outcome_stays_unknown_resigns_to_be_sure(
+async def test_stopping_during_a_campaign_of_unknown_outcome_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     router.store.loses_replies = True
@@ -263,7 +263,7 @@ async def test_stopping_in_a_campaign_whose_outcome_stays_unknown_resigns_to_be_
     assert lock.holder == "", "the others need not wait for the lease to end"
 
 
-async def test_stopping_after_a_campaign_of_unknown_outcome_resigns_to_be_sure(
+async def test_stopping_after_a_campaign_of_unknown_outcome_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     router.store.loses_replies = True
@@ -275,9 +275,7 @@ async def test_stopping_after_a_campaign_of_unknown_outcome_resigns_to_be_sure(
     assert lock.holder == ""
 
 
-async def test_stopping_a_router_whose_campaigns_were_refused_resigns_nothing(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
+async def test_stopping_a_router_that_never_won_resigns_nothing(clock: FakeClock, lock: Lock, router: Router) -> None:
     lock.seize()
     await router.start()
     await clock.advance(1)
@@ -286,7 +284,7 @@ async def test_stopping_a_router_whose_campaigns_were_refused_resigns_nothing(
     assert router.store.times("resign") == []
 
 
-async def test_a_campaign_of_unknown_outcome_is_repeated_with_the_same_token(
+async def test_a_campaign_of_unknown_outcome_keeps_its_token_when_repeated(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     router.store.loses_replies = True
@@ -302,7 +300,7 @@ async def test_a_campaign_of_unknown_outcome_is_repeated_with_the_same_token(
     assert router.terms[0].deadline == pytest.approx(START + sent_at + BELIEF), "the lease began anew"
 
 
-async def test_a_store_that_fails_is_asked_at_most_about_once_a_second_after_a_while(
+async def test_campaigns_at_a_failing_store_slow_to_one_a_second(
     clock: FakeClock, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     router.store.error = StoreUnavailable("Redis is away")
@@ -314,7 +312,8 @@ async def test_a_store_that_fails_is_asked_at_most_about_once_a_second_after_a_w
     await clock.run_until(router.is_leader, within=1)
 
 
-async def test_a_follower_comes_back_when_the_lease_can_have_ended_plus_jitter(clock: FakeClock, lock: Lock) -> None:
+async def test_a_follower_campaigns_when_the_lease_may_have_ended(clock: FakeClock, lock: Lock) -> None:
+    """Plus a random delay, so that not all followers campaign at once."""
     leader = Router(lock, "leader")
     await leader.start()
     await clock.advance(2.5)
@@ -333,7 +332,7 @@ async def test_a_follower_comes_back_when_the_lease_can_have_ended_plus_jitter(c
         await router.stop()
 
 
-async def test_followers_of_a_living_leader_ask_about_once_a_lease(
+async def test_followers_of_a_live_leader_campaign_about_once_a_lease(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     leader = Router(lock, "leader")
@@ -376,19 +375,17 @@ async def test_no_other_event_wakes_a_follower(clock: FakeClock, lock: Lock, rou
     assert router.store.times("campaign") == [0]
 
 
-async def test_a_resignation_during_the_campaign_that_was_refused_is_not_missed(
+async def test_a_resignation_during_a_refused_campaign_is_not_missed(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
-    lock.seize()
-    router.store.delay_after = 0.5
-    await router.start()
+    await begin_a_lost_campaign(lock, router)
     lock.resign("other's")
     router.election.notice([resigned()])
     await clock.advance(1)
     assert router.is_leader()
 
 
-async def test_campaigns_carry_the_highest_epoch_ever_seen(clock: FakeClock, lock: Lock) -> None:
+async def test_campaigns_carry_the_highest_epoch_that_was_seen(clock: FakeClock, lock: Lock) -> None:
     router = Router(lock, seen_epoch=41)
     await router.start()
     assert router.terms[0].epoch == 42
@@ -398,9 +395,8 @@ async def test_campaigns_carry_the_highest_epoch_ever_seen(clock: FakeClock, loc
     await router.stop()
 
 
-async def test_after_a_pause_past_the_deadline_the_term_is_over_before_anybody_ran(
-    clock: FakeClock, router: Router
-) -> None:
+async def test_a_pause_past_the_deadline_ends_the_term_first(clock: FakeClock, router: Router) -> None:
+    """Before any other task runs."""
     await router.start()
     await clock.advance(2.5)
     believes = []
@@ -410,7 +406,7 @@ async def test_after_a_pause_past_the_deadline_the_term_is_over_before_anybody_r
     assert believes == [(True, True), (False, False)]
 
 
-async def test_after_a_pause_past_the_deadline_nothing_is_renewed(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_after_a_pause_past_the_deadline_no_renewal_is_sent(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     await clock.advance(2.5)
     clock.jump(60)
@@ -422,9 +418,10 @@ async def test_after_a_pause_past_the_deadline_nothing_is_renewed(clock: FakeClo
     assert lock.holder == "other's"
 
 
-async def test_losing_is_logged_once_and_resigning_on_purpose_is_not_losing(
+async def test_loss_of_leadership_is_logged_once_and_resigning_is_not(
     clock: FakeClock, lock: Lock, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Resigning on purpose is not a loss."""
     caplog.set_level(logging.INFO)
     await router.start()
     await clock.advance(1.5)
@@ -438,9 +435,7 @@ async def test_losing_is_logged_once_and_resigning_on_purpose_is_not_losing(
     ]
 
 
-async def test_twenty_candidates_have_one_leader_at_a_time_whatever_happens_to_their_connections(
-    clock: FakeClock, lock: Lock
-) -> None:
+async def test_twenty_candidates_with_faulty_connections_have_one_leader_at_once(clock: FakeClock, lock: Lock) -> None:
     rng = random.Random(7)
     routers = [Router(lock, f"r{number}", seed=number) for number in range(20)]
     for router in routers:

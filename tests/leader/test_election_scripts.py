@@ -31,7 +31,7 @@ def depose(space: Space) -> None:
     space.raw.delete(space.keys.leader)
 
 
-async def test_the_winner_is_stored_for_the_length_of_the_lease(space: Space) -> None:
+async def test_the_winner_is_stored_for_the_duration_of_the_lease(space: Space) -> None:
     before = space.now_ms()
     epoch = await epoch_of(space, "token")
     leader = space.raw.hgetall(space.keys.leader)
@@ -52,7 +52,7 @@ async def test_the_first_candidacy_begins_the_history(space: Space) -> None:
     assert space.raw.hget(space.keys.meta, "history_id") == meta["history_id"]
 
 
-async def test_of_many_candidates_at_once_one_wins_and_the_others_learn_who(space: Space) -> None:
+async def test_one_of_many_candidates_wins_and_the_others_learn_which(space: Space) -> None:
     answers = await asyncio.gather(*(campaign(space, f"token {n}", router=f"router~{n}") for n in range(50)))
     (winner,) = [answer for answer in answers if isinstance(answer, Elected)]
     held = [answer for answer in answers if isinstance(answer, Held)]
@@ -75,7 +75,7 @@ async def test_no_epoch_has_two_winners_over_many_elections(space: Space) -> Non
     assert epochs == sorted(set(epochs))
 
 
-async def test_the_epoch_rises_where_the_clock_is_behind(space: Space) -> None:
+async def test_the_epoch_rises_although_the_clock_is_behind(space: Space) -> None:
     ahead = space.now_ms() + 10**9
     space.raw.hset(space.keys.meta, "epoch", ahead)
     assert await epoch_of(space, "one") == ahead + 1
@@ -83,7 +83,7 @@ async def test_the_epoch_rises_where_the_clock_is_behind(space: Space) -> None:
     assert await epoch_of(space, "two") == ahead + 2
 
 
-async def test_the_epoch_rises_above_what_a_candidate_saw_where_meta_was_lost(space: Space) -> None:
+async def test_the_epoch_exceeds_the_candidates_last_although_meta_is_lost(space: Space) -> None:
     ahead = space.now_ms() + 10**9
     assert await epoch_of(space, "one", seen_epoch=ahead) == ahead + 1
     space.raw.delete(*space.dump())
@@ -92,7 +92,8 @@ async def test_the_epoch_rises_above_what_a_candidate_saw_where_meta_was_lost(sp
     assert await epoch_of(space, "three", seen_epoch=5) == ahead + 3
 
 
-async def test_the_epoch_is_at_least_the_clock_where_all_was_lost_and_nothing_seen(space: Space) -> None:
+async def test_the_epoch_is_at_least_the_clock_after_total_loss(space: Space) -> None:
+    """No candidate has seen an epoch before either."""
     first = await epoch_of(space, "one")
     space.raw.delete(*space.dump())
     await until(lambda: space.now_ms() > first)
@@ -104,7 +105,7 @@ async def test_large_epochs_keep_every_digit(space: Space) -> None:
     assert (await space.reader.head()).epoch == 2**53 - 1
 
 
-async def test_the_same_candidacy_again_is_elected_again_and_its_lease_begins_anew(space: Space) -> None:
+async def test_a_repeated_candidacy_is_elected_again_with_a_full_lease(space: Space) -> None:
     epoch = await epoch_of(space, "mine")
     space.raw.pexpire(space.keys.leader, 5_000)
     assert await campaign(space, "mine") == Elected(epoch)
@@ -112,13 +113,13 @@ async def test_the_same_candidacy_again_is_elected_again_and_its_lease_begins_an
     assert space.event_kinds() == ["leader_elected"]
 
 
-async def test_a_candidacy_repeated_after_its_lease_has_ended_gets_a_new_epoch(space: Space) -> None:
+async def test_a_candidacy_repeated_after_its_lease_gets_a_new_epoch(space: Space) -> None:
     epoch = await epoch_of(space, "mine")
     depose(space)
     assert await epoch_of(space, "mine") > epoch
 
 
-async def test_the_lease_ends_by_itself(space: Space) -> None:
+async def test_the_lease_expires_by_itself(space: Space) -> None:
     answer = await space.store.campaign("brief", lease_seconds=0.05, seen_epoch=0)
     assert isinstance(answer, Elected)
     await until(lambda: not space.raw.exists(space.keys.leader))
@@ -127,7 +128,7 @@ async def test_the_lease_ends_by_itself(space: Space) -> None:
 
 
 @pytest.mark.parametrize("ttl_ms", [None, 10**12])
-async def test_a_leader_that_would_stay_for_ever_is_given_one_lease(space: Space, ttl_ms: int | None) -> None:
+async def test_a_leader_without_expiry_is_given_one_lease(space: Space, ttl_ms: int | None) -> None:
     await epoch_of(space, "mine")
     if ttl_ms is None:
         space.raw.persist(space.keys.leader)
@@ -139,7 +140,7 @@ async def test_a_leader_that_would_stay_for_ever_is_given_one_lease(space: Space
     assert 0 < space.raw.pttl(space.keys.leader) <= LEASE_MS
 
 
-async def test_renewing_extends_ones_own_lease_and_nothing_else(space: Space) -> None:
+async def test_renewing_extends_only_ones_own_lease(space: Space) -> None:
     await epoch_of(space, "mine")
     space.raw.pexpire(space.keys.leader, 5_000)
     before = space.dump()
@@ -155,7 +156,7 @@ async def test_renewing_never_makes_a_leader(space: Space) -> None:
     assert space.dump() == {}
 
 
-async def test_resigning_ends_ones_own_lease_and_tells_the_others(space: Space) -> None:
+async def test_resigning_ends_only_ones_own_lease_and_is_announced(space: Space) -> None:
     epoch = await epoch_of(space, "mine")
     before = space.dump()
     assert not await space.store.resign("other")
@@ -167,7 +168,8 @@ async def test_resigning_ends_ones_own_lease_and_tells_the_others(space: Space) 
     assert not await space.store.resign("mine")
 
 
-async def test_deposing_ends_the_lease_of_that_epoch_and_tells_whose_it_was(space: Space) -> None:
+async def test_deposing_ends_the_lease_of_that_epoch_and_names_it(space: Space) -> None:
+    """The reply names the router whose lease it was."""
     epoch = await epoch_of(space, "mine")
     before = space.dump()
     for other in (epoch - 1, epoch + 1, 0):

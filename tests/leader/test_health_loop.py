@@ -14,14 +14,14 @@ from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import FAST, INTERVAL, Cluster, Leader, ignore, leading, url_of
 
 
-async def test_at_the_start_everything_unknown_is_probed_at_once(clock: FakeClock) -> None:
+async def test_at_the_start_all_unknown_replicas_are_probed_at_once(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 20)) as leader:
         assert sorted(leader.probe.starts) == sorted((0.0, url_of(number)) for number in range(20))
         await clock.advance(0.2)
         assert all(leader.cluster.status(number) is ReplicaStatus.HEALTHY for number in range(20))
 
 
-async def test_at_most_so_many_probes_are_under_way_as_the_settings_say(clock: FakeClock) -> None:
+async def test_probes_in_progress_never_exceed_the_limit(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 20), concurrency=3) as leader:
         leader.probe.latency = {url_of(number): 0.5 for number in range(20)}
         await clock.advance(10)
@@ -29,7 +29,7 @@ async def test_at_most_so_many_probes_are_under_way_as_the_settings_say(clock: F
         assert {key for _, key in leader.probe.starts} == set(leader.cluster.records)
 
 
-async def test_a_term_probes_at_once_what_is_overdue_and_the_rest_within_the_interval(clock: FakeClock) -> None:
+async def test_a_term_probes_overdue_replicas_first_others_within_an_interval(clock: FakeClock) -> None:
     cluster = Cluster(clock, 20, probed_ago=1.0)
     cluster.add(20, probed_ago=5.0)
     async with leading(clock, cluster) as leader:
@@ -40,7 +40,7 @@ async def test_a_term_probes_at_once_what_is_overdue_and_the_rest_within_the_int
         assert len({round(at, 2) for at in others}) > 15, "spread"
 
 
-async def test_where_probe_times_cannot_be_read_everything_is_probed_at_once(clock: FakeClock) -> None:
+async def test_without_known_probe_times_all_replicas_are_probed_at_once(clock: FakeClock) -> None:
     cluster = Cluster(clock, 20, probed_ago=1.0)
     cluster.read_error = StoreUnavailable("away")
     async with leading(clock, cluster) as leader:
@@ -57,7 +57,7 @@ async def test_each_interval_has_one_probe_for_each_replica(clock: FakeClock) ->
         assert max(seconds.values()) < 3 * 100 / INTERVAL, "no bursts"
 
 
-async def test_a_replica_with_a_change_pending_is_probed_fast_until_it_is_settled(clock: FakeClock) -> None:
+async def test_a_replica_with_a_pending_change_is_probed_fast(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 1, probed_ago=1.0)) as leader:
         await clock.run_until(lambda: len(leader.probe.starts) == 3)
         leader.probe.error[url_of(0)] = "HTTP 503"
@@ -73,7 +73,7 @@ async def test_a_replica_with_a_change_pending_is_probed_fast_until_it_is_settle
         assert recovered[1] - recovered[0] == pytest.approx(FAST + 0.01)
 
 
-async def test_a_slow_replica_neither_delays_others_nor_is_probed_twice_at_once(clock: FakeClock) -> None:
+async def test_a_slow_replica_delays_no_other_and_is_probed_once(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 10, probed_ago=1.0)) as leader:
         leader.probe.latency[url_of(3)] = 4 * INTERVAL
         await clock.advance(20 * INTERVAL)
@@ -84,9 +84,7 @@ async def test_a_slow_replica_neither_delays_others_nor_is_probed_twice_at_once(
 
 
 @pytest.mark.parametrize("comes_back_as", ["enabled", "registered"])
-async def test_a_replica_that_comes_back_during_its_probe_is_probed_again_only_after_it(
-    clock: FakeClock, comes_back_as: str
-) -> None:
+async def test_a_replica_returning_during_its_probe_is_probed_after_it(clock: FakeClock, comes_back_as: str) -> None:
     cluster = Cluster(clock, 2)
     async with leading(clock, cluster) as leader:
         leader.probe.latency[url_of(0)] = 2.0
@@ -111,7 +109,7 @@ async def test_a_replica_that_comes_back_during_its_probe_is_probed_again_only_a
 
 
 @pytest.mark.parametrize("becomes", ["removed", "disabled"])
-async def test_a_replica_that_goes_while_it_waits_for_its_turn_is_not_probed(clock: FakeClock, becomes: str) -> None:
+async def test_a_replica_removed_while_its_probe_waits_is_not_probed(clock: FakeClock, becomes: str) -> None:
     cluster = Cluster(clock, 2)
     leader = Leader(clock, cluster, concurrency=1)
     leader.probe.latency = {url_of(0): 2.0, url_of(1): 2.0}
@@ -142,7 +140,7 @@ async def test_a_new_replica_is_probed_at_once(clock: FakeClock) -> None:
         assert leader.probe.starts_of(7) == pytest.approx([0.77])
 
 
-async def test_after_a_full_read_replicas_are_looked_at_again(clock: FakeClock) -> None:
+async def test_after_a_full_read_the_replicas_are_read_again(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 1)) as leader:
         leader.cluster.listener = ignore
         leader.cluster.add(7)
@@ -157,7 +155,7 @@ async def test_after_a_full_read_replicas_are_looked_at_again(clock: FakeClock) 
         assert len(leader.probe.starts_of(0)) == probes
 
 
-async def test_disabled_and_removed_replicas_are_not_probed_and_draining_ones_are(clock: FakeClock) -> None:
+async def test_draining_replicas_are_probed_but_disabled_and_removed_ones_not(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 4, probed_ago=1.0)) as leader:
         leader.probe.starts.clear()  # the one that a new leader begins with
         leader.cluster.set_admin(0, AdminState.DISABLED)
@@ -170,7 +168,7 @@ async def test_disabled_and_removed_replicas_are_not_probed_and_draining_ones_ar
         assert len(leader.probe.starts_of(0)) == 1, "at once"
 
 
-async def test_connections_are_retained_for_exactly_the_probed_replicas(clock: FakeClock) -> None:
+async def test_connections_are_kept_for_exactly_the_probed_replicas(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 3, probed_ago=1.0)) as leader:
         assert leader.retained[-1] == {f"{url_of(number)}/health" for number in range(3)}
         leader.cluster.remove(0)
@@ -193,7 +191,7 @@ async def test_connections_are_retained_for_exactly_the_probed_replicas(clock: F
         ("cancels itself", "CancelledError"),
     ],
 )
-async def test_a_probe_that_misbehaves_is_a_failed_one_and_others_go_on(
+async def test_a_misbehaving_probe_is_a_failure_and_others_continue(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch, misbehaviour: str, error: str
 ) -> None:
     monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)

@@ -31,7 +31,7 @@ def reported(cluster: Cluster, number: int) -> list[str | None]:
     return [result.error for sent in cluster.sent for result in sent.results if result.key == url_of(number)]
 
 
-async def test_a_probe_that_could_not_be_made_counts_nothing(clock: FakeClock) -> None:
+async def test_a_probe_that_could_not_be_made_does_not_count(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4, probed_ago=1.0)
     async with leading(clock, cluster) as leader:
         await settled(clock, leader, 4)
@@ -49,7 +49,9 @@ async def test_a_probe_that_could_not_be_made_counts_nothing(clock: FakeClock) -
     ("status", "pace"),
     [(ReplicaStatus.HEALTHY, INTERVAL), (ReplicaStatus.UNHEALTHY, INTERVAL), (ReplicaStatus.UNKNOWN, FAST)],
 )
-async def test_it_is_made_again_at_the_usual_pace(clock: FakeClock, status: ReplicaStatus, pace: float) -> None:
+async def test_an_impossible_probe_is_repeated_at_the_usual_pace(
+    clock: FakeClock, status: ReplicaStatus, pace: float
+) -> None:
     cluster = Cluster(clock, 4, probed_ago=1.0 if status is ReplicaStatus.HEALTHY else None)
     leader = Leader(clock, cluster)
     if status is ReplicaStatus.UNHEALTHY:
@@ -69,7 +71,9 @@ async def test_it_is_made_again_at_the_usual_pace(clock: FakeClock, status: Repl
 
 
 @pytest.mark.parametrize(("replicas", "troubled"), [(1, 1), (2, 1), (3, 2), (4, 2), (7, 4), (8, 4)])
-async def test_half_of_the_replicas_make_a_leader_stand_aside(clock: FakeClock, replicas: int, troubled: int) -> None:
+async def test_a_leader_that_cannot_probe_half_the_replicas_stands_aside(
+    clock: FakeClock, replicas: int, troubled: int
+) -> None:
     cluster = Cluster(clock, replicas, probed_ago=1.0)
     async with leading(clock, cluster) as leader:
         await settled(clock, leader, replicas)
@@ -85,7 +89,7 @@ async def test_half_of_the_replicas_make_a_leader_stand_aside(clock: FakeClock, 
         assert {cluster.status(number) for number in range(replicas)} == {ReplicaStatus.HEALTHY}
 
 
-async def test_results_are_reported_before_it_stands_aside(clock: FakeClock) -> None:
+async def test_results_are_reported_before_the_leader_stands_aside(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4)
     leader = Leader(clock, cluster)
     let_fail(leader, 2, 3)
@@ -94,7 +98,7 @@ async def test_results_are_reported_before_it_stands_aside(clock: FakeClock) -> 
     assert [result.key for sent in cluster.sent for result in sent.results] == [url_of(0), url_of(1)]
 
 
-async def test_a_healthy_replica_that_stays_unknown_does_too(clock: FakeClock) -> None:
+async def test_a_healthy_replica_not_probed_for_long_counts_too(clock: FakeClock) -> None:
     """It may be dead all the while, behind the other replicas' kept connections that need no descriptor."""
     async with leading(clock, Cluster(clock, 20, probed_ago=1.0)) as leader:
         await settled(clock, leader, 20)
@@ -103,7 +107,7 @@ async def test_a_healthy_replica_that_stays_unknown_does_too(clock: FakeClock) -
         assert leader.probe.starts_of(7)[-1] - leader.probe.starts_of(7)[-6] == pytest.approx(5 * INTERVAL, abs=1)
 
 
-async def test_the_last_resort_goes_on_until_its_handicap_is_over(clock: FakeClock) -> None:
+async def test_a_last_resort_leader_continues_until_its_handicap_ends(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4)
     leader = Leader(clock, cluster)
     let_fail(leader, 0, 1)
@@ -115,7 +119,7 @@ async def test_the_last_resort_goes_on_until_its_handicap_is_over(clock: FakeClo
     await clock.run_until(lambda: not leader.is_running, within=INTERVAL)
 
 
-async def test_trouble_that_is_over_by_then_is_forgotten(clock: FakeClock) -> None:
+async def test_trouble_that_ends_in_time_is_forgotten(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4)
     leader = Leader(clock, cluster)
     let_fail(leader, 0, 1)
@@ -132,7 +136,7 @@ async def test_trouble_that_is_over_by_then_is_forgotten(clock: FakeClock) -> No
     await leader.stop()
 
 
-async def test_a_leader_that_is_fenced_meanwhile_is_fenced(clock: FakeClock) -> None:
+async def test_a_troubled_leader_fenced_meanwhile_ends_as_fenced(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4)
     leader = Leader(clock, cluster)
     let_fail(leader, 0, 1)
@@ -143,7 +147,7 @@ async def test_a_leader_that_is_fenced_meanwhile_is_fenced(clock: FakeClock) -> 
     assert isinstance(leader.task.exception(), Fenced | StandAside)
 
 
-async def test_it_is_logged_once(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_trouble_is_logged_once(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = Cluster(clock, 5, probed_ago=1.0)
     async with leading(clock, cluster) as leader:

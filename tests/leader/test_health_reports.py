@@ -10,7 +10,8 @@ from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url_of
 
 
-async def test_results_go_out_every_tenth_of_a_second_in_bounded_batches_one_at_a_time(clock: FakeClock) -> None:
+async def test_results_are_reported_in_bounded_batches_one_at_a_time(clock: FakeClock) -> None:
+    """A tenth of a second after one another."""
     cluster = Cluster(clock, 1200)
     cluster.latency = 0.3
     async with leading(clock, cluster, concurrency=2000) as leader:
@@ -24,13 +25,13 @@ async def test_results_go_out_every_tenth_of_a_second_in_bounded_batches_one_at_
         assert leader.is_running
 
 
-async def test_without_results_nothing_is_sent(clock: FakeClock) -> None:
+async def test_without_results_no_report_is_sent(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 0)) as leader:
         await clock.advance(60)
         assert leader.cluster.sent == []
 
 
-async def test_a_batch_whose_reply_was_lost_goes_out_again_as_it_was(clock: FakeClock) -> None:
+async def test_a_batch_without_a_reply_is_sent_again_unchanged(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     cluster.loses_replies = True
     async with leading(clock, cluster) as leader:
@@ -48,9 +49,10 @@ async def test_a_batch_whose_reply_was_lost_goes_out_again_as_it_was(clock: Fake
         assert leader.is_running
 
 
-async def test_while_the_store_fails_reports_are_tried_about_once_a_second_and_probing_goes_on(
+async def test_while_the_store_fails_reports_slow_down_and_probing_continues(
     clock: FakeClock,
 ) -> None:
+    """Reports are tried about once a second."""
     cluster = Cluster(clock, 3, probed_ago=1.0)
     cluster.error = StoreUnavailable("away")
     async with leading(clock, cluster) as leader:
@@ -67,7 +69,7 @@ async def test_while_the_store_fails_reports_are_tried_about_once_a_second_and_p
         assert sum(delivered.values()) >= probed, "nothing was lost"
 
 
-async def test_being_fenced_ends_the_loop_and_nothing_more_is_probed_or_sent(clock: FakeClock) -> None:
+async def test_a_fenced_loop_ends_without_further_probes_or_reports(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     leader = Leader(clock, cluster)
     leader.probe.latency[url_of(0)] = 60.0
@@ -83,7 +85,7 @@ async def test_being_fenced_ends_the_loop_and_nothing_more_is_probed_or_sent(clo
     assert (len(cluster.sent), len(leader.probe.starts)) == (1, 3)
 
 
-async def test_an_error_that_repeating_does_not_mend_ends_the_loop(clock: FakeClock) -> None:
+async def test_an_error_that_repeating_cannot_fix_ends_the_loop(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     cluster.error = KeyConflict("key leader is a string")
     async with leading(clock, cluster) as leader:
@@ -93,7 +95,7 @@ async def test_an_error_that_repeating_does_not_mend_ends_the_loop(clock: FakeCl
         assert error.subgroup(KeyConflict) is not None
 
 
-async def test_at_a_cancel_the_results_so_far_are_sent_and_unfinished_probes_are_not(clock: FakeClock) -> None:
+async def test_a_cancelled_loop_sends_results_but_no_unfinished_probes(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     leader = Leader(clock, cluster)
     leader.probe.latency[url_of(1)] = 60.0
@@ -107,7 +109,7 @@ async def test_at_a_cancel_the_results_so_far_are_sent_and_unfinished_probes_are
     assert leader.probe.under_way == set()
 
 
-async def test_at_a_cancel_a_batch_under_way_is_sent_again_under_its_number(clock: FakeClock) -> None:
+async def test_a_batch_in_progress_at_a_cancel_keeps_its_number(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     cluster.latency = 0.5
     async with leading(clock, cluster) as leader:
@@ -117,7 +119,7 @@ async def test_at_a_cancel_a_batch_under_way_is_sent_again_under_its_number(cloc
         assert cluster.sent[0].results == cluster.sent[1].results
 
 
-async def test_at_a_cancel_after_the_term_nothing_is_sent(clock: FakeClock) -> None:
+async def test_after_the_term_a_cancelled_loop_sends_nothing(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     leader = Leader(clock, cluster)
     await leader.lead(seconds=2.0)
@@ -127,7 +129,7 @@ async def test_at_a_cancel_after_the_term_nothing_is_sent(clock: FakeClock) -> N
     assert cluster.sent == []
 
 
-async def test_a_store_that_fails_does_not_hold_up_a_cancel(clock: FakeClock) -> None:
+async def test_a_failing_store_does_not_delay_a_cancel(clock: FakeClock) -> None:
     cluster = Cluster(clock, 3)
     cluster.error = StoreUnavailable("away")
     async with leading(clock, cluster) as leader:
@@ -138,7 +140,8 @@ async def test_a_store_that_fails_does_not_hold_up_a_cancel(clock: FakeClock) ->
         assert leader.task.cancelled()
 
 
-async def test_after_a_pause_past_the_deadline_nothing_is_probed_or_sent(clock: FakeClock) -> None:
+async def test_after_a_pause_past_the_deadline_the_loop_does_nothing(clock: FakeClock) -> None:
+    """It neither probes nor reports."""
     cluster = Cluster(clock, 8)
     leader = Leader(clock, cluster, concurrency=2)
     for number in range(8):  # two are under way, others due and waiting for their turn
@@ -154,7 +157,7 @@ async def test_after_a_pause_past_the_deadline_nothing_is_probed_or_sent(clock: 
     assert not leader.is_running
 
 
-async def test_a_report_that_is_under_way_at_the_deadline_is_the_last_one(clock: FakeClock) -> None:
+async def test_a_report_in_progress_at_the_deadline_is_the_last(clock: FakeClock) -> None:
     cluster = Cluster(clock, 1200)
     cluster.latency = 1.0
     leader = Leader(clock, cluster, concurrency=2000)
@@ -174,7 +177,7 @@ async def test_the_loop_ends_by_itself_when_its_term_does(clock: FakeClock) -> N
     assert max(sent.at for sent in leader.cluster.sent) < 12
 
 
-async def test_a_renewed_term_goes_on(clock: FakeClock) -> None:
+async def test_the_loop_continues_with_a_renewed_term(clock: FakeClock) -> None:
     leader = Leader(clock, Cluster(clock, 20))
     await leader.lead(seconds=3.0)
     for _ in range(20):
@@ -185,7 +188,7 @@ async def test_a_renewed_term_goes_on(clock: FakeClock) -> None:
     await leader.stop()
 
 
-async def test_results_of_an_older_term_are_never_reported_in_a_newer_one(clock: FakeClock) -> None:
+async def test_results_of_one_term_are_never_reported_in_another(clock: FakeClock) -> None:
     cluster = Cluster(clock, 4, probed_ago=10.0)
     leader = Leader(clock, cluster)
     leader.probe.latency[url_of(3)] = 30.0

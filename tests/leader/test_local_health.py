@@ -38,26 +38,27 @@ def health(*results: str, threshold: int = 3) -> LocalHealth:
         ("--++", 1000, True),
     ],
 )
-def test_half_of_at_least_four_or_of_all(results: str, replicas: int, is_unfit: bool) -> None:
+def test_too_many_troubled_replicas_make_a_router_unfit(results: str, replicas: int, is_unfit: bool) -> None:
+    """Half of at least four replicas, or all of fewer."""
     assert (health(results).complaint(replicas) is not None) is is_unfit
 
 
-def test_the_latest_result_of_each_replica_counts() -> None:
+def test_only_the_latest_result_of_each_replica_counts() -> None:
     assert health("----", "++++").complaint(4) is None
     assert health("++++", "----").complaint(4) is not None
 
 
-def test_the_reason_is_told() -> None:
+def test_the_complaint_names_the_reason() -> None:
     assert health("--++").complaint(4) == "2 of 4 replicas could not be probed: too many open files"
 
 
-def test_what_is_not_probed_any_more_does_not_count() -> None:
+def test_a_replica_no_longer_probed_does_not_count() -> None:
     found = health("--++")
     found.retain(["2", "3"])
     assert found.complaint(2) is None
 
 
-def test_a_healthy_replica_may_not_stay_unknown_for_long() -> None:
+def test_a_healthy_replica_may_not_go_unprobed_for_long() -> None:
     rounds = ["-+++"] * 5
     assert health(*rounds).complaint(4) is None
     assert health(*rounds, "-+++").complaint(4) == "0 could not be probed 6 times in a row: too many open files"
@@ -66,7 +67,7 @@ def test_a_healthy_replica_may_not_stay_unknown_for_long() -> None:
     assert health("-+++", "-+++", threshold=1).complaint(4) is not None
 
 
-def test_a_replica_that_is_out_anyway_may() -> None:
+def test_an_unhealthy_replica_may_go_unprobed() -> None:
     found = health("++++")
     for _ in range(20):
         found.note("0", TROUBLE, is_healthy=False)

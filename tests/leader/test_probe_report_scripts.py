@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
 @pytest.mark.parametrize("case", ["wrong token", "wrong epoch", "lower epoch", "no leader", "another leader"])
-async def test_a_report_that_is_not_the_leaders_writes_nothing(space: Space, case: str) -> None:
+async def test_a_report_of_another_router_than_the_leader_writes_nothing(space: Space, case: str) -> None:
     await space.add()
     epoch, token = await space.elect(), "token"
     match case:
@@ -47,7 +47,7 @@ async def test_the_epoch_is_compared_as_text_with_every_digit(space: Space) -> N
     assert (await space.report(answer.epoch, 1, space.success())).events
 
 
-async def test_a_batch_counts_once_and_an_older_one_not_at_all(space: Space) -> None:
+async def test_a_batch_counts_once_and_an_older_batch_never(space: Space) -> None:
     await space.add()
     epoch = await space.elect()
     await space.report(epoch, 5, space.failure())
@@ -59,7 +59,7 @@ async def test_a_batch_counts_once_and_an_older_one_not_at_all(space: Space) -> 
     assert space.fields(A)["consecutive_failures"] == "2"
 
 
-async def test_batches_begin_anew_with_each_epoch(space: Space) -> None:
+async def test_batch_numbers_start_again_with_each_epoch(space: Space) -> None:
     await space.add()
     epoch = await space.elect()
     await space.report(epoch, 7, space.failure())
@@ -68,7 +68,7 @@ async def test_batches_begin_anew_with_each_epoch(space: Space) -> None:
     assert not (await space.report(epoch, 1, space.failure())).is_duplicate
 
 
-async def test_results_for_what_is_not_there_are_dropped_and_create_nothing(space: Space) -> None:
+async def test_results_for_unknown_replicas_are_dropped_and_create_nothing(space: Space) -> None:
     await space.add(A)
     await space.add(B)
     await space.remove(B)
@@ -83,7 +83,7 @@ async def test_results_for_what_is_not_there_are_dropped_and_create_nothing(spac
     assert after == before
 
 
-async def test_a_result_for_a_hash_that_is_not_ours_is_dropped(space: Space) -> None:
+async def test_a_result_for_a_foreign_hash_is_dropped(space: Space) -> None:
     epoch = await space.elect()
     space.raw.hset(space.keys.replica(A), "foreign", "1")
     assert (await space.report(epoch, 1, ProbeResult(A, "", 1.0))).dropped == 1
@@ -91,7 +91,8 @@ async def test_a_result_for_a_hash_that_is_not_ours_is_dropped(space: Space) -> 
     space.raw.delete(space.keys.replica(A))
 
 
-async def test_a_late_result_for_an_earlier_life_does_not_touch_the_present_one(space: Space) -> None:
+async def test_a_late_result_for_an_earlier_life_changes_nothing(space: Space) -> None:
+    """The url is registered again by then."""
     await space.add()
     epoch = await space.elect()
     late = space.failure()
@@ -103,7 +104,7 @@ async def test_a_late_result_for_an_earlier_life_does_not_touch_the_present_one(
     assert space.fields(A) == before
 
 
-async def test_an_unknown_replica_is_healthy_at_the_first_success(space: Space) -> None:
+async def test_an_unknown_replica_turns_healthy_at_the_first_success(space: Space) -> None:
     await space.add(primary=True)
     epoch = await space.elect()
     report = await space.report(epoch, 1, space.success())
@@ -125,7 +126,9 @@ async def test_an_unknown_replica_is_healthy_at_the_first_success(space: Space) 
         (2, 2, "ffs", "??--"),
     ],
 )
-async def test_the_originals_thresholds(space: Space, failure: int, recovery: int, results: str, statuses: str) -> None:
+async def test_the_thresholds_work_like_the_originals(
+    space: Space, failure: int, recovery: int, results: str, statuses: str
+) -> None:
     """Every step is one probe: f a failure, s a success; the status before it and after it is written below."""
     await space.add()
     epoch = await space.elect()
@@ -172,7 +175,7 @@ async def test_a_latency_is_stored_as_python_wrote_it(space: Space, latency_ms: 
 @pytest.mark.parametrize(
     "error", ["timeout", "ü \U0001f600 \u2028", "two\nlines\r\n\x00\x1b[31m", "x" * 10_000, "%s {} '\"]] --"]
 )
-async def test_any_error_text_is_kept_and_rides_on_the_event(space: Space, error: str) -> None:
+async def test_any_error_text_is_kept_and_carried_by_the_event(space: Space, error: str) -> None:
     await space.add()
     epoch = await space.elect()
     report = await space.report(epoch, 1, *[space.failure(error=error)] * 3)
@@ -183,7 +186,7 @@ async def test_any_error_text_is_kept_and_rides_on_the_event(space: Space, error
     assert event.reason == event.record.last_error == space.fields(A)["last_error"] == error
 
 
-async def test_in_the_steady_state_the_feed_is_silent(space: Space) -> None:
+async def test_unchanged_health_writes_no_event(space: Space) -> None:
     await space.add(A)
     await space.add(B)
     epoch = await space.elect()
@@ -196,7 +199,7 @@ async def test_in_the_steady_state_the_feed_is_silent(space: Space) -> None:
     assert space.fields(B)["consecutive_failures"] == "23"
 
 
-async def test_500_results_in_one_call(space: Space) -> None:
+async def test_five_hundred_results_fit_in_one_call(space: Space) -> None:
     urls = [f"http://10.1.{n // 250}.{n % 250}:8000" for n in range(500)]
     for url in urls:
         await space.add(url)
@@ -208,7 +211,7 @@ async def test_500_results_in_one_call(space: Space) -> None:
     assert len(await space.reader.events(after="0-0", count=2000)) == 1001
 
 
-async def test_results_of_one_batch_count_in_their_order(space: Space) -> None:
+async def test_results_of_one_batch_are_applied_in_order(space: Space) -> None:
     await space.add()
     epoch = await space.elect()
     good, bad = space.success(), space.failure()
@@ -218,14 +221,14 @@ async def test_results_of_one_batch_count_in_their_order(space: Space) -> None:
     assert [event.previous for event in report.events[1:]] == [event.id for event in report.events[:-1]]
 
 
-async def test_an_empty_batch_only_counts_as_a_batch(space: Space) -> None:
+async def test_an_empty_batch_changes_only_the_batch_number(space: Space) -> None:
     epoch = await space.elect()
     assert await space.report(epoch, 1) == await space.report(epoch, 2)
     assert (await space.report(epoch, 2)).is_duplicate
 
 
 @pytest.mark.parametrize("results", [["s"], ["f", "f", "f"], ["s", "f", "f", "s"], ["s", "f", "f", "f", "s", "s"]])
-async def test_outcomes_follow_the_same_rules_and_name_who_saw_them(space: Space, results: Sequence[str]) -> None:
+async def test_outcomes_follow_the_same_rules_and_name_their_router(space: Space, results: Sequence[str]) -> None:
     for url in (A, B):
         await space.add(url)
     epoch = await space.elect()
@@ -238,7 +241,7 @@ async def test_outcomes_follow_the_same_rules_and_name_who_saw_them(space: Space
     assert [space.fields(A)[field] for field in own] == [space.fields(B)[field] for field in own]
 
 
-async def test_an_outcome_for_what_is_not_there_is_dropped(space: Space) -> None:
+async def test_an_outcome_for_an_unknown_replica_is_dropped(space: Space) -> None:
     await space.add()
     stale = space.failure()
     await space.remove()

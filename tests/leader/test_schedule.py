@@ -62,9 +62,7 @@ def pop_all(schedule: Schedule, now: float) -> list[str]:
         (UNHEALTHY, False, False),
     ],
 )
-def test_a_change_is_pending_while_the_next_result_may_change_the_status(
-    status: ReplicaStatus, ok: bool, pending: bool
-) -> None:
+def test_a_change_is_pending_while_one_result_may_bring_it(status: ReplicaStatus, ok: bool, pending: bool) -> None:
     assert is_change_pending(status, ok=ok) is pending
     schedule = a_schedule()
     schedule.follow([record_of()], now=START)
@@ -83,7 +81,7 @@ def test_the_fast_interval_is_never_longer_than_the_interval() -> None:
     assert schedule.next_due() == START + 0.5
 
 
-def test_a_phase_is_the_same_on_every_router_and_never_changes() -> None:
+def test_a_phase_is_equal_on_all_routers_and_never_changes() -> None:
     assert phase_of("http://10.0.0.1:8000") == pytest.approx(0.2750999583)
     assert phase_of("http://10.0.0.1:8000") != phase_of("http://10.0.0.2:8000")
 
@@ -97,9 +95,8 @@ def test_phases_are_spread_evenly() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0, 1e7), st.floats(0, 1, exclude_max=True), st.floats(0.01, 3600))
-def test_the_next_slot_lies_half_to_one_and_a_half_intervals_ahead_and_in_phase(
-    now: float, phase: float, interval: float
-) -> None:
+def test_the_next_probe_time_is_in_phase_one_interval_ahead(now: float, phase: float, interval: float) -> None:
+    """Half an interval to one and a half intervals ahead."""
     slot = next_slot(now, phase=phase, interval=interval)
     rounding = 1e-6 * interval + 1e-9 * now
     assert interval / 2 - rounding <= slot - now <= interval * 1.5 + rounding
@@ -107,7 +104,7 @@ def test_the_next_slot_lies_half_to_one_and_a_half_intervals_ahead_and_in_phase(
     assert abs(turns - round(turns)) * interval <= rounding
 
 
-def test_slots_come_once_an_interval_and_at_half_an_interval_the_next_one_is_taken() -> None:
+def test_at_half_an_interval_the_following_probe_time_is_chosen() -> None:
     assert next_slot(10.0, phase=0.0, interval=4.0) == 16.0
     assert next_slot(9.99, phase=0.0, interval=4.0) == 12.0
     assert next_slot(10.0, phase=0.25, interval=4.0) == 13.0
@@ -149,14 +146,14 @@ def test_a_removed_replica_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("admin", list(AdminState))
-def test_a_disabled_replica_is_not_probed_and_a_draining_one_is(admin: AdminState) -> None:
+def test_draining_replicas_are_scheduled_but_disabled_ones_not(admin: AdminState) -> None:
     schedule = a_schedule()
     schedule.follow([record_of(admin=admin)], now=START)
     is_probed = admin in (AdminState.ACTIVE, AdminState.DRAINING)
     assert pop_all(schedule, START) == [url_of(1)] * is_probed
 
 
-def test_a_replica_is_out_until_it_is_settled() -> None:
+def test_a_probed_replica_is_not_due_until_its_result() -> None:
     schedule = a_schedule()
     schedule.follow([record_of()], now=START)
     assert pop_all(schedule, START) == [url_of(1)]
@@ -167,7 +164,7 @@ def test_a_replica_is_out_until_it_is_settled() -> None:
 
 
 @pytest.mark.parametrize("admin", [AdminState.DISABLED, AdminState.REMOVED])
-def test_a_replica_that_comes_back_during_its_probe_is_due_only_after_it(admin: AdminState) -> None:
+def test_a_replica_returning_during_its_probe_is_due_after_it(admin: AdminState) -> None:
     schedule = a_schedule()
     schedule.follow([record_of()], now=START)
     assert pop_all(schedule, START) == [url_of(1)]
@@ -178,7 +175,7 @@ def test_a_replica_that_comes_back_during_its_probe_is_due_only_after_it(admin: 
     assert pop_all(schedule, START + 3) == [url_of(1)]
 
 
-def test_a_replica_that_goes_during_its_probe_stays_away_when_that_ends() -> None:
+def test_a_replica_removed_during_its_probe_stays_away_afterwards() -> None:
     schedule = a_schedule()
     schedule.follow([record_of(1), record_of(2)], now=START)
     assert pop_all(schedule, START) == [url_of(1), url_of(2)]
@@ -202,9 +199,7 @@ def test_a_replica_that_goes_during_its_probe_stays_away_when_that_ends() -> Non
         (record_of(status=UNHEALTHY, ok_ago=0.1), True),  # recovering
     ],
 )
-def test_at_the_start_of_a_term_only_what_is_overdue_or_pending_is_probed_at_once(
-    record: ReplicaRecord, at_once: bool
-) -> None:
+def test_a_term_starts_with_overdue_and_pending_replicas_only(record: ReplicaRecord, at_once: bool) -> None:
     schedule = a_schedule()
     schedule.follow([record], now=START, server_now=SERVER_NOW)
     if at_once:
@@ -225,7 +220,7 @@ def test_at_the_start_of_a_term_only_what_is_overdue_or_pending_is_probed_at_onc
         (UNHEALTHY, 1000, 5, True),
     ],
 )
-def test_at_the_start_of_a_term_the_later_of_the_last_results_counts(
+def test_a_term_starts_from_the_later_of_the_last_results(
     status: ReplicaStatus, ok_ago: float, failed_ago: float, at_once: bool
 ) -> None:
     health = ReplicaHealth(status, last_ok_at=SERVER_NOW - ok_ago, last_failure_at=SERVER_NOW - failed_ago)
@@ -235,7 +230,7 @@ def test_at_the_start_of_a_term_the_later_of_the_last_results_counts(
     assert (schedule.next_due() == START) is at_once
 
 
-def test_hastening_makes_the_next_one_due_and_no_other() -> None:
+def test_hastening_makes_only_the_next_probe_due() -> None:
     schedule = a_schedule()
     schedule.hasten(START)
     records = [record_of(number, status=HEALTHY, ok_ago=1.0) for number in (1, 2, 3)]
@@ -249,7 +244,7 @@ def test_hastening_makes_the_next_one_due_and_no_other() -> None:
     assert schedule.next_due() == later
 
 
-def test_after_a_long_stall_everything_is_probed_once_and_is_spread_again_at_once() -> None:
+def test_after_a_stall_each_replica_is_probed_once_then_spread() -> None:
     schedule = a_schedule()
     replicas = 200
     schedule.follow([record_of(number) for number in range(replicas)], now=START)
@@ -266,7 +261,7 @@ def test_after_a_long_stall_everything_is_probed_once_and_is_spread_again_at_onc
     assert max(per_second) < replicas / INTERVAL * 1.6
 
 
-def test_what_is_due_longest_comes_first() -> None:
+def test_the_replica_due_longest_comes_first() -> None:
     schedule = a_schedule()
     schedule.follow([record_of(1)], now=START + 2)
     schedule.follow([record_of(1), record_of(2)], now=START + 1)
@@ -307,9 +302,10 @@ class Simulation:
     seed=st.integers(0, 1000),
 )
 @example(numbers=set(range(15)), interval=1.0, latency_share=0.0, seed=0)
-def test_over_an_hour_every_settled_replica_is_probed_about_once_an_interval(
+def test_settled_replicas_are_probed_about_once_an_interval(
     numbers: set[int], interval: float, latency_share: float, seed: int
 ) -> None:
+    """Counted over an hour."""
     latencies = {url_of(number): latency_share * interval * phase_of(str(number)) for number in numbers}
     hour = Simulation(latencies)
     hour.run(seconds=3600, interval=interval, fast=0.5, seed=seed)
@@ -326,7 +322,7 @@ def test_over_an_hour_every_settled_replica_is_probed_about_once_an_interval(
 
 @effort(examples=60)
 @given(st.lists(st.tuples(st.floats(0.01, 4), st.sampled_from(["settle", "fail", "vanish", "return", "nothing"]))))
-def test_whatever_happens_a_replica_is_never_out_twice_and_never_lost(steps: list[tuple[float, str]]) -> None:
+def test_no_replica_is_ever_probed_twice_at_once_or_lost(steps: list[tuple[float, str]]) -> None:
     schedule = a_schedule()
     here, now, is_out = True, START, False
     schedule.follow([record_of()], now=now)

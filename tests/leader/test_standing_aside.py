@@ -36,9 +36,10 @@ def unfit(lock: Lock, name: str = "a", *, after: float = 1.5) -> Router:
     return router
 
 
-async def test_it_resigns_with_the_reason_and_the_next_leads_at_once(
+async def test_a_troubled_leader_resigns_and_another_router_leads_at_once(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
+    """The resignation carries the reason."""
     await router.start()
     other = Router(lock, "b")
     await other.start()
@@ -53,9 +54,10 @@ async def test_it_resigns_with_the_reason_and_the_next_leads_at_once(
     await other.stop()
 
 
-async def test_alone_it_leads_again_after_one_lease_and_seldom_resigns(
+async def test_a_lone_troubled_router_leads_again_and_seldom_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
+    """It leads again after one lease."""
     await router.start()
     await clock.advance(1.5 + LEASE - 0.1)
     assert not router.is_leader()
@@ -68,7 +70,9 @@ async def test_alone_it_leads_again_after_one_lease_and_seldom_resigns(
     assert 8 <= len(lock.elections) <= 11
 
 
-async def test_others_stand_first_also_at_later_vacancies(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_other_routers_campaign_first_at_later_vacancies_too(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
     await router.start()
     await clock.advance(1.5)
     lock.seize()
@@ -80,7 +84,9 @@ async def test_others_stand_first_also_at_later_vacancies(clock: FakeClock, lock
     assert await clock.run_until(router.is_leader) == pytest.approx(LEASE)
 
 
-async def test_after_its_handicap_it_stands_as_any_other(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_after_its_handicap_a_router_campaigns_like_the_others(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
     await router.start()
     await clock.advance(1.5)
     lock.seize()
@@ -94,7 +100,7 @@ async def test_after_its_handicap_it_stands_as_any_other(clock: FakeClock, lock:
     assert not router.terms[-1].is_last_resort
 
 
-async def test_where_all_are_unfit_one_of_them_leads(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_one_router_leads_even_if_all_are_unfit(clock: FakeClock, lock: Lock, router: Router) -> None:
     others = [unfit(lock, name) for name in "bcd"]
     for one in (router, *others):
         await one.start()
@@ -126,7 +132,7 @@ async def test_without_redis_the_lease_ends_by_itself(clock: FakeClock, lock: Lo
     await other.stop()
 
 
-async def test_it_is_told_in_the_log(lock: Lock, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_standing_aside_is_logged(lock: Lock, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     router = unfit(lock)
     await router.start()
@@ -138,7 +144,7 @@ async def test_it_is_told_in_the_log(lock: Lock, clock: FakeClock, caplog: pytes
     ]
 
 
-async def test_one_that_is_asked_to_step_down_meanwhile_sits_out(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_a_troubled_leader_asked_to_step_down_sits_out(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     await clock.advance(1.5 + LEASE / 2)
     router.election.notice([deposed()])

@@ -20,9 +20,7 @@ def depose(lock: Lock, *routers: Router) -> None:
         router.election.notice([deposed(lock.router)])
 
 
-async def test_the_deposed_stops_at_once_and_another_leads_at_once_and_stays(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
+async def test_a_deposed_leader_stops_and_another_leads_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     other = Router(lock, "b")
     await other.start()
@@ -38,7 +36,7 @@ async def test_the_deposed_stops_at_once_and_another_leads_at_once_and_stays(
     await other.stop()
 
 
-async def test_a_router_that_is_alone_leads_again_after_the_time(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_a_lone_router_leads_again_after_the_time_asked(clock: FakeClock, lock: Lock, router: Router) -> None:
     await router.start()
     await clock.advance(2.5)
     depose(lock, router)
@@ -67,7 +65,7 @@ async def test_nothing_else_makes_a_leader_stop_or_sit_out(
 
 
 @pytest.mark.parametrize("reply_takes", [0.0, 0.5], ids=["no renewal is under way", "one is that arrived before"])
-async def test_lead_may_finish_and_is_no_leader_meanwhile(
+async def test_lead_may_finish_but_the_router_is_no_leader(
     clock: FakeClock, lock: Lock, router: Router, reply_takes: float
 ) -> None:
     believed: list[bool] = []
@@ -92,7 +90,7 @@ async def test_lead_may_finish_and_is_no_leader_meanwhile(
     assert [term.epoch for term in router.terms] == [1, 2]
 
 
-async def test_news_that_overtake_the_reply_to_the_campaign_count(clock: FakeClock, lock: Lock, router: Router) -> None:
+async def test_an_event_that_overtakes_the_campaigns_reply_counts(clock: FakeClock, lock: Lock, router: Router) -> None:
     router.store.delay_after = 0.5
     await router.start()
     await clock.advance(0.2)
@@ -105,7 +103,7 @@ async def test_news_that_overtake_the_reply_to_the_campaign_count(clock: FakeClo
     assert [term.epoch for term in router.terms] == [2]
 
 
-async def test_a_renewal_that_is_refused_before_the_news_come_waits_for_them(
+async def test_a_refused_renewal_waits_for_the_event_explaining_it(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     await router.start()
@@ -119,10 +117,10 @@ async def test_a_renewal_that_is_refused_before_the_news_come_waits_for_them(
     assert router.store.times("campaign") == [0]
 
 
-async def test_news_that_come_after_it_was_elected_again_make_it_give_way(
+async def test_a_late_deposition_event_deposes_a_leader_elected_again(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
-    """As for one that was paused, and learns only then what it missed."""
+    """As of a router that was paused and receives only then the events that it missed."""
     await router.start()
     await clock.advance(0.5)
     lock.expires_at = 0.0
@@ -138,7 +136,9 @@ async def test_news_that_come_after_it_was_elected_again_make_it_give_way(
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
-async def test_stopping_while_it_sits_out(clock: FakeClock, lock: Lock, router: Router, is_alone: bool) -> None:
+async def test_a_router_that_sits_out_can_be_stopped(
+    clock: FakeClock, lock: Lock, router: Router, is_alone: bool
+) -> None:
     await router.start()
     await clock.advance(0.5)
     depose(lock, router)
@@ -153,7 +153,7 @@ async def test_stopping_while_it_sits_out(clock: FakeClock, lock: Lock, router: 
     assert lock.holder == ("" if is_alone else "other's")
 
 
-async def test_a_deposition_while_redis_is_away_ends_the_term_all_the_same(
+async def test_a_deposition_ends_the_term_even_while_redis_is_away(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:
     await router.start()
@@ -165,7 +165,7 @@ async def test_a_deposition_while_redis_is_away_ends_the_term_all_the_same(
     assert not router.is_leader()
 
 
-async def test_it_is_logged_as_what_it_is(
+async def test_a_deposition_is_logged_as_one(
     clock: FakeClock, lock: Lock, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -51,7 +51,7 @@ async def test_a_lease_holds_a_slot_until_its_block_ends(registry: SharedReplica
     assert [replica.in_flight for replica in registry.all()] == [0, 0]
 
 
-async def test_who_finds_no_room_is_told_why(registry: SharedReplicaRegistry) -> None:
+async def test_a_session_that_finds_no_room_gets_the_reason(registry: SharedReplicaRegistry) -> None:
     leases = [await registry.acquire() for _ in range(2)]
     assert {lease.replica.name for lease in leases} == {"gpu-1", "gpu-2"}
     with pytest.raises(Saturated, match="as many sessions as its capacity allows"):
@@ -72,7 +72,7 @@ async def test_two_routers_share_the_slots(registry: SharedReplicaRegistry, conf
     assert (await registry.acquire()).replica.key == second.replica.key  # it left, and its lease ended
 
 
-async def test_a_timeout_that_is_none_and_what_is_not_started_is_said(
+async def test_a_wrong_timeout_or_an_unstarted_registry_is_refused(
     registry: SharedReplicaRegistry, config: RouterConfig
 ) -> None:
     for timeout in (-1.0, math.inf, math.nan):
@@ -84,7 +84,7 @@ async def test_a_timeout_that_is_none_and_what_is_not_started_is_said(
         await SharedReplicaRegistry(config).acquire()
 
 
-async def test_waiting_for_a_replica_to_be_drained(registry: SharedReplicaRegistry) -> None:
+async def test_a_caller_can_wait_until_a_replica_is_drained(registry: SharedReplicaRegistry) -> None:
     lease = await registry.acquire()
     await registry.deregister(lease.replica, when_drained=True)
     assert not await registry.wait_drained(lease.replica, timeout_seconds=0.05)

@@ -114,7 +114,7 @@ def calling_during(router: Router, call: str, what: Callable[[], None]) -> None:
     router.store.during = during  # type: ignore[method-assign,assignment]
 
 
-async def test_who_need_not_wait_does_not(router: Router, clock: FakeClock) -> None:
+async def test_a_session_with_a_free_slot_does_not_wait(router: Router, clock: FakeClock) -> None:
     router.store.answers = [GRANT]
     task = router.wait()
     await clock.settle()
@@ -124,7 +124,7 @@ async def test_who_need_not_wait_does_not(router: Router, clock: FakeClock) -> N
     assert (router.heard, router.redis.asked, router.request.is_in_doubt) == ([], [], False)
 
 
-async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Router, clock: FakeClock) -> None:
+async def test_placements_are_recorded_in_redis_before_a_slot_is_requested(router: Router, clock: FakeClock) -> None:
     router.behind = AWAY
     router.ledger.unrecorded.add("placed without Redis")
     with pytest.raises(StoreUnavailable):
@@ -139,7 +139,7 @@ async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Rou
     assert router.catches_up == 3, "Redis has it all"
 
 
-async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, clock: FakeClock) -> None:
+async def test_replicas_left_to_other_routers_are_excluded_meanwhile(router: Router, clock: FakeClock) -> None:
     router.others = {A}
     router.store.answers = [EXCLUDED, GRANT]
     task = router.wait()
@@ -150,7 +150,7 @@ async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, c
     assert router.store.excluded == [{A, B}, [B]]
 
 
-async def test_who_may_not_join_a_line_that_long_is_told_at_once(router: Router, clock: FakeClock) -> None:
+async def test_a_session_refused_by_a_long_queue_fails_at_once(router: Router, clock: FakeClock) -> None:
     router.store.answers = [FULL]
     task = router.wait()
     await clock.settle()
@@ -158,7 +158,7 @@ async def test_who_may_not_join_a_line_that_long_is_told_at_once(router: Router,
 
 
 @pytest.mark.parametrize("last", [GRANT, FULL], ids=["granted", "in vain"])
-async def test_at_the_deadline_it_looks_once_more_without_waiting(
+async def test_at_the_deadline_one_last_request_is_made_without_waiting(
     router: Router, clock: FakeClock, last: Grant | Denied
 ) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [last]
@@ -172,14 +172,14 @@ async def test_at_the_deadline_it_looks_once_more_without_waiting(
     assert router.store.excluded[-1] == [B]
 
 
-async def test_a_deadline_that_is_past_leaves_one_look(router: Router, clock: FakeClock) -> None:
+async def test_a_deadline_already_passed_leaves_one_request(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
     task = asyncio.ensure_future(router.queue.wait(router.asker, router.request, clock.monotonic(), None))
     await clock.settle()
     assert (task.result(), router.store.called) == (FULL, ["acquire"])
 
 
-async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeClock) -> None:
+async def test_the_inbox_brings_a_waiter_its_slot_at_once(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD]
     router.redis.position_of["a"] = 3
     task = router.wait()
@@ -190,7 +190,7 @@ async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeC
     assert router.store.calls == [(START, "wait")]
 
 
-async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_called_during_a_request_requests_again(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, GRANT]
     calling_during(router, "wait", router.queue.call_all)
     task = router.wait()
@@ -198,7 +198,7 @@ async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClo
     assert (task.result(), clock.monotonic()) == (GRANT, START)
 
 
-async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_missing_from_the_queue_rejoins_at_its_position(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, Queued("77", 1, 1), GRANT]
     router.redis.position_of["a"] = 3
     task = router.wait()
@@ -214,7 +214,7 @@ async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, cl
     assert task.result() == GRANT
 
 
-async def test_it_hears_where_it_stands_at_once_and_when_that_changes(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_receives_its_position_at_once_and_every_change(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [FULL]
     router.redis.position_of["a"] = 3
     task = router.wait()
@@ -232,7 +232,7 @@ async def test_it_hears_where_it_stands_at_once_and_when_that_changes(router: Ro
     assert len(router.heard) == 3
 
 
-async def test_called_without_having_moved_it_hears_nothing_new(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_that_has_not_moved_receives_no_news(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [FULL]
     router.redis.position_of["a"] = 3
     task = router.wait()
@@ -247,7 +247,7 @@ async def test_called_without_having_moved_it_hears_nothing_new(router: Router, 
 
 
 @pytest.mark.parametrize("at", [3, 2], ids=["at once", "later"])
-async def test_what_on_position_raises_ends_the_waiting(router: Router, clock: FakeClock, at: int) -> None:
+async def test_an_error_in_on_position_ends_the_wait(router: Router, clock: FakeClock, at: int) -> None:
     def leave(position: int, depth: int) -> None:
         if position == at:
             raise ConnectionResetError("the client has left")
@@ -262,7 +262,7 @@ async def test_what_on_position_raises_ends_the_waiting(router: Router, clock: F
     assert not router.request.is_in_doubt
 
 
-async def test_redis_away_at_first_is_an_error(router: Router, clock: FakeClock) -> None:
+async def test_an_outage_before_the_first_answer_is_an_error(router: Router, clock: FakeClock) -> None:
     router.store.answers = [AWAY]
     task = router.wait()
     await clock.settle()
@@ -271,7 +271,7 @@ async def test_redis_away_at_first_is_an_error(router: Router, clock: FakeClock)
     assert router.request.is_in_doubt
 
 
-async def test_who_stands_in_line_stays_there_while_redis_is_away(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_keeps_waiting_while_redis_is_away(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, AWAY, AWAY, AWAY, GRANT]
     task = router.wait()
     await clock.settle()
@@ -285,7 +285,7 @@ async def test_who_stands_in_line_stays_there_while_redis_is_away(router: Router
     assert not router.request.is_in_doubt
 
 
-async def test_redis_away_to_the_end_is_an_error_at_the_deadline(router: Router, clock: FakeClock) -> None:
+async def test_an_outage_that_lasts_is_an_error_at_the_deadline(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD, AWAY], [AWAY]
     task = router.wait()
     await clock.settle()
@@ -298,7 +298,7 @@ async def test_redis_away_to_the_end_is_an_error_at_the_deadline(router: Router,
     assert router.store.calls[-1] == (START + TIMEOUT, "acquire")
 
 
-async def test_what_can_be_placed_without_redis_waits_no_longer(router: Router, clock: FakeClock) -> None:
+async def test_a_session_placed_without_redis_stops_waiting(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, AWAY]
     task = router.wait()
     await clock.settle()
@@ -311,7 +311,7 @@ async def test_what_can_be_placed_without_redis_waits_no_longer(router: Router, 
         task.result()
 
 
-async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, clock: FakeClock) -> None:
+async def test_a_session_excluding_the_free_replicas_joins_no_queue(router: Router, clock: FakeClock) -> None:
     router.store.answers = [EXCLUDED, EXCLUDED, THIRD, GRANT]
     task = router.wait()
     await clock.advance(2 * POLL_SECONDS - 0.01)
@@ -323,7 +323,7 @@ async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, cloc
     assert (task.result(), router.store.called[2:]) == (GRANT, ["wait", "wait 77"])
 
 
-async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router: Router, clock: FakeClock) -> None:
+async def test_a_session_excluding_the_free_replicas_keeps_its_deadline(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [EXCLUDED], [Denied(Denial.NO_HEALTHY)]
     await clock.advance(0.5)
     task = asyncio.ensure_future(router.queue.wait(router.asker, router.request, START + 2.2, None))
@@ -334,7 +334,9 @@ async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router:
 
 
 @pytest.mark.parametrize("where", ["at first", "later", "at the deadline"])
-async def test_who_is_no_live_router_joins_them_and_asks_again(router: Router, clock: FakeClock, where: str) -> None:
+async def test_a_router_that_was_reaped_rejoins_and_requests_again(
+    router: Router, clock: FakeClock, where: str
+) -> None:
     answers: dict[str, list[Answer]] = {
         "at first": [NOT_JOINED, NOT_JOINED, THIRD, GRANT],
         "later": [THIRD, NOT_JOINED, GRANT],
@@ -353,7 +355,7 @@ async def test_who_is_no_live_router_joins_them_and_asks_again(router: Router, c
     assert not router.request.is_in_doubt
 
 
-async def test_who_is_not_let_in_is_told_so(router: Router, clock: FakeClock) -> None:
+async def test_a_router_that_cannot_rejoin_raises_an_error(router: Router, clock: FakeClock) -> None:
     router.store.answers = [NOT_JOINED]
     task = router.wait()
     await clock.settle()
@@ -362,7 +364,7 @@ async def test_who_is_not_let_in_is_told_so(router: Router, clock: FakeClock) ->
     assert (router.rejoins, router.store.called) == (TRIES_TO_JOIN, ["wait"] * TRIES_TO_JOIN)
 
 
-async def test_closing_ends_the_waiting(router: Router, clock: FakeClock) -> None:
+async def test_closing_ends_the_wait_of_a_queued_session(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD]
     router.redis.position_of["a"] = 3
     task = router.wait()
@@ -374,7 +376,7 @@ async def test_closing_ends_the_waiting(router: Router, clock: FakeClock) -> Non
 
 
 @pytest.mark.parametrize("answers", [[THIRD, AWAY], [EXCLUDED]], ids=["while redis is away", "while excluding"])
-async def test_closing_ends_the_waiting_of_who_cannot_be_called(
+async def test_closing_ends_the_wait_of_a_session_outside_the_queue(
     router: Router, clock: FakeClock, answers: list[Queued | Denied | StoreUnavailable]
 ) -> None:
     router.store.answers = list(answers)
@@ -389,7 +391,7 @@ async def test_closing_ends_the_waiting_of_who_cannot_be_called(
         task.result()
 
 
-async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(router: Router, clock: FakeClock) -> None:
+async def test_a_router_that_has_left_does_not_rejoin(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, NOT_JOINED]
 
     calling_during(router, "wait 77", router.asker.close)
@@ -402,7 +404,7 @@ async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(route
     assert router.rejoins == 0
 
 
-async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeClock) -> None:
+async def test_a_cancelled_waiter_leaves_the_queue_at_once(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD]
     task = router.wait()
     await clock.settle()
@@ -412,7 +414,7 @@ async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeCl
     assert (len(router.queue._waiters), router.request.is_in_doubt) == (0, False)
 
 
-async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: FakeClock) -> None:
+async def test_a_session_cancelled_before_its_turn_sends_no_request(router: Router, clock: FakeClock) -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
@@ -427,7 +429,7 @@ async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: 
 
 
 @pytest.mark.parametrize(("answer", "is_in_doubt"), [(THIRD, False), (GRANT, False), (AWAY, True)])
-async def test_cancelled_while_it_asks_it_hears_the_answer_first(
+async def test_a_cancelled_request_awaits_its_answer_first(
     router: Router, clock: FakeClock, answer: Grant | Queued | StoreError, is_in_doubt: bool
 ) -> None:
     gate = asyncio.Event()
@@ -453,7 +455,7 @@ async def test_cancelled_while_it_asks_it_hears_the_answer_first(
     ("answer", "is_at_the_end", "is_served"),
     [(GRANT, False, True), (FULL, False, False), (GRANT, True, True), (FULL, True, False)],
 )
-async def test_only_who_is_served_shows_how_fast_the_line_moves(
+async def test_only_served_waiters_measure_the_speed_of_the_queue(
     router: Router, clock: FakeClock, answer: Grant | Denied, is_at_the_end: bool, is_served: bool
 ) -> None:
     router.store.answers = [THIRD] if is_at_the_end else [THIRD, answer]
@@ -469,13 +471,13 @@ async def test_only_who_is_served_shows_how_fast_the_line_moves(
     assert (router.queue.speed.seconds_to_pass(clock.monotonic(), 1) is not None) is is_served
 
 
-async def test_asked_without_waiting_it_asks_once(router: Router, clock: FakeClock) -> None:
+async def test_a_request_without_waiting_is_sent_once(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
     assert await router.asker.ask(router.request) == FULL
     assert (router.store.called, len(router.queue._waiters)) == (["acquire"], 0)
 
 
-async def test_who_gets_no_turn_in_time_is_told_so(router: Router, clock: FakeClock) -> None:
+async def test_a_session_without_a_turn_in_time_fails_as_busy(router: Router, clock: FakeClock) -> None:
     router.store.answers = [Busy("busy")]
     task = router.wait()
     await clock.settle()
@@ -484,7 +486,7 @@ async def test_who_gets_no_turn_in_time_is_told_so(router: Router, clock: FakeCl
     assert (router.store.called, router.store.patience) == (["wait"], [TIMEOUT])
 
 
-async def test_each_turn_is_waited_for_as_long_as_is_left(router: Router, clock: FakeClock) -> None:
+async def test_each_turn_may_take_the_time_that_is_left(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [EXCLUDED], [FULL]
     task = router.wait()
     await clock.advance(TIMEOUT + 0.1)
@@ -493,7 +495,7 @@ async def test_each_turn_is_waited_for_as_long_as_is_left(router: Router, clock:
     assert router.store.patience == [*(TIMEOUT - n * POLL_SECONDS for n in range(waits)), LAST_CALL_SECONDS]
 
 
-async def test_who_waits_in_line_and_gets_no_turn_keeps_its_place(router: Router, clock: FakeClock) -> None:
+async def test_a_waiter_without_a_turn_keeps_its_position(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD, Busy("busy"), GRANT], [FULL]
     task = router.wait()
     await clock.advance(2 * POLL_SECONDS)
@@ -501,7 +503,7 @@ async def test_who_waits_in_line_and_gets_no_turn_keeps_its_place(router: Router
     assert router.store.called == ["wait", "wait 77", "wait 77"]
 
 
-async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Router, clock: FakeClock) -> None:
+async def test_a_slot_granted_without_a_last_turn_counts(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [Busy("busy")]
     router.redis.position_of["a"] = 3
 
@@ -516,7 +518,7 @@ async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Rou
     assert task.result() == GRANT
 
 
-async def test_nothing_is_sent_for_who_asks_too_late(router: Router, clock: FakeClock) -> None:
+async def test_a_request_after_closing_is_refused_and_not_sent(router: Router, clock: FakeClock) -> None:
     router.asker.close()
     with pytest.raises(UsageError):
         await router.asker.ask(router.request)
@@ -524,9 +526,7 @@ async def test_nothing_is_sent_for_who_asks_too_late(router: Router, clock: Fake
     assert not router.request.is_in_doubt
 
 
-async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline(
-    router: Router, clock: FakeClock
-) -> None:
+async def test_rejoining_the_live_routers_is_bounded_by_the_deadline(router: Router, clock: FakeClock) -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 

@@ -58,7 +58,7 @@ fleets = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 15), st.booleans(
 @given(
     fleet=fleets, routers=st.sets(st.text("abcdef~", min_size=1, max_size=4), min_size=1, max_size=9), data=st.data()
 )
-def test_the_shares_of_all_routers_are_the_free_slots(
+def test_the_shares_of_all_routers_equal_the_free_slots(
     fleet: list[tuple[int, int, bool]], routers: set[str], data: st.DataObject
 ) -> None:
     replicas = [
@@ -82,7 +82,7 @@ def test_the_shares_of_all_routers_are_the_free_slots(
     assert max(totals) - min(totals) <= 1
 
 
-def test_what_was_taken_and_given_back_since_counts() -> None:
+def test_slots_taken_and_returned_since_the_last_loads_count() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 2}, replicas)
     placement.take("a", A)
@@ -92,7 +92,7 @@ def test_what_was_taken_and_given_back_since_counts() -> None:
     assert take_all(placement, replicas).total() == 1
 
 
-def test_new_loads_count_what_was_taken_before_they_were_looked_at() -> None:
+def test_new_loads_contain_the_slots_taken_before_reading() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
     take_all(placement, replicas, at_most=3)
@@ -101,7 +101,7 @@ def test_new_loads_count_what_was_taken_before_they_were_looked_at() -> None:
     assert take_all(placement, replicas).total() == 2
 
 
-def test_what_is_taken_while_the_loads_are_read_counts_on_top_of_them() -> None:
+def test_slots_taken_during_the_reading_count_on_top() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
     placement.begin_read()
@@ -110,7 +110,7 @@ def test_what_is_taken_while_the_loads_are_read_counts_on_top_of_them() -> None:
     assert take_all(placement, replicas).total() == 4
 
 
-def test_what_redis_lacks_counts_on_top_of_new_loads() -> None:
+def test_leases_missing_in_redis_count_on_top_of_new_loads() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
     placement.begin_read()
@@ -120,8 +120,8 @@ def test_what_redis_lacks_counts_on_top_of_new_loads() -> None:
     assert take_all(placement, replicas).total() == 1
 
 
-def test_a_slot_that_the_loads_count_is_free_only_where_it_was_kept() -> None:
-    """Others see that it is free as soon as Redis has heard of it; where Redis has not, nobody else can have it."""
+def test_a_counted_slot_is_free_only_where_it_was_held() -> None:
+    """Other routers see it free once Redis has the release; until then only the router that held it can use it."""
     replicas = [replica(A, capacity=5)]
     kept: dict[str, str] = {}
     placement = seeing({A: 5}, replicas, kept=kept)
@@ -133,7 +133,7 @@ def test_a_slot_that_the_loads_count_is_free_only_where_it_was_kept() -> None:
     assert placement.choose(replicas) is None
 
 
-def test_what_is_given_back_while_the_loads_are_read_is_not_free_yet() -> None:
+def test_a_slot_released_during_the_reading_is_not_free_yet() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 4}, replicas)
     placement.take("a", A)
@@ -143,7 +143,7 @@ def test_what_is_given_back_while_the_loads_are_read_is_not_free_yet() -> None:
     assert placement.choose(replicas) is None
 
 
-def test_shares_stand_until_other_loads_are_seen() -> None:
+def test_shares_stay_the_same_until_other_loads_are_read() -> None:
     """Whatever the view shows meanwhile: dealt anew, two routers would both find a slot of theirs in the same one."""
     replicas = [replica(A, capacity=1), replica(B, capacity=1)]
     placement = seeing({A: 0, B: 0}, replicas, routers=(ROUTER, "r~2"))
@@ -154,29 +154,30 @@ def test_shares_stand_until_other_loads_are_seen() -> None:
     assert placement.used_up([replica(C), *replicas]) == {A, B}
 
 
-def test_a_capacity_that_was_lowered_since_counts_at_once() -> None:
+def test_a_lowered_capacity_counts_at_once() -> None:
     placement = seeing({A: 1}, [replica(A, capacity=5)])
     assert take_all(placement, [replica(A, capacity=3)]).total() == 2
 
 
 @pytest.mark.parametrize("routers", [(), ("r~2",)])
-def test_a_router_that_is_not_among_those_it_saw_has_no_share(routers: tuple[str, ...]) -> None:
+def test_a_router_missing_in_its_own_reading_has_no_share(routers: tuple[str, ...]) -> None:
     placement = seeing({A: 0, B: 0}, [replica(A, capacity=5), replica(B)], routers)
     assert placement.choose([replica(A, capacity=5)]) is None
     assert placement.choose([replica(A, capacity=5), replica(B)]) is not None, "but for what has no limit"
 
 
-def test_before_it_saw_anything_it_has_no_share() -> None:
+def test_a_router_has_no_share_before_its_first_reading() -> None:
     assert DegradedPlacement("share", router=ROUTER).choose([replica(A, capacity=5)]) is None
 
 
-def test_off_chooses_nothing_and_unlimited_anything() -> None:
+def test_off_places_nothing_and_unlimited_places_anywhere() -> None:
     replicas = [replica(A, capacity=1), replica(B)]
     assert DegradedPlacement("off", router=ROUTER).choose(replicas) is None
     assert take_all(DegradedPlacement("unlimited", router=ROUTER), replicas, at_most=10) == {A: 5, B: 5}
 
 
-def test_the_least_loaded_for_its_weight_of_the_first_tier_is_chosen() -> None:
+def test_the_least_loaded_replica_of_the_first_tier_is_chosen() -> None:
+    """Loads are divided by the weights."""
     replicas = [replica(A), replica(B, primary=True, weight=4.0), replica(C, primary=True)]
     placement = seeing({A: 0, B: 2, C: 0}, replicas)
     assert take_all(placement, replicas, at_most=8) == {B: 6, C: 2}
@@ -184,7 +185,7 @@ def test_the_least_loaded_for_its_weight_of_the_first_tier_is_chosen() -> None:
     assert placement.choose(replicas, excluded={A, B, C}) is None
 
 
-def test_the_second_tier_takes_over_where_the_share_of_the_first_is_used_up() -> None:
+def test_the_second_tier_follows_once_the_firsts_share_is_used() -> None:
     replicas = [replica(B, primary=True, capacity=3), replica(A, capacity=2)]
     assert take_all(seeing({A: 0, B: 1}, replicas), replicas) == {B: 2, A: 2}
 

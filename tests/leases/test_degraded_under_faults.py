@@ -74,7 +74,7 @@ def have_seen_all(space: Space, registries: list[SharedReplicaRegistry]) -> bool
     return True
 
 
-async def test_together_they_stay_within_capacity_and_use_all_of_it(server: EmbeddedServer, space: Space) -> None:
+async def test_all_routers_together_use_all_capacity_and_no_more(server: EmbeddedServer, space: Space) -> None:
     async with three_routers(space, server, "share") as registries:
         taken = [lease for one, load in zip(registries, LOADS, strict=True) for lease in await take(one, load)]
         idle = registries[1]
@@ -104,7 +104,7 @@ async def test_together_they_stay_within_capacity_and_use_all_of_it(server: Embe
         assert leases(space) == {}
 
 
-async def test_off_places_nothing(server: EmbeddedServer, space: Space) -> None:
+async def test_with_off_no_session_is_placed(server: EmbeddedServer, space: Space) -> None:
     async with three_routers(space, server, "off") as registries:
         held = await take(registries[0], 2)
         server.kill()
@@ -117,7 +117,7 @@ async def test_off_places_nothing(server: EmbeddedServer, space: Space) -> None:
         assert set(leases(space)) == {lease.id for lease in held}
 
 
-async def test_unlimited_places_by_health_alone_and_says_what_came_of_it(
+async def test_unlimited_places_by_health_alone_and_reports_the_excess(
     server: EmbeddedServer, space: Space, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with three_routers(space, server, "unlimited") as registries:
@@ -136,7 +136,7 @@ async def test_unlimited_places_by_health_alone_and_says_what_came_of_it(
         assert len([one for one in caplog.messages if one.startswith("placement: placing without Redis")]) == 3
 
 
-async def test_a_router_that_never_saw_the_loads_places_nothing_by_itself(server: EmbeddedServer, space: Space) -> None:
+async def test_a_router_that_never_read_loads_places_no_session(server: EmbeddedServer, space: Space) -> None:
     async with three_routers(space, server, "share") as registries:
         server.kill()
         with pytest.raises(StoreUnavailable):

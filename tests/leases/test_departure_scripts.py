@@ -66,7 +66,7 @@ async def test_a_dead_routers_leases_end_with_it(space: Space, count: int) -> No
     assert not space.raw.exists(space.keys.router(TWO))
 
 
-async def test_a_router_that_leaves_takes_its_leases_along(space: Space) -> None:
+async def test_a_leaving_router_ends_its_leases(space: Space) -> None:
     await serve(space)
     others = await hold(space, 3)
     await hold(space, MANY, router=ONE)
@@ -77,7 +77,7 @@ async def test_a_router_that_leaves_takes_its_leases_along(space: Space) -> None
     assert held_by(space, TWO) == others
 
 
-async def test_every_piece_is_counted_and_leaves_the_router_listed(space: Space) -> None:
+async def test_each_partial_reaping_counts_and_keeps_the_router_listed(space: Space) -> None:
     await serve(space)
     await hold(space, MANY)
     space.expire_router(TWO)
@@ -98,7 +98,7 @@ async def test_sessions_of_a_dead_router_find_their_replicas_again(space: Space)
     assert urls == [A] * 20
 
 
-async def test_a_router_that_beats_while_it_is_reaped_keeps_the_rest(space: Space) -> None:
+async def test_a_heartbeat_during_reaping_saves_the_remaining_leases(space: Space) -> None:
     await serve(space)
     await hold(space, MANY)
     space.expire_router(TWO)
@@ -112,7 +112,7 @@ async def test_a_router_that_beats_while_it_is_reaped_keeps_the_rest(space: Spac
     assert held_by(space, TWO) == left
 
 
-async def test_a_router_that_was_half_reaped_puts_back_what_it_lost(space: Space) -> None:
+async def test_a_partly_reaped_router_puts_back_its_lost_leases(space: Space) -> None:
     await serve(space)
     leases = await hold(space, MANY)
     space.expire_router(TWO)
@@ -127,7 +127,7 @@ async def test_a_router_that_was_half_reaped_puts_back_what_it_lost(space: Space
     assert held_by(space, TWO) == leases
 
 
-async def test_a_router_that_acquires_while_it_is_reaped_is_told_of_every_lease_it_lost(space: Space) -> None:
+async def test_a_router_acquiring_during_its_reaping_receives_all_losses(space: Space) -> None:
     await serve(space)
     await hold(space, MANY)
     space.expire_router(TWO)
@@ -142,7 +142,7 @@ async def test_a_router_that_acquires_while_it_is_reaped_is_told_of_every_lease_
     assert in_flight(space) == 1
 
 
-async def test_reaping_begun_again_after_a_beat_begins_at_the_start(space: Space) -> None:
+async def test_reaping_after_a_heartbeat_starts_from_the_beginning(space: Space) -> None:
     await serve(space)
     await hold(space, MANY)
     space.expire_router(TWO)
@@ -212,9 +212,10 @@ def loads_of(space: Space) -> dict[str, float]:
 # --- when memory is short ---
 
 
-async def test_what_ends_leases_runs_when_memory_is_short_and_what_takes_some_writes_nothing(
+async def test_commands_that_end_leases_work_while_memory_is_short(
     own_server: Callable[..., EmbeddedServer],
 ) -> None:
+    """A command that takes a lease writes nothing then."""
     server = own_server()
     async with leasing(server.url, "own", ONE, TWO) as space:
         await serve(space, A, B, C, D)

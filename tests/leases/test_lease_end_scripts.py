@@ -26,7 +26,7 @@ from tests.support.space import A, B, C, Space
 # --- tombstones ---
 
 
-async def test_a_tombstone_stays_as_long_as_sessions_are_on_it_and_seven_days_more(space: Space) -> None:
+async def test_a_tombstone_outlives_its_last_session_by_seven_days(space: Space) -> None:
     await serve(space)
     first, _ = await acquire(space)
     second, _ = await acquire(space)
@@ -80,9 +80,8 @@ ENDS: dict[str, Callable[[Space, str], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_whatever_ends_the_last_session_removes_a_replica_that_is_to_go_when_drained(
-    space: Space, how: str
-) -> None:
+async def test_a_replica_to_be_removed_goes_with_its_last_session(space: Space, how: str) -> None:
+    """Whatever ends that session."""
     await serve(space)
     other, _ = await acquire(space, router=TWO)
     lease, _ = await acquire(space)
@@ -100,13 +99,13 @@ async def test_whatever_ends_the_last_session_removes_a_replica_that_is_to_go_wh
     assert event.record.admin is AdminState.REMOVED
 
 
-async def test_without_sessions_it_goes_at_once(space: Space) -> None:
+async def test_without_sessions_a_replica_is_removed_at_once(space: Space) -> None:
     await serve(space)
     await remove_when_drained(space)
     assert has_departed(space)
 
 
-async def test_asking_again_changes_nothing_and_insisting_removes_it(space: Space) -> None:
+async def test_asking_again_changes_nothing_and_insisting_removes_at_once(space: Space) -> None:
     await serve(space)
     await acquire(space)
     await remove_when_drained(space)
@@ -121,7 +120,7 @@ async def test_asking_again_changes_nothing_and_insisting_removes_it(space: Spac
 @pytest.mark.parametrize(
     ("state", "stays"), [(AdminState.ACTIVE, True), (AdminState.DRAINING, False), (AdminState.DISABLED, False)]
 )
-async def test_enabling_calls_it_off_and_nothing_else_does(space: Space, state: AdminState, stays: bool) -> None:
+async def test_only_enabling_a_replica_cancels_its_removal(space: Space, state: AdminState, stays: bool) -> None:
     await serve(space)
     lease, _ = await acquire(space)
     await remove_when_drained(space)
@@ -141,7 +140,7 @@ async def test_draining_alone_removes_nothing(space: Space) -> None:
 # --- leases put back ---
 
 
-async def test_what_redis_lost_is_counted_again_and_only_once(space: Space) -> None:
+async def test_leases_that_redis_lost_are_counted_again_exactly_once(space: Space) -> None:
     await serve(space, A, B)
     leases = {lease_id(): A, lease_id(): A, lease_id(): B}
     assert await space.store.restore_leases(leases) == Restored(3, [], [])
@@ -152,14 +151,14 @@ async def test_what_redis_lost_is_counted_again_and_only_once(space: Space) -> N
     assert space.dump() == before
 
 
-async def test_a_router_that_is_not_among_the_live_ones_puts_nothing_back(space: Space) -> None:
+async def test_a_router_that_is_not_live_puts_nothing_back(space: Space) -> None:
     await serve(space)
     before = space.dump()
     assert await space.store_of("router~9").restore_leases({lease_id(): A}) is None
     assert space.dump() == before
 
 
-async def test_a_lease_that_redis_has_elsewhere_is_moved(space: Space) -> None:
+async def test_a_lease_recorded_on_another_replica_is_moved(space: Space) -> None:
     await serve(space, A, B)
     lease, _ = await acquire(space, "anna", excluded=[B])
     assert (await space.store.restore_leases({lease: B})) == Restored(1, [], [])
@@ -168,7 +167,7 @@ async def test_a_lease_that_redis_has_elsewhere_is_moved(space: Space) -> None:
     assert space.raw.get(space.keys.affinity_prefix + "anna") == B
 
 
-async def test_leases_on_replicas_that_are_not_there_are_named_and_left_out(space: Space) -> None:
+async def test_leases_on_missing_replicas_are_named_and_left_out(space: Space) -> None:
     await serve(space)
     known = lease_id()
     answer = await space.store.restore_leases({lease_id(): B, known: A, lease_id(): C})
@@ -178,9 +177,10 @@ async def test_leases_on_replicas_that_are_not_there_are_named_and_left_out(spac
     assert not space.raw.exists(space.keys.replica(B))
 
 
-async def test_leases_put_back_over_capacity_are_told_and_nothing_new_is_taken_before_there_is_room(
+async def test_leases_put_back_over_capacity_are_reported_and_block_newcomers(
     space: Space,
 ) -> None:
+    """No session gets a slot before there is room again."""
     await serve(space, A, capacity=2)
     other, _ = await acquire(space, router=TWO)
     mine = {lease_id(): A, lease_id(): A}
@@ -205,7 +205,7 @@ async def test_leases_put_back_on_a_tombstone_keep_it(space: Space) -> None:
     assert has_departed(space)
 
 
-async def test_a_session_put_back_is_bound_for_as_long_as_it_lasts(space: Space) -> None:
+async def test_a_lease_put_back_binds_its_session_until_it_ends(space: Space) -> None:
     await serve(space)
     lease, _ = await acquire(space, "anna")
     await space.store.release(lease, affinity_seconds=60)
@@ -213,7 +213,7 @@ async def test_a_session_put_back_is_bound_for_as_long_as_it_lasts(space: Space)
     assert space.raw.pttl(space.keys.affinity_prefix + "anna") == -1
 
 
-async def test_after_a_loss_of_everything_leases_are_gone_until_they_are_put_back(space: Space) -> None:
+async def test_after_total_loss_leases_are_gone_until_put_back(space: Space) -> None:
     await serve(space)
     lease, _ = await acquire(space)
     space.raw.delete(*space.dump())

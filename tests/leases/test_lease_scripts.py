@@ -51,7 +51,7 @@ async def test_a_lease_goes_to_the_least_loaded_replica(space: Space) -> None:
     assert {url: in_flight(space, url) for url in (A, B, C)} == {A: 1, B: 1, C: 1}
 
 
-async def test_filling_an_idle_fleet_leaves_it_even_at_every_moment(space: Space) -> None:
+async def test_filling_an_idle_fleet_keeps_it_even_throughout(space: Space) -> None:
     urls = [f"http://10.0.1.{number}:80" for number in range(7)]
     await serve(space, *urls)
     placed: Counter[str] = Counter(dict.fromkeys(urls, 0))
@@ -60,7 +60,7 @@ async def test_filling_an_idle_fleet_leaves_it_even_at_every_moment(space: Space
         assert max(placed.values()) - min(placed.values()) <= 1
 
 
-async def test_a_weighted_fleet_is_within_one_session_of_its_weights_at_every_moment(space: Space) -> None:
+async def test_a_weighted_fleet_stays_within_one_session_of_its_weights(space: Space) -> None:
     weights = {A: 1.0, B: 2.0, C: 3.0, D: 0.5}
     for url, weight in weights.items():
         await serve(space, url, weight=weight)
@@ -72,7 +72,7 @@ async def test_a_weighted_fleet_is_within_one_session_of_its_weights_at_every_mo
     assert placed == {A: 6, B: 12, C: 18, D: 3}
 
 
-async def test_ties_are_spread_by_the_id_evenly(space: Space) -> None:
+async def test_ties_are_spread_evenly_by_the_lease_id(space: Space) -> None:
     await serve(space, A, B, C, D)
     placed: Counter[str] = Counter()
     for tie in range(8):
@@ -83,7 +83,7 @@ async def test_ties_are_spread_by_the_id_evenly(space: Space) -> None:
 
 
 @pytest.mark.parametrize("kind", ["avoided", "excluded"])
-async def test_ties_are_spread_evenly_over_those_that_are_left(space: Space, kind: str) -> None:
+async def test_ties_are_spread_evenly_over_the_remaining_replicas(space: Space, kind: str) -> None:
     await serve(space, A, B, C, D, E)
     placed: Counter[str] = Counter()
     for tie in range(9):
@@ -125,7 +125,7 @@ async def test_excluded_replicas_are_never_taken(space: Space) -> None:
     assert await denied(space, excluded=[A, B]) is Denial.NO_HEALTHY
 
 
-async def test_avoided_replicas_are_taken_where_there_is_nothing_else(space: Space) -> None:
+async def test_avoided_replicas_are_used_only_as_a_last_resort(space: Space) -> None:
     await serve(space, A, primary=True)
     await serve(space, B)
     assert (await acquire(space, avoided=[A]))[1] == B
@@ -133,7 +133,7 @@ async def test_avoided_replicas_are_taken_where_there_is_nothing_else(space: Spa
     assert (await acquire(space, avoided=[A], excluded=[B]))[1] == A
 
 
-async def test_a_replica_may_be_named_twice(space: Space) -> None:
+async def test_an_excluded_replica_may_be_named_twice(space: Space) -> None:
     await serve(space, A, B, C)
     assert {(await acquire(space, tie=tie, avoided=[B], excluded=[B]))[1] for tie in range(4)} == {A, C}
     assert await denied(space, avoided=[A, B, C], excluded=[A, B, C]) is Denial.NO_HEALTHY
@@ -142,7 +142,7 @@ async def test_a_replica_may_be_named_twice(space: Space) -> None:
 # --- capacity ---
 
 
-async def test_capacity_is_exact_however_many_ask_at_once(space: Space) -> None:
+async def test_capacity_is_exact_however_many_sessions_ask_at_once(space: Space) -> None:
     await serve(space, A, B, C, D, E, capacity=10)
     stores = [space.store, space.store_of(TWO)]
     answers = await asyncio.gather(*(stores[number % 2].acquire(new_lease_id(None)) for number in range(200)))
@@ -152,7 +152,7 @@ async def test_capacity_is_exact_however_many_ask_at_once(space: Space) -> None:
     assert space.ready() == (set(), set(), {A, B, C, D, E})
 
 
-async def test_a_slot_given_back_may_be_taken_again(space: Space) -> None:
+async def test_a_released_slot_can_be_taken_again(space: Space) -> None:
     await serve(space, capacity=1)
     lease, _ = await acquire(space)
     assert await denied(space) is Denial.SATURATED
@@ -164,7 +164,8 @@ async def test_a_slot_given_back_may_be_taken_again(space: Space) -> None:
 # --- repetition, and who may ask ---
 
 
-async def test_the_same_id_again_finds_its_lease_wherever_it_would_go_now(space: Space) -> None:
+async def test_an_id_sent_again_finds_its_lease(space: Space) -> None:
+    """Also if a new lease would go to another replica now."""
     await serve(space, A, capacity=1)
     lease, _ = await acquire(space)
     await serve(space, B)
@@ -174,14 +175,14 @@ async def test_the_same_id_again_finds_its_lease_wherever_it_would_go_now(space:
     assert space.dump() == before
 
 
-async def test_a_router_that_is_not_among_the_live_ones_gets_nothing(space: Space) -> None:
+async def test_a_router_that_is_not_live_gets_no_lease(space: Space) -> None:
     await serve(space)
     before = space.dump()
     assert await space.store_of("router~9").acquire(lease_id()) == Denied(Denial.NOT_REGISTERED)
     assert space.dump() == before
 
 
-async def test_a_release_ends_one_lease_once(space: Space) -> None:
+async def test_a_release_ends_one_lease_exactly_once(space: Space) -> None:
     await serve(space)
     lease, _ = await acquire(space)
     await acquire(space)
@@ -193,14 +194,14 @@ async def test_a_release_ends_one_lease_once(space: Space) -> None:
     assert in_flight(space) == 1
 
 
-async def test_one_router_cannot_end_anothers_lease(space: Space) -> None:
+async def test_one_router_cannot_end_another_routers_lease(space: Space) -> None:
     await serve(space)
     lease, _ = await acquire(space)
     await space.store_of(TWO).release(lease)
     assert held_by(space) == {lease: A}
 
 
-async def test_a_lease_ends_whose_replica_has_lost_its_count(space: Space) -> None:
+async def test_a_lease_ends_although_its_replicas_count_is_missing(space: Space) -> None:
     """Somebody has deleted the field by hand."""
     await serve(space, A, capacity=2)
     lease = new_lease_id(None)
@@ -239,7 +240,8 @@ async def end(space: Space, session: str = "anna", url: str = A, affinity_second
     await space.store.release(lease, affinity_seconds=affinity_seconds)
 
 
-async def test_a_session_is_bound_without_end_while_leased_and_for_a_while_afterwards(space: Space) -> None:
+async def test_a_session_is_bound_while_leased_and_for_some_time(space: Space) -> None:
+    """The binding has no expiry while the session has a lease."""
     await serve(space)
     lease, _ = await acquire(space, "anna")
     assert binding(space) == (A, -1)
@@ -267,7 +269,7 @@ async def test_a_session_returns_even_to_a_later_tier(space: Space) -> None:
     assert (await acquire(space, "anna"))[1] == A
 
 
-async def test_a_session_without_a_name_is_bound_nowhere(space: Space) -> None:
+async def test_a_session_without_a_name_is_not_bound(space: Space) -> None:
     await serve(space)
     lease, _ = await acquire(space)
     await space.store.release(lease, affinity_seconds=60)
@@ -297,7 +299,7 @@ UNAVAILABLE: dict[str, Callable[[Space], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("why", UNAVAILABLE)
-async def test_a_session_whose_replica_cannot_take_it_goes_elsewhere_and_is_bound_there(space: Space, why: str) -> None:
+async def test_a_session_whose_replica_is_unavailable_binds_to_another(space: Space, why: str) -> None:
     await serve(space, A, B, capacity=1)
     await end(space)
     await UNAVAILABLE[why](space)
@@ -306,7 +308,7 @@ async def test_a_session_whose_replica_cannot_take_it_goes_elsewhere_and_is_boun
 
 
 @pytest.mark.parametrize("kind", ["avoided", "excluded"])
-async def test_a_session_does_not_return_to_what_it_is_to_leave_out(space: Space, kind: str) -> None:
+async def test_a_session_does_not_return_to_an_excluded_replica(space: Space, kind: str) -> None:
     await serve(space, A, B)
     await end(space)
     assert (await acquire(space, "anna", **{kind: [A]}))[1] == B  # type: ignore[arg-type]  # either takes urls
@@ -318,7 +320,7 @@ async def test_two_leases_of_a_session_share_a_replica(space: Space) -> None:
     assert urls == [B, B]
 
 
-async def test_the_end_of_an_earlier_lease_does_not_bind_the_session_back(space: Space) -> None:
+async def test_the_end_of_an_earlier_lease_keeps_the_later_binding(space: Space) -> None:
     await serve(space, A, B)
     earlier, _ = await acquire(space, "anna", excluded=[B])
     later, _ = await acquire(space, "anna", excluded=[A])

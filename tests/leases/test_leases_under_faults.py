@@ -60,7 +60,7 @@ async def not_registered(registry: SharedReplicaRegistry, space: Space) -> None:
 @pytest.mark.parametrize(
     ("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 1), (not_registered, 4)]
 )
-async def test_an_acquire_cancelled_anywhere_leaves_nothing(
+async def test_an_acquire_cancelled_at_any_point_leaves_nothing(
     registry: SharedReplicaRegistry, space: Space, prepare: Prepare, points: int
 ) -> None:
     kept = await registry.acquire("kept")
@@ -87,7 +87,7 @@ async def test_an_acquire_cancelled_anywhere_leaves_nothing(
 
 
 @pytest.mark.parametrize(("prepare", "points"), [(with_warm_connections, 1), (with_cold_connections, 1)])
-async def test_a_release_cancelled_anywhere_still_ends_the_lease(
+async def test_a_release_cancelled_at_any_point_ends_the_lease(
     registry: SharedReplicaRegistry, space: Space, prepare: Prepare, points: int
 ) -> None:
     kept = await registry.acquire()
@@ -112,7 +112,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("is_release", [False, True], ids=["acquire", "release"])
-async def test_cancelled_while_the_network_fails(
+async def test_a_call_cancelled_during_network_faults_leaks_no_lease(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy, fault: dict[str, Any], is_release: bool
 ) -> None:
     for after_seconds in (0.0, 0.03, 0.06):
@@ -132,7 +132,7 @@ async def test_cancelled_while_the_network_fails(
         assert leases(space) == {}
 
 
-async def test_a_command_that_arrives_after_its_acquire_was_cleaned_up(space: Space, proxy: FaultyProxy) -> None:
+async def test_a_command_arriving_after_its_acquires_cleanup_leaks_no_lease(space: Space, proxy: FaultyProxy) -> None:
     namespace = space.keys.namespace
     settings = {"redis_timeout_seconds": 1.5 * HEARTBEAT, "degraded_placement": "off", "router_expiry_seconds": 60.0}
     async with registry_on(proxy.url, namespace, heartbeat_seconds=HEARTBEAT, **settings) as registry:
@@ -173,7 +173,7 @@ async def test_a_lost_reply_to_acquire_leaks_nothing(
     assert len(held(registry)) == 1
 
 
-async def test_a_lost_reply_to_acquire_while_placing_by_the_last_view(space: Space, proxy: FaultyProxy) -> None:
+async def test_a_lost_reply_during_degraded_placement_leaks_nothing(space: Space, proxy: FaultyProxy) -> None:
     """The lease is where the session went, wherever Redis had put it."""
     namespace = space.keys.namespace
     async with registry_on(proxy.url, namespace, degraded_placement="unlimited") as registry:
@@ -198,7 +198,7 @@ async def test_a_lost_reply_to_release_ends_the_lease(
         assert leases(space) == {}
 
 
-async def test_an_excess_is_reported_also_when_the_answer_was_lost(
+async def test_an_excess_is_reported_even_if_the_answer_was_lost(
     space: Space, proxy: FaultyProxy, registry: SharedReplicaRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     await space.add(C, capacity=1)
@@ -220,9 +220,8 @@ async def test_an_excess_is_reported_also_when_the_answer_was_lost(
     assert [text for text in caplog.messages if "put back" in text and "capacity" not in text] == []
 
 
-async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobody_back(
-    space: Space, proxy: FaultyProxy
-) -> None:
+async def test_a_late_acquire_does_not_bring_a_stopped_router_back(space: Space, proxy: FaultyProxy) -> None:
+    """The registry stops while its session is requested."""
     gate, is_asking = asyncio.Event(), asyncio.Event()
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         acquire = registry._parts.store.acquire
@@ -243,7 +242,7 @@ async def test_a_session_that_is_asked_for_while_the_registry_stops_brings_nobod
     assert space.raw.zrange(space.keys.routers, 0, -1) == []
 
 
-async def test_a_session_that_is_granted_while_the_registry_stops_is_not_handed_out(
+async def test_a_lease_granted_while_the_registry_stops_is_not_returned(
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     gate = asyncio.Event()

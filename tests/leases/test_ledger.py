@@ -21,7 +21,7 @@ def bounds_while(ledger: Ledger, happens: Callable[[], object]) -> tuple[int, in
     return ledger.bounds(mark)
 
 
-def test_an_id_is_known_from_being_asked_for_until_its_end_was_heard(ledger: Ledger) -> None:
+def test_an_id_is_known_from_its_request_to_its_end(ledger: Ledger) -> None:
     assert not ledger.knows("a")
     ledger.ask("a")
     assert ledger.knows("a")
@@ -36,7 +36,7 @@ def test_an_id_is_known_from_being_asked_for_until_its_end_was_heard(ledger: Led
     assert ledger.ending == []
 
 
-def test_what_was_denied_is_unknown_and_what_was_given_up_is_ending(ledger: Ledger) -> None:
+def test_a_denied_id_is_unknown_and_one_given_up_ending(ledger: Ledger) -> None:
     ledger.ask("denied")
     ledger.drop("denied")
     ledger.ask("given up")
@@ -45,7 +45,7 @@ def test_what_was_denied_is_unknown_and_what_was_given_up_is_ending(ledger: Ledg
     assert ledger.ending == ["given up"]
 
 
-def test_a_lease_is_given_back_once(ledger: Ledger) -> None:
+def test_a_lease_is_released_once(ledger: Ledger) -> None:
     hold(ledger, "a")
     assert ledger.begin_end("a")
     assert not ledger.begin_end("a")
@@ -53,7 +53,7 @@ def test_a_lease_is_given_back_once(ledger: Ledger) -> None:
     assert ledger.mark().moving == 1
 
 
-def test_asking_again_for_the_same_counts_once(ledger: Ledger) -> None:
+def test_requesting_the_same_id_again_counts_once(ledger: Ledger) -> None:
     def ask_twice() -> None:
         ledger.ask("a")
         ledger.ask("a")
@@ -61,13 +61,13 @@ def test_asking_again_for_the_same_counts_once(ledger: Ledger) -> None:
     assert bounds_while(ledger, ask_twice) == (0, 1)
 
 
-def test_at_rest_the_count_is_exact(ledger: Ledger) -> None:
+def test_with_no_call_in_progress_the_count_is_exact(ledger: Ledger) -> None:
     for lease_id in "abc":
         hold(ledger, lease_id)
     assert bounds_while(ledger, lambda: None) == (3, 3)
 
 
-def test_what_is_on_its_way_may_count_or_not(ledger: Ledger) -> None:
+def test_calls_in_progress_may_count_or_not(ledger: Ledger) -> None:
     hold(ledger, "held")
     ledger.ask("acquiring")
     ledger.ask("given up")
@@ -100,18 +100,18 @@ def move(ledger: Ledger, steps: str) -> None:
 
 
 @pytest.mark.parametrize(("steps", "wanted"), MOVES.items(), ids=MOVES)
-def test_what_moves_during_a_beat_may_count_or_not(ledger: Ledger, steps: str, wanted: tuple[int, int]) -> None:
+def test_changes_during_a_heartbeat_may_count_or_not(ledger: Ledger, steps: str, wanted: tuple[int, int]) -> None:
     hold(ledger, "a")
     hold(ledger, "b")
     assert bounds_while(ledger, lambda: move(ledger, steps)) == wanted
 
 
-def test_the_least_is_never_below_nothing(ledger: Ledger) -> None:
+def test_the_lower_bound_is_never_negative(ledger: Ledger) -> None:
     hold(ledger, "a", is_degraded=True)
     assert bounds_while(ledger, lambda: ledger.begin_end("a")) == (0, 1)
 
 
-def test_a_lease_placed_by_the_last_view_counts_once_redis_has_it(ledger: Ledger) -> None:
+def test_a_degraded_lease_counts_once_redis_has_it(ledger: Ledger) -> None:
     hold(ledger, "a", is_degraded=True)
     hold(ledger, "b", B, is_degraded=True)
     ledger.confirm(["a", "b", "gone"], not_there=[B])
@@ -120,7 +120,7 @@ def test_a_lease_placed_by_the_last_view_counts_once_redis_has_it(ledger: Ledger
     assert bounds_while(ledger, lambda: None) == (2, 2)
 
 
-def test_a_lease_whose_replica_is_gone_does_not_count_any_more(ledger: Ledger) -> None:
+def test_a_lease_on_a_removed_replica_does_not_count(ledger: Ledger) -> None:
     hold(ledger, "a")
     ledger.confirm(["a"], not_there=[A])
     assert bounds_while(ledger, lambda: None) == (0, 1)
@@ -129,7 +129,7 @@ def test_a_lease_whose_replica_is_gone_does_not_count_any_more(ledger: Ledger) -
     assert bounds_while(ledger, lambda: None) == (0, 0)
 
 
-def test_clearing_forgets_all(ledger: Ledger) -> None:
+def test_clearing_forgets_all_ids(ledger: Ledger) -> None:
     lease = hold(ledger, "a", is_degraded=True)
     ledger.ask("b")
     ledger.ask("c")

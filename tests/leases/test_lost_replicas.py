@@ -34,7 +34,7 @@ async def registry(server: EmbeddedServer, space: Space) -> AsyncIterator[Shared
 
 
 @pytest.mark.parametrize("how", ["unhealthy", "removed"])
-async def test_only_sessions_on_the_lost_replica_hear_of_it(
+async def test_only_sessions_on_the_lost_replica_are_notified(
     registry: SharedReplicaRegistry, space: Space, how: str
 ) -> None:
     on_a, on_b = await registry.acquire(exclude=[B]), await registry.acquire(exclude=[A])
@@ -56,7 +56,7 @@ async def test_a_drained_or_disabled_replica_is_not_lost(registry: SharedReplica
     assert not lease.lost.is_set()
 
 
-async def test_a_removal_that_was_missed_is_heard_of(server: EmbeddedServer, space: Space) -> None:
+async def test_a_removal_during_an_outage_is_noticed_afterwards(server: EmbeddedServer, space: Space) -> None:
     async with (
         FaultyProxy(server.port) as proxy,
         registry_on(proxy.url, space.keys.namespace, refresh_seconds=0.2) as registry,
@@ -72,8 +72,8 @@ async def test_a_removal_that_was_missed_is_heard_of(server: EmbeddedServer, spa
         assert not on_b.lost.is_set()
 
 
-async def test_news_from_before_the_grant_are_no_news(server: EmbeddedServer, space: Space) -> None:
-    """The mirror is behind: it hears that the replica was unhealthy after a session was placed on the recovered one."""
+async def test_events_before_the_grant_do_not_lose_the_lease(server: EmbeddedServer, space: Space) -> None:
+    """The mirror is behind: it learns of the failure after a session was placed on the recovered replica."""
     async with FaultyProxy(server.port) as proxy, registry_on(proxy.url, space.keys.namespace) as registry:
         await registry.acquire()
         seen: list[ReplicaStatus] = []
@@ -95,7 +95,7 @@ async def test_news_from_before_the_grant_are_no_news(server: EmbeddedServer, sp
             await lease.lost.wait()
 
 
-async def test_a_replica_that_could_not_be_connected_is_avoided_for_some_time(
+async def test_a_replica_that_refused_connecting_is_avoided_for_some_time(
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     first = registry.select()

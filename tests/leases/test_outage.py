@@ -129,13 +129,13 @@ async def router(clock: FakeClock) -> Router:
     return Router(clock)
 
 
-async def test_nobody_reads_loads_before_the_first_acquire(router: Router, clock: FakeClock) -> None:
+async def test_no_loads_are_read_before_the_first_acquire(router: Router, clock: FakeClock) -> None:
     async with router.looking():
         await clock.advance(4 * REFRESH)
     assert router.reads == []
 
 
-async def test_loads_are_read_until_a_while_after_the_last_acquire(router: Router, clock: FakeClock) -> None:
+async def test_loads_are_read_until_some_time_after_the_last_acquire(router: Router, clock: FakeClock) -> None:
     async with router.looking():
         router.acquire("a", A)
         await clock.advance(10 * REFRESH)
@@ -151,7 +151,7 @@ async def test_loads_are_read_until_a_while_after_the_last_acquire(router: Route
 
 
 @pytest.mark.parametrize("mode", ["off", "unlimited"])
-async def test_loads_are_read_only_to_be_shared(clock: FakeClock, mode: Literal["off", "unlimited"]) -> None:
+async def test_loads_are_read_only_for_shared_placement(clock: FakeClock, mode: Literal["off", "unlimited"]) -> None:
     router = Router(clock, mode)
     async with router.looking():
         router.acquire("a", A)
@@ -170,7 +170,7 @@ async def test_loads_are_read_only_where_capacity_is_limited(router: Router, clo
     assert len(router.reads) == 1
 
 
-async def test_no_shares_are_dealt_while_writes_fail(router: Router, clock: FakeClock) -> None:
+async def test_no_shares_are_computed_while_writes_fail(router: Router, clock: FakeClock) -> None:
     async with router.looking():
         router.acquire("a", A)
         await clock.advance(REFRESH - 0.1)
@@ -181,7 +181,7 @@ async def test_no_shares_are_dealt_while_writes_fail(router: Router, clock: Fake
     assert len(router.reads) == 1
 
 
-async def test_loads_that_cannot_be_read_leave_the_last_ones(router: Router, clock: FakeClock) -> None:
+async def test_loads_that_cannot_be_read_keep_the_last_ones(router: Router, clock: FakeClock) -> None:
     router.in_flight = {A: 1}
     await router.see_loads()
     seen = router.outage.degraded.loads
@@ -194,7 +194,7 @@ async def test_loads_that_cannot_be_read_leave_the_last_ones(router: Router, clo
 
 
 @pytest.mark.parametrize("what", ["a write fails", "a lease is out", "a slot is kept"])
-async def test_loads_read_while_something_is_out_do_not_count(router: Router, clock: FakeClock, what: str) -> None:
+async def test_loads_read_while_a_call_is_pending_do_not_count(router: Router, clock: FakeClock, what: str) -> None:
     router.gate = asyncio.Event()
     async with router.looking():
         router.acquire("a", A)
@@ -211,7 +211,7 @@ async def test_loads_read_while_something_is_out_do_not_count(router: Router, cl
     assert router.outage.degraded.loads is None
 
 
-async def test_it_is_apart_for_a_while_after_a_failure(router: Router, clock: FakeClock) -> None:
+async def test_a_router_counts_as_apart_for_some_time_after_failures(router: Router, clock: FakeClock) -> None:
     assert not router.is_unsettled()
     router.outage.note_failure(AWAY)
     assert router.is_unsettled()
@@ -221,7 +221,7 @@ async def test_it_is_apart_for_a_while_after_a_failure(router: Router, clock: Fa
     assert not router.is_unsettled()
 
 
-async def test_it_is_apart_while_redis_lacks_a_lease(router: Router) -> None:
+async def test_a_router_counts_as_apart_while_redis_lacks_leases(router: Router) -> None:
     hold(router.ledger, "a", is_degraded=True)
     assert router.is_unsettled()
     router.ledger.confirm(["a"], not_there=())
@@ -233,7 +233,7 @@ async def test_it_is_apart_while_redis_lacks_a_lease(router: Router) -> None:
     assert not router.is_unsettled()
 
 
-async def test_after_a_refusal_what_is_used_up_is_spared(router: Router, clock: FakeClock) -> None:
+async def test_after_a_refusal_used_up_replicas_are_left_to_others(router: Router, clock: FakeClock) -> None:
     router.routers = [ROUTER, OTHER]
     await router.see_loads()
     router.acquire("a", A)
@@ -252,7 +252,9 @@ async def test_after_a_refusal_what_is_used_up_is_spared(router: Router, clock: 
     assert not router.was_refused()
 
 
-async def test_where_too_many_would_be_spared_none_are(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_replica_is_left_to_others_where_too_many_would(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
     router.in_flight = {A: CAPACITY, B: CAPACITY}
     await router.see_loads()
     router.outage.note_failure(refusal())
@@ -261,7 +263,7 @@ async def test_where_too_many_would_be_spared_none_are(router: Router, monkeypat
     assert not router.outage.left_to_others()
 
 
-async def test_the_share_is_placed_and_then_the_error_is_raised(router: Router) -> None:
+async def test_the_share_is_placed_before_the_error_is_raised(router: Router) -> None:
     router.routers = [ROUTER, OTHER]
     await router.see_loads()
     for number in range(CAPACITY):  # half of two replicas
@@ -273,7 +275,7 @@ async def test_the_share_is_placed_and_then_the_error_is_raised(router: Router) 
     assert router.is_unsettled()
 
 
-async def test_what_to_avoid_and_to_exclude_counts(router: Router) -> None:
+async def test_avoided_and_excluded_replicas_are_respected(router: Router) -> None:
     await router.see_loads()
     assert router.chosen(avoided=[A]) == B
     assert router.chosen(excluded=[B]) == A
@@ -281,7 +283,7 @@ async def test_what_to_avoid_and_to_exclude_counts(router: Router) -> None:
     assert router.chosen(avoided=[A], excluded=[B]) == A
 
 
-async def test_loads_are_read_once_where_none_were_before(router: Router) -> None:
+async def test_loads_never_read_before_are_read_once(router: Router) -> None:
     """Writes fail, reads work: the first session that comes in the outage has the loads read."""
     router.in_flight = {A: CAPACITY}
     for _ in range(3):
@@ -289,7 +291,7 @@ async def test_loads_are_read_once_where_none_were_before(router: Router) -> Non
     assert len(router.reads) == 1
 
 
-async def test_loads_seen_shortly_before_writes_failed_are_not_read_again(router: Router, clock: FakeClock) -> None:
+async def test_loads_read_shortly_before_an_outage_are_not_read_again(router: Router, clock: FakeClock) -> None:
     await router.see_loads()
     await clock.advance(2 * REFRESH)
     router.in_flight = {A: CAPACITY, B: CAPACITY}
@@ -297,7 +299,7 @@ async def test_loads_seen_shortly_before_writes_failed_are_not_read_again(router
     assert len(router.reads) == 1
 
 
-async def test_loads_seen_before_a_long_outage_are_not_read_again(router: Router, clock: FakeClock) -> None:
+async def test_loads_read_before_a_long_outage_are_not_read_again(router: Router, clock: FakeClock) -> None:
     await router.see_loads()
     for _ in range(20):
         router.outage.note_failure(AWAY)
@@ -307,7 +309,7 @@ async def test_loads_seen_before_a_long_outage_are_not_read_again(router: Router
     assert len(router.reads) == 1
 
 
-async def test_late_loads_are_not_read_while_something_is_out(router: Router) -> None:
+async def test_late_loads_are_not_read_while_a_call_is_pending(router: Router) -> None:
     router.outage.note_failure(AWAY)
     router.ledger.unrecorded.add("a")
     with pytest.raises(StoreUnavailable):
@@ -323,7 +325,7 @@ async def test_late_loads_that_cannot_be_read_are_tried_once(router: Router) -> 
     assert len(router.reads) == 1
 
 
-async def test_what_redis_counts_by_now_shrinks_the_share(router: Router) -> None:
+async def test_the_share_shrinks_by_what_redis_counts_by_now(router: Router) -> None:
     """Another router was given a slot of this share, having received no refusal."""
     await router.see_loads()
     assert router.chosen() == A
@@ -334,7 +336,7 @@ async def test_what_redis_counts_by_now_shrinks_the_share(router: Router) -> Non
         await router.place(refusal())
 
 
-async def test_what_redis_lacks_counts_on_top_of_what_it_counts(router: Router) -> None:
+async def test_leases_missing_in_redis_count_on_top_of_its_loads(router: Router) -> None:
     router.show({A: CAPACITY})
     await router.see_loads()
     router.in_flight = {A: CAPACITY - 1}
@@ -345,7 +347,7 @@ async def test_what_redis_lacks_counts_on_top_of_what_it_counts(router: Router) 
     assert router.chosen() == A
 
 
-async def test_where_nobody_answers_what_redis_counted_is_forgotten(router: Router) -> None:
+async def test_redis_loads_are_forgotten_once_redis_stops_answering(router: Router) -> None:
     await router.see_loads()
     router.in_flight = {A: CAPACITY, B: CAPACITY}
     with pytest.raises(StoreUnavailable):
@@ -355,7 +357,7 @@ async def test_where_nobody_answers_what_redis_counted_is_forgotten(router: Rout
     assert len(router.reads) == reads, "there is nobody to read from"
 
 
-async def test_sessions_that_are_refused_together_share_a_reading(router: Router, clock: FakeClock) -> None:
+async def test_sessions_refused_together_share_one_reading(router: Router, clock: FakeClock) -> None:
     await router.see_loads()
     router.gate = asyncio.Event()
     tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(router.place(refusal()))]
@@ -368,7 +370,7 @@ async def test_sessions_that_are_refused_together_share_a_reading(router: Router
     assert len(router.reads) == 3, "who came while the first was read needs a later one"
 
 
-async def test_a_reading_that_fails_leaves_the_share(router: Router) -> None:
+async def test_a_failed_reading_keeps_the_share(router: Router) -> None:
     await router.see_loads()
     router.in_flight = {A: CAPACITY}
     assert (await router.place(refusal())).key == B
@@ -377,7 +379,7 @@ async def test_a_reading_that_fails_leaves_the_share(router: Router) -> None:
 
 
 @pytest.mark.parametrize("mode", ["off", "unlimited"])
-async def test_without_shares_nothing_is_read(clock: FakeClock, mode: Literal["off", "unlimited"]) -> None:
+async def test_without_shares_no_loads_are_read(clock: FakeClock, mode: Literal["off", "unlimited"]) -> None:
     router = Router(clock, mode)
     router.show({A: 1, B: 1, C: 1})
     places = [router.place(refusal()) for _ in range(9)]
@@ -387,7 +389,9 @@ async def test_without_shares_nothing_is_read(clock: FakeClock, mode: Literal["o
     assert not router.outage.left_to_others()
 
 
-async def test_placing_without_redis_is_logged_at_its_edges(router: Router, caplog: pytest.LogCaptureFixture) -> None:
+async def test_placing_without_redis_is_logged_at_start_and_end(
+    router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, logger="shared_registry"):
         router.outage.end()
         for _ in range(3):

@@ -57,18 +57,20 @@ def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
         yield waiter
 
 
-async def test_while_nobody_waits_nothing_is_read(redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_without_waiters_no_positions_are_read(redis: ScriptedLine, clock: FakeClock) -> None:
     await clock.advance(60)
     assert (redis.asked, redis.read_after) == ([], [])
 
 
-async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_no_position_is_read_for_a_session_outside_the_queue(
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+) -> None:
     with line.waiting("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
 
-async def test_nor_is_it_beside_one_who_has(
+async def test_another_sessions_position_is_read_without_one_outside_the_queue(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     with line.waiting("b") as b:
@@ -85,7 +87,7 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
     assert max(gaps) - min(gaps) > 0.2
 
 
-async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_reading_ends_with_the_last_waiter(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
     with line.waiting("a") as first:
         first.move(Queued("1", 1, 9))
         with line.waiting("b") as second:
@@ -102,7 +104,7 @@ async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: Sc
     assert (redis.asked, redis.read_after) == ([], [])
 
 
-async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
+async def test_a_waiter_leaving_during_a_reading_ends_the_readings(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     gate = asyncio.Event()
@@ -123,9 +125,7 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
     assert (len(redis.asked), redis.read_after) == (1, [])
 
 
-async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
-) -> None:
+async def test_a_waiter_receives_every_move_and_nothing_else(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     await asyncio.wait_for(a.wait_changed(), 30)
     news = asyncio.ensure_future(a.wait_changed())
     await clock.advance(10)
@@ -136,14 +136,14 @@ async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
     assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
-async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_a_waiter_missing_from_the_queue_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
     del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
     assert a.entry == Queued("77", 3, 9)
 
 
-async def test_a_wake_up_calls_at_once_whom_it_names(
+async def test_a_wake_up_calls_the_named_waiter_at_once(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
     with line.waiting("b") as b:
@@ -158,7 +158,7 @@ async def test_a_wake_up_calls_at_once_whom_it_names(
     assert redis.read_after[:3] == [ORIGIN, "1-0", "2-0"]
 
 
-async def test_a_wake_up_that_comes_before_the_place_is_heard(
+async def test_a_wake_up_before_the_first_position_is_not_lost(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     with line.waiting("a") as waiter:
@@ -169,7 +169,7 @@ async def test_a_wake_up_that_comes_before_the_place_is_heard(
         assert waiter.is_called
 
 
-async def test_a_slot_for_nobody_here_is_reported(
+async def test_a_slot_for_an_unknown_lease_is_reported(
     a: Waiter, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
     redis.wake("ending")
@@ -181,7 +181,7 @@ async def test_a_slot_for_nobody_here_is_reported(
     assert not a.is_called
 
 
-async def test_after_an_error_the_inbox_is_read_from_its_beginning(
+async def test_after_an_error_the_inbox_is_read_from_its_start(
     a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.wake("b")
@@ -196,7 +196,7 @@ async def test_after_an_error_the_inbox_is_read_from_its_beginning(
     assert a.is_called
 
 
-async def test_while_redis_is_away_it_is_tried_again_with_pauses(
+async def test_during_an_outage_reading_is_retried_with_pauses(
     a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.errors = {call: [StoreUnavailable("away")] * 1000 for call in ("positions", "wait_inbox")}
@@ -210,7 +210,7 @@ async def test_while_redis_is_away_it_is_tried_again_with_pauses(
     assert (a.entry, a.is_called) == (Queued("77", 1, 9), True)
 
 
-async def test_rewound_it_reads_wake_ups_again(
+async def test_a_rewound_queue_reads_its_wake_ups_again(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     redis.wake("a")
@@ -223,14 +223,16 @@ async def test_rewound_it_reads_wake_ups_again(
     assert a.is_called
 
 
-async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
+async def test_all_waiters_can_be_called_at_once(a: Waiter, line: RouterQueue) -> None:
     with line.waiting("b") as b:
         line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
         await asyncio.wait_for(b.wait_changed(), 30)
 
 
-async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_moving_waiters_measure_the_speed_of_the_queue(
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+) -> None:
     with line.waiting("a") as a:
         a.move(Queued("1", 8, 9))
         redis.position_of |= {"a": 4}
@@ -240,7 +242,9 @@ async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: Scripted
     assert seconds == pytest.approx(1.3, abs=0.01)
 
 
-async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_waiters_that_give_up_do_not_measure_speed(
+    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+) -> None:
     with line.waiting("a") as a:
         a.move(Queued("1", 4, 9))
         with line.waiting("b") as b:
@@ -252,7 +256,7 @@ async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, 
     assert line.speed.seconds_to_pass(clock.monotonic(), 1) is None
 
 
-async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
+async def test_a_pause_after_the_last_waiter_does_not_count(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     for _ in range(2):
@@ -271,7 +275,7 @@ async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
         assert seconds < 3
 
 
-async def test_positions_of_many_are_read_in_pieces() -> None:
+async def test_positions_of_many_waiters_are_read_in_pieces() -> None:
     """The one instant of a command must be short, however many wait."""
     asked: list[int] = []
 

@@ -52,7 +52,7 @@ def plant(space: Space, count: int, router: str = ONE, session: str = "") -> lis
 # --- order ---
 
 
-async def test_a_slot_goes_to_who_waits_longest_and_its_router_hears_of_it(space: Space) -> None:
+async def test_a_slot_goes_to_the_longest_waiter_and_its_inbox(space: Space) -> None:
     lease = await fill(space)
     first, second, third = await wait(space, router=TWO), await wait(space), await wait(space, router=TWO)
     assert line(space) == [first, second, third]
@@ -63,7 +63,7 @@ async def test_a_slot_goes_to_who_waits_longest_and_its_router_hears_of_it(space
     assert in_flight(space) == 1
 
 
-async def test_who_asks_again_learns_where_it_stands_and_then_that_it_has_a_lease(space: Space) -> None:
+async def test_a_repeated_request_returns_the_position_or_the_lease(space: Space) -> None:
     lease = await fill(space)
     first, second = await wait(space), await wait(space)
     answer = await space.store.acquire(second, max_queue=1)
@@ -87,7 +87,8 @@ async def test_sequences_rise_whatever_the_clock_says(space: Space) -> None:
     assert [space.raw.zscore(space.keys.queue, f"{ONE}/{one}") for one in (second, third)] == [ahead + 1, ahead + 2]
 
 
-async def test_a_line_that_the_server_forgot_stands_again_in_its_old_order(space: Space) -> None:
+async def test_a_forgotten_queue_is_rebuilt_in_its_old_order(space: Space) -> None:
+    """The server lost it; the waiters join again with their sequences."""
     lease = await fill(space)
     ids = [await wait(space) for _ in range(3)]
     sequences = dict(space.raw.zrange(space.keys.queue, 0, -1, withscores=True))
@@ -102,7 +103,7 @@ async def test_a_line_that_the_server_forgot_stands_again_in_its_old_order(space
     assert held_by(space) == {ids[0]: A}
 
 
-async def test_giving_up_ends_a_place_and_whoever_does_not_wait_any_more(space: Space) -> None:
+async def test_giving_up_removes_a_waiter_and_so_does_not_waiting(space: Space) -> None:
     await fill(space)
     first, second = await wait(space), await wait(space)
     assert await space.store.release(first) == []
@@ -111,7 +112,7 @@ async def test_giving_up_ends_a_place_and_whoever_does_not_wait_any_more(space: 
     assert line(space) == []
 
 
-async def test_one_script_serves_so_many_and_a_newcomer_passes_none_of_the_rest(space: Space) -> None:
+async def test_one_script_serves_a_bounded_number_and_newcomers_overtake_nobody(space: Space) -> None:
     await serve(space)
     ids = plant(space, GRANTS_AT_ONCE + 6, TWO)
     assert await space.store.acquire(lease_id()) == Denied(Denial.SATURATED, 6)
@@ -121,7 +122,7 @@ async def test_one_script_serves_so_many_and_a_newcomer_passes_none_of_the_rest(
     assert (line(space), in_flight(space)) == ([], len(ids))
 
 
-async def test_who_could_go_elsewhere_does_not_stand_in_line(space: Space) -> None:
+async def test_a_session_excluding_a_free_replica_does_not_join(space: Space) -> None:
     await serve(space, A)
     asked = lease_id()
     assert await space.store.acquire(asked, max_queue=9, excluded=[A]) == Denied(Denial.EXCLUDED, 0)
@@ -134,7 +135,7 @@ async def test_who_could_go_elsewhere_does_not_stand_in_line(space: Space) -> No
 # --- whose turn does not come ---
 
 
-async def test_waiters_of_a_router_that_has_expired_are_passed_over_and_keep_their_place(space: Space) -> None:
+async def test_waiters_of_an_expired_router_are_skipped_and_keep_positions(space: Space) -> None:
     lease = await fill(space)
     theirs, mine = await wait(space, router=TWO), await wait(space)
     space.expire_router(TWO)
@@ -146,7 +147,7 @@ async def test_waiters_of_a_router_that_has_expired_are_passed_over_and_keep_the
 
 
 @pytest.mark.parametrize("span", [{"reap_until_ms": -1}, {"reap_after_ms": 10**6}])
-async def test_after_an_outage_nobody_counts_as_gone(space: Space, span: dict[str, int]) -> None:
+async def test_after_an_outage_no_router_counts_as_gone(space: Space, span: dict[str, int]) -> None:
     lease = await fill(space)
     theirs, _ = await wait(space, router=TWO), await wait(space)
     space.expire_router(TWO)
@@ -155,7 +156,7 @@ async def test_after_an_outage_nobody_counts_as_gone(space: Space, span: dict[st
     assert held_by(space, TWO) == {theirs: A}
 
 
-async def test_waiters_of_nobody_are_dropped_when_their_turn_comes(space: Space) -> None:
+async def test_waiters_without_a_router_are_dropped_at_their_turn(space: Space) -> None:
     lease = await fill(space)
     plant(space, 3, "gone~1")
     mine = await wait(space)
@@ -164,7 +165,7 @@ async def test_waiters_of_nobody_are_dropped_when_their_turn_comes(space: Space)
     assert not space.raw.exists(space.keys.leases("gone~1"))
 
 
-async def test_a_slot_that_only_the_dead_wait_for_may_be_taken_by_a_newcomer(space: Space) -> None:
+async def test_a_newcomer_may_take_a_slot_only_dead_waiters_want(space: Space) -> None:
     lease = await fill(space)
     theirs = await wait(space, router=TWO)
     space.expire_router(TWO)
@@ -174,7 +175,7 @@ async def test_a_slot_that_only_the_dead_wait_for_may_be_taken_by_a_newcomer(spa
 
 
 @pytest.mark.parametrize("name", ["leases", "inbox", "affinity"])
-async def test_a_waiter_whose_keys_hold_something_else_holds_up_nobody(space: Space, name: str) -> None:
+async def test_a_waiter_with_a_foreign_key_delays_no_other(space: Space, name: str) -> None:
     lease = await fill(space)
     await wait(space, "ann", router=TWO)
     mine = await wait(space)
@@ -189,7 +190,7 @@ async def test_a_waiter_whose_keys_hold_something_else_holds_up_nobody(space: Sp
     assert len(held_by(space, TWO)) == 1
 
 
-async def test_what_is_no_waiter_of_ours_is_dropped(space: Space) -> None:
+async def test_foreign_members_of_the_queue_are_dropped(space: Space) -> None:
     lease = await fill(space)
     space.raw.zadd(space.keys.queue, {"nonsense": 1, "/": 2, f"{ONE}/zzz": 3, "": 4})
     mine = await wait(space)
@@ -200,7 +201,7 @@ async def test_what_is_no_waiter_of_ours_is_dropped(space: Space) -> None:
 # --- when a router ends ---
 
 
-async def test_a_reaped_router_leaves_the_places_of_its_sessions_for_a_while(space: Space) -> None:
+async def test_a_reaped_router_leaves_its_sessions_positions_for_some_time(space: Space) -> None:
     lease = await fill(space)
     await wait(space, "ann", router=TWO)
     await wait(space, router=TWO)
@@ -221,7 +222,7 @@ async def test_a_reaped_router_leaves_the_places_of_its_sessions_for_a_while(spa
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
-async def test_a_clean_stop_leaves_places_too_and_its_own_slots_to_others(space: Space, seconds: int) -> None:
+async def test_a_stopping_router_leaves_positions_and_frees_its_slots(space: Space, seconds: int) -> None:
     await serve(space, A, capacity=1)
     await acquire(space, router=TWO)
     await wait(space, "ann", router=TWO)
@@ -232,14 +233,14 @@ async def test_a_clean_stop_leaves_places_too_and_its_own_slots_to_others(space:
     assert not space.raw.exists(space.keys.inbox(TWO))
 
 
-async def test_a_session_that_gets_a_slot_at_once_has_no_use_for_its_old_place(space: Space) -> None:
+async def test_a_session_with_an_immediate_slot_loses_its_old_position(space: Space) -> None:
     await serve(space)
     space.raw.set(f"{space.keys.sequence_prefix}ann", "5")
     await acquire(space, "ann")
     assert not space.raw.exists(f"{space.keys.sequence_prefix}ann")
 
 
-async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) -> None:
+async def test_a_router_with_many_waiters_is_reaped_in_pieces(space: Space) -> None:
     await fill(space)
     mine = [await wait(space) for _ in range(2)]
     plant(space, 5000, TWO, session="s")
@@ -253,7 +254,7 @@ async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) 
     assert space.raw.zscore(space.keys.routers, TWO) is None
 
 
-async def test_a_lease_put_back_waits_no_more(space: Space) -> None:
+async def test_a_lease_put_back_leaves_the_queue(space: Space) -> None:
     lease = await fill(space)
     first, second = await wait(space), await wait(space)
     await space.store.restore_leases({first: A})
@@ -282,7 +283,7 @@ async def test_slots_are_handed_over_while_memory_is_short(own_server: Callable[
         space.raw.config_set("maxmemory", 0)
 
 
-async def test_check_names_who_waits_beside_room_and_whose_router_is_none(space: Space) -> None:
+async def test_check_reports_waiters_beside_room_and_of_unknown_routers(space: Space) -> None:
     await serve(space, A, B)
     plant(space, 2)
     plant(space, 1, "gone~1")

@@ -15,7 +15,7 @@ PLACES = ("ready_primary", "ready_secondary", "full")
 
 
 @pytest.mark.parametrize("place", [*PLACES, "nowhere"])
-async def test_wherever_somebody_put_a_replica_by_hand_it_comes_to_be_in_its_one_place(
+async def test_a_misplaced_replica_returns_to_its_one_correct_set(
     server: EmbeddedServer, namespace: str, place: str
 ) -> None:
     async with on_server(server.url, namespace) as space:

@@ -53,7 +53,7 @@ def comparisons(store: ScriptedStore) -> int:
     return store.calls.count("leases")
 
 
-async def test_where_both_agree_nothing_is_written(
+async def test_without_a_difference_no_lease_is_written(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     for lease_id in "abcde":
@@ -63,7 +63,7 @@ async def test_where_both_agree_nothing_is_written(
     assert store.calls == ["leases"]
 
 
-async def test_what_is_missing_is_put_back_and_what_is_nobodys_released(
+async def test_missing_leases_are_put_back_and_orphaned_leases_released(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for lease_id in "abc":
@@ -76,7 +76,7 @@ async def test_what_is_missing_is_put_back_and_what_is_nobodys_released(
     assert caplog.messages == ["placement: put back 2 leases that Redis did not have"]
 
 
-async def test_a_lease_that_redis_has_elsewhere_is_moved(
+async def test_a_lease_recorded_on_another_replica_is_moved(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a", B)
@@ -85,7 +85,7 @@ async def test_a_lease_that_redis_has_elsewhere_is_moved(
     assert (store.leases, store.released) == ({"a": B}, [])
 
 
-async def test_what_is_acquired_or_ending_is_no_strangers(
+async def test_leases_being_acquired_or_ended_are_not_orphaned(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     ledger.ask("acquiring")
@@ -101,10 +101,10 @@ async def test_what_is_acquired_or_ending_is_no_strangers(
     assert ledger.ending == []
 
 
-async def test_who_waits_for_nobody_here_is_taken_out_of_the_line(
+async def test_a_waiter_of_no_known_session_leaves_the_queue(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
-    """As after a cancelled acquire whose end Redis never heard of, while the id is known no more."""
+    """As after a cancelled acquire whose end Redis never received, when the id is no longer known."""
     ledger.ask("waiting")
     ledger.ask("given up")
     ledger.give_up("given up")
@@ -115,16 +115,17 @@ async def test_who_waits_for_nobody_here_is_taken_out_of_the_line(
     assert ledger.ending == []
 
 
-async def test_who_waits_for_what_it_holds_is_left_to_what_puts_leases_back(
+async def test_a_waiter_that_already_has_a_lease_stays(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
+    """Putting the lease back takes it out of the queue."""
     hold(ledger, "a")
     store.waiting = [("r~1", "a")]
     await reconciler.reconcile()
     assert (store.leases, store.released) == ({"a": A}, [])
 
 
-async def test_a_page_is_judged_by_what_is_known_when_it_comes(
+async def test_each_page_is_compared_with_what_is_known_then(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     """A lease that is acquired while the leases are paged is on a later page."""
@@ -140,7 +141,7 @@ async def test_a_page_is_judged_by_what_is_known_when_it_comes(
     assert store.restored == []
 
 
-async def test_many_are_put_back_piece_by_piece(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+async def test_many_leases_are_put_back_in_pieces(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
     for number in range(2 * RESTORED_AT_ONCE + 1):
         hold(ledger, str(number))
     await reconciler.reconcile()
@@ -148,7 +149,7 @@ async def test_many_are_put_back_piece_by_piece(reconciler: Reconciler, store: S
     assert len(store.leases) == 2 * RESTORED_AT_ONCE + 1
 
 
-async def test_a_release_begun_while_leases_are_put_back_is_sent_again(
+async def test_a_release_begun_during_a_put_back_is_sent_again(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a")
@@ -165,7 +166,7 @@ async def test_a_release_begun_while_leases_are_put_back_is_sent_again(
     assert store.leases == {"b": A}
 
 
-async def test_a_lease_that_ended_while_they_were_read_is_not_put_back(
+async def test_a_lease_that_ended_during_the_reading_stays_ended(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a")
@@ -180,7 +181,7 @@ async def test_a_lease_that_ended_while_they_were_read_is_not_put_back(
     assert (store.leases, store.restored) == ({}, [])
 
 
-async def test_a_router_that_was_taken_for_dead_joins_first(
+async def test_a_reaped_router_joins_before_it_puts_leases_back(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a")
@@ -189,7 +190,7 @@ async def test_a_router_that_was_taken_for_dead_joins_first(
     assert (store.joins, store.leases) == (1, {"a": A})
 
 
-async def test_a_router_that_is_not_let_in_says_so(
+async def test_a_router_that_cannot_join_reports_it(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a")
@@ -234,7 +235,7 @@ async def test_an_excess_is_reported_once_the_answer_comes(
     assert len(store.restored) == 2
 
 
-async def test_leases_on_replicas_that_redis_does_not_know_are_not_counted(
+async def test_leases_on_replicas_missing_in_redis_do_not_count(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a")
@@ -247,7 +248,7 @@ async def test_leases_on_replicas_that_redis_does_not_know_are_not_counted(
     assert (store.leases, ledger.unconfirmed) == ({"a": A, "b": B}, set())
 
 
-async def test_a_lease_placed_by_the_last_view_that_redis_has_is_confirmed(
+async def test_a_degraded_lease_found_in_redis_is_confirmed(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a", is_degraded=True)
@@ -256,7 +257,7 @@ async def test_a_lease_placed_by_the_last_view_that_redis_has_is_confirmed(
     assert ledger.unconfirmed == set()
 
 
-async def test_it_compares_once_a_minute_unasked(
+async def test_leases_are_compared_once_a_minute(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
 ) -> None:
     await clock.advance(EVERY_SECONDS - 0.1)
@@ -268,7 +269,7 @@ async def test_it_compares_once_a_minute_unasked(
     assert (comparisons(store), store.leases) == (2, {})
 
 
-async def test_it_compares_at_once_when_asked_and_once_for_many_asking(
+async def test_requests_to_compare_are_met_at_once_and_together(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
 ) -> None:
     for _ in range(5):
@@ -279,7 +280,7 @@ async def test_it_compares_at_once_when_asked_and_once_for_many_asking(
     assert comparisons(store) == 1
 
 
-async def test_what_has_ended_is_told_without_comparing(
+async def test_an_end_is_sent_without_comparing(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
     store.leases = {"x": A}
@@ -297,7 +298,7 @@ async def test_what_has_ended_is_told_without_comparing(
     assert (comparisons(store), store.leases) == (1, {})
 
 
-async def test_an_end_that_could_not_be_told_is_told_later_without_comparing(
+async def test_an_end_that_failed_is_sent_later_without_comparing(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
     ledger.ask("a")
@@ -310,7 +311,7 @@ async def test_an_end_that_could_not_be_told_is_told_later_without_comparing(
     assert (store.waiting, ledger.ending) == ([], [])
 
 
-async def test_in_doubt_it_compares_also_where_something_has_ended(
+async def test_in_doubt_leases_are_compared_even_after_an_end(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
     ledger.ask("a")
@@ -327,7 +328,7 @@ async def test_in_doubt_it_compares_also_where_something_has_ended(
     assert (comparisons(store), ledger.ending) == (1, [])
 
 
-async def test_what_comes_into_doubt_while_an_end_waits_for_its_turn_is_compared(
+async def test_a_doubt_while_an_end_waits_leads_to_comparing(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
 ) -> None:
     store.leases = {"x": A}
@@ -349,7 +350,7 @@ async def test_what_comes_into_doubt_while_an_end_waits_for_its_turn_is_compared
     assert (comparisons(store), store.leases) == (2, {})
 
 
-async def test_cancelled_while_it_tells_an_end_it_is_asked_for_again(
+async def test_a_cancelled_end_is_requested_again(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
     ledger.ask("a")
@@ -363,7 +364,7 @@ async def test_cancelled_while_it_tells_an_end_it_is_asked_for_again(
     assert reconciler._is_asked.is_set()
 
 
-async def test_what_was_asked_while_it_compares_is_done_after_it(
+async def test_a_request_during_a_comparison_leads_to_another_one(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, clock: FakeClock
 ) -> None:
     store.leases = {"x": A}
@@ -378,7 +379,7 @@ async def test_what_was_asked_while_it_compares_is_done_after_it(
     assert comparisons(store) == 2
 
 
-async def test_while_it_cannot_it_tries_again_with_pauses_and_says_so_once(
+async def test_a_failing_comparison_is_retried_with_pauses_and_logged_once(
     running: asyncio.Task[None],
     reconciler: Reconciler,
     store: ScriptedStore,
@@ -399,7 +400,7 @@ async def test_while_it_cannot_it_tries_again_with_pauses_and_says_so_once(
 
 
 @pytest.mark.parametrize("call", ["restore_leases", "release"])
-async def test_what_fails_half_way_is_done_the_next_time(
+async def test_a_comparison_that_fails_halfway_is_completed_next_time(
     running: asyncio.Task[None],
     reconciler: Reconciler,
     store: ScriptedStore,
@@ -415,7 +416,9 @@ async def test_what_fails_half_way_is_done_the_next_time(
     assert store.leases == {"a": A}
 
 
-async def test_cancelled_it_is_asked_for_again(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+async def test_a_cancelled_comparison_is_requested_again(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
     store.leases = {"x": A}
     gate = asyncio.Event()
 
@@ -431,7 +434,7 @@ async def test_cancelled_it_is_asked_for_again(reconciler: Reconciler, store: Sc
     assert reconciler._is_asked.is_set()
 
 
-async def test_what_cannot_be_put_back_holds_up_nothing_else(
+async def test_a_lease_that_cannot_be_put_back_blocks_no_other(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     for lease_id in "abc":
@@ -445,7 +448,7 @@ async def test_what_cannot_be_put_back_holds_up_nothing_else(
     assert ledger.unconfirmed == set()
 
 
-async def test_those_who_wait_for_what_is_put_back_share_one_attempt(
+async def test_callers_waiting_for_a_put_back_share_one_attempt(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "a", is_degraded=True)
@@ -457,7 +460,7 @@ async def test_those_who_wait_for_what_is_put_back_share_one_attempt(
     assert ledger.unrecorded == {"a"}
 
 
-async def test_a_slot_given_back_is_not_freed_before_its_next_session_is_recorded(
+async def test_a_slot_is_freed_once_its_next_lease_is_recorded(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
 ) -> None:
     hold(ledger, "old")
@@ -472,7 +475,9 @@ async def test_a_slot_given_back_is_not_freed_before_its_next_session_is_recorde
     assert store.leases == {"new": A}
 
 
-async def test_many_are_released_some_at_a_time(reconciler: Reconciler, store: ScriptedStore, ledger: Ledger) -> None:
+async def test_many_leases_are_released_a_few_at_a_time(
+    reconciler: Reconciler, store: ScriptedStore, ledger: Ledger
+) -> None:
     store.leases = {str(number): A for number in range(100)}
     store.page_size = 100
     under_way, most = 0, 0
@@ -490,7 +495,7 @@ async def test_many_are_released_some_at_a_time(reconciler: Reconciler, store: S
     assert (store.leases, most, len(store.released)) == ({}, RELEASED_AT_ONCE, 100)
 
 
-async def test_putting_back_does_not_wait_for_releases(
+async def test_putting_leases_back_does_not_wait_for_releases(
     running: asyncio.Task[None], reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, clock: FakeClock
 ) -> None:
     store.leases = {"x": A}

@@ -59,7 +59,7 @@ async def reap(space: Space, router: str) -> None:
     assert leases(space) == {}
 
 
-async def test_a_reconnect(server: EmbeddedServer, space: Space) -> None:
+async def test_a_reconnect_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with (
         FaultyProxy(server.port) as proxy,
         registry_on(proxy.url, space.keys.namespace, refresh_seconds=0.2) as registry,
@@ -71,7 +71,7 @@ async def test_a_reconnect(server: EmbeddedServer, space: Space) -> None:
         await settle(space, registry)
 
 
-async def test_a_restarted_server(mortal: EmbeddedServer, mortal_space: Space) -> None:
+async def test_a_restarted_server_triggers_a_comparison(mortal: EmbeddedServer, mortal_space: Space) -> None:
     """It has lost a lease that it had acknowledged, and has another one that had been given back: no count tells."""
     async with registry_on(mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2) as registry:
         lost = await registry.acquire()
@@ -84,7 +84,7 @@ async def test_a_restarted_server(mortal: EmbeddedServer, mortal_space: Space) -
         await settle(mortal_space, registry)
 
 
-async def test_another_history(mortal: EmbeddedServer, mortal_space: Space) -> None:
+async def test_another_history_triggers_a_comparison(mortal: EmbeddedServer, mortal_space: Space) -> None:
     async with registry_on(mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2) as registry:
         taken = [await registry.acquire() for _ in range(4)]
         mortal_space.raw.flushall()
@@ -98,7 +98,7 @@ async def test_another_history(mortal: EmbeddedServer, mortal_space: Space) -> N
         await settle(mortal_space, registry)
 
 
-async def test_a_flush_while_it_is_asked_for_more(mortal: EmbeddedServer, mortal_space: Space) -> None:
+async def test_a_flush_during_new_acquires_triggers_a_comparison(mortal: EmbeddedServer, mortal_space: Space) -> None:
     async with registry_on(
         mortal.url, mortal_space.keys.namespace, refresh_seconds=0.2, heartbeat_seconds=0.2
     ) as registry:
@@ -109,7 +109,7 @@ async def test_a_flush_while_it_is_asked_for_more(mortal: EmbeddedServer, mortal
         assert len(held(registry)) == 3
 
 
-async def test_an_acquire_that_learns_of_its_routers_reaping(server: EmbeddedServer, space: Space) -> None:
+async def test_an_acquire_that_notices_a_reaping_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with registry_on(server.url, space.keys.namespace) as registry:
         before = await registry.acquire()
         await reap(space, registry.router_key)
@@ -118,7 +118,7 @@ async def test_an_acquire_that_learns_of_its_routers_reaping(server: EmbeddedSer
         await settle(space, registry)
 
 
-async def test_a_beat_that_learns_of_its_routers_reaping(server: EmbeddedServer, space: Space) -> None:
+async def test_a_heartbeat_that_notices_a_reaping_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with registry_on(server.url, space.keys.namespace, heartbeat_seconds=HEARTBEAT) as registry:
         lease = await registry.acquire()
         await reap(space, registry.router_key)
@@ -126,7 +126,7 @@ async def test_a_beat_that_learns_of_its_routers_reaping(server: EmbeddedServer,
         await settle(space, registry)
 
 
-async def test_an_acquire_of_unknown_outcome(server: EmbeddedServer, space: Space) -> None:
+async def test_an_acquire_of_unknown_outcome_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with (
         FaultyProxy(server.port) as proxy,
         registry_on(proxy.url, space.keys.namespace, degraded_placement="off") as registry,
@@ -140,7 +140,7 @@ async def test_an_acquire_of_unknown_outcome(server: EmbeddedServer, space: Spac
 
 
 @pytest.mark.parametrize("fault", ["cuts_at_reply", "loses_commands"])
-async def test_a_release_of_unknown_outcome(server: EmbeddedServer, space: Space, fault: str) -> None:
+async def test_a_release_of_unknown_outcome_is_completed(server: EmbeddedServer, space: Space, fault: str) -> None:
     async with FaultyProxy(server.port) as proxy, registry_on(proxy.url, space.keys.namespace) as registry:
         lease = await registry.acquire()
         setattr(proxy, fault, True)
@@ -150,7 +150,7 @@ async def test_a_release_of_unknown_outcome(server: EmbeddedServer, space: Space
         await settle(space, registry)
 
 
-async def test_a_beat_that_counts_too_many(server: EmbeddedServer, space: Space) -> None:
+async def test_a_heartbeat_that_counts_too_many_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with registry_on(server.url, space.keys.namespace, heartbeat_seconds=HEARTBEAT) as registry:
         await registry.acquire()
         await plant(space, registry.router_key)
@@ -160,7 +160,7 @@ async def test_a_beat_that_counts_too_many(server: EmbeddedServer, space: Space)
         await settle(space, registry)
 
 
-async def test_a_beat_that_counts_too_few(server: EmbeddedServer, space: Space) -> None:
+async def test_a_heartbeat_that_counts_too_few_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
     async with registry_on(server.url, space.keys.namespace, heartbeat_seconds=HEARTBEAT) as registry:
         lease = await registry.acquire()
         await space.store_of(registry.router_key).release(lease.id)
@@ -168,9 +168,8 @@ async def test_a_beat_that_counts_too_few(server: EmbeddedServer, space: Space) 
         await settle(space, registry)
 
 
-async def test_a_release_while_redis_is_away_returns_at_once_and_is_told_later(
-    mortal: EmbeddedServer, mortal_space: Space
-) -> None:
+async def test_a_release_during_an_outage_returns_at_once(mortal: EmbeddedServer, mortal_space: Space) -> None:
+    """Redis receives it later."""
     async with registry_on(mortal.url, mortal_space.keys.namespace, redis_timeout_seconds=NEVER) as registry:
         ended, kept = await registry.acquire(), await registry.acquire()
         mortal.kill()

@@ -60,7 +60,7 @@ async def begun(recovery: Recovery) -> list[asyncio.Task[None]]:
     return tasks
 
 
-async def test_many_callers_come_back_once(recovery: Recovery, store: SlowStore) -> None:
+async def test_many_callers_share_one_recovery(recovery: Recovery, store: SlowStore) -> None:
     tasks = await begun(recovery)
     store.gate.set()
     await asyncio.gather(*tasks)
@@ -69,7 +69,7 @@ async def test_many_callers_come_back_once(recovery: Recovery, store: SlowStore)
     assert store.joins == 2
 
 
-async def test_a_failure_is_told_to_all_and_the_next_tries_again(recovery: Recovery, store: SlowStore) -> None:
+async def test_a_failure_reaches_all_callers_and_the_next_retries(recovery: Recovery, store: SlowStore) -> None:
     tasks = await begun(recovery)
     store.errors["join"] = [StoreUnavailable("away")]
     store.gate.set()
@@ -80,7 +80,7 @@ async def test_a_failure_is_told_to_all_and_the_next_tries_again(recovery: Recov
     assert store.leases == {"held": A}
 
 
-async def test_one_that_is_cancelled_leaves_it_to_the_next(recovery: Recovery, store: SlowStore) -> None:
+async def test_a_cancelled_recovery_is_left_to_the_next_caller(recovery: Recovery, store: SlowStore) -> None:
     tasks = await begun(recovery)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])

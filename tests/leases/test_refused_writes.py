@@ -144,8 +144,8 @@ async def test_writes_that_work_for_moments_exceed_no_capacity(space: Space, way
             await lease.release()
 
 
-async def test_who_was_refused_leaves_the_others_their_slots_for_a_while(space: Space) -> None:
-    """One router is asked again as soon as writes work; the other one's sessions are not back yet."""
+async def test_a_refused_router_leaves_slots_to_others_for_some_time(space: Space) -> None:
+    """One router sends again as soon as writes work; the sessions of the other one are not back yet."""
     writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
     async with routers(space, 2) as (one, other):
         writes.refuse()
@@ -169,7 +169,7 @@ async def test_who_was_refused_leaves_the_others_their_slots_for_a_while(space: 
             await lease.release()
 
 
-async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> None:
+async def test_the_queue_gives_no_session_a_slot_of_another_share(space: Space) -> None:
     """What a router frees in a good moment is its own again in the next bad one."""
     writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
     async with routers(space, 2) as (one, other):
@@ -203,8 +203,8 @@ async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> No
             await lease.release()
 
 
-async def test_a_share_shrinks_by_what_others_were_given(space: Space) -> None:
-    """One router stands by its share, while another that heard of no refused write is given all of it by Redis."""
+async def test_a_share_shrinks_by_slots_granted_to_others(space: Space) -> None:
+    """One router keeps to its share; another one, which received no refused write, is given all of it by Redis."""
     writes, held = Writes(space, "NOREPLICAS"), list[Lease]()
     async with routers(space, 2) as (one, other):
         with mock.patch.object(other._parts.placement.outage, "note_failure"):
@@ -223,7 +223,7 @@ async def test_a_share_shrinks_by_what_others_were_given(space: Space) -> None:
         await settle(space, one, other)
 
 
-async def test_what_was_placed_is_recorded_before_anything_else_is(space: Space) -> None:
+async def test_placements_during_the_outage_are_recorded_first(space: Space) -> None:
     writes, held = Writes(space, "READONLY"), list[Lease]()
     async with routers(space, 1) as (one,):
 

@@ -21,7 +21,9 @@ CASES: dict[str, tuple[list[dict[str, int]], float | None]] = {
 
 
 @pytest.mark.parametrize(("seen", "seconds_per_position"), CASES.values(), ids=CASES)
-def test_speed(seen: list[dict[str, int]], seconds_per_position: float | None) -> None:
+def test_moves_of_waiters_give_the_seconds_for_each_position(
+    seen: list[dict[str, int]], seconds_per_position: float | None
+) -> None:
     speed = QueueSpeed()
     for second, positions in enumerate(seen):
         for lease_id, position in positions.items():
@@ -31,7 +33,7 @@ def test_speed(seen: list[dict[str, int]], seconds_per_position: float | None) -
         assert speed.seconds_to_pass(1000.0 + len(seen), count) == wanted
 
 
-def test_who_left_shows_nothing_when_the_same_id_comes_again() -> None:
+def test_a_waiter_that_left_does_not_count_under_its_id() -> None:
     speed = QueueSpeed()
     speed.record(0.0, "a", 5)
     speed.forget("a")

@@ -93,7 +93,7 @@ async def line(config: RouterConfig, registry: SharedReplicaRegistry) -> AsyncIt
     line.raw.close()
 
 
-async def test_a_slot_that_comes_free_goes_to_who_came_first_whichever_router_it_came_to(
+async def test_a_free_slot_goes_to_the_longest_waiter_anywhere(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
@@ -106,7 +106,7 @@ async def test_a_slot_that_comes_free_goes_to_who_came_first_whichever_router_it
     assert line.depth() == 0
 
 
-async def test_nobody_who_comes_later_passes_who_waits(
+async def test_no_later_session_overtakes_a_waiter(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
@@ -120,7 +120,7 @@ async def test_nobody_who_comes_later_passes_who_waits(
     assert (await waiting).replica.url == A
 
 
-async def test_who_waits_is_told_where_it_stands_and_when_that_changes(
+async def test_a_waiter_receives_its_position_and_every_change(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
@@ -136,7 +136,9 @@ async def test_who_waits_is_told_where_it_stands_and_when_that_changes(
     await second.release()
 
 
-async def test_what_a_listener_raises_ends_its_waiting(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
+async def test_an_error_in_the_position_callback_ends_the_wait(
+    registry: SharedReplicaRegistry, line: RouterQueue
+) -> None:
     lease = await registry.acquire()
 
     def refuse(position: int, depth: int) -> None:
@@ -149,7 +151,7 @@ async def test_what_a_listener_raises_ends_its_waiting(registry: SharedReplicaRe
     await (await registry.acquire()).release()
 
 
-async def test_time_is_up_after_the_timeout_and_the_place_is_given_up(
+async def test_the_wait_ends_at_the_timeout_and_leaves_the_queue(
     registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
@@ -162,7 +164,7 @@ async def test_time_is_up_after_the_timeout_and_the_place_is_given_up(
     await lease.release()
 
 
-async def test_a_line_that_is_long_enough_refuses_at_once(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
+async def test_a_full_queue_refuses_at_once(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
     for _ in range(3):
         await line.join(registry)
@@ -172,7 +174,7 @@ async def test_a_line_that_is_long_enough_refuses_at_once(registry: SharedReplic
     await lease.release()
 
 
-async def test_a_cancelled_waiting_leaves_the_line_at_once(
+async def test_a_cancelled_waiter_leaves_the_queue_at_once(
     registry: SharedReplicaRegistry, line: RouterQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "POLL_SECONDS", LONG)
@@ -184,7 +186,7 @@ async def test_a_cancelled_waiting_leaves_the_line_at_once(
     assert (await second).replica.url == A
 
 
-async def test_a_replica_that_heals_is_enabled_or_grows_serves_the_line(
+async def test_a_replica_that_heals_is_enabled_or_grows_serves_waiters(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     await registry.disable(A)
@@ -202,9 +204,10 @@ async def test_a_replica_that_heals_is_enabled_or_grows_serves_the_line(
         await lease.release()
 
 
-async def test_who_excludes_all_that_has_room_keeps_nobody_waiting_and_takes_what_comes(
+async def test_a_session_excluding_the_free_replicas_makes_no_other_wait(
     registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
+    """It takes the first slot that it can use."""
     picky = asyncio.create_task(registry.acquire(timeout=LONG, exclude=[A]))
     line.tasks.append(picky)
     await asyncio.sleep(0.1)
@@ -217,7 +220,7 @@ async def test_who_excludes_all_that_has_room_keeps_nobody_waiting_and_takes_wha
     await lease.release()
 
 
-async def test_a_session_waits_for_any_replica_and_returns_to_its_own_if_that_has_room(
+async def test_a_waiter_accepts_any_replica_but_prefers_its_own(
     registry: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     await registry.register(ReplicaEndpoint(B, capacity=1, primary=True))
@@ -235,7 +238,7 @@ async def test_a_session_waits_for_any_replica_and_returns_to_its_own_if_that_ha
     await ann.release()
 
 
-async def test_a_session_whose_router_died_gets_its_place_back_through_another_one(
+async def test_a_session_regains_its_position_through_another_router(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await other.acquire()
@@ -258,7 +261,7 @@ async def test_a_session_whose_router_died_gets_its_place_back_through_another_o
     await registry.start()
 
 
-async def test_a_stop_ends_what_waits(
+async def test_stopping_the_registry_ends_every_wait(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
     lease = await registry.acquire()
@@ -271,7 +274,7 @@ async def test_a_stop_ends_what_waits(
     await lease.release()
 
 
-async def test_the_line_estimates_how_long_it_takes(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
+async def test_the_queue_estimates_the_waiting_time(registry: SharedReplicaRegistry, line: RouterQueue) -> None:
     lease = await registry.acquire()
 
     async def one_after_another() -> None:

@@ -63,7 +63,7 @@ async def settle_empty(space: Space, *registries: SharedReplicaRegistry) -> None
 # --- cancelled ---
 
 
-async def test_a_waiting_cancelled_anywhere_leaves_nothing(registry: SharedReplicaRegistry, space: Space) -> None:
+async def test_a_wait_cancelled_at_any_point_leaves_nothing(registry: SharedReplicaRegistry, space: Space) -> None:
     for point in itertools.count(1):
         blocker = await registry.acquire("blocker")
         taken: list[Lease] = []
@@ -91,7 +91,7 @@ async def test_a_waiting_cancelled_anywhere_leaves_nothing(registry: SharedRepli
 
 
 @pytest.mark.parametrize("session", [None, "ann"])
-async def test_many_who_leave_at_once_free_the_line_for_the_rest(
+async def test_waiters_that_leave_at_once_free_the_queue_for_others(
     registry: SharedReplicaRegistry, space: Space, session: str | None
 ) -> None:
     blocker = await registry.acquire()
@@ -104,10 +104,8 @@ async def test_many_who_leave_at_once_free_the_line_for_the_rest(
     await settle_empty(space, registry)
 
 
-async def test_a_slot_given_to_who_is_just_leaving_goes_to_the_next(
-    registry: SharedReplicaRegistry, space: Space
-) -> None:
-    """At all sorts of moments around the timeout, or the cancellation, of the first."""
+async def test_a_slot_granted_to_a_leaving_session_goes_on(registry: SharedReplicaRegistry, space: Space) -> None:
+    """It goes to the next waiter, at all sorts of moments around the timeout, or the cancellation, of the first."""
     for number in range(24):
         blocker = await registry.acquire()
         rng = random.Random(number)
@@ -128,7 +126,7 @@ async def test_a_slot_given_to_who_is_just_leaving_goes_to_the_next(
 # --- what is lost ---
 
 
-async def test_a_lost_reply_to_who_joins_the_line_leaves_nothing(
+async def test_a_lost_reply_to_joining_the_queue_leaves_nothing(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
 ) -> None:
     blocker = await registry.acquire()
@@ -139,7 +137,7 @@ async def test_a_lost_reply_to_who_joins_the_line_leaves_nothing(
     await blocker.release()
 
 
-async def test_a_lost_wake_up_costs_a_moment(registry: SharedReplicaRegistry, space: Space) -> None:
+async def test_a_lost_wake_up_delays_a_waiter_only_briefly(registry: SharedReplicaRegistry, space: Space) -> None:
     blocker = await registry.acquire()
     waiting = await wait_in_line(space, registry)
     pipeline = space.raw.pipeline()  # so that no reader comes in between
@@ -153,7 +151,7 @@ async def test_a_lost_wake_up_costs_a_moment(registry: SharedReplicaRegistry, sp
     await settle_empty(space, registry)
 
 
-async def test_who_waits_outlasts_a_cut_connection_and_an_outage(
+async def test_a_waiter_survives_a_cut_connection_and_an_outage(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
 ) -> None:
     blocker = await registry.acquire()
@@ -168,7 +166,7 @@ async def test_who_waits_outlasts_a_cut_connection_and_an_outage(
     await settle_empty(space, registry)
 
 
-async def test_who_runs_out_of_time_while_redis_is_away_is_told_so(
+async def test_a_wait_that_times_out_during_an_outage_reports_it(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
 ) -> None:
     blocker = await registry.acquire()
@@ -183,7 +181,7 @@ async def test_who_runs_out_of_time_while_redis_is_away_is_told_so(
     await settle(space, registry)
 
 
-async def test_who_may_be_placed_without_redis_waits_no_longer(space: Space, proxy: FaultyProxy) -> None:
+async def test_a_session_placed_without_redis_stops_waiting(space: Space, proxy: FaultyProxy) -> None:
     changes = CHANGES | {"degraded_placement": "unlimited", "refresh_seconds": 0.2}
     async with registry_on(proxy.url, space.keys.namespace, **changes) as registry:
         blocker = await registry.acquire()
@@ -197,9 +195,7 @@ async def test_who_may_be_placed_without_redis_waits_no_longer(space: Space, pro
         assert leases(space) == {blocker.id: A, lease.id: A}
 
 
-async def test_a_line_that_a_failover_lost_stands_again_in_its_order(
-    registry: SharedReplicaRegistry, space: Space
-) -> None:
+async def test_a_queue_lost_in_a_failover_is_rebuilt_in_order(registry: SharedReplicaRegistry, space: Space) -> None:
     blocker = await registry.acquire()
     waiting = [await wait_in_line(space, registry) for _ in range(5)]
     order = space.raw.zrange(space.keys.queue, 0, -1)
@@ -213,7 +209,7 @@ async def test_a_line_that_a_failover_lost_stands_again_in_its_order(
     await settle_empty(space, registry)
 
 
-async def test_a_line_outlives_the_loss_of_everything(
+async def test_the_queue_survives_the_loss_of_all_data(
     own_server: Callable[..., EmbeddedServer], tmp_path: Path
 ) -> None:
     """Flushed, and restarted empty; two routers put back what they know, leases before waiters."""

@@ -53,9 +53,8 @@ async def feeding(
 
 
 @pytest.mark.parametrize(("policy", "hash_max_load"), [("least_loaded", None), ("hash", 1.25)])
-async def test_a_policy_that_goes_by_loads_has_them_read_at_once_and_every_refresh(
-    policy: str, hash_max_load: float | None
-) -> None:
+async def test_loads_are_read_at_once_and_every_refresh_for_policies(policy: str, hash_max_load: float | None) -> None:
+    """Only for a policy that needs them."""
     clock = FakeClock()
     async with feeding(clock, policy, hash_max_load) as (_, reader):
         assert reader.asked == 1
@@ -64,7 +63,7 @@ async def test_a_policy_that_goes_by_loads_has_them_read_at_once_and_every_refre
 
 
 @pytest.mark.parametrize("policy", ["priority", "round_robin", "hash"])
-async def test_the_others_read_nothing(policy: str) -> None:
+async def test_policies_without_need_of_loads_read_none(policy: str) -> None:
     clock = FakeClock()
     async with feeding(clock, policy) as (view, reader):
         view.selection.select(None, "a", ())
@@ -72,7 +71,7 @@ async def test_the_others_read_nothing(policy: str) -> None:
         assert reader.asked == 0
 
 
-async def test_a_policy_asked_for_by_call_has_them_read_for_some_time() -> None:
+async def test_a_policy_chosen_per_call_has_loads_read_temporarily() -> None:
     clock = FakeClock()
     async with feeding(clock, "priority") as (view, reader):
         view.selection.select("least_loaded", None, ())
@@ -84,7 +83,7 @@ async def test_a_policy_asked_for_by_call_has_them_read_for_some_time() -> None:
         assert reader.asked == asked + 5
 
 
-async def test_what_was_read_counts_and_stays_while_redis_is_away() -> None:
+async def test_loads_stay_in_use_while_redis_is_away() -> None:
     clock = FakeClock()
     async with feeding(clock, "least_loaded") as (view, reader):
         reader.answer = {url(0): 100, url(1): 100}

@@ -76,7 +76,7 @@ async def lose(server: EmbeddedServer, raw: Redis, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flush", "crash"])
 @pytest.mark.parametrize("routers", [1, 3])
-async def test_losses_at_any_moments_lose_nothing(own_server: Own, how: str, routers: int) -> None:
+async def test_losses_at_any_moment_lose_no_change(own_server: Own, how: str, routers: int) -> None:
     server = own_server()
     rng = random.Random(f"{how} {routers}")
     async with contextlib.AsyncExitStack() as stack:
@@ -94,7 +94,7 @@ async def test_losses_at_any_moments_lose_nothing(own_server: Own, how: str, rou
             await until(lambda: in_redis(raw) == wanted.keys(), seconds=SECONDS)
 
 
-async def test_a_start_during_losses_contributes_its_config(own_server: Own) -> None:
+async def test_a_router_starting_during_losses_contributes_its_config(own_server: Own) -> None:
     server = own_server()
     rng = random.Random(3)
     async with contextlib.AsyncExitStack() as stack:
@@ -122,10 +122,8 @@ async def is_cut_off(line: FaultyProxy) -> None:
 
 @pytest.mark.parametrize("other", ["seeded from a file", "knew what was before"])
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_what_an_operator_did_outlives_two_losses_in_which_another_router_spoke(
-    own_server: Own, other: str, is_first: bool
-) -> None:
-    """The one router that knows of it is away from before the first loss until after the second."""
+async def test_an_operators_change_survives_two_losses(own_server: Own, other: str, is_first: bool) -> None:
+    """The only router that knows of the change is away from before the first loss until after the second."""
     server = own_server()
     async with contextlib.AsyncExitStack() as stack:
         raw = stack.enter_context(Redis.from_url(server.url, decode_responses=True))

@@ -14,7 +14,7 @@ from tests.support.mirroring_router import REFRESH, MirroringRouter, following
 from tests.support.scripted_reader import History, url_of
 
 
-async def test_before_the_first_read_nothing_is_known(clock: FakeClock, history: History) -> None:
+async def test_before_the_first_read_the_view_is_empty(clock: FakeClock, history: History) -> None:
     router = MirroringRouter(clock, history, max_staleness=1.0)
     assert router.mirror.revision == ORIGIN
     assert not router.is_stale()
@@ -22,7 +22,7 @@ async def test_before_the_first_read_nothing_is_known(clock: FakeClock, history:
     assert router.shown() == []
 
 
-async def test_loading_shows_everything_and_where_it_stands(clock: FakeClock, history: History) -> None:
+async def test_loading_shows_all_replicas_and_the_revision(clock: FakeClock, history: History) -> None:
     history.elect("leader~1")
     router = MirroringRouter(clock, history)
     assert (router.mirror.history_id, router.mirror.age_seconds, router.mirror.generation) == (None, None, 0)
@@ -34,7 +34,7 @@ async def test_loading_shows_everything_and_where_it_stands(clock: FakeClock, hi
     assert router.mirror.age_seconds == 0
 
 
-async def test_loading_tries_again_where_the_history_moved_too_fast(clock: FakeClock, history: History) -> None:
+async def test_loading_retries_while_the_history_moves_too_fast(clock: FakeClock, history: History) -> None:
     router = MirroringRouter(clock, history)
     router.reader.gaps = 3
     loading = asyncio.ensure_future(router.mirror.load())
@@ -43,7 +43,7 @@ async def test_loading_tries_again_where_the_history_moved_too_fast(clock: FakeC
     assert router.reader.count("snapshot") == 4
 
 
-async def test_loading_that_fails_says_so_and_leaves_the_view(clock: FakeClock, history: History) -> None:
+async def test_a_failed_load_raises_and_keeps_the_view(clock: FakeClock, history: History) -> None:
     router = MirroringRouter(clock, history)
     router.reader.error = StoreUnavailable("away")
     with pytest.raises(StoreUnavailable):
@@ -51,7 +51,7 @@ async def test_loading_that_fails_says_so_and_leaves_the_view(clock: FakeClock, 
     assert router.shown() == []
 
 
-async def test_events_are_taken_in_as_they_come(clock: FakeClock, history: History, router: MirroringRouter) -> None:
+async def test_events_are_applied_as_they_arrive(clock: FakeClock, history: History, router: MirroringRouter) -> None:
     history.register(4)
     await clock.settle()
     assert router.shown()[-1] == url_of(4)
@@ -63,7 +63,7 @@ async def test_events_are_taken_in_as_they_come(clock: FakeClock, history: Histo
     assert router.mirror.generation == 1
 
 
-async def test_handles_are_the_same_objects_over_changes_gaps_and_removals(
+async def test_handles_stay_the_same_objects_over_changes_gaps_and_removals(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     handle = router.handle(1)
@@ -97,9 +97,7 @@ async def test_the_leader_and_the_highest_epoch_are_followed(
     assert router.mirror.epoch == 1
 
 
-async def test_at_rest_it_polls_once_a_refresh_and_reads_nothing_again(
-    clock: FakeClock, router: MirroringRouter
-) -> None:
+async def test_at_rest_one_poll_a_refresh_and_no_full_read(clock: FakeClock, router: MirroringRouter) -> None:
     router.reader.calls.clear()
     await clock.advance(60)
     assert 59 <= router.reader.count("poll") <= 61
@@ -109,7 +107,7 @@ async def test_at_rest_it_polls_once_a_refresh_and_reads_nothing_again(
     assert router.mirror.age_seconds <= REFRESH
 
 
-async def test_listeners_hear_every_step_and_an_empty_one_after_a_full_read(
+async def test_listeners_receive_every_change_and_an_empty_one_after_reloading(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     with router.mirror.subscribed(router.listen):
@@ -126,7 +124,7 @@ async def test_listeners_hear_every_step_and_an_empty_one_after_a_full_read(
     assert len(router.heard) == 3
 
 
-async def test_an_event_that_does_not_follow_ours_makes_it_read_all_again(
+async def test_an_event_with_another_predecessor_causes_a_full_read(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     history.remove(1)
@@ -138,7 +136,7 @@ async def test_an_event_that_does_not_follow_ours_makes_it_read_all_again(
     assert router.mirror.generation == 2
 
 
-async def test_events_before_a_gap_count_though_the_full_read_fails(
+async def test_events_before_a_gap_count_although_the_read_fails(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     router.reader.snapshot_error = StoreUnavailable("away")
@@ -154,7 +152,7 @@ async def test_events_before_a_gap_count_though_the_full_read_fails(
     assert router.is_equal
 
 
-async def test_a_polled_revision_ahead_of_ours_without_events_makes_it_read_all_again(
+async def test_a_newer_polled_revision_without_events_causes_a_full_read(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     history.change(1, status=ReplicaStatus.UNHEALTHY)
@@ -165,7 +163,7 @@ async def test_a_polled_revision_ahead_of_ours_without_events_makes_it_read_all_
     assert router.mirror.generation == 2
 
 
-async def test_a_polled_revision_behind_ours_makes_it_read_all_again(
+async def test_an_older_polled_revision_causes_a_full_read(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     fail_over = history.saved()
@@ -178,9 +176,10 @@ async def test_a_polled_revision_behind_ours_makes_it_read_all_again(
     assert url_of(1) in router.shown()
 
 
-async def test_a_failover_that_lost_writes_and_wrote_others_is_noticed_at_once(
+async def test_a_failover_that_replaced_writes_is_noticed_at_once(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
+    """It lost some writes and has others instead."""
     fail_over = history.saved()
     history.remove(1)
     await clock.settle()
@@ -190,7 +189,7 @@ async def test_a_failover_that_lost_writes_and_wrote_others_is_noticed_at_once(
     assert router.is_equal
 
 
-async def test_a_gap_is_not_forgotten_where_redis_is_lost_before_the_full_read(
+async def test_a_gap_is_remembered_through_an_outage_before_the_read(
     clock: FakeClock, history: History, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     router.reader.snapshot_error = StoreUnavailable("away")
@@ -207,7 +206,7 @@ async def test_a_gap_is_not_forgotten_where_redis_is_lost_before_the_full_read(
     assert router.is_equal
 
 
-async def test_another_birth_calls_for_help_with_the_old_view_and_then_shows_the_new_history(
+async def test_a_new_history_is_given_the_old_view_first(
     clock: FakeClock, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = History("history id 2", first=100)
@@ -226,7 +225,7 @@ async def test_another_birth_calls_for_help_with_the_old_view_and_then_shows_the
     assert caplog.messages == ["redis: another history (history id 2) has replaced history id 1"]
 
 
-async def test_another_birth_with_older_revisions_is_taken_as_it_is(clock: FakeClock, history: History) -> None:
+async def test_a_new_history_with_older_revisions_is_accepted(clock: FakeClock, history: History) -> None:
     old = History(first=500)
     old.register(1)
     async with following(clock, old) as router:
@@ -236,7 +235,7 @@ async def test_another_birth_with_older_revisions_is_taken_as_it_is(clock: FakeC
         assert router.mirror.revision == history.revision
 
 
-async def test_an_empty_namespace_keeps_the_view_until_somebody_begins_anew(
+async def test_an_empty_namespace_keeps_the_view_until_a_history_begins(
     clock: FakeClock, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     empty = History()
@@ -254,7 +253,7 @@ async def test_an_empty_namespace_keeps_the_view_until_somebody_begins_anew(
     assert router.shown() == []
 
 
-async def test_help_that_fails_is_called_for_again_before_the_new_history_is_shown(
+async def test_a_failed_contribution_is_repeated_before_the_new_history_shows(
     clock: FakeClock, router: MirroringRouter
 ) -> None:
     async def fail() -> None:
@@ -271,9 +270,7 @@ async def test_help_that_fails_is_called_for_again_before_the_new_history_is_sho
     assert router.mirror.history_id == "history id 2"
 
 
-async def test_a_history_lost_again_while_it_is_read_gets_the_view_too(
-    clock: FakeClock, router: MirroringRouter
-) -> None:
+async def test_a_history_lost_during_its_read_gets_the_view_too(clock: FakeClock, router: MirroringRouter) -> None:
     reader = router.reader
     second, third = History("history id 2", first=100), History("history id 3", first=200)
 
@@ -293,7 +290,7 @@ async def test_a_history_lost_again_while_it_is_read_gets_the_view_too(
 
 
 @pytest.mark.parametrize("history_id", ["history id 2", None])
-async def test_a_history_lost_after_a_gap_was_found_gets_the_view(
+async def test_a_history_lost_after_a_gap_gets_the_view(
     clock: FakeClock, history: History, router: MirroringRouter, history_id: str | None
 ) -> None:
     """The head that is read first shows the old history, and the full read another one, or an empty namespace."""
@@ -318,7 +315,7 @@ async def test_a_history_lost_after_a_gap_was_found_gets_the_view(
     assert router.shown() == [url_of(1), url_of(2)]
 
 
-async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
+async def test_an_empty_namespace_after_a_gap_gets_the_view(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     empty = History()
@@ -339,7 +336,7 @@ async def test_an_empty_namespace_that_a_gap_leads_to_gets_the_view(
     assert url_of(3) in router.shown()
 
 
-async def test_loading_an_empty_namespace_says_so_and_shows_nothing_of_it(clock: FakeClock, history: History) -> None:
+async def test_loading_an_empty_namespace_says_so_and_shows_nothing(clock: FakeClock, history: History) -> None:
     router = MirroringRouter(clock, history)
     history.history_id = None
     with pytest.raises(StoreUnavailable, match="empty"):
@@ -347,7 +344,7 @@ async def test_loading_an_empty_namespace_says_so_and_shows_nothing_of_it(clock:
     assert (router.shown(), router.mirror.history_id) == ([], None)
 
 
-async def test_what_is_written_into_another_history_does_not_touch_the_view_it_gets(
+async def test_writes_into_another_history_do_not_change_the_contributed_view(
     clock: FakeClock, router: MirroringRouter
 ) -> None:
     other = History("history id 2", first=100)
@@ -367,7 +364,7 @@ async def test_what_is_written_into_another_history_does_not_touch_the_view_it_g
     assert router.handle(1).admin is AdminState.DISABLED, "but it is shown with all else"
 
 
-async def test_while_redis_is_away_the_last_view_stays_and_its_age_grows(
+async def test_while_redis_is_away_the_last_view_stays_and_ages(
     clock: FakeClock, history: History, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -387,7 +384,7 @@ async def test_while_redis_is_away_the_last_view_stays_and_its_age_grows(
     assert caplog.messages[1:] == ["redis: following the shared state again"]
 
 
-async def test_each_outage_and_each_other_kind_of_trouble_is_logged(
+async def test_each_outage_and_other_trouble_is_logged_once(
     clock: FakeClock, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     troubles: list[StoreError | None] = [StoreUnavailable("away"), StoreRefused("no"), None, StoreUnavailable("away")]
@@ -398,7 +395,7 @@ async def test_each_outage_and_each_other_kind_of_trouble_is_logged(
     assert warnings == [f"redis: keeping the last view: {text}" for text in ("away", "no", "away")]
 
 
-async def test_after_a_short_outage_what_it_missed_is_noticed_at_once(
+async def test_after_a_short_outage_missed_changes_are_noticed_at_once(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     await clock.advance(5.1)
@@ -412,7 +409,7 @@ async def test_after_a_short_outage_what_it_missed_is_noticed_at_once(
     assert router.is_equal
 
 
-async def test_malformed_data_keeps_the_last_view_and_says_so(
+async def test_malformed_data_keeps_the_last_view_and_is_reported(
     clock: FakeClock, history: History, router: MirroringRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     history.remove(1)
@@ -426,7 +423,7 @@ async def test_malformed_data_keeps_the_last_view_and_says_so(
     assert router.is_equal
 
 
-async def test_past_its_limit_a_view_is_withheld_until_it_is_current_again(
+async def test_an_outdated_view_is_withheld_until_it_is_current_again(
     clock: FakeClock, history: History, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with following(clock, history, max_staleness=5.0) as router:
@@ -450,7 +447,7 @@ async def test_past_its_limit_a_view_is_withheld_until_it_is_current_again(
         assert sum("max_staleness_seconds" in message for message in caplog.messages) == 1
 
 
-async def test_a_second_outage_is_timed_anew(clock: FakeClock, history: History) -> None:
+async def test_each_outage_is_timed_separately(clock: FakeClock, history: History) -> None:
     async with following(clock, history, max_staleness=5.0) as router:
         for _ in range(2):
             router.reader.error = StoreUnavailable("away")
@@ -463,7 +460,7 @@ async def test_a_second_outage_is_timed_anew(clock: FakeClock, history: History)
             assert router.first() is not None
 
 
-async def test_a_withheld_view_takes_in_own_writes_without_being_shown(clock: FakeClock, history: History) -> None:
+async def test_a_withheld_view_applies_own_writes_without_showing_them(clock: FakeClock, history: History) -> None:
     async with following(clock, history, max_staleness=5.0) as router:
         router.reader.error = StoreUnavailable("away")
         await clock.advance(6)
@@ -479,7 +476,7 @@ async def test_without_a_limit_a_view_is_never_withheld(clock: FakeClock, router
     assert router.first() is router.handle(1)
 
 
-async def test_a_view_as_old_as_it_gets_at_rest_is_not_withheld(clock: FakeClock, history: History) -> None:
+async def test_a_view_at_its_oldest_age_at_rest_is_shown(clock: FakeClock, history: History) -> None:
     async with following(clock, history, max_staleness=2 * REFRESH) as router:
         withheld = False
         for _ in range(300):

@@ -104,13 +104,13 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_whatever_is_lost_on_the_way_the_mirror_ends_up_equal_to_the_shared_state(seed: int) -> None:
+async def test_a_mirror_equals_redis_after_any_lost_messages(seed: int) -> None:
     async with following(FakeClock(), History()) as router:
         await live_through(WRITES + FAULTS, router, seed)
         assert_equal(router)
 
 
-async def test_after_failovers_that_lost_writes_the_mirror_ends_up_equal_to_the_shared_state() -> None:
+async def test_a_mirror_equals_redis_after_failovers_that_lost_writes() -> None:
     for seed in range(25):
         async with following(FakeClock(), History()) as router:
             await live_through(WRITES + FAULTS + FAILOVERS, router, seed)
@@ -118,7 +118,7 @@ async def test_after_failovers_that_lost_writes_the_mirror_ends_up_equal_to_the_
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_with_nothing_missed_it_reads_all_only_once(seed: int) -> None:
+async def test_without_losses_a_mirror_reads_everything_only_once(seed: int) -> None:
     async with following(FakeClock(), History()) as router:
         await live_through((*WRITES, "slow_feed"), router, seed)
         assert_equal(router)

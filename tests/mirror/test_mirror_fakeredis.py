@@ -88,9 +88,7 @@ async def routers(space: Space) -> AsyncIterator[tuple[Router, Router]]:
         yield a, b
 
 
-async def test_a_router_sees_its_own_writes_at_once_and_the_others_soon(
-    space: Space, routers: tuple[Router, Router]
-) -> None:
+async def test_a_router_shows_own_writes_at_once_others_soon(space: Space, routers: tuple[Router, Router]) -> None:
     a, b = routers
     await a.register(A, primary=True)
     assert a.shown() == [A]
@@ -121,7 +119,7 @@ async def test_loading_finds_what_was_there_before(space: Space) -> None:
         assert router.mirror.history_id == space.raw.hget(space.keys.meta, "history_id")
 
 
-async def test_a_trimmed_feed_is_a_gap(space: Space, routers: tuple[Router, Router]) -> None:
+async def test_a_trimmed_event_stream_is_a_gap(space: Space, routers: tuple[Router, Router]) -> None:
     a, _ = routers
     await a.register(A)
     pipeline = space.raw.pipeline(transaction=True)  # at once, so that no mirror reads in between
@@ -134,7 +132,7 @@ async def test_a_trimmed_feed_is_a_gap(space: Space, routers: tuple[Router, Rout
     assert replica.health.status is ReplicaStatus.UNHEALTHY
 
 
-async def test_a_flushed_server_keeps_the_view_and_calls_for_help_once_another_history_begins(
+async def test_a_flushed_server_keeps_the_view_until_another_history(
     space: Space, routers: tuple[Router, Router]
 ) -> None:
     a, b = routers
@@ -150,9 +148,10 @@ async def test_a_flushed_server_keeps_the_view_and_calls_for_help_once_another_h
     assert b.lost == [history_id]
 
 
-async def test_a_key_of_another_type_keeps_the_view_and_says_so_once(
+async def test_a_key_of_another_type_keeps_the_view(
     space: Space, routers: tuple[Router, Router], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The router reports it once."""
     a, b = routers
     await a.register(A)
     await until(lambda: b.shown() == [A])
@@ -256,8 +255,8 @@ async def test_the_release_that_removes_a_drained_replica_is_shown(space: Space)
     assert router.shown() == []
 
 
-async def test_a_reply_to_a_command_from_before_a_full_read_is_not_shown(space: Space) -> None:
-    """The command is answered while all is read anew, perhaps from a history that lacks it."""
+async def test_a_reply_from_before_a_full_read_is_not_shown(space: Space) -> None:
+    """The command is answered while all is read again, perhaps from a history that lacks it."""
     router = Router(space, "a")
     await space.add(A)
     await router.mirror.load()

@@ -15,7 +15,7 @@ from tests.support.scripted_reader import History, url_of
 HEALTHY = ReplicaStatus.HEALTHY
 
 
-async def test_a_refresh_reads_what_no_event_carries(
+async def test_a_refresh_reads_fields_that_no_event_carries(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     history.count(1, ReplicaHealth(HEALTHY, last_ok_at=5.0, last_latency_ms=12.0), in_flight=7)
@@ -39,7 +39,7 @@ async def test_refreshes_are_rate_limited_unless_at_once(clock: FakeClock, route
     assert router.reader.count("records") == 2
 
 
-async def test_concurrent_refreshes_share_one_read_and_a_cancelled_caller_does_not_end_it(
+async def test_concurrent_refreshes_share_one_read_despite_a_cancelled_caller(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     await clock.advance(REFRESH)
@@ -57,9 +57,7 @@ async def test_concurrent_refreshes_share_one_read_and_a_cancelled_caller_does_n
     assert router.handle(1).in_flight == 7
 
 
-async def test_a_refresh_that_fails_tells_every_caller_and_the_next_one_tries_again(
-    clock: FakeClock, router: MirroringRouter
-) -> None:
+async def test_a_failed_refresh_reaches_every_caller_and_is_retried(clock: FakeClock, router: MirroringRouter) -> None:
     await clock.advance(REFRESH)
     router.reader.records_gate.clear()
     callers = [asyncio.ensure_future(router.mirror.refresh()) for _ in range(2)]
@@ -75,9 +73,7 @@ async def test_a_refresh_that_fails_tells_every_caller_and_the_next_one_tries_ag
     assert router.mirror.age_seconds is not None
 
 
-async def test_a_refresh_that_nobody_waits_for_any_longer_fails_silently(
-    clock: FakeClock, router: MirroringRouter
-) -> None:
+async def test_a_refresh_without_a_waiting_caller_fails_silently(clock: FakeClock, router: MirroringRouter) -> None:
     await clock.advance(REFRESH)
     router.reader.records_gate.clear()
     caller = asyncio.ensure_future(router.mirror.refresh())
@@ -89,7 +85,7 @@ async def test_a_refresh_that_nobody_waits_for_any_longer_fails_silently(
     assert caller.cancelled()
 
 
-async def test_a_refresh_begun_before_a_full_read_does_not_undo_it(
+async def test_a_refresh_begun_before_a_full_read_undoes_nothing(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     await clock.advance(REFRESH)
@@ -125,7 +121,7 @@ async def test_a_refresh_does_not_undo_events_that_came_during_it(
     assert router.view.first is router.handle(3)
 
 
-async def test_a_refresh_ahead_of_the_feed_keeps_the_order_right(
+async def test_a_refresh_ahead_of_the_event_stream_keeps_order(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     await clock.advance(REFRESH)
@@ -140,7 +136,9 @@ async def test_a_refresh_ahead_of_the_feed_keeps_the_order_right(
     assert router.view.first is router.handle(2)
 
 
-async def test_a_refresh_shows_a_leader_that_died(clock: FakeClock, history: History, router: MirroringRouter) -> None:
+async def test_a_refresh_shows_that_the_leader_is_dead(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
     history.elect("a~1")
     await clock.advance(REFRESH)
     history.leader = None  # its lease ended, which no event tells
@@ -148,7 +146,7 @@ async def test_a_refresh_shows_a_leader_that_died(clock: FakeClock, history: His
     assert router.mirror.leader is None
 
 
-async def test_a_refresh_does_not_show_an_older_leader_than_the_feed(
+async def test_a_refresh_shows_no_leader_older_than_the_streams(
     clock: FakeClock, history: History, router: MirroringRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history.elect("a~1")

@@ -10,7 +10,7 @@ from tests.support.mirroring_router import following, three_healthy
 from tests.support.scripted_reader import url_of
 
 
-async def test_a_repair_shows_what_no_event_carried() -> None:
+async def test_a_repair_shows_changes_that_no_event_carried() -> None:
     clock, history = FakeClock(), three_healthy()
     async with following(clock, history) as router:
         record = history.records[url_of(2)]

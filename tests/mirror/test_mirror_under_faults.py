@@ -122,7 +122,7 @@ def network_faults(proxy: FaultyProxy) -> list[Callable[[], None]]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_network_faults(own_server: Callable[..., EmbeddedServer], seed: int) -> None:
+async def test_mirrors_recover_from_network_faults(own_server: Callable[..., EmbeddedServer], seed: int) -> None:
     rng = random.Random(seed)
     async with cluster(own_server()) as (writer, proxy, mirrors):
         faults = network_faults(proxy)
@@ -157,7 +157,7 @@ async def flush_all(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("fault", [kill_clients, flush_scripts, trim_to_nothing, delete_stream, flush_all])
-async def test_server_faults(
+async def test_mirrors_recover_from_faults_of_the_server(
     own_server: Callable[..., EmbeddedServer], fault: Callable[[Redis], Awaitable[None]]
 ) -> None:
     rng = random.Random(fault.__name__)
@@ -196,7 +196,7 @@ async def restart_with_older_copy(server: EmbeddedServer, copy: Path) -> None:
         (restart_with_older_copy, {}),
     ],
 )
-async def test_restarts(
+async def test_mirrors_recover_from_restarts(
     own_server: Callable[..., EmbeddedServer],
     tmp_path: Path,
     restart: Callable[[EmbeddedServer, Path], Awaitable[None]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,37 @@ from tests.support.mirroring_router import REFRESH, MirroringRouter
 from tests.support.scripted_reader import History, url_of
 
 
-async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_revision(
-    clock: FakeClock, history: History, router: MirroringRouter
-) -> None:
+async def hold_back_events(clock: FakeClock, router: MirroringRouter) -> None:
+    """Let the event stream bring nothing until the gate opens: own writes are known from their replies alone."""
     router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
+
+
+async def lose_unread(
+    clock: FakeClock,
+    router: MirroringRouter,
+    write: Callable[[], Event],
+    fail_over: Callable[[], None],
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Show a write, lose it before its event arrives, and expect what is shown to follow the new primary."""
+    await hold_back_events(clock, router)
+    event = write()
+    before = router.shown()
+    router.mirror.apply_reply([event], router.mirror.generation)
+    assert router.shown() != before, "the reply is shown"
+    fail_over()
+    then()
+    router.reader.stream_gate.set()
+    await clock.advance(3 * REFRESH)
+    assert router.is_equal
+
+
+async def test_a_reply_is_shown_before_its_event_arrives(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    """It does not move the revision."""
+    await hold_back_events(clock, router)
     before = router.mirror.revision
     event = history.change(1, status=ReplicaStatus.UNHEALTHY)
     router.mirror.apply_reply([event], router.mirror.generation)
@@ -30,11 +57,10 @@ async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_
     assert router.mirror.generation == 1, "the event stream went on unbroken"
 
 
-async def test_an_older_event_from_the_feed_does_not_undo_a_newer_reply(
+async def test_an_older_event_does_not_undo_a_newer_reply(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     older = history.change(1, admin=AdminState.DRAINING)
     newer = history.change(1, admin=AdminState.ACTIVE)
     router.mirror.apply_reply([newer], router.mirror.generation)
@@ -45,7 +71,7 @@ async def test_an_older_event_from_the_feed_does_not_undo_a_newer_reply(
     assert router.handle(1).admin is AdminState.ACTIVE
 
 
-async def test_a_late_reply_does_not_undo_what_the_feed_has_brought_since(
+async def test_a_late_reply_does_not_undo_later_events(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     own = history.change(1, admin=AdminState.DRAINING)
@@ -56,7 +82,7 @@ async def test_a_late_reply_does_not_undo_what_the_feed_has_brought_since(
     assert router.is_equal
 
 
-async def test_a_late_reply_does_not_bring_back_a_replica_that_was_removed_since(
+async def test_a_late_reply_does_not_restore_a_removed_replica(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     own = history.change(1, admin=AdminState.ACTIVE)
@@ -67,11 +93,10 @@ async def test_a_late_reply_does_not_bring_back_a_replica_that_was_removed_since
     assert router.view.first is router.handle(2)
 
 
-async def test_after_removing_a_replica_the_feed_does_not_show_it_again_for_a_moment(
+async def test_a_removed_replica_does_not_reappear_through_the_event_stream(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     changed, removed = history.change(1, admin=AdminState.ACTIVE), history.remove(1)
     router.mirror.apply_reply([changed], router.mirror.generation)
     router.mirror.apply_reply([removed], router.mirror.generation)
@@ -87,7 +112,7 @@ async def test_after_removing_a_replica_the_feed_does_not_show_it_again_for_a_mo
     assert router.is_equal
 
 
-async def test_a_reply_to_a_command_of_an_older_generation_is_not_applied(
+async def test_a_reply_of_an_older_generation_is_not_applied(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     generation = router.mirror.generation
@@ -102,7 +127,7 @@ async def test_a_reply_to_a_command_of_an_older_generation_is_not_applied(
     assert router.is_equal
 
 
-async def test_an_own_write_newer_than_a_full_read_survives_it(
+async def test_an_own_write_newer_than_a_full_read_stays(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     history.join()
@@ -124,11 +149,10 @@ async def test_an_own_write_newer_than_a_full_read_survives_it(
     assert router.is_equal
 
 
-async def test_own_writes_of_a_lost_history_do_not_survive_it(
+async def test_own_writes_of_a_lost_history_disappear(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     router.mirror.apply_reply([history.register(7)], router.mirror.generation)
     assert url_of(7) in router.shown()
     other = History("history id 2")
@@ -139,7 +163,7 @@ async def test_own_writes_of_a_lost_history_do_not_survive_it(
     assert router.shown() == [url_of(9)]
 
 
-async def test_an_own_write_that_a_failover_lost_is_not_shown_for_good(
+async def test_an_own_write_that_a_failover_lost_disappears(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     fail_over = history.saved()
@@ -153,53 +177,30 @@ async def test_an_own_write_that_a_failover_lost_is_not_shown_for_good(
     assert router.is_equal
 
 
-async def test_an_own_write_that_a_failover_lost_before_the_feed_brought_it_is_not_shown_for_good(
+async def test_an_own_write_lost_before_its_event_arrived_disappears(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    fail_over = history.saved()
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.register(7)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    assert url_of(7) in router.shown()
-    fail_over()
-    router.reader.stream_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    """A failover lost it."""
+    await lose_unread(clock, router, lambda: history.register(7), history.saved())
 
 
-async def test_own_and_other_writes_that_a_failover_lost_together_are_not_shown_for_good(
+async def test_own_and_other_writes_lost_in_one_failover_disappear(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     fail_over = history.saved()
     history.join()
     await clock.settle()
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.register(7)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    fail_over()
-    router.reader.stream_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    await lose_unread(clock, router, lambda: history.register(7), fail_over)
 
 
-async def test_an_own_write_that_a_failover_lost_and_later_ones_of_others_followed_is_not_shown_for_good(
+async def test_a_lost_own_write_disappears_when_other_writes_follow(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    fail_over = history.saved()
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
-    own = history.remove(1)
-    router.mirror.apply_reply([own], router.mirror.generation)
-    fail_over()
-    history.join()
-    router.reader.stream_gate.set()
-    await clock.advance(3 * REFRESH)
-    assert router.is_equal
+    """A failover lost it."""
+    await lose_unread(clock, router, lambda: history.remove(1), history.saved(), then=history.join)
 
 
-async def test_a_reply_that_comes_before_that_of_an_older_poll_is_no_sign_of_loss(
+async def test_a_reply_that_overtakes_an_older_poll_is_no_loss(
     clock: FakeClock, history: History, router: MirroringRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = asyncio.Event()
@@ -219,12 +220,11 @@ async def test_a_reply_that_comes_before_that_of_an_older_poll_is_no_sign_of_los
     assert router.mirror.generation == 1
 
 
-async def test_a_reply_of_another_history_shows_only_what_was_changed_on_purpose(
+async def test_a_reply_of_another_history_shows_only_deliberate_changes(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """The leader's reports reach an emptied server before the mirror notices; the view must be put back as it was."""
-    router.reader.stream_gate.clear()
-    await clock.advance(REFRESH)
+    await hold_back_events(clock, router)
     drained = history.change(1, admin=AdminState.DRAINING)
     router.mirror.apply_reply([drained], router.mirror.generation)
     event = replace(history.change(1, admin=AdminState.ACTIVE), history_id="another history")

@@ -74,7 +74,7 @@ async def ramping(clock: FakeClock, *records: ReplicaRecord) -> AsyncIterator[Se
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_share_grows_linearly_from_a_tenth_and_then_is_whole() -> None:
+async def test_a_share_grows_linearly_from_a_tenth_to_all() -> None:
     clock = FakeClock()
     async with ramping(clock, record(0), record(1, status=UNHEALTHY)) as server:
         assert (server.shares(), server.asked) == ({}, 0)
@@ -96,7 +96,7 @@ async def test_a_share_grows_linearly_from_a_tenth_and_then_is_whole() -> None:
         assert tally(choose, [None] * 100) == {0: 50, 1: 50}
 
 
-async def test_a_router_that_joins_later_goes_on_where_the_ramp_is() -> None:
+async def test_a_router_that_joins_later_continues_the_ramp() -> None:
     clock = FakeClock()
     now = clock.monotonic()
     records = [record(0), marked(1, now - 10), marked(2, now - 21), marked(3, now - 100), marked(4, now + 50)]
@@ -105,7 +105,7 @@ async def test_a_router_that_joins_later_goes_on_where_the_ramp_is() -> None:
         assert set(server.view.ramping) == {url(1), url(2)}
 
 
-async def test_one_that_turns_unhealthy_stops_ramping_and_begins_anew_when_it_is_back() -> None:
+async def test_an_unhealthy_replica_stops_ramping_and_later_begins_again() -> None:
     clock = FakeClock()
     async with ramping(clock, record(0)) as server:
         server.tell(marked(1, clock.monotonic()))
@@ -118,7 +118,7 @@ async def test_one_that_turns_unhealthy_stops_ramping_and_begins_anew_when_it_is
         assert server.shares() == {url(1): 0.1}
 
 
-async def test_without_redis_a_ramp_that_is_news_has_just_begun() -> None:
+async def test_without_redis_a_newly_seen_ramp_begins_at_once() -> None:
     clock = FakeClock()
     async with ramping(clock, record(0)) as server:
         server.is_away = True
@@ -129,7 +129,7 @@ async def test_without_redis_a_ramp_that_is_news_has_just_begun() -> None:
         assert server.shares() == {}
 
 
-async def test_where_all_ramp_alike_it_is_as_if_none_did() -> None:
+async def test_equal_ramps_of_all_replicas_change_no_choice() -> None:
     view = view_of(Selection("hash"), *(record(number) for number in range(5)))
     before = [view.selection.select(None, f"k{number}", ()) for number in range(200)]
     view.ramp({url(number): 0.1 for number in range(5)}, ())
@@ -141,7 +141,7 @@ async def test_where_all_ramp_alike_it_is_as_if_none_did() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "step"), [(0.5, 0.1), (10.0, 0.5), (3600.0, 1.0)])
-def test_steps_are_a_twentieth_within_bounds(seconds: float, step: float) -> None:
+def test_steps_are_a_twentieth_of_the_ramp_within_bounds(seconds: float, step: float) -> None:
     assert step_seconds(seconds) == step
 
 
@@ -185,7 +185,7 @@ class Leader:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_off_the_leader_says_so_once_and_is_done() -> None:
+async def test_with_slow_start_off_the_leader_reports_once_and_ends() -> None:
     clock = FakeClock()
     leader = Leader(clock, 0.0, record(0))
     async with leader.leading() as task:
@@ -194,7 +194,7 @@ async def test_off_the_leader_says_so_once_and_is_done() -> None:
         assert leader.scores.calls == [(0.0, [])]
 
 
-async def test_off_what_an_earlier_leader_began_is_brought_to_its_end() -> None:
+async def test_with_slow_start_off_earlier_ramps_are_completed() -> None:
     clock = FakeClock()
     leader = Leader(clock, 0.0, record(0), marked(1, 0.0))
     leader.scores.left = {url(1)}
@@ -207,7 +207,7 @@ async def test_off_what_an_earlier_leader_began_is_brought_to_its_end() -> None:
         assert {tuple(urls) for _, urls in leader.scores.calls} == {(url(1),)}
 
 
-async def test_what_ramps_is_advanced_a_step_at_a_time_until_redis_says_that_it_is_over() -> None:
+async def test_ramping_scores_advance_in_steps_until_redis_reports_the_end() -> None:
     clock = FakeClock()
     leader = Leader(clock, 20.0, record(0))
     async with leader.leading():
@@ -224,7 +224,7 @@ async def test_what_ramps_is_advanced_a_step_at_a_time_until_redis_says_that_it_
         assert len(leader.scores.calls) == 8
 
 
-async def test_a_refused_or_lost_step_is_made_up_for() -> None:
+async def test_a_refused_or_lost_step_is_repeated() -> None:
     clock = FakeClock()
     leader = Leader(clock, 20.0, marked(1, 0.0))
     leader.scores.error = StoreUnavailable("away")
@@ -243,7 +243,7 @@ async def test_a_refused_or_lost_step_is_made_up_for() -> None:
         assert isinstance(task.exception(), Fenced)
 
 
-async def test_many_are_advanced_in_bounded_calls() -> None:
+async def test_many_scores_are_advanced_in_bounded_calls() -> None:
     leader = Leader(FakeClock(), 20.0, *(marked(number, 0.0) for number in range(2 * URLS_AT_ONCE + 1)))
     async with leader.leading():
         assert [len(urls) for _, urls in leader.scores.calls] == [URLS_AT_ONCE, URLS_AT_ONCE, 1]

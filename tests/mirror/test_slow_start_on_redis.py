@@ -48,7 +48,7 @@ LONG_SECONDS = 10_000.0
 """A ramp of which the time that a test takes is nothing."""
 
 
-async def test_the_score_falls_to_the_plain_one_as_the_ramp_goes_on(space: Space) -> None:
+async def test_the_score_falls_to_the_plain_one_during_the_ramp(space: Space) -> None:
     epoch = await lead(space, LONG_SECONDS)
     await space.add(A, weight=2.0)
     await space.make("healthy", A)
@@ -70,7 +70,8 @@ async def test_the_score_falls_to_the_plain_one_as_the_ramp_goes_on(space: Space
     assert await advance(space, epoch, A, seconds=LONG_SECONDS) == []
 
 
-async def test_a_script_that_touches_it_after_the_end_gives_the_plain_score_without_a_leader(space: Space) -> None:
+async def test_after_the_ramp_any_script_writes_the_plain_score(space: Space) -> None:
+    """Without a leader."""
     await lead(space, 100.0)
     await space.add(A)
     await space.make("healthy")
@@ -80,7 +81,7 @@ async def test_a_script_that_touches_it_after_the_end_gives_the_plain_score_with
 
 
 @pytest.mark.parametrize("mark", ["0", "-5", "x", ""])
-async def test_a_mark_that_makes_no_sense_ramps_nothing(space: Space, mark: str) -> None:
+async def test_an_invalid_mark_ramps_nothing(space: Space, mark: str) -> None:
     epoch = await lead(space, 100.0)
     await space.add(A)
     await space.make("healthy")
@@ -89,7 +90,7 @@ async def test_a_mark_that_makes_no_sense_ramps_nothing(space: Space, mark: str)
     assert score(space, A) == 0.0
 
 
-async def test_a_clock_that_was_set_back_ends_the_ramp_rather_than_prolonging_it(space: Space) -> None:
+async def test_a_clock_set_back_ends_the_ramp_early(space: Space) -> None:
     epoch = await lead(space, 100.0)
     await space.add(A)
     await space.make("healthy")
@@ -98,7 +99,7 @@ async def test_a_clock_that_was_set_back_ends_the_ramp_rather_than_prolonging_it
     assert score(space, A) == 0.0
 
 
-async def test_only_the_leader_advances_and_what_is_not_there_is_passed_over(space: Space) -> None:
+async def test_only_the_leader_advances_scores_and_skips_missing_replicas(space: Space) -> None:
     epoch = await lead(space, 100.0)
     await space.add(A)
     before = space.dump()
@@ -110,7 +111,8 @@ async def test_only_the_leader_advances_and_what_is_not_there_is_passed_over(spa
     assert space.dump() == before
 
 
-async def test_off_nothing_is_marked_and_a_ramp_under_way_ends_in_its_time(space: Space) -> None:
+async def test_with_slow_start_off_no_new_ramp_begins(space: Space) -> None:
+    """A ramp in progress ends in its time."""
     epoch = await lead(space, 100.0)
     for url in (A, B):
         await space.add(url)
@@ -127,7 +129,7 @@ async def test_off_nothing_is_marked_and_a_ramp_under_way_ends_in_its_time(space
     assert score(space, A) == 0.0
 
 
-async def test_an_idle_warm_replica_comes_before_an_idle_cold_one_which_comes_before_a_refusal(space: Space) -> None:
+async def test_ramping_replicas_come_after_idle_ones_but_before_a_refusal(space: Space) -> None:
     await space.store.heartbeat(info(), expiry_seconds=60)
     for url in (A, B):
         await space.add(url, capacity=2)
@@ -142,7 +144,7 @@ async def test_an_idle_warm_replica_comes_before_an_idle_cold_one_which_comes_be
 # What is checked
 
 
-async def test_a_ramping_score_is_no_violation_and_one_that_is_stuck_is(space: Space) -> None:
+async def test_check_accepts_a_ramping_score_but_no_stuck_one(space: Space) -> None:
 
     await lead(space, 1.0)
     await space.add(A)
@@ -161,7 +163,7 @@ async def test_a_ramping_score_is_no_violation_and_one_that_is_stuck_is(space: S
     assert await find_violations(space.reader, space.keys) == []
 
 
-async def test_the_load_of_a_ramping_replica_is_read_as_it_is(space: Space) -> None:
+async def test_the_load_of_a_ramping_replica_is_read_correctly(space: Space) -> None:
     await lead(space, 100.0)
     for url in (A, B):
         await space.add(url, weight=4.0)
@@ -205,7 +207,7 @@ async def routers(
 
 
 @pytest.mark.parametrize("leaves", ["stopped", "paused"])
-async def test_the_plain_score_is_reached_although_the_leader_changed_meanwhile(
+async def test_the_plain_score_is_reached_although_the_leader_changed(
     space: Space, server: EmbeddedServer, namespace: str, leaves: str
 ) -> None:
     settings = {"slow_start_seconds": 1.0, "lease_seconds": 0.4, "renew_interval_seconds": 0.1}
@@ -230,7 +232,7 @@ async def test_the_plain_score_is_reached_although_the_leader_changed_meanwhile(
         assert await rest[0].check() == []
 
 
-async def test_a_leader_that_comes_after_the_end_finds_the_mark_and_gives_the_plain_score(
+async def test_a_new_leader_completes_a_ramp_that_has_ended(
     space: Space, server: EmbeddedServer, namespace: str
 ) -> None:
     await lead(space, 0.05)
@@ -245,7 +247,7 @@ async def test_a_leader_that_comes_after_the_end_finds_the_mark_and_gives_the_pl
         await until(lambda: not space.raw.hexists(space.keys.meta, "slow_start_ms"))
 
 
-async def test_select_gives_a_ramping_replica_less_and_then_all_of_its_share(
+async def test_select_gives_a_ramping_replica_a_growing_share(
     space: Space, server: EmbeddedServer, namespace: str
 ) -> None:
     async with routers(server, namespace, 2, policy="round_robin", slow_start_seconds=1.5) as (registry, other):
@@ -271,7 +273,9 @@ async def test_select_gives_a_ramping_replica_less_and_then_all_of_its_share(
         assert await registry.check() == []
 
 
-async def test_off_there_is_no_trace_of_it(space: Space, server: EmbeddedServer, namespace: str) -> None:
+async def test_with_slow_start_off_redis_has_no_trace_of_ramps(
+    space: Space, server: EmbeddedServer, namespace: str
+) -> None:
     async with routers(server, namespace, 1) as (registry,):
         await space.add(A)
         await until(lambda: score(space, A) == 0.0)

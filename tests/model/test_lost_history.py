@@ -227,5 +227,5 @@ def goes_when_drained(fields: Fields) -> bool:
 
 
 @takes_long
-def test_the_newest_view_comes_out_and_nothing_written_since_is_lost(place_on: Callable[..., Place]) -> None:
+def test_the_newest_view_is_restored_without_losing_later_writes(place_on: Callable[..., Place]) -> None:
     run_machine(Losses, place_on(), examples=25, steps=20)

@@ -74,7 +74,7 @@ class Interrupted:
         return await self._space.store.restore(entries, **more)
 
 
-async def test_the_health_of_an_earlier_life_does_not_pass_to_the_next(space: Space) -> None:
+async def test_health_of_an_earlier_life_does_not_return(space: Space) -> None:
     await space.add(A)
     await space.make("healthy", A)
     older = await seen(space)
@@ -91,7 +91,8 @@ async def test_the_health_of_an_earlier_life_does_not_pass_to_the_next(space: Sp
 
 
 @pytest.mark.parametrize("is_seeded", [True, False])
-async def test_what_was_probed_since_the_loss_stays_whoever_registered_it(space: Space, is_seeded: bool) -> None:
+async def test_health_probed_since_the_loss_stays(space: Space, is_seeded: bool) -> None:
+    """Whichever router registered the replica."""
     await space.add(A, capacity=1)
     older = await seen(space)
     await space.remove(A)
@@ -107,7 +108,8 @@ async def test_what_was_probed_since_the_loss_stays_whoever_registered_it(space:
     assert (space.fields(A)["capacity"], space.fields(A)["status"]) == ("2", "unhealthy")
 
 
-async def test_a_registration_after_a_removal_that_an_older_view_still_shows_undoes_it(space: Space) -> None:
+async def test_a_registration_after_a_removal_undoes_the_removal(space: Space) -> None:
+    """An older view still shows the removal."""
     await space.add(A)
     await space.remove(A)
     older = await seen(space)
@@ -124,7 +126,7 @@ async def test_a_registration_after_a_removal_that_an_older_view_still_shows_und
 
 @pytest.mark.parametrize("act", ["drain", "remove"])
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_an_own_write_is_known_as_of_itself(space: Space, act: str, is_first: bool) -> None:
+async def test_an_own_write_has_its_own_revision(space: Space, act: str, is_first: bool) -> None:
     """The reply showed it before the event stream could: the rest of the view is older than another router's."""
     await space.add(A)
     acting = await seen(space)
@@ -142,7 +144,7 @@ async def test_an_own_write_is_known_as_of_itself(space: Space, act: str, is_fir
     assert shown(await seen(space)).get(A) == (("unknown", "draining") if act == "drain" else None)
 
 
-async def test_a_removal_that_one_router_knew_of_outlives_that_router(space: Space) -> None:
+async def test_a_removal_known_to_one_router_outlives_that_router(space: Space) -> None:
     await space.add(A)
     await space.remove(A)
     only_one = await seen(space)
@@ -161,9 +163,7 @@ async def test_a_removal_that_one_router_knew_of_outlives_that_router(space: Spa
 
 
 @pytest.mark.parametrize("young_comes_first", [True, False])
-async def test_a_history_that_was_lost_before_all_was_put_back_does_not_undo_an_earlier_one(
-    space: Space, young_comes_first: bool
-) -> None:
+async def test_a_partly_restored_history_does_not_undo_an_earlier_one(space: Space, young_comes_first: bool) -> None:
     """Redis is lost twice; in between, a router that has just started read what there was by then."""
     await space.add(A)
     await space.add(B)
@@ -182,7 +182,7 @@ async def test_a_history_that_was_lost_before_all_was_put_back_does_not_undo_an_
     }
 
 
-async def test_what_a_later_view_of_the_same_history_does_not_know_is_gone(space: Space) -> None:
+async def test_a_replica_missing_in_a_later_view_is_gone(space: Space) -> None:
     """Its removal is longer ago than tombstones last."""
     await space.add(A)
     await space.add(B)
@@ -202,7 +202,7 @@ async def test_what_a_later_view_of_the_same_history_does_not_know_is_gone(space
     assert shown(await seen(space)) == {B: ("unknown", "active")}
 
 
-async def test_what_is_known_to_be_removed_is_not_removed_again_for_being_unknown(space: Space) -> None:
+async def test_a_known_removal_is_not_repeated_for_missing_replicas(space: Space) -> None:
     await space.add(A)
     await space.remove(A)
     mirror = await seen(space)
@@ -232,7 +232,7 @@ async def test_a_view_put_back_again_changes_nothing(space: Space, is_repeated_b
 
 
 @pytest.mark.parametrize("call", range(1, 6))
-async def test_a_loss_while_a_view_is_put_back_takes_nothing_of_it(
+async def test_a_loss_during_a_restore_removes_nothing_from_it(
     space: Space, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", 1)

@@ -124,7 +124,7 @@ async def settled(registries: list[SharedReplicaRegistry], old_history_id: str |
     await until(are_settled, seconds=20)
 
 
-async def test_a_flush_changes_nothing_that_anybody_sees(own_server: Own) -> None:
+async def test_a_flush_changes_no_routers_view(own_server: Own) -> None:
     server = own_server()
     async with started(server) as registries:
         before, history_id = shown(registries[0]), registries[0].history_id
@@ -136,7 +136,7 @@ async def test_a_flush_changes_nothing_that_anybody_sees(own_server: Own) -> Non
         await until(lambda: any(one.is_leader for one in registries))
 
 
-async def test_a_server_that_comes_back_empty_twice_changes_nothing_that_anybody_sees(own_server: Own) -> None:
+async def test_a_server_emptied_twice_changes_no_routers_view(own_server: Own) -> None:
     server = own_server()
     async with started(server) as registries:
         before, history_id = shown(registries[0]), registries[0].history_id
@@ -149,7 +149,7 @@ async def test_a_server_that_comes_back_empty_twice_changes_nothing_that_anybody
         assert {shown(one) for one in registries} == {before}
 
 
-async def test_a_router_that_starts_after_the_loss_changes_nothing_either(own_server: Own) -> None:
+async def test_a_router_starting_after_the_loss_changes_nothing(own_server: Own) -> None:
     """Its config file names what was disabled and what was removed."""
     server = own_server()
     async with started(server) as registries:
@@ -162,7 +162,7 @@ async def test_a_router_that_starts_after_the_loss_changes_nothing_either(own_se
                 assert {shown(one) for one in [*registries, new]} == {before}
 
 
-async def test_an_older_copy_of_the_data_is_the_truth_then(own_server: Own, tmp_path: Path) -> None:
+async def test_an_older_copy_of_the_data_is_accepted(own_server: Own, tmp_path: Path) -> None:
     """As after a failover to a replica of Redis that lagged behind: the history is the same, its end is missing."""
     server = own_server(data_dir=tmp_path)
     async with started(server) as registries:

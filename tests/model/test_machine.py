@@ -177,12 +177,13 @@ def run_machine(machine: type[Steps], place: Place, *, examples: int, steps: int
 
 
 @takes_long
-def test_server_and_mirrors_do_what_the_model_does(place_on: Callable[..., Place]) -> None:
+def test_server_and_mirrors_behave_like_the_model(place_on: Callable[..., Place]) -> None:
     run_machine(Commands, place_on(), examples=60, steps=30)
 
 
 @takes_long
-def test_restarts_change_nothing_where_data_is_kept_and_mirrors_put_back_what_is_not(
+def test_restarts_change_nothing_with_kept_or_restored_data(
     place_on: Callable[..., Place],
 ) -> None:
+    """What the server does not keep, the mirrors put back."""
     run_machine(Restarts, place_on(appendonly="yes"), examples=12, steps=25)

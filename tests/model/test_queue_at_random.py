@@ -288,5 +288,5 @@ class Waiting(Sessions):
 
 
 @takes_long
-def test_the_line_is_served_in_order_by_whatever_makes_room(place_on: Callable[..., Place]) -> None:
+def test_every_command_that_makes_room_serves_waiters_in_order(place_on: Callable[..., Place]) -> None:
     run_machine(Waiting, place_on(), examples=25, steps=25)

@@ -190,5 +190,5 @@ class Sessions(QueueSteps):
 
 
 @takes_long
-def test_leases_are_counted_placed_and_ended_as_the_model_says(place_on: Callable[..., Place]) -> None:
+def test_leases_are_counted_placed_and_ended_like_the_model(place_on: Callable[..., Place]) -> None:
     run_machine(Sessions, place_on(), examples=26, steps=30)

@@ -62,7 +62,7 @@ def files_of_core() -> list[Path]:
 
 
 @pytest.mark.parametrize("requirement", PUBLISHED, ids=str)
-def test_a_lower_bound_is_the_version_that_is_tested(requirement: Requirement) -> None:
+def test_every_lower_bound_is_the_version_that_is_tested(requirement: Requirement) -> None:
     [bound] = [part.version for part in requirement.specifier if part.operator == ">="]
     assert lowest_versions()[canonicalize_name(requirement.name)] == Version(bound)
 
@@ -71,7 +71,7 @@ def test_the_core_needs_five_packages_at_most() -> None:
     assert len(CORE) <= 5
 
 
-def test_the_core_imports_what_it_declares_and_no_more() -> None:
+def test_the_core_imports_exactly_its_declared_dependencies() -> None:
     assert imported(files_of_core()) == names_of(CORE)
 
 
@@ -108,7 +108,7 @@ def test_a_missing_part_says_how_to_install_it(missing: str, room: str, part: st
     [("rich", ["status"]), ("uvicorn", ["serve"]), ("httpx", ["demo"])],
     ids=str,
 )
-def test_the_command_says_in_one_line_what_is_missing(missing: str, words: list[str]) -> None:
+def test_the_command_names_missing_packages_in_one_line(missing: str, words: list[str]) -> None:
     code = f"sys.argv = ['shared-registry', *{words!r}]; from shared_registry.__main__ import main; main()"
     done = run_without(missing, code)
     assert (done.returncode, done.stdout) == (2, "")

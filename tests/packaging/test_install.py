@@ -115,7 +115,7 @@ def build(target: str, checkout: Path) -> Path:
     return built
 
 
-def test_there_is_something_to_ship() -> None:
+def test_lua_commands_and_their_library_are_found() -> None:
     names = lua_files(ROOT / "lua")
     assert any("/" not in name for name in names)
     assert any(name.startswith("lib/") for name in names)
@@ -136,7 +136,7 @@ def test_an_installed_sdist_has_its_lua_inside(sdist: Path, environment: Environ
     assert installed.files == lua_files(ROOT / "lua")
 
 
-def test_a_wheel_from_the_sdist_is_the_wheel_from_the_checkout(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+def test_a_wheel_built_from_the_sdist_equals_the_checkouts(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # an argument only from 3.11.4 on
         archive.extractall(tmp_path)
@@ -159,7 +159,7 @@ def test_an_editable_install_reads_the_working_copy(checkout: Path, environment:
         (checkout / "lua" / "added.lua").unlink()
 
 
-def test_an_editable_install_leaves_no_copy_that_could_go_stale(checkout: Path, environment: Environment) -> None:
+def test_an_editable_install_leaves_no_copy_of_lua_behind(checkout: Path, environment: Environment) -> None:
     environment.install("--editable", checkout)
     copied = [path for path in environment.site_packages.rglob("*") if path.suffix in {".lua", ".py"}]
     assert copied == []

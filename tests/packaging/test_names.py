@@ -1,4 +1,4 @@
-"""One name, one meaning: within the package no two modules give one name to different things."""
+"""Names: no two modules of the package give one name to different things, and a test's name is a short sentence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import shared_registry
 
 PACKAGE = Path(shared_registry.__file__).parent
+TESTS = Path(__file__).parents[1]
+LONGEST_NAME = 10  # words
 ENTRY_POINTS = {"main"}
 ALIAS = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 Found = dict[str, list[str]]
@@ -38,9 +40,21 @@ def public_functions(module: ast.Module) -> list[str]:
     return [node.name for node in functions if not node.name.startswith("_") and node.name not in ENTRY_POINTS]
 
 
+def names_of_tests(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node.name for node in functions if node.name.startswith("test_")]
+
+
 def test_no_two_types_have_the_same_name() -> None:
     assert found(types) == {}
 
 
 def test_no_two_public_functions_have_the_same_name() -> None:
     assert found(public_functions) == {}
+
+
+def test_every_test_has_a_name_of_ten_words_at_most() -> None:
+    names = [name for path in sorted(TESTS.rglob("*.py")) for name in names_of_tests(path)]
+    assert len(names) > 1000, "nothing was read"
+    assert [name for name in names if len(name.removeprefix("test_").split("_")) > LONGEST_NAME] == []

@@ -39,12 +39,12 @@ def _networks() -> None:
         ("another table", {V4: SILENT, V6: UNREACHABLE}),
     ],
 )
-def test_without_any_route_it_is_ones_own(situation: str, expected: dict[str, str]) -> None:
+def test_without_any_route_the_trouble_is_the_routers_own(situation: str, expected: dict[str, str]) -> None:
     for found in own_network.run(situation):
         assert {url: found[url] for url in expected} == expected
 
 
-def test_without_a_local_port_it_is_ones_own() -> None:
+def test_without_a_local_port_the_trouble_is_the_routers_own() -> None:
     own = "own: cannot assign requested address"
     expected = {"IPv4": own, "IPv6": own, "name": own, "another": "timeout after 0.5s while waiting for the response"}
     assert own_network.run("out of ports") == (expected, expected)

@@ -53,7 +53,7 @@ def is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("number", ALWAYS)
-def test_what_this_machine_lacks_is_its_own_trouble(number: int) -> None:
+def test_errors_of_this_machine_are_its_own_trouble(number: int) -> None:
     trouble = own_trouble(error(number), url=URL)
     assert trouble is not None
     assert str(trouble) == os.strerror(number).lower()
@@ -63,22 +63,22 @@ def test_what_this_machine_lacks_is_its_own_trouble(number: int) -> None:
 
 @pytest.mark.parametrize("number", NEVER)
 @pytest.mark.usefixtures("is_cut_off")
-def test_what_a_dead_replica_causes_is_its_failure(number: int) -> None:
+def test_errors_of_a_dead_replica_are_its_failure(number: int) -> None:
     assert own_trouble(error(number), url=URL) is None
     assert own_trouble(str(error(number)), url=URL) is None
 
 
 @pytest.mark.usefixtures("is_connected")
-def test_an_unreachable_network_is_the_replicas_where_there_is_a_route() -> None:
+def test_with_a_route_an_unreachable_network_is_the_replicas_failure() -> None:
     assert own_trouble(error(errno.ENETUNREACH), url=URL) is None
 
 
 @pytest.mark.usefixtures("is_cut_off")
-def test_an_unreachable_network_is_ones_own_without_any_route() -> None:
+def test_without_a_route_an_unreachable_network_is_own_trouble() -> None:
     assert own_trouble(error(errno.ENETUNREACH), url=URL) is not None
 
 
-def test_a_want_of_ports_leaves_other_replicas_to_try() -> None:
+def test_a_lack_of_ports_leaves_other_replicas_usable() -> None:
     trouble = own_trouble(error(errno.EADDRNOTAVAIL), url=URL)
     assert trouble is not None
     assert not trouble.is_general
@@ -87,7 +87,9 @@ def test_a_want_of_ports_leaves_other_replicas_to_try() -> None:
 
 @pytest.mark.parametrize("is_in_text", [True, False])
 @pytest.mark.usefixtures("is_connected")
-def test_an_address_that_no_socket_can_have_is_the_replicas(monkeypatch: pytest.MonkeyPatch, is_in_text: bool) -> None:
+def test_an_address_unusable_for_sockets_is_the_replicas_failure(
+    monkeypatch: pytest.MonkeyPatch, is_in_text: bool
+) -> None:
     """As of IPv6 addresses where IPv6 is off; test_own_network.py has the real thing."""
     tried: list[str] = []
 
@@ -117,7 +119,7 @@ def test_an_address_that_no_socket_can_have_is_the_replicas(monkeypatch: pytest.
     ],
 )
 @pytest.mark.usefixtures("is_connected")
-def test_of_several_addresses_one_that_was_asked_decides(numbers: list[int], is_own: bool) -> None:
+def test_of_several_addresses_the_one_that_was_asked_decides(numbers: list[int], is_own: bool) -> None:
     group = ExceptionGroup("multiple connection attempts failed", [error(number) for number in numbers])
     for failure in (joined(*numbers), group, str(joined(*numbers))):
         assert (own_trouble(failure, url=URL) is not None) is is_own, failure
@@ -141,11 +143,11 @@ def chained(*errors: Exception) -> Exception:
     ],
     ids=str,
 )
-def test_however_it_is_wrapped_it_is_found(failure: Exception) -> None:
+def test_own_trouble_is_found_in_any_wrapping(failure: Exception) -> None:
     assert own_trouble(failure, url=URL) is not None
 
 
-def test_what_was_raised_last_decides() -> None:
+def test_the_exception_raised_last_decides() -> None:
     assert own_trouble(chained(error(errno.ECONNREFUSED), error(errno.EMFILE)), url=URL) is None
     assert own_trouble(chained(ssl.SSLError(errno.EMFILE, "a number of OpenSSL's"), ValueError()), url=URL) is None
     looped = ValueError()
@@ -171,7 +173,7 @@ def test_what_was_raised_last_decides() -> None:
         "Connection(host='a', port=80): Failed to establish a new connection: [Errno 24] Too many open files\"))",
     ],
 )
-def test_texts_of_exceptions_count(text: str) -> None:
+def test_texts_of_exceptions_are_recognized(text: str) -> None:
     assert own_trouble(text, url=URL) is not None
 
 
@@ -192,7 +194,7 @@ def test_texts_of_exceptions_count(text: str) -> None:
         "Cannot connect to host, says the replica [Too many open files]",
     ],
 )
-def test_what_a_replica_may_have_sent_does_not(text: str) -> None:
+def test_text_that_a_replica_may_have_sent_does_not_count(text: str) -> None:
     assert own_trouble(text, url=URL) is None
 
 
@@ -224,7 +226,9 @@ async def failure_of(call: Callable[[str], Awaitable[object]], host: str) -> Exc
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("call", [by_asyncio, by_httpx, by_websockets, by_urllib])
-def test_it_is_recognized_as_clients_raise_it(call: Callable[[str], Awaitable[object]], host: str, loop: str) -> None:
+def test_own_trouble_is_recognized_in_errors_of_http_clients(
+    call: Callable[[str], Awaitable[object]], host: str, loop: str
+) -> None:
     async def meet() -> tuple[OwnTrouble | None, OwnTrouble | None, OwnTrouble | None]:
         refused = own_trouble(await failure_of(call, host), url=URL)  # and all is imported, and threads are there
         with out_of_descriptors():
@@ -252,13 +256,13 @@ def raised_by_lookups() -> list[Exception]:
 
 @pytest.mark.parametrize("failure", raised_by_lookups(), ids=repr)
 @pytest.mark.usefixtures("is_connected")
-def test_what_may_stand_for_it_does_where_descriptors_lack(failure: Exception) -> None:
+def test_ambiguous_errors_count_while_descriptors_are_missing(failure: Exception) -> None:
     assert own_trouble(failure, url="http://name:1") is None
     with out_of_descriptors(spare=1):
         assert str(own_trouble(failure, url="http://name:1")) == "too many open files"
 
 
 @pytest.mark.usefixtures("is_cut_off")
-def test_a_resolver_that_no_route_leads_to_is_ones_own() -> None:
+def test_an_unreachable_resolver_is_own_trouble() -> None:
     assert own_trouble(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")) is not None
     assert own_trouble(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) is None

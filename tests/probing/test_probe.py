@@ -51,7 +51,7 @@ URL = "http://10.0.0.1:8000/health"
         (b'{"a": "\\u0000\\n"}', {"a": "x"}, "body: a is '\\x00\\n', expected 'x'"),
     ],
 )
-def test_a_body_carries_the_expected_values_or_is_told_apart(
+def test_a_body_must_carry_the_expected_values(
     body: bytes, expect: Mapping[str, ExpectedValue], mismatch: str | None
 ) -> None:
     assert body_mismatch(body, expect) == mismatch
@@ -62,7 +62,7 @@ def test_a_body_carries_the_expected_values_or_is_told_apart(
     [b"[" * 60_000, b'{"a": ' * 10_000, b'{"a": 1' + b"0" * 60_000 + b"}", b"\x00" * 60_000, b'{"a": "\\ud800"}'],
     ids=["deep list", "deep object", "long number", "zeros", "half a surrogate pair"],
 )
-def test_no_body_is_too_odd_to_be_described_in_one_bounded_line(body: bytes) -> None:
+def test_every_odd_body_is_described_in_one_bounded_line(body: bytes) -> None:
     mismatch = body_mismatch(body, {"a": "ready"})
     assert mismatch is not None
     assert len(mismatch) <= MAX_ERROR_LENGTH
@@ -127,7 +127,7 @@ def _tls(reason: str | None) -> ssl.SSLError:
         (OSError("something else"), "something else"),
     ],
 )
-def test_reasons_are_told_in_the_systems_words(error: Exception, reason: str) -> None:
+def test_reasons_are_given_in_the_systems_words(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason
 
 
@@ -135,7 +135,7 @@ def test_reasons_are_told_in_the_systems_words(error: Exception, reason: str) ->
     "url",
     ["", "10.0.0.1/health", "ftp://10.0.0.1/health", "http:///health", "http://a b/health", "http://u:secret@h/health"],
 )
-async def test_a_url_that_is_none_is_a_failed_probe_that_keeps_secrets(url: str) -> None:
+async def test_an_invalid_url_fails_the_probe_without_showing_secrets(url: str) -> None:
     async with HttpProber() as prober:
         latency_ms, error = await prober(url, timeout=1.0)
     assert latency_ms == 0.0
@@ -144,13 +144,13 @@ async def test_a_url_that_is_none_is_a_failed_probe_that_keeps_secrets(url: str)
     assert "secret" not in error
 
 
-async def test_retain_with_a_url_that_is_none_is_refused() -> None:
+async def test_retain_refuses_an_invalid_url() -> None:
     async with HttpProber() as prober:
         with pytest.raises(ConfigError, match="no http"):
             prober.retain(["http://10.0.0.1", "10.0.0.2"])
 
 
-async def test_a_closed_prober_says_so() -> None:
+async def test_a_closed_prober_reports_that_it_is_closed() -> None:
     prober = HttpProber()
     await prober.aclose()
     await prober.aclose()
@@ -182,7 +182,7 @@ def _raises(error: BaseException) -> HttpProbe:
         ((1.5, ""), ProbeOutcome(1.5, "")),
     ],
 )
-async def test_a_guarded_result_comes_through(result: object, outcome: ProbeOutcome) -> None:
+async def test_the_guard_passes_a_result_through(result: object, outcome: ProbeOutcome) -> None:
     assert await guarded(_returns(result), URL, 2.0) == outcome
 
 
@@ -218,12 +218,12 @@ async def test_a_result_of_another_shape_is_a_failure(result: object) -> None:
         (RuntimeError("x" * 1000), "RuntimeError: " + "x" * (MAX_ERROR_LENGTH - 15) + "…"),
     ],
 )
-async def test_what_a_guarded_probe_raises_becomes_text(error: BaseException, text: str) -> None:
+async def test_the_guard_turns_an_exception_into_text(error: BaseException, text: str) -> None:
     assert (await guarded(_raises(error), URL, 2.0)).error == text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-async def test_what_ends_the_process_passes_the_guard(error: BaseException) -> None:
+async def test_the_guard_passes_exceptions_that_end_the_process(error: BaseException) -> None:
     with pytest.raises(type(error)):
         await guarded(_raises(error), URL, 2.0)
 

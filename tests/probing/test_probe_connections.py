@@ -25,7 +25,7 @@ from tests.support.scripted_server import (
 from tests.support.until import until
 
 
-async def test_one_origin_has_one_connection_however_it_is_spelled() -> None:
+async def test_one_origin_has_one_connection_in_every_spelling() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         for path in ("/health", "/readyz", "", "/", "?deep=1", "/health"):
             assert (await prober(f"{server.url}{path}", timeout=LONG))[1] is None
@@ -59,7 +59,8 @@ async def test_a_connection_closed_while_idle_is_replaced() -> None:
             await several_turns()
 
 
-async def test_a_connection_closed_while_idle_but_not_known_to_be_yet_is_replaced() -> None:
+async def test_a_connection_just_closed_while_idle_is_replaced() -> None:
+    """The close has not been noticed yet."""
     async with ReplicaServer() as server, HttpProber() as prober:
         assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
         server.replica().drop_connections()
@@ -73,7 +74,7 @@ def _by_close(_: Peer) -> None:
 
 @pytest.mark.parametrize("closing", [_by_close, Peer.reset], ids=["FIN", "RST"])
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_a_replica_that_serves_so_many_requests_a_connection(closing: Callable[[Peer], None], limit: int) -> None:
+async def test_a_replica_may_limit_the_requests_of_a_connection(closing: Callable[[Peer], None], limit: int) -> None:
     async def script(peer: Peer) -> None:
         for _ in range(limit):
             await peer.request()
@@ -101,7 +102,7 @@ async def test_only_one_fresh_connection_is_tried() -> None:
         assert server.accepted == 2
 
 
-async def test_the_fresh_connection_has_what_is_left_of_the_timeout() -> None:
+async def test_a_fresh_connection_has_the_remaining_timeout() -> None:
     async def script(peer: Peer) -> None:
         if peer.number == 1:
             await peer.request()
@@ -119,7 +120,7 @@ async def test_the_fresh_connection_has_what_is_left_of_the_timeout() -> None:
         assert latency_ms < 1600, "the second try had a timeout of its own"
 
 
-async def test_a_timeout_tells_connecting_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_names_connecting_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hang(*_: object) -> ProbeConnection:
         await asyncio.Event().wait()
         raise AssertionError
@@ -134,7 +135,7 @@ async def test_a_timeout_tells_connecting_from_waiting(monkeypatch: pytest.Monke
     assert connecting[1] == f"timeout after {SHORT}s while connecting"
 
 
-async def test_a_response_broken_off_is_a_failure_on_a_kept_connection_too() -> None:
+async def test_a_broken_response_on_a_kept_connection_is_a_failure() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(OK)
@@ -149,7 +150,7 @@ async def test_a_response_broken_off_is_a_failure_on_a_kept_connection_too() -> 
         assert server.accepted == 1
 
 
-async def test_a_replica_that_has_stopped_is_refused_and_seen_again_when_back() -> None:
+async def test_a_stopped_replica_is_refused_and_later_noticed_again() -> None:
     async with ReplicaServer() as server, HttpProber() as prober:
         assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
         await server.stop()
@@ -176,7 +177,7 @@ async def test_a_surplus_response_never_answers_the_next_probe() -> None:
         assert server.accepted == 2
 
 
-async def test_what_comes_between_probes_ends_the_connection() -> None:
+async def test_data_between_probes_ends_the_connection() -> None:
     may_speak = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -196,7 +197,8 @@ async def test_what_comes_between_probes_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("head", [b"", OK[:10], OK[:-1]], ids=["no byte", "half the headers", "half the body"])
-async def test_a_cancelled_probe_closes_its_connection_and_the_next_is_its_own(head: bytes) -> None:
+async def test_a_cancelled_probe_closes_its_connection(head: bytes) -> None:
+    """The next probe opens its own."""
     has_sent = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -253,7 +255,7 @@ async def test_probes_of_one_origin_take_turns() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "timed out"])
-async def test_a_probe_that_gives_up_its_turn_leaves_the_other_alone(*, is_cancelled: bool) -> None:
+async def test_a_probe_that_gives_up_its_turn_disturbs_no_other(*, is_cancelled: bool) -> None:
     may_answer = asyncio.Event()
     async with scripted(answer_once(may_answer)) as server, HttpProber() as prober:
         first = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
@@ -293,14 +295,14 @@ async def _close(prober: HttpProber, url: str) -> None:
 
 
 @pytest.mark.parametrize("part", [_forget, _forget_by_another_spelling, _retain_another, _close])
-async def test_a_replica_that_is_gone_has_its_connection_closed(part: Parting) -> None:
+async def test_the_connection_of_a_removed_replica_is_closed(part: Parting) -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         await part(prober, server.url)
         await until(lambda: server.open == 0)
 
 
-async def test_a_replica_that_stays_keeps_its_connection() -> None:
+async def test_the_connection_of_a_remaining_replica_is_kept() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         for _ in range(3):
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
@@ -309,7 +311,7 @@ async def test_a_replica_that_stays_keeps_its_connection() -> None:
         assert (server.accepted, server.open) == (1, 1)
 
 
-async def test_a_probe_in_progress_outlives_the_replica_and_then_closes() -> None:
+async def test_a_probe_in_progress_outlives_its_replica_and_closes() -> None:
     may_answer = asyncio.Event()
     async with scripted(answer_once(may_answer)) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
@@ -320,7 +322,7 @@ async def test_a_probe_in_progress_outlives_the_replica_and_then_closes() -> Non
         await until(lambda: server.open == 0)
 
 
-async def test_closing_the_prober_fails_what_is_in_progress() -> None:
+async def test_closing_the_prober_fails_probes_in_progress() -> None:
     async with scripted(stay_silent) as server, HttpProber() as prober:
         task = asyncio.create_task(prober(f"{server.url}/health", timeout=LONG))
         await until(lambda: server.open == 1)

@@ -27,7 +27,7 @@ def dripping(head: bytes, again: bytes = b"") -> Script:
     return script
 
 
-async def test_the_request_is_what_it_promises_to_be() -> None:
+async def test_the_request_is_exactly_as_documented() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         latency_ms, error = await prober(f"{server.url}/health?deep=1 é", timeout=LONG)
     assert error is None
@@ -58,7 +58,7 @@ async def test_the_request_is_what_it_promises_to_be() -> None:
         (999, "HTTP 999"),
     ],
 )
-async def test_statuses(status: int, error: str | None) -> None:
+async def test_the_status_decides_about_success(status: int, error: str | None) -> None:
     body = b"" if status in (204, 304) else b"Content-Length: 2\r\n\r\n{}"
     response = b"HTTP/1.1 %d -\r\nLocation: /elsewhere\r\n" % status + (body or b"\r\n")
 
@@ -75,7 +75,7 @@ async def test_statuses(status: int, error: str | None) -> None:
     assert len(server.requests) == 3
 
 
-async def test_nobody_listens() -> None:
+async def test_a_port_without_a_listener_is_a_failure() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         async with HttpProber() as prober:
@@ -84,7 +84,7 @@ async def test_nobody_listens() -> None:
     assert latency_ms > 0
 
 
-async def test_a_name_that_does_not_resolve() -> None:
+async def test_a_name_that_does_not_resolve_is_a_failure() -> None:
     async with HttpProber() as prober:
         _, error = await prober("http://no-such-host.invalid:8000/health", timeout=LONG)
     assert error is not None
@@ -104,7 +104,7 @@ async def test_a_name_that_does_not_resolve() -> None:
     ],
     ids=["silence", "slow headers", "slow interim responses", "slow body", "slow chunks", "slow body until close"],
 )
-async def test_a_slow_replica_is_given_the_timeout_and_no_more(script: Script, activity: str) -> None:
+async def test_a_slow_replica_gets_exactly_the_timeout(script: Script, activity: str) -> None:
     async with scripted(script) as server, HttpProber() as prober:
         started = time.perf_counter()
         latency_ms, error = await prober(f"{server.url}/health", timeout=SHORT)
@@ -114,7 +114,7 @@ async def test_a_slow_replica_is_given_the_timeout_and_no_more(script: Script, a
         await until(lambda: server.open == 0)
 
 
-async def test_a_tls_handshake_that_hangs_is_given_up_and_closed() -> None:
+async def test_a_hanging_tls_handshake_is_ended_at_the_timeout() -> None:
     context = ssl.create_default_context()  # loading it would take from the probe's time
     async with scripted(stay_silent) as server, HttpProber(ssl_context=context) as prober:
         _, error = await prober(f"{server.url.replace('http', 'https')}/health", timeout=1.0)
@@ -140,7 +140,7 @@ async def test_a_tls_handshake_that_hangs_is_given_up_and_closed() -> None:
         (b"HTTP/1.1 20 OK\r\n\r\n", "RemoteProtocolError: illegal status line"),
     ],
 )
-async def test_what_is_not_http_is_a_failure_told_in_one_printable_line(response: bytes, error: str) -> None:
+async def test_a_response_that_is_not_http_is_one_printable_line(response: bytes, error: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(response)
@@ -167,7 +167,7 @@ async def test_what_is_not_http_is_a_failure_told_in_one_printable_line(response
         ),
     ],
 )
-async def test_a_replica_that_closes_early(response: bytes, error: str) -> None:
+async def test_a_replica_that_closes_early_fails_the_probe(response: bytes, error: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(response)
@@ -177,7 +177,7 @@ async def test_a_replica_that_closes_early(response: bytes, error: str) -> None:
         assert server.accepted == 1, "only a connection used before may be retried"
 
 
-async def test_a_replica_that_resets_the_connection() -> None:
+async def test_a_replica_that_resets_the_connection_fails_the_probe() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         peer.reset()
@@ -241,7 +241,7 @@ async def test_a_huge_body_is_left_unread_and_its_connection_closed(head: bytes)
             assert error == f"body: longer than {BODY_LIMIT} bytes, expected a short JSON object"
 
 
-async def test_ipv6() -> None:
+async def test_replicas_are_probed_over_ipv6() -> None:
     try:
         server_context = scripted(answer_all, host="::1")
         async with server_context as server, HttpProber() as prober:
@@ -252,7 +252,7 @@ async def test_ipv6() -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
-async def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
@@ -260,7 +260,7 @@ async def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.Monke
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
 
 
-async def test_readiness_can_be_asked_of_the_body() -> None:
+async def test_a_replica_can_report_readiness_in_the_body() -> None:
     async with ReplicaServer() as server, HttpProber(expect={"status": "ready"}) as prober:
         server.replica().is_ready = False
         warming = await prober(f"{server.url()}/readyz", timeout=LONG)
@@ -274,7 +274,7 @@ async def test_readiness_can_be_asked_of_the_body() -> None:
     assert down[1] == "HTTP 503"
 
 
-async def test_an_event_loop_that_stood_still_is_not_the_replicas_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_event_loop_is_not_the_replicas_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)
     async with ReplicaServer() as server, HttpProber() as prober:
         url = f"{server.url()}/health"

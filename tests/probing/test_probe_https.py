@@ -57,7 +57,7 @@ async def test_a_connection_closed_by_the_replica_is_replaced(
         assert server.accepted == 4
 
 
-async def test_https_to_a_replica_that_speaks_http() -> None:
+async def test_https_to_an_http_replica_is_a_clear_failure() -> None:
     async def script(peer: Peer) -> None:
         await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await peer.gone()
@@ -96,7 +96,7 @@ async def test_the_authorities_are_read_once_and_only_for_https(
         assert loaded == 1
 
 
-async def test_authorities_that_cannot_be_read_are_this_routers_fault_and_tried_again(
+async def test_unreadable_authorities_are_own_trouble_and_read_again(
     server_tls: ssl.SSLContext, trusting_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes: list[ssl.SSLContext | OSError] = [PermissionError(errno.EACCES, "no", "/secret"), trusting_tls]

@@ -48,7 +48,7 @@ async def test_without_a_descriptor_no_replica_is_asked(host: str) -> None:
     assert server.accepted == 2
 
 
-async def test_a_kept_connection_needs_none() -> None:
+async def test_a_kept_connection_needs_no_descriptor() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         with out_of_descriptors():
@@ -56,7 +56,7 @@ async def test_a_kept_connection_needs_none() -> None:
     assert server.accepted == 1
 
 
-async def test_one_that_the_replica_closed_cannot_be_replaced() -> None:
+async def test_a_connection_that_the_replica_closed_cannot_be_replaced() -> None:
     async with scripted(answer_then_close_when_idle) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
         await until(lambda: server.open == 0)
@@ -65,7 +65,7 @@ async def test_one_that_the_replica_closed_cannot_be_replaced() -> None:
             await expect_trouble(prober, server.url)
 
 
-async def test_a_replica_that_answers_badly_fails_all_the_same() -> None:
+async def test_a_replica_that_answers_badly_still_fails() -> None:
     async def unwell(peer: Peer) -> None:
         while True:
             await peer.request()
@@ -79,7 +79,7 @@ async def test_a_replica_that_answers_badly_fails_all_the_same() -> None:
         assert (outcome.error, outcome.trouble) == ("HTTP 503", None)
 
 
-async def test_authorities_that_were_not_read_are_read_later(
+async def test_authorities_that_could_not_be_read_are_read_later(
     server_tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The ssl module passes over a file that it cannot open: no replica would be verified any more."""
@@ -93,9 +93,7 @@ async def test_authorities_that_were_not_read_are_read_later(
 
 
 @pytest.mark.parametrize("spare", [0, 2])  # 2: for both ends, which are in this process
-async def test_a_certificate_that_cannot_be_checked_is_no_failure(
-    server_tls: ssl.SSLContext, tmp_path: Path, spare: int
-) -> None:
+async def test_an_uncheckable_certificate_is_no_failure(server_tls: ssl.SSLContext, tmp_path: Path, spare: int) -> None:
     """Authorities in a folder are opened when a certificate is checked."""
     context = ssl.create_default_context(capath=str(tmp_path))
     async with scripted(answer_all, tls=server_tls) as server, HttpProber(ssl_context=context) as prober:
@@ -119,7 +117,7 @@ async def return_it(url: str, *, timeout: float) -> tuple[float, str | None]:
 
 
 @pytest.mark.parametrize("probe", [raise_it, return_it])
-async def test_probes_of_others_may_raise_or_return_it(probe: HttpProbe) -> None:
+async def test_a_callers_own_probe_may_raise_or_return_trouble(probe: HttpProbe) -> None:
     async with scripted(answer_and_close) as server:
         assert (await guarded(probe, f"{server.url}/health", LONG)).error is None
         with out_of_descriptors():

@@ -59,7 +59,7 @@ async def alarms(monkeypatch: pytest.MonkeyPatch) -> Alarms:
     return Alarms(monkeypatch)
 
 
-async def test_the_limit_is_kept(alarms: Alarms) -> None:
+async def test_work_is_cancelled_at_the_limit(alarms: Alarms) -> None:
     task = asyncio.create_task(limited(asyncio.Event()))
     await alarms.ring_at(100.0)
     await alarms.ring_at(100.0 + LIMIT - 0.01)
@@ -79,7 +79,8 @@ async def test_a_limit_not_reached_leaves_no_alarm(alarms: Alarms) -> None:
 
 
 @pytest.mark.parametrize(("late", "extension"), [(LATE_SECONDS + 0.01, LATE_SECONDS + 0.01), (1.0, 1.0), (60.0, LIMIT)])
-async def test_lateness_is_made_up_for_once_and_within_bounds(alarms: Alarms, late: float, extension: float) -> None:
+async def test_lateness_of_the_loop_extends_the_limit_once_only(alarms: Alarms, late: float, extension: float) -> None:
+    """Within bounds."""
     answer = asyncio.Event()
     tasks = [asyncio.create_task(limited(answer)) for _ in range(2)]
     await alarms.ring_at(100.0)
@@ -91,7 +92,7 @@ async def test_lateness_is_made_up_for_once_and_within_bounds(alarms: Alarms, la
     assert [task.result() for task in tasks] == ["timeout", "timeout"]
 
 
-async def test_an_answer_that_was_waiting_is_taken(alarms: Alarms) -> None:
+async def test_an_answer_that_has_already_arrived_is_used(alarms: Alarms) -> None:
     answer = asyncio.Event()
     task = asyncio.create_task(limited(answer))
     await alarms.ring_at(100.0)
@@ -100,7 +101,7 @@ async def test_an_answer_that_was_waiting_is_taken(alarms: Alarms) -> None:
     assert task.result() == "answered"
 
 
-async def test_cancelling_passes(alarms: Alarms) -> None:
+async def test_cancelling_the_caller_cancels_the_work(alarms: Alarms) -> None:
     task = asyncio.create_task(limited(asyncio.Event()))
     await alarms.ring_at(101.0)
     task.cancel()

@@ -15,7 +15,7 @@ PORTS = OwnTrouble("cannot assign requested address", "widen the range")
 BEGIN = "router: cannot connect to replicas: too many open files; not counted as failures of replicas; raise the limit"
 
 
-def test_one_line_an_edge(caplog: pytest.LogCaptureFixture) -> None:
+def test_begin_and_end_of_trouble_are_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = FakeClock()
     log = TroubleLog(quiet_seconds=10, clock=clock)
@@ -35,7 +35,7 @@ def test_one_line_an_edge(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [BEGIN, end, BEGIN]
 
 
-def test_each_reason_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     log = TroubleLog(quiet_seconds=10, clock=FakeClock())
     for trouble in (FILES, PORTS, FILES, PORTS):
         log.note(trouble)

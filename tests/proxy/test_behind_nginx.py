@@ -64,7 +64,7 @@ async def exchange(address: tuple[str, int], *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("buffers", [True, False])
 @pytest.mark.parametrize("offer", OFFERS)
-async def test_one_client_of_an_edge_cannot_change_what_another_gets(
+async def test_one_client_behind_nginx_cannot_change_anothers_responses(
     telling: tuple[RawBackend, RunningRouter], tmp_path: Path, offer: bytes, buffers: bool
 ) -> None:
     replica, router = telling
@@ -94,7 +94,9 @@ async def test_one_client_of_an_edge_cannot_change_what_another_gets(
     assert [head for head in replica.heads if b"/internal" in head] == []
 
 
-async def test_a_websocket_passes_through_an_edge(telling: tuple[RawBackend, RunningRouter], tmp_path: Path) -> None:
+async def test_a_websocket_session_passes_through_nginx(
+    telling: tuple[RawBackend, RunningRouter], tmp_path: Path
+) -> None:
     """That offers are not simply dropped on the way: a handshake reaches the replica as one."""
     replica, router = telling
     replica.heads.clear()

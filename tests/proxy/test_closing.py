@@ -8,20 +8,21 @@ from shared_registry.proxy.closing import Close, for_client, for_replica, shorte
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
-def test_codes_that_may_be_sent_pass(code: int) -> None:
+def test_close_codes_that_may_be_sent_are_passed(code: int) -> None:
     assert for_replica(Close(code, "why")) == for_client(Close(code, "why")) == Close(code, "why")
 
 
-def test_no_code_is_the_ordinary_end() -> None:
+def test_a_missing_close_code_is_an_ordinary_end() -> None:
     assert for_replica(Close(1005)) == for_client(Close(1005)) == Close(1000)
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 1016, 2999, 5000])
-def test_codes_that_must_not_be_sent_are_failures(code: int) -> None:
+def test_close_codes_that_must_not_be_sent_become_failures(code: int) -> None:
     assert for_replica(Close(code)) == for_client(Close(code)) == Close(1011, f"closed with {code}")
 
 
-def test_a_connection_that_broke_is_going_away_to_the_replica_and_a_failure_to_the_client() -> None:
+def test_a_broken_connection_gives_each_side_its_close_code() -> None:
+    """The replica receives that the client is going away, the client receives a failure."""
     assert for_replica(Close(None)) == Close(1001, "the client's connection was lost")
     assert for_client(Close(None)) is None
 

@@ -136,7 +136,7 @@ async def test_clients_that_send_nothing_do_not_hide_its_health(
     assert (await page(router, "/served")).headers["retry-after"] == "1"
 
 
-async def test_connections_that_idle_make_way(
+async def test_idle_connections_make_room_for_new_clients(
     start_process: StartProcess, backend: Backend, clients: list[Stream]
 ) -> None:
     router = await start_process(backend.url, open_files=f"-n {FEW}")

@@ -208,7 +208,7 @@ async def test_an_old_client_cannot_offer_an_upgrade(telling: tuple[RawBackend, 
     ],
     ids=lambda value: repr(value)[2:120],
 )
-async def test_what_can_be_read_in_two_ways_ends_the_connection(
+async def test_an_ambiguous_request_ends_the_connection(
     telling: tuple[RawBackend, RunningRouter], request_bytes: bytes
 ) -> None:
     replica, router = telling
@@ -224,7 +224,7 @@ async def test_what_can_be_read_in_two_ways_ends_the_connection(
 # What comes before a response is over
 
 
-async def test_a_handshake_behind_a_request_under_way_is_dropped(
+async def test_a_handshake_behind_a_request_in_progress_is_dropped(
     telling: tuple[RawBackend, RunningRouter],
 ) -> None:
     _, router = telling
@@ -247,7 +247,7 @@ async def test_a_handshake_behind_a_request_under_way_is_dropped(
     ids=lambda value: repr(value)[2:60],
 )
 @pytest.mark.parametrize("framing", [b"Content-Length: 8\r\n", b"Transfer-Encoding: chunked\r\n"])
-async def test_nothing_is_written_into_a_response_under_way(
+async def test_nothing_is_written_into_a_response_in_progress(
     start_router: StartRouter, framing: bytes, behind: bytes
 ) -> None:
     go_on = asyncio.Event()
@@ -271,7 +271,7 @@ async def test_nothing_is_written_into_a_response_under_way(
         assert len(replica.heads) == 1
 
 
-async def test_a_body_that_goes_wrong_breaks_its_response_off(start_router: StartRouter) -> None:
+async def test_a_wrong_request_body_cuts_off_a_begun_response(start_router: StartRouter) -> None:
     async def answer_early(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
         await reader.read()
@@ -286,7 +286,7 @@ async def test_a_body_that_goes_wrong_breaks_its_response_off(start_router: Star
         await slots_are_free(router)
 
 
-async def test_a_body_that_goes_wrong_before_its_response_is_refused(router: RunningRouter) -> None:
+async def test_a_wrong_request_body_is_refused_before_the_response(router: RunningRouter) -> None:
     async with connected(router) as client:
         await client.send(
             b"POST /wait HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"xyz\r\n"
@@ -307,7 +307,9 @@ async def test_frames_that_come_with_the_handshake_follow_its_answer(router: Run
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-async def test_a_request_behind_a_handshake_is_none(router: RunningRouter, backend: Backend, is_refused: bool) -> None:
+async def test_bytes_behind_a_handshake_are_no_request(
+    router: RunningRouter, backend: Backend, is_refused: bool
+) -> None:
     handshake = HANDSHAKE.replace(b"/v1/stream", b"/v1/stream?reject=403") if is_refused else HANDSHAKE
     async with connected(router) as client:
         await client.send(handshake + STOLEN)
@@ -317,7 +319,7 @@ async def test_a_request_behind_a_handshake_is_none(router: RunningRouter, backe
     assert [scope["path"] for scope in backend.scopes] == ["/v1/stream"]
 
 
-async def test_a_client_that_sends_without_end_before_its_answer_is_cut_off(start_router: StartRouter) -> None:
+async def test_a_client_sending_endlessly_before_its_answer_is_disconnected(start_router: StartRouter) -> None:
     async with RawBackend(never_answer) as replica:
         router = await start_router(replica.url, connect_timeout_seconds=SECONDS)
         async with connected(router) as client:
@@ -333,7 +335,7 @@ async def never_answer(head: bytes, reader: Reader, writer: Writer) -> None:
 # Trailers, half-closed connections, Expect
 
 
-async def test_trailers_are_no_headers_of_this_or_the_next_request(telling: tuple[RawBackend, RunningRouter]) -> None:
+async def test_trailers_are_no_headers_of_this_or_another_request(telling: tuple[RawBackend, RunningRouter]) -> None:
     replica, router = telling
     replica.heads.clear()
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
@@ -351,7 +353,7 @@ async def test_trailers_are_no_headers_of_this_or_the_next_request(telling: tupl
 @pytest.mark.parametrize(
     "endless", [b"5;" + b"a" * 200_000, b"0\r\nX: " + b"a" * 200_000, b"0\r\n" + b"X: a\r\n" * 40_000]
 )
-async def test_framing_without_end_is_cut_off(telling: tuple[RawBackend, RunningRouter], endless: bytes) -> None:
+async def test_endless_framing_is_cut_off(telling: tuple[RawBackend, RunningRouter], endless: bytes) -> None:
     _, router = telling
     async with connected(router) as client:
         with contextlib.suppress(ConnectionError):
@@ -390,7 +392,7 @@ async def test_a_body_cut_off_never_looks_complete_to_the_replica(start_router: 
         await slots_are_free(router)
 
 
-async def test_a_client_that_never_sends_what_it_announced_holds_nothing(start_router: StartRouter) -> None:
+async def test_a_client_that_never_sends_its_body_blocks_nothing(start_router: StartRouter) -> None:
     async with RawBackend(tell) as replica:
         router = await start_router(replica.url, response_timeout_seconds=0.3)
         async with connected(router) as client:
@@ -424,7 +426,7 @@ async def test_an_old_client_is_not_told_to_continue(telling: tuple[RawBackend, 
     ],
     ids=lambda value: repr(value)[2:40],
 )
-async def test_what_a_replica_sends_after_a_response_answers_nobody(
+async def test_surplus_bytes_of_a_replica_reach_no_client(
     start_router: StartRouter, method: bytes, head: bytes, delay_seconds: float
 ) -> None:
     async def say_too_much(request: bytes, reader: Reader, writer: Writer) -> None:
@@ -453,9 +455,7 @@ async def test_what_a_replica_sends_after_a_response_answers_nobody(
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 40\r\n\r\n"]
 )
-async def test_a_connection_is_not_used_again_after_a_response_without_body(
-    start_router: StartRouter, head: bytes
-) -> None:
+async def test_a_connection_is_not_reused_after_a_response_without_body(start_router: StartRouter, head: bytes) -> None:
     connections: set[Writer] = set()
 
     async def answer(request: bytes, reader: Reader, writer: Writer) -> None:
@@ -471,7 +471,7 @@ async def test_a_connection_is_not_used_again_after_a_response_without_body(
         assert len(connections) == 3
 
 
-async def test_a_replica_that_answers_early_keeps_the_rest_to_itself(start_router: StartRouter) -> None:
+async def test_after_an_early_answer_the_rest_is_not_sent(start_router: StartRouter) -> None:
     writers: list[Writer] = []
 
     async def answer_early(head: bytes, reader: Reader, writer: Writer) -> None:
@@ -495,7 +495,7 @@ async def test_a_replica_that_answers_early_keeps_the_rest_to_itself(start_route
         assert len(set(writers)) >= 2
 
 
-async def test_interim_responses_are_no_responses(start_router: StartRouter) -> None:
+async def test_interim_responses_do_not_count_as_the_response(start_router: StartRouter) -> None:
     async def interim_first(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
         await tell(head, reader, writer)
@@ -524,7 +524,7 @@ async def test_a_replica_that_switches_protocols_unasked_has_failed(start_router
             assert (await client.response())[2] == b"GET /mine|"
 
 
-async def test_a_length_beside_chunks_does_not_cut_a_response(start_router: StartRouter) -> None:
+async def test_a_length_beside_chunks_does_not_shorten_a_response(start_router: StartRouter) -> None:
     async def both(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -538,7 +538,7 @@ async def test_a_length_beside_chunks_does_not_cut_a_response(start_router: Star
 
 
 @pytest.mark.parametrize("stray", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen"])
-async def test_a_connection_with_something_unread_is_not_used_again(stray: bytes) -> None:
+async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         pools = ReplicaPools(RouterConfig(), TlsSettings())
@@ -598,7 +598,7 @@ async def test_a_body_that_cannot_be_sent_ends_the_exchange(
         b"HTTP/1.1 200 OK\r\nX: a\x0cb\r\nContent-Length: 2\r\n\r\nok",
     ],
 )
-async def test_what_cannot_be_passed_on_is_answered_with_502(start_router: StartRouter, head: bytes) -> None:
+async def test_a_response_that_cannot_be_passed_on_becomes_502(start_router: StartRouter, head: bytes) -> None:
     async def answer(request: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(head)
 

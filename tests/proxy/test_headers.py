@@ -27,11 +27,11 @@ def length(text: bytes) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("headers", [[HOST], [HOST, length(b"0")], [HOST, length(b"5")], [HOST, CHUNKED]])
-def test_one_framing_and_one_host_are_clear(headers: Pairs) -> None:
+def test_one_framing_and_one_host_are_accepted(headers: Pairs) -> None:
     refuse_ambiguous(headers, "1.1")
 
 
-def test_an_old_client_names_no_host() -> None:
+def test_an_old_client_need_not_name_a_host() -> None:
     refuse_ambiguous([length(b"5")], "1.0")
 
 
@@ -59,7 +59,7 @@ def test_an_old_client_names_no_host() -> None:
         ([HOST], "2.0", "version"),
     ],
 )
-def test_what_two_readers_might_take_for_two_things_is_refused(headers: Pairs, version: str, why: str) -> None:
+def test_an_ambiguous_head_is_refused(headers: Pairs, version: str, why: str) -> None:
     with pytest.raises(AmbiguousRequest, match=why):
         refuse_ambiguous(headers, version)
 
@@ -67,24 +67,24 @@ def test_what_two_readers_might_take_for_two_things_is_refused(headers: Pairs, v
 @pytest.mark.parametrize(
     ("headers", "expected"), [([HOST], False), ([length(b"0")], False), ([length(b"1")], True), ([CHUNKED], True)]
 )
-def test_a_body_is_there_where_it_is_announced(headers: Pairs, expected: bool) -> None:
+def test_a_body_exists_only_where_it_is_announced(headers: Pairs, expected: bool) -> None:
     assert has_body(headers) is expected
     assert is_chunked(headers) is (CHUNKED in headers)
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"} | {b"expect"}))
-def test_what_concerns_one_connection_ends_here(name: bytes) -> None:
+def test_headers_of_one_connection_are_not_passed_on(name: bytes) -> None:
     assert to_replica([HOST, (name, b"x")], client=None, scheme="http") == [HOST, *FORWARDED]
 
 
-def test_what_connection_names_ends_here_too_but_for_what_the_message_rests_on() -> None:
+def test_headers_named_by_connection_are_removed_except_essential_ones() -> None:
     named = (b"connection", b"close, X-Gone ,host, Content-Length,X-Forwarded-For")
     headers = [HOST, named, (b"x-gone", b"1"), (b"x-stays", b"1"), length(b"5"), (b"x-forwarded-for", b"6.6.6.6")]
     passed = to_replica(headers, client="10.0.0.1", scheme="http")
     assert passed == [HOST, (b"x-stays", b"1"), length(b"5"), (b"x-forwarded-for", b"10.0.0.1"), *FORWARDED]
 
 
-def test_forwarding_is_told_and_what_a_proxy_in_front_told_is_kept() -> None:
+def test_forwarding_headers_are_added_and_earlier_ones_kept() -> None:
     told = [(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"x-forwarded-for", b"3.3.3.3")]
     more = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"public")]
     assert to_replica([HOST, *told, *more], client="::1", scheme="http") == [
@@ -97,7 +97,7 @@ def test_forwarding_is_told_and_what_a_proxy_in_front_told_is_kept() -> None:
 @pytest.mark.parametrize(
     ("scheme", "told"), [("http", b"http"), ("ws", b"http"), ("https", b"https"), ("wss", b"https")]
 )
-def test_the_scheme_is_told_as_that_of_http(scheme: str, told: bytes) -> None:
+def test_websocket_schemes_are_forwarded_as_http_schemes(scheme: str, told: bytes) -> None:
     assert (b"x-forwarded-proto", told) in to_replica([HOST], client=None, scheme=scheme)
 
 
@@ -105,19 +105,20 @@ def test_a_chunked_body_stays_chunked() -> None:
     assert to_replica([HOST, CHUNKED], client=None, scheme="http") == [HOST, *FORWARDED, CHUNKED]
 
 
-def test_a_response_loses_what_concerns_one_connection_and_keeps_its_order() -> None:
+def test_a_response_keeps_its_headers_except_connection_headers() -> None:
+    """Their order is kept too."""
     headers = [(b"Connection", b"X-Gone"), (b"X-Gone", b"1"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]
     kept = [(b"set-cookie", b"a"), (b"set-cookie", b"b")]
     assert to_client([*headers, (b"Content-Length", b"5")], status=200) == [*kept, length(b"5")]
     assert to_client([*headers, CHUNKED], status=200) == kept
 
 
-def test_a_response_in_chunks_has_no_length_as_well() -> None:
+def test_a_chunked_response_has_no_length() -> None:
     assert to_client([length(b"5"), CHUNKED], status=200) == []
 
 
 @pytest.mark.parametrize(("status", "is_kept"), [(200, True), (204, False), (304, False), (404, True)])
-def test_a_length_without_a_body_to_come_is_dropped(status: int, is_kept: bool) -> None:
+def test_a_length_without_a_following_body_is_dropped(status: int, is_kept: bool) -> None:
     assert bool(to_client([length(b"5")], status=status)) is is_kept
 
 
@@ -135,7 +136,7 @@ def offer(*upgrades: bytes, connection: tuple[bytes, ...] = (b"Upgrade",)) -> Pa
         offer(b"websocket", connection=(b"keep-alive", b" UPGRADE ,")),
     ],
 )
-def test_a_handshake_is_one_in_any_spelling(headers: Pairs) -> None:
+def test_a_handshake_is_recognized_in_any_spelling(headers: Pairs) -> None:
     assert is_websocket_handshake(headers, method="GET", http_version="1.1")
 
 
@@ -155,9 +156,9 @@ def test_a_handshake_is_one_in_any_spelling(headers: Pairs) -> None:
         (offer(b"websocket"), "GET", "1.0"),
     ],
 )
-def test_every_other_offer_of_an_upgrade_is_none(headers: Pairs, method: str, version: str) -> None:
+def test_every_other_offer_to_upgrade_is_no_handshake(headers: Pairs, method: str, version: str) -> None:
     assert not is_websocket_handshake(headers, method=method, http_version=version)
 
 
-def test_a_handshake_keeps_its_own_headers_to_itself() -> None:
+def test_headers_of_the_handshake_are_not_passed_on() -> None:
     assert of_handshake([HOST, (b"sec-websocket-key", b"x"), (b"sec-websocket-protocol", b"y")]) == [HOST]

@@ -92,7 +92,7 @@ async def exchange(router: RunningRouter, request: bytes) -> bytes:
     ],
     ids=lambda value: repr(value)[2:60],
 )
-async def test_a_request_that_can_be_read_in_two_ways_is_refused(
+async def test_an_ambiguous_request_is_refused(
     replica_and_router: tuple[RawBackend, RunningRouter], request_bytes: bytes
 ) -> None:
     replica, router = replica_and_router
@@ -119,7 +119,7 @@ UPGRADE = (
     ],
     ids=["two hosts", "a length", "chunks", "a long line"],
 )
-async def test_a_handshake_that_nobody_would_answer_is_refused(
+async def test_a_handshake_that_no_server_would_accept_is_refused(
     replica_and_router: tuple[RawBackend, RunningRouter], extra: bytes, status: bytes
 ) -> None:
     replica, router = replica_and_router
@@ -129,7 +129,7 @@ async def test_a_handshake_that_nobody_would_answer_is_refused(
     assert replica.heads == []
 
 
-async def test_what_a_client_says_of_itself_cannot_hide_where_it_comes_from(
+async def test_a_client_cannot_forge_its_address(
     replica_and_router: tuple[RawBackend, RunningRouter],
 ) -> None:
     replica, router = replica_and_router
@@ -148,7 +148,7 @@ async def test_what_a_client_says_of_itself_cannot_hide_where_it_comes_from(
 # Slow, long, and gone without a word
 
 
-async def test_clients_that_send_slowly_are_cut_off_and_in_nobodys_way(
+async def test_slow_senders_are_disconnected_and_delay_no_other_client(
     start_router: StartRouter, backend: Backend
 ) -> None:
     router = await start_router(backend.url, header_timeout_seconds=0.4)
@@ -194,23 +194,21 @@ async def test_a_kept_connection_has_the_same_bound(start_router: StartRouter, b
 
 
 @pytest.mark.parametrize("piece", [b"X: " + b"a" * 1000 + b"\r\n", b"a" * 1000, b"X: 1\r\n" * 150])
-async def test_a_head_without_end_is_cut_off(
-    replica_and_router: tuple[RawBackend, RunningRouter], piece: bytes
-) -> None:
+async def test_an_endless_head_is_cut_off(replica_and_router: tuple[RawBackend, RunningRouter], piece: bytes) -> None:
     _, router = replica_and_router
     for is_ended in (True, False):
         answer = await exchange(router, b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n" + piece * 100 + b"\r\n\r\n" * is_ended)
         assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")) or answer == b""
 
 
-async def test_a_body_that_does_not_come_is_given_up(start_router: StartRouter, backend: Backend) -> None:
+async def test_a_body_that_does_not_arrive_is_given_up(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, response_timeout_seconds=0.2)
     answer = await exchange(router, POST + b"Content-Length: 10\r\n\r\nhello")
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system has no such timeout")
-async def test_who_takes_nothing_is_cut_off(start_router: StartRouter, backend: Backend) -> None:
+async def test_peers_that_read_nothing_are_disconnected(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, peer_timeout_seconds=1.0)
 
     async def never_read() -> None:
@@ -228,7 +226,7 @@ async def test_who_takes_nothing_is_cut_off(start_router: StartRouter, backend: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-async def test_the_system_looks_for_peers_that_vanish(router: RunningRouter, backend: Backend) -> None:
+async def test_tcp_keepalive_finds_peers_that_vanish(router: RunningRouter, backend: Backend) -> None:
     async with dial(router) as client, router.http.stream("GET", "/events"):
         await client.send("hello")
         await client.recv()

@@ -35,7 +35,7 @@ async def exchange(router: RunningRouter, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_methods_targets_and_bodies_pass_as_they_are(router: RunningRouter, method: str) -> None:
+async def test_methods_targets_and_bodies_pass_unchanged(router: RunningRouter, method: str) -> None:
     body = "" if method in ("GET", "OPTIONS") else "ü" * 1000
     target = "//a//b%2Fc;d/../e?x=1&x=2&y=%20+"
     request = router.http.build_request(method, router.url + "/", content=body.encode() or None)
@@ -44,7 +44,7 @@ async def test_methods_targets_and_bodies_pass_as_they_are(router: RunningRouter
     assert (seen["method"], seen["target"], seen["body"].encode("latin-1")) == (method, target, body.encode())
 
 
-async def test_headers_that_concern_one_connection_end_here_and_forwarding_is_told(router: RunningRouter) -> None:
+async def test_connection_headers_are_removed_and_forwarding_headers_added(router: RunningRouter) -> None:
     headers = [
         ("Connection", "keep-alive, X-Secret"),
         ("X-Secret", "1"),
@@ -87,7 +87,7 @@ async def test_a_body_of_unknown_length_is_streamed_in_chunks(router: RunningRou
     assert b"content-length" not in seen
 
 
-async def test_a_client_that_asks_before_it_sends_is_answered(router: RunningRouter) -> None:
+async def test_a_client_expecting_100_continue_receives_it(router: RunningRouter) -> None:
     reader, writer = await asyncio.open_connection(*router.address)
     writer.write(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -96,7 +96,7 @@ async def test_a_client_that_asks_before_it_sends_is_answered(router: RunningRou
     writer.close()
 
 
-async def test_no_body_is_asked_for_that_nobody_can_take(start_router: StartRouter) -> None:
+async def test_without_a_replica_no_body_is_requested(start_router: StartRouter) -> None:
     router = await start_router()
     request = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
     answer = await exchange(router, request)
@@ -104,7 +104,7 @@ async def test_no_body_is_asked_for_that_nobody_can_take(start_router: StartRout
     assert b"retry-after: 1\r\n" in answer
 
 
-async def test_http_1_0_and_pipelining(router: RunningRouter) -> None:
+async def test_http_1_0_and_pipelining_are_supported(router: RunningRouter) -> None:
     answer = await exchange(router, b"GET /answer?status=200&body=old HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nold")
@@ -131,13 +131,13 @@ async def test_statuses_pass_and_redirects_are_not_followed(router: RunningRoute
     assert (await router.http.get("/answer?status=200&body=next")).text == "next"
 
 
-async def test_head_has_the_length_and_no_body(router: RunningRouter) -> None:
+async def test_a_head_response_has_the_length_and_no_body(router: RunningRouter) -> None:
     response = await router.http.head("/answer?status=200&body=12345")
     assert (response.headers["content-length"], response.content) == ("5", b"")
     assert (await router.http.get("/answer?status=200&body=next")).text == "next"
 
 
-async def test_a_304_that_tells_a_length_has_no_body(start_router: StartRouter) -> None:
+async def test_a_304_with_a_length_has_no_body(start_router: StartRouter) -> None:
     async def not_modified(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b'HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\nETag: "1"\r\n\r\n')
 
@@ -147,7 +147,7 @@ async def test_a_304_that_tells_a_length_has_no_body(start_router: StartRouter) 
             assert (await router.http.get("/")).status_code == 304
 
 
-async def test_encoded_bodies_pass_as_they_are(start_router: StartRouter) -> None:
+async def test_encoded_bodies_pass_unchanged(start_router: StartRouter) -> None:
     async def compressed(head: bytes, reader: Reader, writer: Writer) -> None:
         lines = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: X-Gone\r\nX-Gone: 1\r\n"
         writer.write(lines + b"Content-Length: %d\r\n\r\n" % len(content) + content)
@@ -172,7 +172,7 @@ async def test_a_response_that_ends_with_its_connection_arrives_whole(start_rout
         assert (await router.http.get("/")).text == "text"
 
 
-async def test_events_arrive_as_they_are_sent(router: RunningRouter, backend: Backend) -> None:
+async def test_server_sent_events_arrive_as_they_are_sent(router: RunningRouter, backend: Backend) -> None:
     async with router.http.stream("GET", "/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = response.aiter_lines()
@@ -183,7 +183,7 @@ async def test_events_arrive_as_they_are_sent(router: RunningRouter, backend: Ba
     await asyncio.wait_for(backend.left.wait(), SECONDS)
 
 
-async def test_a_replica_may_answer_while_the_request_still_comes(start_router: StartRouter) -> None:
+async def test_a_replica_may_answer_while_the_request_still_arrives(start_router: StartRouter) -> None:
     async def echo(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % much)
         left = much
@@ -203,7 +203,7 @@ async def test_a_replica_may_answer_while_the_request_still_comes(start_router: 
         writer.close()
 
 
-async def test_an_answer_that_comes_before_the_end_of_the_request_ends_it(start_router: StartRouter) -> None:
+async def test_an_early_answer_ends_the_request(start_router: StartRouter) -> None:
     async def refuse(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
         await asyncio.Event().wait()
@@ -217,7 +217,7 @@ async def test_an_answer_that_comes_before_the_end_of_the_request_ends_it(start_
         writer.close()
 
 
-async def test_a_replica_that_takes_no_request_is_504(start_router: StartRouter) -> None:
+async def test_a_replica_that_reads_no_request_is_504(start_router: StartRouter) -> None:
     async def take_nothing(head: bytes, reader: Reader, writer: Writer) -> None:
         await asyncio.Event().wait()
 
@@ -227,7 +227,7 @@ async def test_a_replica_that_takes_no_request_is_504(start_router: StartRouter)
         assert (response.status_code, response.json()["code"]) == (504, "worker_failed")
 
 
-async def test_a_surplus_answer_is_not_taken_for_the_next(start_router: StartRouter) -> None:
+async def test_a_surplus_response_does_not_answer_the_next_request(start_router: StartRouter) -> None:
     async def answer_twice(head: bytes, reader: Reader, writer: Writer) -> None:
         path = head.split()[1]
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
@@ -239,7 +239,7 @@ async def test_a_surplus_answer_is_not_taken_for_the_next(start_router: StartRou
             assert (await router.http.get(path)).text == path
 
 
-async def test_interim_responses_are_passed_over(start_router: StartRouter) -> None:
+async def test_interim_responses_are_skipped(start_router: StartRouter) -> None:
     async def hint(head: bytes, reader: Reader, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -253,17 +253,13 @@ async def test_interim_responses_are_passed_over(start_router: StartRouter) -> N
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_client_that_leaves_takes_its_request_with_it(
-    router: RunningRouter, backend: Backend, method: str
-) -> None:
+async def test_a_client_that_leaves_ends_its_request(router: RunningRouter, backend: Backend, method: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
         await router.http.request(method, "/wait", content=b"1" if method == "POST" else None, timeout=0.1)
     await asyncio.wait_for(backend.left.wait(), SECONDS)
 
 
-async def test_a_client_that_leaves_within_its_body_takes_its_request_with_it(
-    router: RunningRouter, backend: Backend
-) -> None:
+async def test_a_client_leaving_within_its_body_ends_its_request(router: RunningRouter, backend: Backend) -> None:
     _, writer = await asyncio.open_connection(*router.address)
     writer.write(b"POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nbody")
 
@@ -322,7 +318,9 @@ async def test_a_replica_that_does_not_speak_http_is_502(start_router: StartRout
         assert (response.status_code, response.json()["code"]) == (status, "worker_failed")
 
 
-async def test_a_replica_that_hangs_is_504_and_one_that_hangs_later_is_cut_off(start_router: StartRouter) -> None:
+async def test_a_replica_that_hangs_is_504_or_cut_off(start_router: StartRouter) -> None:
+    """Cut off if the response has begun."""
+
     async def hang(head: bytes, reader: Reader, writer: Writer) -> None:
         if b" /later " in head:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\ntext")
@@ -336,7 +334,7 @@ async def test_a_replica_that_hangs_is_504_and_one_that_hangs_later_is_cut_off(s
             await router.http.get("/later")
 
 
-async def test_without_a_replica_it_is_503(start_router: StartRouter) -> None:
+async def test_without_a_replica_the_answer_is_503(start_router: StartRouter) -> None:
     router = await start_router()
     response = await router.http.get("/")
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
@@ -349,7 +347,7 @@ async def test_without_a_replica_it_is_503(start_router: StartRouter) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_two_hundred_requests_at_once(start_router: StartRouter, backend: Backend) -> None:
+async def test_two_hundred_requests_at_once_are_served(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, **PATIENT)
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=router.url, trust_env=False, limits=limits, timeout=60) as client:

@@ -33,7 +33,7 @@ async def is_healthy(router: RouterProcess, *, host: str = "127.0.0.1", **variab
     return done.returncode == 0
 
 
-async def test_it_is_healthy_without_replicas_and_without_redis(
+async def test_the_image_is_healthy_without_replicas_or_redis(
     start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
 ) -> None:
     redis = own_server()
@@ -45,7 +45,7 @@ async def test_it_is_healthy_without_replicas_and_without_redis(
     assert await is_healthy(router)
 
 
-async def test_it_is_healthy_while_it_waits_for_redis(
+async def test_the_image_is_healthy_while_waiting_for_redis(
     start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
 ) -> None:
     redis = own_server()

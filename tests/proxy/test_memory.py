@@ -32,7 +32,9 @@ async def backend() -> AsyncIterator[Backend]:
         yield backend
 
 
-async def test_a_hundred_megabytes_each_way(start_process: StartProcess, backend: Backend) -> None:
+async def test_a_hundred_megabytes_pass_each_way_in_bounded_memory(
+    start_process: StartProcess, backend: Backend
+) -> None:
     router = await start_process(backend.url)
     async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
         assert (await http.get("/answer?status=200")).status_code == 200
@@ -47,7 +49,7 @@ async def test_a_hundred_megabytes_each_way(start_process: StartProcess, backend
     assert router.memory() - before < ALLOWED, "WebSocket, upwards"
 
 
-async def test_large_frames_are_held_a_few_at_a_time(start_process: StartProcess, backend: Backend) -> None:
+async def test_only_a_few_large_frames_are_held(start_process: StartProcess, backend: Backend) -> None:
     router = await start_process(backend.url)
     before = router.memory()
     async with connect(f"{router.ws}/?do=pour&messages=20&bytes={BIG_FRAME}", proxy=None, max_size=None) as client:

@@ -64,7 +64,7 @@ async def test_a_response_that_breaks_off_never_looks_complete(start_router: Sta
                 await asyncio.wait_for(client.reader.read(), 10)
 
 
-async def test_a_known_length_is_kept(router: RunningRouter, backend: Backend) -> None:
+async def test_a_known_length_is_kept_for_http_1_0(router: RunningRouter, backend: Backend) -> None:
     async with connected(router) as client:
         await client.send(b"GET /answer?status=200&body=whole HTTP/1.0\r\n\r\n")
         head, _, body = (await client.rest()).partition(b"\r\n\r\n")
@@ -73,7 +73,7 @@ async def test_a_known_length_is_kept(router: RunningRouter, backend: Backend) -
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_a_response_without_body_stays_one(router: RunningRouter, backend: Backend, status: int) -> None:
+async def test_a_response_without_body_stays_without_body(router: RunningRouter, backend: Backend, status: int) -> None:
     async with connected(router) as client:
         await client.send(b"GET /answer?status=%d HTTP/1.0\r\n\r\n" % status)
         assert (await client.rest()).endswith(b"connection: close\r\n\r\n")

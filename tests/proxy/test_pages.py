@@ -47,12 +47,12 @@ PAGES = OwnPages({"/healthz": never, "/metrics": None}, http=never, websocket=ne
         "/metrics/%2e/replica",
     ],
 )
-def test_a_spelling_of_a_reserved_path_is_its_own(path: str) -> None:
+def test_every_spelling_of_a_reserved_path_is_reserved(path: str) -> None:
     assert PAGES.path_of(path.encode()) == b"/metrics"
 
 
 @pytest.mark.parametrize("path", ["/healthz/", "/HEALTHZ", "//healthz", "/health%7a", "/metrics/../healthz"])
-def test_a_spelling_of_a_page_is_that_page(path: str) -> None:
+def test_every_spelling_of_a_page_is_that_page(path: str) -> None:
     assert PAGES.path_of(path.encode()) == b"/healthz"
 
 
@@ -77,5 +77,5 @@ def test_other_paths_belong_to_replicas(path: str) -> None:
     assert PAGES.path_of(path.encode()) is None
 
 
-def test_a_long_path_costs_little() -> None:
+def test_a_long_path_costs_little_time() -> None:
     assert normal_path(b"/" + b"%25" * 20_000) == b"/" + b"%" * 20_000

@@ -62,7 +62,7 @@ async def test_the_next_replica_takes_a_session_that_the_first_refuses(
     assert "ConnectError" in (await router.status())["replicas"][0]["last_error"]
 
 
-async def test_where_all_refuse_the_client_is_told(start_router: StartRouter) -> None:
+async def test_if_all_replicas_refuse_the_client_receives_it(start_router: StartRouter) -> None:
     async with Backend() as one, Backend() as other:
         router = await start_router(one.url, other.url, **NEVER)
     async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
@@ -74,7 +74,7 @@ async def test_where_all_refuse_the_client_is_told(start_router: StartRouter) ->
     assert response.json()["code"] == "gpu_unavailable"
 
 
-async def test_a_replica_that_stays_silent_is_passed_over_in_time(start_router: StartRouter, second: Backend) -> None:
+async def test_a_silent_replica_is_passed_over_in_time(start_router: StartRouter, second: Backend) -> None:
     async def silence(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
@@ -91,9 +91,11 @@ async def test_a_replica_that_stays_silent_is_passed_over_in_time(start_router: 
 
 
 @pytest.mark.parametrize(("status", "is_counted"), [(500, True), (502, True), (503, False), (429, False)])
-async def test_a_handshake_that_fails_is_tried_elsewhere_and_being_busy_is_no_fault(
+async def test_a_failed_handshake_is_tried_elsewhere(
     start_router: StartRouter, second: Backend, status: int, is_counted: bool
 ) -> None:
+    """A replica that refuses as busy is not at fault."""
+
     async def refuse(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
 
@@ -111,9 +113,7 @@ async def test_a_handshake_that_fails_is_tried_elsewhere_and_being_busy_is_no_fa
         await until(is_as_expected, "it counts only where it is evidence")
 
 
-async def test_a_request_that_a_replica_has_begun_is_not_sent_to_another(
-    start_router: StartRouter, second: Backend
-) -> None:
+async def test_a_request_already_begun_goes_to_no_other_replica(start_router: StartRouter, second: Backend) -> None:
     async def read_and_hang_up(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(4)
         writer.close()
@@ -125,7 +125,7 @@ async def test_a_request_that_a_replica_has_begun_is_not_sent_to_another(
         assert second.scopes == []
 
 
-async def test_a_kept_connection_that_was_closed_is_not_the_clients_trouble(start_router: StartRouter) -> None:
+async def test_a_closed_kept_connection_does_not_harm_the_client(start_router: StartRouter) -> None:
     async def answer_once(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(answered) % 2 == 0:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -141,7 +141,7 @@ async def test_a_kept_connection_that_was_closed_is_not_the_clients_trouble(star
         assert len(answered) == 5
 
 
-async def test_replicas_that_only_stay_silent_are_504(start_router: StartRouter) -> None:
+async def test_silent_replicas_alone_give_504(start_router: StartRouter) -> None:
     async with Backend() as replica:
         router = await start_router(replica.url, connect_timeout_seconds=0.2, **NEVER)
     with contextlib.ExitStack() as sockets:

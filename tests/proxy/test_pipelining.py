@@ -24,7 +24,7 @@ BAD_BODY = b"POST /next HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\
 @pytest.mark.parametrize("is_reset", [False, True])
 @pytest.mark.parametrize("behind", [b"", NEXT, NEXT * 10], ids=["none", "one", "ten"])
 @pytest.mark.parametrize("first", [WAIT, EVENTS], ids=["unanswered", "half answered"])
-async def test_a_client_that_leaves_takes_all_its_requests_along(
+async def test_a_client_that_leaves_ends_all_its_requests(
     router: RunningRouter, backend: Backend, first: bytes, behind: bytes, is_reset: bool
 ) -> None:
     async with connected(router) as client:
@@ -43,7 +43,7 @@ async def test_a_client_that_leaves_takes_all_its_requests_along(
     assert [scope["path"] for scope in backend.scopes if scope["path"] == "/next"] == []
 
 
-async def test_a_request_that_goes_wrong_ends_those_before_it(router: RunningRouter, backend: Backend) -> None:
+async def test_a_wrong_request_ends_those_before_it(router: RunningRouter, backend: Backend) -> None:
     async with connected(router) as client:
         await client.send(WAIT + BAD_BODY)
         assert await client.rest() == b""
@@ -58,7 +58,7 @@ async def test_many_requests_at_once_are_answered_in_order(router: RunningRouter
 
 
 @pytest.mark.parametrize("is_answered_first", [False, True])
-async def test_a_trailer_that_closes_the_connection_leaves_no_request_unanswered(
+async def test_a_trailer_closing_the_connection_leaves_no_request_unanswered(
     router: RunningRouter, is_answered_first: bool
 ) -> None:
     """The parser takes no further request after it; kept open, the connection would wait for nothing."""

@@ -140,9 +140,10 @@ async def ending(client: ClientConnection) -> tuple[dict[str, Any], int]:
 
 
 @rare_looks
-async def test_who_waits_is_told_where_and_what_was_sent_meanwhile_arrives(
+async def test_a_waiting_client_receives_its_position_and_keeps_its_messages(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
+    """What it sends meanwhile arrives at its replica."""
     messages: list[str | bytes] = [
         "first",
         b"\x00\xff" * 9,
@@ -179,7 +180,7 @@ async def test_who_waits_is_told_where_and_what_was_sent_meanwhile_arrives(
         assert await asyncio.wait_for(backend.closes.get(), 10) == (3001, "done")
 
 
-async def test_all_routers_share_one_line(settings: dict[str, Any], backend: Backend, line: Line) -> None:
+async def test_all_routers_share_one_queue(settings: dict[str, Any], backend: Backend, line: Line) -> None:
     async with serving(settings, backend.url, routers=3) as routers, contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(stream(routers[0]))
         await holds(first)
@@ -203,7 +204,7 @@ async def test_all_routers_share_one_line(settings: dict[str, Any], backend: Bac
         assert line.length() == 0
 
 
-async def test_the_first_message_comes_first_also_after_a_wait(settings: dict[str, Any], backend: Backend) -> None:
+async def test_the_first_message_arrives_first_also_after_a_wait(settings: dict[str, Any], backend: Backend) -> None:
     ann, bob = (json.dumps({"client_id": name}) for name in ("ann", "bob"))
     async with (
         serving(settings, backend.url, session_key="first_frame.client_id") as (router,),
@@ -220,9 +221,7 @@ async def test_the_first_message_comes_first_also_after_a_wait(settings: dict[st
         assert await second.recv() == b"more"
 
 
-async def test_what_the_replica_refuses_after_a_wait_is_told_in_a_frame(
-    settings: dict[str, Any], backend: Backend
-) -> None:
+async def test_a_refusal_after_a_wait_arrives_in_a_frame(settings: dict[str, Any], backend: Backend) -> None:
     async with serving(settings, backend.url) as (router,), stream(router) as first:
         await holds(first)
         async with stream(router, "/v1/stream?reject=401") as second:
@@ -232,7 +231,7 @@ async def test_what_the_replica_refuses_after_a_wait_is_told_in_a_frame(
             assert (error["message"], code) == ("the replica refused the session: HTTP 401", 1011)
 
 
-async def test_who_comes_while_nothing_is_healthy_waits_too(settings: dict[str, Any], backend: Backend) -> None:
+async def test_a_client_waits_also_while_no_replica_is_healthy(settings: dict[str, Any], backend: Backend) -> None:
     async with serving(settings, backend.url) as (router,), Operator(RouterConfig(**settings), by="ann") as operator:
         [replica] = await operator.find([backend.url])
         await operator.set_admin(replica, AdminState.DRAINING)
@@ -249,7 +248,7 @@ async def test_who_comes_while_nothing_is_healthy_waits_too(settings: dict[str, 
 
 @rare_looks
 @pytest.mark.parametrize("is_polite", [True, False])
-async def test_a_client_that_leaves_gives_up_its_place_at_once(
+async def test_a_client_that_leaves_frees_its_position_at_once(
     settings: dict[str, Any], backend: Backend, line: Line, *, is_polite: bool
 ) -> None:
     async with serving(settings, backend.url) as (router,), stream(router) as first:
@@ -270,10 +269,10 @@ async def test_a_client_that_leaves_gives_up_its_place_at_once(
 
 
 @rare_looks
-async def test_who_leaves_before_the_handshake_is_answered_leaves_nothing(
+async def test_a_client_leaving_before_its_handshake_leaves_nothing_behind(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
-    """The only replica refuses as busy: others than that one have no room, and there is no line to stand in."""
+    """The only replica refuses as busy: no other replica has room, and there is no queue to join."""
     async with serving(settings, backend.url, capacity=0) as (router,):
         _, writer = await asyncio.open_connection(*router.address)
         writer.write(handshake("/v1/stream?reject=503"))
@@ -310,7 +309,7 @@ def handshake(target: str) -> bytes:
     ],
     ids=["no body", "half a body", "a body", "a body held back"],
 )
-async def test_a_request_whose_client_leaves_gives_up_its_place_at_once(
+async def test_a_request_whose_client_leaves_frees_its_position(
     settings: dict[str, Any], backend: Backend, line: Line, request_of_it: bytes
 ) -> None:
     async with serving(settings, backend.url) as (router,), stream(router) as first:
@@ -325,8 +324,8 @@ async def test_a_request_whose_client_leaves_gives_up_its_place_at_once(
 
 
 @rare_looks
-async def test_a_slot_given_to_a_client_that_is_gone_goes_to_the_next(settings: dict[str, Any], line: Line) -> None:
-    """The replica takes its time with the handshake of the first in the queue, who leaves meanwhile."""
+async def test_a_slot_of_a_departed_client_goes_to_the_next(settings: dict[str, Any], line: Line) -> None:
+    """The replica takes its time with the handshake of the first client in the queue, which leaves meanwhile."""
 
     async def handle(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"/silent" not in head:
@@ -363,7 +362,7 @@ async def test_a_slot_given_to_a_client_that_is_gone_goes_to_the_next(settings: 
 
 
 @rare_looks
-async def test_clients_that_leave_just_when_they_are_served_block_nobody(
+async def test_clients_leaving_as_they_are_served_block_no_other(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     rng = random.Random(7)
@@ -385,7 +384,7 @@ async def test_clients_that_leave_just_when_they_are_served_block_nobody(
 # Time
 
 
-async def test_time_is_up(settings: dict[str, Any], backend: Backend, line: Line) -> None:
+async def test_a_wait_ends_at_its_timeout(settings: dict[str, Any], backend: Backend, line: Line) -> None:
     async with serving(settings, backend.url, queue_timeout_seconds=0.4) as (router,), stream(router) as first:
         await holds(first)
         begun = time.monotonic()
@@ -415,8 +414,8 @@ async def test_a_request_waits_for_its_slot(settings: dict[str, Any], backend: B
         assert (await waiting).json() == {"bytes": 3_000_000}
 
 
-async def test_the_time_to_wait_is_one_for_all_that_is_tried(settings: dict[str, Any], backend: Backend) -> None:
-    """The replica refuses as busy who has waited for it, who then waits for another one."""
+async def test_one_waiting_time_covers_all_replicas_that_are_tried(settings: dict[str, Any], backend: Backend) -> None:
+    """The replica refuses as busy a client that has waited for it, and that then waits for another replica."""
     async with serving(settings, backend.url, queue_timeout_seconds=1.8) as (router,), stream(router) as first:
         await holds(first)
         begun = time.monotonic()
@@ -430,7 +429,7 @@ async def test_the_time_to_wait_is_one_for_all_that_is_tried(settings: dict[str,
         assert 1.7 < time.monotonic() - begun < 3.2, "not 1.8 s twice"
 
 
-async def test_the_time_until_another_try_is_told_from_how_fast_the_line_moves(
+async def test_retry_after_follows_from_the_speed_of_the_queue(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     async with serving(settings, backend.url, max_queue=4) as (router,), contextlib.AsyncExitStack() as stack:
@@ -455,7 +454,7 @@ async def test_the_time_until_another_try_is_told_from_how_fast_the_line_moves(
 # Slow clients, and the end of the router
 
 
-async def test_what_a_waiting_client_may_send_is_bounded_and_arrives(
+async def test_messages_of_a_waiting_client_are_bounded_and_arrive(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     message = bytes(1_000_000)
@@ -478,7 +477,7 @@ async def test_what_a_waiting_client_may_send_is_bounded_and_arrives(
 
 
 @rare_looks
-async def test_a_client_that_has_sent_too_much_is_missed_all_the_same(
+async def test_a_waiting_client_that_sends_too_much_may_still_leave(
     settings: dict[str, Any], backend: Backend, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket_client, "REPEAT_SECONDS", 0.1)
@@ -493,7 +492,7 @@ async def test_a_client_that_has_sent_too_much_is_missed_all_the_same(
             await line.is_as_long_as(0, AT_ONCE)
 
 
-async def test_a_client_that_reads_nothing_holds_nobody_back(
+async def test_a_client_that_reads_nothing_delays_no_other(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     async with serving(settings, backend.url) as (router,), stream(router) as first:
@@ -511,7 +510,7 @@ async def test_a_client_that_reads_nothing_holds_nobody_back(
 
 
 @rare_looks
-async def test_who_waits_is_sent_away_when_the_router_stops(
+async def test_a_stopping_router_turns_waiting_clients_away(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     async with (
@@ -540,7 +539,8 @@ async def test_who_waits_is_sent_away_when_the_router_stops(
         await asyncio.wait_for(asyncio.shield(stopping.serving), 10)
 
 
-async def test_who_was_refused_and_waits_for_another_replica_is_sent_away_too(settings: dict[str, Any]) -> None:
+async def test_a_stopping_router_turns_refused_clients_away_too(settings: dict[str, Any]) -> None:
+    """They wait for another replica."""
     never = {"health_check_interval_seconds": 3600.0, "fast_interval_seconds": 3600.0, "grace_seconds": PATIENCE}
     async with Backend() as backend, serving(settings | never, backend.url) as (router,):
         await backend.__aexit__(None, None, None)
@@ -556,7 +556,7 @@ async def test_who_was_refused_and_waits_for_another_replica_is_sent_away_too(se
         assert (response.status_code, response.json()["message"]) == (503, "this router stops; connect again")
 
 
-async def test_a_router_that_ends_without_grace_leaves_nobody_in_line(
+async def test_a_router_ending_without_grace_leaves_no_waiter(
     settings: dict[str, Any], backend: Backend, line: Line
 ) -> None:
     async with serving(settings, backend.url) as (router,), stream(router) as first, stream(router) as second:

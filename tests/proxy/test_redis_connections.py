@@ -94,7 +94,7 @@ async def router(server: EmbeddedServer, namespace: str) -> AsyncIterator[Watche
         yield found
 
 
-async def test_requests_one_after_the_other_open_no_connection(router: Watched, server: EmbeddedServer) -> None:
+async def test_requests_in_sequence_open_no_redis_connection(router: Watched, server: EmbeddedServer) -> None:
     with Redis.from_url(server.url, decode_responses=True) as raw:
         raw.ping()
         before = raw.info("stats")["total_connections_received"]
@@ -105,13 +105,13 @@ async def test_requests_one_after_the_other_open_no_connection(router: Watched, 
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.005])
-async def test_requests_at_once_open_no_connection(router: Watched, delay_seconds: float) -> None:
+async def test_concurrent_requests_open_no_redis_connection(router: Watched, delay_seconds: float) -> None:
     router.redis.delay_seconds = delay_seconds
     async with router.keeps_its_connections():
         await asyncio.gather(*(router.get(20) for _ in range(AT_ONCE - 2)))
 
 
-async def test_websocket_sessions_open_no_connection(router: Watched) -> None:
+async def test_websocket_sessions_open_no_redis_connection(router: Watched) -> None:
     async def converse(at: int) -> None:
         async with connect(f"{router.router.ws}/v1/stream", proxy=None, compression=None) as session:
             await session.send("hello")
@@ -125,7 +125,7 @@ async def test_websocket_sessions_open_no_connection(router: Watched) -> None:
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
-async def test_clients_that_leave_at_any_moment_cut_no_call_short(router: Watched, is_reset: bool) -> None:
+async def test_a_client_leaving_at_any_moment_interrupts_no_call(router: Watched, is_reset: bool) -> None:
     """With Redis 20 ms away most of these leave while their slot is asked for or given back."""
     router.redis.delay_seconds = 0.01
     async with router.keeps_its_connections():
@@ -135,7 +135,7 @@ async def test_clients_that_leave_at_any_moment_cut_no_call_short(router: Watche
 
 
 @pytest.mark.parametrize("seconds", [0.005, 0.03])
-async def test_clients_that_leave_the_line_cut_no_call_short(
+async def test_clients_that_leave_the_queue_interrupt_no_call(
     server: EmbeddedServer, namespace: str, seconds: float
 ) -> None:
     async with watched(server, namespace, capacity=AT_ONCE, queue_timeout_seconds=20.0) as router:
@@ -167,14 +167,14 @@ async def wait_and_leave(router: Watched, *, seconds: float) -> None:
     await router.settle()
 
 
-async def test_those_who_wait_and_are_served_open_no_connection(server: EmbeddedServer, namespace: str) -> None:
+async def test_waiters_that_are_served_open_no_redis_connection(server: EmbeddedServer, namespace: str) -> None:
     async with watched(server, namespace, capacity=2, queue_timeout_seconds=20.0) as router:
         await asyncio.gather(*(router.get(5) for _ in range(8)))
         async with router.keeps_its_connections():
             await asyncio.gather(*(router.get(5) for _ in range(8)))
 
 
-async def test_requests_that_fail_at_their_replica_open_no_connection(router: Watched) -> None:
+async def test_requests_that_fail_open_no_redis_connection(router: Watched) -> None:
     die = b"GET /answer?status=no HTTP/1.1\r\nHost: a\r\n\r\n"
     router.redis.delay_seconds = 0.005
     async with router.keeps_its_connections():

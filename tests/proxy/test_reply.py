@@ -23,10 +23,10 @@ class Answered:
 
 
 @pytest.mark.parametrize(("expect", "is_closed"), [([(b"expect", b"100-continue")], True), ([], False)])
-async def test_who_was_not_told_to_send_its_body_is_told_to_go(
+async def test_a_client_not_asked_for_its_body_is_disconnected(
     expect: list[tuple[bytes, bytes]], is_closed: bool
 ) -> None:
-    """Nobody knows whether it sends the body all the same, or another request."""
+    """It may send the body all the same, or another request."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:

@@ -39,7 +39,7 @@ def config_of(*capacities: int, **settings: float) -> RouterConfig:
     return RouterConfig(replicas=endpoints, **settings)  # type: ignore[arg-type]
 
 
-def test_a_client_needs_room_for_its_session(process: Process) -> None:
+def test_each_client_needs_descriptors_for_its_session(process: Process) -> None:
     process.replicas = 34  # 1024 - 10 - 64 - 16 - 34
     process.clients = 449
     assert process.descriptors.have_room(more=1, sessions=0)
@@ -48,12 +48,12 @@ def test_a_client_needs_room_for_its_session(process: Process) -> None:
     assert not process.descriptors.have_room(more=1, sessions=451)
 
 
-def test_however_many_replicas_half_is_left(process: Process) -> None:
+def test_half_the_descriptors_remain_for_clients_however_many_replicas(process: Process) -> None:
     process.replicas = 100_000
     assert process.descriptors.room() == 512
 
 
-def test_idle_connections_make_way_only_where_they_must(process: Process) -> None:
+def test_idle_connections_are_closed_only_when_necessary(process: Process) -> None:
     process.clients, process.idle = 300, 100
     process.descriptors.begin_session(300)
     assert process.closings == 0
@@ -62,7 +62,7 @@ def test_idle_connections_make_way_only_where_they_must(process: Process) -> Non
     assert process.closings == 1
 
 
-def test_it_says_once_that_it_is_full(process: Process, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_router_logs_it_once(process: Process, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     process.clients = 600
     for _ in range(3):
@@ -82,7 +82,7 @@ def test_it_says_once_that_it_is_full(process: Process, caplog: pytest.LogCaptur
         (config_of(4, 4, queue_timeout_seconds=1.0), 92 + 2 * 10_008),
     ],
 )
-def test_it_warns_where_sessions_do_not_fit(
+def test_a_router_with_too_few_descriptors_warns(
     process: Process, caplog: pytest.LogCaptureFixture, config: RouterConfig, needed: int
 ) -> None:
     process.descriptors.report(config)
@@ -92,6 +92,6 @@ def test_it_warns_where_sessions_do_not_fit(
     assert "LimitNOFILE=" in record.message
 
 
-def test_where_all_fit_it_does_not_warn(process: Process, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_router_with_enough_descriptors_does_not_warn(process: Process, caplog: pytest.LogCaptureFixture) -> None:
     process.descriptors.report(config_of(200, 200))
     assert caplog.records == []

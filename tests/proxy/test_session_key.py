@@ -26,12 +26,14 @@ HEADERS = ((b"x-session", b"ann"), (b"cookie", b"a=1; sid=bob; theme=dark"), (b"
         (None, b"session=a", None),
     ],
 )
-def test_a_request_carries_its_name_where_the_setting_says(place: str | None, query: bytes, found: str | None) -> None:
+def test_a_request_carries_its_session_name_where_configured(
+    place: str | None, query: bytes, found: str | None
+) -> None:
     assert SessionKey(place).of_request(HEADERS, query) == found
 
 
 @pytest.mark.parametrize("cookie", [b'sid=a@b; x="unclosed', b"bad name=1; sid=a@b", b"sid=a@b"])
-def test_cookies_that_browsers_send_are_read_whatever_stands_beside_them(cookie: bytes) -> None:
+def test_cookies_are_read_beside_anything_that_browsers_send(cookie: bytes) -> None:
     assert SessionKey("cookie:sid").of_request([(b"cookie", cookie)], b"") == "a@b"
 
 
@@ -52,18 +54,18 @@ def test_cookies_that_browsers_send_are_read_whatever_stands_beside_them(cookie:
         ('{"client_id": "' + "x" * (MOST_CHARACTERS + 1) + '"}', None),
     ],
 )
-def test_a_first_frame_carries_its_name_in_a_field(frame: str | bytes, found: str | None) -> None:
+def test_a_first_frame_carries_the_session_name_in_a_field(frame: str | bytes, found: str | None) -> None:
     assert SessionKey("first_frame.client_id").of_frame(frame) == found
 
 
-def test_a_field_may_lie_deeper() -> None:
+def test_the_field_may_be_nested() -> None:
     key = SessionKey("first_frame.user.id")
     assert key.is_in_first_frame
     assert key.of_frame('{"user": {"id": "ann"}}') == "ann"
     assert key.of_frame('{"user": "ann"}') is None
 
 
-def test_only_a_first_frame_makes_a_session_speak_first() -> None:
+def test_only_a_first_frame_setting_makes_clients_speak_first() -> None:
     assert not SessionKey("header:a").is_in_first_frame
     assert not SessionKey(None).is_in_first_frame
     assert SessionKey("header:a").of_frame('{"a": "b"}') is None

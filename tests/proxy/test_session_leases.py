@@ -64,9 +64,7 @@ def fast(server: EmbeddedServer, namespace: str) -> dict[str, Any]:
     return {"redis_url": server.url, "namespace": namespace, "refresh_seconds": 0.02, **FAST}
 
 
-async def test_a_full_replica_takes_nobody_whichever_router_is_asked(
-    fast: dict[str, Any], backends: list[Backend]
-) -> None:
+async def test_a_full_replica_takes_no_session_of_any_router(fast: dict[str, Any], backends: list[Backend]) -> None:
     config = RouterConfig(**fast, replicas=endpoints(backends[:1], capacity=1))
     async with running_router(config) as one, running_router(config) as other:
         await until(lambda: is_ready(other, 1), "the replica is healthy")
@@ -100,7 +98,7 @@ async def is_ready(router: RunningRouter, count: int) -> bool:
     return statuses == ["healthy"] * count
 
 
-async def test_a_slot_is_free_again_however_its_session_ends(start_router: StartRouter) -> None:
+async def test_a_slot_is_free_however_its_session_ends(start_router: StartRouter) -> None:
     async with Backend() as replica:
         router = await start_router(replica.url, refresh_seconds=0.02)
         async with stream(router) as session:
@@ -145,7 +143,7 @@ async def test_a_session_comes_back_to_its_replica(
                     assert await replica_of(session) == mine
 
 
-async def test_a_first_message_names_the_session_and_reaches_the_replica(
+async def test_a_first_message_names_the_session_and_is_forwarded(
     fast: dict[str, Any], backends: list[Backend]
 ) -> None:
     config = RouterConfig(
@@ -187,9 +185,10 @@ async def test_a_first_message_names_the_session_and_reaches_the_replica(
 
 
 @pytest.mark.parametrize("on_lost", ["keep", "close"])
-async def test_a_session_whose_replica_is_removed_goes_on_or_ends_as_is_asked_for(
+async def test_a_session_on_a_removed_replica_continues_or_ends(
     fast: dict[str, Any], backends: list[Backend], on_lost: OnLost
 ) -> None:
+    """As the setting says."""
     config = RouterConfig(**fast, replicas=endpoints(backends[:1], capacity=0), on_lost=on_lost)
     async with running_router(config) as router:
         await until(lambda: is_ready(router, 1), "the replica is healthy")
@@ -214,7 +213,7 @@ async def has_no_replicas(router: RunningRouter) -> bool:
     return await in_flight(router) == []
 
 
-async def test_a_replica_that_refused_is_not_tried_again_for_a_while(
+async def test_a_replica_that_refused_is_avoided_for_some_time(
     fast: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     never = {"health_check_interval_seconds": 3600.0, "fast_interval_seconds": 3600.0, "local_cooldown_seconds": 60.0}

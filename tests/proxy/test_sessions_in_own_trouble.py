@@ -56,7 +56,7 @@ async def nothing_is_held_against(router: RunningRouter) -> None:
         assert (replica["status"], replica["consecutive_failures"], replica["in_flight"]) == ("healthy", 0, 0)
 
 
-async def test_a_request_is_told_and_comes_again(
+async def test_a_request_gets_a_clear_error_and_may_return(
     start_router: StartRouter, backends: list[Backend], placements: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = NEVER | {"local_cooldown_seconds": 60.0, "refresh_seconds": 0.02}
@@ -79,7 +79,7 @@ async def test_a_request_is_told_and_comes_again(
     assert len([text for text in warnings if "cannot connect to replicas: too many open files" in text]) == 1
 
 
-async def test_a_websocket_is_told(start_router: StartRouter, backends: list[Backend]) -> None:
+async def test_a_websocket_session_gets_a_clear_error(start_router: StartRouter, backends: list[Backend]) -> None:
     router = await start_router(backends[0].url, **NEVER)
     reader, writer = await asyncio.open_connection(*router.address)
     await router.status()  # by now the router has accepted it
@@ -96,7 +96,7 @@ async def test_a_websocket_is_told(start_router: StartRouter, backends: list[Bac
 
 
 @pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN, errno.EADDRNOTAVAIL])
-async def test_what_else_a_machine_may_lack(
+async def test_other_lacks_of_a_machine_count_too(
     start_router: StartRouter,
     backends: list[Backend],
     placements: list[int],
@@ -119,7 +119,7 @@ async def test_what_else_a_machine_may_lack(
     await nothing_is_held_against(router)
 
 
-async def test_another_replica_takes_it_where_ports_lack_to_one(
+async def test_another_replica_is_tried_where_ports_lack_to_one(
     start_router: StartRouter, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router = await start_router(*(backend.url for backend in backends), **NEVER)
@@ -137,7 +137,9 @@ async def test_another_replica_takes_it_where_ports_lack_to_one(
     await nothing_is_held_against(router)
 
 
-async def test_a_replica_that_refuses_is_still_counted(start_router: StartRouter, backends: list[Backend]) -> None:
+async def test_a_replica_that_refuses_connections_still_counts_as_failed(
+    start_router: StartRouter, backends: list[Backend]
+) -> None:
     async with Backend() as gone:
         router = await start_router(gone.url, backends[0].url, refresh_seconds=0.02, **NEVER)
     assert (await router.http.get("/who")).status_code == 200
@@ -148,7 +150,7 @@ async def test_a_replica_that_refuses_is_still_counted(start_router: StartRouter
     await until(is_counted, "the failure is counted")
 
 
-async def test_its_pages_show_that_it_is_in_trouble(
+async def test_the_pages_show_the_routers_own_trouble(
     start_router: StartRouter, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "QUIET_SECONDS", 0.5)

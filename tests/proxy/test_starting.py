@@ -63,7 +63,7 @@ async def test_own_pages_answer_while_sessions_are_held(
     assert (await router.http.get("/readyz")).status_code == 200
 
 
-async def test_nobody_is_held_for_longer_than_the_bound(
+async def test_no_client_is_held_longer_than_the_bound(
     redis: EmbeddedServer,
     start_router: StartRouter,
     backend: Backend,
@@ -83,7 +83,7 @@ async def test_nobody_is_held_for_longer_than_the_bound(
     assert min(took) < 0.5
 
 
-async def test_who_may_wait_for_a_slot_waits_for_redis_as_long(
+async def test_a_client_that_may_wait_also_waits_for_redis(
     redis: EmbeddedServer,
     start_router: StartRouter,
     backend: Backend,
@@ -98,7 +98,7 @@ async def test_who_may_wait_for_a_slot_waits_for_redis_as_long(
     assert (await held).status_code == 200
 
 
-async def test_replicas_that_are_down_hold_nobody_once_judged(start_router: StartRouter) -> None:
+async def test_judged_replicas_that_are_down_hold_no_client(start_router: StartRouter) -> None:
     router = await start_router("http://127.0.0.1:1", is_awaited=False, failure_threshold=1)
     begun = time.monotonic()
     assert (await router.http.get("/refused")).status_code == 503
@@ -129,7 +129,7 @@ async def test_a_client_that_leaves_while_held_reaches_no_replica(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stop_sends_those_away_who_are_held(
+async def test_stopping_turns_held_clients_away(
     start_process: StartProcess, redis: EmbeddedServer, backend: Backend, number: signal.Signals
 ) -> None:
     router = await start_process(backend.url, redis_url=redis.url, wanted="waiting for", grace_seconds=30)
@@ -155,7 +155,7 @@ async def test_a_stop_sends_those_away_who_are_held(
     assert "Traceback" not in router.command.err
 
 
-async def test_an_application_in_another_server_holds_its_clients(
+async def test_an_application_in_another_server_holds_clients_too(
     server: EmbeddedServer, namespace: str, backend: Backend
 ) -> None:
     config = RouterConfig(redis_url=server.url, namespace=namespace, replicas=[ReplicaEndpoint(backend.url)], **FAST)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 THE_ORIGINALS = ["url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures"]
 
 
-async def test_status_has_the_originals_shape_and_more(router: RunningRouter, backend: Backend) -> None:
+async def test_status_has_the_originals_fields_and_more(router: RunningRouter, backend: Backend) -> None:
     status = await router.status()
     [replica] = status["replicas"]
     assert list(replica)[: len(THE_ORIGINALS)] == THE_ORIGINALS
@@ -64,7 +64,7 @@ async def test_probe_results_show_within_a_refresh(start_router: StartRouter, ba
     await until(is_newer, "a newer probe shows")
 
 
-async def test_its_own_pages_are_never_a_replicas(router: RunningRouter, backend: Backend) -> None:
+async def test_the_routers_pages_are_never_a_replicas(router: RunningRouter, backend: Backend) -> None:
     for path in ("/healthz", "/readyz", "/status", "/healthz/", "//readyz", "/%73tatus", "/x/../status?y=1"):
         assert (await raw(router, f"GET {path} HTTP/1.1"))[0] == 200
         assert (await raw(router, f"HEAD {path} HTTP/1.1")) == (200, b"")
@@ -91,7 +91,9 @@ async def test_its_own_pages_are_never_a_replicas(router: RunningRouter, backend
         "HTTP://other:80/%6detrics",
     ],
 )
-async def test_metrics_are_never_a_replicas(router: RunningRouter, backend: Backend, method: str, target: str) -> None:
+async def test_the_metrics_page_is_never_a_replicas(
+    router: RunningRouter, backend: Backend, method: str, target: str
+) -> None:
     status, body = await raw(router, f"{method} {target} HTTP/1.1")
     assert (status, json.loads(body)["code"]) == (404, "not_found")
     assert (await raw(router, f"HEAD {target} HTTP/1.1")) == (404, b"")
@@ -99,14 +101,14 @@ async def test_metrics_are_never_a_replicas(router: RunningRouter, backend: Back
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/%6detrics/", "/healthz", "/status", "//readyz"])
-async def test_its_own_pages_take_no_websocket(router: RunningRouter, backend: Backend, path: str) -> None:
+async def test_the_routers_pages_accept_no_websocket(router: RunningRouter, backend: Backend, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
         await connect(f"{router.ws}{path}", proxy=None)
     assert caught.value.response.status_code == 404
     assert backend.scopes == []
 
 
-async def test_a_body_that_a_page_does_not_read_becomes_no_request(router: RunningRouter, backend: Backend) -> None:
+async def test_an_unread_body_of_a_page_becomes_no_request(router: RunningRouter, backend: Backend) -> None:
     reader, writer = await asyncio.open_connection(*router.address)
     body = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" * 5000
     head = f"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -127,9 +129,10 @@ async def raw(router: RunningRouter, line: str, *fields: str, body: bytes = b"")
     return int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[2]
 
 
-async def test_it_lives_but_is_not_ready_while_it_waits_for_redis(
+async def test_the_router_is_alive_but_not_ready_without_redis(
     own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
 ) -> None:
+    """While it waits for Redis at its start."""
     redis = own_server()
     redis.stop()
     router = await start_router(backend.url, is_awaited=False, redis_url=redis.url)
@@ -146,9 +149,10 @@ async def test_it_lives_but_is_not_ready_while_it_waits_for_redis(
     await until(is_ready, "it is ready")
 
 
-async def test_it_serves_on_while_redis_is_away_and_says_so_when_too_long(
+async def test_the_router_serves_during_an_outage_and_reports_it(
     own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
 ) -> None:
+    """It is not ready when the outage has lasted too long."""
     redis = own_server()
     fast = {"refresh_seconds": 0.1, "redis_timeout_seconds": 0.2}
     router = await start_router(backend.url, redis_url=redis.url, max_staleness_seconds=0.8, **fast)
@@ -164,7 +168,7 @@ async def test_it_serves_on_while_redis_is_away_and_says_so_when_too_long(
     assert (await router.http.get("/refused")).status_code == 503
 
 
-async def test_a_redis_that_refuses_writes_is_told_and_keeps_it_ready(
+async def test_refused_writes_are_reported_and_leave_the_router_ready(
     own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
 ) -> None:
     redis = own_server()

@@ -51,9 +51,7 @@ async def is_refused(router: RouterProcess) -> bool:
     return False
 
 
-async def test_live_sessions_finish_and_another_router_leads_at_once(
-    start_process: StartProcess, backend: Backend
-) -> None:
+async def test_live_sessions_finish_while_another_router_leads(start_process: StartProcess, backend: Backend) -> None:
     first = await start_process(backend.url, grace_seconds=30, lease_seconds=60)
     second = await start_process(backend.url, lease_seconds=60)
     async with (
@@ -93,7 +91,7 @@ async def test_live_sessions_finish_and_another_router_leads_at_once(
 
 
 @pytest.mark.parametrize("is_impatient", [False, True])
-async def test_what_does_not_finish_is_closed_after_the_grace_or_at_a_second_signal(
+async def test_unfinished_sessions_are_closed_after_grace_or_second_signal(
     start_process: StartProcess, backend: Backend, *, is_impatient: bool
 ) -> None:
     router = await start_process(backend.url, grace_seconds=30 if is_impatient else 0.3)
@@ -120,7 +118,7 @@ async def test_what_does_not_finish_is_closed_after_the_grace_or_at_a_second_sig
     assert "Traceback" not in router.command.err
 
 
-async def test_a_stalled_session_does_not_keep_it(start_process: StartProcess, backend: Backend) -> None:
+async def test_a_stalled_session_does_not_delay_the_stop(start_process: StartProcess, backend: Backend) -> None:
     router = await start_process(backend.url, grace_seconds=0)
     target = f"{router.ws}/?do=pour&messages=10000"
     async with connect(target, proxy=None, max_queue=1, close_timeout=0.1):
@@ -131,7 +129,7 @@ async def test_a_stalled_session_does_not_keep_it(start_process: StartProcess, b
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-async def test_without_sessions_it_ends_at_once(
+async def test_without_sessions_a_router_stops_at_once(
     start_process: StartProcess, backend: Backend, number: signal.Signals
 ) -> None:
     router = await start_process(backend.url, grace_seconds=30)
@@ -143,7 +141,7 @@ async def test_without_sessions_it_ends_at_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-async def test_signals_that_mean_no_stop_are_ignored(
+async def test_signals_that_do_not_mean_stop_are_ignored(
     start_process: StartProcess, backend: Backend, number: signal.Signals
 ) -> None:
     router = await start_process(backend.url, grace_seconds=30)
@@ -169,7 +167,7 @@ async def test_signals_that_mean_no_stop_are_ignored(
     assert await ended(router) == 0
 
 
-async def test_it_outlives_signals_while_it_waits_for_redis(
+async def test_a_router_waiting_for_redis_ignores_other_signals(
     start_process: StartProcess, own_server: Callable[..., EmbeddedServer]
 ) -> None:
     redis = own_server()
@@ -184,7 +182,7 @@ async def test_it_outlives_signals_while_it_waits_for_redis(
     assert await ended(router) == 0
 
 
-async def test_a_closed_terminal_does_not_end_it(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_closed_terminal_does_not_end_the_router(server: EmbeddedServer, namespace: str) -> None:
     here, terminal = pty.openpty()
     settings = {"redis_url": server.url, "namespace": namespace, "host": "127.0.0.1", "port": "0"}
     variables = environment(**{f"SHARED_REGISTRY_{name.upper()}": value for name, value in settings.items()})
@@ -212,8 +210,8 @@ async def test_a_closed_terminal_does_not_end_it(server: EmbeddedServer, namespa
             process.kill()
 
 
-async def test_nobody_new_waits_at_a_router_that_stops(start_router: StartRouter, backend: Backend) -> None:
-    """Neither who has just connected nor who comes on a connection that was kept."""
+async def test_no_new_client_waits_at_a_stopping_router(start_router: StartRouter, backend: Backend) -> None:
+    """Neither on a new connection nor on a kept one."""
     replicas = [ReplicaEndpoint(backend.url, capacity=1)]
     router = await start_router(replicas=replicas, is_awaited=False, queue_timeout_seconds=60, grace_seconds=30)
     kept, fresh, session, holder, late = [await asyncio.open_connection(*router.address) for _ in range(5)]

@@ -33,7 +33,7 @@ async def test_sessions_of_both_kinds_are_encrypted(
         assert replica.scopes[-1]["scheme"] == "wss"
 
 
-async def test_a_certificate_that_is_not_trusted_gets_no_session(
+async def test_a_replica_with_an_untrusted_certificate_gets_no_session(
     start_router: StartRouter,
     certificate: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -39,7 +39,7 @@ async def told_to_close(backend: Backend) -> tuple[int, str]:
 # Messages
 
 
-async def test_text_stays_text_and_binary_binary(router: RunningRouter) -> None:
+async def test_text_messages_stay_text_and_binary_ones_binary(router: RunningRouter) -> None:
     messages: list[str | bytes] = ["", b"", "text ü €", "\x00", b"\x00\xff", json.dumps({"type": "session_init_v2"})]
     async with dial(router) as client:
         for message in messages:
@@ -61,7 +61,7 @@ async def test_the_largest_frame_passes_in_both_directions(router: RunningRouter
         assert len(await client.recv()) == BIG
 
 
-async def test_a_larger_frame_from_the_client_ends_the_session(start_router: StartRouter, backend: Backend) -> None:
+async def test_a_too_large_frame_of_the_client_ends_the_session(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, max_frame_bytes=1024)
     async with dial(router) as client:
         await client.send(bytes(1024))
@@ -71,7 +71,7 @@ async def test_a_larger_frame_from_the_client_ends_the_session(start_router: Sta
     assert (await told_to_close(backend))[0] == 1009
 
 
-async def test_a_larger_frame_from_the_replica_is_a_failure(start_router: StartRouter, backend: Backend) -> None:
+async def test_a_too_large_frame_of_the_replica_is_a_failure(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, max_frame_bytes=1024)
     async with dial(router, "/v1/stream?do=pour&messages=1") as client:
         error = json.loads(await client.recv())
@@ -82,7 +82,7 @@ async def test_a_larger_frame_from_the_replica_is_a_failure(start_router: StartR
 
 
 @pytest.mark.timeout(180)
-async def test_two_hundred_sessions_at_once(start_router: StartRouter, backend: Backend) -> None:
+async def test_two_hundred_sessions_at_once_are_served(start_router: StartRouter, backend: Backend) -> None:
     router = await start_router(backend.url, **PATIENT)
 
     async def converse(number: int) -> None:
@@ -131,7 +131,7 @@ async def test_the_replica_sees_the_clients_request(router: RunningRouter, backe
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["a", "b"], "a"), (["b"], "b"), ([], None)])
-async def test_the_subprotocol_is_the_replicas_choice(
+async def test_the_replica_chooses_the_subprotocol(
     router: RunningRouter, backend: Backend, offered: list[str], chosen: str | None
 ) -> None:
     async with dial(router, subprotocols=[Subprotocol(name) for name in offered] or None) as client:
@@ -139,9 +139,7 @@ async def test_the_subprotocol_is_the_replicas_choice(
     assert backend.scopes[-1]["subprotocols"] == offered
 
 
-async def test_what_the_replica_answers_to_the_handshake_reaches_the_client(
-    router: RunningRouter, backend: Backend
-) -> None:
+async def test_a_replicas_answer_to_the_handshake_reaches_the_client(router: RunningRouter, backend: Backend) -> None:
     with pytest.raises(InvalidStatus) as caught:
         await dial(router, "/v1/stream?reject=403")
     assert caught.value.response.status_code == 403
@@ -149,7 +147,7 @@ async def test_what_the_replica_answers_to_the_handshake_reaches_the_client(
     assert (await router.status())["replicas"][0]["consecutive_failures"] == 0
 
 
-async def test_a_redirect_is_the_clients_to_follow(start_router: StartRouter, backend: Backend) -> None:
+async def test_a_redirect_is_passed_to_the_client(start_router: StartRouter, backend: Backend) -> None:
     async def redirect(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         location = f"Location: {backend.url.replace('http', 'ws')}/elsewhere"
         writer.write(f"HTTP/1.1 307 Elsewhere\r\n{location}\r\nContent-Length: 0\r\n\r\n".encode())
@@ -167,7 +165,7 @@ async def test_a_redirect_is_the_clients_to_follow(start_router: StartRouter, ba
     assert backend.scopes == []
 
 
-async def test_no_compression_is_agreed_on(router: RunningRouter) -> None:
+async def test_compression_is_never_agreed_on(router: RunningRouter) -> None:
     async with dial(router, compression="deflate") as client:
         assert client.protocol.extensions == []
 
@@ -187,7 +185,7 @@ async def test_close_codes_pass_both_ways(router: RunningRouter, backend: Backen
     assert await told_to_close(backend) == (code, reason)
 
 
-async def test_all_that_the_replica_sent_before_it_closed_arrives(router: RunningRouter) -> None:
+async def test_messages_sent_before_the_replica_closed_arrive(router: RunningRouter) -> None:
     async with dial(router, "/v1/stream?do=pour&messages=50") as client:
         await client.close()
     async with dial(router, "/v1/stream?do=die") as client:
@@ -206,7 +204,7 @@ async def test_a_close_frame_without_a_code_is_an_ordinary_end(router: RunningRo
     assert await told_to_close(backend) == (1000, "")
 
 
-async def test_a_client_that_breaks_off_is_told_to_the_replica(router: RunningRouter, backend: Backend) -> None:
+async def test_the_replica_learns_of_a_client_that_disconnects(router: RunningRouter, backend: Backend) -> None:
     client = await dial(router)
     await client.send("hello")
     await client.recv()
@@ -214,9 +212,8 @@ async def test_a_client_that_breaks_off_is_told_to_the_replica(router: RunningRo
     assert await told_to_close(backend) == (1001, "the client's connection was lost")
 
 
-async def test_a_client_that_breaks_off_while_much_comes_is_told_to_the_replica(
-    router: RunningRouter, backend: Backend
-) -> None:
+async def test_the_replica_learns_of_a_client_disconnecting_under_load(router: RunningRouter, backend: Backend) -> None:
+    """Much is on its way to the client."""
     client = await dial(router, "/v1/stream?do=pour&messages=1000000", max_queue=1)
     await client.recv()
     client.transport.abort()
@@ -227,7 +224,7 @@ async def test_a_client_that_breaks_off_while_much_comes_is_told_to_the_replica(
     await until(is_over, "the session is over")
 
 
-async def test_without_a_replica_the_client_is_told_so_in_the_originals_words(start_router: StartRouter) -> None:
+async def test_without_a_replica_the_client_receives_the_originals_words(start_router: StartRouter) -> None:
     router = await start_router()
     async with dial(router) as client:
         error = json.loads(await client.recv())
@@ -241,13 +238,13 @@ async def test_without_a_replica_the_client_is_told_so_in_the_originals_words(st
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1010, 1011, 1012, 1014])
-async def test_a_replicas_complaint_reaches_the_client(router: RunningRouter, code: int) -> None:
+async def test_an_error_of_the_replica_reaches_the_client(router: RunningRouter, code: int) -> None:
     async with dial(router, "/v1/stream?do=close") as client:
         await client.send(json.dumps({"code": code, "reason": "why"}))
         assert await closed_with(client) == (code, "why")
 
 
-async def test_a_replica_that_speaks_gibberish_and_stays_is_a_failure(
+async def test_a_replica_that_sends_garbage_is_a_failure(
     start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "CLOSE_SECONDS", 0.1)

@@ -49,7 +49,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_reads_slowly_is_told_the_latest_only() -> None:
+async def test_a_slow_reader_receives_only_the_latest_position() -> None:
     wire = Wire()
     client = wire.client(["v2", "v1"])
     async with client.attended():
@@ -69,7 +69,7 @@ async def test_who_reads_slowly_is_told_the_latest_only() -> None:
 
 
 @pytest.mark.parametrize("is_stalled", [True, False])
-async def test_a_stalled_client_does_not_hold_back_its_own_session(*, is_stalled: bool) -> None:
+async def test_a_stalled_client_does_not_delay_its_own_session(*, is_stalled: bool) -> None:
     wire = Wire()
     client = wire.client()
     async with client.attended():
@@ -89,7 +89,7 @@ async def test_a_stalled_client_does_not_hold_back_its_own_session(*, is_stalled
     assert len(wire.sent) == (3 if is_stalled else 4)
 
 
-async def test_a_session_that_begins_at_once_is_accepted_as_its_replica_wants() -> None:
+async def test_an_immediate_session_is_accepted_as_its_replica_wants() -> None:
     wire = Wire()
     client = wire.client(["v2", "v1"])
     async with client.attended():
@@ -98,7 +98,7 @@ async def test_a_session_that_begins_at_once_is_accepted_as_its_replica_wants() 
     assert wire.sent == [{"type": "websocket.accept", "subprotocol": "v1", "headers": [(b"a", b"b")]}]
 
 
-async def test_one_that_was_told_in_the_last_moment_is_accepted_all_the_same() -> None:
+async def test_a_client_placed_just_before_its_notice_is_accepted() -> None:
     wire = Wire()
     client = wire.client(["v2", "v1"])
     async with client.attended():
@@ -108,7 +108,7 @@ async def test_one_that_was_told_in_the_last_moment_is_accepted_all_the_same() -
 
 
 @pytest.mark.parametrize("has_sent_first", [True, False])
-async def test_who_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
+async def test_a_client_that_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
     wire = Wire()
     client = wire.client()
     has_ended = False
@@ -124,7 +124,7 @@ async def test_who_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
     assert has_ended
 
 
-async def test_one_that_cannot_be_told_any_more_is_gone() -> None:
+async def test_a_client_that_cannot_be_notified_is_gone() -> None:
     wire = Wire()
     client = wire.client()
     async with asyncio.timeout(30), client.attended():
@@ -133,7 +133,7 @@ async def test_one_that_cannot_be_told_any_more_is_gone() -> None:
         await asyncio.Event().wait()
 
 
-async def test_other_failures_are_not_swallowed() -> None:
+async def test_other_errors_are_not_swallowed() -> None:
     client = Wire().client()
     with pytest.raises(ExceptionGroup) as caught:
         async with client.attended():
@@ -141,8 +141,8 @@ async def test_other_failures_are_not_swallowed() -> None:
     assert caught.group_contains(RuntimeError)
 
 
-async def test_nothing_follows_the_end() -> None:
-    """There is news of the line, just when the wait fails."""
+async def test_no_message_follows_the_end() -> None:
+    """There is news of the queue, just when the wait fails."""
     wire = Wire()
     client = wire.client()
     async with client.attended():
@@ -155,7 +155,7 @@ async def test_nothing_follows_the_end() -> None:
     assert json.loads(wire.sent[-2]["text"])["type"] == "error"
 
 
-async def test_who_sends_too_much_before_it_stands_anywhere_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_excessive_client_without_a_position_receives_no_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_client, "KEPT_BYTES", 10)
     wire = Wire()
     client = wire.client()
@@ -168,7 +168,7 @@ async def test_who_sends_too_much_before_it_stands_anywhere_is_told_nothing(monk
     assert (await client.receive())["text"] == "too much"
 
 
-async def test_what_is_kept_is_bounded_also_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kept_messages_are_bounded_even_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_client, "KEPT_BYTES", 4096)
     monkeypatch.setattr(websocket_client, "REPEAT_SECONDS", 0.01)
     wire = Wire()

@@ -62,8 +62,8 @@ async def all_kinds(calls: list[Awaitable[Lease]]) -> Counter[str]:
         return Counter(await asyncio.gather(*(kind_of(call) for call in calls)))
 
 
-async def test_more_calls_than_redis_can_answer_in_time_are_no_outage(space: Space, proxy: FaultyProxy) -> None:
-    """The router says that it is alive meanwhile, on a connection that its sessions do not use."""
+async def test_overload_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
+    """The router sends its heartbeats meanwhile on a connection that its sessions do not use."""
     async with registry_on(
         proxy.url, space.keys.namespace, router_expiry_seconds=61.0, redis_timeout_seconds=0.5
     ) as registry:
@@ -85,7 +85,7 @@ async def test_more_calls_than_redis_can_answer_in_time_are_no_outage(space: Spa
         assert leases(space) == {}
 
 
-async def test_a_small_pool_of_the_callers_is_no_outage(space: Space, server: EmbeddedServer) -> None:
+async def test_a_callers_small_connection_pool_is_no_outage(space: Space, server: EmbeddedServer) -> None:
     """redis-py refuses a connection beyond a pool's limit, so that calls must wait before."""
     pool = ConnectionPool.from_url(server.url, decode_responses=True, max_connections=10)
     config = RouterConfig(namespace=space.keys.namespace)
@@ -96,7 +96,7 @@ async def test_a_small_pool_of_the_callers_is_no_outage(space: Space, server: Em
         assert await all_kinds([use(registry) for _ in range(500)]) == {"placed": 500}
 
 
-async def test_a_timeout_bounds_also_the_turn_to_ask(space: Space, proxy: FaultyProxy) -> None:
+async def test_the_timeout_includes_the_wait_for_a_turn(space: Space, proxy: FaultyProxy) -> None:
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         proxy.delay_seconds = 0.5
         others = [asyncio.create_task(kind_of(registry.acquire())) for _ in range(20 * CALLS_AT_ONCE)]
@@ -112,7 +112,7 @@ async def test_a_timeout_bounds_also_the_turn_to_ask(space: Space, proxy: Faulty
         await settle(space, registry)
 
 
-async def test_a_loop_that_stands_still_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
+async def test_a_blocked_event_loop_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
     async with registry_on(proxy.url, space.keys.namespace, redis_timeout_seconds=0.5) as registry:
         for is_connecting in (False, True):
             if is_connecting:
@@ -126,7 +126,7 @@ async def test_a_loop_that_stands_still_is_no_outage(space: Space, proxy: Faulty
         await settle(space, registry)
 
 
-async def test_a_burst_of_cancellations_leaves_nothing(space: Space, proxy: FaultyProxy) -> None:
+async def test_a_burst_of_cancellations_leaks_no_lease(space: Space, proxy: FaultyProxy) -> None:
     rng = random.Random(1)
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         proxy.delay_seconds = DISTANCE_SECONDS
@@ -150,7 +150,7 @@ async def test_a_burst_of_cancellations_leaves_nothing(space: Space, proxy: Faul
 
 
 @pytest.mark.parametrize("how", ["killed", "silent"])
-async def test_everybody_is_told_when_redis_dies_in_a_burst(own_server: OwnServer, how: str) -> None:
+async def test_all_callers_fail_when_redis_dies_in_a_burst(own_server: OwnServer, how: str) -> None:
     server = own_server()
     async with (
         on_server(server.url, "own") as space,
@@ -181,7 +181,7 @@ async def test_everybody_is_told_when_redis_dies_in_a_burst(own_server: OwnServe
             assert len(leases(space)) == kinds["placed"]
 
 
-async def test_thousands_that_find_their_router_reaped_wait_for_one_return(space: Space, proxy: FaultyProxy) -> None:
+async def test_thousands_of_calls_of_a_reaped_router_share_one_rejoin(space: Space, proxy: FaultyProxy) -> None:
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         kept = [await registry.acquire() for _ in range(20)]
         proxy.delay_seconds = DISTANCE_SECONDS
@@ -210,8 +210,8 @@ def count_heartbeats(registry: SharedReplicaRegistry) -> list[None]:
     return heartbeats
 
 
-async def test_slots_that_nobody_holds_are_free_soon_however_many(space: Space, proxy: FaultyProxy) -> None:
-    """They do not stand behind the sessions of now, nor one behind the other."""
+async def test_slots_without_a_session_become_free_soon_however_many(space: Space, proxy: FaultyProxy) -> None:
+    """They do not wait behind the sessions of now, nor one behind the other."""
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         async with asyncio.timeout(PATIENCE_SECONDS):
             held = await asyncio.gather(*(registry.acquire() for _ in range(1000)))

@@ -58,7 +58,9 @@ AMONG_OTHERS = {
 
 
 @pytest.mark.parametrize(("outcomes", "status", "failures"), AMONG_OTHERS.values(), ids=AMONG_OTHERS)
-async def test_among_other_live_routers(space: Space, outcomes: list[str], status: str, failures: int) -> None:
+async def test_among_live_routers_one_routers_outcomes_do_not_suffice(
+    space: Space, outcomes: list[str], status: str, failures: int
+) -> None:
     for router in (ONE, TWO, THREE):
         await heartbeat(space, router)
     await tell(space, *outcomes)
@@ -71,16 +73,14 @@ async def test_among_other_live_routers(space: Space, outcomes: list[str], statu
     ("outcomes", "status"),
     [([ONE] * 5, HEALTHY), ([ONE, TWO], UNHEALTHY), ([ONE, PROBE], UNHEALTHY), ([ONE, f"+{ONE}", TWO], HEALTHY)],
 )
-async def test_where_one_failure_is_enough_it_still_takes_two_to_see_it(
-    space: Space, outcomes: list[str], status: str
-) -> None:
+async def test_with_a_threshold_of_one_two_routers_must_agree(space: Space, outcomes: list[str], status: str) -> None:
     for router in (ONE, TWO):
         await heartbeat(space, router)
     await tell(space, *outcomes, threshold=1)
     assert verdict(space)[0] == status
 
 
-async def test_who_saw_it_is_forgotten_with_the_replica(space: Space) -> None:
+async def test_a_removed_replicas_witness_is_forgotten(space: Space) -> None:
     for router in (ONE, TWO):
         await heartbeat(space, router)
     await tell(space, ONE, threshold=1)
@@ -90,7 +90,7 @@ async def test_who_saw_it_is_forgotten_with_the_replica(space: Space) -> None:
 
 
 @pytest.mark.parametrize("others", ["none", "expired"])
-async def test_alone_in_the_cluster_a_router_decides(space: Space, others: str) -> None:
+async def test_a_lone_router_decides_by_itself(space: Space, others: str) -> None:
     await heartbeat(space, ONE)
     if others == "expired":
         await heartbeat(space, TWO)
@@ -103,14 +103,14 @@ async def test_alone_in_the_cluster_a_router_decides(space: Space, others: str) 
     assert verdict(space) == (HEALTHY, 0)
 
 
-async def test_what_is_no_passive_evidence_counts_by_itself(space: Space) -> None:
+async def test_probes_and_other_active_evidence_count_by_themselves(space: Space) -> None:
     for router in (ONE, TWO):
         await heartbeat(space, router)
     await tell(space, PROBE, PROBE, PROBE)
     assert verdict(space) == (UNHEALTHY, 3)
 
 
-async def test_passive_evidence_is_told_in_the_hash_and_leaves_the_times_of_success_alone(space: Space) -> None:
+async def test_passive_evidence_is_stored_and_keeps_times_of_success(space: Space) -> None:
     for router in (ONE, TWO):
         await heartbeat(space, router)
     before = space.fields(A)

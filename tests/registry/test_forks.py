@@ -58,21 +58,21 @@ def test_two_workers_forked_after_construction_are_two_routers(fork: Callable[[s
     assert first != second, "what is left to chance is the same in both"
 
 
-def test_what_is_to_repeat_repeats_in_each_worker(fork: Callable[[str], Said]) -> None:
+def test_repeated_tasks_run_in_each_worker(fork: Callable[[str], Said]) -> None:
     results = fork("preload_seeded")
     expect_two_routers(results)
     first, second = (one["luck"] for one in results["messages"])
     assert first == second
 
 
-def test_connections_opened_before_a_fork_are_used_by_nobody_else(fork: Callable[[str], Said]) -> None:
+def test_connections_opened_before_a_fork_stay_with_their_process(fork: Callable[[str], Said]) -> None:
     results = fork("used_before")
     expect_two_routers(results)
     assert all(REMEDY in answer for answer in results["refused"].values())
     assert results["parent goes on"] == "done"
 
 
-def test_a_copy_of_a_started_registry_is_refused_until_started(fork: Callable[[str], Said]) -> None:
+def test_a_forked_copy_of_a_started_registry_needs_a_start(fork: Callable[[str], Said]) -> None:
     results = fork("started_before")
     refused = results["refused"]
     assert (refused.pop("stop"), refused.pop("is_started"), refused.pop("router_key")) == ("done", False, "")

@@ -125,7 +125,7 @@ async def follow(routers: list[SharedReplicaRegistry], rules: list[Rules], scrip
 @pytest.mark.parametrize("kind", ["shared", "drop-in"])
 @without_deadline
 @scenarios
-def test_a_registry_not_started_follows_the_rules(kind: str, primaries: list[bool], script: list[Step]) -> None:
+def test_an_unstarted_registry_follows_the_health_rules(kind: str, primaries: list[bool], script: list[Step]) -> None:
     replicas = endpoints(primaries)
     registry = (
         ReplicaRegistry(replicas) if kind == "drop-in" else SharedReplicaRegistry(RouterConfig(replicas=replicas))
@@ -136,7 +136,7 @@ def test_a_registry_not_started_follows_the_rules(kind: str, primaries: list[boo
 @pytest.mark.parametrize("routers", [1, 2])
 @effort(examples=40)
 @scenarios
-def test_registries_that_share_a_server_follow_the_rules(
+def test_registries_sharing_a_server_follow_the_health_rules(
     place: Place, routers: int, primaries: list[bool], script: list[Step]
 ) -> None:
     clear(place)

@@ -32,7 +32,7 @@ async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
         assert await find_violations(space.reader, space.keys) == []
 
 
-async def test_labels_are_written_sorted_and_ride_on_events(space: Space) -> None:
+async def test_labels_are_written_sorted_and_carried_by_events(space: Space) -> None:
     [event] = await space.add(labels=LABELS)
     assert event.record is not None
     assert event.record.endpoint.labels == LABELS
@@ -43,7 +43,7 @@ async def test_labels_are_written_sorted_and_ride_on_events(space: Space) -> Non
     assert await space.add(labels=dict(reversed(LABELS.items()))) == []
 
 
-async def test_other_labels_are_an_update_and_change_nothing_else(space: Space) -> None:
+async def test_changed_labels_are_an_update_of_nothing_else(space: Space) -> None:
     await space.add(labels=LABELS, capacity=3)
     await space.make("healthy")
     before = space.fields(A)
@@ -55,8 +55,8 @@ async def test_other_labels_are_an_update_and_change_nothing_else(space: Space) 
         assert {name for name in before if before[name] != after[name]} == {"labels", "spec_request", "revision"}
 
 
-async def test_a_hash_without_labels_is_one_with_none(space: Space) -> None:
-    """As a version wrote it that knows no labels."""
+async def test_a_hash_without_the_labels_field_has_no_labels(space: Space) -> None:
+    """As a version wrote it that does not know labels."""
     await space.add(capacity=3)
     space.raw.hdel(space.keys.replica(A), "labels")
     assert (await space.reader.records([A]))[A].endpoint.labels == {}
@@ -132,7 +132,7 @@ async def test_a_file_changes_labels_that_only_a_file_set(config: RouterConfig) 
         assert (replica.labels, replica.record.source) == ({"zone": "c"}, Source.EXPLICIT)
 
 
-async def test_an_operator_sees_labels_in_documents_and_lines(space: Space, config: RouterConfig) -> None:
+async def test_an_operator_reads_labels_in_json_and_text(space: Space, config: RouterConfig) -> None:
     await space.add(labels=LABELS)
     async with Observer(config) as observer:
         overview = await observer.overview()

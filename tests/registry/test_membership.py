@@ -105,22 +105,24 @@ async def running(store: ScriptedStore, clock: FakeClock) -> AsyncIterator[async
     assert task.cancelled()
 
 
-async def test_one_beat_joins_and_tells_what_the_store_said(store: ScriptedStore, clock: FakeClock) -> None:
+async def test_one_heartbeat_joins_and_returns_the_stores_answer(store: ScriptedStore, clock: FakeClock) -> None:
     assert await member(store, clock).heartbeat() == Heartbeat("history_id", "1-1", joined=True, expired=[])
 
 
-async def test_a_beat_that_fails_says_so(store: ScriptedStore, clock: FakeClock) -> None:
+async def test_a_failed_heartbeat_raises_its_error(store: ScriptedStore, clock: FakeClock) -> None:
     store.error = StoreUnavailable("away")
     with pytest.raises(StoreUnavailable):
         await member(store, clock).heartbeat()
 
 
-async def test_it_beats_at_its_interval(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
+async def test_heartbeats_are_sent_at_their_interval(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
     await clock.advance(10)
     assert store.heartbeats == pytest.approx(list(range(11)))
 
 
-async def test_expired_routers_are_reaped_and_those_that_are_back_are_not(
+async def test_expired_routers_are_reaped_unless_they_are_back(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.expired = ["b~1", "c~1", "d~1"]
@@ -131,9 +133,10 @@ async def test_expired_routers_are_reaped_and_those_that_are_back_are_not(
     assert warnings == ["router: b~1 has expired and was reaped", "router: d~1 has expired and was reaped"]
 
 
-async def test_while_the_store_fails_it_tries_a_little_faster_than_it_beats_and_logs_once(
+async def test_while_the_store_fails_heartbeats_retry_faster(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is logged once."""
     caplog.set_level(logging.INFO)
     await clock.advance(3.5)
     caplog.clear()
@@ -149,7 +152,7 @@ async def test_while_the_store_fails_it_tries_a_little_faster_than_it_beats_and_
     assert [late[1] - late[0], late[2] - late[1]] == pytest.approx([HEARTBEAT, HEARTBEAT])
 
 
-async def test_a_second_outage_is_logged_again_and_tried_soon(
+async def test_a_second_outage_is_logged_and_retried_soon(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -165,7 +168,7 @@ async def test_a_second_outage_is_logged_again_and_tried_soon(
     assert second - first <= 0.1
 
 
-async def test_a_router_with_many_leases_is_reaped_piece_by_piece_at_once(
+async def test_a_router_with_many_leases_is_reaped_in_pieces(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
 ) -> None:
     store.expired, store.pieces = ["b~1"], {"b~1": 100}
@@ -173,7 +176,7 @@ async def test_a_router_with_many_leases_is_reaped_piece_by_piece_at_once(
     assert (store.reaped, store.pieces["b~1"]) == (["b~1"], 0)
 
 
-async def test_reaping_does_not_keep_it_from_beating(
+async def test_reaping_does_not_delay_heartbeats(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
 ) -> None:
     store.expired, store.pieces = ["b~1"], {"b~1": 50}
@@ -183,19 +186,21 @@ async def test_reaping_does_not_keep_it_from_beating(
     assert max(late - early for early, late in itertools.pairwise(store.heartbeats)) < EXPIRY / 2
 
 
-async def test_leaving_goes_on_until_nothing_is_left(store: ScriptedStore, clock: FakeClock) -> None:
+async def test_leaving_continues_until_no_lease_is_left(store: ScriptedStore, clock: FakeClock) -> None:
     store.pieces = {INFO.key: 3}
     store.is_listed = True
     await member(store, clock).leave()
     assert not store.is_listed
 
 
-async def test_every_beat_is_checked(running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock) -> None:
+async def test_every_heartbeats_answer_is_checked(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
     await clock.advance(3)
     assert len(store.checked) == len(store.heartbeats)
 
 
-async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(
+async def test_a_failed_reaping_is_repeated_without_stopping_heartbeats(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
 ) -> None:
     store.expired = ["b~1"]
@@ -208,7 +213,7 @@ async def test_a_reaping_that_fails_neither_stops_the_beats_nor_is_forgotten(
     assert store.reaped == ["b~1"]
 
 
-async def test_joining_again_after_others_had_reaped_it_is_logged(
+async def test_a_reaped_router_that_rejoins_logs_it(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -219,7 +224,7 @@ async def test_joining_again_after_others_had_reaped_it_is_logged(
     assert caplog.messages == ["router: router~1 is among the live routers"]
 
 
-async def test_a_cancel_in_a_beat_passes(store: ScriptedStore, clock: FakeClock) -> None:
+async def test_a_cancel_during_a_heartbeat_is_passed_on(store: ScriptedStore, clock: FakeClock) -> None:
     store.latency = 10.0
     task = asyncio.ensure_future(member(store, clock).run())
     await clock.advance(1)

@@ -58,7 +58,9 @@ async def make_healthy(registry: SharedReplicaRegistry) -> None:
 
 
 @pytest.mark.parametrize("reason", REASONS, ids=["exception", "group", "text", "repr"])
-async def test_ones_own_trouble_is_not_counted(registry: SharedReplicaRegistry, reason: str | BaseException) -> None:
+async def test_own_trouble_is_not_counted_against_a_replica(
+    registry: SharedReplicaRegistry, reason: str | BaseException
+) -> None:
     await make_healthy(registry)
     replica = registry.all()[0]
     for _ in range(5):
@@ -77,14 +79,14 @@ async def test_ones_own_trouble_is_not_counted(registry: SharedReplicaRegistry, 
 @pytest.mark.parametrize(
     "reason", ["refused", "HTTP 500: [Errno 24] Too many open files", ConnectionRefusedError(111, "no")]
 )
-async def test_a_replicas_failure_is(registry: SharedReplicaRegistry, reason: str | BaseException) -> None:
+async def test_a_replicas_failure_is_counted(registry: SharedReplicaRegistry, reason: str | BaseException) -> None:
     await make_healthy(registry)
     await registry.record_failure(registry.all()[0], failure_threshold=1, reason=reason)
     await until(lambda: not registry.all()[0].is_healthy)
     assert not registry.is_in_trouble
 
 
-async def test_the_reason_of_a_resignation_is_on_the_event(space: Space) -> None:
+async def test_the_event_carries_the_reason_of_a_resignation(space: Space) -> None:
     await space.elect("mine")
     assert await space.store.resign("mine", reason="out of everything")
     [event] = [one async for one in space.reader.all_events() if one.kind is EventKind.LEADER_RESIGNED]

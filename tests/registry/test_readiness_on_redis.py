@@ -27,7 +27,7 @@ async def refuse(url: str, *, timeout: float) -> tuple[float, str | None]:
     return 1.0, "refused"
 
 
-async def test_it_ends_with_the_first_healthy_verdict(server: EmbeddedServer, namespace: str) -> None:
+async def test_waiting_ends_with_the_first_healthy_verdict(server: EmbeddedServer, namespace: str) -> None:
     may_answer = asyncio.Event()
 
     async def answer(url: str, *, timeout: float) -> tuple[float, str | None]:
@@ -54,7 +54,7 @@ async def test_a_replica_that_is_down_is_judged_but_not_ready(server: EmbeddedSe
         assert time.monotonic() - begun >= 0.3
 
 
-async def test_without_replicas_all_are_judged(server: EmbeddedServer, namespace: str) -> None:
+async def test_without_replicas_all_replicas_are_judged(server: EmbeddedServer, namespace: str) -> None:
     async with SharedReplicaRegistry(config_of(server, namespace)) as registry:
         assert await registry.wait_judged(timeout_seconds=0)
         assert not await registry.wait_ready(timeout_seconds=0)
@@ -67,7 +67,7 @@ async def test_a_disabled_replica_has_no_verdict_to_wait_for(server: EmbeddedSer
         assert await registry.wait_judged(timeout_seconds=0)
 
 
-async def test_a_stop_ends_the_waiting(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_stop_ends_waiting_for_readiness(server: EmbeddedServer, namespace: str) -> None:
     registry = SharedReplicaRegistry(config_of(server, namespace, URL), health_checks=False)
     with pytest.raises(UsageError, match="not started"):
         await registry.wait_ready()

@@ -10,7 +10,7 @@ from shared_registry.embedded import EmbeddedServer
 URL = "http://replica-1:8000"
 
 
-async def test_a_spec_may_be_given_by_its_attributes(server: EmbeddedServer, namespace: str) -> None:
+async def test_an_endpoint_may_be_given_by_its_attributes(server: EmbeddedServer, namespace: str) -> None:
     config = RouterConfig(redis_url=server.url, namespace=namespace)
     async with SharedReplicaRegistry(config, health_checks=False) as registry:
         replica = await registry.register(URL, capacity=4, name="gpu-1", by="me")

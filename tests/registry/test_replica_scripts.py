@@ -44,7 +44,7 @@ async def test_the_first_write_begins_the_history_and_names_the_schema(space: Sp
     assert space.raw.hget(space.keys.meta, "history_id") == meta["history_id"]
 
 
-async def test_a_history_begun_anew_drops_the_feed_of_the_one_before(space: Space) -> None:
+async def test_a_new_history_drops_the_earlier_event_stream(space: Space) -> None:
     await space.add()
     space.raw.delete(space.keys.meta)
     await space.add(B)
@@ -68,7 +68,7 @@ async def test_large_numbers_keep_every_digit(space: Space) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ü\u2028\U0001f600", 'line\nbreak\t"quoted" \x00', "{}:*%.0f"])
-async def test_texts_arrive_as_they_were_given(space: Space, text: str) -> None:
+async def test_texts_are_stored_unchanged(space: Space, text: str) -> None:
     (event,) = await space.add(name=text, by=text)
     assert event.record is not None
     assert (event.record.endpoint.name, event.by) == (text or None, text)
@@ -83,14 +83,14 @@ async def test_the_spelling_given_is_kept_beside_the_canonical_one(space: Space)
     assert await urls(space) == [A]
 
 
-async def test_replicas_stand_in_the_order_of_their_registration(space: Space) -> None:
+async def test_replicas_are_ordered_by_their_registration(space: Space) -> None:
     for url in (C, A, B):
         await space.add(url)
     assert await urls(space) == [C, A, B]
     assert [space.fields(url)["order"] for url in (C, A, B)] == ["0", "1", "2"]
 
 
-async def test_a_given_order_is_taken_and_the_next_one_follows_the_highest(space: Space) -> None:
+async def test_a_given_order_is_kept_and_the_next_follows(space: Space) -> None:
     await space.add(A, order=10)
     await space.add(B)
     await space.add(C, order=5)
@@ -109,7 +109,8 @@ async def test_an_update_keeps_the_order_or_takes_the_given_one(space: Space) ->
     assert space.fields(C)["order"] == "10"
 
 
-async def test_a_replica_added_again_goes_to_the_end_and_no_order_is_used_twice(space: Space) -> None:
+async def test_a_replica_added_again_comes_last_with_a_new_order(space: Space) -> None:
+    """No order is used twice."""
     for url in (A, B):
         await space.add(url)
     await space.remove(B)
@@ -150,7 +151,7 @@ async def test_an_update_changes_the_spec_and_nothing_else(space: Space, field: 
     assert event.kind is EventKind.REPLICA_UPDATED
 
 
-async def test_an_update_of_tier_and_capacity_moves_a_ready_replica(space: Space) -> None:
+async def test_an_update_of_tier_or_capacity_moves_a_ready_replica(space: Space) -> None:
     await space.add(primary=True)
     await space.make("healthy")
     assert space.ready() == ({A}, set(), set())
@@ -171,14 +172,14 @@ async def test_the_same_spec_again_is_no_event(space: Space) -> None:
     assert space.dump() == before
 
 
-async def test_a_seed_registers_what_is_new_and_changes_what_a_seed_wrote(space: Space) -> None:
+async def test_a_seed_registers_new_replicas_and_updates_seeded_ones(space: Space) -> None:
     await space.add(mode=Source.SEED)
     (event,) = await space.add(mode=Source.SEED, capacity=2)
     assert event.kind is EventKind.REPLICA_UPDATED
     assert space.fields(A)["source"] == "seed"
 
 
-async def test_a_seed_does_not_override_what_was_said_on_purpose(space: Space) -> None:
+async def test_a_seed_does_not_override_deliberate_settings(space: Space) -> None:
     await space.add(mode=Source.SEED)
     await space.add(mode=Source.EXPLICIT)
     assert space.fields(A)["source"] == "explicit"
@@ -187,7 +188,8 @@ async def test_a_seed_does_not_override_what_was_said_on_purpose(space: Space) -
     assert space.dump() == before
 
 
-async def test_a_seed_does_not_revive_what_was_removed_but_an_operator_does(space: Space) -> None:
+async def test_only_an_operator_revives_a_removed_replica(space: Space) -> None:
+    """A seed does not."""
     await space.add(mode=Source.SEED)
     await space.remove()
     before = space.dump()
@@ -198,7 +200,7 @@ async def test_a_seed_does_not_revive_what_was_removed_but_an_operator_does(spac
     assert await urls(space) == [A]
 
 
-async def test_a_replica_added_again_is_a_new_one_that_keeps_its_sessions(space: Space) -> None:
+async def test_a_replica_added_again_is_new_but_keeps_sessions(space: Space) -> None:
     await space.add()
     await space.make("unhealthy")
     await space.store.set_admin(A, AdminState.DISABLED, reason="broken")
@@ -216,14 +218,14 @@ async def test_a_replica_added_again_is_a_new_one_that_keeps_its_sessions(space:
     assert space.raw.zscore(space.keys.removed, A) is None
 
 
-async def test_a_replica_added_again_does_not_expire_like_its_tombstone(space: Space) -> None:
+async def test_a_replica_added_again_loses_its_tombstones_expiry(space: Space) -> None:
     await space.add()
     await space.remove()
     await space.add()
     assert space.raw.pttl(space.keys.replica(A)) == -1
 
 
-async def test_a_removal_takes_it_out_of_everything_but_leaves_a_tombstone_for_a_week(space: Space) -> None:
+async def test_a_removal_leaves_only_a_tombstone_for_a_week(space: Space) -> None:
     await space.add(primary=True)
     await space.make("healthy")
     events = await space.store.deregister(A, space.incarnation(A), by="me", reason="old")
@@ -245,7 +247,7 @@ async def test_a_tombstone_with_sessions_on_it_does_not_expire(space: Space) -> 
     assert space.raw.pttl(space.keys.replica(A)) == -1
 
 
-async def test_removing_needs_the_incarnation_and_a_registered_replica(space: Space) -> None:
+async def test_removing_needs_a_registered_replica_of_the_given_incarnation(space: Space) -> None:
     await space.add()
     before = space.dump()
     assert await space.store.deregister(A, "another") is None
@@ -275,7 +277,7 @@ async def test_only_healthy_active_replicas_with_room_are_ready(
 
 
 @pytest.mark.parametrize("state", [AdminState.DRAINING, AdminState.DISABLED])
-async def test_health_does_not_override_the_operator(space: Space, state: AdminState) -> None:
+async def test_health_does_not_override_the_admin_state(space: Space, state: AdminState) -> None:
     await space.add()
     await space.store.set_admin(A, state)
     await space.make("healthy")
@@ -284,7 +286,7 @@ async def test_health_does_not_override_the_operator(space: Space, state: AdminS
     assert space.fields(A)["admin"] == state.value
 
 
-async def test_a_new_reason_is_news_but_not_a_new_state(space: Space) -> None:
+async def test_a_new_reason_is_an_event_without_another_state(space: Space) -> None:
     await space.add()
     await space.store.set_admin(A, AdminState.DRAINING, reason="deploy")
     space.raw.hset(space.keys.replica(A), "admin_since_ms", "12345")
@@ -297,7 +299,7 @@ async def test_a_new_reason_is_news_but_not_a_new_state(space: Space) -> None:
     assert int(space.fields(A)["admin_since_ms"]) > 12345
 
 
-async def test_the_operators_word_on_what_is_not_there_creates_nothing(space: Space) -> None:
+async def test_an_admin_state_for_an_unknown_replica_creates_nothing(space: Space) -> None:
     assert await space.store.set_admin(A, AdminState.DRAINING) is None
     assert space.dump() == {}
     await space.add()
@@ -307,7 +309,7 @@ async def test_the_operators_word_on_what_is_not_there_creates_nothing(space: Sp
     assert space.dump() == before
 
 
-async def test_every_event_names_the_one_before(space: Space) -> None:
+async def test_every_event_names_its_predecessor(space: Space) -> None:
     await space.add()
     await space.make("healthy")
     await space.store.set_admin(A, AdminState.DRAINING)
@@ -317,7 +319,7 @@ async def test_every_event_names_the_one_before(space: Space) -> None:
     assert space.raw.hget(space.keys.meta, "revision") == events[-1].id == space.fields(A)["revision"]
 
 
-async def test_events_carry_all_that_routing_needs_and_none_of_what_changes_often(space: Space) -> None:
+async def test_events_carry_what_routing_needs_except_volatile_fields(space: Space) -> None:
     await space.add(name="a", primary=True, weight=2.0, capacity=3)
     ((_, entry),) = space.raw.xrange(space.keys.events)
     assert not {"in_flight", "revision", "spec_request"} & entry.keys()
@@ -328,7 +330,7 @@ async def test_events_carry_all_that_routing_needs_and_none_of_what_changes_ofte
     assert stored.keys() - entry.keys() <= {"in_flight", "revision", "spec_request"}
 
 
-async def test_the_feed_is_trimmed(space: Space) -> None:
+async def test_the_event_stream_is_trimmed(space: Space) -> None:
     await space.add()
     pipeline = space.raw.pipeline(transaction=False)
     for _ in range(11_000):

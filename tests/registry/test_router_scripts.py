@@ -40,7 +40,7 @@ async def steady(space: Space, *expired: str) -> None:
         space.expire_router(router)
 
 
-async def test_a_router_joins_once(space: Space) -> None:
+async def test_a_router_joins_only_once(space: Space) -> None:
     first = await heartbeat(space)
     again = await heartbeat(space)
     assert (first.joined, again.joined, first.expired) == (True, False, [])
@@ -64,14 +64,14 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS
 
 
-async def test_a_beat_tells_the_revision_without_making_one(space: Space) -> None:
+async def test_a_heartbeat_returns_the_revision_without_creating_one(space: Space) -> None:
     await heartbeat(space)
     (event,) = await space.add()
     assert (await heartbeat(space)).revision == event.id
     assert (await heartbeat(space)).revision == event.id
 
 
-async def test_only_expired_routers_are_offered_for_reaping_and_at_most_16(space: Space) -> None:
+async def test_at_most_16_expired_routers_are_offered_for_reaping(space: Space) -> None:
     await steady(space, TWO)
     await heartbeat(space, "router~3")
     assert (await heartbeat(space)).expired == [TWO]
@@ -101,14 +101,14 @@ async def test_a_router_that_is_back_in_time_is_not_reaped(space: Space) -> None
     assert space.dump() == before
 
 
-async def test_a_reaped_router_joins_anew(space: Space) -> None:
+async def test_a_reaped_router_joins_again(space: Space) -> None:
     await steady(space, TWO)
     await space.store.reap(TWO)
     assert (await heartbeat(space, TWO)).joined
     assert space.event_kinds() == ["router_joined", "router_joined", "router_expired", "router_joined"]
 
 
-async def test_a_living_router_and_an_unknown_one_are_not_reaped(space: Space) -> None:
+async def test_a_live_or_unknown_router_is_not_reaped(space: Space) -> None:
     await steady(space)
     before = space.dump()
     assert await space.store.reap(ONE) is REFUSED
@@ -125,7 +125,8 @@ LAST_BEATS_MS = {
 
 
 @pytest.mark.parametrize("last_heartbeat_ms", LAST_BEATS_MS.values(), ids=LAST_BEATS_MS)
-async def test_nobody_is_reaped_within_one_expiry_after_an_outage(space: Space, last_heartbeat_ms: int | None) -> None:
+async def test_no_router_is_reaped_soon_after_an_outage(space: Space, last_heartbeat_ms: int | None) -> None:
+    """Within one expiry."""
     await steady(space, TWO)
     if last_heartbeat_ms is None:
         space.raw.hdel(space.keys.meta, "heartbeat_at_ms")
@@ -142,26 +143,26 @@ async def test_nobody_is_reaped_within_one_expiry_after_an_outage(space: Space, 
     assert await space.store.reap(TWO) is DONE
 
 
-async def test_a_beat_in_time_does_not_put_reaping_off(space: Space) -> None:
+async def test_a_timely_heartbeat_does_not_delay_reaping(space: Space) -> None:
     await steady(space, TWO)
     set_meta(space, heartbeat_at_ms=-EXPIRY_MS // 2 + 5_000)
     assert (await heartbeat(space)).expired == [TWO]
 
 
-async def test_nobody_is_reaped_where_it_was_never_said_from_when_on(space: Space) -> None:
+async def test_without_a_reaping_time_no_router_is_reaped(space: Space) -> None:
     await steady(space, TWO)
     space.raw.hdel(space.keys.meta, "reap_after_ms")
     assert await space.store.reap(TWO) is REFUSED
 
 
-async def test_reaping_is_not_put_off_for_as_long_as_the_clock_was_wrong(space: Space) -> None:
+async def test_a_wrong_clock_does_not_delay_reaping_for_long(space: Space) -> None:
     await steady(space, TWO)
     set_meta(space, reap_after_ms=10**9)
     await heartbeat(space)
     assert EXPIRY_MS - 5_000 < meta_in_ms(space, "reap_after_ms") <= EXPIRY_MS
 
 
-async def test_an_expiry_far_ahead_is_brought_back_to_the_routers_own(space: Space) -> None:
+async def test_a_far_expiry_is_reduced_to_the_routers_own(space: Space) -> None:
     await heartbeat(space)
     await heartbeat(space, TWO, expiry_ms=20_000)
     await heartbeat(space, "router~3", expiry_ms=90_000)
@@ -173,14 +174,14 @@ async def test_an_expiry_far_ahead_is_brought_back_to_the_routers_own(space: Spa
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, "router~4") <= EXPIRY_MS  # it has no record of its own
 
 
-async def test_ones_own_expiry_far_ahead_is_brought_back(space: Space) -> None:
+async def test_ones_own_far_expiry_is_reduced(space: Space) -> None:
     await heartbeat(space)
     space.raw.zadd(space.keys.routers, {ONE: space.now_ms() + 10**9})
     assert not (await heartbeat(space)).joined
     assert expires_in_ms(space, ONE) <= EXPIRY_MS
 
 
-async def test_leaving_takes_only_oneself_and_only_once(space: Space) -> None:
+async def test_leaving_removes_only_the_router_itself_and_only_once(space: Space) -> None:
     await heartbeat(space)
     await heartbeat(space, TWO)
     assert await space.store.leave() is DONE
@@ -193,7 +194,7 @@ async def test_leaving_takes_only_oneself_and_only_once(space: Space) -> None:
     assert space.dump() == before
 
 
-async def test_a_beat_after_a_loss_of_everything_begins_a_history_and_joins(space: Space) -> None:
+async def test_a_heartbeat_after_total_loss_begins_a_history(space: Space) -> None:
     first = await heartbeat(space)
     space.raw.delete(*space.dump())
     second = await heartbeat(space)

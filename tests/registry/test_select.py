@@ -99,13 +99,13 @@ def peak_bytes(work: Callable[[], object], times: int) -> int:
 
 @pytest.mark.parametrize("status", [HEALTHY, UNHEALTHY])
 @pytest.mark.parametrize("replicas", [0, 1, 1000])
-def test_it_allocates_nothing(replicas: int, status: ReplicaStatus) -> None:
+def test_select_allocates_nothing(replicas: int, status: ReplicaStatus) -> None:
     registry = registry_of(*(record(number, status=status) for number in range(replicas)))
     assert peak_bytes(lambda: None, 10) == peak_bytes(registry.select, CALLS)
     assert peak_bytes(lambda: registry.select(exclude=()), CALLS) == peak_bytes(lambda: None, 10)
 
 
-def test_it_leaves_no_block_of_memory_behind() -> None:
+def test_select_leaves_no_memory_block_behind() -> None:
     select = registry_of(*(record(number) for number in range(1000))).select
     gc.collect()
     before = sys.getallocatedblocks()
@@ -114,7 +114,7 @@ def test_it_leaves_no_block_of_memory_behind() -> None:
     assert sys.getallocatedblocks() - before < CALLS / 100  # others may allocate a little meanwhile
 
 
-def test_it_is_synchronous_and_needs_no_event_loop() -> None:
+def test_select_is_synchronous_and_needs_no_event_loop() -> None:
     assert not inspect.iscoroutinefunction(SharedReplicaRegistry.select)
     assert chosen(registry_of(record(7)).select()) == 7
 
@@ -132,7 +132,7 @@ def make_untouchable(registry: SharedReplicaRegistry) -> None:
 
 
 @pytest.mark.parametrize("status", [HEALTHY, UNHEALTHY])
-def test_it_looks_at_no_replica_once_the_preference_is_prepared(status: ReplicaStatus) -> None:
+def test_select_reads_no_replica_once_the_preference_is_prepared(status: ReplicaStatus) -> None:
     registry = registry_of(*(record(number, status=status) for number in range(10)))
     expected = registry.all()[0] if status is HEALTHY else None
     make_untouchable(registry)
@@ -140,7 +140,7 @@ def test_it_looks_at_no_replica_once_the_preference_is_prepared(status: ReplicaS
     assert registry.select(key="client 7") is expected
 
 
-def test_it_calls_no_function_of_its_own() -> None:
+def test_select_calls_no_function_of_its_own() -> None:
     registry = registry_of(record(0))
     called: list[str] = []
 
@@ -190,7 +190,7 @@ def test_a_url_excludes_in_any_spelling(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["http://", "http://10.0.0.0:8000/path", "http://[::"])
-def test_a_url_that_is_none_is_refused(nonsense: str) -> None:
+def test_an_invalid_excluded_url_is_refused(nonsense: str) -> None:
     registry = registry_of(record(0))
     with pytest.raises(ConfigError):
         registry.select(exclude=[nonsense])
@@ -206,13 +206,13 @@ def test_a_url_that_is_none_is_refused(nonsense: str) -> None:
         ("http://10.0.0.0:8001", "no replica has the url http://10.0.0.0:8001; did you mean 'http://10.0.0.0:8000'?"),
     ],
 )
-def test_a_replica_that_is_not_known_is_never_just_not_excluded(unknown: str, said: str) -> None:
+def test_an_unknown_excluded_replica_is_an_error(unknown: str, said: str) -> None:
     registry = registry_of(named(record(0), "gpu-1"))
     with pytest.raises(UnknownReplica, match=re.escape(said)):
         registry.select(exclude=[unknown])
 
 
-def test_a_replica_is_found_by_handle_url_and_name() -> None:
+def test_a_replica_is_found_by_handle_url_or_name() -> None:
     registry = registry_of(named(record(0), "gpu-1"), named(record(1), "gpu-2"), named(record(2), "gpu-2"))
     first = registry.all()[0]
     assert registry.get(first) is registry.get(first.url) is registry.get("gpu-1") is first
@@ -258,7 +258,7 @@ def test_only_healthy_and_active_replicas_are_selected(
     assert chosen(registry.select(exclude=[url(1)])) == (0 if is_selected else None)
 
 
-def test_it_moves_on_at_once_when_an_operator_drains_and_back_when_they_enable() -> None:
+def test_selection_follows_draining_and_enabling_at_once() -> None:
     registry = registry_of(record(0, primary=True), record(1))
     registry._view.apply([record(0, primary=True, admin=DRAINING, revision=2)])
     assert chosen(registry.select()) == 1
@@ -266,7 +266,7 @@ def test_it_moves_on_at_once_when_an_operator_drains_and_back_when_they_enable()
     assert chosen(registry.select()) == 0
 
 
-def test_a_change_of_tier_or_order_counts_at_once() -> None:
+def test_a_changed_tier_or_order_counts_at_once() -> None:
     registry = registry_of(record(0), record(1), record(2))
     registry._view.apply([record(2, primary=True, revision=2)])
     assert chosen(registry.select()) == 2
@@ -276,7 +276,7 @@ def test_a_change_of_tier_or_order_counts_at_once() -> None:
     assert chosen(registry.select()) == 1
 
 
-def test_a_withheld_view_selects_nothing_and_shows_all_the_same() -> None:
+def test_a_withheld_view_selects_nothing_but_shows_replicas() -> None:
     registry = registry_of(record(0), record(1))
     registry._view.withhold(True)
     assert registry.select() is None
@@ -296,7 +296,7 @@ def test_an_empty_registry_selects_nothing() -> None:
 # The handles
 
 
-def test_there_is_one_handle_for_a_url_whatever_happens_to_it() -> None:
+def test_one_url_always_has_one_handle() -> None:
     registry = registry_of(record(0), record(1))
     held = registry.select()
     registry._view.apply([record(0, status=UNHEALTHY, revision=2)])
@@ -308,7 +308,8 @@ def test_there_is_one_handle_for_a_url_whatever_happens_to_it() -> None:
 
 
 @pytest.mark.parametrize("removed_by", ["event", "full read"])
-def test_a_held_handle_outlives_a_removal_and_comes_back_with_its_url(removed_by: str) -> None:
+def test_a_held_handle_survives_the_removal_of_its_replica(removed_by: str) -> None:
+    """It comes back with its url."""
     registry = registry_of(record(0), record(1))
     view = registry._view
     held = registry.all()[0]
@@ -327,7 +328,7 @@ def test_a_held_handle_outlives_a_removal_and_comes_back_with_its_url(removed_by
     assert registry.select() is held
 
 
-def test_a_handle_that_nobody_holds_is_not_kept() -> None:
+def test_a_handle_without_a_reference_is_not_kept() -> None:
     registry = registry_of(record(0), record(1))
     handle = weakref.ref(registry.all()[0])
     registry._view.apply([record(0, admin=REMOVED, revision=2)])
@@ -360,7 +361,7 @@ def test_the_preference_has_the_primaries_first_each_tier_in_order() -> None:
     assert chosen(view.first) == 1
 
 
-def test_configured_endpoints_are_shown_as_registering_them_would_order_them() -> None:
+def test_configured_endpoints_are_ordered_as_registering_would() -> None:
     view = View(priority)
     orders = [None, 7, 0, None]
     view.show_configured([ReplicaEndpoint(url(number), order=order) for number, order in enumerate(orders)])
@@ -370,20 +371,20 @@ def test_configured_endpoints_are_shown_as_registering_them_would_order_them() -
 
 
 @pytest.mark.parametrize("revision", [1, 5])
-def test_an_event_no_later_than_what_is_known_changes_nothing(revision: int) -> None:
+def test_an_outdated_event_changes_nothing(revision: int) -> None:
     view = view_of(record(0, revision=5))
     view.apply([record(0, status=UNHEALTHY, revision=revision)])
     view.apply([record(0, admin=REMOVED, revision=revision)])
     assert chosen(view.first) == 0
 
 
-def test_an_event_leaves_the_load_that_was_read() -> None:
+def test_an_event_keeps_the_load_that_was_read() -> None:
     view = view_of(record(0, in_flight=3))
     view.apply([record(0, revision=2)])
     assert view.all()[0].in_flight == 3
 
 
-def test_a_read_no_older_than_what_is_known_is_taken_over() -> None:
+def test_a_full_read_replaces_records_unless_it_is_older() -> None:
     view = view_of(record(0, revision=5))
     view.read([record(0, revision=5, in_flight=2, status=UNKNOWN)])
     assert (view.all()[0].in_flight, view.first) == (2, None)
@@ -393,7 +394,7 @@ def test_a_read_no_older_than_what_is_known_is_taken_over() -> None:
     assert numbers(view.all()) == [0]
 
 
-def test_an_event_from_before_a_removal_does_not_bring_a_replica_back() -> None:
+def test_an_event_older_than_a_removal_restores_no_replica() -> None:
     view = view_of(record(0), record(1))
     view.apply([record(0, admin=REMOVED, revision=5)])  # as the reply to a command shows it, ahead of the event stream
     view.apply([record(0, revision=3)])
@@ -402,7 +403,7 @@ def test_an_event_from_before_a_removal_does_not_bring_a_replica_back() -> None:
     assert (numbers(view.all()), chosen(view.first)) == ([0, 1], 0)
 
 
-def test_the_removal_of_a_replica_that_is_not_known_is_nothing() -> None:
+def test_the_removal_of_an_unknown_replica_changes_nothing() -> None:
     view = view_of(record(0))
     view.apply([record(1, admin=REMOVED, revision=2)])
     assert numbers(view.all()) == [0]

@@ -41,7 +41,7 @@ def preference(view: View) -> list[str]:
     return [replica.key for replica in view.preference]
 
 
-async def test_it_comes_last_for_that_long(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_a_cooling_replica_comes_last_for_that_time(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     cooldown.begin(A)
     assert preference(view) == [B, C, A]
     assert view.first is not None
@@ -54,7 +54,7 @@ async def test_it_comes_last_for_that_long(cooldown: Cooldown, view: View, clock
     assert preference(view)[0] == A
 
 
-async def test_each_ends_in_its_time(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_each_cooldown_ends_in_its_own_time(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     cooldown.begin(A)
     await clock.advance(2)
     cooldown.begin(B)
@@ -66,7 +66,7 @@ async def test_each_ends_in_its_time(cooldown: Cooldown, view: View, clock: Fake
     assert view.cooling == set()
 
 
-async def test_another_failure_begins_it_anew(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_another_failure_restarts_the_cooldown(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     cooldown.begin(A)
     await clock.advance(4)
     cooldown.begin(A)
@@ -76,7 +76,7 @@ async def test_another_failure_begins_it_anew(cooldown: Cooldown, view: View, cl
     assert view.cooling == set()
 
 
-async def test_a_success_ends_it(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_a_success_ends_the_cooldown(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     cooldown.begin(A)
     cooldown.begin(B)
     cooldown.end(A)
@@ -86,14 +86,14 @@ async def test_a_success_ends_it(cooldown: Cooldown, view: View, clock: FakeCloc
     assert view.cooling == set()
 
 
-async def test_all_in_cooldown_are_as_good_as_none(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_if_all_cool_down_none_is_avoided(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     before = preference(view)
     for key in (A, B, C):
         cooldown.begin(key)
     assert preference(view) == before
 
 
-async def test_with_nothing_to_end_it_does_not_look_often(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
+async def test_without_cooldowns_the_task_sleeps_long(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
     assert clock.next_wake is not None
     assert clock.next_wake - clock.monotonic() >= 3600
     cooldown.begin(A)
@@ -101,7 +101,7 @@ async def test_with_nothing_to_end_it_does_not_look_often(cooldown: Cooldown, vi
     assert clock.next_wake - clock.monotonic() == pytest.approx(SECONDS)
 
 
-async def test_of_no_length_it_does_nothing(view: View, clock: FakeClock) -> None:
+async def test_a_cooldown_of_no_length_does_nothing(view: View, clock: FakeClock) -> None:
     cooldown = Cooldown(view, seconds=0.0, clock=clock)
     cooldown.begin(A)
     assert view.cooling == set()

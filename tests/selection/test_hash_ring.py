@@ -34,7 +34,8 @@ def moved(before: list[int], after: list[int]) -> list[tuple[int, int]]:
     return [(one, other) for one, other in zip(before, after, strict=True) if one != other]
 
 
-def test_equal_keys_go_to_the_same_replica_at_every_router_and_in_every_process() -> None:
+def test_equal_keys_go_to_one_replica_everywhere() -> None:
+    """At every router and in every process."""
     assert owners(ring(members([1.0] * 10), seed=1)) == owners(ring(members([1.0] * 10), seed=2))
     assert owners(ring(members([1.0] * 10)), ["a", "b", "client-17", "", "ключ", "\ud800"]) == [0, 8, 3, 5, 1, 1]
 
@@ -46,7 +47,7 @@ def test_keys_spread_evenly(count: int, limit: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.0, 3.0, 100.0])
-def test_keys_spread_by_weight_whatever_its_unit(scale: float) -> None:
+def test_keys_spread_by_weight_of_any_unit(scale: float) -> None:
     weights = [scale * (1 + number % 4) for number in range(40)]
     counts = tally(ring(members(weights)).choose, [f"client-{number}" for number in range(40_000)])
     shares = [counts[number] / weight for number, weight in enumerate(weights)]
@@ -56,13 +57,13 @@ def test_keys_spread_by_weight_whatever_its_unit(scale: float) -> None:
     assert max(shares) / mean < 1.5
 
 
-def test_the_shares_themselves_vary_as_thirty_two_points_let_them() -> None:
+def test_shares_vary_as_expected_of_thirty_two_points() -> None:
     counts = tally(ring(members([1.0] * 300)).choose, [f"client-{number}" for number in range(300_000)])
     variance = sum((count - 1000) ** 2 for count in counts.values()) / 300
     assert 0.04 < (variance - 1000) ** 0.5 / 1000 < 0.10  # less what counting itself varies
 
 
-def test_places_are_uniform() -> None:
+def test_points_are_uniform() -> None:
     policy = ring(members([1.0]))
     places = [place for key in KEYS for place in policy._places(key)]
     counts = Counter(int((place - 1) * 100) for place in places)
@@ -71,7 +72,7 @@ def test_places_are_uniform() -> None:
 
 @pytest.mark.parametrize("weight", [1.0, 0.5, 4.0])
 @pytest.mark.parametrize("count", [2, 10, 200])
-def test_a_replica_that_joins_takes_its_share_and_nothing_else_moves(count: int, weight: float) -> None:
+def test_a_joining_replica_takes_only_its_share(count: int, weight: float) -> None:
     group = members([1.0] * count + [weight])
     before = owners(ring(Members(group.replicas[:-1], group.weights[:-1])))
     after = owners(ring(group))
@@ -82,7 +83,7 @@ def test_a_replica_that_joins_takes_its_share_and_nothing_else_moves(count: int,
 
 
 @pytest.mark.parametrize("count", [2, 10, 200])
-def test_a_replica_that_leaves_gives_up_its_share_to_many_and_nothing_else_moves(count: int) -> None:
+def test_a_leaving_replica_gives_only_its_share_to_many(count: int) -> None:
     group = members([1.0] * (count + 1))
     before, after = owners(ring(group)), owners(ring(Members(group.replicas[1:], group.weights[1:])))
     moves = moved(before, after)
@@ -91,7 +92,7 @@ def test_a_replica_that_leaves_gives_up_its_share_to_many_and_nothing_else_moves
     assert len({other for _, other in moves}) >= min(count, 15)
 
 
-def test_a_weight_that_grows_only_takes_keys() -> None:
+def test_a_growing_weight_only_gains_keys() -> None:
     group = members([1.0] * 10)
     before, after = owners(ring(group)), owners(ring(Members(group.replicas, [2.0, *group.weights[1:]])))
     assert {other for _, other in moved(before, after)} == {0}
@@ -99,7 +100,7 @@ def test_a_weight_that_grows_only_takes_keys() -> None:
 
 @effort(examples=40)
 @given(st.lists(st.dictionaries(st.integers(0, 30), st.sampled_from([0.25, 1.0, 3.0]), min_size=0), max_size=6))
-def test_a_ring_does_not_remember_how_it_came_about(steps: list[dict[int, float]]) -> None:
+def test_a_ring_does_not_depend_on_its_changes(steps: list[dict[int, float]]) -> None:
     everyone = replicas(31)
     policy = ring(Members())
     for step in steps:
@@ -111,7 +112,7 @@ def test_a_ring_does_not_remember_how_it_came_about(steps: list[dict[int, float]
         assert [policy.choose(key) for key in keys] == [fresh.choose(key) for key in keys]
 
 
-def test_most_changes_are_spliced_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_changes_are_applied_by_splicing(monkeypatch: pytest.MonkeyPatch) -> None:
     group = members([1.0] * 50)
     policy = ring(group)
     monkeypatch.setattr(RingPoints, "_built", lambda _: pytest.fail("sorted all anew"))
@@ -125,7 +126,7 @@ def ring_built_before(group: Members, monkeypatch: pytest.MonkeyPatch) -> HashRi
     return ring(group)
 
 
-def test_excluding_a_replica_gives_what_its_leaving_would_give() -> None:
+def test_excluding_a_replica_equals_its_leaving() -> None:
     group = members([1.0, 2.0, 1.0, 0.5, 1.0])
     policy = ring(group)
     without = ring(Members([*group.replicas[:1], *group.replicas[2:]], [1.0, 1.0, 0.5, 1.0]))
@@ -135,7 +136,8 @@ def test_excluding_a_replica_gives_what_its_leaving_would_give() -> None:
     assert policy.choose_except("a", {replica.key for replica in group.replicas}) is None
 
 
-def test_sessions_without_a_key_go_by_weight_at_random_and_repeat_with_the_seed() -> None:
+def test_sessions_without_a_key_spread_at_random_by_weight() -> None:
+    """The same seed gives the same choices."""
     group = members([1.0, 3.0])
     counts = tally(ring(group).choose, [None] * 4000)
     assert 2.0 < counts[1] / counts[0] < 4.5
@@ -143,7 +145,7 @@ def test_sessions_without_a_key_go_by_weight_at_random_and_repeat_with_the_seed(
     assert [one.choose(None) for _ in range(99)] == [other.choose(None) for _ in range(99)]
 
 
-def test_without_members_there_is_nobody_and_one_takes_all() -> None:
+def test_without_members_no_choice_and_one_member_takes_all() -> None:
     policy = ring(Members())
     assert policy.choose("a") is None
     assert policy.choose_except("a", set()) is None
@@ -158,7 +160,7 @@ def test_without_members_there_is_nobody_and_one_takes_all() -> None:
 
 @pytest.mark.parametrize("max_load", [1.05, 1.25, 2.0])
 @pytest.mark.parametrize("weights", [[1.0] * 10, [1.0, 2.0, 3.0, 4.0] * 5])
-def test_no_replica_exceeds_its_bound_however_popular_a_key_is(max_load: float, weights: list[float]) -> None:
+def test_no_replica_exceeds_its_bound_however_popular_a_key(max_load: float, weights: list[float]) -> None:
     policy = ring(members(weights), max_load=max_load)
     rng = random.Random(3)
     counts: Counter[int] = Counter()
@@ -182,7 +184,7 @@ def test_under_a_loose_bound_most_keys_stay_where_they_belong() -> None:
     assert at_home > 0.9 * len(keys)
 
 
-def test_the_bound_goes_by_the_loads_that_were_read() -> None:
+def test_the_bound_uses_the_loads_that_were_read() -> None:
     loads, group = Loads(), members([1.0] * 4)
     policy = HashRing(random.Random(1), loads, max_load=1.25)
     policy.update(group)

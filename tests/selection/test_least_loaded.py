@@ -43,7 +43,8 @@ def test_the_alias_table_gives_each_exactly_its_weight() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1.0] * 2, [1.0] * 50, [1.0, 2.0, 4.0], [float(1 + n % 4) for n in range(40)]])
-def test_what_stays_is_shared_by_weight_much_better_than_at_random(weights: list[float]) -> None:
+def test_sessions_that_stay_are_shared_better_than_at_random(weights: list[float]) -> None:
+    """By weight."""
     policy, _, _ = prepared(weights)
     counts = tally(policy.choose, [None] * (100 * len(weights)))
     assert max_to_mean(counts, weights) < 1.1
@@ -51,7 +52,8 @@ def test_what_stays_is_shared_by_weight_much_better_than_at_random(weights: list
     assert chi_square(counts, weights) < chi_square(at_random, weights) / 3
 
 
-def test_the_less_loaded_one_of_two_is_taken_by_what_it_would_have_then() -> None:
+def test_the_less_loaded_of_two_is_taken() -> None:
+    """By the load for its weight that each would have then."""
     policy, loads, _ = prepared([1.0, 4.0])
     assert [number_of(policy.choose(None)) for _ in range(3)] == [1, 1, 1]
     loads.begin_read()
@@ -62,7 +64,7 @@ def test_the_less_loaded_one_of_two_is_taken_by_what_it_would_have_then() -> Non
     assert number_of(policy.choose(None)) == 0
 
 
-def test_the_load_known_at_first_is_that_of_the_records() -> None:
+def test_the_first_known_load_is_that_of_the_records() -> None:
     loads, group = Loads(), members([1.0, 1.0])
     group.replicas[0].record = dataclasses.replace(group.replicas[0].record, in_flight=3)
     policy = LeastLoaded(random.Random(1), loads)
@@ -70,7 +72,7 @@ def test_the_load_known_at_first_is_that_of_the_records() -> None:
     assert tally(policy.choose, [None] * 3) == {1: 3}
 
 
-def test_a_pick_counts_until_loads_that_were_read_after_it() -> None:
+def test_a_pick_counts_until_later_loads_are_read() -> None:
     policy, loads, group = prepared([1.0, 1.0])
     (first, second) = loads.of(group.replicas)
     for _ in range(10):
@@ -85,7 +87,7 @@ def test_a_pick_counts_until_loads_that_were_read_after_it() -> None:
     assert (first.count, second.count) == (6, 0)
 
 
-def test_a_change_of_members_keeps_what_was_picked() -> None:
+def test_a_change_of_members_keeps_earlier_picks() -> None:
     policy, loads, group = prepared([1.0, 1.0, 1.0])
     for _ in range(30):
         policy.choose(None)
@@ -94,7 +96,8 @@ def test_a_change_of_members_keeps_what_was_picked() -> None:
     assert sum(load.count for load in loads.of(group.replicas)) == 30
 
 
-def test_excluded_ones_are_never_taken_and_the_same_seed_repeats_all() -> None:
+def test_excluded_replicas_are_never_taken() -> None:
+    """The same seed gives the same choices."""
     policy, _, group = prepared([1.0, 2.0, 3.0])
     excluded = {group.replicas[0].key}
     assert tally(lambda _: policy.choose_except(None, excluded), [None] * 100).keys() == {1, 2}
@@ -104,7 +107,7 @@ def test_excluded_ones_are_never_taken_and_the_same_seed_repeats_all() -> None:
     assert [number_of(one.choose(None)) for _ in range(99)] == [number_of(other.choose(None)) for _ in range(99)]
 
 
-def test_without_members_there_is_nobody_and_one_takes_all() -> None:
+def test_without_members_no_choice_and_one_member_takes_all() -> None:
     policy = LeastLoaded(random.Random(1), Loads())
     assert policy.choose(None) is None
     assert policy.choose_except(None, ()) is None

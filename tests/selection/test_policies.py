@@ -55,7 +55,7 @@ def selected(policy: str, *, own: str = "priority") -> str | None:
 
 
 @pytest.mark.parametrize("own", ["priority", "last"])
-def test_a_policy_of_the_applications_own_is_used_by_its_name(own: str) -> None:
+def test_an_applications_own_policy_is_used_by_its_name(own: str) -> None:
     register_policy("last", Last)
     assert selected("last", own=own) == record(2).key
 
@@ -75,7 +75,7 @@ def test_loads_are_read_for_a_policy_that_needs_them(needs_loads: bool) -> None:
     assert registry._view.selection.uses_loads
 
 
-def test_a_name_is_taken_once() -> None:
+def test_a_policy_name_can_be_registered_only_once() -> None:
     register_policy("last", Last)
     register_policy("last", Last)
     with pytest.raises(UsageError, match="'last' is registered already; choose another name"):

@@ -63,7 +63,7 @@ def shares(registry: SharedReplicaRegistry, **call: Any) -> Counter[str]:
     return Counter(replica.key for _ in range(40) if (replica := registry.select(**call)))
 
 
-async def test_the_loads_of_other_routers_arrive_without_being_asked_for(routers: Routers) -> None:
+async def test_loads_of_other_routers_arrive_automatically(routers: Routers) -> None:
     async with routers.running() as placing, routers.running(policy="least_loaded") as selecting:
         leases = [await placing.acquire(exclude=[C, D]) for _ in range(60)]
 
@@ -81,7 +81,7 @@ async def test_the_loads_of_other_routers_arrive_without_being_asked_for(routers
         await until(is_even_again)
 
 
-async def test_so_they_do_for_a_call_that_asks_for_the_policy_and_for_a_bounded_hash(routers: Routers) -> None:
+async def test_loads_arrive_for_per_call_policies_and_bounded_hash(routers: Routers) -> None:
     async with routers.running(hash_max_load=1.25) as registry:
         home = registry.select(key="k", policy="hash")
         assert home is not None
@@ -97,7 +97,7 @@ async def test_so_they_do_for_a_call_that_asks_for_the_policy_and_for_a_bounded_
             await lease.release()
 
 
-async def test_panic_is_told_once_by_all_routers_together_and_ends_likewise(
+async def test_all_routers_together_record_one_panic_and_one_end(
     routers: Routers, namespace: str, server: EmbeddedServer
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
@@ -145,7 +145,7 @@ async def test_panic_is_told_once_by_all_routers_together_and_ends_likewise(
         assert await rest[0].check() == []
 
 
-async def test_without_a_threshold_there_is_no_panic_and_what_an_earlier_leader_declared_ends(
+async def test_without_a_threshold_an_earlier_leaders_panic_ends(
     routers: Routers, namespace: str, server: EmbeddedServer
 ) -> None:
     async with on_server(server.url, namespace) as space:
@@ -161,7 +161,7 @@ async def test_without_a_threshold_there_is_no_panic_and_what_an_earlier_leader_
         assert space.event_kinds().count("panic_began") == 1
 
 
-async def test_only_the_leader_declares_and_only_what_is_new(space: Space) -> None:
+async def test_only_the_leader_declares_panic_and_only_changes(space: Space) -> None:
     await space.store.heartbeat(info(), expiry_seconds=60)
     epoch = await space.elect()
     term = Term(epoch, "token")

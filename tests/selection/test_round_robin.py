@@ -50,7 +50,7 @@ def cycle_of(weights: list[float]) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_every_window_of_a_cycle_has_exactly_the_weights(weights: list[float], seed: int) -> None:
+def test_every_cycle_has_exactly_the_weights_wherever_it_begins(weights: list[float], seed: int) -> None:
     wanted = cycle_of(weights)
     length = sum(wanted)
     policy = prepared(weights, seed)
@@ -65,7 +65,7 @@ def test_every_window_of_a_cycle_has_exactly_the_weights(weights: list[float], s
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 1000), st.integers(0, 100))
-def test_any_whole_weights_are_exact_from_any_place_on(weights: list[int], seed: int, start: int) -> None:
+def test_any_whole_weights_are_exact_from_any_position(weights: list[int], seed: int, start: int) -> None:
     policy = prepared([float(weight) for weight in weights], seed)
     turns(policy, start)
     counts = Counter(turns(policy, sum(weights)))
@@ -74,7 +74,7 @@ def test_any_whole_weights_are_exact_from_any_place_on(weights: list[int], seed:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=8), st.integers(0, 1000))
-def test_nobody_is_ever_far_from_its_share(weights: list[int], seed: int) -> None:
+def test_every_replica_always_stays_near_its_share(weights: list[int], seed: int) -> None:
     """Spread over the cycle: at no moment more than two turns from what the weights say, plus the class's rotation."""
     policy = prepared([float(weight) for weight in weights], seed)
     counts = [0] * len(weights)
@@ -84,7 +84,7 @@ def test_nobody_is_ever_far_from_its_share(weights: list[int], seed: int) -> Non
             assert abs(count - total * weight / sum(weights)) <= 2
 
 
-def test_routers_begin_at_different_places_and_the_same_seed_at_the_same() -> None:
+def test_routers_begin_at_different_positions_unless_seeds_are_equal() -> None:
     begins = Counter(turns(prepared([1.0] * 10, seed), 1)[0] for seed in range(200))
     assert len(begins) == 10
     weighted = Counter(turns(prepared([1.0, 2.0, 3.0, 4.0], seed), 1)[0] for seed in range(400))
@@ -92,7 +92,7 @@ def test_routers_begin_at_different_places_and_the_same_seed_at_the_same() -> No
     assert turns(prepared([1.0, 2.0, 3.0], 3), 50) == turns(prepared([1.0, 2.0, 3.0], 3), 50)
 
 
-def test_what_does_not_change_who_is_there_does_not_begin_anew() -> None:
+def test_a_change_of_other_fields_does_not_restart_the_cycle() -> None:
     group = members([1.0, 2.0, 4.0])
     policy, other = RoundRobin(random.Random(1)), RoundRobin(random.Random(1))
     policy.update(group)
@@ -104,7 +104,7 @@ def test_what_does_not_change_who_is_there_does_not_begin_anew() -> None:
     assert chosen == turns(other, 28)
 
 
-def test_excluded_ones_lose_their_turn_and_the_others_keep_their_order() -> None:
+def test_excluded_replicas_lose_turns_while_the_others_keep_order() -> None:
     group = members([1.0] * 4)
     policy = RoundRobin(random.Random(1))
     policy.update(group)
@@ -115,7 +115,7 @@ def test_excluded_ones_lose_their_turn_and_the_others_keep_their_order() -> None
     assert number_of(weighted.choose_except(None, {group.replicas[0].key})) == 1
 
 
-def test_without_members_there_is_nobody() -> None:
+def test_without_members_there_is_no_choice() -> None:
     policy = RoundRobin(random.Random(1))
     assert policy.choose(None) is None
     policy.update(members([1.0]))

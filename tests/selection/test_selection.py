@@ -38,9 +38,8 @@ def test_the_config_knows_every_policy() -> None:
 
 @pytest.mark.parametrize("is_per_call", [False, True])
 @pytest.mark.parametrize("policy", SPREADING)
-def test_each_policy_spreads_over_the_first_tier_that_has_a_healthy_active_replica(
-    policy: str, is_per_call: bool
-) -> None:
+def test_each_policy_spreads_over_the_first_usable_tier(policy: str, is_per_call: bool) -> None:
+    """The first one with a healthy active replica."""
     tiers = [record(number, primary=number < 3) for number in range(6)]
     registry = registry_of(*tiers, **({} if is_per_call else {"policy": policy}))
     choose = by(registry, policy if is_per_call else None)
@@ -59,7 +58,7 @@ def test_each_policy_spreads_over_the_first_tier_that_has_a_healthy_active_repli
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: str) -> None:
+def test_excluded_replicas_are_skipped_down_to_the_last_tier(policy: str) -> None:
     registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
     assert tally(by(registry, None, exclude=[url(0)]), KEYS).keys() == {1}
     assert tally(by(registry, None, exclude=[url(0), registry.all()[1]]), KEYS).keys() == {2, 3}
@@ -68,7 +67,7 @@ def test_the_excluded_are_passed_over_down_to_the_last_tier(policy: str) -> None
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_what_could_not_be_connected_to_comes_last(policy: str) -> None:
+def test_replicas_in_cooldown_come_last(policy: str) -> None:
     registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
 
     def choose(key: str | None) -> Replica | None:
@@ -88,7 +87,7 @@ def test_what_could_not_be_connected_to_comes_last(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_weights_count_and_a_change_of_weight_counts_at_once(policy: str) -> None:
+def test_changed_weights_count_at_once(policy: str) -> None:
     registry = registry_of(record(0), record(1, weight=3.0), policy=policy)
     counts = tally(by(registry, None), [f"k{number}" for number in range(4000)])
     assert 1.9 < counts[1] / counts[0] < 4.5
@@ -100,7 +99,7 @@ def test_weights_count_and_a_change_of_weight_counts_at_once(policy: str) -> Non
     assert 1.9 < counts[0] / counts[1] < 4.5
 
 
-def test_a_key_finds_its_replica_again_when_the_first_tier_comes_back() -> None:
+def test_a_key_returns_to_its_replica_with_the_first_tier() -> None:
     registry = registry_of(*(record(number, primary=number < 5) for number in range(9)), policy="hash")
     before = [registry.select(key=key) for key in KEYS]
     for number in range(5):
@@ -120,7 +119,7 @@ def test_the_same_seed_gives_the_same_choices(policy: str) -> None:
     assert choices() == choices()
 
 
-def test_what_was_picked_is_not_forgotten_when_something_else_changes() -> None:
+def test_picks_are_kept_when_something_else_changes() -> None:
     registry = registry_of(*(record(number) for number in range(4)), policy="least_loaded")
     tally(by(registry, None), [None] * 100)
     registry._view.apply([record(9, primary=False, status=UNKNOWN, revision=2)])
@@ -128,7 +127,7 @@ def test_what_was_picked_is_not_forgotten_when_something_else_changes() -> None:
     assert sum(load.count for load in registry._view.selection.loads.of(registry.all()[:4])) == 100
 
 
-def test_a_replica_that_is_removed_and_comes_back_begins_anew() -> None:
+def test_a_replica_that_returns_after_its_removal_starts_again() -> None:
     registry = registry_of(*(record(number) for number in range(2)), policy="least_loaded")
     tally(by(registry, None), [None] * 10)
     held = registry.all()
@@ -138,8 +137,8 @@ def test_a_replica_that_is_removed_and_comes_back_begins_anew() -> None:
     assert tally(by(registry, None), [None] * 5) == {0: 5}
 
 
-def test_a_load_forgotten_behind_an_unused_tier_is_asked_for_again() -> None:
-    """A picker whose members look the same afterwards must not go on counting what nobody reads any more."""
+def test_a_load_forgotten_behind_an_unused_tier_returns() -> None:
+    """A picker whose members look the same afterwards must not continue to count outdated loads."""
     selection = Selection("least_loaded", rng=random.Random(1))
     view = view_of(selection, record(0, primary=True), record(1), record(2))
     view.apply([record(0, primary=True, status=UNHEALTHY, revision=2)])  # the second tier is prepared
@@ -160,7 +159,7 @@ def test_an_unknown_policy_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("policy", policy_names())
-def test_nothing_is_prepared_when_a_session_comes(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selecting_prepares_nothing(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
     for kind in (RoundRobin, LeastLoaded, HashRing):
         monkeypatch.setattr(kind, "update", lambda *_: pytest.fail("prepared too late"))
@@ -170,14 +169,14 @@ def test_nothing_is_prepared_when_a_session_comes(policy: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("policy", SPREADING)
-def test_selecting_looks_at_no_record(policy: str) -> None:
+def test_selecting_reads_no_record(policy: str) -> None:
     registry = registry_of(*(record(number, weight=1.0 + number) for number in range(20)), policy=policy)
     for replica in registry.all():
         replica.record = None  # type: ignore[assignment]
     assert registry.select(key="a") in registry.all()
 
 
-def test_another_policy_is_kept_prepared_from_its_first_use_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_policy_stays_prepared_after_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = registry_of(*(record(number) for number in range(5)))
     assert tally(by(registry, "round_robin"), [None] * 10).keys() == {0, 1, 2, 3, 4}
     registry._view.apply([record(2, status=UNHEALTHY, revision=2)])
@@ -214,7 +213,7 @@ def states(*healthy: bool) -> list[ReplicaRecord]:
         (1, 25.1, True),
     ],
 )
-def test_panic_begins_below_the_share(healthy: int, percent: float, is_panicking: bool) -> None:
+def test_panic_begins_below_the_threshold(healthy: int, percent: float, is_panicking: bool) -> None:
     registry = registry_of(*states(*(number < healthy for number in range(4))), panic_percent=percent)
     assert (registry.panic is not None) is is_panicking
     found = {number_of(replica) for _ in range(40) if (replica := registry.select())}
@@ -224,7 +223,7 @@ def test_panic_begins_below_the_share(healthy: int, percent: float, is_panicking
 
 
 @pytest.mark.parametrize("policy", policy_names())
-def test_in_panic_every_policy_spreads_over_all_that_are_active_and_were_judged(policy: str) -> None:
+def test_in_panic_policies_spread_over_all_judged_active_replicas(policy: str) -> None:
     registry = registry_of(
         record(0, primary=True, status=UNHEALTHY),
         record(1, primary=True, status=UNHEALTHY),
@@ -259,6 +258,6 @@ def test_a_withheld_view_selects_nothing_in_panic_either() -> None:
     assert registry.panic is None
 
 
-def test_panic_leaves_what_leases_go_by_alone() -> None:
+def test_panic_does_not_change_the_tiers_of_leases() -> None:
     registry = registry_of(*states(False, True, False, False), panic_percent=50.0)
     assert [number_of(replica) for replica in registry._view.preference] == [1]

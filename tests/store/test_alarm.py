@@ -53,7 +53,8 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
     return Timers(monkeypatch)
 
 
-async def test_each_is_rung_once_at_its_own_time_by_one_timer(timers: Timers) -> None:
+async def test_each_alarm_rings_once_at_its_own_time(timers: Timers) -> None:
+    """One timer serves all."""
     alarm, rung = SharedAlarm(SECONDS), Rung()
     for number in range(3):
         timers.advance_to(100.0 + number / 10)
@@ -65,7 +66,7 @@ async def test_each_is_rung_once_at_its_own_time_by_one_timer(timers: Timers) ->
         assert len(timers.set_to) == (len(rung) < 3)
 
 
-async def test_what_was_called_off_is_not_rung_and_leaves_the_others(timers: Timers) -> None:
+async def test_a_cancelled_alarm_does_not_ring_and_others_do(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     bells = {name: rung.bell(name) for name in "abcd"}
     for bell in bells.values():
@@ -83,7 +84,7 @@ async def test_what_was_called_off_is_not_rung_and_leaves_the_others(timers: Tim
     alarm.call_off(late)
 
 
-async def test_with_nothing_left_it_stops_and_starts_again(timers: Timers) -> None:
+async def test_without_alarms_the_timer_stops_and_starts_again(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     alarm.set(bell := rung.bell("a"))
     alarm.call_off(bell)
@@ -94,7 +95,8 @@ async def test_with_nothing_left_it_stops_and_starts_again(timers: Timers) -> No
     assert rung == ["a"]
 
 
-async def test_set_in_the_last_moment_of_a_timer_that_finds_nothing_it_still_rings_in_time(timers: Timers) -> None:
+async def test_an_alarm_set_during_an_idle_timer_rings_in_time(timers: Timers) -> None:
+    """Set in the last moment of a timer that finds no other alarm."""
     alarm, rung = SharedAlarm(SECONDS), Rung()
     alarm.set(bell := rung.bell("a"))
     alarm.call_off(bell)
@@ -106,7 +108,7 @@ async def test_set_in_the_last_moment_of_a_timer_that_finds_nothing_it_still_rin
     assert rung == ["a"]
 
 
-async def test_who_is_rung_may_set_and_call_off(timers: Timers) -> None:
+async def test_a_ringing_alarm_may_set_and_cancel_others(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     other = rung.bell("other")
 
@@ -127,7 +129,7 @@ async def test_who_is_rung_may_set_and_call_off(timers: Timers) -> None:
     assert timers.set_to == []
 
 
-async def test_time_in_which_the_loop_stood_still_does_not_count(timers: Timers) -> None:
+async def test_time_while_the_loop_was_blocked_does_not_count(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     alarm.set(rung.bell("before"))
     timers.advance_to(101.0)
@@ -146,7 +148,7 @@ async def test_time_in_which_the_loop_stood_still_does_not_count(timers: Timers)
     assert rung == ["before", "during", "after"]
 
 
-async def test_a_loop_that_is_late_again_and_again_has_its_turns_all_the_same(timers: Timers) -> None:
+async def test_a_repeatedly_late_loop_still_runs_its_turns(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     alarm.set(rung.bell("a"))
     turns = 0
@@ -156,7 +158,7 @@ async def test_a_loop_that_is_late_again_and_again_has_its_turns_all_the_same(ti
     assert turns >= 10
 
 
-async def test_a_little_lateness_counts(timers: Timers) -> None:
+async def test_small_lateness_counts(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
     alarm.set(rung.bell("a"))
     while not rung:
@@ -164,7 +166,7 @@ async def test_a_little_lateness_counts(timers: Timers) -> None:
     assert timers.now < 102.2
 
 
-async def test_one_that_fails_to_ring_keeps_the_others_from_nothing(timers: Timers) -> None:
+async def test_a_failing_alarm_does_not_stop_the_others(timers: Timers) -> None:
     alarm, rung = SharedAlarm(SECONDS), Rung()
 
     def fail() -> None:
@@ -178,7 +180,7 @@ async def test_one_that_fails_to_ring_keeps_the_others_from_nothing(timers: Time
     assert rung == ["a"]
 
 
-def test_a_loop_that_was_closed_does_not_keep_it_from_ringing_on_the_next() -> None:
+def test_after_a_loop_closed_alarms_ring_on_the_next() -> None:
     alarm, rung = SharedAlarm(0.01), Rung()
 
     async def set_only() -> None:

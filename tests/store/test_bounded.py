@@ -40,7 +40,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_deadline_that_passes_makes_redis_unavailable_and_leaves_the_task_uncancelled() -> None:
+async def test_a_passed_deadline_raises_unavailable_and_leaves_no_cancellation() -> None:
     with pytest.raises(StoreUnavailable, match=r"within 0\.02 s") as caught:
         await held_up(SOON)
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
@@ -49,13 +49,13 @@ async def test_a_deadline_that_passes_makes_redis_unavailable_and_leaves_the_tas
     assert task.cancelling() == 0
 
 
-async def test_a_block_that_ends_in_time_is_not_cut_off_later() -> None:
+async def test_a_block_that_ends_in_time_is_not_cancelled_later() -> None:
     async with bounded(SOON):
         pass
     await asyncio.sleep(2 * SOON)
 
 
-async def test_a_cancellation_stays_one_and_gives_the_place_back() -> None:
+async def test_a_cancellation_stays_one_and_frees_its_turn() -> None:
     lane = Lane(1, seconds=NEVER)
     task = asyncio.create_task(held_up(NEVER, lane))
     await turns()
@@ -66,7 +66,7 @@ async def test_a_cancellation_stays_one_and_gives_the_place_back() -> None:
     assert await is_free(lane)
 
 
-async def test_waiting_for_a_place_does_not_count() -> None:
+async def test_waiting_for_a_turn_does_not_count() -> None:
     lane = Lane(1, seconds=10 * SOON)
     async with bounded(NEVER, lane=lane):
         waiting = asyncio.create_task(held_up(10 * SOON, lane))
@@ -78,7 +78,7 @@ async def test_waiting_for_a_place_does_not_count() -> None:
     assert await is_free(lane)
 
 
-async def test_a_place_that_does_not_come_in_time_is_no_outage() -> None:
+async def test_a_turn_that_does_not_come_is_no_outage() -> None:
     lane = Lane(1, seconds=NEVER)
     async with bounded(NEVER, lane=lane):
         with pytest.raises(Busy):
@@ -86,7 +86,7 @@ async def test_a_place_that_does_not_come_in_time_is_no_outage() -> None:
     assert await is_free(lane)
 
 
-async def test_a_cancellation_while_waiting_for_a_place_stays_one_and_takes_none() -> None:
+async def test_a_cancellation_during_the_wait_takes_no_turn() -> None:
     lane = Lane(1, seconds=NEVER)
     async with bounded(NEVER, lane=lane):
         task = asyncio.create_task(held_up(NEVER, lane))
@@ -97,7 +97,7 @@ async def test_a_cancellation_while_waiting_for_a_place_stays_one_and_takes_none
     assert await is_free(lane)
 
 
-async def test_a_failure_gives_the_place_back_and_takes_its_meaning() -> None:
+async def test_a_failure_frees_its_turn_and_is_translated() -> None:
     lane = Lane(1, seconds=NEVER)
     with pytest.raises(StoreUnavailable, match="reset"):
         async with bounded(NEVER, lane=lane):
@@ -105,7 +105,7 @@ async def test_a_failure_gives_the_place_back_and_takes_its_meaning() -> None:
     assert await is_free(lane)
 
 
-async def test_while_no_call_is_answered_nobody_waits_longer_than_one_may_take() -> None:
+async def test_without_answers_no_call_waits_longer_than_one_timeout() -> None:
     lane = Lane(2, seconds=5 * SOON)
     begun = asyncio.get_running_loop().time()
     results = await asyncio.gather(*(held_up(5 * SOON, lane) for _ in range(50)), return_exceptions=True)
@@ -114,7 +114,7 @@ async def test_while_no_call_is_answered_nobody_waits_longer_than_one_may_take()
     assert await is_free(lane)
 
 
-async def test_one_call_that_is_not_answered_sends_nobody_away() -> None:
+async def test_one_unanswered_call_turns_no_waiting_call_away() -> None:
     lane = Lane(2, seconds=5 * SOON)
     silent = asyncio.create_task(held_up(5 * SOON, lane))
     await turns()
@@ -130,7 +130,7 @@ async def test_one_call_that_is_not_answered_sends_nobody_away() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ResponseError("WRONGTYPE")])
-async def test_a_late_call_sends_nobody_away_where_another_was_answered(error: Exception | None) -> None:
+async def test_a_late_call_turns_none_away_if_others_succeed(error: Exception | None) -> None:
     lane = Lane(2, seconds=5 * SOON)
     silent = asyncio.create_task(held_up(5 * SOON, lane))
     await turns()
@@ -154,7 +154,8 @@ async def test_a_late_call_sends_nobody_away_where_another_was_answered(error: E
     answering_one.exception()
 
 
-async def test_connections_that_break_at_once_send_nobody_away_but_failing_ones_do() -> None:
+async def test_only_failing_reconnections_turn_waiting_calls_away() -> None:
+    """Connections that break at once do not."""
     lane = Lane(2, seconds=NEVER)
     tried, breaks = 0, asyncio.Event()
 
@@ -179,13 +180,13 @@ async def test_connections_that_break_at_once_send_nobody_away_but_failing_ones_
     assert tried <= 6
 
 
-async def test_a_timeout_of_the_block_itself_is_a_failure_of_the_connection() -> None:
+async def test_a_timeout_of_the_block_is_a_connection_failure() -> None:
     with pytest.raises(StoreUnavailable, match="is unavailable: mine"):
         async with bounded(NEVER):
             raise TimeoutError("mine")
 
 
-async def test_a_deadline_and_a_cancellation_at_once_are_a_cancellation() -> None:
+async def test_a_deadline_with_a_cancellation_is_a_cancellation() -> None:
     async def cancelled_late() -> None:
         async with bounded(SOON):
             try:
@@ -200,7 +201,7 @@ async def test_a_deadline_and_a_cancellation_at_once_are_a_cancellation() -> Non
     assert task.cancelling() == 1
 
 
-async def test_a_cancellation_that_the_block_dropped_is_made_up_for() -> None:
+async def test_a_cancellation_that_the_block_swallowed_is_raised_again() -> None:
     async def dropping() -> None:
         async with bounded(NEVER):
             with contextlib.suppress(asyncio.CancelledError):
@@ -213,7 +214,7 @@ async def test_a_cancellation_that_the_block_dropped_is_made_up_for() -> None:
         await task
 
 
-async def test_a_deadline_that_the_block_dropped_does_not_discard_the_result() -> None:
+async def test_a_swallowed_deadline_does_not_discard_the_result() -> None:
     async with bounded(SOON):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(NEVER)
@@ -222,20 +223,20 @@ async def test_a_deadline_that_the_block_dropped_does_not_discard_the_result() -
     assert task.cancelling() == 0
 
 
-async def test_an_outer_timeout_that_comes_first_stays_the_callers() -> None:
+async def test_an_outer_timeout_that_comes_first_stays_one() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(SOON):
             await held_up(NEVER)
 
 
-async def test_an_inner_deadline_that_comes_first_leaves_the_outer_one_alone() -> None:
+async def test_an_inner_deadline_leaves_the_outer_one_alone() -> None:
     async with asyncio.timeout(NEVER) as outer:
         with pytest.raises(StoreUnavailable):
             await held_up(SOON)
     assert not outer.expired()
 
 
-async def test_blocks_of_one_lane_are_each_bounded() -> None:
+async def test_each_block_of_a_lane_has_its_own_deadline() -> None:
     lane = Lane(3, seconds=SOON)
     await answered(lane)
     blocks = [asyncio.create_task(held_up(SOON, lane)) for _ in range(3)]

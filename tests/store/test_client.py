@@ -81,19 +81,19 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     assert len(await asyncio.gather(*calls)) == 90
 
 
-async def test_a_plain_url(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_plain_url_connects(server: EmbeddedServer, namespace: str) -> None:
     async with connected(server.url) as clients:
         await use_everything(clients, namespace)
 
 
-async def test_a_unix_socket(own_server: OwnServer, tmp_path: Path) -> None:
+async def test_a_unix_socket_connects(own_server: OwnServer, tmp_path: Path) -> None:
     path = Path("/tmp") / f"registry-{new_token()}.sock"  # tmp_path may be longer than such a path can be
     own_server(config={"unixsocket": str(path)})
     async with connected(f"unix://{path}?db=0") as clients:
         await use_everything(clients, "own")
 
 
-async def test_a_database_and_a_password_in_the_url(own_server: OwnServer) -> None:
+async def test_a_url_may_carry_a_database_and_a_password(own_server: OwnServer) -> None:
     server = own_server(config={"requirepass": "p/w@"})
     async with connected(f"redis://:p%2Fw%40@127.0.0.1:{server.port}/3") as clients:
         await use_everything(clients, "own")
@@ -117,7 +117,7 @@ def cluster(own_server: OwnServer) -> EmbeddedServer:
     return server
 
 
-async def test_a_cluster(cluster: EmbeddedServer) -> None:
+async def test_a_cluster_connects(cluster: EmbeddedServer) -> None:
     async with connected(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.port}") as clients:
         await use_everything(clients, "own")
     adopted = RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", cluster.port)], decode_responses=True)
@@ -125,7 +125,7 @@ async def test_a_cluster(cluster: EmbeddedServer) -> None:
     await adopted.aclose()
 
 
-async def test_a_cluster_that_wants_another_password(own_server: OwnServer) -> None:
+async def test_a_cluster_with_another_password_is_refused(own_server: OwnServer) -> None:
     try:
         server = own_server(config={"cluster-enabled": "yes", "requirepass": "right"})
     except StoreUnavailable as error:
@@ -162,12 +162,12 @@ def knows_master(raw: Redis) -> bool:
     return False
 
 
-async def test_a_sentinel(sentinel_port: int) -> None:
+async def test_a_sentinel_finds_the_primary(sentinel_port: int) -> None:
     async with connected(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/mymaster/0") as clients:
         await use_everything(clients, "own")
 
 
-async def test_a_sentinel_that_does_not_know_the_master(sentinel_port: int) -> None:
+async def test_a_sentinel_that_does_not_know_the_master_fails(sentinel_port: int) -> None:
     async with connected(f"redis+sentinel://127.0.0.1:{sentinel_port}/other") as clients:
         with pytest.raises(StoreUnavailable, match="other"):
             await verify_server(clients.commands, timeout_seconds=5.0)
@@ -195,7 +195,7 @@ async def test_tls_is_used_where_the_url_says_so() -> None:
         assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "secret")
 
 
-async def test_credentials_databases_and_hosts_of_several_are_taken_from_the_url() -> None:
+async def test_credentials_databases_and_hosts_are_read_from_the_url() -> None:
     async with connected("redis+sentinel://user:s%40cret@h1,[::1]:5/mymaster/3") as clients:
         pool = clients.commands.connection_pool
         wanted = {"db": 3, "username": "user", "password": "s@cret"}
@@ -225,7 +225,7 @@ async def test_credentials_databases_and_hosts_of_several_are_taken_from_the_url
         ("redis+cluster://:secret@host/1", "database 0"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_when_it_is_given(url: str, message: str) -> None:
+def test_an_unusable_url_is_refused_at_once(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         client.connect(url, timeout_seconds=1.0, block_seconds=1.0)
     assert "secret" not in str(caught.value)
@@ -247,7 +247,7 @@ def test_a_url_is_shown_without_its_password(url: str) -> None:
     assert client.redacted(url).startswith(url.partition("://")[0])
 
 
-async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_call_cancelled_at_any_moment_ends_as_cancelled(server: EmbeddedServer, namespace: str) -> None:
     """A swallowed cancellation would leave a task running that its owner waits for."""
     async with connected(server.url) as clients:
         store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
@@ -261,7 +261,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_ends_as_cancelled(server: 
                     await task
 
 
-async def test_a_connection_is_given_back_after_a_failure(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_connection_is_returned_after_a_failure(server: EmbeddedServer, namespace: str) -> None:
     async with connected(server.url) as clients:
         store = Store(clients, Keys(namespace), router="router~1", timeout_seconds=5.0)
         for _ in range(3 * client.MAX_CONNECTIONS):
@@ -291,7 +291,8 @@ async def test_a_closed_client_leaves_no_connection(own_server: OwnServer) -> No
         await until(lambda: len(raw.client_list()) == 1)
 
 
-async def test_neither_client_retries_or_lets_a_blocking_read_outlive_its_connection(server: EmbeddedServer) -> None:
+async def test_no_client_retries_and_blocking_reads_keep_their_connection(server: EmbeddedServer) -> None:
+    """A blocking read may take longer than the timeout of other calls."""
     async with connected(server.url) as clients:
         for each in (clients.commands, clients.blocking):
             options = each.connection_pool.connection_kwargs
@@ -301,7 +302,7 @@ async def test_neither_client_retries_or_lets_a_blocking_read_outlive_its_connec
         assert await reader.wait_events(after="0-0", seconds=0.3) == []
 
 
-async def test_a_client_of_the_callers_is_used_and_left_open(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_callers_client_is_used_and_left_open(server: EmbeddedServer, namespace: str) -> None:
     own = AsyncRedis.from_url(server.url, decode_responses=True, socket_timeout=3.0)
     clients = client.adopt(own)
     assert (clients.commands, clients.blocking, clients.longest_block_seconds) == (own, own, 1.5)
@@ -384,13 +385,13 @@ IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script:
         (exceptions.ResponseError(""), StoreError),
     ],
 )
-def test_every_failure_has_its_place_in_the_error_tree(error: Exception, kind: type[StoreError]) -> None:
+def test_every_redis_error_maps_to_one_of_ours(error: Exception, kind: type[StoreError]) -> None:
     meaning = meaning_of(error)
     assert type(meaning) is kind
     assert str(error) in str(meaning)
 
 
-async def test_what_is_not_a_failure_of_redis_passes_as_it_is() -> None:
+async def test_other_exceptions_pass_unchanged() -> None:
     with pytest.raises(KeyError):
         async with bounded(1.0):
             raise KeyError("mine")
@@ -399,7 +400,7 @@ async def test_what_is_not_a_failure_of_redis_passes_as_it_is() -> None:
             raise asyncio.CancelledError
 
 
-def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "REDIS_URL", "redis://elsewhere")
     clients = client.connect("redis://127.0.0.1:6379", timeout_seconds=1.0, block_seconds=1.0)
     assert clients.commands.connection_pool.connection_kwargs["host"] == "127.0.0.1"

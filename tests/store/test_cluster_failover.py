@@ -82,7 +82,7 @@ async def stay_current(one: SharedReplicaRegistry, other: SharedReplicaRegistry,
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
-async def test_another_shards_primary_freezes_no_mirror(cluster: RedisCluster, fault: signal.Signals) -> None:
+async def test_a_failover_of_another_shard_freezes_no_mirror(cluster: RedisCluster, fault: signal.Signals) -> None:
     async with two_routers(cluster, shard=2) as (one, other):
         os.kill(cluster.nodes[0].pid, fault)
         try:
@@ -94,7 +94,7 @@ async def test_another_shards_primary_freezes_no_mirror(cluster: RedisCluster, f
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
-async def test_the_own_shards_new_primary_is_followed(cluster: RedisCluster, fault: signal.Signals) -> None:
+async def test_the_new_primary_of_the_own_shard_is_followed(cluster: RedisCluster, fault: signal.Signals) -> None:
     async with two_routers(cluster, shard=1) as (one, other):
         os.kill(cluster.nodes[1].pid, fault)
         try:
@@ -105,7 +105,7 @@ async def test_the_own_shards_new_primary_is_followed(cluster: RedisCluster, fau
         await work(one, other)
 
 
-async def test_a_planned_failover_costs_nothing(cluster: RedisCluster) -> None:
+async def test_a_planned_failover_costs_no_call(cluster: RedisCluster) -> None:
     async with two_routers(cluster, shard=0) as (one, other):
 
         async def is_promoted() -> bool:
@@ -120,7 +120,7 @@ async def test_a_planned_failover_costs_nothing(cluster: RedisCluster) -> None:
         await work(one, other)
 
 
-async def test_nodes_that_are_gone_at_the_start_are_passed_over(cluster: RedisCluster) -> None:
+async def test_nodes_missing_at_the_start_are_skipped(cluster: RedisCluster) -> None:
     silent, away = cluster.nodes[0], cluster.nodes[PRIMARIES + 1]
     os.kill(silent.pid, signal.SIGSTOP)
     try:
@@ -133,7 +133,7 @@ async def test_nodes_that_are_gone_at_the_start_are_passed_over(cluster: RedisCl
         os.kill(silent.pid, signal.SIGCONT)
 
 
-async def test_all_nodes_restart(cluster: RedisCluster) -> None:
+async def test_routers_recover_after_all_nodes_restart(cluster: RedisCluster) -> None:
     async with two_routers(cluster, shard=1) as (one, other):
         for node in cluster.nodes:
             node.kill()
@@ -154,7 +154,7 @@ def unclosed_nodes_are_allowed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("unclosed_nodes_are_allowed")
 @pytest.mark.parametrize("shard", [0, 2], ids=["own", "another"])
-async def test_a_cluster_client_of_the_callers_is_not_frozen(cluster: RedisCluster, shard: int) -> None:
+async def test_a_callers_cluster_client_does_not_freeze(cluster: RedisCluster, shard: int) -> None:
     """Nor one that never tries again by itself, which redis-py would heal by chance."""
     options: dict[str, Any] = {"decode_responses": True, "socket_connect_timeout": 1, "retry": Retry(NoBackoff(), 0)}
     nodes = [ClusterNode("127.0.0.1", node.port) for node in cluster.nodes]

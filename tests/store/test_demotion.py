@@ -150,7 +150,7 @@ async def test_after_a_demotion_routers_move_to_the_new_primary(pair: Pair) -> N
         await until(lambda: not pair.used_on_old())
 
 
-async def test_an_address_that_follows_late_is_found(pair: Pair) -> None:
+async def test_an_address_that_switches_late_is_followed(pair: Pair) -> None:
     async with FaultyProxy(pair.old.port) as address, registry(address.url) as one, registry(address.url) as other:
         pair.promote()
         pair.demote()
@@ -164,7 +164,7 @@ async def test_an_address_that_follows_late_is_found(pair: Pair) -> None:
     assert made <= 40, f"two routers connected {made} times within 3 s"
 
 
-async def test_clients_of_the_callers_move_too(pair: Pair) -> None:
+async def test_clients_of_the_caller_move_too(pair: Pair) -> None:
     async with FaultyProxy(pair.old.port) as address, contextlib.AsyncExitStack() as stack:
         clients = [AsyncRedis.from_url(address.url, decode_responses=True) for _ in range(2)]
         for client in clients:
@@ -184,7 +184,7 @@ def demote_between_reads(pair: Pair) -> None:
     pair.demote()
 
 
-async def test_a_feed_alone_on_the_old_primary_is_noticed(pair: Pair) -> None:
+async def test_a_demotion_seen_only_by_the_event_stream_counts(pair: Pair) -> None:
     """All commands have moved already, and no answer to them says that the event stream has not."""
     async with FaultyProxy(pair.old.port) as address, registry(address.url) as one, registry(address.url) as other:
         await until(lambda: len(pair.feeds_on_old()) == 2)
@@ -219,7 +219,7 @@ async def test_idle_connections_are_closed_at_once(pair: Pair) -> None:
         assert isinstance(await store.campaign("token", lease_seconds=60, seen_epoch=0), Elected)
 
 
-async def test_a_read_under_way_ends_by_itself(pair: Pair) -> None:
+async def test_a_read_in_progress_ends_by_itself(pair: Pair) -> None:
     async with on_server(pair.old.url, NAMESPACE) as space:
         await space.add(A)
         after = (await space.reader.head()).revision
@@ -236,7 +236,7 @@ async def test_a_read_under_way_ends_by_itself(pair: Pair) -> None:
         await until(lambda: reading not in {one["id"] for one in pair.raw_old.client_list()})
 
 
-async def test_a_replica_named_by_mistake_is_told(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_replica_used_by_mistake_is_reported(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     with logged(caplog) as lines:
         before = pair.raw_new.info("stats")["total_connections_received"]
         with pytest.raises(StoreUnavailable):
@@ -254,7 +254,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("reason", REFUSALS)
-async def test_a_refusal_that_is_no_demotion_closes_nothing(
+async def test_other_refusals_close_no_connection(
     own_server: OwnServer, caplog: pytest.LogCaptureFixture, reason: str
 ) -> None:
     server = own_server()
@@ -281,7 +281,7 @@ async def test_a_refusal_that_is_no_demotion_closes_nothing(
         assert not lines("connecting anew")
 
 
-async def test_an_outage_is_not_called_a_refusal(own_server: OwnServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_is_not_reported_as_a_refusal(own_server: OwnServer, caplog: pytest.LogCaptureFixture) -> None:
     server = own_server()
     with logged(caplog) as lines:
         async with registry(server.url, health_checks=False) as one:
@@ -293,7 +293,7 @@ async def test_an_outage_is_not_called_a_refusal(own_server: OwnServer, caplog: 
         assert not lines("reads work, but writes have failed")
 
 
-async def test_a_server_that_falls_silent_is_left(pair: Pair) -> None:
+async def test_a_silent_server_is_given_up(pair: Pair) -> None:
     """Its machine is gone, and no packet says so: every connection would be tried, one after the other."""
     async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE) as space:
         await asyncio.gather(*(space.store.renew("token", lease_seconds=60) for _ in range(12)))
@@ -310,7 +310,7 @@ async def test_a_server_that_falls_silent_is_left(pair: Pair) -> None:
         assert time.monotonic() - began < 10
 
 
-def test_rounds_are_bounded_however_many_calls_fail() -> None:
+def test_reconnecting_is_bounded_however_many_calls_fail() -> None:
     now = 0.0
     failover = Failover(now=lambda: now)
     for _ in range(600):

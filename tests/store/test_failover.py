@@ -80,7 +80,7 @@ def test_a_primary_that_refuses_is_kept(error: Exception) -> None:
     assert not lost_after(error)
 
 
-def test_what_was_being_handled_does_not_count() -> None:
+def test_an_error_already_being_handled_does_not_count() -> None:
     try:
         try:
             raise StoreUnavailable("away") from exceptions.ReadOnlyError(READONLY)
@@ -91,7 +91,8 @@ def test_what_was_being_handled_does_not_count() -> None:
         assert isinstance(meaning_of(error), StoreRefused)
 
 
-def test_a_late_answer_alone_loses_no_server_that_answers_others() -> None:
+def test_a_late_answer_alone_does_not_lose_the_server() -> None:
+    """The server answers other calls."""
     failover = Failover()
     failover.ended(None, is_late=False, answers=0, sweeps=0)
     failover.ended(asyncio.CancelledError(), is_late=True, answers=0, sweeps=0)
@@ -100,13 +101,13 @@ def test_a_late_answer_alone_loses_no_server_that_answers_others() -> None:
     assert failover.generation == 1
 
 
-def test_a_cancellation_says_nothing() -> None:
+def test_a_cancellation_proves_nothing_about_the_server() -> None:
     failover = Failover()
     failover.ended(asyncio.CancelledError(), is_late=False, answers=0, sweeps=0)
     assert (failover.generation, failover.is_due) == (0, False)
 
 
-def test_a_call_that_was_under_way_has_the_rest_closed_again() -> None:
+def test_a_call_in_progress_requests_another_round_of_closing() -> None:
     failover = Failover()
     failover.moved()
     failover.is_due = False
@@ -131,7 +132,7 @@ async def test_connections_are_renewed_before_the_next_call() -> None:
     assert steps == ["renewed", "called", "called"]
 
 
-async def test_a_renewal_that_fails_or_hangs_keeps_to_the_bound() -> None:
+async def test_a_failing_or_hanging_renewal_keeps_the_time_bound() -> None:
     async def fail() -> None:
         raise exceptions.ConnectionError("refused")
 

@@ -26,20 +26,20 @@ SPELLED = {
 
 
 @pytest.mark.parametrize("name", SPELLED)
-def test_a_key_is_spelled_and_typed_as_documented(name: str) -> None:
+def test_every_key_has_its_documented_name_and_type(name: str) -> None:
     keys = Keys("a.B-1_")
     spelled, kind = SPELLED[name]
     assert getattr(keys, name) == spelled
     assert keys.expected_type(spelled) == kind
 
 
-def test_no_key_is_left_out_above() -> None:
+def test_every_key_is_tested_above() -> None:
     keys = Keys("a.B-1_")
     named = {name for name in vars(keys) if not name.endswith("prefix")} - {"namespace"}
     assert named == set(SPELLED)
 
 
-def test_replicas_and_routers_have_a_key_each() -> None:
+def test_each_replica_and_router_has_its_own_key() -> None:
     keys = Keys("ns")
     assert keys.replica("http://[::1]:80") == "sr:{ns}:replica:http://[::1]:80"
     assert keys.router("a~1") == "sr:{ns}:router:a~1"
@@ -51,7 +51,7 @@ def test_replicas_and_routers_have_a_key_each() -> None:
 
 
 @pytest.mark.parametrize("key", ["sr:{ns}:other", "sr:{ns}:", "sr:{other}:meta", "sr:{ns}:meta:x", "meta", ""])
-def test_what_is_not_a_key_of_the_registry_has_no_type(key: str) -> None:
+def test_a_foreign_key_has_no_type(key: str) -> None:
     assert Keys("ns").expected_type(key) is None
 
 
@@ -76,7 +76,7 @@ def test_the_map_of_the_keyspace_is_complete() -> None:
 
 
 @pytest.mark.parametrize("namespace", ["a", "default", "llama-3.1_70B", "x" * 64, "-", "0"])
-def test_a_namespace_of_letters_digits_and_some_marks_is_accepted(namespace: str) -> None:
+def test_a_namespace_may_have_letters_digits_and_some_marks(namespace: str) -> None:
     assert Keys(namespace).prefix == f"sr:{{{namespace}}}:"
 
 

@@ -62,7 +62,7 @@ def places(lane: Lane) -> int:
     return taken
 
 
-async def test_turns_come_in_the_order_of_asking(calls: Calls) -> None:
+async def test_turns_are_given_in_order_of_request(calls: Calls) -> None:
     tasks = [calls.start(number) for number in range(6)]
     await turns()
     assert calls.entered == [0, 1]
@@ -73,7 +73,7 @@ async def test_turns_come_in_the_order_of_asking(calls: Calls) -> None:
     assert (calls.entered, calls.most, places(calls.lane)) == ([0, 1, 2, 3, 4, 5], 2, 2)
 
 
-async def test_a_newcomer_does_not_pass_one_whose_turn_has_come(calls: Calls) -> None:
+async def test_a_newcomer_does_not_overtake_a_granted_turn(calls: Calls) -> None:
     tasks = [calls.start(number) for number in range(3)]
     await turns()
     calls.end(0)
@@ -86,7 +86,7 @@ async def test_a_newcomer_does_not_pass_one_whose_turn_has_come(calls: Calls) ->
     await asyncio.gather(*tasks)
 
 
-async def test_a_turn_that_comes_with_a_cancellation_goes_to_the_next(calls: Calls) -> None:
+async def test_a_turn_granted_with_a_cancellation_goes_on(calls: Calls) -> None:
     tasks = [calls.start(number) for number in range(4)]
     await turns()
     calls.lane.leave()  # a place more, to be given in the same turn of the loop
@@ -99,7 +99,7 @@ async def test_a_turn_that_comes_with_a_cancellation_goes_to_the_next(calls: Cal
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_no_place_is_lost_in_a_burst_of_cancellations() -> None:
+async def test_a_burst_of_cancellations_loses_no_turn() -> None:
     rng = random.Random(1)
     calls = Calls(Lane(3, seconds=NEVER))
     tasks = [calls.start(number) for number in range(500)]
@@ -118,7 +118,7 @@ async def test_no_place_is_lost_in_a_burst_of_cancellations() -> None:
     assert (calls.most, places(calls.lane), calls.lane.waiting) == (3, 3, 0)
 
 
-async def test_patience_ends_the_waiting_and_nothing_else(calls: Calls) -> None:
+async def test_patience_only_ends_the_waiting(calls: Calls) -> None:
     tasks = [calls.start(0), calls.start(1)]
     await turns()
     impatient, patient = calls.start(2, patience_seconds=0.01), calls.start(3, patience_seconds=NEVER)
@@ -135,7 +135,7 @@ async def test_patience_ends_the_waiting_and_nothing_else(calls: Calls) -> None:
     assert places(calls.lane) == 2
 
 
-async def test_silence_sends_all_who_wait_away_at_once(calls: Calls) -> None:
+async def test_a_silent_server_turns_all_waiting_calls_away_together(calls: Calls) -> None:
     under_way = [calls.start(0), calls.start(1)]
     await turns()
     waiting = [calls.start(number) for number in range(2, 100)]
@@ -154,7 +154,7 @@ async def test_silence_sends_all_who_wait_away_at_once(calls: Calls) -> None:
     assert places(calls.lane) == 2
 
 
-async def test_sent_away_and_cancelled_at_once_is_cancelled(calls: Calls) -> None:
+async def test_a_call_turned_away_and_cancelled_is_cancelled(calls: Calls) -> None:
     under_way = [calls.start(0), calls.start(1)]
     waiting = calls.start(2)
     await turns()

@@ -22,18 +22,18 @@ def write(directory: Path, **files: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def test_the_commands_are_the_files_at_the_top_sorted(tmp_path: Path) -> None:
+def test_the_commands_are_the_sorted_top_level_files(tmp_path: Path) -> None:
     write(tmp_path, b="", a="", lib_c="")
     (tmp_path / "notes.txt").touch()
     assert command_names(tmp_path) == ["a", "b"]
 
 
-def test_an_include_is_put_where_it_stands(tmp_path: Path) -> None:
+def test_an_include_is_inserted_at_its_position(tmp_path: Path) -> None:
     write(tmp_path, a="one\n-- include lib/x.lua\nthree\n", lib_x="two\n")
     assert assemble("a", tmp_path) == "one\ntwo\nthree\n"
 
 
-def test_every_file_is_put_in_once_at_its_first_mention(tmp_path: Path) -> None:
+def test_every_file_is_inserted_once_at_its_first_include(tmp_path: Path) -> None:
     write(
         tmp_path,
         a="-- include lib/x.lua\n-- include lib/y.lua\n-- include lib/x.lua\na\n",
@@ -58,7 +58,7 @@ def test_only_a_whole_line_is_an_include(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["-- include lib/missing.lua\n", None])
-def test_what_is_not_there_is_an_error_that_names_it(tmp_path: Path, text: str | None) -> None:
+def test_a_missing_include_is_an_error_that_names_it(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         write(tmp_path, a=text)
     with pytest.raises(FileNotFoundError, match=r"missing\.lua|a\.lua"):
@@ -66,7 +66,7 @@ def test_what_is_not_there_is_an_error_that_names_it(tmp_path: Path, text: str |
 
 
 @pytest.mark.parametrize("name", command_names())
-def test_every_command_of_the_package_compiles_whole(name: str) -> None:
+def test_every_command_of_the_package_compiles(name: str) -> None:
     """As Lua 5.1: luacheck also accepts the syntax of later versions, which Redis does not."""
     text = assemble(name)
     lua51.LuaRuntime().compile(text)

@@ -80,7 +80,7 @@ def unpacked(name: str, what: str) -> list[str]:
 
 
 @commands
-def test_a_header_has_every_field_in_order_and_states_a_purpose(name: str) -> None:
+def test_a_header_has_all_fields_in_order_with_a_purpose(name: str) -> None:
     header = read_header(name)
     assert list(header.fields) == FIELDS
     assert header.purpose.endswith(".")
@@ -103,7 +103,7 @@ def test_every_argument_is_used(name: str) -> None:
 
 
 @commands
-def test_a_repeated_group_is_as_wide_as_the_body_reads_it(name: str) -> None:
+def test_a_repeated_group_has_the_width_the_body_reads(name: str) -> None:
     group = read_header(name).group("ARGV")
     text = body(name)
     if not group:
@@ -136,7 +136,7 @@ def test_the_status_words_are_those_of_the_body(name: str) -> None:
 
 
 @commands
-def test_nothing_that_a_server_may_lack_or_that_is_random(name: str) -> None:
+def test_commands_use_nothing_random_or_missing_on_some_servers(name: str) -> None:
     text = assemble(name)
     assert not text.startswith("#!")
     code = code_of(text)
@@ -148,7 +148,7 @@ def test_nothing_that_a_server_may_lack_or_that_is_random(name: str) -> None:
 
 
 @commands
-def test_assigns_to_locals_only(name: str) -> None:
+def test_commands_assign_only_to_locals(name: str) -> None:
     """A run shows this too, but only for the lines that it reaches."""
     code = code_of(assemble(name))
     declared = set(re.findall(r"\bfor\s+(\w+)", code)) | set(re.findall(r"\bfor\s+\w+,\s*(\w+)", code))
@@ -162,7 +162,7 @@ def test_assigns_to_locals_only(name: str) -> None:
 
 
 @commands
-def test_joins_only_text(name: str) -> None:
+def test_commands_concatenate_only_text(name: str) -> None:
     """`..` writes a number past 14 digits as 1e+14."""
     header = read_header(name)
     text = TEXT | set(header.names("ARGV"))
@@ -224,7 +224,7 @@ def names_of(keys: set[str], run: Run) -> set[str]:
 
 
 @commands
-def test_a_run_gets_one_key_and_as_many_arguments_as_the_header_has(name: str, runs: list[Run]) -> None:
+def test_a_run_receives_one_key_and_the_headers_arguments(name: str, runs: list[Run]) -> None:
     header = read_header(name)
     for run in executions(runs, name):
         assert [*run.keys] == [Keys("fake").meta]
@@ -248,7 +248,8 @@ def test_a_store_packs_arguments_in_the_order_of_the_header(name: str, runs: lis
 
 
 @commands
-def test_a_run_touches_its_keys_only_and_writes_what_the_header_says(name: str, runs: list[Run]) -> None:
+def test_a_run_uses_only_the_keys_its_header_names(name: str, runs: list[Run]) -> None:
+    """It writes only what the header says."""
     header = read_header(name)
     written: set[str] = set()
     touched: set[str] = set()
@@ -269,6 +270,6 @@ def test_a_run_reads_the_clock_at_most_once(name: str, runs: list[Run]) -> None:
     "text",
     ["x = 1", "return cjson.encode({})", "return math.random()", "return os.time()", "return undeclared", "_G.x = 1"],
 )
-async def test_the_sandbox_refuses_globals(text: str) -> None:
+async def test_the_sandbox_refuses_global_variables(text: str) -> None:
     with FakeRedis(decode_responses=True) as fake, pytest.raises(lua51.LuaError, match=r"global|nil"):
         await Sandbox(fake).run("trial", text, [], [])

@@ -45,12 +45,12 @@ def found(directory: Path) -> list[tuple[str, int, str]]:
         ("\nreturn (\n", 2, "E011"),
     ],
 )
-def test_what_is_wrong_is_found_in_its_line(tmp_path: Path, text: str, line: int, code: str) -> None:
+def test_every_problem_is_found_with_its_line(tmp_path: Path, text: str, line: int, code: str) -> None:
     assert ("a.lua", line, code) in found(write(tmp_path, a=text))
 
 
 @needs_luacheck
-def test_a_finding_behind_an_include_has_its_own_line(tmp_path: Path) -> None:
+def test_a_problem_after_an_include_has_its_own_line(tmp_path: Path) -> None:
     command = "-- include lib/x.lua\nlocal a = also_offered()\nreturn b\n"
     assert found(write(tmp_path, a=command, lib_x=LIBRARY)) == [("a.lua", 2, "W211"), ("a.lua", 3, "W113")]
 
@@ -78,7 +78,7 @@ def test_a_command_must_not_hide_a_name_that_it_includes(tmp_path: Path) -> None
     assert "y.lua" not in [path for path, _, _ in found(tmp_path)]
 
 
-def test_where_luacheck_is_missing_the_message_says_how_to_install_it(
+def test_without_luacheck_the_message_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")

@@ -33,17 +33,17 @@ values = st.one_of(st.text(st.characters()), st.binary(), st.integers(), st.floa
     name=st.sampled_from(["GET", "EVALSHA", "SCRIPT LOAD", "XINFO  STREAM", b"GET", b"SCRIPT LOAD"]),
     args=st.lists(values, max_size=6),
 )
-def test_any_command_is_packed_alike(name: str | bytes, args: list[Any]) -> None:
+def test_any_command_is_packed_like_by_redis_py(name: str | bytes, args: list[Any]) -> None:
     assert b"".join(IN_C.pack_command(name, *args)) == b"".join(PLAIN.pack_command(name, *args))
 
 
 @pytest.mark.parametrize("value", ["\ud800", "x" * 100_000, b"x" * 100_000, memoryview(b"x"), "\0", "é"])
-def test_what_is_unusual_is_packed_alike(value: Any) -> None:
+def test_unusual_values_are_packed_like_by_redis_py(value: Any) -> None:
     assert b"".join(IN_C.pack_command("SET", "key", value)) == b"".join(PLAIN.pack_command("SET", "key", value))
 
 
 @pytest.mark.parametrize("value", [None, True, ["list"], {}])
-def test_what_redis_py_refuses_is_refused_in_its_words(value: Any) -> None:
+def test_values_that_redis_py_refuses_are_refused_alike(value: Any) -> None:
     with pytest.raises(DataError) as expected:
         PLAIN.pack_command("SET", "key", value)
     with pytest.raises(DataError) as found:

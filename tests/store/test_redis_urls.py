@@ -96,7 +96,7 @@ def test_a_bad_url_is_refused_without_showing_a_secret(url: object, message: str
 @pytest.mark.parametrize(
     ("url", "shown"), [("localhost:6379", "***"), ("http://h", "***"), ("redis://:pw", "redis://***")]
 )
-def test_of_an_unknown_shape_nothing_but_a_known_scheme_is_shown(url: str, shown: str) -> None:
+def test_of_a_malformed_url_only_a_known_scheme_is_shown(url: str, shown: str) -> None:
     assert mask_redis_url(url) == shown
 
 
@@ -108,7 +108,7 @@ def test_of_an_unknown_shape_nothing_but_a_known_scheme_is_shown(url: str, shown
     password=st.text(min_size=4),
     rest=st.sampled_from(["host:6379/0", "h1:1,h2:2/master/0", "/run/redis.sock", "", "host?db=1"]),
 )
-def test_no_password_of_any_spelling_is_ever_shown(scheme: str, user: str, password: str, rest: str) -> None:
+def test_no_password_is_ever_shown_in_any_spelling(scheme: str, user: str, password: str, rest: str) -> None:
     password = f"<{password}>"  # marks that neither masks nor remedies contain
     url = f"{scheme}://{user}:{password}@{rest}"
     assert password not in mask_redis_url(url)

@@ -109,7 +109,7 @@ def key_of(space: Space, command: str, name: str) -> str:
     return own.get(name) or str(getattr(space.keys, name))
 
 
-def test_every_command_is_tried() -> None:
+def test_every_command_and_key_is_tried() -> None:
     assert set(CALLS) == set(command_names()) - CHECKS_NOTHING
 
 
@@ -136,7 +136,7 @@ async def expect_refusal(space: Space, command: str, name: str, value: str | lis
 
 @pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
 @pytest.mark.parametrize("value", ["text", ["list"]])
-async def test_a_key_of_another_type_is_named_and_nothing_is_written(
+async def test_a_key_of_another_type_is_refused_before_writing(
     space: Space, command: str, name: str, value: str | list[str]
 ) -> None:
     await populate(space)
@@ -152,14 +152,14 @@ async def test_a_key_of_another_type_is_named_and_nothing_is_written(
         if name not in untouched
     ],
 )
-async def test_so_it_is_where_nobody_waits(space: Space, command: str, name: str) -> None:
+async def test_without_waiters_keys_of_another_type_are_refused_too(space: Space, command: str, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     await expect_refusal(space, command, name, ["list"])
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
-async def test_a_release_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+async def test_a_release_checks_only_the_keys_it_needs(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     spoil(space, key_of(space, "release_lease", name), ["list"])
@@ -168,7 +168,7 @@ async def test_a_release_looks_at_no_more_than_it_needs(space: Space, name: str)
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_A_MERE_RELEASE))
-async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, name: str) -> None:
+async def test_a_release_that_removes_a_replica_checks_all_keys(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.store.deregister(A, "first", when_drained=True)
@@ -176,7 +176,7 @@ async def test_a_release_that_removes_a_replica_needs_them_all(space: Space, nam
 
 
 @pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
-async def test_an_acquire_looks_at_no_more_than_it_needs(space: Space, name: str) -> None:
+async def test_an_acquire_checks_only_the_keys_it_needs(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     spoil(space, key_of(space, "acquire_lease", name), ["list"])
@@ -185,7 +185,7 @@ async def test_an_acquire_looks_at_no_more_than_it_needs(space: Space, name: str
 
 
 @pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
-async def test_an_acquire_that_fills_a_replica_needs_them_all(space: Space, name: str) -> None:
+async def test_an_acquire_that_fills_a_replica_checks_all_keys(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.add(request="second", primary=True, capacity=2)
@@ -197,7 +197,7 @@ async def test_an_acquire_that_fills_a_replica_needs_them_all(space: Space, name
 
 
 @pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
-async def test_a_release_from_a_full_replica_needs_them_all(space: Space, name: str) -> None:
+async def test_a_release_from_a_full_replica_checks_all_keys(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.add(request="second", primary=True, capacity=1)
@@ -222,7 +222,7 @@ async def test_a_namespace_of_another_schema_is_not_read(space: Space) -> None:
             await read()
 
 
-def test_both_languages_mean_the_same_schema() -> None:
+def test_lua_and_python_mean_the_same_schema() -> None:
     assert f"local SCHEMA = '{SCHEMA}'" in (LUA_DIR / "lib/refusal.lua").read_text()
 
 
@@ -244,7 +244,7 @@ async def test_every_command_writes_where_nothing_is_wrong(space: Space, command
     assert (space.dump(), space.raw.pttl(space.keys.leader)) != before
 
 
-async def test_a_user_who_may_not_ask_for_lengths_is_not_told_of_another_type(space: Space) -> None:
+async def test_without_the_rights_for_lengths_types_are_not_checked(space: Space) -> None:
     await populate(space)
     name = f"no-lengths-{space.keys.namespace}"
     space.raw.acl_setuser(

@@ -52,7 +52,7 @@ async def test_a_second_run_changes_nothing_whatever_the_state(space: Space) -> 
     assert runner.repeated == set(command_names()) - COUNTS_TWICE
 
 
-async def test_an_outcome_counts_twice_and_is_the_only_one_that_does(space: Space) -> None:
+async def test_only_an_outcome_counts_twice(space: Space) -> None:
     await space.add()
     await space.store.record_outcome(space.failure(), THRESHOLDS)
     await space.store.record_outcome(space.failure(), THRESHOLDS)
@@ -96,7 +96,7 @@ async def test_a_removal_repeated_after_a_new_registration_removes_nothing(space
     assert space.dump() == before
 
 
-async def test_a_candidacy_repeated_later_finds_itself_elected_or_the_successor(space: Space) -> None:
+async def test_a_repeated_candidacy_returns_its_election_or_the_successor(space: Space) -> None:
     epoch = await space.elect("mine")
     assert await space.store.campaign("mine", lease_seconds=60, seen_epoch=0) == Elected(epoch)
     space.raw.delete(space.keys.leader)
@@ -109,7 +109,7 @@ async def test_a_candidacy_repeated_later_finds_itself_elected_or_the_successor(
     assert space.dump() == before
 
 
-async def test_a_deposition_repeated_after_the_next_election_leaves_the_successor_alone(space: Space) -> None:
+async def test_a_late_repeated_deposition_leaves_the_successor_alone(space: Space) -> None:
     epoch = await space.elect("old")
     assert await space.store.step_down(epoch, sit_out_seconds=9, by="me") == "router~1"
     await space.elect("new")
@@ -118,7 +118,7 @@ async def test_a_deposition_repeated_after_the_next_election_leaves_the_successo
     assert space.dump() == before
 
 
-async def test_a_batch_repeated_after_the_next_one_is_a_duplicate(space: Space) -> None:
+async def test_an_old_batch_repeated_is_a_duplicate(space: Space) -> None:
     await space.add()
     epoch = await space.elect()
     for batch in (1, 2):
@@ -129,7 +129,7 @@ async def test_a_batch_repeated_after_the_next_one_is_a_duplicate(space: Space) 
     assert space.dump() == before
 
 
-async def test_a_reaping_repeated_after_the_router_is_back_leaves_it_alone(space: Space) -> None:
+async def test_a_late_repeated_reaping_leaves_a_returned_router_alone(space: Space) -> None:
     await space.store.heartbeat(info(), expiry_seconds=5)
     space.expire_router("router~1")
     assert await space.store.reap("router~1") is Departure.DONE
@@ -139,7 +139,7 @@ async def test_a_reaping_repeated_after_the_router_is_back_leaves_it_alone(space
     assert space.dump() == before
 
 
-async def test_the_operators_word_repeated_is_one_event(space: Space) -> None:
+async def test_a_repeated_admin_state_is_one_event(space: Space) -> None:
     await space.add()
     assert await space.store.set_admin(A, AdminState.DRAINING, by="me", reason="deploy")
     before = space.dump()

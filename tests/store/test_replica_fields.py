@@ -33,14 +33,14 @@ def test_every_attribute_of_the_model_has_one_row(holder: type) -> None:
     assert sorted(field.attribute for field in HELD_BY[holder]) == sorted(attributes)
 
 
-def test_no_name_stands_twice() -> None:
+def test_no_field_name_occurs_twice() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert not set(NAMES) & set(ONLY_FOR_SCRIPTS)
     for which in (Document.STATUS, Document.EVENT):
         assert len(set(documented(which))) == len(documented(which))
 
 
-def test_only_what_has_a_default_may_be_missing() -> None:
+def test_only_fields_with_a_default_may_be_missing() -> None:
     for field in FIELDS:
         if not field.is_required:
             [attribute] = [one for one in dataclasses.fields(field.holder) if one.name == field.attribute]
@@ -65,8 +65,8 @@ def test_lua_numbers_a_replicas_state_as_it_lists_it() -> None:
     assert set(fields) <= set(NAMES)
 
 
-def test_lua_names_no_field_that_is_not_there() -> None:
-    """Fields that scripts name right behind a replica's key; those that are made up from others stand in variables."""
+def test_lua_uses_only_existing_fields() -> None:
+    """Fields that scripts name right behind a replica's key; those that are composed of others are in variables."""
     known = {*NAMES, *ONLY_FOR_SCRIPTS}
     calls = re.compile(
         r"'H(?:GET|MGET|SET|SETNX|DEL|INCRBY|EXISTS)',\s*(?:replica(?:_key)?|keys\.replica_prefix \.\. \w+),([^)]*)"
@@ -97,14 +97,14 @@ def test_the_pages_about_json_list_its_names(page: str, which: Document) -> None
     assert sorted(documented(which)) in [sorted(names) for names in lists]
 
 
-def test_a_spec_is_told_in_words() -> None:
+def test_an_endpoint_is_described_in_words() -> None:
     assert spec_text(ReplicaEndpoint("http://a")) == "secondary, weight 1, capacity unlimited"
     assert spec_text(ReplicaEndpoint("http://a", "x", primary=True, weight=0.5, capacity=2)) == (
         "primary, weight 0.5, capacity 2"
     )
 
 
-def test_health_is_what_probes_write() -> None:
+def test_health_fields_are_those_that_probes_write() -> None:
     assert set(HEALTH_NAMES) == {
         *("status", "status_since_ms", "consecutive_failures", "consecutive_successes"),
         *("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error"),

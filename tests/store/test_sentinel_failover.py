@@ -96,7 +96,7 @@ async def test_a_silent_first_sentinel_does_not_hide_the_second(sentinel_port: i
             await clients.close()
 
 
-async def test_a_sentinel_is_not_to_blame_for_a_loop_that_stands_still(sentinel_port: int) -> None:
+async def test_a_blocked_event_loop_condemns_no_sentinel(sentinel_port: int) -> None:
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main/0"
     for turns in range(20):  # of the loop, before it stands still: in every stage of connecting and asking
         clients = connect(url, timeout_seconds=1.5, block_seconds=1)

@@ -35,7 +35,7 @@ class Interrupted(Inspector):
         return records
 
 
-async def test_what_changed_while_reading_is_in_the_snapshot(space: Space) -> None:
+async def test_changes_during_the_reading_are_in_the_snapshot(space: Space) -> None:
     async def add_two() -> None:
         await space.add(B)
         await space.add(C)
@@ -45,7 +45,7 @@ async def test_what_changed_while_reading_is_in_the_snapshot(space: Space) -> No
     assert snapshot.head.revision == (await space.reader.head()).revision
 
 
-async def test_events_trimmed_while_reading_refuse_the_snapshot(space: Space) -> None:
+async def test_trimmed_events_during_the_reading_refuse_the_snapshot(space: Space) -> None:
     async def add_two_and_trim() -> None:
         await space.add(B)
         await space.add(C)
@@ -56,7 +56,7 @@ async def test_events_trimmed_while_reading_refuse_the_snapshot(space: Space) ->
 
 
 @pytest.mark.parametrize("has_events", [True, False])
-async def test_another_history_while_reading_refuses_the_snapshot(space: Space, *, has_events: bool) -> None:
+async def test_another_history_during_the_reading_refuses_the_snapshot(space: Space, *, has_events: bool) -> None:
     async def begin_anew() -> None:
         space.raw.delete(*space.dump())
         await space.add(B)

@@ -99,7 +99,8 @@ async def test_a_server_that_is_down_is_unavailable_at_once(own_server: OwnServe
             assert time.monotonic() - begun < 5.0, "long before the timeout"
 
 
-async def test_a_silent_server_is_unavailable_after_the_timeout_and_fine_afterwards(own_server: OwnServer) -> None:
+async def test_a_silent_server_is_unavailable_until_it_answers(own_server: OwnServer) -> None:
+    """After the timeout, and usable afterwards."""
     server = own_server()
     async with on_own(server, timeout_seconds=SHORT_SECONDS) as space:
         space.raw.ping()
@@ -118,7 +119,8 @@ async def test_a_silent_server_is_unavailable_after_the_timeout_and_fine_afterwa
         assert answers == [True, False] * 10
 
 
-async def test_every_call_on_a_silent_server_is_bounded_however_many_there_are(own_server: OwnServer) -> None:
+async def test_every_call_on_a_silent_server_is_bounded(own_server: OwnServer) -> None:
+    """However many there are."""
     server = own_server()
     async with on_own(server, timeout_seconds=1.0) as space:
         await populate(space)
@@ -149,7 +151,7 @@ async def until_it_answers(space: Space) -> None:
     await until(answers)
 
 
-async def test_a_cancelled_call_leaves_the_connections_in_order(space: Space) -> None:
+async def test_a_cancelled_call_leaves_the_connections_intact(space: Space) -> None:
     await populate(space)
     for _ in range(50):
         task = asyncio.create_task(space.store.renew("token", lease_seconds=60))
@@ -162,9 +164,7 @@ async def test_a_cancelled_call_leaves_the_connections_in_order(space: Space) ->
 
 
 @pytest.mark.parametrize("name", ["report_probes", "declare_panic", "advance_ramps"])
-async def test_what_is_under_way_when_a_term_ends_costs_no_connection(
-    server: EmbeddedServer, namespace: str, name: str
-) -> None:
+async def test_the_end_of_a_term_costs_no_connection(server: EmbeddedServer, namespace: str, name: str) -> None:
     """Or a leader that steps aside, since it can open nothing more, could not resign."""
     sent: dict[str, Call] = {
         "report_probes": lambda space: space.store.report(TERM, 1, [ProbeResult(A, "", 1.0)], THRESHOLDS),
@@ -189,7 +189,7 @@ async def test_a_hundred_calls_at_once_all_succeed(space: Space) -> None:
     assert len(await space.reader.urls()) == 100
 
 
-async def test_commands_are_sent_again_where_the_server_forgot_them(own_server: OwnServer) -> None:
+async def test_forgotten_scripts_are_sent_again(own_server: OwnServer) -> None:
     server = own_server()
     async with on_own(server) as space:
         await space.add(A)
@@ -201,7 +201,8 @@ async def test_commands_are_sent_again_where_the_server_forgot_them(own_server: 
         assert await space.reader.urls() == [A]
 
 
-async def test_what_frees_runs_when_memory_is_short_and_what_does_not_writes_nothing(own_server: OwnServer) -> None:
+async def test_commands_that_free_memory_work_while_memory_is_short(own_server: OwnServer) -> None:
+    """The other commands write nothing."""
     async with on_own(own_server()) as space:
         await populate(space)
         space.raw.config_set("maxmemory", 1)
@@ -241,7 +242,7 @@ async def test_a_read_only_replica_is_unavailable_for_writes(own_server: OwnServ
 
 
 @pytest.mark.parametrize("setting", [{"min-replicas-to-write": 1}, {"save": "3600 1"}])
-async def test_a_server_that_refuses_writes_for_now_is_unavailable(
+async def test_a_server_that_refuses_writes_temporarily_is_unavailable(
     own_server: OwnServer, setting: dict[str, str | int]
 ) -> None:
     server = own_server(config=setting)
@@ -256,7 +257,7 @@ async def test_a_server_that_refuses_writes_for_now_is_unavailable(
     server.kill()  # asked to stop, it would insist on saving
 
 
-async def test_a_server_busy_with_somebody_elses_script_is_unavailable(own_server: OwnServer) -> None:
+async def test_a_server_busy_with_a_foreign_script_is_unavailable(own_server: OwnServer) -> None:
     server = own_server(config={"lua-time-limit": 20})
     async with on_own(server, timeout_seconds=5.0) as space:
         await space.add()
@@ -291,7 +292,7 @@ def _run_endless_script(redis: Redis) -> None:
         ("nothing", ""),
     ],
 )
-async def test_missing_rights_are_refused_and_name_the_remedy(own_server: OwnServer, user: str, rule: str) -> None:
+async def test_missing_rights_are_refused_with_the_remedy(own_server: OwnServer, user: str, rule: str) -> None:
     server = own_server()
     with Redis.from_url(server.url) as raw:
         raw.execute_command("ACL", "SETUSER", user, "on", ">secret", *rule.split())
@@ -335,7 +336,7 @@ async def behind_proxy(server: EmbeddedServer, namespace: str) -> AsyncIterator[
 
 
 @pytest.mark.parametrize("how", Loss)
-async def test_a_command_whose_reply_is_lost_is_executed_exactly_once(
+async def test_a_command_with_a_lost_reply_runs_exactly_once(
     behind_proxy: tuple[Space, LosingProxy], how: Loss
 ) -> None:
     space, proxy = behind_proxy
@@ -377,7 +378,7 @@ async def warm_up(space: Space) -> None:
         space.raw.script_load(script.text)
 
 
-async def test_a_batch_repeated_after_a_lost_reply_is_told_to_be_a_duplicate(
+async def test_a_batch_repeated_after_a_lost_reply_is_a_duplicate(
     behind_proxy: tuple[Space, LosingProxy],
 ) -> None:
     space, proxy = behind_proxy
@@ -391,9 +392,7 @@ async def test_a_batch_repeated_after_a_lost_reply_is_told_to_be_a_duplicate(
     assert space.fields(A)["consecutive_failures"] == "1"
 
 
-async def test_an_answer_that_this_version_does_not_know_is_an_error(
-    space: Space, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_unknown_to_this_version_is_an_error(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {**scripts(), "renew": Script("return {'surprise'}", "0" * 40)}
     monkeypatch.setattr("shared_registry.store.channel.scripts", lambda: changed)
     with pytest.raises(StoreError, match="surprise"):

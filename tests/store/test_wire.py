@@ -134,11 +134,11 @@ def test_a_hash_becomes_a_record() -> None:
     assert parse_record(KEY, HASH) == RECORD
 
 
-def test_an_event_gives_its_own_revision_to_the_record_it_carries() -> None:
+def test_an_event_gives_its_revision_to_its_record() -> None:
     assert parse_record(KEY, HASH, "9-9") == replace(RECORD, revision="9-9")
 
 
-def test_what_never_happened_is_none() -> None:
+def test_a_time_that_never_happened_is_none() -> None:
     record = parse_record(KEY, {name: value for name, value in HASH.items() if name not in MAY_BE_MISSING})
     health = record.health
     assert (health.last_ok_at, health.last_failure_at, health.last_latency_ms) == (None, None, None)
@@ -146,7 +146,7 @@ def test_what_never_happened_is_none() -> None:
     assert (record.last_error, record.admin_reason, record.in_flight) == ("", "", 0)
 
 
-def test_an_empty_name_is_no_name_and_only_1_is_primary() -> None:
+def test_an_empty_name_is_none_and_only_1_is_primary() -> None:
     record = parse_record(KEY, HASH | {"name": "", "primary": "0"})
     assert (record.endpoint.name, record.endpoint.primary) == (None, False)
 
@@ -169,7 +169,7 @@ def test_every_weight_survives_its_text(weight: float) -> None:
 
 
 @pytest.mark.parametrize("weight", [1e-7, 0.1 + 0.2, 1 / 3, 5e-324, 1e300])
-def test_such_weights_too(weight: float) -> None:
+def test_weights_at_the_limits_survive_their_text(weight: float) -> None:
     assert parse_record(KEY, HASH | {"weight": repr(weight)}).endpoint.weight == weight
 
 
@@ -193,7 +193,7 @@ def test_durations_are_whole_milliseconds(seconds: float, text: str) -> None:
     assert milliseconds(seconds) == text
 
 
-def test_an_event_about_no_replica() -> None:
+def test_an_event_may_concern_no_replica() -> None:
     event = parse_event("5-1", EVENT)
     assert event == Event("5-1", EventKind.ROUTER_JOINED, 1700000000.123, "1-2", "r~1", 9007199254740991)
 
@@ -218,19 +218,19 @@ def test_a_malformed_field_of_an_event_is_named(name: str, value: str) -> None:
         parse_event("5-1", EVENT | {name: value})
 
 
-def test_a_kind_that_only_a_later_version_knows_is_passed_on() -> None:
+def test_an_event_kind_of_a_later_version_is_kept() -> None:
     event = parse_event("5-1", EVENT | {"kind": "party"})
     assert (event.kind, event.id, event.previous) == (EventKind.OTHER, "5-1", "1-2")
 
 
-def test_events_in_a_reply_follow_each_other() -> None:
+def test_the_events_of_one_reply_form_a_chain() -> None:
     entry = [text for pair in EVENT.items() for text in pair]
     values = ["1-0", str(len(entry)), *entry, "2-0", str(len(entry) + 2), *entry, "by", "me"]
     assert [(event.id, event.by) for event in parse_events(values)] == [("1-0", ""), ("2-0", "me")]
     assert parse_events([]) == []
 
 
-def test_a_leader_or_nobody() -> None:
+def test_a_leader_is_parsed_or_absent() -> None:
     fields = {"router": "r~1", "token": "secret", "epoch": "9007199254740991", "elected_at_ms": "1700000000123"}
     assert parse_leader(fields) == Leader("r~1", 9007199254740991, 1700000000.123)
     assert parse_leader({}) is None
@@ -248,7 +248,7 @@ def entry_of(texts: list[str]) -> tuple[list[str], dict[str, str]]:
     return head, dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def test_a_record_put_back_is_what_it_was() -> None:
+def test_a_record_put_back_is_unchanged() -> None:
     head, fields = entry_of(restored_entry("replica", RECORD))
     assert head == ["replica", KEY, HASH["restored_from"]]
     assert fields == {name: text for name, text in HASH.items() if name not in NOT_RESTORED}
@@ -256,7 +256,7 @@ def test_a_record_put_back_is_what_it_was() -> None:
     assert parse_record(KEY, there, RECORD.revision) == replace(RECORD, in_flight=0, slow_start_seconds=None)
 
 
-def test_a_record_put_back_leaves_out_what_never_happened() -> None:
+def test_a_record_put_back_omits_what_never_happened() -> None:
     _, fields = entry_of(restored_entry("replica", ReplicaRecord(KEY, ReplicaEndpoint(KEY))))
     assert fields.keys() & MAY_BE_MISSING == {"labels", "admin_reason", "removes_when_drained"}
     assert parse_record(KEY, fields, ORIGIN) == ReplicaRecord(KEY, ReplicaEndpoint(KEY, order=0))
@@ -269,13 +269,13 @@ def test_a_removed_replica_put_back_can_be_read() -> None:
     assert (record.key, record.source, record.incarnation) == (KEY, Source.EXPLICIT, "")
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     later = HASH | {"colour": "blue", "mood": ""}
     assert parse_record(KEY, later) == RECORD
     entry = EVENT | later | {"kind": "replica_updated", "replica": KEY}
     assert parse_event("5-1", entry).record == replace(RECORD, revision="5-1")
 
 
-def test_an_unlimited_number_is_no_weight_to_reckon_with() -> None:
+def test_an_infinite_number_is_no_usable_weight() -> None:
     """The settings refuse such weights; a hash that holds one still parses, and `check` reports it."""
     assert math.isinf(parse_record(KEY, HASH | {"weight": "inf"}).endpoint.weight)

@@ -48,7 +48,7 @@ def test_the_age_is_that_of_the_last_accepted_heartbeat(writability: Writability
     assert ages == [None, 3, 0]
 
 
-def test_each_edge_is_told_once(
+def test_each_change_is_reported_once(
     writability: Writability, clock: FakeClock, reads: Reads, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -68,7 +68,7 @@ def test_each_edge_is_told_once(
     assert "again, after 2.5 s" in ended
 
 
-def test_nothing_is_told_while_reads_fail_too(
+def test_nothing_is_reported_while_reads_fail_too(
     writability: Writability, clock: FakeClock, reads: Reads, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -81,7 +81,9 @@ def test_nothing_is_told_while_reads_fail_too(
     assert not caplog.records
 
 
-def test_a_failure_is_not_claimed_once_reads_stopped(writability: Writability, clock: FakeClock, reads: Reads) -> None:
+def test_a_write_failure_is_not_reported_without_reads(
+    writability: Writability, clock: FakeClock, reads: Reads
+) -> None:
     writability.refused(REFUSED)
     clock.jump(1)
     reads.now()

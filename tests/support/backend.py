@@ -67,6 +67,7 @@ class Backend:
 
     async def __aenter__(self) -> Self:
         self._socket = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a body waits 40 ms behind its head
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             self._app,

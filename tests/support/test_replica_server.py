@@ -24,7 +24,7 @@ async def read_json(port: int, path: str) -> object:
     return json.loads(body)
 
 
-async def test_a_replica_process_is_set_and_counted_from_outside() -> None:
+async def test_a_replica_process_is_controlled_and_counted_from_outside() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.support.replica_server", "--host", "127.0.0.1", "--warming"),
         cwd=ROOT,

@@ -29,11 +29,12 @@ class LeaseSteps(Steps):
         avoided: Sequence[str] = (),
         excluded: Sequence[str] = (),
         times: int = 1,
+        max_queue: int = 0,
     ) -> None:
         """Ask for some leases, of one session or of none; `tie` says which of the tied replicas they take."""
         for at in range(times):
             lease_id = self._new_id(tie + at, session)
-            self._ask(number, lease_id, avoided, excluded)
+            self._ask(number, lease_id, avoided=avoided, excluded=excluded, max_queue=max_queue)
 
     def probe(self, by: int, key: str, error: str, times: int) -> None:
         """What the leader does most: the same result of one replica some times."""
@@ -51,18 +52,36 @@ class LeaseSteps(Steps):
 
     def ask_again(self, number: int, which: int) -> None:
         """Ask with an id that was asked for before, whatever became of it."""
-        self._ask(number, self._id(number, which), (), ())
+        self._ask(number, self._id(number, which))
 
-    def _ask(self, number: int, lease_id: str, avoided: Sequence[str], excluded: Sequence[str]) -> None:
+    def _ask(
+        self,
+        number: int,
+        lease_id: str,
+        *,
+        avoided: Sequence[str] = (),
+        excluded: Sequence[str] = (),
+        max_queue: int = 0,
+        sequence: str = "",
+    ) -> None:
         router = self.routers[number]
         answers: list[Answer] = []
 
         async def command() -> None:
-            answers.append(await router.store.acquire(lease_id, avoided=avoided, excluded=excluded))
+            answers.append(
+                await router.store.acquire(
+                    lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded
+                )
+            )
 
         def effect() -> str:
             status = self.expected.acquire_lease(
-                router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded
+                router=router.name,
+                lease_id=lease_id,
+                avoided=avoided,
+                excluded=excluded,
+                max_queue=max_queue,
+                sequence=sequence,
             )
             self._expect_answer(number, lease_id, status, answers[-1])
             return status

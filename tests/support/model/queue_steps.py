@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from tests.support.model.bench import now_ms
 from tests.support.model.lease_steps import NEVER_WAS, Answer, LeaseSteps
@@ -20,21 +20,9 @@ class QueueSteps(LeaseSteps):
         super().__init__()
         self._sequences: list[dict[str, str]] = [{} for _ in range(self.router_count)]
 
-    def wait(
-        self,
-        number: int,
-        *,
-        tie: int,
-        session: str = "",
-        avoided: Sequence[str] = (),
-        excluded: Sequence[str] = (),
-        times: int = 1,
-        max_queue: int = 99,
-    ) -> None:
-        """Ask for some leases, and join the line where there are none."""
-        for at in range(times):
-            lease_id = self._new_id(tie + at, session)
-            self._wait(number, lease_id, max_queue, "", avoided, excluded)
+    def wait(self, number: int, *, max_queue: int = 99, **asked: Any) -> None:
+        """Ask for some leases, and join the queue if no slot is free. Takes what `acquire` takes."""
+        self.acquire(number, max_queue=max_queue, **asked)
 
     def poll(self, number: int, which: int, *, brings: int, max_queue: int = 99) -> None:
         """Ask again for one, with its last sequence for 0, with another's, or with none."""
@@ -42,11 +30,11 @@ class QueueSteps(LeaseSteps):
         sequences = self._sequences[number]
         others = [sequence for one, sequence in sequences.items() if one != lease_id]
         sequence = pick([sequences.get(lease_id, ""), *others[-1:], ""], brings)
-        self._wait(number, lease_id, max_queue, sequence, (), ())
+        self._ask(number, lease_id, max_queue=max_queue, sequence=sequence)
 
     def ask_last(self, number: int, which: int) -> None:
         """Ask once more, and wait no more."""
-        self._ask(number, self._waiter(number, which), (), ())
+        self._ask(number, self._waiter(number, which))
 
     def abandon(self, number: int, which: int, affinity_seconds: int) -> None:
         """Give up a place, or the slot that has come meanwhile."""
@@ -109,40 +97,10 @@ class QueueSteps(LeaseSteps):
 
         self.do_repeatably(command, effect)
 
-    def _wait(
-        self,
-        number: int,
-        lease_id: str,
-        max_queue: int,
-        sequence: str,
-        avoided: Sequence[str],
-        excluded: Sequence[str],
-    ) -> None:
-        router = self.routers[number]
-        answers: list[Answer] = []
-
-        async def command() -> None:
-            answers.append(
-                await router.store.acquire(
-                    lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded
-                )
-            )
-
-        def effect() -> str:
-            status = self.expected.acquire_lease(
-                router=router.name,
-                lease_id=lease_id,
-                avoided=avoided,
-                excluded=excluded,
-                max_queue=max_queue,
-                sequence=sequence,
-            )
-            self._expect_answer(number, lease_id, status, answers[-1])
-            if status == "waiting":
-                self._sequences[number][lease_id] = str(self.expected.queue[f"{router.name}/{lease_id}"])
-            return status
-
-        self.do_repeatably(command, effect)
+    def _expect_answer(self, number: int, lease_id: str, status: str, answer: Answer) -> None:
+        super()._expect_answer(number, lease_id, status, answer)
+        if status == "waiting":
+            self._sequences[number][lease_id] = str(self.expected.queue[f"{self.routers[number].name}/{lease_id}"])
 
     def _waiter(self, number: int, which: int) -> str:
         """Return the id of one that waits, or once did; past these, of another router's, or of none."""
