@@ -119,10 +119,10 @@ async def _answer(questions: Mapping[str, Callable[[], Awaitable[Answer]]], line
         if not answer.done():
             answer.cancel()
             return
-        say(answer.result())
+        write_answer(answer.result())
 
 
-async def parents_lines() -> asyncio.StreamReader:
+async def parent_input() -> asyncio.StreamReader:
     """Return standard input as a stream."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LONGEST_LINE)
@@ -130,12 +130,12 @@ async def parents_lines() -> asyncio.StreamReader:
     return reader
 
 
-async def until(is_so: Callable[[], bool], *, look_every_seconds: float) -> None:
+async def until(is_so: Callable[[], bool], *, poll_seconds: float) -> None:
     """Wait for something that tells nobody when it happens."""
     while not is_so():  # noqa: ASYNC110
-        await asyncio.sleep(look_every_seconds)
+        await asyncio.sleep(poll_seconds)
 
 
-def say(answer: Answer) -> None:
+def write_answer(answer: Answer) -> None:
     """Write one line to the parent."""
     print(json.dumps(answer), flush=True)

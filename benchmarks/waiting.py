@@ -67,8 +67,8 @@ async def _handovers(client: Client, redis_url: str, count: int) -> list[Row]:
             ones.append(time.perf_counter() - started)
             waiting = asyncio.create_task(waiter.ask("wait_for_slot"))
             await _until_waiting(client, 1)
-            given_back = await holder.ask("give_back")
-            handovers.append((await waiting)["at"] - given_back["at"])
+            released_at = await holder.ask("release")
+            handovers.append((await waiting)["at"] - released_at["at"])
             holder, waiter = waiter, holder
     round_trip = statistics.median(ones) * 1e6
     p99 = statistics.quantiles(handovers, n=100, method="inclusive")[98]

@@ -7,7 +7,7 @@
 -- include lib/placing.lua
 
 local GRANTS_AT_ONCE = 64
-local LOOKS_AT_ONCE = 1024
+local CHECKED_AT_ONCE = 1024
 local PAGE = 64
 local INBOX_LENGTH = '1000'
 
@@ -41,7 +41,7 @@ local function serve_queue(now_ms)
   end
   local router_states = {}
   local granted, skipped = 0, 0
-  for _ = 1, LOOKS_AT_ONCE / PAGE do
+  for _ = 1, CHECKED_AT_ONCE / PAGE do
     local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
     for _, waiter in ipairs(page) do
       local router, lease_id = string.match(waiter, '^(.-)/(%x+.*)$')

@@ -45,8 +45,8 @@ local function word_ms(limits)
   return 2 * limits.interval_ms + limits.timeout_ms
 end
 
--- Returns whether the word of the router counts that probes the replica in place of the leader. An end further away than
--- a word lasts shows that the clock was set back.
+-- Returns whether the word of the router counts that probes the replica in place of the leader. An end further away
+-- than a word lasts shows that the clock was set back.
 local function is_prober_heard(state, limits, now_ms)
   local until_ms = tonumber(state.prober_until_ms or '0')
   return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits)

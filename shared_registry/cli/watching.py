@@ -108,14 +108,14 @@ def status(
 def _show(
     options: GlobalOptions,
     config: Path | None,
-    look: Callable[[Observer], Awaitable[T]],
+    read: Callable[[Observer], Awaitable[T]],
     document: Callable[[RouterConfig, T], object],
     text: Callable[[RouterConfig, T], RenderableType],
 ) -> None:
     """Read the registry once, and print the result as text or as JSON."""
     log_to_stderr()
     settings = options.load(config)
-    found = observe(settings, look)
+    found = observe(settings, read)
     if options.as_json:
         print_json(document(settings, found))
     else:

@@ -270,7 +270,8 @@ class HealthLoop:
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:
     """Return whether a kept connection must not vouch for the replica."""
-    return record.health.status is not ReplicaStatus.HEALTHY or record.health.consecutive_failures > 0
+    is_failing = record.health.status is not ReplicaStatus.HEALTHY or record.health.consecutive_failures > 0
+    return is_failing or record.doubt is not NO_DOUBT
 
 
 def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:

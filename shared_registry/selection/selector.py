@@ -101,17 +101,17 @@ class Selection:
         return None
 
     @property
-    def goes_by_loads(self) -> bool:
+    def uses_loads(self) -> bool:
         """Whether the router's own policy uses the loads."""
         return self._policies[self._policy].needs_loads(self._context)
 
-    def look(self) -> None:
-        """Begin to read the loads; see `Loads.look`."""
-        self.loads.look()
+    def begin_read(self) -> None:
+        """Begin to read the loads; see `Loads.begin_read`."""
+        self.loads.begin_read()
 
-    def see(self, in_flight: Mapping[str, int]) -> None:
+    def update(self, in_flight: Mapping[str, int]) -> None:
         """Take over the loads that were read, by canonical url."""
-        self.loads.see(in_flight)
+        self.loads.update(in_flight)
         for picker in self._pickers.values():
             picker.recount()
 

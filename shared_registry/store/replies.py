@@ -89,7 +89,7 @@ class Heartbeat:
     probers: Sequence[ProberInfo] | None = None
 
 
-class Parting(enum.Enum):
+class Departure(enum.Enum):
     """The progress of a router's removal: done, to be called again, or refused."""
 
     DONE = "done"
@@ -111,11 +111,11 @@ class Denied:
     """A session gets no slot and does not wait.
 
     Attributes:
-        why: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
+        reason: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
         depth: The number of waiting sessions.
     """
 
-    why: Denial
+    reason: Denial
     depth: int = 0
 
 

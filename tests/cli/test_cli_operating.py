@@ -211,8 +211,8 @@ def test_without_redis_the_exit_status_is_3(words: list[str]) -> None:
 
 def test_every_command_exits_with_2_on_a_wrong_password(own_server: OwnServer) -> None:
     server = own_server(config={"requirepass": SECRET})
-    looks = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
-    for words in [*EVERY_CHANGE, *looks, ["status", "--watch"]]:
+    key_commands = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
+    for words in [*EVERY_CHANGE, *key_commands, ["status", "--watch"]]:
         done = invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//:not-{SECRET}@"))
         assert is_one_error(done, 2), done
         assert "password" in done.err
@@ -237,7 +237,7 @@ async def test_step_down_names_the_old_leader_and_its_successor(
     config = {"redis_url": server.url, "namespace": namespace}
     process = RouterProcess(tmp_path / "routers.jsonl", routers=2, replicas=[], config=config)
     try:
-        await until(lambda: len(process.said("ready")) == 2 and bool(process.said("leading")), seconds=25)
+        await until(lambda: len(process.lines_of("ready")) == 2 and bool(process.lines_of("leading")), seconds=25)
         old = await space.reader.leader()
         assert old is not None
         done = await asyncio.to_thread(command, "step-down", "--for", "30", "--reason", "kernel", "--json")

@@ -113,7 +113,7 @@ def test_check_accepts_a_queue_while_all_replicas_are_full(space: Space, command
 def test_check_reports_a_damaged_queue_and_repair_fixes_it(
     space: Space, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "LOOK_SECONDS", 0.0)  # nothing goes on between two looks
+    monkeypatch.setattr(check, "POLL_SECONDS", 0.0)  # nothing goes on between two reads
     space.raw.hset(space.keys.replica(A), "capacity", 2)
     space.raw.srem(space.keys.full, A)
     space.raw.zadd(space.keys.ready_secondary, {A: 1})

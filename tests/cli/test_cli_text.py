@@ -15,7 +15,7 @@ from shared_registry.admin.operator import Change, user_at_host
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
-from shared_registry.cli.redis_cli import looks, redis_cli
+from shared_registry.cli.redis_cli import key_commands, redis_cli
 from shared_registry.cli.status import overview_document
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
@@ -141,10 +141,10 @@ def test_redis_cli_is_given_the_same_redis_and_no_password(url: str, words: str,
 
 
 def test_every_suggested_command_only_reads_keys_of_its_namespace() -> None:
-    for look in looks(Keys("pool")):
-        assert look.words[0] in ("HGETALL", "ZRANGE", "SMEMBERS", "PTTL", "XREVRANGE")
-        assert look.words[1].startswith("sr:{pool}:")
-        assert ("<" in look.words[1]) is bool(look.each)
+    for look in key_commands(Keys("pool")):
+        assert look.arguments[0] in ("HGETALL", "ZRANGE", "SMEMBERS", "PTTL", "XREVRANGE")
+        assert look.arguments[1].startswith("sr:{pool}:")
+        assert ("<" in look.arguments[1]) is bool(look.each)
         assert "<" not in look.of(r"http://[::1]\1")[1]
 
 

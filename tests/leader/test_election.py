@@ -27,7 +27,7 @@ async def test_a_candidate_wins_a_free_lock_and_keeps_renewing_it(clock: FakeClo
     assert router.election.term is router.terms[0]
     assert (router.terms[0].epoch, router.terms[0].token) == (1, lock.token)
     await clock.advance(20)
-    assert router.leads()
+    assert router.is_leader()
     assert len(router.terms) == 1
     assert lock.elections == [("a", 1)]
     assert router.store.times("campaign") == [0]
@@ -62,9 +62,9 @@ async def test_leadership_without_renewals_ends_at_the_deadline_at_the_latest(
     if fault in ("failing", "refusing"):
         router.store.error = StoreUnavailable("gone") if fault == "failing" else StoreRefused("no")
     await clock.advance(BELIEF - 0.01)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(0.01)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.election.term is None
     assert router.ended_at == pytest.approx(last_renewal + BELIEF)
 
@@ -83,7 +83,7 @@ async def test_a_renewal_that_succeeds_after_failures_keeps_the_term(clock: Fake
     await clock.advance(2.5)
     router.store.error = None
     await clock.advance(20)
-    assert router.leads()
+    assert router.is_leader()
     assert len(router.terms) == 1
     assert len(router.store.times("renew")) <= 30
 
@@ -93,9 +93,9 @@ async def test_a_refused_renewal_ends_leadership_at_once(clock: FakeClock, lock:
     await clock.advance(0.5)
     lock.seize()
     await clock.advance(0.4)
-    assert router.leads(), "nobody told it yet"
+    assert router.is_leader(), "nobody told it yet"
     await clock.advance(0.1)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.ended_at == 1.0
     assert lock.holder == "other's", "its resigning must not end another's lease"
     await clock.advance(LEASE + 2 * JITTER_SECONDS)
@@ -126,7 +126,7 @@ async def test_a_leader_whose_term_ends_resigns_and_campaigns_again(
     assert router.store.tokens("resign") == [router.terms[0].token]
     await clock.advance(3)
     assert [term.epoch for term in router.terms] == [1, 2]
-    assert router.leads()
+    assert router.is_leader()
 
 
 async def test_a_leader_resigns_only_after_a_renewal_in_progress(clock: FakeClock, router: Router) -> None:
@@ -176,7 +176,7 @@ async def test_an_unexpected_error_of_renewing_reaches_the_caller(
     assert router.task is not None
     with pytest.raises(LookupError):
         router.task.result()
-    assert not router.leads()
+    assert not router.is_leader()
 
 
 async def test_stopping_lets_lead_finish_while_renewing_and_then_resigns(
@@ -292,7 +292,7 @@ async def test_a_campaign_of_unknown_outcome_keeps_its_token_when_repeated(
     await clock.advance(1)
     assert len(lock.elections) == 1, "the lost reply had elected it"
     router.store.loses_replies = False
-    waited = await clock.run_until(router.leads)
+    waited = await clock.run_until(router.is_leader)
     assert waited < 1.1
     assert len(set(router.store.tokens("campaign"))) == 1
     assert lock.elections == [("a", 1)]
@@ -309,7 +309,7 @@ async def test_campaigns_at_a_failing_store_slow_to_one_a_second(
     assert 60 <= len(router.store.times("campaign")) <= 130
     assert caplog.messages == ["leader: Redis is away"]
     router.store.error = None
-    await clock.run_until(router.leads, within=1)
+    await clock.run_until(router.is_leader, within=1)
 
 
 async def test_a_follower_campaigns_when_the_lease_may_have_ended(clock: FakeClock, lock: Lock) -> None:
@@ -327,7 +327,7 @@ async def test_a_follower_campaigns_when_the_lease_may_have_ended(clock: FakeClo
     assert len(comings) == len(followers)
     assert all(ends_at <= at <= ends_at + JITTER_SECONDS for at in comings)
     assert len(set(comings)) == len(comings), "not all at once"
-    assert sum(follower.leads() for follower in followers) == 1
+    assert sum(follower.is_leader() for follower in followers) == 1
     for router in (leader, *followers):
         await router.stop()
 
@@ -350,10 +350,10 @@ async def test_a_resignation_wakes_a_follower_at_once(clock: FakeClock, lock: Lo
     await clock.advance(1)
     lock.resign("other's")
     await clock.advance(0.5)
-    assert not router.leads()
+    assert not router.is_leader()
     router.election.notice([resigned()])
     await clock.settle()
-    assert router.leads()
+    assert router.is_leader()
     assert router.store.times("campaign") == [0, 1.5]
 
 
@@ -382,7 +382,7 @@ async def test_a_resignation_during_a_refused_campaign_is_not_missed(
     lock.resign("other's")
     router.election.notice([resigned()])
     await clock.advance(1)
-    assert router.leads()
+    assert router.is_leader()
 
 
 async def test_campaigns_carry_the_highest_epoch_that_was_seen(clock: FakeClock, lock: Lock) -> None:
@@ -413,7 +413,7 @@ async def test_after_a_pause_past_the_deadline_no_renewal_is_sent(clock: FakeClo
     lock.seize()
     await clock.advance(0.5)
     assert router.store.times("renew") == [1, 2]
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.ended_at == 62.5
     assert lock.holder == "other's"
 
@@ -451,7 +451,7 @@ async def test_twenty_candidates_with_faulty_connections_have_one_leader_at_once
         believers = [one.election.term for one in routers if one.election.term is not None]
         assert len(believers) <= 1
         assert all(lock.holder == term.token for term in believers)
-        assert sum(one.leads() for one in routers) <= 1
+        assert sum(one.is_leader() for one in routers) <= 1
     epochs = [epoch for _, epoch in lock.elections]
     assert len(epochs) > 5
     assert all(earlier < later for earlier, later in itertools.pairwise(epochs))

@@ -43,12 +43,12 @@ async def test_a_troubled_leader_resigns_and_another_router_leads_at_once(
     await router.start()
     other = Router(lock, "b")
     await other.start()
-    await clock.run_until(lambda: not router.leads())
+    await clock.run_until(lambda: not router.is_leader())
     assert lock.holder == ""
     assert router.store.reasons == ["out of everything"]
     other.election.notice([resigned()])
     await clock.settle()
-    assert other.leads()
+    assert other.is_leader()
     await clock.advance(3 * HANDICAP)
     assert lock.elections == [("a", 1), ("b", 2)]
     await other.stop()
@@ -60,11 +60,11 @@ async def test_a_lone_troubled_router_leads_again_and_seldom_resigns(
     """It leads again after one lease."""
     await router.start()
     await clock.advance(1.5 + LEASE - 0.1)
-    assert not router.leads()
+    assert not router.is_leader()
     await clock.advance(0.2)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(HANDICAP - LEASE - 1)
-    assert router.leads()
+    assert router.is_leader()
     assert router.terms[-1].is_last_resort
     await clock.advance(9 * HANDICAP)
     assert 8 <= len(lock.elections) <= 11
@@ -81,7 +81,7 @@ async def test_other_routers_campaign_first_at_later_vacancies_too(
         await clock.advance(LEASE / 2)
     lock.expires_at = 0.0
     router.election.notice([resigned()])
-    assert await clock.run_until(router.leads) == pytest.approx(LEASE)
+    assert await clock.run_until(router.is_leader) == pytest.approx(LEASE)
 
 
 async def test_after_its_handicap_a_router_campaigns_like_the_others(
@@ -96,7 +96,7 @@ async def test_after_its_handicap_a_router_campaigns_like_the_others(
     lock.expires_at = 0.0
     router.election.notice([resigned()])
     await clock.settle()
-    assert router.leads()
+    assert router.is_leader()
     assert not router.terms[-1].is_last_resort
 
 
@@ -123,11 +123,11 @@ async def test_without_redis_the_lease_ends_by_itself(clock: FakeClock, lock: Lo
     await clock.advance(1.4)
     router.store.error = StoreUnavailable("no descriptor for a connection")
     await clock.advance(0.2)
-    assert not router.leads()
+    assert not router.is_leader()
     renewals = len(router.store.times("renew"))
     other = Router(lock, "b")
     await other.start()
-    await clock.run_until(other.leads, within=LEASE + 2 * JITTER_SECONDS)
+    await clock.run_until(other.is_leader, within=LEASE + 2 * JITTER_SECONDS)
     assert len(router.store.times("renew")) == renewals
     await other.stop()
 
@@ -150,4 +150,4 @@ async def test_a_troubled_leader_asked_to_step_down_sits_out(clock: FakeClock, l
     router.election.notice([deposed()])
     await clock.advance(SIT_OUT - 0.1)
     assert router.store.times("campaign") == [0]
-    await clock.run_until(router.leads, within=LEASE)
+    await clock.run_until(router.is_leader, within=LEASE)

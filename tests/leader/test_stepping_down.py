@@ -29,7 +29,7 @@ async def test_a_deposed_leader_stops_and_another_leads_at_once(clock: FakeClock
     assert router.election.term is None, "before anybody else had a turn"
     await clock.settle()
     assert router.ended_at == 2.5
-    assert other.leads()
+    assert other.is_leader()
     await clock.advance(2 * SIT_OUT)
     assert lock.elections == [("a", 1), ("b", 2)]
     assert router.store.times("campaign")[1] == 2.5 + SIT_OUT
@@ -44,7 +44,7 @@ async def test_a_lone_router_leads_again_after_the_time_asked(clock: FakeClock, 
     assert lock.holder == ""
     assert router.store.times("campaign") == [0]
     await clock.advance(0.01)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(20)
     assert lock.elections == [("a", 1), ("a", 2)]
 
@@ -57,7 +57,7 @@ async def test_nothing_else_makes_a_leader_stop_or_sit_out(
     await clock.advance(2.5)
     router.election.notice([event])
     await clock.advance(1)
-    assert router.leads()
+    assert router.is_leader()
     lock.seize()
     lock.expires_at = clock.monotonic()
     await clock.advance(RENEW + 2 * JITTER_SECONDS)
@@ -110,7 +110,7 @@ async def test_a_refused_renewal_waits_for_the_event_explaining_it(
     await clock.advance(0.99)
     lock.expires_at = 0.0
     await clock.advance(0.01 + JITTER_SECONDS / 2)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.store.times("campaign") == [0]
     router.election.notice([deposed()])
     await clock.advance(SIT_OUT - 0.1)
@@ -125,11 +125,11 @@ async def test_a_late_deposition_event_deposes_a_leader_elected_again(
     await clock.advance(0.5)
     lock.expires_at = 0.0
     await clock.run_until(lambda: len(router.terms) == 2)
-    assert router.leads()
+    assert router.is_leader()
     at = clock.monotonic() - START
     router.election.notice([deposed()])
     await clock.settle()
-    assert not router.leads()
+    assert not router.is_leader()
     assert lock.holder == "", "it resigns, or the others would wait for the lease to end"
     await clock.run_until(lambda: len(router.terms) == 3)
     assert router.store.times("campaign")[2] == pytest.approx(at + SIT_OUT)
@@ -159,10 +159,10 @@ async def test_a_deposition_ends_the_term_even_while_redis_is_away(
     await router.start()
     router.store.error = StoreUnavailable("gone")
     await clock.advance(1.5)
-    assert router.leads()
+    assert router.is_leader()
     depose(lock, router)
     await clock.settle()
-    assert not router.leads()
+    assert not router.is_leader()
 
 
 async def test_a_deposition_is_logged_as_one(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
+from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.model import Replica, ReplicaEndpoint
 from tests.support.leasing_router import A, B, C
 
@@ -46,8 +46,8 @@ def seeing(
     kept: dict[str, str] | None = None,
 ) -> DegradedPlacement:
     placement = DegradedPlacement("share", router=ROUTER, kept=kept)
-    placement.look()
-    placement.see(SeenLoads(in_flight, routers), replicas)
+    placement.begin_read()
+    placement.update(LastLoads(in_flight, routers), replicas)
     return placement
 
 
@@ -71,9 +71,9 @@ def test_the_shares_of_all_routers_equal_the_free_slots(
     totals = []
     for router in data.draw(st.permutations(sorted(routers))):
         placement = DegradedPlacement("share", router=router)
-        placement.look()
-        placement.see(
-            SeenLoads(loads, data.draw(st.permutations(sorted(routers)))), data.draw(st.permutations(replicas))
+        placement.begin_read()
+        placement.update(
+            LastLoads(loads, data.draw(st.permutations(sorted(routers)))), data.draw(st.permutations(replicas))
         )
         own = take_all(placement, data.draw(st.permutations(replicas)))
         totals.append(own.total())
@@ -96,25 +96,25 @@ def test_new_loads_contain_the_slots_taken_before_reading() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
     take_all(placement, replicas, at_most=3)
-    placement.look()
-    placement.see(SeenLoads({A: 3}, [ROUTER]), replicas)
+    placement.begin_read()
+    placement.update(LastLoads({A: 3}, [ROUTER]), replicas)
     assert take_all(placement, replicas).total() == 2
 
 
 def test_slots_taken_during_the_reading_count_on_top() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
-    placement.look()
+    placement.begin_read()
     placement.take("a", A)
-    placement.see(SeenLoads({A: 0}, [ROUTER]), replicas)
+    placement.update(LastLoads({A: 0}, [ROUTER]), replicas)
     assert take_all(placement, replicas).total() == 4
 
 
 def test_leases_missing_in_redis_count_on_top_of_new_loads() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
-    placement.look()
-    placement.see(SeenLoads({A: 1}, [ROUTER]), replicas, missing={"a": A, "b": A})
+    placement.begin_read()
+    placement.update(LastLoads({A: 1}, [ROUTER]), replicas, missing={"a": A, "b": A})
     assert take_all(placement, replicas).total() == 2
     assert placement.give_back("b")
     assert take_all(placement, replicas).total() == 1
@@ -137,9 +137,9 @@ def test_a_slot_released_during_the_reading_is_not_free_yet() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 4}, replicas)
     placement.take("a", A)
-    placement.look()
+    placement.begin_read()
     placement.give_back("a")
-    placement.see(SeenLoads({A: 5}, [ROUTER]), replicas)
+    placement.update(LastLoads({A: 5}, [ROUTER]), replicas)
     assert placement.choose(replicas) is None
 
 

@@ -36,7 +36,7 @@ def strangers() -> list[None]:
 
 @pytest.fixture
 def line(redis: ScriptedLine, strangers: list[None]) -> RouterQueue:
-    return redis.line(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
+    return redis.queue(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,8 @@ async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.
 
 @pytest.fixture
 def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
-    redis.places["a"] = 3
-    with line.standing("a") as waiter:
+    redis.position_of["a"] = 3
+    with line.waiting("a") as waiter:
         waiter.move(Queued("77", 3, 9))
         yield waiter
 
@@ -65,7 +65,7 @@ async def test_without_waiters_no_positions_are_read(redis: ScriptedLine, clock:
 async def test_no_position_is_read_for_a_session_outside_the_queue(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("a") as waiter:
+    with line.waiting("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
@@ -73,7 +73,7 @@ async def test_no_position_is_read_for_a_session_outside_the_queue(
 async def test_another_sessions_position_is_read_without_one_outside_the_queue(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         await clock.advance(5)
         assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
         assert not b.is_called
@@ -88,12 +88,12 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
 
 
 async def test_reading_ends_with_the_last_waiter(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as first:
+    with line.waiting("a") as first:
         first.move(Queued("1", 1, 9))
-        with line.standing("b") as second:
+        with line.waiting("b") as second:
             second.move(Queued("2", 2, 9))
             assert len(line._waiters) == 2
-        redis.places["a"] = 1
+        redis.position_of["a"] = 1
         await clock.advance(5)
         assert redis.asked[-1][1] == ["a"]
     assert len(line._waiters) == 0
@@ -113,8 +113,8 @@ async def test_a_waiter_leaving_during_a_reading_ends_the_readings(
         await gate.wait()
 
     redis.during = wait  # type: ignore[method-assign]
-    redis.places["a"] = 2
-    with line.standing("a") as waiter:
+    redis.position_of["a"] = 2
+    with line.waiting("a") as waiter:
         waiter.move(Queued("1", 3, 9))
         await clock.advance(1.3)
         assert len(redis.asked) == 1
@@ -126,27 +126,27 @@ async def test_a_waiter_leaving_during_a_reading_ends_the_readings(
 
 
 async def test_a_waiter_receives_every_move_and_nothing_else(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
-    await asyncio.wait_for(a.wait_news(), 30)
-    news = asyncio.ensure_future(a.wait_news())
+    await asyncio.wait_for(a.wait_changed(), 30)
+    news = asyncio.ensure_future(a.wait_changed())
     await clock.advance(10)
     assert not news.done()
-    redis.places["a"], redis.depth = 2, 5
+    redis.position_of["a"], redis.depth = 2, 5
     await clock.advance(1.3)
     assert news.done()
-    assert (a.place, a.is_called) == (Queued("77", 2, 5), False)
+    assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
 async def test_a_waiter_missing_from_the_queue_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
-    del redis.places["a"]
+    del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
-    assert a.place == Queued("77", 3, 9)
+    assert a.entry == Queued("77", 3, 9)
 
 
 async def test_a_wake_up_calls_the_named_waiter_at_once(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("78", 4, 9))
         await clock.advance(0.1)
         redis.wake("b")
@@ -161,7 +161,7 @@ async def test_a_wake_up_calls_the_named_waiter_at_once(
 async def test_a_wake_up_before_the_first_position_is_not_lost(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("a") as waiter:
+    with line.waiting("a") as waiter:
         redis.wake("a")
         await clock.advance(5)
         waiter.move(Queued("1", 1, 1))
@@ -204,10 +204,10 @@ async def test_during_an_outage_reading_is_retried_with_pauses(
     assert 10 <= len(redis.asked) <= 40
     assert 25 <= len(redis.read_after) <= 75
     redis.errors.clear()
-    redis.places["a"] = 1
+    redis.position_of["a"] = 1
     redis.wake("a")
     await clock.advance(2.5)
-    assert (a.place, a.is_called) == (Queued("77", 1, 9), True)
+    assert (a.entry, a.is_called) == (Queued("77", 1, 9), True)
 
 
 async def test_a_rewound_queue_reads_its_wake_ups_again(
@@ -224,18 +224,18 @@ async def test_a_rewound_queue_reads_its_wake_ups_again(
 
 
 async def test_all_waiters_can_be_called_at_once(a: Waiter, line: RouterQueue) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
-        await asyncio.wait_for(b.wait_news(), 30)
+        await asyncio.wait_for(b.wait_changed(), 30)
 
 
 async def test_moving_waiters_measure_the_speed_of_the_queue(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("a") as a:
+    with line.waiting("a") as a:
         a.move(Queued("1", 8, 9))
-        redis.places |= {"a": 4}
+        redis.position_of |= {"a": 4}
         await clock.advance(1.3)
         a.serve(GRANT)
     seconds = line.speed.seconds_to_pass(clock.monotonic(), 8)
@@ -245,13 +245,13 @@ async def test_moving_waiters_measure_the_speed_of_the_queue(
 async def test_waiters_that_give_up_do_not_measure_speed(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("a") as a:
+    with line.waiting("a") as a:
         a.move(Queued("1", 4, 9))
-        with line.standing("b") as b:
+        with line.waiting("b") as b:
             b.move(Queued("2", 8, 9))
-            redis.places = {"a": 4, "b": 8}
+            redis.position_of = {"a": 4, "b": 8}
             await clock.advance(1.3)
-        redis.places = {"a": 4}
+        redis.position_of = {"a": 4}
         await clock.advance(2.5)
     assert line.speed.seconds_to_pass(clock.monotonic(), 1) is None
 
@@ -260,15 +260,15 @@ async def test_a_pause_after_the_last_waiter_does_not_count(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     for _ in range(2):
-        with line.standing("a") as a:
+        with line.waiting("a") as a:
             a.move(Queued("1", 2, 9))
-            redis.places["a"] = 2
+            redis.position_of["a"] = 2
             await clock.advance(1.5)
             a.serve(GRANT)
         await clock.advance(25)
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("2", 2, 9))
-        redis.places["b"] = 2
+        redis.position_of["b"] = 2
         await clock.advance(1.3)
         seconds = line.speed.seconds_to_pass(clock.monotonic(), 2)
         assert seconds is not None

@@ -189,7 +189,7 @@ async def test_the_queue_gives_no_session_a_slot_of_another_share(space: Space) 
             held.remove(owned[0])
             await owned[0].release()
             await until(lambda: waiting.done() or give_up.called)
-        assert not (waiting.done() and placement.outage.spared())
+        assert not (waiting.done() and placement.outage.left_to_others())
         if waiting.done():
             held.append(waiting.result())
         writes.refuse()

@@ -157,7 +157,7 @@ async def test_a_newer_polled_revision_without_events_causes_a_full_read(
 ) -> None:
     history.change(1, status=ReplicaStatus.UNHEALTHY)
     history.events.clear()
-    history.news.clear()
+    history.changed.clear()
     await clock.advance(2 * REFRESH)
     assert router.is_equal
     assert router.mirror.generation == 2
@@ -403,7 +403,7 @@ async def test_after_a_short_outage_missed_changes_are_noticed_at_once(
     await clock.advance(0.2)
     history.change(1, status=ReplicaStatus.UNHEALTHY)
     history.events.clear()
-    history.news.clear()
+    history.changed.clear()
     router.reader.error = None
     await clock.advance(0.25)
     assert router.is_equal

@@ -17,7 +17,7 @@ from tests.support.scripted_reader import History, url_of
 
 async def hold_back_events(clock: FakeClock, router: MirroringRouter) -> None:
     """Let the event stream bring nothing until the gate opens: own writes are known from their replies alone."""
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
 
 
@@ -36,7 +36,7 @@ async def lose_unread(
     assert router.shown() != before, "the reply is shown"
     fail_over()
     then()
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(3 * REFRESH)
     assert router.is_equal
 
@@ -51,7 +51,7 @@ async def test_a_reply_is_shown_before_its_event_arrives(
     router.mirror.apply_reply([event], router.mirror.generation)
     assert router.view.first is router.handle(2)
     assert router.mirror.revision == before
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.is_equal
     assert router.mirror.generation == 1, "the event stream went on unbroken"
@@ -65,7 +65,7 @@ async def test_an_older_event_does_not_undo_a_newer_reply(
     newer = history.change(1, admin=AdminState.ACTIVE)
     router.mirror.apply_reply([newer], router.mirror.generation)
     history.events.remove(newer)  # the event stream is read between the two
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.mirror.revision == older.id
     assert router.handle(1).admin is AdminState.ACTIVE
@@ -102,12 +102,12 @@ async def test_a_removed_replica_does_not_reappear_through_the_event_stream(
     router.mirror.apply_reply([removed], router.mirror.generation)
     assert router.view.get(url_of(1)) is None
     history.events.remove(removed)  # the event stream is read between the two
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.mirror.revision == changed.id
     assert router.view.get(url_of(1)) is None
     history.events.append(removed)
-    history.news.set()
+    history.changed.set()
     await clock.settle()
     assert router.is_equal
 
@@ -140,11 +140,11 @@ async def test_an_own_write_newer_than_a_full_read_stays(
     router.mirror.apply_reply([history.register(7)], generation)
     router.mirror.apply_reply([history.remove(1)], generation)
     router.reader.snapshot_gate.set()
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.settle()
     assert router.mirror.generation == generation + 1
     assert router.shown() == [url_of(2), url_of(3), url_of(7)]
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.is_equal
 
@@ -158,7 +158,7 @@ async def test_own_writes_of_a_lost_history_disappear(
     other = History("history id 2")
     other.register(9)
     router.reader.history = other
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(2 * REFRESH)
     assert router.shown() == [url_of(9)]
 

@@ -198,7 +198,7 @@ class Losses(LeaseSteps):
     @rule(
         step=some.step(
             *writes,
-            (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
+            (1, Steps.trim_stream, {"left": st.integers(1, 3)}),
             (1, read_again, {"number": routers}),
             (2, restart_router, {"number": routers}),
             (12, put_back, {"number": routers, "calls": st.integers(1, 3)}),

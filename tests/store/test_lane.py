@@ -141,7 +141,7 @@ async def test_a_silent_server_turns_all_waiting_calls_away_together(calls: Call
     waiting = [calls.start(number) for number in range(2, 100)]
     await turns()
     replies = calls.lane.replies
-    calls.lane.heard()
+    calls.lane.answered()
     calls.lane.unanswered(replies, "silent")
     await turns()
     assert not any(task.done() for task in waiting)

@@ -20,7 +20,8 @@ _RUN = """
 function(text, keys, args, call, pcall, sha1hex)
   local allowed = {
     KEYS = keys, ARGV = args, redis = {call = call, pcall = pcall, sha1hex = sha1hex}, string = string,
-    table = table, ipairs = ipairs, pairs = pairs, tonumber = tonumber, tostring = tostring, type = type, unpack = unpack, error = error,
+    table = table, ipairs = ipairs, pairs = pairs, tonumber = tonumber, tostring = tostring, type = type,
+    unpack = unpack, error = error,
     math = {floor = math.floor, max = math.max, min = math.min},
   }
   local function refuse(_, name)

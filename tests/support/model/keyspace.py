@@ -219,11 +219,11 @@ class Keyspace:
 
     # --- what several commands do ---
 
-    def _place(self, key: str, order: int) -> None:
+    def _set_order(self, key: str, order: int) -> None:
         self.replicas[key] = order
         self.meta["next_order"] = str(max(exact(self.meta.get("next_order", "0")), order + 1))
 
-    def _bury(self, key: str, reason: Value) -> None:
+    def _put_tombstone(self, key: str, reason: Value) -> None:
         self.replicas.pop(key, None)
         replica = self.hashes[key]
         replica.pop("restored_from", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued, Restored
+from shared_registry.store.replies import Denial, Denied, Departure, Grant, Queued, Restored
 from tests.support.model.steps import Steps, pick
 from tests.support.model.values import agree
 
@@ -47,7 +47,7 @@ class LeaseSteps(Steps):
         """A router beats no more for long, while the others do, and is reaped, or its reaping begins."""
         self.disturb_heartbeats(0, -1000)
         self.rewrite_expiry(number, -1000)
-        while pieces and self.reap(by, number, affinity_seconds) is Parting.PARTIAL:
+        while pieces and self.reap(by, number, affinity_seconds) is Departure.PARTIAL:
             pieces -= 1
 
     def ask_again(self, number: int, which: int) -> None:
