@@ -113,7 +113,6 @@ class HealthLoop:
         self._local_health = self._new_local_health()
         self._router = router
         self._called: set[str] = set()
-        self._server_offset = 0.0
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -128,6 +127,8 @@ class HealthLoop:
             if event.kind is EventKind.REPLICA_REPORTED:
                 self._called.add(event.reported)
                 self._wake.set()
+            elif event.kind is EventKind.REPLICA_HANDED_BACK and event.record is not None:
+                self._called.add(event.record.key)
             elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
                 self._local_health.refuted(event.record.key, now=self._clock.monotonic())
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
@@ -174,7 +175,6 @@ class HealthLoop:
     ) -> None:
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
-            self._server_offset = server_now - self._clock.monotonic()
             schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
             schedule.hasten_next(self._clock.monotonic())
         self._is_changed = True
@@ -255,9 +255,7 @@ class HealthLoop:
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
-        doubt = record.doubt
-        until = (doubt.prober_until or 0.0) - self._server_offset
-        return doubt.prober not in ("", self._router) and self._clock.monotonic() < until
+        return record.doubt.prober not in ("", self._router)
 
     async def _report(self, reports: _Reports, term: RunningTerm) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)

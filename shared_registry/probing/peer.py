@@ -221,8 +221,9 @@ class Peer:
             self._unreached.discard(key)
 
     def _may_appeal(self, record: ReplicaRecord) -> bool:
+        """Return whether to speak for the replica if it is reached. The leader's probes must have the same settings."""
         is_out = record.health.status is not ReplicaStatus.HEALTHY and record.admin is AdminState.ACTIVE
-        return is_out and self._leader not in ("", self._router)
+        return is_out and self._leader in self._probers.peers()
 
     @property
     def _leader(self) -> str:
