@@ -20,7 +20,7 @@ from tests.support.until import until
 
 NAMESPACE = "refusing"
 CAPACITIES = {A: 3, B: 4}
-QUICK = {"refresh_seconds": 0.1, "heartbeat_seconds": 0.2}
+QUICK = {"refresh_seconds": 0.05, "heartbeat_seconds": 0.1}
 WAYS = {
     "NOREPLICAS": (("CONFIG SET min-replicas-to-write 1"), ("CONFIG SET min-replicas-to-write 0")),
     "READONLY": (("REPLICAOF 127.0.0.1 1"), ("REPLICAOF NO ONE")),
