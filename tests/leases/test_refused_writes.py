@@ -137,7 +137,7 @@ async def test_writes_that_work_for_moments_exceed_no_capacity(space: Space, way
                     await held.pop(rng.randrange(len(held))).release()
                 else:
                     await attempt(one, held)
-                await asyncio.sleep(rng.uniform(0, 0.05))
+                await asyncio.sleep(rng.uniform(0, QUICK["refresh_seconds"] / 2))
         writes.take()
         await settle(space, one)
         for lease in held:
