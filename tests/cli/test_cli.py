@@ -147,7 +147,7 @@ def test_help_has_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["status", "check"])
 def test_without_redis_the_exit_status_is_3(name: str) -> None:
-    done = run(name, SHARED_REGISTRY_REDIS_URL=NOBODY)
+    done = invoke(name, SHARED_REGISTRY_REDIS_URL=NOBODY)
     assert is_one_error(done, 3), done
     assert NOBODY in done.err
 
