@@ -4,7 +4,7 @@ std = {
   read_globals = {
     'ARGV', 'KEYS', 'error', 'ipairs', 'pairs', 'tonumber', 'tostring', 'type', 'unpack',
     math = {fields = {'floor', 'max', 'min'}},
-    redis = {fields = {'call', 'pcall'}},
+    redis = {fields = {'call', 'pcall', 'sha1hex'}},
     string = {fields = {'find', 'format', 'gmatch', 'gsub', 'len', 'lower', 'match', 'rep', 'sub', 'upper'}},
     table = {fields = {'concat', 'insert', 'remove', 'sort'}},
   },

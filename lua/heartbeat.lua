@@ -5,28 +5,36 @@
 -- older than half an expiry, there was an outage or the clock jumped. Then no router is reaped for one expiry. If the
 -- clock was set back, a router may expire later than it asked for; its expiry is shortened to what it asked for.
 --
+-- A router that can probe is also listed in `probers`; see lib/peers.lua. The reply carries that list only if it has
+-- changed since the version that the router knows.
+--
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free.
 --
--- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
--- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint
--- RETURNS alive, history_id, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
--- WRITES  meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
--- COST    O(log routers + served * (log replicas + log waiters))
+-- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix
+-- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
+--         probers_version
+-- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
+--         expired router…  |  wrong_type …|wrong_schema …
+-- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix
+-- COST    O(log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/peers.lua
 -- include lib/queue.lua
 
 local EXPIRED_LIMIT = 16
+local FORGOTTEN_MS = 3600000
 
-local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
+local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
+  probers_version = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
-  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -47,6 +55,7 @@ local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after
 local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heartbeats[2] or '0')
 if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > expiry / 2 then
   reap_after = now_ms + expiry
+  redis.call('HSET', keys.meta, 'heartbeats_resumed_at_ms', whole(now_ms))
 end
 -- If the clock was set back, reaping must not be put off by as much as the clock was ahead.
 reap_after = math.min(reap_after, now_ms + expiry)
@@ -62,18 +71,35 @@ end
 
 local joined = redis.call('ZSCORE', keys.routers, key) == false
 redis.call('ZADD', keys.routers, whole(now_ms + expiry), key)
+local known_as = redis.call('HMGET', router, 'probe_print', 'machine')
+if known_as[1] ~= probe_print or known_as[2] ~= machine then
+  strike_prober(key)
+end
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
-  'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms)
+  'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
+  'probe_print', probe_print)
 redis.call('HDEL', router, 'reap_cursor', 'queue_cursor')
+if probe_print ~= ''
+  and redis.call('ZADD', keys.probers, whole(now_ms + expiry), make_prober(probe_print, machine, key)) == 1 then
+  redis.call('HINCRBY', keys.meta, 'probers_version', 1)
+end
 if joined then
+  redis.call('ZREMRANGEBYSCORE', keys.probers, '-inf', whole(now_ms - FORGOTTEN_MS))
   emit(now_ms, {'kind', 'router_joined', 'router', key})
 end
 
 serve_queue(now_ms)
 
-local history = redis.call('HMGET', keys.meta, 'history_id', 'revision')
-local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0',
-  whole(redis.call('HLEN', leases))}
+local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(redis.call('HLEN', leases)),
+  table.concat({history[1], history[3] or '0'}, '-'), '0'}
+if reply[#reply - 1] ~= probers_version then
+  local probers = redis.call('ZRANGE', keys.probers, 0, -1)
+  reply[#reply] = whole(#probers)
+  for _, prober in ipairs(probers) do
+    reply[#reply + 1] = prober
+  end
+end
 if now_ms >= reap_after then
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', keys.routers, '-inf', whole(now_ms), 'LIMIT', 0, EXPIRED_LIMIT)) do
     reply[#reply + 1] = gone

@@ -1,38 +1,108 @@
--- Counts one outcome of a router, by the same rules as a probe. If the outcome is passive evidence and other routers
--- are alive, it is weighed instead; see lib/health.lua.
+-- Counts one outcome of a router. What it changes depends on who is there to judge.
+--
+-- If this router is the only one, the outcome counts like a probe. While any other router is alive: an outcome on
+-- purpose (`is_passive` 0) counts like a probe of a prober with peers; without routers that probe, a failure makes a
+-- replica unhealthy only if no router has recorded a success within an interval, a timeout and a second. The outcome of
+-- a session (`is_passive` 1) changes no status while routers probe. A failure then makes the replica's prober probe at
+-- once: the event is emitted at most once an interval. Without routers that probe it is weighed; see lib/health.lua.
 --
 -- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
 --
--- KEYS    meta routers events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
--- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold router by
---         is_passive
+-- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix
+-- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold interval_ms timeout_ms
+--         router by is_passive
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
 --         inbox_prefix
--- COST    O(log replicas + log routers + served * (log replicas + log waiters))
+-- COST    O(log replicas + log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
--- include lib/health.lua
+-- include lib/verdicts.lua
 -- include lib/queue.lua
 
-local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, router, by, is_passive =
-  unpack(ARGV)
+local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,
+  router, by, is_passive = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
-local refused = refusal({'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'}, {replica, 'hash'})
+local refused = refusal({'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'},
+  {replica, 'hash'})
 if refused then
   return refused
 end
-local thresholds = {failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold)}
-local result = {url = replica_url, incarnation = incarnation, ok = ok == '1', latency = latency_ms, reason = reason}
+local limits = {
+  failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
+  timeout_ms = tonumber(timeout_ms),
+}
+local result = {
+  url = replica_url, incarnation = incarnation, outcome = ok == '1' and 'ok' or 'failed', ok = ok == '1',
+  latency = latency_ms, reason = reason,
+}
 local now_ms = server_now_ms()
-local live = redis.call('ZCOUNT', keys.routers, '(' .. whole(now_ms), '+inf')
-local origin = {router = router, by = by, is_passive = is_passive == '1' and live > 1}
-local reply = {'applied'}
-if not apply_result(replica, result, thresholds, now_ms, origin, reply) then
+local state = read_state(replica, incarnation)
+if not state then
   return {'not_found'}
 end
+local is_alone = redis.call('ZCOUNT', keys.routers, '(' .. whole(now_ms), '+inf') <= 1
+local origin = {router = router, by = by, reason = reason}
+local reply = {'applied'}
+
+-- Changes nothing but lets the prober probe at once, at most once an interval.
+local function report_failure()
+  if state.prober == router then
+    suspect(replica, replica_url, incarnation, state, router, limits, true, now_ms)
+  end
+  local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
+  if not last or last > now_ms or now_ms - last >= limits.interval_ms then
+    redis.call('HSET', replica, 'reported_at_ms', whole(now_ms))
+    local id, entry = emit(now_ms, {'kind', 'replica_reported', 'router', router, 'by', by, 'reason', reason,
+      'reported', replica_url})
+    append_event(reply, id, entry)
+  end
+end
+
+local function weigh_session()
+  local status, failures, successes, witness = weigh_passive(state.status, state.failures, state.successes,
+    state.failing_witness, result, limits, router)
+  local update = {'consecutive_failures', whole(failures), 'consecutive_successes', whole(successes)}
+  if not result.ok then
+    update = failure_fields(failures, result, now_ms)
+  end
+  write_health(replica, replica_url, state, update, status, origin, now_ms, reply)
+  if witness then
+    redis.call('HSET', replica, 'failing_witness', witness)
+  end
+end
+
+local function was_reached_lately()
+  local last_ok = tonumber(redis.call('HGET', replica, 'last_ok_at_ms') or '')
+  return limits.interval_ms > 0 and last_ok and last_ok <= now_ms
+    and now_ms - last_ok <= limits.interval_ms + limits.timeout_ms + SILENCE_MS
+end
+
+local function count_failure()
+  local status, failures = next_health(state.status, state.failures, state.successes, false, limits)
+  if status and not is_alone and was_reached_lately() then
+    status = nil
+  end
+  write_health(replica, replica_url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
+end
+
+local is_session = is_passive == '1' and not is_alone
+if is_session and #read_probers() > 0 then
+  if not result.ok then
+    report_failure()
+  end
+elseif is_session then
+  weigh_session()
+elseif result.ok then
+  apply_success(replica, result, state, limits, now_ms, origin, reply)
+elseif state.status == 'healthy' and has_peers(router) then
+  weigh_failure(replica, result, state, limits, now_ms, origin, reply)
+else
+  count_failure()
+end
+emit_suspected(router, now_ms, reply)
 serve_queue(now_ms)
 return reply

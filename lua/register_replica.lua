@@ -13,6 +13,7 @@
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/doubt.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -91,7 +92,9 @@ if is_new then
   local at = whole(now_ms)
   redis.call('PERSIST', replica)
   redis.call('ZREM', keys.removed, replica_url)
-  redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness')
+  redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness',
+    'reported_at_ms')
+  forget_doubt(replica)
   redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')

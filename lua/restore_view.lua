@@ -25,6 +25,7 @@
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/doubt.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -131,6 +132,7 @@ local function put_back(replica, url, entry)
     -- A view does not record which router saw the failures.
     redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
   end
+  forget_doubt(replica)
   redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')

@@ -11,6 +11,7 @@
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
+-- include lib/doubt.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/queue.lua
@@ -33,6 +34,9 @@ end
 
 local now_ms = server_now_ms()
 redis.call('HDEL', replica, 'restored_from')
+if state == 'disabled' then
+  forget_doubt(replica)
+end
 if state == 'active' then
   redis.call('HDEL', replica, 'removes_when_drained')
 end

@@ -6,7 +6,7 @@ Times are float seconds since the Unix epoch on the Redis server's clock. `None`
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NoReturn
 
@@ -24,6 +24,18 @@ class ReplicaStatus(enum.Enum):
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
+
+
+class Evidence(enum.Enum):
+    """What one attempt to reach a replica says of the replica.
+
+    `UNSURE` says nothing: the attempt failed because of this router's own trouble, such as too many open files. It is
+    counted neither as a success nor as a failure.
+    """
+
+    OK = "ok"
+    FAILED = "failed"
+    UNSURE = "unsure"
 
 
 class AdminState(enum.Enum):
@@ -132,6 +144,38 @@ class ReplicaHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """How far routers disagree about a replica; see `docs/verdicts.md`. Routers are named by their keys.
+
+    Attributes:
+        prober: The router that probes the replica in place of the leader; empty if the leader does.
+        prober_until: Until then the word of that router counts.
+        suspicion: The id of the question whether other routers reach the replica; empty if none is open.
+        suspected_by: The router whose probes fail.
+        suspected_at: When the last question was asked.
+        suspected_until: Silence until then counts as agreement; `None` if silence decides nothing.
+        asked: The routers that have not answered yet.
+        unreached_by: The routers that answered that they do not reach the replica.
+        reached_by: The router that reached the replica while its prober did not.
+        refuted_prober: The prober that was wrong about the replica the last time.
+    """
+
+    prober: str = ""
+    prober_until: float | None = None
+    suspicion: str = ""
+    suspected_by: str = ""
+    suspected_at: float | None = None
+    suspected_until: float | None = None
+    asked: tuple[str, ...] = ()
+    unreached_by: tuple[str, ...] = ()
+    reached_by: str = ""
+    refuted_prober: str = ""
+
+
+NO_DOUBT = Doubt()
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaRecord:
     """Everything that Redis stores about one replica, at one moment.
 
@@ -151,6 +195,7 @@ class ReplicaRecord:
     key: str
     endpoint: ReplicaEndpoint
     health: ReplicaHealth = ReplicaHealth()
+    doubt: Doubt = NO_DOUBT
     incarnation: str = ""
     source: Source = Source.SEED
     registered_at: float | None = None
@@ -271,6 +316,9 @@ class EventKind(enum.Enum):
     REPLICA_HEALTHY = "replica_healthy"
     REPLICA_UNHEALTHY = "replica_unhealthy"
     REPLICA_ADMIN = "replica_admin"
+    REPLICA_SUSPECTED = "replica_suspected"
+    REPLICA_CLEARED = "replica_cleared"
+    REPLICA_REPORTED = "replica_reported"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
     ROUTER_JOINED = "router_joined"
@@ -280,6 +328,25 @@ class EventKind(enum.Enum):
     NAMESPACE_REPAIRED = "namespace_repaired"
     PANIC_BEGAN = "panic_began"
     PANIC_ENDED = "panic_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to routers: does any of you reach this replica?
+
+    Attributes:
+        key: The replica's canonical url.
+        incarnation: The replica's incarnation.
+        suspicion: The id of the question, which answers carry.
+        until: See `Doubt.suspected_until`.
+        asked: The routers that shall answer.
+    """
+
+    key: str
+    incarnation: str
+    suspicion: str
+    until: float | None
+    asked: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +364,8 @@ class Event:
         record: The replica after the change, for replica events.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
+        reported: The canonical url of a replica to which a session failed; empty for other events.
+        questions: The questions about replicas that a prober does not reach.
     """
 
     id: str
@@ -310,6 +379,31 @@ class Event:
     record: ReplicaRecord | None = None
     sit_out_seconds: float | None = None
     history_id: str = ""
+    reported: str = ""
+    questions: tuple[Question, ...] = ()
+
+    def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
+        """Return the replicas after the event.
+
+        Args:
+            known: Returns a replica before the event. An event with questions does not carry the rest of the replica.
+        """
+        if self.record is not None:
+            yield self.record
+        for question in self.questions:
+            record = known(question.key)
+            if record is not None and record.incarnation == question.incarnation:
+                yield replace(record, doubt=self._doubt(question, record.doubt), revision=self.id)
+
+    def _doubt(self, question: Question, before: Doubt) -> Doubt:
+        return Doubt(
+            suspicion=question.suspicion,
+            suspected_by=self.router,
+            suspected_at=self.at,
+            suspected_until=question.until,
+            asked=question.asked,
+            refuted_prober=before.refuted_prober,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,12 +430,41 @@ class ProbeResult:
         incarnation: The replica's incarnation at that time; a result for another incarnation is dropped.
         latency_ms: How long it took; 0 if nobody measured it.
         error: The reason of a failure; `None` for a success.
+        is_unsure: The probe could not be made, because of this router's own trouble; `error` says why.
     """
 
     key: str
     incarnation: str
     latency_ms: float
     error: str | None = None
+    is_unsure: bool = False
+
+
+class OpinionKind(enum.Enum):
+    """The kinds of what a router that is not the leader says about a replica.
+
+    An `OPINION` answers a question. A `REPORT` is a result of the router to which the replica was handed over. An
+    `APPEAL` is a success about a replica that its prober does not reach.
+    """
+
+    OPINION = "opinion"
+    REPORT = "report"
+    APPEAL = "appeal"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a router that is not the leader says about a replica.
+
+    Attributes:
+        kind: See `OpinionKind`.
+        id: The id of the question, or the number of the report; empty for an appeal.
+        result: The result of its probe.
+    """
+
+    kind: OpinionKind
+    id: str
+    result: ProbeResult
 
 
 class Removal(NamedTuple):
@@ -358,10 +481,19 @@ class Removal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How many failures or successes in a row change a replica's status."""
+    """How many failures or successes in a row change a replica's status, and the times of probes behind them.
+
+    Attributes:
+        failure: Failures in a row that make a replica unhealthy.
+        recovery: Successes in a row that make it healthy again.
+        interval_seconds: Seconds between two probes of a settled replica; 0 if that is not known.
+        timeout_seconds: The time limit of one probe.
+    """
 
     failure: int = 3
     recovery: int = 2
+    interval_seconds: float = 0.0
+    timeout_seconds: float = 0.0
 
 
 @dataclass
@@ -388,6 +520,22 @@ class RouterInfo:
     started_at: float
     url: str = ""
     config_fingerprint: str = ""
+    machine: str = ""
+    probe_print: str = ""
+
+
+class ProberInfo(NamedTuple):
+    """A router that can probe.
+
+    Attributes:
+        probe_print: A digest of all settings that decide the result of its probes.
+        machine: The machine that it runs on.
+        router: Its key.
+    """
+
+    probe_print: str
+    machine: str
+    router: str
 
 
 @dataclass(frozen=True, slots=True)

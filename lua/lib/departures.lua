@@ -2,6 +2,7 @@
 -- call takes long.
 
 -- include lib/leases.lua
+-- include lib/peers.lua
 -- include lib/queue.lua
 
 local LEASES_AT_ONCE = 250
@@ -118,6 +119,7 @@ local function end_some(key, now_ms, by, affinity_ms)
     return refused
   end
   redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
+  strike_prober(key)
   drop_waiters(waiters, affinity_ms)
   end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
   local left = redis.call('HLEN', leases)

@@ -7,7 +7,8 @@ local MAX_EVENTS = '10000'
 -- The fields of a replica's hash that its events do not carry: fields that change too often, and fields that only
 -- scripts use. Events carry all other fields.
 local NOT_IN_EVENTS = {
-  in_flight = true, revision = true, spec_request = true, failing_witness = true,
+  in_flight = true, revision = true, spec_request = true, failing_witness = true, prober_report = true,
+  reported_at_ms = true,
 }
 
 -- Appends one event and advances the revision.
@@ -25,6 +26,15 @@ local function emit(now_ms, fields)
   return id, entry
 end
 
+-- Appends an event to a reply, as id, length, entry.
+local function append_event(reply, id, entry)
+  reply[#reply + 1] = id
+  reply[#reply + 1] = whole(#entry)
+  for i = 1, #entry do
+    reply[#reply + 1] = entry[i]
+  end
+end
+
 -- Appends an event that carries the whole routing-relevant state of a replica, and stores the event's id as `revision`
 -- in the replica's hash.
 -- fields: flat list of name, value, `kind` first. reply: the list to which the event is appended, as id, length, entry.
@@ -40,9 +50,5 @@ local function emit_replica(now_ms, replica_key, url, fields, reply)
   end
   local id, entry = emit(now_ms, fields)
   redis.call('HSET', replica_key, 'revision', id)
-  reply[#reply + 1] = id
-  reply[#reply + 1] = whole(#entry)
-  for i = 1, #entry do
-    reply[#reply + 1] = entry[i]
-  end
+  append_event(reply, id, entry)
 end

@@ -1,5 +1,6 @@
 -- A removal leaves a tombstone: the replica's hash with admin `removed`, and the url in `removed`.
 
+-- include lib/doubt.lua
 -- include lib/endings.lua
 
 -- Takes a url out of `replicas` and marks its hash as removed. The first write is a deletion, because Redis allows a
@@ -8,6 +9,7 @@
 local function bury(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
   redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
+  forget_doubt(replica_key)
   redis.call('HSET', replica_key, 'admin', 'removed', 'admin_since_ms', whole(now_ms), 'admin_reason', reason)
   redis.call('ZREMRANGEBYSCORE', keys.removed, '-inf', whole(now_ms - TOMBSTONE_MS))
   redis.call('ZADD', keys.removed, whole(now_ms), url)

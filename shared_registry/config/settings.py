@@ -40,6 +40,7 @@ from shared_registry.config.rules import (
     default_router_id,
     validate_endpoint,
 )
+from shared_registry.model import Thresholds
 from shared_registry.store.redis_url import mask_redis_url
 
 __all__ = ["SHARED_SETTINGS", "InvalidSettings", "Problem", "RouterConfig", "validate_endpoint"]
@@ -373,6 +374,15 @@ class RouterConfig:
     def effective_fast_interval_seconds(self) -> float:
         """The shorter of `fast_interval_seconds` and `health_check_interval_seconds`."""
         return min(self.fast_interval_seconds, self.health_check_interval_seconds)
+
+    def thresholds(self, *, failure: int | None = None, recovery: int | None = None) -> Thresholds:
+        """Return the thresholds and times of health checks; the arguments replace the settings of the same name."""
+        return Thresholds(
+            self.failure_threshold if failure is None else failure,
+            self.recovery_threshold if recovery is None else recovery,
+            interval_seconds=self.health_check_interval_seconds,
+            timeout_seconds=self.health_check_timeout_seconds,
+        )
 
     def fingerprint(self) -> str:
         """Return 12 hex digits that are equal for equal `SHARED_SETTINGS`, on every machine and Python version."""

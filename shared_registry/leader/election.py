@@ -14,6 +14,7 @@ over. This is a courtesy and not a lock: a router that misses the event campaign
 A leader that is unfit to probe resigns by itself (`StandAside`). It then has a handicap for some time: it campaigns one
 lease after each vacancy, so that any other router comes first. The handicap is not a ban. If no other router campaigns,
 the router becomes the leader again, as a last resort. It does not resign for such a reason before its handicap is over.
+If no router without a handicap could take over, Redis refuses the resignation, and the term goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, StoreError
 from shared_registry.model import Event, EventKind, Term
 from shared_registry.store.answers import new_token
-from shared_registry.store.replies import Elected, Held
+from shared_registry.store.replies import Elected, Held, Resignation
 
 MARGIN_SHARE = 0.1
 JITTER_SECONDS = 0.05
@@ -51,8 +52,8 @@ class LeaseStore(Protocol):
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         """Extend the lease."""
 
-    async def resign(self, token: str, *, reason: str = "") -> bool:
-        """End the lease; the reason, if given, goes into the event."""
+    async def resign(self, token: str, *, reason: str = "", handicap_seconds: float = 0.0) -> Resignation:
+        """End the lease; the reason, if given, goes into the event. With a handicap only if another can lead."""
 
 
 class StandAside(Exception):
@@ -68,11 +69,13 @@ class RunningTerm(Term):
         clock: The monotonic clock.
         handicap_until: The time on the monotonic clock until which this router leads only because no other router
             campaigned.
+        batch: The number of the last batch of probe results in this term.
     """
 
     deadline: float
     clock: Clock
     handicap_until: float = -math.inf
+    batch: int = 0
 
     @property
     def is_current(self) -> bool:
@@ -232,27 +235,43 @@ class Election:
         lead = asyncio.ensure_future(self._lead(term))
         renewals = asyncio.ensure_future(self._renew_until_lost(term))
         deposition = asyncio.ensure_future(_until(self._deposition))
+        has_resigned = False
         try:
-            await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
+                reason = _reason_to_stand_aside(lead)
+                if not reason or not term.is_current:
+                    break
+                has_resigned = not await completed(self._is_needed(term, reason))
+                if has_resigned:
+                    break
+                lead = asyncio.ensure_future(self._lead(term))
         finally:
             deposition.cancel()
-            await self._end(term, lead, renewals, reason=self._reason_to_stand_aside(lead))
+            await self._end(term, lead, renewals, has_resigned=has_resigned)
         _raise_failure(lead)
         _raise_failure(renewals)
         if not renewals.cancelled():  # the event stream may first show that an operator asked for the step-down
             await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
 
-    def _reason_to_stand_aside(self, lead: asyncio.Future[None]) -> str:
-        """Begin the handicap if `lead` raised `StandAside`; return its reason, or an empty text."""
-        error = lead.exception() if lead.done() and not lead.cancelled() else None
-        if not isinstance(error, StandAside):
-            return ""
-        self._handicap_until = self._clock.monotonic() + HANDICAP_LEASES * self._lease_seconds
-        logger.warning("leader: resigning, so that another router leads: %s", error)
-        return str(error)
+    async def _is_needed(self, term: RunningTerm, reason: str) -> bool:
+        """Resign with a handicap, unless no other router can lead. Return whether this router has to go on."""
+        handicap_seconds = HANDICAP_LEASES * self._lease_seconds
+        handicap_until = self._clock.monotonic() + handicap_seconds
+        try:
+            resignation = await self._store.resign(term.token, reason=reason, handicap_seconds=handicap_seconds)
+        except StoreError:
+            resignation = Resignation.LOST  # the lease expires, because nothing renews it
+        if resignation is Resignation.NEEDED:
+            logger.warning("leader: no other router can lead, going on although %s", reason)
+            term.handicap_until = handicap_until
+            return True
+        self._handicap_until = handicap_until
+        logger.warning("leader: resigning, so that another router leads: %s", reason)
+        return False
 
     async def _end(
-        self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, reason: str
+        self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, has_resigned: bool
     ) -> None:
         """Let `lead` finish, then resign.
 
@@ -265,10 +284,12 @@ class Election:
             renewals.cancel()  # also if the caller is cancelled here; otherwise the renewals would go on forever
             self._term = None
         await asyncio.gather(renewals, return_exceptions=True)
-        if not self._deposition.is_set() and (not renewals.cancelled() or not term.is_current):
+        if not self._deposition.is_set() and not has_resigned and (not renewals.cancelled() or not term.is_current):
             logger.warning("leader: lost epoch %d", term.epoch)
+        if has_resigned:
+            return
         with contextlib.suppress(StoreError):  # if Redis is away, the lease expires, because nothing renews it
-            await self._store.resign(term.token, reason=reason)
+            await self._store.resign(term.token)
 
     async def _renew_until_lost(self, term: RunningTerm) -> None:
         """Renew the lease; return when another router is the leader, or when the deadline has passed."""
@@ -305,6 +326,12 @@ class Election:
     def _end_trouble(self) -> None:
         self._is_in_trouble = False
         self._backoff.reset()
+
+
+def _reason_to_stand_aside(lead: asyncio.Future[None]) -> str:
+    """Return why `lead` raised `StandAside`; an empty text if it did not."""
+    error = lead.exception() if lead.done() and not lead.cancelled() else None
+    return str(error) if isinstance(error, StandAside) else ""
 
 
 async def _until(event: asyncio.Event) -> None:

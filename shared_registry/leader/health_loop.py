@@ -18,8 +18,18 @@ from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import RunningTerm, StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.schedule import Schedule
-from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
+from shared_registry.model import (
+    NO_DOUBT,
+    Event,
+    EventKind,
+    ProbeResult,
+    ReplicaRecord,
+    ReplicaStatus,
+    Term,
+    Thresholds,
+)
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.peer import Handled, KnownReplicas
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -28,20 +38,14 @@ LONGEST_WAIT_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Replicas(Protocol):
+class ProbedReplicas(KnownReplicas, Protocol):
     """The part of the shared state that the loop reads."""
-
-    def probed(self) -> Iterable[ReplicaRecord]:
-        """Return the records of all replicas as known now."""
-
-    def record(self, key: str) -> ReplicaRecord | None:
-        """Return one replica's record as known now; `None` if the replica was removed."""
 
     async def read_probe_times(self) -> float:
         """Read anew when each replica was last probed, and return the server's time."""
 
 
-SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[object]]
+SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[Handled]]
 """See `Store.report`."""
 
 
@@ -57,20 +61,35 @@ class HealthSettings:
     concurrency: int
 
 
+@dataclass(frozen=True)
+class ProbeListeners:
+    """What is called with the results of probes, apart from the shared state.
+
+    Attributes:
+        trouble_log: Logs probes that this router could not make.
+        on_reach: Called with a replica's canonical url, and whether this router reaches it.
+        retain: Called with the probed urls whenever these change, to close connections to other urls.
+    """
+
+    trouble_log: TroubleLog
+    on_reach: Callable[[str, bool], None]
+    retain: Callable[[Iterable[str]], None] | None = None
+
+
 class HealthLoop:
     """Probes for the cluster while this router is the leader. `run` once per term."""
 
     def __init__(
         self,
-        replicas: Replicas,
+        replicas: ProbedReplicas,
         send_report: SendReport,
         probe: HttpProbe,
         settings: HealthSettings,
         *,
+        router: str,
+        listeners: ProbeListeners,
         clock: Clock,
         rng: random.Random,
-        trouble_log: TroubleLog,
-        retain: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -79,10 +98,10 @@ class HealthLoop:
             send_report: Writes a batch of results to Redis.
             probe: Makes one HTTP request; any exception counts as a failure.
             settings: How often replicas are probed, for how long, and how many at once.
+            router: This router's key.
+            listeners: Called with what the loop finds out.
             clock: Used for due times and waits.
             rng: Used for jitter.
-            trouble_log: Logs probes that this router could not make.
-            retain: Called with the probed urls whenever these change, to close connections to other urls.
         """
         self._replicas = replicas
         self._send_report = send_report
@@ -90,10 +109,11 @@ class HealthLoop:
         self._settings = settings
         self._clock = clock
         self._rng = rng
-        self._trouble_log = trouble_log
-        self._local_health = LocalHealth(failure_threshold=settings.thresholds.failure)
-        self._complaint: str | None = None
-        self._retain = retain
+        self._listeners = listeners
+        self._local_health = self._new_local_health()
+        self._router = router
+        self._called: set[str] = set()
+        self._server_offset = 0.0
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -104,6 +124,18 @@ class HealthLoop:
         if not events or any(event.record is not None for event in events):
             self._is_changed = True
             self._wake.set()
+        for event in events:
+            if event.kind is EventKind.REPLICA_REPORTED:
+                self._called.add(event.reported)
+                self._wake.set()
+            elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
+                self._local_health.refuted(event.record.key, now=self._clock.monotonic())
+                self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
+
+    def _new_local_health(self) -> LocalHealth:
+        return LocalHealth(
+            failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
+        )
 
     async def run(self, term: RunningTerm) -> None:
         """Probe until cancelled or until the term is over. The results so far are reported before the call ends.
@@ -112,8 +144,8 @@ class HealthLoop:
             Fenced: Another leader was elected, and Redis refused this router's results.
             StandAside: Too many probes fail because of this router's own trouble, so another router should lead.
         """
-        self._local_health = LocalHealth(failure_threshold=self._settings.thresholds.failure)
-        self._complaint = None
+        self._local_health = self._new_local_health()
+        self._called.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -142,16 +174,20 @@ class HealthLoop:
     ) -> None:
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
+            self._server_offset = server_now - self._clock.monotonic()
             schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
-            schedule.hasten(self._clock.monotonic())
+            schedule.hasten_next(self._clock.monotonic())
         self._is_changed = True
         slots = asyncio.Semaphore(self._settings.concurrency)
         while term.is_current:
-            if self._complaint is not None and not term.is_last_resort:
-                raise StandAside(self._complaint)
+            complaint = self._local_health.complaint(len(schedule), now=self._clock.monotonic())
+            if complaint is not None and not term.is_last_resort:
+                raise StandAside(complaint)
             if self._is_changed:
                 self._is_changed = False
                 self._follow(schedule)
+            while self._called:
+                schedule.hasten(self._called.pop(), now=self._clock.monotonic())
             key = schedule.pop_due(self._clock.monotonic())
             if key is None:
                 await self._wait_until(schedule.next_due())
@@ -163,8 +199,8 @@ class HealthLoop:
         records = [record for record in self._replicas.probed() if record.is_probed]
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
-        if self._retain:
-            self._retain(record.key + self._settings.path for record in records)
+        if self._listeners.retain:
+            self._listeners.retain(record.key + self._settings.path for record in records)
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -183,15 +219,18 @@ class HealthLoop:
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds)
-            if outcome.trouble is None:
-                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
-                schedule.settle(key, known.health.status, ok=_is_good(outcome, known.health.status), now=now)
+                is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
+                schedule.settle(key, known.health.status, ok=is_good, now=now)
             else:
                 schedule.put_back(key, due=now)
             self._judge_oneself(known, outcome, replicas=len(schedule))
+            if outcome.trouble is None:
+                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+            elif self._local_health.is_lasting(key):
+                reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True))
             if schedule.next_due() < self._waits_until:
                 self._wake.set()
         finally:
@@ -200,14 +239,20 @@ class HealthLoop:
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
         if outcome.trouble is not None:
-            self._trouble_log.note(outcome.trouble)
+            self._listeners.trouble_log.note(outcome.trouble)
         elif outcome.error is None:
-            self._trouble_log.connected()
+            self._listeners.trouble_log.connected()
+            self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
         self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
-        self._complaint = self._local_health.complaint(replicas)
-        if self._complaint is not None:
+        if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:
             self._wake.set()
+
+    def _is_handed_over(self, record: ReplicaRecord) -> bool:
+        """Return whether another router probes the replica, so that failures here do not count for now."""
+        doubt = record.doubt
+        until = (doubt.prober_until or 0.0) - self._server_offset
+        return doubt.prober not in ("", self._router) and self._clock.monotonic() < until
 
     async def _report(self, reports: _Reports, term: RunningTerm) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
@@ -221,6 +266,12 @@ class HealthLoop:
             else:
                 backoff.reset()
                 delay = REPORT_INTERVAL_SECONDS
+
+
+def _is_in_doubt(record: ReplicaRecord) -> bool:
+    """Return whether a kept connection must not vouch for the replica."""
+    is_failing = record.health.status is not ReplicaStatus.HEALTHY or record.health.consecutive_failures > 0
+    return is_failing or record.doubt is not NO_DOUBT
 
 
 def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
@@ -243,7 +294,6 @@ class _Reports:
         self._thresholds = thresholds
         self._results: list[ProbeResult] = []
         self._batch: Sequence[ProbeResult] = ()
-        self._number = 0
 
     def add(self, result: ProbeResult) -> None:
         self._results.append(result)
@@ -261,6 +311,7 @@ class _Reports:
         while (self._batch or self._results) and self._term.is_current:
             if not self._batch:
                 self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
-                self._number += 1
-            await self._send(self._term, self._number, self._batch, self._thresholds)
-            self._batch = ()
+                self._term.batch += 1
+            report = await self._send(self._term, self._term.batch, self._batch, self._thresholds)
+            rest = self._batch[report.done :] if report.done else ()
+            self._batch, self._results = (), [*rest, *self._results]

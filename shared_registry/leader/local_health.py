@@ -1,4 +1,7 @@
-"""Decides whether a leader is fit to probe for all, by how many probes fail because of its own trouble. Pure."""
+"""Decides whether a leader is fit to probe for all. Pure.
+
+It is not if many probes fail because of its own trouble, or if other routers reach many replicas that it does not.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,26 @@ from shared_registry.probing.own_trouble import OwnTrouble
 
 LEAST_PROBES = 4
 """How many replicas must have been probed for a decision; if fewer are registered, all of them."""
+UNSURE_IN_A_ROW = 2
+"""After so many probes in a row that could not be made, other routers are asked about the replica."""
+REFUTED_SHARE = 0.25
+"""The share of the replicas about which a leader has to be wrong."""
 
 
 class LocalHealth:
     """Decides by the latest result of each replica in one term."""
 
-    def __init__(self, *, failure_threshold: int) -> None:
+    def __init__(self, *, failure_threshold: int, interval_seconds: float) -> None:
         """Set up.
 
         Args:
             failure_threshold: How many failures in a row make a replica unhealthy. A healthy replica that could not be
                 probed twice as many times in a row may have been dead all that time.
+            interval_seconds: Seconds between two probes of a settled replica.
         """
         self._patience = 2 * failure_threshold
+        self._memory_seconds = interval_seconds * failure_threshold
+        self._refuted: dict[str, float] = {}
         self._probed: set[str] = set()
         self._unsure: dict[str, int] = {}
         self._unknown: set[str] = set()
@@ -32,6 +42,20 @@ class LocalHealth:
             self._probed.discard(key)
             self._unsure.pop(key, None)
             self._unknown.discard(key)
+            self._refuted.pop(key, None)
+
+    def refuted(self, key: str, *, now: float) -> None:
+        """Record that another router reached a replica that this leader does not reach.
+
+        Args:
+            key: The replica's canonical url.
+            now: The monotonic clock.
+        """
+        self._refuted[key] = now
+
+    def is_lasting(self, key: str) -> bool:
+        """Return whether a replica could not be probed several times in a row, so that others must be asked."""
+        return self._unsure.get(key, 0) >= UNSURE_IN_A_ROW
 
     def note(self, key: str, trouble: OwnTrouble | None, *, is_healthy: bool) -> None:
         """Record the result of a probe.
@@ -53,12 +77,16 @@ class LocalHealth:
         else:
             self._unknown.discard(key)
 
-    def complaint(self, replicas: int) -> str | None:
+    def complaint(self, replicas: int, *, now: float) -> str | None:
         """Return why another router should be the leader; `None` if this one may stay.
 
         Args:
             replicas: How many replicas are probed.
+            now: The monotonic clock.
         """
+        lately = [key for key, at in self._refuted.items() if now - at <= self._memory_seconds]
+        if lately and len(lately) >= REFUTED_SHARE * replicas:
+            return f"{len(lately)} of {replicas} replicas are reached by other routers and not by this one"
         probed, unsure = len(self._probed), len(self._unsure)
         if unsure and probed >= min(LEAST_PROBES, replicas) and 2 * unsure >= probed:
             return f"{unsure} of {probed} replicas could not be probed: {self._reason}"

@@ -92,10 +92,15 @@ class Schedule:
         if key in self._due:
             self._set(key, due)
 
-    def hasten(self, now: float) -> None:
+    def hasten_next(self, now: float) -> None:
         """Make the replica that is due next due now, so that a new leader shows at once whether it can probe."""
         if now < self.next_due() < math.inf:
             self._set(self._heap[0][1], now)
+
+    def hasten(self, key: str, *, now: float) -> None:
+        """Make a replica due now, because a session failed there. A probe of it that is under way is enough."""
+        if now < self._due.get(key, math.inf) < math.inf:
+            self._set(key, now)
 
     def pop_due(self, now: float) -> str | None:
         """Return the replica that has been due for the longest time, or `None`.

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
@@ -150,7 +150,7 @@ class Mirror:
         self.leader = snapshot.leader
         self._own_writes = written_meanwhile
         self.view.replace_all(snapshot.records, snapshot.removed)
-        self.view.apply(event.record for event in written_meanwhile if event.record)
+        self.view.apply(self._records(written_meanwhile))
         self._refreshed_at = self._clock.monotonic()
         self._confirm()
         self._notify(())
@@ -225,6 +225,11 @@ class Mirror:
         """Return one replica's last known record; `None` if the view does not have the replica."""
         replica = self.view.get(key)
         return replica.record if replica else None
+
+    def _records(self, events: Iterable[Event]) -> Iterator[ReplicaRecord]:
+        """Return the replicas after each event, one by one while the view takes them over."""
+        for event in events:
+            yield from event.records(self.record)
 
     async def handle(self, key: str) -> Replica:
         """Return a replica's handle, also for a replica that the view does not have yet.
@@ -327,7 +332,7 @@ class Mirror:
                 self.leader = Leader(event.router, event.epoch, event.at)
             elif event.kind is EventKind.LEADER_RESIGNED:
                 self.leader = None
-        self.view.apply(event.record for event in events if event.record)
+        self.view.apply(self._records(events))
         self._notify(events)
 
     async def _reload(self) -> None:

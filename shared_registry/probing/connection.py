@@ -6,7 +6,7 @@ A cancelled TLS handshake leaves its socket open. A surplus response is taken fo
 that every later result belongs to the probe before. Closing is asynchronous, so a cancelled probe may not complete it.
 
 Not promised: the addresses of a host name are tried one after the other, in the system's order, like those of the
-routers' own connections. HTTP/2 is not supported.
+routers' own connections, so one that does not respond uses up the time limit. HTTP/2 is not supported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import h11
@@ -50,9 +51,15 @@ class ProbeConnection(asyncio.Protocol):
 
     Every method except `open` and `exchange` is synchronous, so that a cancelled probe can always clean up. After an
     exchange that failed or was cancelled, `is_idle` is false, and the connection can only be aborted.
+
+    Attributes:
+        address: The IP address of the replica.
+        exchanges: How many exchanges have begun.
     """
 
     def __init__(self) -> None:
+        self.address = ""
+        self.exchanges = 0
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=BODY_LIMIT)
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -60,24 +67,45 @@ class ProbeConnection(asyncio.Protocol):
         self._has_heard = False
 
     @classmethod
-    async def open(cls, host: str, port: int, context: ssl.SSLContext | None) -> ProbeConnection:
-        """Connect, with TLS if a context is given. If it is cancelled, it leaves no socket open.
+    async def open(
+        cls, addresses: Sequence[str], port: int, context: ssl.SSLContext | None, server_name: str
+    ) -> ProbeConnection:
+        """Connect to the first address that accepts. If it is cancelled, it leaves no socket open.
+
+        Args:
+            addresses: IP addresses, at least one.
+            port: The port.
+            context: For TLS; `None` for none.
+            server_name: The name that the replica's certificate must have.
 
         Raises:
             ProbeFailure: The connection could not be established.
             OwnTrouble: This router could not try to connect, for a reason of its own.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(
-                cls, host, port, ssl=context, server_hostname=host if context else None
-            )
-        except (OSError, UnicodeError, RuntimeError) as error:
-            if (trouble := own_trouble(error, url=f"//{f'[{host}]' if ':' in host else host}:{port}")) is not None:
-                raise trouble from error
-            if isinstance(error, RuntimeError):
-                raise
-            raise ProbeFailure(f"ConnectError: {reason_of(error)}") from error
+        errors: list[Exception] = []
+        for address in addresses:
+            try:
+                return await cls._connect(address, port, context, server_name)
+            except (OSError, UnicodeError, RuntimeError) as error:
+                errors.append(error)
+                if isinstance(error, ssl.SSLError | RuntimeError):
+                    break
+        failure = errors[0] if len(errors) == 1 else ExceptionGroup("no address accepts a connection", errors)
+        url = f"//{f'[{address}]' if ':' in address else address}:{port}"
+        if (trouble := own_trouble(failure, url=url)) is not None:
+            raise trouble from failure
+        if isinstance(errors[-1], RuntimeError):
+            raise errors[-1]
+        raise ProbeFailure(f"ConnectError: {reason_of(failure)}") from failure
+
+    @classmethod
+    async def _connect(
+        cls, address: str, port: int, context: ssl.SSLContext | None, server_name: str
+    ) -> ProbeConnection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            cls, address, port, ssl=context, server_hostname=server_name if context else None
+        )
+        connection.address = address
         return connection
 
     @property
@@ -99,6 +127,7 @@ class ProbeConnection(asyncio.Protocol):
             OwnTrouble: The connection broke for a reason of this router's own.
         """
         self._has_heard = False
+        self.exchanges += 1
         try:
             self._transport.write(self._parser.send(request) + self._parser.send(_END_OF_REQUEST))
             return await self._receive()
@@ -174,6 +203,8 @@ class ProbeConnection(asyncio.Protocol):
 
 def reason_of(error: Exception) -> str:
     """Return the reason why a connection failed, in the operating system's words, without addresses and numbers."""
+    if isinstance(error, ExceptionGroup):
+        return ", ".join(dict.fromkeys(reason_of(one) for one in error.exceptions))
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -1,9 +1,10 @@
-"""Decides whether a failed connection is the replica's failure or this router's own trouble.
+"""Decides whether a failed connection is the replica's failure or this router's own trouble (`Evidence.UNSURE`).
 
-A router without free file descriptors, local ports, memory or a route cannot connect to any replica. Such failures are
-not counted, neither of probes nor of sessions. Otherwise one router in trouble would make every replica unhealthy for
-all routers. It is always the replica's failure if it refuses the connection, does not respond, or is unreachable as a
-host (`EHOSTUNREACH`), like a machine that is switched off.
+This is the only place that decides it, for probes and for sessions. A router without free file descriptors, local
+ports, memory, a route or a resolver cannot connect to any replica. Such failures are not counted. Otherwise one router
+in trouble would make every replica unhealthy for all routers. It is always the replica's failure if it refuses the
+connection, does not respond, is unreachable as a host (`EHOSTUNREACH`), like a machine that is switched off, or if the
+resolver responds that its name does not exist.
 
 Pure, except for ambiguous errors, for which it asks the kernel whether more descriptors can be opened, and whether
 there is a route. It does so by connecting UDP sockets, which sends nothing.
@@ -44,6 +45,9 @@ _LACKING = _LOCAL | {errno.EAFNOSUPPORT}
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 _IPV4_ROUTES, _IPV6_ROUTES = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECT = 0x1, 0x200
+
+RESOLVER_REASON = "the name cannot be looked up: the resolver does not respond"
+_RESOLVER_REMEDY = "check the resolver of this machine (/etc/resolv.conf)"
 
 _NUMBERED = re.compile(r"\[Errno (-?\d+)\](?: Connect call failed \('([^']+)', (\d+))?")
 _OPAQUE = ("All connection attempts failed", "getaddrinfo() returned empty list", "AddrInfo.data is NULL")
@@ -90,8 +94,8 @@ def own_trouble(error: BaseException | str, *, url: str = "") -> OwnTrouble | No
             return _trouble(leaf.number)
         if leaf.is_opaque and (number := _shortage()):
             return _trouble(number)
-        if leaf.is_lookup and not has_route():
-            return _trouble(errno.ENETUNREACH)
+        if leaf.is_lookup:
+            return resolver_trouble() if has_route() else _trouble(errno.ENETUNREACH)
     numbers = [leaf.number for leaf in leaves if isinstance(leaf, _Leaf)]
     if numbers and all(number in _LACKING for number in numbers):
         for leaf in leaves:
@@ -105,6 +109,11 @@ def has_route() -> bool:
     if any(_connect_udp(family, host, 9) is None for family, host in _FAR_AWAY):
         return True
     return any(_routes())
+
+
+def resolver_trouble() -> OwnTrouble:
+    """Return the trouble that a name cannot be looked up now. Replicas with other names may still be reached."""
+    return OwnTrouble(RESOLVER_REASON, _RESOLVER_REMEDY, is_general=False)
 
 
 class _Leaf(NamedTuple):

@@ -1,7 +1,9 @@
 """HTTP probes: the interface of a probe, the default implementation, and a guard for any implementation.
 
-The default prober keeps one connection for each origin open between probes. It uses no HTTP proxy, follows no redirect
-and reads at most 64 KiB of a body. It decides the result of single probes only; other modules apply the thresholds.
+The default prober keeps one connection for each origin open between probes. A kept connection would hide that the
+replica accepts no new ones, or that its name has moved, so each carries a few probes only, and none after a failure. It
+uses no HTTP proxy, follows no redirect and reads at most 64 KiB of a body. It decides the result of single probes only;
+other modules apply the thresholds.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ import h11
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.errors import ConfigError, UsageError
+from shared_registry.model import Evidence
 from shared_registry.probing.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered
+from shared_registry.probing.names import (
+    LOOKUP_AGAIN_SECONDS,
+    SAME_ANSWER_SECONDS,
+    Names,
+    NameUnknown,
+    is_literal,
+)
 from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 from shared_registry.probing.text import ExpectedValue, body_mismatch, one_line, timeout_text
 from shared_registry.probing.tls import default_context, tls_trouble
@@ -31,6 +41,10 @@ from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 GRACE_SECONDS = 0.5
 """The time that `guarded` adds to a probe's timeout. The probe can then report its own timeout, which has details."""
+
+EXCHANGES_PER_CONNECTION = 6
+"""How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
+_LOOKING_UP = "looking up the name"
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -60,11 +74,20 @@ class ProbeOutcome:
         latency_ms: The duration of the probe, in milliseconds.
         error: The reason of a failure: one line of at most 200 printable characters. `None` otherwise.
         trouble: The router's own trouble that prevented the probe, which then neither succeeded nor failed.
+        address: The IP address that was probed last; empty if it is not known.
     """
 
     latency_ms: float
     error: str | None = None
     trouble: OwnTrouble | None = None
+    address: str = ""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the probe says of the replica."""
+        if self.trouble is not None:
+            return Evidence.UNSURE
+        return Evidence.OK if self.error is None else Evidence.FAILED
 
 
 @dataclass(slots=True)
@@ -72,11 +95,26 @@ class _Origin:
     """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
 
     key: str
+    host: str
+    port: int
+    is_named: bool
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     connection: ProbeConnection | None = None
+    address: str = ""
     target: str = ""
     request: h11.Request | None = None
     activity: str = "connecting"
+
+    @classmethod
+    def of(cls, key: str) -> _Origin:
+        """Return the origin of a canonical url."""
+        parts = urlsplit(key)
+        host = parts.hostname or ""
+        return cls(key, host, parts.port or DEFAULT_PORTS[parts.scheme], is_named=not is_literal(host))
+
+    @property
+    def is_https(self) -> bool:
+        return self.key.startswith("https:")
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""
@@ -110,7 +148,11 @@ class HttpProber:
     """
 
     def __init__(
-        self, *, expect: Mapping[str, ExpectedValue] | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        *,
+        expect: Mapping[str, ExpectedValue] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        names: Names | None = None,
     ) -> None:
         """Create a prober. It opens nothing before the first probe.
 
@@ -118,8 +160,10 @@ class HttpProber:
             expect: Values that the JSON object in the body must contain, in addition to a status below 400.
             ssl_context: The TLS context for https replicas. By default one that trusts the system's certificate
                 authorities, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+            names: Looks up the replicas' names; by default with this machine's resolver.
         """
         self._expect = dict(expect or {})
+        self._names = names or Names()
         self._ssl_context = ssl_context
         self._loading: asyncio.Task[ssl.SSLContext] | None = None
         self._origins: dict[str, _Origin] = {}
@@ -163,9 +207,26 @@ class HttpProber:
         kept = {_split(url)[0] for url in urls}
         for key in self._origins.keys() - kept:
             self._drop(key)
+        self._names.retain(origin.host for origin in self._origins.values())
 
     async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
         """Probe once; see `HttpProbe`. Every kind of failure is returned as text, including an invalid url.
+
+        Raises:
+            OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
+            UsageError: The prober is closed.
+        """
+        outcome = await self.ask(url, timeout=timeout)
+        return outcome.latency_ms, outcome.error
+
+    async def ask(self, url: str, *, timeout: float, fresh: bool = False, address: str = "") -> ProbeOutcome:
+        """Probe once, and return the address that was probed as well.
+
+        Args:
+            url: See `HttpProbe`.
+            timeout: See `HttpProbe`.
+            fresh: Whether to use a new connection.
+            address: The only IP address to connect to, if the replica's name has it. Implies `fresh`.
 
         Raises:
             OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
@@ -178,40 +239,79 @@ class HttpProber:
         try:
             key, target = _split(url)
         except ConfigError as refused:
-            return 0.0, one_line(str(refused))
-        origin = self._origins.get(key) or self._origins.setdefault(key, _Origin(key))
+            return ProbeOutcome(0.0, one_line(str(refused)))
+        origin = self._origins.get(key) or self._origins.setdefault(key, _Origin.of(key))
         try:
             async with time_limit(timeout):
-                error = self._verdict(await self._ask(origin, target))
+                error = await self._verdict(origin, target, fresh=fresh or bool(address), address=address)
         except TimeoutError:
             error = f"{timeout_text(timeout)} while {origin.activity}"
+            if origin.activity is _LOOKING_UP and isinstance(
+                failure := self._names.failure_of(origin.host), OwnTrouble
+            ):
+                raise failure from None
         except ProbeFailure as failure:
             error = one_line(str(failure))
-        return (time.perf_counter() - started) * 1000, error
+        return ProbeOutcome((time.perf_counter() - started) * 1000, error, address=origin.address)
 
-    async def _ask(self, origin: _Origin, target: str) -> Response:
+    async def _verdict(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
         async with origin.lock:
-            request = origin.request_for(target)
-            if origin.connection is not None and origin.connection.is_idle:
-                with suppress(Unanswered):
-                    return await self._exchange(origin, origin.connection, request)
-            origin.hang_up()
-            origin.activity = "connecting"
-            return await self._exchange(origin, await self._connect(origin.key), request)
+            error: str | None = "cancelled"
+            try:
+                error = self._judge(await self._ask(origin, target, fresh=fresh, address=address))
+            finally:
+                if error is not None:
+                    origin.hang_up()
+            return error
 
-    async def _exchange(self, origin: _Origin, connection: ProbeConnection, request: h11.Request) -> Response:
+    async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
+        request = origin.request_for(target)
+        if not fresh and await self._may_reuse(origin):
+            with suppress(Unanswered):
+                return await self._exchange(origin, request)
+        origin.hang_up()
+        await self._connect(origin, address)
+        return await self._exchange(origin, request)
+
+    async def _may_reuse(self, origin: _Origin) -> bool:
+        """Return whether the kept connection leads to where a new one would."""
+        connection = origin.connection
+        if connection is None or not connection.is_idle or connection.exchanges >= EXCHANGES_PER_CONNECTION:
+            return False
+        if not origin.is_named:
+            return True
+        return connection.address in await self._look_up(origin, LOOKUP_AGAIN_SECONDS) and connection.is_idle
+
+    async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
+        origin.activity = _LOOKING_UP
+        try:
+            return await self._names.addresses(origin.host, max_age_seconds=max_age_seconds)
+        except NameUnknown as failure:
+            raise ProbeFailure(f"ConnectError: {failure}") from failure
+
+    async def _connect(self, origin: _Origin, address: str) -> None:
+        origin.activity = "connecting"
+        origin.address = ""
+        context = await self._load_ssl_context() if origin.is_https else None
+        addresses: tuple[str, ...] = (origin.host,)
+        if origin.is_named:
+            addresses = await self._look_up(origin, SAME_ANSWER_SECONDS)
+        origin.activity = "connecting"
+        if address in addresses:
+            addresses = (address,)
+        origin.connection = await ProbeConnection.open(addresses, origin.port, context, origin.host)
+        origin.address = origin.connection.address
+
+    async def _exchange(self, origin: _Origin, request: h11.Request) -> Response:
+        connection = origin.connection
+        if connection is None:
+            raise ProbeFailure("ConnectError: the prober was closed")
         origin.activity = "waiting for the response"
-        origin.connection = connection
         try:
             return await connection.exchange(request)
         finally:
             if not connection.is_idle or self._origins.get(origin.key) is not origin:
                 origin.hang_up()
-
-    async def _connect(self, key: str) -> ProbeConnection:
-        parts = urlsplit(key)
-        context = await self._load_ssl_context() if parts.scheme == "https" else None
-        return await ProbeConnection.open(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], context)
 
     async def _load_ssl_context(self) -> ssl.SSLContext:
         if self._ssl_context is not None:
@@ -229,7 +329,7 @@ class HttpProber:
         if origin is not None and not origin.lock.locked():
             origin.hang_up()
 
-    def _verdict(self, response: Response) -> str | None:
+    def _judge(self, response: Response) -> str | None:
         if response.status >= 400:
             return f"HTTP {response.status}"
         if not self._expect:
@@ -239,17 +339,28 @@ class HttpProber:
         return body_mismatch(response.body, self._expect)
 
 
-async def guarded(probe: HttpProbe, url: str, timeout: float) -> ProbeOutcome:
+async def guarded(
+    probe: HttpProbe, url: str, timeout: float, *, fresh: bool = False, address: str = ""
+) -> ProbeOutcome:
     """Run any probe, and always return an outcome.
 
     An exception, an invalid result, and no result within `timeout` + `GRACE_SECONDS` become errors, unless they are
     this router's own trouble. If the caller is cancelled, the probe is cancelled, and `CancelledError` is raised. If a
     probe ignores its cancellation, this waits for the probe.
+
+    Args:
+        probe: The probe.
+        url: See `HttpProbe`.
+        timeout: See `HttpProbe`.
+        fresh: See `HttpProber.ask`; other probes do not receive it.
+        address: See `HttpProber.ask`; other probes do not receive it.
     """
     started = time.perf_counter()
     error: str | None
     try:
         async with time_limit(timeout + GRACE_SECONDS) as scope:
+            if isinstance(probe, HttpProber):
+                return await probe.ask(url, timeout=timeout, fresh=fresh, address=address)
             latency_ms, error = _checked(await probe(url, timeout=timeout))
         trouble = None if error is None else own_trouble(error, url=url)
         return ProbeOutcome(latency_ms, None if error is None or trouble else one_line(error), trouble)

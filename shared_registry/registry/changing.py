@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared_registry.config import validate_endpoint
-from shared_registry.model import AdminState, Replica, ReplicaEndpoint, Source, Thresholds
+from shared_registry.model import AdminState, Replica, ReplicaEndpoint, Source
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.store.answers import new_token
 from shared_registry.urls import canonical_url
@@ -19,7 +19,7 @@ class RegistryChanges(RegistryState):
 
         Before `start` the success counts on this router alone.
         """
-        thresholds = Thresholds(self.config.failure_threshold, recovery_threshold)
+        thresholds = self.config.thresholds(recovery=recovery_threshold)
         await self._outcomes.success(replica, thresholds, latency_ms=latency_ms)
 
     async def record_failure(self, replica: Replica, *, failure_threshold: int, reason: str | BaseException) -> None:
@@ -28,7 +28,7 @@ class RegistryChanges(RegistryState):
         Before `start` the failure counts on this router alone. A reason that is this router's own trouble, such as
         "[Errno 24] Too many open files", says nothing about the replica and is not counted; see `report_outcome`.
         """
-        thresholds = Thresholds(failure_threshold, self.config.recovery_threshold)
+        thresholds = self.config.thresholds(failure=failure_threshold)
         await self._outcomes.failure(replica, thresholds, reason=reason)
 
     async def report_outcome(
@@ -39,9 +39,10 @@ class RegistryChanges(RegistryState):
     ) -> None:
         """Report how connecting a session to a replica went. Never raises; while Redis is away the report is dropped.
 
-        After a failure this router chooses the replica last for `local_cooldown_seconds`. The failure also counts
-        towards `failure_threshold` for all routers. Among several live routers, the failures of one router alone do not
-        reach that threshold. A later success takes this router's own failures back.
+        After a failure this router chooses the replica last for `local_cooldown_seconds`. Among routers that probe, a
+        failure changes no status. It makes the replica's prober probe at once. Where no router probes, the failure
+        counts towards `failure_threshold` for all routers. Among several live routers, the failures of one router alone
+        do not reach that threshold. A later success takes this router's own failures back.
 
         A router that is out of file descriptors, memory, local ports or routes has not reached the replica. Such a
         failure starts no cooldown and is not counted; it is logged once. It is recognized by the exception, however
@@ -52,7 +53,7 @@ class RegistryChanges(RegistryState):
             ok: Whether the session could be connected.
             reason: Why it could not be connected, for the operator; best the exception itself.
         """
-        thresholds = Thresholds(self.config.failure_threshold, self.config.recovery_threshold)
+        thresholds = self.config.thresholds()
         await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
 
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:

@@ -218,11 +218,11 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
             raise UsageError(
                 "this registry runs its own health checks; build it with health_checks=False to run the loop yourself"
             )
-        if self._parts.leadership.is_running:
+        if self._parts.health_checks.is_running:
             raise UsageError("a health check loop runs on this registry already; end it before you run another")
         self._expect_started()
         settings, probe = RouterConfig.adopt(config or self.config), http_get or self._http_get
-        work = functools.partial(self._parts.leadership.run, settings, probe)
+        work = functools.partial(self._parts.health_checks.run, settings, probe)
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     def _assemble(self, router_key: str, clients: Clients) -> Parts:
@@ -283,7 +283,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
                 "slow start": self._parts.slow_start.run,
             }
             if self.health_checks:
-                works["health checks"] = lambda: self._parts.leadership.run(self.config, self._http_get)
+                works["health checks"] = lambda: self._parts.health_checks.run(self.config, self._http_get)
             for name, work in works.items():
                 group.create_task(keep_running(name, work, clock=self._clock, rng=self._rng), name=name)
 

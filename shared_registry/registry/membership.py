@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from shared_registry.aio.backoff import Backoff
-from shared_registry.aio.clock import Clock
+from shared_registry.aio.clock import Clock, wait_until
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 
@@ -27,10 +30,9 @@ class Membership:
         store: Store,
         info: RouterInfo,
         *,
-        heartbeat_seconds: float,
-        expiry_seconds: float,
-        affinity_seconds: float,
+        settings: RouterConfig,
         begin_heartbeat: Callable[[], HeartbeatCheck],
+        probers: ProberList,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -39,23 +41,23 @@ class Membership:
         Args:
             store: Lists the routers.
             info: The data that this router publishes about itself.
-            heartbeat_seconds: How often this router sends a heartbeat.
-            expiry_seconds: How long after its last heartbeat other routers may reap this one; over twice
-                `heartbeat_seconds`.
-            affinity_seconds: How long the sessions of a reaped router may still return to their replicas.
+            settings: How often this router sends a heartbeat, when others may reap it, and how long the sessions of a
+                reaped router may return to their replicas.
             begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
                 error.
+            probers: The routers that can probe, kept current by the heartbeats' replies.
             clock: Used for waits.
             rng: Used for jitter.
         """
         self._store = store
         self._info = info
-        self._heartbeat_seconds = heartbeat_seconds
-        self._affinity_seconds = affinity_seconds
+        self._probers = probers
+        self._heartbeat_seconds = settings.heartbeat_seconds
+        self._affinity_seconds = settings.affinity_seconds
         self._begin_heartbeat = begin_heartbeat
-        self._expiry_seconds = expiry_seconds
+        self._expiry_seconds = settings.router_expiry_seconds
         self._clock = clock
-        self._backoff = Backoff(longest_seconds=heartbeat_seconds, rng=rng)
+        self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
 
     async def heartbeat(self) -> Heartbeat:
@@ -64,13 +66,19 @@ class Membership:
         Raises:
             StoreError: Redis did not accept the heartbeat.
         """
+        self._probers.is_changed.clear()
         end_heartbeat = self._begin_heartbeat()
         try:
-            heartbeat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+            info = replace(self._info, machine=self._probers.machine, probe_print=self._probers.probe_print)
+            heartbeat = await self._store.heartbeat(
+                info, expiry_seconds=self._expiry_seconds, probers_version=self._probers.version
+            )
         except StoreError as error:
             end_heartbeat(error)
             raise
         end_heartbeat(heartbeat)
+        if heartbeat.probers is not None:
+            self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat
 
     async def leave(self) -> None:
@@ -99,7 +107,7 @@ class Membership:
                     logger.info("router: %s is among the live routers", self._info.key)
                 self._is_in_trouble = False
                 self._backoff.reset()
-                await self._clock.sleep(next_heartbeat_at - self._clock.monotonic())
+                await wait_until(self._clock, next_heartbeat_at, self._probers.is_changed)
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones."""

@@ -6,18 +6,23 @@ Outcomes count for all routers or, before the registry is started, for this rout
 from __future__ import annotations
 
 import logging
+import math
 import time
 
+from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 from shared_registry.health import after_failure, after_success
 from shared_registry.model import ProbeResult, Replica, Thresholds
 from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.text import one_line
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.selection.view import View
 from shared_registry.store.commands import Store
 
+REPORT_SECONDS = 1.0
+"""While routers probe, a session's failure only makes the prober probe: one report a second for a replica is enough."""
 logger = logging.getLogger(__name__)
 
 
@@ -28,8 +33,20 @@ class Outcomes:
     own trouble is no failure of the replica, and is dropped too.
     """
 
-    def __init__(self, store: Store, view: View, cooldown: Cooldown, trouble_log: TroubleLog) -> None:
+    def __init__(
+        self,
+        store: Store,
+        view: View,
+        cooldown: Cooldown,
+        trouble_log: TroubleLog,
+        *,
+        probers: ProberList,
+        clock: Clock,
+    ) -> None:
         self.is_shared = False
+        self._probers = probers
+        self._clock = clock
+        self._reported_at: dict[str, float] = {}
         self._store = store
         self._view = view
         self._cooldown = cooldown
@@ -74,6 +91,8 @@ class Outcomes:
         else:
             self._cooldown.begin(key)
             self._has_reported.add(key)
+            if self.is_shared and self._probers.is_anybody_probing and self._was_reported_lately(key):
+                return
         if self.is_shared:
             error = None if ok else one_line(str(reason)) or "connecting failed"
             result = ProbeResult(key, replica.record.incarnation, 0.0, error)
@@ -82,6 +101,15 @@ class Outcomes:
             await self.success(replica, thresholds, latency_ms=0.0)
         else:
             await self.failure(replica, thresholds, reason=reason)
+
+    def _was_reported_lately(self, key: str) -> bool:
+        """Return whether a failure of the replica was reported within a second. Otherwise note that it is now."""
+        now = self._clock.monotonic()
+        if now - self._reported_at.get(key, -math.inf) < REPORT_SECONDS:
+            return True
+        self._reported_at = {one: at for one, at in self._reported_at.items() if now - at < REPORT_SECONDS}
+        self._reported_at[key] = now
+        return False
 
     def _is_own_trouble(self, replica: Replica, reason: str | BaseException) -> bool:
         trouble = own_trouble(reason, url=replica.url)

@@ -103,7 +103,7 @@ class RegistryReads(RegistryState):
 
         False after the end of its lease, even if Redis still names this router.
         """
-        return self._parts.leadership.is_leader
+        return self._parts.health_checks.is_leader
 
     @property
     def leader(self) -> Leader | None:

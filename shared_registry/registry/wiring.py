@@ -12,13 +12,14 @@ from shared_registry._version import __version__
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.leader.leadership import Leadership
+from shared_registry.leader.health_checks import HealthChecks
 from shared_registry.leases import Placement
 from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import QUIET_SECONDS, TroubleLog
 from shared_registry.registry.membership import Membership
 from shared_registry.registry.outcomes import Outcomes
@@ -44,7 +45,7 @@ class Parts:
     mirror: Mirror
     placement: Placement
     membership: Membership
-    leadership: Leadership
+    health_checks: HealthChecks
     cooldown: Cooldown
     load_updates: LoadUpdates
     slow_start: SlowStart
@@ -79,13 +80,13 @@ def build_parts(
         await membership.heartbeat()
 
     placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
+    probers = ProberList(router=router_key)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        expiry_seconds=settings.router_expiry_seconds,
-        affinity_seconds=settings.affinity_seconds,
+        settings=settings,
         begin_heartbeat=placement.holder.begin_heartbeat,
+        probers=probers,
         clock=clock,
         rng=rng,
     )
@@ -100,11 +101,19 @@ def build_parts(
         mirror=mirror,
         placement=placement,
         membership=membership,
-        leadership=Leadership(store, mirror, router=router_key, trouble_log=trouble_log, clock=clock, rng=rng),
+        health_checks=HealthChecks(
+            store,
+            mirror,
+            cooldown,
+            probers=probers,
+            trouble_log=trouble_log,
+            clock=clock,
+            rng=rng,
+        ),
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
         load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(store, view, cooldown, trouble_log),
+        outcomes=Outcomes(store, view, cooldown, trouble_log, probers=probers, clock=clock),
         writability=writability,
     )
 

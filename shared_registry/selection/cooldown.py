@@ -1,4 +1,7 @@
-"""The cooldown: for some time this router chooses a replica last after it failed to connect to the replica."""
+"""The cooldown: this router chooses a replica last, for some time after it failed to connect to the replica.
+
+A replica that other routers reach and this one does not is chosen last until this router reaches it.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class Cooldown:
         self._seconds = seconds
         self._clock = clock
         self._until: dict[str, float] = {}
+        self._unreached: set[str] = set()
         self._is_changed = asyncio.Event()
 
     def begin(self, key: str) -> None:
@@ -34,7 +38,15 @@ class Cooldown:
 
     def end(self, key: str) -> None:
         """End the cooldown of a replica, because connecting to it has succeeded."""
-        if self._until.pop(key, None) is not None:
+        was_unreached = key in self._unreached
+        self._unreached.discard(key)
+        if self._until.pop(key, None) is not None or was_unreached:
+            self._show()
+
+    def reach(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
+        """Record whether a probe of this router reaches a replica. Until one does, the replica is chosen last."""
+        if is_reached is (key in self._unreached):
+            (self._unreached.discard if is_reached else self._unreached.add)(key)
             self._show()
 
     async def run(self) -> None:
@@ -50,5 +62,5 @@ class Cooldown:
             await wait_until(self._clock, min(due, now + 3600), self._is_changed)
 
     def _show(self) -> None:
-        self._view.cool(self._until)
+        self._view.cool(self._until.keys() | self._unreached)
         self._is_changed.set()

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from shared_registry.errors import KeyConflict, StoreError
-from shared_registry.model import Event, ProbeResult
+from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.store.channel import Reply
-from shared_registry.store.codec import parse_events
+from shared_registry.store.codec import milliseconds, parse_events
 from shared_registry.store.keys import wrong_schema
 
 TakeEvents = Callable[[Sequence[Event]], None]
@@ -39,6 +39,18 @@ def events_of(values: Sequence[str], take: TakeEvents) -> list[Event]:
 def outcome_words(result: ProbeResult) -> list[str]:
     """Return one probe result or outcome as commands expect it, without the replica's url."""
     return [result.incarnation, flag(result.error is None), f"{result.latency_ms:.3f}", result.error or ""]
+
+
+def evidence_words(result: ProbeResult) -> list[str]:
+    """Return what a probe says about a replica as commands expect it: outcome, latency and error."""
+    outcome = "unsure" if result.is_unsure else "ok" if result.error is None else "failed"
+    return [outcome, f"{result.latency_ms:.3f}", result.error or ""]
+
+
+def limit_words(thresholds: Thresholds) -> list[str]:
+    """Return thresholds and times of probes as commands expect them."""
+    times = [milliseconds(thresholds.interval_seconds), milliseconds(thresholds.timeout_seconds)]
+    return [str(thresholds.failure), str(thresholds.recovery), *times]
 
 
 def expect(reply: Reply, *words: str) -> str:

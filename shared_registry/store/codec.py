@@ -10,9 +10,13 @@ from typing import Any, TypeVar
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import (
+    NO_DOUBT,
+    Doubt,
     Event,
     EventKind,
     Leader,
+    ProberInfo,
+    Question,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
@@ -41,10 +45,12 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
         KeyConflict: A field is missing or malformed.
     """
     read = _Fields(f"replica {key}", fields if revision is None else {**fields, "revision": revision})
+    doubt = _values(read, Doubt)
     return ReplicaRecord(
         key=key,
         endpoint=ReplicaEndpoint(**_values(read, ReplicaEndpoint)),
         health=ReplicaHealth(**_values(read, ReplicaHealth)),
+        doubt=Doubt(**doubt) if doubt else NO_DOUBT,
         **_values(read, ReplicaRecord),
     )
 
@@ -81,7 +87,31 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         record=parse_record(replica, fields, event_id) if replica else None,
         sit_out_seconds=read.optional_seconds("sit_out_ms"),
         history_id=read.optional("history_id", str) or "",
+        reported=read.optional("reported", str) or "",
+        questions=read.optional("questions", _parse_questions) or (),
     )
+
+
+def _parse_questions(text: str) -> tuple[Question, ...]:
+    """Parse the questions of one event, a line each; see `suspect` in lua/lib/verdicts.lua."""
+    questions = []
+    for line in text.splitlines():
+        key, incarnation, suspicion, until_ms, *asked = line.split(" ")
+        until = None if until_ms == "-" else int(until_ms) / 1000
+        questions.append(Question(key, incarnation, suspicion, until, tuple(asked)))
+    return tuple(questions)
+
+
+def parse_prober(text: str) -> ProberInfo:
+    """Return the router that a member of `probers` names.
+
+    Raises:
+        KeyConflict: The member is malformed.
+    """
+    parts = text.split(" ")
+    if len(parts) != 3:
+        raise KeyConflict(f"probers: member {text!r} is malformed; remove it")
+    return ProberInfo(*parts)
 
 
 def _event_kind(text: str) -> EventKind:
@@ -148,6 +178,8 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
         started_at=read("started_at_ms", int) / 1000,
         url=read.optional("url", str) or "",
         config_fingerprint=read.optional("config_fingerprint", str) or "",
+        machine=read.optional("machine", str) or "",
+        probe_print=read.optional("probe_print", str) or "",
     )
     return RouterRecord(info, (expires_at_ms - read("expiry_ms", int)) / 1000, expires_at_ms / 1000)
 

@@ -15,6 +15,7 @@ from shared_registry.errors import StoreError
 from shared_registry.model import (
     AdminState,
     Event,
+    Opinion,
     ProbeResult,
     ReplicaEndpoint,
     RouterInfo,
@@ -24,20 +25,22 @@ from shared_registry.model import (
 from shared_registry.store.answers import (
     BeginWrite,
     events_of,
+    evidence_words,
     expect,
     flag,
     ignore_events,
+    limit_words,
     new_token,
     outcome_words,
 )
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.codec import milliseconds, parse_events
+from shared_registry.store.codec import milliseconds, parse_events, parse_prober
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
-from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Queued, Restored
+from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Opinions, Queued, Restored
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -133,15 +136,34 @@ class Store(LeaderCommands):
         Do not repeat this call: a repeated outcome counts twice. While several routers are alive, passive evidence of
         one router alone never changes a status.
         """
-        limits = [str(thresholds.failure), str(thresholds.recovery)]
+        words = [*outcome_words(result), *limit_words(thresholds)]
         take = self._begin_write()
-        reply = await self._sessions.run(
-            "record_outcome", [result.key, *outcome_words(result), *limits, self._router, by, flag(is_passive)]
-        )
+        reply = await self._sessions.run("record_outcome", [result.key, *words, self._router, by, flag(is_passive)])
         return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
-        """Send a router's heartbeat, which keeps it alive."""
+    async def give_opinions(self, opinions: Sequence[Opinion], thresholds: Thresholds) -> Opinions:
+        """Tell what this router knows about replicas that another router probes. Repeating the call is safe.
+
+        Not all are handled if many replicas change; see `Opinions.done`.
+        """
+        args = [self._router, *limit_words(thresholds)]
+        for opinion in opinions:
+            result = opinion.result
+            args += [result.key, result.incarnation, opinion.kind.value, opinion.id, *evidence_words(result)]
+        take = self._begin_write()
+        reply = await self._control.run("give_opinions", args)
+        expect(reply, "applied")
+        done, stale, *events = reply.values
+        return Opinions(events_of(events, take), done=int(done), stale=int(stale))
+
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, probers_version: str = "") -> Heartbeat:
+        """Send a router's heartbeat, which keeps it alive.
+
+        Args:
+            info: The description of the router.
+            expiry_seconds: How long it counts as alive without another heartbeat.
+            probers_version: The version of the list of probers that the router knows.
+        """
         try:
             reply = await self._control.run(
                 "heartbeat",
@@ -155,6 +177,9 @@ class Store(LeaderCommands):
                     milliseconds(info.started_at),
                     info.url,
                     info.config_fingerprint,
+                    info.machine,
+                    info.probe_print,
+                    probers_version,
                 ],
             )
             expect(reply, "alive")
@@ -164,8 +189,10 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, *expired = reply.values
-        return Heartbeat(history_id, revision, joined == "1", expired, int(leases))
+        history_id, revision, joined, leases, version, count, *names = reply.values
+        probers = None if version == probers_version else [*map(parse_prober, names[: int(count)])]
+        expired = names[int(count) :]
+        return Heartbeat(history_id, revision, joined == "1", expired, int(leases), version, probers)
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.

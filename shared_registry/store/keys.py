@@ -1,16 +1,18 @@
 """Every Redis key of a namespace. No other Python module spells a key.
 
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), epoch,
-                                       next_order, queue_sequence, heartbeat_at_ms, reap_after_ms, reap_until_ms,
-                                       slow_start_ms, panic, restored:<history_id>
+                                       next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
+                                       reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
+                                       restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
     sr:{<ns>}:ready:primary    zset    url -> in_flight/weight: exactly the primaries that may take a session now
     sr:{<ns>}:ready:secondary  zset    the same for the other replicas
     sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
-    sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch; expires with the lease
+    sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
+    sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
     sr:{<ns>}:router:<key>     hash    description of a router; reap_cursor and queue_cursor while it is removed
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url of the replica on which a session is or was; expires some time after its end
@@ -57,6 +59,7 @@ class Keys:
         self.full = f"{self.prefix}full"
         self.leader = f"{self.prefix}leader"
         self.routers = f"{self.prefix}routers"
+        self.probers = f"{self.prefix}probers"
         self.router_prefix = f"{self.prefix}router:"
         self.leases_prefix = f"{self.prefix}leases:"
         self.affinity_prefix = f"{self.prefix}affinity:"
@@ -92,6 +95,7 @@ class Keys:
             self.full: "set",
             self.leader: "hash",
             self.routers: "zset",
+            self.probers: "zset",
             self.queue: "zset",
             self.events: "stream",
         }

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced
 from shared_registry.model import Leader, ProbeResult, Term, Thresholds
-from shared_registry.store.answers import BeginWrite, events_of, expect, new_token, outcome_words
+from shared_registry.store.answers import BeginWrite, events_of, evidence_words, expect, limit_words, new_token
 from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.codec import milliseconds
-from shared_registry.store.replies import Elected, Held, Report
+from shared_registry.store.replies import Elected, Held, Report, Resignation
 
 
 class LeaderCommands:
@@ -43,10 +43,17 @@ class LeaderCommands:
         reply = await self._control.run("renew", [token, milliseconds(lease_seconds)])
         return expect(reply, "renewed", "lost") == "renewed"
 
-    async def resign(self, token: str, *, reason: str = "") -> bool:
-        """End the leader's lease. The event carries the reason. Return `False` if the token was not the leader's."""
-        reply = await self._control.run("resign", [token, reason])
-        return expect(reply, "resigned", "lost") == "resigned"
+    async def resign(self, token: str, *, reason: str = "", handicap_seconds: float = 0.0) -> Resignation:
+        """End the leader's lease. The event carries the reason.
+
+        Args:
+            token: The token of the leader. With another token nothing happens.
+            reason: Why it resigns.
+            handicap_seconds: How long other routers campaign first. The leader stays if there are none without a
+                handicap. 0 for a leader that resigns because it stops.
+        """
+        reply = await self._control.run("resign", [token, reason, milliseconds(handicap_seconds)])
+        return Resignation(expect(reply, *(kind.value for kind in Resignation)))
 
     async def step_down(self, epoch: int, *, sit_out_seconds: float, by: str = "", reason: str = "") -> str | None:
         """End the lease of the leader of that epoch. Return the router's key, or `None` if the epoch is over.
@@ -93,20 +100,24 @@ class LeaderCommands:
     async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
         """Apply a batch of probe results. A repeated call does not apply it again.
 
+        Not all results are applied if many replicas change their status; see `Report.done`. The rest belongs in the
+        next batch.
+
         Raises:
             Fenced: The term is over; nothing was written.
         """
-        args = [term.token, str(term.epoch), str(batch), str(thresholds.failure), str(thresholds.recovery)]
+        args = [term.token, str(term.epoch), str(batch), *limit_words(thresholds)]
         for result in results:
-            args += [result.key, *outcome_words(result)]
+            args += [result.key, result.incarnation, *evidence_words(result)]
         take = self._begin_write()
         reply = await self._run_leading("report_probes", args)
         status = expect(reply, "applied", "duplicate", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")
         if status == "duplicate":
-            return Report(is_duplicate=True)
-        return Report(events_of(reply.values[1:], take), dropped=int(reply.values[0]))
+            return Report(done=int(reply.values[0]), is_duplicate=True)
+        done, dropped, *events = reply.values
+        return Report(events_of(events, take), done=int(done), dropped=int(dropped))
 
     async def _run_leading(self, name: str, args: Sequence[str]) -> Reply:
         """Call a command of the leader, and complete the call even if the end of the term cancels it.

@@ -222,16 +222,15 @@ def _head(values: Sequence[str | None]) -> Head:
 
 
 def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:
-    if event.record is None:
-        return
-    key = event.record.key
-    if event.record.admin is AdminState.REMOVED:
-        records.pop(key, None)
-        removed[key] = Removal(event.id, event.record.restored_from)
-    else:
-        known = records.get(key)
-        records[key] = known.after_event(event.record) if known else event.record
-        removed.pop(key, None)
+    for record in event.records(records.get):
+        key = record.key
+        if record.admin is AdminState.REMOVED:
+            records.pop(key, None)
+            removed[key] = Removal(event.id, record.restored_from)
+        else:
+            known = records.get(key)
+            records[key] = known.after_event(record) if known else record
+            removed.pop(key, None)
 
 
 def _stream_events(streams: object) -> list[Event]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared_registry.model import (
     AdminState,
+    Doubt,
     Labels,
     ReplicaEndpoint,
     ReplicaHealth,
@@ -71,6 +72,7 @@ COUNT = Form(int)
 ORDER = Form(int, lambda value: str(value or 0))
 TIME = Form(lambda text: int(text) / 1000, lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}")
 LABELS = Form(Labels.parse, str, dict)
+NAMES = Form(lambda text: tuple(text.split()), " ".join, list)
 LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
 
 
@@ -112,6 +114,8 @@ class ReplicaField:
 def _part(record: ReplicaRecord, holder: type) -> object:
     if holder is ReplicaEndpoint:
         return record.endpoint
+    if holder is Doubt:
+        return record.doubt
     return record.health if holder is ReplicaHealth else record
 
 
@@ -127,6 +131,10 @@ def _health(
 
 def _record(name: str, form: Form, group: Group, *, attribute: str = "", **more: Any) -> ReplicaField:
     return ReplicaField(name, ReplicaRecord, attribute or name, form, group, **more)
+
+
+def _doubt(name: str, form: Form, *, attribute: str = "", documents: Document = Document.NONE) -> ReplicaField:
+    return ReplicaField(name, Doubt, attribute or name, form, Group.PRESENT, documents=documents)
 
 
 STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
@@ -156,17 +164,27 @@ FIELDS = (
     _record("last_error", REMARK, Group.HEALTH, documents=Document.STATUS),
     _health("consecutive_failures", COUNT, is_required=True),
     _health("consecutive_successes", COUNT, is_required=True),
+    _doubt("prober", REMARK, documents=Document.STATUS),
+    _doubt("prober_until_ms", TIME, attribute="prober_until"),
+    _doubt("suspicion", TEXT),
+    _doubt("suspected_by", REMARK, documents=Document.STATUS),
+    _doubt("suspected_at_ms", TIME, attribute="suspected_at"),
+    _doubt("suspected_until_ms", TIME, attribute="suspected_until"),
+    _doubt("asked", NAMES, documents=Document.STATUS),
+    _doubt("unreached_by", NAMES, documents=Document.STATUS),
+    _doubt("reached_by", REMARK, documents=Document.STATUS),
+    _doubt("refuted_prober", REMARK, documents=Document.STATUS),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
     _record("restored_from", TEXT, Group.PRESENT),
 )
 """All fields, in the order in which JSON documents show them."""
-ONLY_FOR_SCRIPTS = ("spec_request", "failing_witness")
+ONLY_FOR_SCRIPTS = ("spec_request", "failing_witness", "prober_report", "reported_at_ms")
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 
 HELD_BY: Mapping[type, tuple[ReplicaField, ...]] = MappingProxyType(
     {
         holder: tuple(field for field in FIELDS if field.holder is holder)
-        for holder in (ReplicaEndpoint, ReplicaHealth, ReplicaRecord)
+        for holder in (ReplicaEndpoint, ReplicaHealth, Doubt, ReplicaRecord)
     }
 )
 HEALTH_NAMES = tuple(field.name for field in FIELDS if field.group is Group.HEALTH)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared_registry.model import Event, Leader
+from shared_registry.model import Event, Leader, ProberInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,40 @@ class Report:
 
     Attributes:
         events: The events of the status changes.
+        done: How many results of the batch were applied or dropped. The others are not, because too many replicas
+            changed their status at once.
         dropped: The number of results that were dropped because the replica was removed, or removed and registered
             again, meanwhile.
         is_duplicate: The batch had been applied before. The event stream carries its events.
     """
 
     events: Sequence[Event] = ()
+    done: int = 0
     dropped: int = 0
     is_duplicate: bool = False
+
+
+class Resignation(enum.Enum):
+    """The result of a leader's resignation: done, not the leader any more, or needed as long as no other can lead."""
+
+    RESIGNED = "resigned"
+    LOST = "lost"
+    NEEDED = "needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """The result of what a router knows about replicas.
+
+    Attributes:
+        events: The events of the changes.
+        done: How many of the words were handled. The others are not, because too many replicas changed at once.
+        stale: How many changed nothing: the question was answered, or the replica is another incarnation by now.
+    """
+
+    events: Sequence[Event] = ()
+    done: int = 0
+    stale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,8 @@ class Heartbeat:
         joined: The router was not registered before.
         expired: The keys of routers that may be reaped.
         leases: The number of leases that Redis has for the router.
+        probers_version: Changes with the list of routers that can probe.
+        probers: These routers; `None` if the router knew this version already.
     """
 
     history_id: str
@@ -57,6 +85,8 @@ class Heartbeat:
     joined: bool
     expired: Sequence[str]
     leases: int = 0
+    probers_version: str = ""
+    probers: Sequence[ProberInfo] | None = None
 
 
 class Departure(enum.Enum):

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from shared_registry.admin.observer import Overview
 from shared_registry.admin.operator import Change, user_at_host
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.redis_cli import key_commands, redis_cli
+from shared_registry.cli.status import overview_document
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Head
 from shared_registry.store.redis_url import check_redis_url
 
 A, B, C = (ReplicaEndpoint(f"http://{host}") for host in "abc")
@@ -48,8 +54,15 @@ def test_a_user_without_a_name_is_shown_by_number(monkeypatch: pytest.MonkeyPatc
     assert user_at_host() == f"uid-{os.getuid()}@{socket.gethostname()}"
 
 
-def event(kind: EventKind, *, record: ReplicaRecord | None = None, sit_out: float | None = None, **who: str) -> Event:
-    return Event("17-1", kind, 0.0, "16-0", "r~1", 12, record=record, sit_out_seconds=sit_out, **who)
+def event(
+    kind: EventKind,
+    *,
+    record: ReplicaRecord | None = None,
+    sit_out: float | None = None,
+    by: str = "",
+    reason: str = "",
+) -> Event:
+    return Event("17-1", kind, 0.0, "16-0", "r~1", 12, record=record, sit_out_seconds=sit_out, by=by, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +146,11 @@ def test_every_suggested_command_only_reads_keys_of_its_namespace() -> None:
         assert look.arguments[1].startswith("sr:{pool}:")
         assert ("<" in look.arguments[1]) is bool(look.each)
         assert "<" not in look.of(r"http://[::1]\1")[1]
+
+
+def test_the_page_lists_every_key_of_the_status() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    listed = page.partition("\n## `status`\n")[2].partition("\n## ")[0].partition("\nJSON:")[2]
+    head = Head(history_id="h", revision="1-0", epoch=1)
+    overview = Overview(0.0, head, None, 1, 0, [], "", None)
+    assert set(overview_document(RouterConfig(), overview)) <= set(re.findall(r"`(\w+)`", listed))

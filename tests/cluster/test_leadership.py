@@ -19,7 +19,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import Event, EventKind, ReplicaEndpoint
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.store.replies import Elected
+from shared_registry.store.replies import Elected, Resignation
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.replica_server import ReplicaServer
 from tests.support.router_process import RouterProcess
@@ -151,7 +151,7 @@ async def test_a_leader_paused_past_its_lease_writes_nothing_afterwards(
 async def test_a_report_of_an_ended_term_changes_nothing(space: Space, claim: str) -> None:
     await space.add(A)
     old = await space.elect("old")
-    assert await space.store.resign("old")
+    assert await space.store.resign("old") is Resignation.RESIGNED
     new = await space.elect("new")
     assert old < new
     token, epoch = {

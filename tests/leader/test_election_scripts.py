@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared_registry.model import EventKind
-from shared_registry.store.replies import Elected, Held
+from shared_registry.store.replies import Elected, Held, Resignation
 from tests.support.space import Space
 from tests.support.until import until
 
@@ -159,13 +159,13 @@ async def test_renewing_never_makes_a_leader(space: Space) -> None:
 async def test_resigning_ends_only_ones_own_lease_and_is_announced(space: Space) -> None:
     epoch = await epoch_of(space, "mine")
     before = space.dump()
-    assert not await space.store.resign("other")
+    assert await space.store.resign("other") is Resignation.LOST
     assert space.dump() == before
-    assert await space.store_of("router~9").resign("mine")
+    assert await space.store_of("router~9").resign("mine") is Resignation.RESIGNED
     assert not space.raw.exists(space.keys.leader)
     _, event = await space.reader.last_events(9)
     assert (event.kind, event.router, event.epoch) == (EventKind.LEADER_RESIGNED, "router~1", epoch)
-    assert not await space.store.resign("mine")
+    assert await space.store.resign("mine") is Resignation.LOST
 
 
 async def test_deposing_ends_the_lease_of_that_epoch_and_names_it(space: Space) -> None:
@@ -193,7 +193,7 @@ async def test_a_resignation_asks_nobody_to_sit_out(space: Space) -> None:
 
 async def test_a_leader_hash_without_a_token_is_no_leader(space: Space) -> None:
     space.raw.hset(space.keys.leader, "router", "someone")
-    assert not await space.store.resign("")
+    assert await space.store.resign("") is Resignation.LOST
     assert not await space.store.renew("", lease_seconds=60)
     await epoch_of(space, "mine")
     assert space.raw.hget(space.keys.leader, "router") == "router~1"

@@ -232,15 +232,15 @@ def test_a_term_starts_from_the_later_of_the_last_results(
 
 def test_hastening_makes_only_the_next_probe_due() -> None:
     schedule = a_schedule()
-    schedule.hasten(START)
+    schedule.hasten_next(START)
     records = [record_of(number, status=HEALTHY, ok_ago=1.0) for number in (1, 2, 3)]
     schedule.follow(records, now=START, server_now=SERVER_NOW)
     assert schedule.next_due() > START
-    schedule.hasten(START)
+    schedule.hasten_next(START)
     assert len(pop_all(schedule, START)) == 1
     later = schedule.next_due()
     assert START < later < math.inf
-    schedule.hasten(later)
+    schedule.hasten_next(later)
     assert schedule.next_due() == later
 
 

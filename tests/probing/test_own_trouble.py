@@ -246,7 +246,6 @@ def raised_by_lookups() -> list[Exception]:
     return [
         OSError(0, "Error"),
         BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
-        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
         socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
         OSError("getaddrinfo() returned empty list"),
         RuntimeError("AddrInfo.data is NULL"),
@@ -262,7 +261,39 @@ def test_ambiguous_errors_count_while_descriptors_are_missing(failure: Exception
         assert str(own_trouble(failure, url="http://name:1")) == "too many open files"
 
 
+SILENT_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 @pytest.mark.usefixtures("is_cut_off")
-def test_an_unreachable_resolver_is_own_trouble() -> None:
-    assert own_trouble(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")) is not None
-    assert own_trouble(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) is None
+def test_a_resolver_that_no_route_leads_to_is_ones_own() -> None:
+    assert str(own_trouble(SILENT_RESOLVER)) == "network is unreachable"
+    assert own_trouble(NO_SUCH_NAME) is None
+
+
+@pytest.mark.usefixtures("is_connected")
+def test_a_resolver_that_does_not_respond_is_ones_own() -> None:
+    for failure in (
+        SILENT_RESOLVER,
+        chained(RuntimeError("session"), SILENT_RESOLVER),
+        f"ConnectError: {SILENT_RESOLVER}",
+    ):
+        trouble = own_trouble(failure, url="http://name:1")
+        assert str(trouble) == module.RESOLVER_REASON
+        assert trouble is not None
+        assert not trouble.is_general, "replicas with other names may be reached"
+
+
+@pytest.mark.usefixtures("is_connected")
+@pytest.mark.parametrize("code", ["EAI_NONAME", "EAI_NODATA", "EAI_FAIL"])
+def test_a_name_that_does_not_exist_is_the_replicas(code: str) -> None:
+    number = getattr(socket, code, None)
+    if number is None:
+        pytest.skip(f"this system has no {code}")
+    assert own_trouble(socket.gaierror(number, "of the resolver"), url="http://name:1") is None
+
+
+@pytest.mark.usefixtures("is_connected")
+def test_without_descriptors_a_silent_resolver_is_a_want_of_descriptors() -> None:
+    with out_of_descriptors(spare=1):
+        assert str(own_trouble(SILENT_RESOLVER, url="http://name:1")) == "too many open files"

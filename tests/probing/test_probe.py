@@ -13,9 +13,10 @@ from typing import cast
 import pytest
 
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
+from shared_registry.probing import Evidence, HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.connection import reason_of
+from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.text import MAX_ERROR_LENGTH, ExpectedValue, body_mismatch, one_line
 
 URL = "http://10.0.0.1:8000/health"
@@ -263,3 +264,15 @@ async def test_cancelling_a_guarded_probe_passes_and_cancels_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert was_cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "evidence"),
+    [
+        (ProbeOutcome(1.0), Evidence.OK),
+        (ProbeOutcome(1.0, "HTTP 500"), Evidence.FAILED),
+        (ProbeOutcome(1.0, trouble=OwnTrouble("too many open files", "raise it")), Evidence.UNSURE),
+    ],
+)
+def test_an_outcome_is_one_of_three_kinds_of_evidence(outcome: ProbeOutcome, evidence: Evidence) -> None:
+    assert outcome.evidence is evidence

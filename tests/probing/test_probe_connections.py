@@ -1,4 +1,4 @@
-"""One connection per origin: kept, replaced when the replica ended it, never shared, never left half-read."""
+"""One connection per origin: kept for some probes, replaced when it ended, never shared, never left half-read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shared_registry.probing import HttpProber
+from shared_registry.probing import Evidence, HttpProber, guarded
 from shared_registry.probing.connection import ProbeConnection
+from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import (
     LONG,
     OK,
     SHORT,
     Peer,
+    ScriptedServer,
     answer_all,
     answer_once,
     scripted,
@@ -30,7 +32,7 @@ async def test_one_origin_has_one_connection_in_every_spelling() -> None:
         for path in ("/health", "/readyz", "", "/", "?deep=1", "/health"):
             assert (await prober(f"{server.url}{path}", timeout=LONG))[1] is None
             assert (await prober(f"{server.url.upper()}{path}", timeout=LONG))[1] is None
-    assert server.accepted == 1
+    assert server.accepted == 12 // EXCHANGES_PER_CONNECTION
     targets = [request.split(b" ")[1] for request in server.requests]
     assert targets == [b"/health"] * 2 + [b"/readyz"] * 2 + [b"/"] * 4 + [b"/?deep=1"] * 2 + [b"/health"] * 2
 
@@ -43,7 +45,48 @@ async def test_every_origin_has_its_own_connection() -> None:
         for _ in range(3):
             results = await asyncio.gather(*(prober(f"{server.url(host)}/health", timeout=LONG) for host in hosts))
             assert [error for _, error in results] == ["HTTP 503" if n == 7 else None for n in range(40)]
+        failing = server.replica(hosts.pop(7))
+        assert (failing.connections, failing.requests) == (3, 3)
         assert {(server.replica(host).connections, server.replica(host).requests) for host in hosts} == {(1, 3)}
+
+
+# Kept connections must not hide that new ones are refused.
+
+
+async def test_every_sixth_probe_uses_a_new_connection() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        counts = []
+        for _ in range(13):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+            counts.append(server.accepted)
+        await until(lambda: server.open == 1)
+    assert counts == [1] * 6 + [2] * 6 + [3]
+
+
+async def test_a_fresh_probe_uses_a_new_connection() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        for number in range(1, 4):
+            outcome = await guarded(prober, f"{server.url}/health", LONG, fresh=True)
+            assert (outcome.evidence, outcome.address, server.accepted) == (Evidence.OK, "127.0.0.1", number)
+        await until(lambda: server.open == 1)
+
+
+async def test_a_dead_listener_is_found_behind_a_kept_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await answer_all(peer)
+
+    handler = ScriptedServer(script)
+    listener = await asyncio.start_server(handler.handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/health"
+    try:
+        async with HttpProber() as prober:
+            assert (await prober(url, timeout=LONG))[1] is None
+            listener.close()
+            await several_turns()
+            errors = [(await prober(url, timeout=LONG))[1] for _ in range(8)]
+            assert errors == [None] * 5 + ["ConnectError: connection refused"] * 3
+    finally:
+        await handler.end()
 
 
 # Connections that the replica closes between two probes.
@@ -251,7 +294,7 @@ async def test_probes_of_one_origin_take_turns() -> None:
     async with scripted(script) as server, HttpProber() as prober:
         results = await asyncio.gather(*(prober(f"{server.url}/health", timeout=LONG) for _ in range(8)))
     assert [error for _, error in results] == [None] * 8
-    assert (server.accepted, most) == (1, 1)
+    assert (server.accepted, most) == (2, 1)
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "timed out"])

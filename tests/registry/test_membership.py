@@ -7,12 +7,15 @@ import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
@@ -40,8 +43,8 @@ class ScriptedStore:
         self.latency = 0.0
         self._clock = clock
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
-        assert (info, expiry_seconds) == (INFO, EXPIRY)
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, probers_version: str) -> Heartbeat:
+        assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
         if self.error:
@@ -87,10 +90,9 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
     return Membership(
         cast("Store", store),
         INFO,
-        heartbeat_seconds=HEARTBEAT,
-        expiry_seconds=EXPIRY,
-        affinity_seconds=AFFINITY,
+        settings=RouterConfig(heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY),
         begin_heartbeat=lambda: store.check,
+        probers=ProberList(router=INFO.key, machine="m"),
         clock=clock,
         rng=random.Random(1),
     )

@@ -12,6 +12,7 @@ import pytest
 from shared_registry import Replica, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry, fastvideo
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from shared_registry.store.replies import Resignation
 from tests.support.space import A, Space
 from tests.support.until import until
 
@@ -88,9 +89,9 @@ async def test_a_replicas_failure_is_counted(registry: SharedReplicaRegistry, re
 
 async def test_the_event_carries_the_reason_of_a_resignation(space: Space) -> None:
     await space.elect("mine")
-    assert await space.store.resign("mine", reason="out of everything")
+    assert await space.store.resign("mine", reason="out of everything") is Resignation.RESIGNED
     [event] = [one async for one in space.reader.all_events() if one.kind is EventKind.LEADER_RESIGNED]
     assert (event.reason, event.by, event.sit_out_seconds) == ("out of everything", "", None)
     await space.elect("again")
-    assert await space.store.resign("again")
+    assert await space.store.resign("again") is Resignation.RESIGNED
     assert (await space.reader.last_events(1))[0].reason == ""

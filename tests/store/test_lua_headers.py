@@ -30,6 +30,7 @@ TEXT = {
     "keys.replica_prefix",
     "keys.router_prefix",
     "lease_id",
+    "other",
     "least",
     "one.session",
     "session",
@@ -39,6 +40,7 @@ TEXT = {
     "result.url",
     "router",
     "url",
+    "id",
 }
 
 # What the scenario passes as arguments of these names: no two are alike that a store could mix up.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared_registry.model import AdminState, Source
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import command_names
-from shared_registry.store.replies import Departure, Elected, Held
+from shared_registry.store.replies import Departure, Elected, Held, Resignation
 from tests.support.scenario import ScriptRunner, run_scenario
 from tests.support.space import THRESHOLDS, A, Dump, Space, info
 
@@ -105,7 +105,7 @@ async def test_a_repeated_candidacy_returns_its_election_or_the_successor(space:
     before = space.dump()
     assert isinstance(await space.store.campaign("mine", lease_seconds=60, seen_epoch=0), Held)
     assert not await space.store.renew("mine", lease_seconds=60)
-    assert not await space.store.resign("mine")
+    assert await space.store.resign("mine") is Resignation.LOST
     assert space.dump() == before
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leader.election import MARGIN_SHARE, Election, RunningTerm
 from shared_registry.model import Event, EventKind, Leader
-from shared_registry.store.replies import Elected, Held
+from shared_registry.store.replies import Elected, Held, Resignation
 from tests.support.fake_clock import START, FakeClock
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def deposed(router: str = "a", sit_out_seconds: float | None = SIT_OUT) -> Event
 
 @dataclass
 class Lock:
-    """The lock as Redis keeps it, on the test's clock."""
+    """The lock as Redis keeps it, on the test's clock. `is_last`: no router without a handicap could take over."""
 
     clock: FakeClock
     router: str = ""
@@ -41,6 +41,7 @@ class Lock:
     epoch: int = 0
     expires_at: float = 0.0
     elections: list[tuple[str, int]] = field(default_factory=list)
+    is_last: bool = False
 
     @property
     def holder(self) -> str:
@@ -62,11 +63,13 @@ class Lock:
         self.expires_at = self.clock.monotonic() + lease_seconds
         return True
 
-    def resign(self, token: str) -> bool:
+    def resign(self, token: str, handicap_seconds: float = 0.0) -> Resignation:
         if self.holder != token:
-            return False
+            return Resignation.LOST
+        if handicap_seconds and self.is_last:
+            return Resignation.NEEDED
         self.expires_at = 0.0
-        return True
+        return Resignation.RESIGNED
 
     def seize(self) -> None:
         """Let somebody else lead, as after a failover that lost the lock."""
@@ -97,9 +100,9 @@ class Connection:
     async def renew(self, token: str, *, lease_seconds: float) -> bool:
         return await self._call("renew", token, lambda: self.lock.renew(token, lease_seconds))
 
-    async def resign(self, token: str, *, reason: str = "") -> bool:
+    async def resign(self, token: str, *, reason: str = "", handicap_seconds: float = 0.0) -> Resignation:
         self.reasons.append(reason)
-        return await self._call("resign", token, lambda: self.lock.resign(token))
+        return await self._call("resign", token, lambda: self.lock.resign(token, handicap_seconds))
 
     def times(self, verb: str) -> list[float]:
         return [at - START for at, called, _ in self.calls if called == verb]

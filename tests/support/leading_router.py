@@ -8,10 +8,11 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from shared_registry import model
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
 from shared_registry.leader.election import RunningTerm
-from shared_registry.leader.health_loop import HealthLoop, HealthSettings
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings, ProbeListeners
 from shared_registry.model import (
     AdminState,
     Event,
@@ -62,6 +63,7 @@ class Cluster:
     """The shared state, which applies results as the scripts do, and fails as the test says."""
 
     def __init__(self, clock: FakeClock, replicas: int, *, probed_ago: float | None = None) -> None:
+        self.leader: model.Leader | None = None
         self.records: dict[str, ReplicaRecord] = {}
         self.sent: list[Sent] = []
         self.applied = 0
@@ -124,13 +126,13 @@ class Cluster:
                     self._apply(result, thresholds)
             if self.loses_replies:
                 raise StoreUnavailable("no answer")
-            return Report()
+            return Report(done=len(results))
         finally:
             self.reports_under_way -= 1
 
     def _apply(self, result: ProbeResult, thresholds: Thresholds) -> None:
         record = self.records.get(result.key)
-        if record is None or record.incarnation != result.incarnation:
+        if record is None or record.incarnation != result.incarnation or result.is_unsure:
             return
         at = self._clock.monotonic() + SERVER_OFFSET
         if result.error is None:
@@ -187,16 +189,21 @@ class Leader:
         self.cluster = cluster
         self.probe = Probe(clock)
         self.retained: list[set[str]] = []
+        self.reached: list[tuple[str, bool]] = []
         settings = HealthSettings("/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
         self.loop = HealthLoop(
             cluster,
             cluster.report,
             self._probe,
             settings,
+            router="r~1",
+            listeners=ProbeListeners(
+                TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
+                lambda key, is_reached: self.reached.append((key, is_reached)),
+                lambda urls: self.retained.append(set(urls)),
+            ),
             clock=clock,
             rng=random.Random(1),
-            trouble_log=TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
-            retain=lambda urls: self.retained.append(set(urls)),
         )
         cluster.listener = self.loop.notice
         self.term = RunningTerm(0, "", 0.0, clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -11,7 +12,17 @@ from redis.exceptions import NoScriptError
 
 from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import Fenced
-from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, ReplicaRecord, Source, Term
+from shared_registry.model import (
+    AdminState,
+    Opinion,
+    OpinionKind,
+    ProbeResult,
+    ReplicaEndpoint,
+    ReplicaRecord,
+    RouterInfo,
+    Source,
+    Term,
+)
 from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
@@ -25,6 +36,11 @@ RAISED = {"fenced": Fenced}
 """What a store makes of a status word, where it returns nothing."""
 
 T = TypeVar("T")
+
+
+def prober(router: str) -> RouterInfo:
+    """Return the description of a router that can probe, on a machine of its own."""
+    return replace(info(router), machine=f"machine-{router}", probe_print="settings")
 
 
 class ScriptRunner:
@@ -91,7 +107,7 @@ class Scene:
 
     async def heartbeat(self, *routers: str) -> None:
         for router in routers:
-            await self.answered("alive", self.one.heartbeat(info(router), expiry_seconds=5))
+            await self.answered("alive", self.one.heartbeat(prober(router), expiry_seconds=5))
 
     def acquire(
         self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
@@ -119,7 +135,19 @@ class Scene:
 async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     """Run every command through `runner` on an empty namespace; fails where an answer is not the expected one."""
     scene = Scene(space, runner)
-    for part in (_replicas, _election, _probes, _routers, _leases, _departures, _line, _history, _inspection, _repair):
+    for part in (
+        _replicas,
+        _election,
+        _probes,
+        _routers,
+        _leases,
+        _departures,
+        _doubt,
+        _line,
+        _history,
+        _inspection,
+        _repair,
+    ):
         await part(scene, space)
 
 
@@ -202,6 +230,7 @@ async def _probes(scene: Scene, space: Space) -> None:
     ]
     for number, results in enumerate(batches, 1):
         report = await answered("applied", one.report(term, number, results, THRESHOLDS))
+        assert report.done == len(results)
         assert report.dropped == (2 if number == 1 else 0)
     await answered("duplicate", one.report(term, 1, batches[0], THRESHOLDS))
     assert await answered("advanced", one.advance_ramps(term, [A, B, C], slow_start_seconds=0)) == [A, B]
@@ -302,6 +331,68 @@ async def _departures(scene: Scene, space: Space) -> None:
     assert space.fields(A)["in_flight"] == "0"
 
 
+async def _doubt(scene: Scene, space: Space) -> None:
+    """Three routers that probe disagree about D, and the leader resigns as long as another one can lead."""
+    answered, one = scene.answered, scene.one
+    await scene.heartbeat("r~1", "r~2", "r~3")
+    await space.add(D)
+    term = await scene.elect("t3")
+    batches = itertools.count(50)
+    limits = replace(THRESHOLDS, timeout_seconds=60.0)
+
+    async def report(*results: ProbeResult) -> None:
+        await answered("applied", one.report(term, next(batches), results, limits))
+
+    async def say(router: str, kind: OpinionKind, result: ProbeResult, opinion_id: str = "", *, stale: int = 0) -> None:
+        opinions = [Opinion(kind, opinion_id, result)]
+        answer = await answered("applied", scene.store(router).give_opinions(opinions, limits))
+        assert (answer.done, answer.stale) == (1, stale)
+
+    async def answer(router: str, result: ProbeResult, *, stale: int = 0) -> None:
+        await say(router, OpinionKind.OPINION, result, space.fields(D).get("suspicion", "answered"), stale=stale)
+
+    def doubt() -> dict[str, str]:
+        return {name: value for name, value in space.fields(D).items() if name in ("prober", "refuted_prober")}
+
+    good, bad = space.success(D), space.failure(D)
+    await report(good, bad, bad)
+    await answer("r~2", bad)
+    await answer("r~2", bad, stale=1)
+    await answer("r~3", good)
+    assert doubt() == {"refuted_prober": "r~1"}
+    await report(bad, bad)
+    await answer("r~3", good)
+    assert doubt() == {"refuted_prober": "r~1", "prober": "r~3"}
+    await report(bad, bad, bad)
+    await say("r~3", OpinionKind.REPORT, good, "1")
+    await say("r~3", OpinionKind.REPORT, good, "1", stale=1)
+    assert space.fields(D)["status"] == "healthy"
+    await answered("applied", scene.store("r~3").record_outcome(bad, limits, is_passive=True))
+    assert doubt() == {"refuted_prober": "r~1"}
+    await answer("r~1", bad)
+    await answer("r~2", bad)
+    assert space.fields(D)["status"] == "unhealthy"
+    await say("r~2", OpinionKind.APPEAL, good, "1", stale=1)
+    await say("r~2", OpinionKind.APPEAL, good, "2")
+    assert doubt() == {"prober": "r~2"}
+    for number in ("1", "2"):
+        await say("r~2", OpinionKind.REPORT, bad, number)
+    assert space.fields(D)["suspected_by"] == "r~2"
+    for _ in range(3):
+        await answered("applied", one.record_outcome(bad, limits))
+    await answered("resigned", one.resign("t3", reason="why", handicap_seconds=60))
+    await scene.elect("t4")
+    await answered("resigned", one.resign("t4", reason="why", handicap_seconds=60))
+    for router in ("r~2", "r~3"):
+        space.raw.hset(space.keys.router(router), "handicap_until_ms", space.now_ms() + 60_000)
+    await scene.elect("t5")
+    await answered("needed", one.resign("t5", reason="why", handicap_seconds=60))
+    await answered("resigned", one.resign("t5"))
+    await answered("removed", scene.deregister(D, when_drained=False))
+    for router in ("r~1", "r~2", "r~3"):
+        await answered("left", scene.leave(router))
+
+
 class Waiters:
     """Sessions of a router that wait beside room, as after a script was cut short, and get it from what comes next."""
 
@@ -350,10 +441,11 @@ async def _line(scene: Scene, space: Space) -> None:
     await waiters.served_by(scene.restore({"000000a6": A}), "restored")
     # The last slot of A goes to a waiter; the update below takes the limit away again.
     space.raw.hset(space.keys.replica(A), "capacity", int(space.fields(A)["in_flight"]) + 1)
-    await waiters.served_by(one.heartbeat(info("r~2"), expiry_seconds=5), "alive")
+    await waiters.served_by(one.heartbeat(prober("r~2"), expiry_seconds=5), "alive")
     update = one.register(A, ReplicaEndpoint(A, weight=3.0), mode=Source.EXPLICIT, request="a7", by="me")
     await waiters.served_by(update, "updated")
     await waiters.served_by(one.record_outcome(space.success(A), THRESHOLDS), "applied")
+    await waiters.served_by(scene.store("r~2").give_opinions([], THRESHOLDS), "applied")
     term = await scene.elect("t3")
     await waiters.served_by(one.report(term, 99, [space.success(A)], THRESHOLDS), "applied")
     await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")

@@ -1,0 +1,159 @@
+-- Applies what a router that is not the leader knows about replicas from probes of its own. Repeating it is safe.
+--
+-- Each word has a kind. An `opinion` answers a question: `id` is that of the question. Of several answers, one success
+-- refutes the prober, and if all that were asked have answered and none reached the replica, it turns unhealthy. A
+-- `report` is the result of the router to which the replica was handed over: `id` numbers its reports. An `appeal` is a
+-- success of a router that the prober of an unhealthy or unknown replica does not have: `id` counts its successes in a
+-- row. Soon after the verdict one is enough, later it takes as many as for a recovery; the router then becomes the
+-- prober. A word about another incarnation, an answered question or an earlier report is stale.
+--
+-- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix
+-- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
+--         … (url incarnation kind id outcome latency_ms error)
+-- RETURNS applied, done, stale, event…  |  wrong_type …|wrong_schema …
+-- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
+--         inbox_prefix
+-- COST    O(words * log replicas + probers + served * (log replicas + log waiters))
+
+-- include lib/keys.lua
+-- include lib/refusal.lua
+-- include lib/verdicts.lua
+-- include lib/queue.lua
+
+local FIRST_WORD = 6
+local WORD_WIDTH = 7
+local CHANGES_AT_ONCE = 50
+
+local router, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 5)
+
+local refused = refusal({'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
+if refused then
+  return refused
+end
+for i = FIRST_WORD, #ARGV, WORD_WIDTH do
+  refused = type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
+  if refused then
+    return refused
+  end
+end
+
+local now_ms = server_now_ms()
+local limits = {
+  failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
+  timeout_ms = tonumber(timeout_ms),
+}
+local word_until_ms = now_ms + word_ms(limits)
+local reply = {'applied', '', ''}
+
+-- Returns the routers of a list without this one; nil if it was not among them.
+local function without_self(list)
+  local others, was_there = {}, false
+  for _, other in ipairs(list) do
+    if other == router then
+      was_there = true
+    else
+      others[#others + 1] = other
+    end
+  end
+  return was_there and others or nil
+end
+
+local function joined(list, name)
+  return list and table.concat({list, name}, ' ') or name
+end
+
+local function hand_over(replica)
+  redis.call('HSET', replica, 'prober', router, 'prober_until_ms', whole(word_until_ms), 'prober_report', '0')
+end
+
+-- Each of these applies one word. It returns nil if the word is stale; otherwise true, and whether much changed.
+
+local function apply_opinion(replica, result, state)
+  local others = state.suspicion == result.id and without_self(words_in(state.asked))
+  if not others then
+    return nil
+  end
+  if result.outcome == 'ok' then
+    redis.call('HDEL', replica, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
+    redis.call('HSET', replica, 'reached_by', router, 'refuted_prober', state.suspected_by,
+      unpack(success_fields(0, state.successes, result, now_ms)))
+    if state.refuted_prober == state.suspected_by then
+      hand_over(replica)
+    end
+    emit_cleared(replica, result.url, router, state.suspected_by, now_ms, reply)
+    return true, true
+  end
+  local unreached = state.unreached_by
+  if result.outcome == 'failed' then
+    unreached = joined(unreached, router)
+    state.unreached_by = unreached
+    if #others == 0 then
+      write_health(replica, result.url, state, failure_fields(math.max(state.failures, limits.failure), result, now_ms),
+        'unhealthy', {router = state.suspected_by, by = router, reason = result.reason}, now_ms, reply)
+      return true, true
+    end
+    redis.call('HSET', replica, 'unreached_by', unreached)
+  end
+  redis.call('HSET', replica, 'asked', table.concat(others, ' '))
+  return true
+end
+
+local function apply_report(replica, result, state)
+  if state.prober ~= router or not is_prober_heard(state, limits, now_ms)
+    or tonumber(result.id) <= tonumber(state.prober_report or '0') then
+    return nil
+  end
+  redis.call('HSET', replica, 'prober_report', result.id)
+  if result.outcome ~= 'unsure' then
+    redis.call('HSET', replica, 'prober_until_ms', whole(word_until_ms))
+  end
+  local origin = {router = router, reason = result.reason, prober_until_ms = word_until_ms}
+  if result.outcome == 'ok' then
+    return true, apply_success(replica, result, state, limits, now_ms, origin, reply)
+  end
+  if result.outcome == 'failed' then
+    return true, weigh_failure(replica, result, state, limits, now_ms, origin, reply)
+  end
+  return true
+end
+
+local function apply_appeal(replica, result, state)
+  if state.status == 'healthy' or state.admin ~= 'active' or result.outcome ~= 'ok' then
+    return nil
+  end
+  local is_soon = state.status == 'unhealthy'
+    and now_ms - tonumber(state.status_since_ms or '0') <= limits.interval_ms * limits.failure
+  if state.status == 'unhealthy' and not is_soon and tonumber(result.id) < limits.recovery then
+    return nil
+  end
+  write_health(replica, result.url, state, success_fields(0, 0, result, now_ms), 'healthy',
+    {router = router, reason = '', prober_until_ms = word_until_ms, has_no_ramp = is_soon}, now_ms, reply)
+  return true, true
+end
+
+local apply = {opinion = apply_opinion, report = apply_report, appeal = apply_appeal}
+local done, stale, changes = 0, 0, 0
+for i = FIRST_WORD, #ARGV, WORD_WIDTH do
+  local kind = ARGV[i + 2]
+  local result = {
+    url = ARGV[i], incarnation = ARGV[i + 1], id = ARGV[i + 3], outcome = ARGV[i + 4], latency = ARGV[i + 5],
+    reason = ARGV[i + 6],
+  }
+  local replica = keys.replica_prefix .. result.url
+  local state = read_state(replica, result.incarnation)
+  local is_applied, is_change
+  if state then
+    is_applied, is_change = apply[kind](replica, result, state)
+  end
+  done = done + 1
+  stale = stale + (is_applied and 0 or 1)
+  changes = changes + (is_change and 1 or 0)
+  if changes == CHANGES_AT_ONCE then
+    break
+  end
+end
+emit_suspected(router, now_ms, reply)
+serve_queue(now_ms)
+reply[2], reply[3] = whole(done), whole(stale)
+return reply

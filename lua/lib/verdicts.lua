@@ -1,0 +1,235 @@
+-- Verdicts by several routers. Before a healthy replica turns unhealthy, up to three peers of its prober are asked. If
+-- one of them reaches the replica, it stays healthy. If the same prober is wrong about it again, that peer becomes its
+-- prober. Nothing keeps a timer in Redis: the next failing result decides. Without peers, results count at once.
+
+-- include lib/doubt.lua
+-- include lib/events.lua
+-- include lib/health.lua
+-- include lib/peers.lua
+-- include lib/ready.lua
+
+local SILENCE_MS = 1000
+local URLS_AN_EVENT = 50
+
+local STATE_READ = {
+  'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
+  'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
+  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms',
+}
+
+-- Returns the fields of a replica that decide about its health, by name; absent ones are false. Returns nil if the
+-- replica is removed or of another incarnation.
+local function read_state(replica_key, incarnation)
+  local values = redis.call('HMGET', replica_key, unpack(STATE_READ))
+  if values[1] ~= incarnation or values[2] == 'removed' then
+    return nil
+  end
+  local state = {}
+  for i, name in ipairs(STATE_READ) do
+    state[name] = values[i]
+  end
+  state.failures, state.successes = tonumber(state.consecutive_failures), tonumber(state.consecutive_successes)
+  return state
+end
+
+local function words_in(text)
+  local words = {}
+  for word in string.gmatch(text or '', '%S+') do
+    words[#words + 1] = word
+  end
+  return words
+end
+
+-- Returns for how long the word of a router counts to which a replica was handed over.
+local function word_ms(limits)
+  return 2 * limits.interval_ms + limits.timeout_ms
+end
+
+-- Returns whether the word of the router counts that probes the replica in place of the leader. An end further away
+-- than a word lasts shows that the clock was set back.
+local function is_prober_heard(state, limits, now_ms)
+  local until_ms = tonumber(state.prober_until_ms or '0')
+  return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits)
+end
+
+-- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt.
+-- origin: router, by, reason, and has_no_ramp if a replica that turns healthy begins no slow start.
+local function write_health(replica_key, url, state, update, status, origin, now_ms, reply)
+  local has_ramp = status == 'healthy' and not origin.has_no_ramp
+  local slow_start_ms = has_ramp and redis.call('HGET', keys.meta, 'slow_start_ms')
+  if status then
+    for _, text in ipairs({'status', status, 'status_since_ms', whole(now_ms)}) do
+      update[#update + 1] = text
+    end
+  end
+  if slow_start_ms then
+    update[#update + 1] = 'slow_start_ms'
+    update[#update + 1] = slow_start_ms
+  end
+  redis.call('HSET', replica_key, unpack(update))
+  if state.failing_witness then
+    redis.call('HDEL', replica_key, 'failing_witness')
+  end
+  if not status then
+    return
+  end
+  if not slow_start_ms then
+    redis.call('HDEL', replica_key, 'slow_start_ms')
+  end
+  forget_doubt(replica_key)
+  if status == 'unhealthy' and state.unreached_by then
+    redis.call('HSET', replica_key, 'unreached_by', state.unreached_by)
+  end
+  if origin.prober_until_ms then
+    redis.call('HSET', replica_key, 'prober', origin.router, 'prober_until_ms', whole(origin.prober_until_ms),
+      'prober_report', '0')
+  end
+  refresh_ready(replica_key, url)
+  emit_replica(now_ms, replica_key, url,
+    {'kind', 'replica_' .. status, 'router', origin.router, 'by', origin.by or '', 'reason', origin.reason}, reply)
+end
+
+-- Emits that a replica is no longer in doubt. router: the one that reached it. by: the one that did not.
+local function emit_cleared(replica_key, url, router, by, now_ms, reply)
+  emit_replica(now_ms, replica_key, url, {'kind', 'replica_cleared', 'router', router, 'by', by, 'reason', ''}, reply)
+end
+
+local function success_fields(failures, successes, result, now_ms)
+  return {
+    'consecutive_failures', whole(failures), 'consecutive_successes', whole(successes), 'last_ok_at_ms', whole(now_ms),
+    'last_latency_ms', result.latency,
+  }
+end
+
+local function failure_fields(failures, result, now_ms)
+  return {
+    'consecutive_failures', whole(failures), 'consecutive_successes', '0', 'last_failure_at_ms', whole(now_ms),
+    'last_error', result.reason,
+  }
+end
+
+local suspected = {}
+
+-- Asks peers whether they reach a replica; a hand-over ends. Returns false if the last question is too recent.
+-- ends_by_silence: whether no answer counts as agreement after some time.
+local function suspect(replica_key, url, incarnation, state, router, limits, ends_by_silence, now_ms)
+  local last = tonumber(state.suspected_at_ms or '')
+  if last and last <= now_ms and now_ms - last < limits.interval_ms then
+    return false
+  end
+  local id = table.concat({whole(now_ms), router}, '-')
+  local asked = table.concat(peers_to_ask(router, url .. id), ' ')
+  redis.call('HDEL', replica_key, 'suspected_until_ms', 'unreached_by', 'reached_by', 'prober', 'prober_until_ms',
+    'prober_report')
+  redis.call('HSET', replica_key, 'suspicion', id, 'suspected_by', router, 'suspected_at_ms', whole(now_ms),
+    'asked', asked)
+  local until_ms = ends_by_silence and whole(now_ms + limits.timeout_ms + SILENCE_MS) or '-'
+  if ends_by_silence then
+    redis.call('HSET', replica_key, 'suspected_until_ms', until_ms)
+  end
+  suspected[#suspected + 1] = {
+    key = replica_key, id = id, question = table.concat({url, incarnation, id, until_ms, asked}, ' '),
+  }
+  return true
+end
+
+-- Emits the questions of this script, up to 50 an event: an event for each would block the server for long if many
+-- replicas fail at once. A script that may ask calls this at its end.
+local function emit_suspected(router, now_ms, reply)
+  local open = {}
+  for _, one in ipairs(suspected) do
+    if redis.call('HGET', one.key, 'suspicion') == one.id then
+      open[#open + 1] = one
+    end
+  end
+  for first = 1, #open, URLS_AN_EVENT do
+    local last, questions = math.min(first + URLS_AN_EVENT - 1, #open), {}
+    for i = first, last do
+      questions[#questions + 1] = open[i].question
+    end
+    local id, entry = emit(now_ms, {'kind', 'replica_suspected', 'router', router,
+      'questions', table.concat(questions, '\n')})
+    for i = first, last do
+      redis.call('HSET', open[i].key, 'revision', id)
+    end
+    append_event(reply, id, entry)
+  end
+end
+
+-- Returns whether a question was asked before the end of the last outage of all heartbeats, or in the future. Its
+-- answers may be lost, and silence says nothing. A report may reach Redis before the first heartbeat after an outage.
+local function is_outdated(state, now_ms)
+  local since = tonumber(state.suspected_at_ms or '0')
+  local times = redis.call('HMGET', keys.meta, 'heartbeats_resumed_at_ms', 'reap_until_ms')
+  return since > now_ms or tonumber(times[1] or '0') > since or now_ms > tonumber(times[2] or '0')
+end
+
+-- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.
+local function apply_success(replica_key, result, state, limits, now_ms, origin, reply)
+  local status, failures, successes = next_health(state.status, state.failures, state.successes, true, limits)
+  write_health(replica_key, result.url, state, success_fields(failures, successes, result, now_ms), status, origin,
+    now_ms, reply)
+  if status then
+    return status
+  end
+  local is_known_to_others = state.suspicion or (state.prober and state.prober ~= origin.router)
+  if is_known_to_others or state.refuted_prober or state.unreached_by then
+    if state.prober == origin.router then
+      redis.call('HDEL', replica_key, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
+    else
+      redis.call('HDEL', replica_key, unpack(DOUBT_FIELDS))
+    end
+  end
+  if is_known_to_others then
+    emit_cleared(replica_key, result.url, origin.router, '', now_ms, reply)
+  end
+  return nil
+end
+
+-- Applies a failure of a healthy replica's prober that has peers.
+local function weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
+  local failures, status = state.failures + 1, nil
+  local until_ms = tonumber(state.suspected_until_ms or '')
+  local is_open = state.suspicion and not is_outdated(state, now_ms)
+  if is_open and failures >= limits.failure and (state.unreached_by or (until_ms and now_ms >= until_ms)) then
+    status = 'unhealthy'
+  elseif is_open and until_ms then
+    status = nil
+  elseif failures >= math.max(1, limits.failure - 1) then
+    suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, true, now_ms)
+  end
+  write_health(replica_key, result.url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
+  return status
+end
+
+-- Applies one result of a prober. Returns nil if the result is dropped, because the replica is removed or another
+-- incarnation; otherwise true, and the new status if it has changed.
+-- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason. origin: router, by.
+-- limits: failure, recovery, interval_ms, timeout_ms.
+local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
+  local state = read_state(replica_key, result.incarnation)
+  if not state then
+    return nil
+  end
+  origin.reason = result.reason
+  if result.outcome == 'ok' then
+    return true, apply_success(replica_key, result, state, limits, now_ms, origin, reply)
+  end
+  if state.prober ~= origin.router and is_prober_heard(state, limits, now_ms) then
+    return true
+  end
+  local is_weighed = state.status == 'healthy' and has_peers(origin.router)
+  if result.outcome == 'unsure' then
+    local is_decided_by_silence = state.suspicion and state.suspected_until_ms
+    if is_weighed and (not is_decided_by_silence or is_outdated(state, now_ms)) then
+      suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, false, now_ms)
+    end
+    return true
+  end
+  if is_weighed then
+    return true, weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
+  end
+  local status, failures = next_health(state.status, state.failures, state.successes, false, limits)
+  write_health(replica_key, result.url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
+  return true, status
+end

@@ -1,0 +1,250 @@
+"""Looks up the host names of replicas, so that a name whose lookup hangs costs its own replicas only.
+
+The system's resolver (`getaddrinfo`) is used, because sessions use it too: a resolver library would know neither the
+hosts file nor the other sources of names of this machine. It blocks, so it runs in threads of this module's own. Names
+that were answered quickly last time, new names, and slow names have separate shares of these threads. One lookup of a
+name runs at a time. The last answer is kept while a lookup hangs or the resolver fails.
+
+Not promised: a new name waits if more than `MOST_THREADS` lookups hang at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ipaddress
+import math
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared_registry.aio.daemon_thread import start_call
+from shared_registry.probing.own_trouble import OwnTrouble, own_trouble, resolver_trouble
+
+LOOKUP_AGAIN_SECONDS = 30.0
+"""The age of an answer from which a name is looked up again."""
+SAME_ANSWER_SECONDS = 1.0
+"""The age up to which an answer serves other new connections, so that many replicas behind one name need one lookup."""
+PATIENCE_SECONDS = 0.25
+"""How long a probe waits for a lookup before it uses the last answer."""
+SLOW_SECONDS = 1.0
+"""The duration from which a lookup counts as slow."""
+MOST_THREADS = 256
+"""The most lookups at once, of which names that were answered quickly last time have a quarter for themselves."""
+
+_HOSTS_FILE = Path("/etc/hosts")
+_RESOLVER_FAILURES = frozenset(getattr(socket, name, None) for name in ("EAI_AGAIN", "EAI_FAIL", "EAI_MEMORY"))
+"""The codes of failures that are no answer about the name."""
+
+Lookup = Callable[[str], Sequence[str]]
+"""Returns the addresses of a name, in the order in which they are tried; raises what `socket.getaddrinfo` raises."""
+
+
+class NameUnknown(Exception):
+    """The name has no address, or its lookup fails although the resolver responds. The text is for operators."""
+
+
+def system_lookup(host: str) -> Sequence[str]:
+    """Return the addresses of a name by this machine's resolver. Blocks."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def is_literal(host: str) -> bool:
+    """Return whether a host is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class _Kind(enum.Enum):
+    """The kinds of lookups, by how the last lookup of the name went."""
+
+    QUICK = "quick"
+    NEW = "new"
+    SLOW = "slow"
+
+
+_THREADS = {_Kind.QUICK: MOST_THREADS // 4, _Kind.NEW: MOST_THREADS // 4, _Kind.SLOW: MOST_THREADS // 8}
+"""How many threads may begin lookups of a kind. A lookup that turns out to be slow leaves its kind."""
+
+
+@dataclass(slots=True, eq=False)
+class _Name:
+    """What is known of a name.
+
+    Attributes:
+        addresses: The last answer; empty if there is none, or if the name does not exist any more.
+        answered_at: When the last answer was requested.
+        failing_since: When the first lookup since the last answer began.
+        failure: The exception of the last lookup, if it failed.
+        trouble: Set if that was this router's own trouble.
+        kind: The kind of the next lookup, or of the one under way.
+        ended: Done when the lookup under way ends.
+        requested_at: When the lookup under way was requested.
+        began_at: When the lookup under way began; infinity while it waits for a thread.
+    """
+
+    host: str
+    addresses: tuple[str, ...] = ()
+    answered_at: float = -math.inf
+    failing_since: float = math.inf
+    failure: Exception | None = None
+    trouble: OwnTrouble | None = None
+    kind: _Kind = _Kind.NEW
+    ended: asyncio.Future[None] | None = None
+    requested_at: float = 0.0
+    began_at: float = math.inf
+
+
+@dataclass
+class Names:
+    """The answers of the resolver, for one event loop. It needs no closing; its threads end by themselves.
+
+    Attributes:
+        lookup: Looks up one name; see `Lookup`. Called in threads.
+    """
+
+    lookup: Lookup | None = None
+    _names: dict[str, _Name] = field(default_factory=dict)
+    _waiting: dict[_Kind, deque[_Name]] = field(default_factory=lambda: {kind: deque() for kind in _Kind})
+    _running: Counter[_Kind] = field(default_factory=Counter)
+    _resolver_answered_at: float = -math.inf
+
+    def retain(self, hosts: Iterable[str]) -> None:
+        """Forget all names but these, except those whose lookup is under way."""
+        kept = set(hosts)
+        for host in [host for host, name in self._names.items() if name.ended is None and host not in kept]:
+            del self._names[host]
+
+    async def addresses(self, host: str, *, max_age_seconds: float) -> tuple[str, ...]:
+        """Return the addresses of a name, at least one. Without a last answer, it waits as long as the lookup takes.
+
+        Args:
+            host: The name.
+            max_age_seconds: The age from which an answer is replaced; the last answer is used if that takes too long.
+
+        Raises:
+            NameUnknown: The name has no address, or only its own lookup fails.
+            OwnTrouble: The resolver does not respond, and there is no last answer.
+        """
+        name = self._names.get(host) or self._names.setdefault(host, _Name(host))
+        if name.addresses and self._now() - name.answered_at < max_age_seconds:
+            return name.addresses
+        ended = self._start(name)
+        if not name.addresses:
+            await asyncio.shield(ended)
+        elif (left := name.requested_at + PATIENCE_SECONDS - self._now()) > 0:
+            await asyncio.wait([ended], timeout=left)
+        if name.addresses:
+            return name.addresses
+        raise self._failure(name)
+
+    def failure_of(self, host: str) -> NameUnknown | OwnTrouble:
+        """Return the failure of a name whose lookup has not ended in time, and that has no last answer."""
+        name = self._names.get(host) or _Name(host)
+        if name.began_at < math.inf and self._is_resolver_up(name):
+            return NameUnknown("the lookup of the name hangs, others do not")
+        return resolver_trouble()
+
+    def _start(self, name: _Name) -> asyncio.Future[None]:
+        if name.ended is not None:
+            return name.ended
+        name.ended = ended = asyncio.get_running_loop().create_future()
+        name.requested_at = self._now()
+        self._waiting[name.kind].append(name)
+        self._run_waiting()
+        return ended
+
+    def _run_waiting(self) -> None:
+        for kind, waiting in self._waiting.items():
+            most = MOST_THREADS - (0 if kind is _Kind.QUICK else _THREADS[_Kind.QUICK])
+            while waiting and self._running[kind] < _THREADS[kind] and self._running.total() < most:
+                self._run(waiting.popleft())
+
+    def _run(self, name: _Name) -> None:
+        loop = asyncio.get_running_loop()
+        name.began_at = began_at = self._now()
+        name.failing_since = min(name.failing_since, began_at)
+        self._running[name.kind] += 1
+        alarm = loop.call_later(SLOW_SECONDS, self._count_as_slow, name)
+        lookup = self.lookup or system_lookup
+
+        def look_up() -> tuple[Sequence[str], bool]:
+            return lookup(name.host), _is_in_hosts_file(name.host)
+
+        def done(result: tuple[Sequence[str], bool] | Exception) -> None:
+            alarm.cancel()
+            self._running[name.kind] -= 1
+            self._take(name, result, began_at)
+            self._run_waiting()
+
+        try:
+            start_call(look_up, done)
+        except RuntimeError as error:
+            done(error)
+
+    def _count_as_slow(self, name: _Name) -> None:
+        """Free the place of a lookup that hangs for other names of its kind."""
+        self._running[name.kind] -= 1
+        name.kind = _Kind.SLOW
+        self._running[name.kind] += 1
+        self._run_waiting()
+
+    def _take(self, name: _Name, result: tuple[Sequence[str], bool] | Exception, began_at: float) -> None:
+        now = self._now()
+        if isinstance(result, Exception):
+            self._take_failure(name, result)
+        else:
+            addresses, is_in_file = result
+            name.addresses, name.answered_at = tuple(addresses), began_at
+            name.failure = name.trouble = None
+            name.failing_since = math.inf
+            if not is_in_file:
+                self._resolver_answered_at = now
+        is_quick = now - began_at < SLOW_SECONDS and name.trouble is None
+        name.kind = _Kind.QUICK if is_quick else _Kind.SLOW
+        name.began_at = math.inf
+        if name.ended is not None and not name.ended.done():
+            name.ended.set_result(None)
+        name.ended = None
+
+    def _take_failure(self, name: _Name, failure: Exception) -> None:
+        """Drop the last answer only if this failure is one as well."""
+        name.failure, name.trouble = failure, own_trouble(failure)
+        if name.trouble is None and isinstance(failure, socket.gaierror) and failure.errno not in _RESOLVER_FAILURES:
+            name.addresses = ()
+            self._resolver_answered_at = self._now()
+
+    def _failure(self, name: _Name) -> Exception:
+        if name.trouble is not None and not (_is_temporary(name.failure) and self._is_resolver_up(name)):
+            return name.trouble
+        if name.failure is None:
+            return NameUnknown("the name has no address")
+        words = name.failure.strerror if isinstance(name.failure, OSError) else None
+        return NameUnknown((words or str(name.failure)).lower())
+
+    def _is_resolver_up(self, name: _Name) -> bool:
+        """Return whether another name was answered since this one fails. Answers of the hosts file do not count."""
+        return self._resolver_answered_at >= max(name.failing_since, self._now() - LOOKUP_AGAIN_SECONDS)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _is_temporary(failure: Exception | None) -> bool:
+    return isinstance(failure, socket.gaierror) and failure.errno == socket.EAI_AGAIN
+
+
+def _is_in_hosts_file(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        lines = _HOSTS_FILE.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(host in line.partition("#")[0].lower().split()[1:] for line in lines)

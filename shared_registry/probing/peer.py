@@ -1,0 +1,345 @@
+"""What a router knows about replicas that another router probes. Every router that runs health checks is such a peer.
+
+It probes a replica in four cases. Another router's probes fail, and this one is asked (an opinion). It was the one that
+reached a replica that its prober did not, twice (a hand-over: it is the prober now). The replica is not healthy, and it
+is this router's turn to try (an appeal). It did not reach the replica when it was asked, and chooses it last until it
+does. `docs/verdicts.md` explains the rules, and `lua/give_opinions.lua` decides what each word changes.
+
+All of it is separate from the leader's health loop: other tasks, other connections, another limit of probes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import heapq
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock, wait_until
+from shared_registry.errors import StoreError
+from shared_registry.model import (
+    AdminState,
+    Event,
+    Leader,
+    Opinion,
+    OpinionKind,
+    ProbeResult,
+    ReplicaRecord,
+    ReplicaStatus,
+    Thresholds,
+)
+from shared_registry.probing.prober import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.prober_list import ProberList
+
+PROBES_AT_ONCE = 64
+OPINIONS_AT_ONCE = 200
+ANSWER_SECONDS = 0.05
+"""How long an opinion waits for others, to be sent together."""
+LONGEST_WAIT_SECONDS = 1.0
+logger = logging.getLogger(__name__)
+
+
+class KnownReplicas(Protocol):
+    """The part of the shared state that probing reads."""
+
+    @property
+    def leader(self) -> Leader | None:
+        """The last known leader; `None` if there is none."""
+
+    def probed(self) -> Iterable[ReplicaRecord]:
+        """Return the records of all replicas as known now."""
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        """Return one replica's record as known now; `None` if the replica was removed."""
+
+
+class Handled(Protocol):
+    """The reply to a list of results: the first `done` of them were handled, the others have to be sent again."""
+
+    @property
+    def done(self) -> int:
+        """How many of the results were handled."""
+
+
+SendOpinions = Callable[[Sequence[Opinion], Thresholds], Awaitable[Handled]]
+"""See `Store.give_opinions`."""
+
+
+@dataclass(frozen=True)
+class PeerSettings:
+    """How a peer probes; see `RouterConfig` for each."""
+
+    path: str
+    fast_interval_seconds: float
+    thresholds: Thresholds
+
+
+class PeerReason(enum.Enum):
+    """Why this router probes a replica that another router probes too."""
+
+    OPINION = "opinion"
+    REPORT = "report"
+    APPEAL = "appeal"
+    REACH = "reach"
+
+
+@dataclass
+class PeerTask:
+    """A replica that is probed for a reason, once or repeatedly.
+
+    Attributes:
+        key: The replica's canonical url.
+        incarnation: The replica's incarnation.
+        reason: Why it is probed.
+        id: The id of the question, for an opinion.
+        due: When the next probe begins, on the monotonic clock; infinity while one is under way.
+        count: The number of the last report, or of successes in a row.
+    """
+
+    key: str
+    incarnation: str
+    reason: PeerReason
+    id: str
+    due: float
+    count: int = 0
+
+
+class Peer:
+    """Probes for other routers, and tells what it finds. Only one `run` at a time."""
+
+    def __init__(
+        self,
+        replicas: KnownReplicas,
+        send: SendOpinions,
+        probe: HttpProbe,
+        settings: PeerSettings,
+        *,
+        probers: ProberList,
+        clock: Clock,
+        rng: random.Random,
+        on_reach: Callable[[str, bool], None],
+    ) -> None:
+        """Set up; nothing is probed before `run`.
+
+        Args:
+            replicas: The replicas as this router's mirror shows them.
+            send: Writes opinions to Redis.
+            probe: Makes one probe.
+            settings: How replicas are probed.
+            probers: The routers that can probe.
+            clock: Used for due times and waits.
+            rng: Used for jitter.
+            on_reach: Called with a replica's canonical url, and whether this router reaches it.
+        """
+        self._replicas = replicas
+        self._send = send
+        self._probe = probe
+        self._settings = settings
+        self._probers = probers
+        self._router = probers.router
+        self._clock = clock
+        self._rng = rng
+        self._on_reach = on_reach
+        self._tasks: dict[tuple[str, PeerReason], PeerTask] = {}
+        self._heap: list[tuple[float, str, str]] = []
+        self._answered: dict[str, str] = {}
+        self._unreached: set[str] = set()
+        self._opinions: dict[tuple[str, PeerReason], Opinion] = {}
+        self._changed: set[str] | None = None
+        self._wake = asyncio.Event()
+        self._has_opinions = asyncio.Event()
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events:
+            self._changed = None
+        elif self._changed is not None:
+            for event in events:
+                self._changed.update(question.key for question in event.questions)
+                if event.record is not None:
+                    self._changed.add(event.record.key)
+        if self._changed is None or self._changed:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Probe and tell until cancelled."""
+        self._changed = None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell())
+            slots = asyncio.Semaphore(PROBES_AT_ONCE)
+            while True:
+                self._wake.clear()
+                self._follow()
+                task = self._pop_due()
+                if task is None:
+                    await self._wait()
+                    continue
+                await slots.acquire()
+                group.create_task(self._probe_one(task, slots))
+
+    def _follow(self) -> None:
+        """Take over what has changed since the last call."""
+        changed, self._changed = self._changed, set()
+        if changed is None:
+            records = {record.key: record for record in self._replicas.probed()}
+            changed = records.keys() | {key for key, _ in self._tasks}
+        for key in changed:
+            self._review(key, self._replicas.record(key))
+
+    def _review(self, key: str, record: ReplicaRecord | None) -> None:
+        """Decide for which reasons this router probes a replica from now on."""
+        now = self._clock.monotonic()
+        wanted: dict[PeerReason, tuple[str, float]] = {}
+        if record is not None and record.is_probed:
+            doubt = record.doubt
+            if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
+                wanted[PeerReason.OPINION] = doubt.suspicion, now
+            if doubt.prober == self._router:
+                wanted[PeerReason.REPORT] = "", now + self._interval
+            elif self._may_appeal(record):
+                wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
+            elif key in self._unreached and self._leader != self._router:
+                wanted[PeerReason.REACH] = "", now + self._interval
+        for reason in PeerReason:
+            task = self._tasks.get((key, reason))
+            if record is None or reason not in wanted:
+                self._tasks.pop((key, reason), None)
+            elif task is None or (task.incarnation, task.id) != (record.incarnation, wanted[reason][0]):
+                self._add(PeerTask(key, record.incarnation, reason, *wanted[reason]))
+        if record is None:
+            self._answered.pop(key, None)
+            self._unreached.discard(key)
+
+    def _may_appeal(self, record: ReplicaRecord) -> bool:
+        is_out = record.health.status is not ReplicaStatus.HEALTHY and record.admin is AdminState.ACTIVE
+        return is_out and self._leader not in ("", self._router)
+
+    @property
+    def _leader(self) -> str:
+        return self._replicas.leader.router if self._replicas.leader else ""
+
+    @property
+    def _interval(self) -> float:
+        return self._settings.thresholds.interval_seconds
+
+    def _first_turn(self, record: ReplicaRecord) -> float:
+        """Return in how many seconds it is this router's turn to appeal for a replica that was just judged or is new.
+
+        The routers take turns, one an interval. Those that did not reach the replica when they were asked come last.
+        The first one tries at once after a verdict; a new replica is left to its prober for an interval.
+        """
+        order = self._order(record)
+        turn = order.index(self._router) + (record.health.status is ReplicaStatus.UNKNOWN)
+        return turn * self._interval
+
+    def _order(self, record: ReplicaRecord) -> list[str]:
+        others = [*self._probers.peers(), self._router]
+        candidates = [router for router in others if router != self._leader]
+
+        def rank(router: str) -> tuple[bool, bytes]:
+            seed = f"{record.key} {record.status_since} {router}"
+            return router in record.doubt.unreached_by, blake2b(seed.encode(), digest_size=8).digest()
+
+        return sorted(candidates, key=rank)
+
+    def _add(self, task: PeerTask) -> None:
+        self._tasks[task.key, task.reason] = task
+        heapq.heappush(self._heap, (task.due, task.key, task.reason.value))
+        self._wake.set()
+
+    def _schedule(self, task: PeerTask, due: float) -> None:
+        if self._tasks.get((task.key, task.reason)) is task:
+            task.due = due
+            heapq.heappush(self._heap, (due, task.key, task.reason.value))
+            self._wake.set()
+
+    def _pop_due(self) -> PeerTask | None:
+        while self._heap and self._heap[0][0] <= self._clock.monotonic():
+            due, key, reason = heapq.heappop(self._heap)
+            task = self._tasks.get((key, PeerReason(reason)))
+            if task is not None and task.due == due:
+                task.due = math.inf
+                return task
+        return None
+
+    async def _wait(self) -> None:
+        while self._heap and self._is_outdated(*self._heap[0]):
+            heapq.heappop(self._heap)
+        due = self._heap[0][0] if self._heap else math.inf
+        await wait_until(self._clock, min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS), self._wake)
+
+    def _is_outdated(self, due: float, key: str, reason: str) -> bool:
+        task = self._tasks.get((key, PeerReason(reason)))
+        return task is None or task.due != due
+
+    async def _probe_one(self, task: PeerTask, slots: asyncio.Semaphore) -> None:
+        try:
+            timeout_seconds = self._settings.thresholds.timeout_seconds
+            outcome = await guarded(self._probe, task.key + self._settings.path, timeout_seconds, fresh=True)
+            self._on_outcome(task, outcome)
+        finally:
+            slots.release()
+
+    def _on_outcome(self, task: PeerTask, outcome: ProbeOutcome) -> None:
+        """Tell what a probe has found, and schedule the next one."""
+        is_current = self._tasks.get((task.key, task.reason)) is task
+        is_ok = outcome.trouble is None and outcome.error is None
+        if outcome.trouble is None:
+            (self._unreached.discard if is_ok else self._unreached.add)(task.key)
+            self._on_reach(task.key, is_ok)
+        now, fast = self._clock.monotonic(), self._settings.fast_interval_seconds
+        match task.reason:
+            case PeerReason.OPINION:
+                self._answered[task.key] = task.id
+                self._tasks.pop((task.key, task.reason), None)
+                self._say(task, OpinionKind.OPINION, task.id, outcome)
+                self._review(task.key, self._replicas.record(task.key))
+            case PeerReason.REPORT if is_current:
+                task.count = max(task.count + 1, round(now * 1000))  # rises over all hand-overs to this router
+                self._say(task, OpinionKind.REPORT, str(task.count), outcome)
+                self._schedule(task, now + (self._interval if is_ok else fast))
+            case PeerReason.APPEAL if is_current:
+                task.count = task.count + 1 if is_ok else 0
+                if is_ok:
+                    self._say(task, OpinionKind.APPEAL, str(task.count), outcome)
+                self._schedule(task, now + (fast if is_ok else max(1, len(self._probers.peers())) * self._interval))
+            case PeerReason.REACH if is_current:
+                if is_ok:
+                    del self._tasks[task.key, task.reason]
+                else:
+                    self._schedule(task, now + self._interval)
+
+    def _say(self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
+        error = outcome.error if outcome.trouble is None else str(outcome.trouble)
+        result = ProbeResult(
+            task.key, task.incarnation, outcome.latency_ms, error, is_unsure=outcome.trouble is not None
+        )
+        self._opinions[task.key, task.reason] = Opinion(kind, opinion_id, result)
+        self._has_opinions.set()
+
+    async def _tell(self) -> None:
+        """Send opinions as they come, several at once. While Redis is away, keep the last of each replica."""
+        backoff = Backoff(rng=self._rng)
+        while True:
+            await self._has_opinions.wait()
+            await self._clock.sleep(ANSWER_SECONDS)
+            batch = [*self._opinions.items()][:OPINIONS_AT_ONCE]
+            try:
+                answer = await self._send([opinion for _, opinion in batch], self._settings.thresholds)
+            except StoreError as error:
+                logger.debug("probing: opinions are kept: %s", error)
+                await self._clock.sleep(backoff.next_seconds())
+                continue
+            backoff.reset()
+            for key, opinion in batch[: answer.done]:
+                if self._opinions.get(key) is opinion:
+                    del self._opinions[key]
+            if not self._opinions:
+                self._has_opinions.clear()
