@@ -4,8 +4,8 @@ std = {
   read_globals = {
     'ARGV', 'KEYS', 'error', 'ipairs', 'pairs', 'tonumber', 'tostring', 'type', 'unpack',
     math = {fields = {'floor', 'max', 'min'}},
-    redis = {fields = {'call', 'pcall', 'sha1hex'}},
-    string = {fields = {'find', 'format', 'gmatch', 'gsub', 'len', 'lower', 'match', 'rep', 'sub', 'upper'}},
+    redis = {fields = {'call', 'pcall'}},
+    string = {fields = {'byte', 'find', 'format', 'gmatch', 'gsub', 'len', 'lower', 'match', 'rep', 'sub', 'upper'}},
     table = {fields = {'concat', 'insert', 'remove', 'sort'}},
   },
 }

@@ -73,10 +73,13 @@ local function has_peers(router)
 end
 
 -- Returns up to three peers to be asked about a replica. Other machines come first, since routers of one machine share
--- its network. The digest spreads the questions about many replicas over all peers.
+-- its network. The hash of the seed spreads the questions about many replicas over all peers.
 local function peers_to_ask(router, seed)
   local elsewhere, here = peers_of(router)
-  local start = tonumber(string.sub(redis.sha1hex(seed), 1, 8), 16)
+  local start = 0
+  for i = 1, #seed do
+    start = (start * 31 + string.byte(seed, i)) % 2147483647
+  end
   local asked = {}
   for _, list in ipairs({elsewhere, here}) do
     for i = 0, math.min(#list, ASKED_AT_ONCE - #asked) - 1 do

@@ -199,6 +199,9 @@ class HealthLoop:
         records = [record for record in self._replicas.probed() if record.is_probed]
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
+        for record in records:
+            if record.health.status is not ReplicaStatus.HEALTHY:
+                self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
         if self._listeners.retain:
             self._listeners.retain(record.key + self._settings.path for record in records)
 
@@ -243,6 +246,8 @@ class HealthLoop:
         elif outcome.error is None:
             self._listeners.trouble_log.connected()
             self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
+        elif self._is_handed_over(record):
+            self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
         self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
         if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:

@@ -27,6 +27,7 @@ from shared_registry.errors import StoreError
 from shared_registry.model import (
     AdminState,
     Event,
+    Evidence,
     Leader,
     Opinion,
     OpinionKind,
@@ -196,6 +197,8 @@ class Peer:
     def _review(self, key: str, record: ReplicaRecord | None) -> None:
         """Decide for which reasons this router probes a replica from now on."""
         now = self._clock.monotonic()
+        is_healthy = record is not None and record.health.status is ReplicaStatus.HEALTHY
+        self._on_reach(key, not (is_healthy and key in self._unreached))
         wanted: dict[PeerReason, tuple[str, float]] = {}
         if record is not None and record.is_probed:
             doubt = record.doubt
@@ -205,7 +208,7 @@ class Peer:
                 wanted[PeerReason.REPORT] = "", now + self._interval
             elif self._may_appeal(record):
                 wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
-            elif key in self._unreached and self._leader != self._router:
+            elif is_healthy and key in self._unreached and self._leader != self._router:
                 wanted[PeerReason.REACH] = "", now + self._interval
         for reason in PeerReason:
             task = self._tasks.get((key, reason))
@@ -290,37 +293,31 @@ class Peer:
     def _on_outcome(self, task: PeerTask, outcome: ProbeOutcome) -> None:
         """Tell what a probe has found, and schedule the next one."""
         is_current = self._tasks.get((task.key, task.reason)) is task
-        is_ok = outcome.trouble is None and outcome.error is None
-        if outcome.trouble is None:
-            (self._unreached.discard if is_ok else self._unreached.add)(task.key)
-            self._on_reach(task.key, is_ok)
+        is_ok = outcome.evidence is Evidence.OK
         now, fast = self._clock.monotonic(), self._settings.fast_interval_seconds
         match task.reason:
             case PeerReason.OPINION:
                 self._answered[task.key] = task.id
-                self._tasks.pop((task.key, task.reason), None)
-                self._say(task, OpinionKind.OPINION, task.id, outcome)
-                self._review(task.key, self._replicas.record(task.key))
+                self._tell_later(task, OpinionKind.OPINION, task.id, outcome)
             case PeerReason.REPORT if is_current:
                 task.count = max(task.count + 1, round(now * 1000))  # rises over all hand-overs to this router
-                self._say(task, OpinionKind.REPORT, str(task.count), outcome)
+                self._tell_later(task, OpinionKind.REPORT, str(task.count), outcome)
                 self._schedule(task, now + (self._interval if is_ok else fast))
             case PeerReason.APPEAL if is_current:
                 task.count = task.count + 1 if is_ok else 0
                 if is_ok:
-                    self._say(task, OpinionKind.APPEAL, str(task.count), outcome)
+                    self._tell_later(task, OpinionKind.APPEAL, str(task.count), outcome)
                 self._schedule(task, now + (fast if is_ok else max(1, len(self._probers.peers())) * self._interval))
             case PeerReason.REACH if is_current:
-                if is_ok:
-                    del self._tasks[task.key, task.reason]
-                else:
-                    self._schedule(task, now + self._interval)
+                self._schedule(task, now + self._interval)
+        if outcome.evidence is not Evidence.UNSURE:
+            (self._unreached.discard if is_ok else self._unreached.add)(task.key)
+        self._review(task.key, self._replicas.record(task.key))
 
-    def _say(self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
+    def _tell_later(self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
         error = outcome.error if outcome.trouble is None else str(outcome.trouble)
-        result = ProbeResult(
-            task.key, task.incarnation, outcome.latency_ms, error, is_unsure=outcome.trouble is not None
-        )
+        is_unsure = outcome.evidence is Evidence.UNSURE
+        result = ProbeResult(task.key, task.incarnation, outcome.latency_ms, error, is_unsure=is_unsure)
         self._opinions[task.key, task.reason] = Opinion(kind, opinion_id, result)
         self._has_opinions.set()
 

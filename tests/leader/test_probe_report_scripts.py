@@ -199,16 +199,32 @@ async def test_unchanged_health_writes_no_event(space: Space) -> None:
     assert space.fields(B)["consecutive_failures"] == "23"
 
 
-async def test_five_hundred_results_fit_in_one_call(space: Space) -> None:
-    urls = [f"http://10.1.{n // 250}.{n % 250}:8000" for n in range(500)]
+async def test_a_call_stops_after_fifty_changes_and_says_where(space: Space) -> None:
+    """A batch goes on where the last one has stopped; a repeated call says the same."""
+    urls = [f"http://127.1.{n // 250}.{n % 250}:8000" for n in range(120)]
     for url in urls:
         await space.add(url)
     epoch = await space.elect()
-    report = await space.report(epoch, 1, *(space.success(url) for url in urls))
-    assert (len(report.events), report.dropped) == (500, 0)
-    assert [event.record.key for event in report.events if event.record] == urls
-    assert space.ready()[1] == set(urls)
-    assert len(await space.reader.events(after="0-0", count=2000)) == 1001
+    results, done = [space.success(url) for url in urls], []
+    for batch in range(1, 4):
+        report = await space.report(epoch, batch, *results)
+        assert (len(report.events), report.dropped) == (report.done, 0)
+        assert [event.record.key for event in report.events if event.record] == urls[: report.done]
+        repeated = await space.report(epoch, batch, *results)
+        assert (repeated.done, repeated.is_duplicate) == (report.done, True)
+        done.append(report.done)
+        results, urls = results[report.done :], urls[report.done :]
+    assert (done, results) == ([50, 50, 20], [])
+    assert len(space.ready()[1]) == 120
+
+
+async def test_five_hundred_results_without_a_change_fit_in_one_call(space: Space) -> None:
+    urls = [f"http://127.1.{n // 250}.{n % 250}:8000" for n in range(500)]
+    for url in urls:
+        await space.add(url)
+    epoch = await space.elect()
+    report = await space.report(epoch, 1, *(space.failure(url) for url in urls))
+    assert (report.done, len(report.events), report.dropped) == (500, 0, 0)
 
 
 async def test_results_of_one_batch_are_applied_in_order(space: Space) -> None:

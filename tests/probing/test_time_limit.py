@@ -116,7 +116,7 @@ async def test_pauses_before_the_end_do_not_count(alarms: Alarms, pauses: list[f
     assert task.result() == "timeout"
 
 
-async def test_a_loop_that_is_always_late_does_not_wait_for_ever(alarms: Alarms) -> None:
+async def test_a_loop_that_is_always_late_still_ends(alarms: Alarms) -> None:
     task = asyncio.create_task(limited(asyncio.Event()))
     await alarms.run_until(100.0)
     pauses = 0

@@ -60,6 +60,8 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
         "url": "http://router",
         "config_fingerprint": "fingerprint",
         "expiry_ms": str(EXPIRY_MS),
+        "machine": "",
+        "probe_print": "",
     }
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS
 

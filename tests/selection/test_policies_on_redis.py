@@ -110,7 +110,7 @@ async def test_all_routers_together_record_one_panic_and_one_end(
 
         routers.fleet.down = {A, B, C}
         await until(lambda: all(registry.panic is not None for registry in running))
-        assert all(set(shares(registry)) == set(URLS) for registry in running)
+        await until(lambda: all(set(shares(registry)) == set(URLS) for registry in running))
         why = "1 of 4 active replicas healthy, panic_percent is 50"
         assert status_document(running[1], url="", live_sessions=0, queue=Queue(0, 0))["panic"] == why
 

@@ -20,6 +20,7 @@ SPELLED = {
     "full": ("sr:{a.B-1_}:full", "set"),
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
+    "probers": ("sr:{a.B-1_}:probers", "zset"),
     "queue": ("sr:{a.B-1_}:queue", "zset"),
     "events": ("sr:{a.B-1_}:events", "stream"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared_registry.errors import KeyConflict, StoreRefused
-from shared_registry.model import AdminState, ProbeResult, Term
+from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult, Term
 from shared_registry.store.codec import removed_entry
 from shared_registry.store.keys import SCHEMA
 from shared_registry.store.lua import LUA_DIR, command_names
@@ -25,6 +25,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
+    "give_opinions": lambda space: space.store.give_opinions([Opinion(OpinionKind.OPINION, "q", RESULT)], THRESHOLDS),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
     "leave_cluster": lambda space: space.store.leave(affinity_seconds=60),
     "reap_router": lambda space: space.store.reap("router~1", affinity_seconds=60),
@@ -94,6 +95,9 @@ async def populate(space: Space) -> None:
     space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})
     space.expire_router("router~1")
     space.raw.zadd(space.keys.queue, {f"router~1/{WAITER}": 1})
+    space.raw.hset(
+        space.keys.replica(A), mapping={"suspicion": "q", "suspected_by": "router~2", "asked": "router~1 router~3"}
+    )
 
 
 def key_of(space: Space, command: str, name: str) -> str:

@@ -15,7 +15,7 @@ COUNTS_TWICE = {"record_outcome"}
 """The exception: the same outcome may rightly happen twice, so it is never repeated."""
 GOES_ON = "partial"
 """The answer of one that did as much as one call may; the next call does more of the same."""
-MOVES_WITH_TIME = {"heartbeat_at_ms", "reap_after_ms", "reap_until_ms"}
+MOVES_WITH_TIME = {"heartbeat_at_ms", "reap_after_ms", "reap_until_ms", "heartbeats_resumed_at_ms"}
 
 
 class Twice(ScriptRunner):
@@ -38,11 +38,12 @@ class Twice(ScriptRunner):
 
 def timeless(dump: Dump, keys: Keys) -> Dump:
     """Leave out what each heartbeat sets to the time of day."""
-    meta, routers = dump.get(keys.meta), dump.get(keys.routers)
+    meta = dump.get(keys.meta)
     if isinstance(meta, dict):
         dump[keys.meta] = {field: value for field, value in meta.items() if field not in MOVES_WITH_TIME}
-    if isinstance(routers, list):
-        dump[keys.routers] = {router for router, _ in routers}
+    for key in (keys.routers, keys.probers):
+        if isinstance(members := dump.get(key), list):
+            dump[key] = {member for member, _ in members}
     return dump
 
 

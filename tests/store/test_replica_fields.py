@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lupa import lua51
 
-from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
+from shared_registry.model import AdminState, Doubt, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from shared_registry.store.lua import LUA_DIR
 from shared_registry.store.replica_fields import (
     FIELDS,
@@ -23,11 +23,11 @@ from shared_registry.store.replica_fields import (
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = [field.name for field in FIELDS]
-PARTS = {"key", "endpoint", "health"}
+PARTS = {"key", "endpoint", "health", "doubt"}
 """Of a record: not fields of its hash."""
 
 
-@pytest.mark.parametrize("holder", [ReplicaEndpoint, ReplicaHealth, ReplicaRecord])
+@pytest.mark.parametrize("holder", [ReplicaEndpoint, ReplicaHealth, Doubt, ReplicaRecord])
 def test_every_attribute_of_the_model_has_one_row(holder: type) -> None:
     attributes = {one.name for one in dataclasses.fields(holder)} - PARTS
     assert sorted(field.attribute for field in HELD_BY[holder]) == sorted(attributes)

@@ -6,7 +6,6 @@ one: no cjson, no bit, no os, no random numbers.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +16,9 @@ from redis.exceptions import ResponseError
 from tests.support.scenario import ScriptRunner
 
 _RUN = """
-function(text, keys, args, call, pcall, sha1hex)
+function(text, keys, args, call, pcall)
   local allowed = {
-    KEYS = keys, ARGV = args, redis = {call = call, pcall = pcall, sha1hex = sha1hex}, string = string,
+    KEYS = keys, ARGV = args, redis = {call = call, pcall = pcall}, string = string,
     table = table, ipairs = ipairs, pairs = pairs, tonumber = tonumber, tostring = tostring, type = type,
     unpack = unpack, error = error,
     math = {floor = math.floor, max = math.max, min = math.min},
@@ -80,10 +79,6 @@ READS = {
 }
 
 
-def _sha1hex(text: str) -> str:
-    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
 @dataclass
 class Run:
     """One execution of a command: what it was given, and the Redis commands that it called, in order."""
@@ -130,7 +125,7 @@ class Sandbox(ScriptRunner):
             except ResponseError as error:
                 return lua.table_from({"err": str(error)})
 
-        reply = lua.eval(_RUN)(text, lua.table_from(keys), lua.table_from(args), call, pcall, _sha1hex)
+        reply = lua.eval(_RUN)(text, lua.table_from(keys), lua.table_from(args), call, pcall)
         values = [reply[at] for at in range(1, len(reply) + 1)]
         assert all(isinstance(value, str) for value in values), f"{name} answered with more than text: {values}"
         return values

@@ -22,7 +22,7 @@ SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", "sour
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_IN_EVENTS = {"in_flight", "revision", "spec_request", "failing_witness"}
+NOT_IN_EVENTS = {"in_flight", "revision", "spec_request", "failing_witness", "prober_report", "reported_at_ms"}
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Namespace(LeaseRules):
             return "fenced"
         if batch <= exact(self.leader["batch"]):
             return "duplicate"
-        self.leader["batch"] = str(batch)
+        self.leader |= {"batch": str(batch), "batch_done": str(len(results))}
         for result in results:
             self._apply(result, thresholds, router=self.leader["router"], by="")
         self._serve()
@@ -287,6 +287,8 @@ class Namespace(LeaseRules):
         is_late = heartbeat is None or exact(heartbeat) > now.high or now.low - exact(heartbeat) > EXPIRY_MS / 2
         if is_late or exact(reap_after) > soon.high:
             reap_after = soon
+        if is_late:
+            self.meta["heartbeats_resumed_at_ms"] = self._time()
         self.meta |= {"heartbeat_at_ms": self._time(), "reap_after_ms": reap_after}
         self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
         for router, expires_at in self.routers.items():

@@ -284,6 +284,8 @@ class Steps(RuleBasedStateMachine):
             "started_at_ms": "1700000000123",
             "url": "http://router",
             "config_fingerprint": "print",
+            "machine": "",
+            "probe_print": "",
         }
         was_there = info.key in self.expected.routers
         heartbeat = self.do_repeatably(
