@@ -11,19 +11,19 @@
 -- include lib/values.lua
 
 local now_ms = server_now_ms()
-local looked_at = {}
+local is_live_by_router = {}
 local reply = {'inspected', '', ''}
 
 -- Returns whether the router lives. A router that is not in `routers` is added to the reply, once.
 local function is_live(router)
-  if looked_at[router] == nil then
+  if is_live_by_router[router] == nil then
     local expires_at_ms = redis.call('ZSCORE', keys.routers, router)
-    looked_at[router] = expires_at_ms and tonumber(expires_at_ms) > now_ms
+    is_live_by_router[router] = expires_at_ms and tonumber(expires_at_ms) > now_ms
     if not expires_at_ms then
       reply[#reply + 1] = router
     end
   end
-  return looked_at[router]
+  return is_live_by_router[router]
 end
 
 local waiting = 0

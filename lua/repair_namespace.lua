@@ -83,7 +83,7 @@ local function repair_membership(replica, url, in_flight)
 end
 
 -- Returns the scores of a url in the ready sets, and whether it is in `full`, as one text.
-local function standing(url)
+local function ready_state(url)
   return table.concat({
     redis.call('ZSCORE', keys.ready_primary, url) or '-', redis.call('ZSCORE', keys.ready_secondary, url) or '-',
     whole(redis.call('SISMEMBER', keys.full, url)),
@@ -91,9 +91,9 @@ local function standing(url)
 end
 
 local function repair_ready(replica, url)
-  local before = standing(url)
+  local before = ready_state(url)
   refresh_ready(replica, url)
-  if standing(url) ~= before then
+  if ready_state(url) ~= before then
     count(1)
   end
 end
@@ -127,12 +127,15 @@ count(granted)
 if first_event ~= '' then
   count(redis.call('XTRIM', keys.events, 'MINID', first_event))
 end
+local revision = redis.call('HGET', keys.meta, 'revision')
 local last = redis.call('XREVRANGE', keys.events, '+', '-', 'COUNT', 1)[1]
-if last and redis.call('HGET', keys.meta, 'revision') ~= last[1] then
+if last and revision ~= last[1] then
   redis.call('HSET', keys.meta, 'revision', last[1])
   count(1)
+elseif not last and revision then
+  count(1) -- The event stream was lost. The event below leads to the revision again.
 end
-if changes > 0 or not last then
+if changes > 0 then
   emit(now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
 end
 return {'repaired', whole(changes)}

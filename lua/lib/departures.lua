@@ -46,15 +46,15 @@ local function next_waiters(key)
     return {}, cursor
   end
   local page = redis.call('ZSCAN', keys.queue, cursor, 'COUNT', WAITERS_AT_ONCE)
-  local own = {}
+  local waiters = {}
   for i = 1, #page[2], 2 do
     local waiter = page[2][i]
     if string.sub(waiter, 1, #key + 1) == key .. '/' then
       local lease_id = string.sub(waiter, #key + 2)
-      own[#own + 1] = {waiter = waiter, session = session_of(lease_id), sequence = page[2][i + 1]}
+      waiters[#waiters + 1] = {waiter = waiter, session = session_of(lease_id), sequence = page[2][i + 1]}
     end
   end
-  return own, page[1] == '0' and 'done' or page[1]
+  return waiters, page[1] == '0' and 'done' or page[1]
 end
 
 -- Returns nil, or the reply for a key of these waiters and leases that has the wrong type.

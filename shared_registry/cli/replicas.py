@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,15 @@ from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
 from shared_registry.cli.draining import wait_drained
+from shared_registry.cli.endpoint_options import (
+    CapacityOption,
+    LabelsOption,
+    NameOption,
+    OrderOption,
+    PrimaryOption,
+    UrlsArgument,
+    WeightOption,
+)
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
 from shared_registry.cli.options import (
     ByOption,
@@ -42,37 +51,14 @@ commands = typer.Typer()
 )
 def add(
     context: typer.Context,
-    urls: Annotated[
-        list[str], typer.Argument(metavar="URL", help="The replicas' http(s) urls, without a path.", show_default=False)
-    ],
+    urls: UrlsArgument,
     *,
-    name: Annotated[
-        str | None, typer.Option(help="A name for people; only with a single url.", show_default=False)
-    ] = None,
-    primary: Annotated[
-        bool | None,
-        typer.Option("--primary/--secondary", help="The tier; secondaries take sessions when no primary can."),
-    ] = None,
-    weight: Annotated[float | None, typer.Option(help="The share of the load; default: 1.", show_default=False)] = None,
-    capacity: Annotated[
-        int | None,
-        typer.Option(help="The most sessions at once; 0, the default, means no limit.", show_default=False),
-    ] = None,
-    order: Annotated[
-        int | None,
-        typer.Option(
-            help="The order among the replicas, lowest first; default: the end. Only with a single url.",
-            show_default=False,
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Set a label, such as zone=a; NAME- removes the label. Repeat for several labels.",
-            show_default=False,
-        ),
-    ] = None,
+    name: NameOption = None,
+    primary: PrimaryOption = None,
+    weight: WeightOption = None,
+    capacity: CapacityOption = None,
+    order: OrderOption = None,
+    label: LabelsOption = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -88,16 +74,8 @@ def add(
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     asked = {"name": name, "primary": primary, "weight": weight, "capacity": capacity, "order": order}
-    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    for field in ("name", "order"):
-        if field in changes and len(urls) > 1:
-            raise UsageError(f"--{field}: belongs to a single replica; use one command for each replica")
-    set_labels, unset_labels = _label_changes(label or [])
+    change = _spec_change({field: value for field, value in asked.items() if value is not None}, label or [], urls)
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-
-    def change(known: ReplicaEndpoint) -> dict[str, Any]:
-        kept = {name: value for name, value in known.labels.items() if name not in unset_labels}
-        return {**changes, "labels": {**kept, **set_labels}}
 
     async def work(operator: Operator) -> Results:
         return await change_each(await operator.plan(urls, change), operator.register)
@@ -285,6 +263,22 @@ class _Task:
         if results.failure is not None:
             with explained(self.settings):
                 raise results.failure
+
+
+def _spec_change(
+    changes: Mapping[str, Any], labels: Sequence[str], urls: Sequence[str]
+) -> Callable[[ReplicaEndpoint], dict[str, Any]]:
+    """Return a function that returns the changes to one replica's spec."""
+    for field in ("name", "order"):
+        if field in changes and len(urls) > 1:
+            raise UsageError(f"--{field}: belongs to a single replica; use one command for each replica")
+    set_labels, unset_labels = _label_changes(labels)
+
+    def change(known: ReplicaEndpoint) -> dict[str, Any]:
+        kept = {name: value for name, value in known.labels.items() if name not in unset_labels}
+        return {**changes, "labels": {**kept, **set_labels}}
+
+    return change
 
 
 def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:

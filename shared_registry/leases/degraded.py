@@ -134,8 +134,8 @@ class DegradedPlacement:
         capacity = replica.endpoint.capacity
         if not capacity or self._mode != "share":
             return False
-        own = self._used[replica.key] - kept[replica.key]
-        return own >= self._shares.get(replica.key, 0) or self._load(replica, kept) >= capacity
+        own_count = self._used[replica.key] - kept[replica.key]
+        return own_count >= self._shares.get(replica.key, 0) or self._load(replica, kept) >= capacity
 
     def _load(self, replica: Replica, kept: Counter[str]) -> int:
         return self._recorded(replica) + self._used[replica.key] - kept[replica.key]

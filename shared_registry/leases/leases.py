@@ -47,26 +47,16 @@ class Placement:
             clock: Used for waits and deadlines.
             rng: Used for jitter.
         """
+        self._mirror = mirror
         self.ledger = Ledger()
+        mode, affinity = settings.degraded_placement, settings.affinity_seconds
         self.reconciler = Reconciler(
-            store,
-            reader,
-            self.ledger,
-            router=router,
-            join=join,
-            affinity_seconds=settings.affinity_seconds,
-            clock=clock,
-            rng=rng,
+            store, reader, self.ledger, router=router, join=join, affinity_seconds=affinity, clock=clock, rng=rng
         )
         self.outage = Outage(
-            settings.degraded_placement,
-            reader,
-            mirror,
-            self.ledger,
-            router=router,
-            refresh_seconds=settings.refresh_seconds,
-            clock=clock,
+            mode, reader, mirror, self.ledger, router=router, refresh_seconds=settings.refresh_seconds, clock=clock
         )
+        self.holder = Holder(store, mirror, self.ledger, self.outage, self.reconciler, affinity_seconds=affinity)
         self._queue = RouterQueue(
             reader,
             router=router,
@@ -77,25 +67,19 @@ class Placement:
         )
         recovery = Recovery(join, self.reconciler)
         self._asker = Asker(store, self.ledger, self.outage, recovery, max_queue=settings.max_queue)
-        self.holder = Holder(
-            store,
-            mirror,
-            self.ledger,
-            self.outage,
-            self.reconciler,
-            affinity_seconds=settings.affinity_seconds,
-        )
-        self.acquirer = Acquirer(
+        self.acquirer = self._acquirer(clock)
+
+    def _acquirer(self, clock: Clock) -> Acquirer:
+        return Acquirer(
             self._asker,
             self._queue,
             self.ledger,
             self.outage,
             self.reconciler,
-            mirror,
+            self._mirror,
             end=self.holder.end,
             clock=clock,
         )
-        self._mirror = mirror
 
     async def run(self) -> None:
         """Reconcile when due, read the loads regularly, and follow the queue, until cancelled."""

@@ -142,12 +142,12 @@ class Outage:
         """
         if self._mode != "share" or not self._recorded:
             return []
-        own = Counter(self._ledger.missing().values())
-        own.subtract(Counter(self._ledger.kept.values()))
+        own_counts = Counter(self._ledger.missing().values())
+        own_counts.subtract(Counter(self._ledger.kept.values()))
         return [
             one.key
             for one in self._mirror.view.preference
-            if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own[one.key]
+            if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own_counts[one.key]
         ]
 
     async def read_recorded_loads(self, error: StoreError) -> None:

@@ -187,8 +187,8 @@ class Reconciler:
     async def _compare(self) -> None:
         orphaned = await self._put_back_missing()
         async for waiting in self._reader.waiters():
-            own = [one.lease_id for one in waiting if one.router == self._router]
-            orphaned += [lease_id for lease_id in own if not self._ledger.knows(lease_id)]
+            own_waiters = [one.lease_id for one in waiting if one.router == self._router]
+            orphaned += [lease_id for lease_id in own_waiters if not self._ledger.knows(lease_id)]
         await self._release_all([*orphaned, *self._ledger.ending])
 
     async def _put_back_missing(self) -> list[str]:

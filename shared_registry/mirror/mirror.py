@@ -27,6 +27,7 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.mirror.own_writes import OwnWrites
 from shared_registry.model import ORIGIN, Event, EventKind, Leader, Replica, ReplicaEndpoint, ReplicaRecord, is_later
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader
@@ -90,7 +91,7 @@ class Mirror:
         self._refreshed_at: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._trouble: str | None = None
-        self._own_writes: list[Event] = []
+        self._own_writes = OwnWrites()
         self._is_contributing = False
 
     @property
@@ -148,7 +149,7 @@ class Mirror:
         self.revision = snapshot.head.revision
         self.epoch = max(self.epoch, snapshot.head.epoch)
         self.leader = snapshot.leader
-        self._own_writes = written_meanwhile
+        self._own_writes.keep(written_meanwhile)
         self.view.replace_all(snapshot.records, snapshot.removed)
         self.view.apply(self._records(written_meanwhile))
         self._refreshed_at = self._clock.monotonic()
@@ -174,7 +175,7 @@ class Mirror:
         """
         events = [event for event in events if self._is_of_this_history(event) or _is_on_purpose(event)]
         if generation == self.generation and events and not self._is_contributing:
-            self._own_writes += [event for event in events if is_later(event.id, self.revision)]
+            self._own_writes.add(events, revision=self.revision)
             self._take(events)
 
     def _is_of_this_history(self, event: Event) -> bool:
@@ -278,7 +279,7 @@ class Mirror:
             self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
 
     async def _poll(self) -> None:
-        expected = tuple(self._own_writes)
+        expected = self._own_writes.pending()
         head, events = await self._reader.poll(after=self.revision)
         if head.history_id is None:
             raise StoreUnavailable(EMPTY)
@@ -286,7 +287,7 @@ class Mirror:
             raise Gap
         self._polled_at = self._clock.monotonic()
         self._advance(events)
-        self._give_up([event for event in expected if event in self._own_writes])
+        self._own_writes.expect_carried(expected)
         self._confirm()
 
     def _advance(self, events: Sequence[Event]) -> None:
@@ -301,29 +302,16 @@ class Mirror:
                 raise Gap
             self.revision = event.id
         if events:
-            passed = [event for event in self._own_writes if not is_later(event.id, self.revision)]
-            self._own_writes = [event for event in self._own_writes if is_later(event.id, self.revision)]
             self._take(events)
-            brought = {event.id for event in events}
-            self._give_up([event for event in passed if event.id not in brought])
+            self._own_writes.pass_by(events)
             if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
                 raise Gap  # events do not carry the repaired data
             self._confirm()
 
-    def _give_up(self, lost: Sequence[Event]) -> None:
-        """Forget own writes that a failover has lost: the event stream should have carried them by now.
-
-        Raises:
-            Gap: There are such writes.
-        """
-        if lost:
-            self._own_writes = [event for event in self._own_writes if event not in lost]
-            raise Gap
-
     def _written_after(self, head: Head) -> list[Event]:
         """Return own writes that are later than a full read. Return none if the history or the revision went back."""
         is_same_history = head.history_id == self.history_id and not is_later(self.revision, head.revision)
-        return [event for event in self._own_writes if is_same_history and is_later(event.id, head.revision)]
+        return self._own_writes.later_than(head.revision) if is_same_history else []
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -70,12 +70,12 @@ class Selection:
         self._is_spread = is_spread
         self._levels = None
         self._outdated.update(self._pickers)
-        own = self._named(None)
-        needed = self._used if own == "priority" else self._used | {own}
+        own_policy = self._named(None)
+        needed = self._used if own_policy == "priority" else self._used | {own_policy}
         level = self._first_level() if needed else 0
         for policy in needed:
             self._picker(policy, level)
-        self.choose = None if own == "priority" else self._picker(own, level).choose
+        self.choose = None if own_policy == "priority" else self._picker(own_policy, level).choose
 
     def select(self, policy: str | None, key: str | None, excluded: Collection[str]) -> Replica | None:
         """Return the replica for the next session.

@@ -325,6 +325,22 @@ async def test_repairing_correct_data_changes_nothing(space: Space) -> None:
     assert space.dump() == before
 
 
+async def test_repairing_an_empty_namespace_writes_nothing(space: Space) -> None:
+    assert await space.store.repair(urls=[A], routers=["router~1"], first_event="", by="me") == 0
+    assert space.raw.keys(space.keys.prefix + "*") == []
+
+
+async def test_repair_begins_a_lost_event_stream_again(space: Space) -> None:
+    await populate(space)
+    before = await space.reader.head()
+    space.raw.delete(space.keys.events)
+    assert await space.store.repair(urls=[], routers=[], first_event="", by="me") == 1
+    (event,) = await space.reader.last_events(1)
+    assert (event.kind, event.previous) == (EventKind.NAMESPACE_REPAIRED, before.revision)
+    assert (await space.reader.head()).revision == event.id
+    assert await space.store.repair(urls=[], routers=[], first_event="", by="me") == 0
+
+
 async def test_repairing_while_routers_are_at_work_loses_nothing(space: Space) -> None:
     await populate(space)
     is_over = False

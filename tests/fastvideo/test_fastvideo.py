@@ -40,10 +40,10 @@ from shared_registry.fastvideo import (
 )
 from shared_registry.store.keys import Keys
 from tests.support.replica_server import ReplicaServer
-from tests.support.stand_ins import FOREVER_SECONDS, Place, make_place, running
+from tests.support.stand_ins import FOREVER_SECONDS, SharedState, make_shared_state, running
 from tests.support.until import until
 
-place = pytest.fixture(make_place)
+place = pytest.fixture(make_shared_state)
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
 
 
@@ -72,7 +72,7 @@ class ForeignConfig:
 
 
 @pytest.fixture
-def raw(place: Place) -> Iterator[Any]:
+def raw(place: SharedState) -> Iterator[Any]:
     with Redis.from_url(place.redis_url, decode_responses=True) as client:
         yield client
 
@@ -155,7 +155,7 @@ def test_an_empty_list_of_replicas_is_accepted() -> None:
     assert (registry.all(), registry.select()) == ([], None)
 
 
-async def test_a_foreign_config_and_its_endpoints_are_enough(place: Place) -> None:
+async def test_a_foreign_config_and_its_endpoints_are_enough(place: SharedState) -> None:
     async with ReplicaServer() as server:
         config = ForeignConfig(replicas=[ForeignEndpoint(server.url(), primary=True)])
         registry = ReplicaRegistry(config.replicas)
@@ -184,7 +184,7 @@ async def test_a_registry_that_checks_health_itself_is_refused() -> None:
         await run_health_check_loop(registry=registry, config=registry.config, stop_event=asyncio.Event())
 
 
-async def test_a_second_loop_is_refused_and_the_first_continues(place: Place) -> None:
+async def test_a_second_loop_is_refused_and_the_first_continues(place: SharedState) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     replica = registry.all()[0]
     async with running(registry, ForeignConfig(), http_get=answer) as first:
@@ -195,7 +195,7 @@ async def test_a_second_loop_is_refused_and_the_first_continues(place: Place) ->
         assert (registry.is_started, registry.is_leader, first.done()) == (True, True, False)
 
 
-async def test_the_loop_starts_and_stops_a_registry_repeatedly(place: Place, raw: Any) -> None:
+async def test_the_loop_starts_and_stops_a_registry_repeatedly(place: SharedState, raw: Any) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     keys = Keys(place.namespace)
     for _ in range(2):
@@ -207,7 +207,7 @@ async def test_the_loop_starts_and_stops_a_registry_repeatedly(place: Place, raw
         assert (raw.exists(keys.leader), raw.zcard(keys.routers)) == (0, 0)
 
 
-async def test_replicas_are_listed_all_the_time_while_the_registry_starts(place: Place) -> None:
+async def test_replicas_are_listed_all_the_time_while_the_registry_starts(place: SharedState) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A, primary=True), ReplicaEndpoint(B)])
     first, second = registry.all()
     async with running(registry, ForeignConfig(), http_get=answer), asyncio.timeout(10):
@@ -217,7 +217,7 @@ async def test_replicas_are_listed_all_the_time_while_the_registry_starts(place:
             await asyncio.sleep(0)
 
 
-async def test_the_loop_does_not_stop_a_registry_started_by_others(place: Place, raw: Any) -> None:
+async def test_the_loop_does_not_stop_a_registry_started_by_others(place: SharedState, raw: Any) -> None:
     async with SharedReplicaRegistry(place.config([ReplicaEndpoint(A)]), health_checks=False) as registry:
         async with running(registry, ForeignConfig(), http_get=answer):
             await until(lambda: registry.select() is not None)
@@ -236,7 +236,7 @@ async def test_a_stop_event_set_before_ends_the_loop_at_once() -> None:
     await run_health_check_loop(Unused(RouterConfig(), health_checks=False), RouterConfig(), stop_event=stop_event)
 
 
-async def test_cancelling_ends_the_loop_cleanly(place: Place, raw: Any) -> None:
+async def test_cancelling_ends_the_loop_cleanly(place: SharedState, raw: Any) -> None:
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     loop = run_health_check_loop(registry, ForeignConfig(), stop_event=asyncio.Event(), http_get=answer)
     others = asyncio.all_tasks()
@@ -287,7 +287,7 @@ async def test_the_loop_begins_once_redis_is_there(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = own_server()
-    Place(server.url, "late").put_into(monkeypatch)
+    SharedState(server.url, "late").put_into(monkeypatch)
     await asyncio.to_thread(server.kill)
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
     replica = registry.all()[0]
@@ -301,7 +301,7 @@ async def test_an_outage_changes_no_health_and_probing_continues_afterwards(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
-    Place(server.url, "outage").put_into(monkeypatch)
+    SharedState(server.url, "outage").put_into(monkeypatch)
     probe = SettableProbe()
     async with one_healthy(probe) as (registry, replica, loop):
         await asyncio.to_thread(server.kill)
@@ -317,7 +317,7 @@ async def test_many_outcomes_wait_for_silent_redis_no_longer_than_one(
     own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
-    Place(server.url, "silence").put_into(monkeypatch)
+    SharedState(server.url, "silence").put_into(monkeypatch)
     monkeypatch.setenv("SHARED_REGISTRY_REDIS_TIMEOUT_SECONDS", "1")
     async with ReplicaRegistry([ReplicaEndpoint(f"http://10.0.0.{at}:8000") for at in range(10)]) as registry:
         os.kill(server.pid, signal.SIGSTOP)
@@ -332,7 +332,7 @@ async def test_many_outcomes_wait_for_silent_redis_no_longer_than_one(
 
 
 async def test_an_error_that_waiting_cannot_fix_ends_the_loop(
-    place: Place, raw: Any, caplog: pytest.LogCaptureFixture
+    place: SharedState, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.set(Keys(place.namespace).meta, "something else")
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
@@ -346,7 +346,7 @@ async def test_an_error_that_waiting_cannot_fix_ends_the_loop(
 
 
 async def test_a_passing_failure_of_the_loop_is_logged(
-    place: Place, raw: Any, caplog: pytest.LogCaptureFixture
+    place: SharedState, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     probe = SettableProbe()
     async with one_healthy(probe) as (_, replica, loop):
@@ -359,7 +359,7 @@ async def test_a_passing_failure_of_the_loop_is_logged(
         await until(lambda: replica.health.status is ReplicaStatus.UNHEALTHY)
 
 
-async def test_one_router_probes_for_all_until_another_takes_over(place: Place) -> None:
+async def test_one_router_probes_for_all_until_another_takes_over(place: SharedState) -> None:
     calls: list[int] = []
 
     def prober(number: int) -> Any:
@@ -385,7 +385,7 @@ async def test_one_router_probes_for_all_until_another_takes_over(place: Place) 
 
 
 async def test_times_and_latencies_reach_all_routers_without_status_changes(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_REFRESH_SECONDS", "0.05")
     latencies = iter(range(1, 10_000))
@@ -415,7 +415,7 @@ async def test_times_and_latencies_reach_all_routers_without_status_changes(
 
 
 async def test_the_registry_sets_the_lease_the_config_sets_health_checks(
-    place: Place, raw: Any, monkeypatch: pytest.MonkeyPatch
+    place: SharedState, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_LEASE_SECONDS", "60")
     monkeypatch.setenv("SHARED_REGISTRY_HEALTH_CHECK_PATH", "/from-the-environment")
@@ -438,7 +438,7 @@ async def test_the_registry_sets_the_lease_the_config_sets_health_checks(
 
 
 async def test_settings_missing_in_a_foreign_config_come_from_the_registry(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARED_REGISTRY_HEALTH_CHECK_EXPECT", json.dumps({"status": "ready"}))
     async with ReplicaServer() as server:
@@ -457,7 +457,7 @@ def test_every_health_setting_of_the_loop_is_a_setting() -> None:
     assert set(fastvideo.HEALTH_SETTINGS) <= {item.name for item in dataclasses.fields(RouterConfig)}
 
 
-async def test_probes_in_progress_end_with_the_loop_and_count_nothing(place: Place) -> None:
+async def test_probes_in_progress_end_with_the_loop_and_count_nothing(place: SharedState) -> None:
     seen: list[str] = []
 
     async def hang(url: str, *, timeout: float) -> tuple[float, str | None]:

@@ -13,10 +13,10 @@ import pytest
 from shared_registry import Replica, ReplicaEndpoint, ReplicaStatus, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.fastvideo import ReplicaRegistry
-from tests.support.stand_ins import BUILDS, Build, Place, make_place, read_counters
+from tests.support.stand_ins import BUILDS, Build, SharedState, make_shared_state, read_counters
 from tests.support.until import until
 
-place = pytest.fixture(make_place)
+place = pytest.fixture(make_shared_state)
 UNKNOWN, HEALTHY, UNHEALTHY = ReplicaStatus.UNKNOWN, ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY
 URL = "http://10.0.0.1:8000"
 CLOCK_SECONDS = 0.002
@@ -24,7 +24,7 @@ CLOCK_SECONDS = 0.002
 
 
 @pytest.fixture(params=BUILDS)
-def build(request: pytest.FixtureRequest, place: Place) -> Build:
+def build(request: pytest.FixtureRequest, place: SharedState) -> Build:
     return BUILDS[request.param](place)
 
 
@@ -306,7 +306,7 @@ async def test_outcomes_never_raise_without_redis_and_count_again_afterwards(
     way: str, own_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server()
-    place = Place(server.url, "outage")
+    place = SharedState(server.url, "outage")
     place.put_into(monkeypatch)
     async with BUILDS[way](place)(endpoints("pp")) as registry:
         first, second = registry.all()

@@ -15,10 +15,10 @@ import pytest
 from shared_registry import HttpProbe, Replica, ReplicaEndpoint, ReplicaStatus, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
 from tests.support.replica_server import ReplicaServer
-from tests.support.stand_ins import FOREVER_SECONDS, Place, make_place, running
+from tests.support.stand_ins import FOREVER_SECONDS, SharedState, make_shared_state, running
 from tests.support.until import until
 
-place = pytest.fixture(make_place)
+place = pytest.fixture(make_shared_state)
 UNKNOWN, HEALTHY, UNHEALTHY = ReplicaStatus.UNKNOWN, ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY
 Run = Callable[[RouterConfig, HttpProbe | None], AbstractAsyncContextManager[SharedReplicaRegistry]]
 
@@ -95,7 +95,7 @@ class Prober:
         return self.calls.count(replica.url + "/health")
 
 
-def config_of(place: Place, *names: str, **settings: Any) -> RouterConfig:
+def config_of(place: SharedState, *names: str, **settings: Any) -> RouterConfig:
     """Return a config that settles within milliseconds, for replicas of these names."""
     quick = {"health_check_interval_seconds": 0.05, "fast_interval_seconds": 0.01, "refresh_seconds": 0.05}
     return place.config([ReplicaEndpoint(f"http://{name}") for name in names], **quick | settings)
@@ -104,7 +104,7 @@ def config_of(place: Place, *names: str, **settings: Any) -> RouterConfig:
 ONE_ROUND = {"health_check_interval_seconds": FOREVER_SECONDS, "fast_interval_seconds": FOREVER_SECONDS}
 
 
-async def test_the_first_round_probes_all_replicas_at_once_without_delay(run: Run, place: Place) -> None:
+async def test_the_first_round_probes_all_replicas_at_once_without_delay(run: Run, place: SharedState) -> None:
     prober = Prober()
     names = [f"replica-{number}" for number in range(20)]
     prober.answers = {name: asyncio.Event() for name in names}
@@ -119,7 +119,7 @@ async def test_the_first_round_probes_all_replicas_at_once_without_delay(run: Ru
     assert sorted(prober.calls) == sorted(f"http://{name}/health" for name in names)
 
 
-async def test_every_replica_is_probed_repeatedly_but_never_twice_at_once(run: Run, place: Place) -> None:
+async def test_every_replica_is_probed_repeatedly_but_never_twice_at_once(run: Run, place: SharedState) -> None:
     prober = Prober()
     async with run(config_of(place, "a", "b", "c"), prober) as registry:
         replicas = registry.all()
@@ -127,7 +127,7 @@ async def test_every_replica_is_probed_repeatedly_but_never_twice_at_once(run: R
     assert prober.most_open == 1
 
 
-async def test_a_probe_receives_origin_path_and_timeout(run: Run, place: Place) -> None:
+async def test_a_probe_receives_origin_path_and_timeout(run: Run, place: SharedState) -> None:
     prober = Prober()
     config = place.config(
         [ReplicaEndpoint("http://10.0.0.1:8000"), ReplicaEndpoint("https://b.example/")],
@@ -145,7 +145,7 @@ async def test_a_probe_receives_origin_path_and_timeout(run: Run, place: Place) 
     [("no answer", "no answer"), (ConnectionError("boom"), "ConnectionError: boom"), (TimeoutError(), "TimeoutError")],
 )
 async def test_error_texts_and_exceptions_are_failures(
-    run: Run, place: Place, answer: str | Exception, error: str
+    run: Run, place: SharedState, answer: str | Exception, error: str
 ) -> None:
     prober = Prober()
     prober.answers["bad"] = answer
@@ -177,7 +177,7 @@ async def test_error_texts_and_exceptions_are_failures(
     ],
 )
 async def test_statuses_and_counters_follow_the_thresholds_of_the_config(
-    run: Run, place: Place, results: str, status: ReplicaStatus, failures: int, successes: int
+    run: Run, place: SharedState, results: str, status: ReplicaStatus, failures: int, successes: int
 ) -> None:
     """Probes answer by the script, and no more after its end."""
     left = list(results)
@@ -216,7 +216,7 @@ async def test_statuses_and_counters_follow_the_thresholds_of_the_config(
     ],
 )
 async def test_a_status_of_400_or_more_is_a_failure(
-    run: Run, place: Place, status: int, expected: ReplicaStatus
+    run: Run, place: SharedState, status: int, expected: ReplicaStatus
 ) -> None:
     async with ReplicaServer() as server:
         server.replica().status = status
@@ -229,7 +229,7 @@ async def test_a_status_of_400_or_more_is_a_failure(
             assert replica.record.last_error == ("" if expected is HEALTHY else f"HTTP {status}")
 
 
-async def test_refusing_and_silent_replicas_are_failures_over_http(run: Run, place: Place) -> None:
+async def test_refusing_and_silent_replicas_are_failures_over_http(run: Run, place: SharedState) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         refusing = f"127.0.0.1:{free.getsockname()[1]}"
     async with ReplicaServer() as server:
@@ -242,7 +242,7 @@ async def test_refusing_and_silent_replicas_are_failures_over_http(run: Run, pla
             assert "timeout after 0.1s" in replicas[1].record.last_error
 
 
-async def test_a_slow_probe_does_not_delay_the_others(run: Run, place: Place) -> None:
+async def test_a_slow_probe_does_not_delay_the_others(run: Run, place: SharedState) -> None:
     prober = Prober()
     prober.answers["slow"] = asyncio.Event()
     config = config_of(place, "slow", "quick", health_check_timeout_seconds=FOREVER_SECONDS)
@@ -252,7 +252,7 @@ async def test_a_slow_probe_does_not_delay_the_others(run: Run, place: Place) ->
         assert (slow.health.status, prober.count(slow)) == (UNKNOWN, 1)
 
 
-async def test_the_loop_ends_promptly_and_keeps_results_so_far(run: Run, place: Place) -> None:
+async def test_the_loop_ends_promptly_and_keeps_results_so_far(run: Run, place: SharedState) -> None:
     prober = Prober()
     prober.answers["slow"] = asyncio.Event()
     prober.answers["bad"] = "down"
@@ -276,7 +276,7 @@ async def test_the_loop_ends_promptly_and_keeps_results_so_far(run: Run, place: 
     assert statuses == [UNKNOWN, UNHEALTHY, HEALTHY]
 
 
-async def test_live_objects_show_the_last_results(place: Place) -> None:
+async def test_live_objects_show_the_last_results(place: SharedState) -> None:
     prober = Prober()
     prober.answers["bad"] = "down"
     async with drop_in(config_of(place, "bad", "good", **ONE_ROUND), prober) as registry:

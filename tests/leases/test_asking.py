@@ -18,7 +18,7 @@ from shared_registry.store.lane import Busy
 from shared_registry.store.replies import Denial, Denied, Grant, Queued
 from tests.support.fake_clock import START, FakeClock
 from tests.support.leasing_router import A, B
-from tests.support.waiting_router import Answer, ScriptedAsking, ScriptedLine
+from tests.support.waiting_router import Answer, ScriptedAsking, ScriptedQueue
 
 TIMEOUT = 10.0
 GRANT = Grant(A, "1-0")
@@ -44,7 +44,7 @@ class Router:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.store = ScriptedAsking(clock)
-        self.redis = ScriptedLine(clock)
+        self.redis = ScriptedQueue(clock)
         self.queue: RouterQueue = self.redis.queue(is_known=lambda _: True, on_orphaned_lease=lambda: None)
         self.heard: list[tuple[float, int, int]] = []
         self.rejoins = 0

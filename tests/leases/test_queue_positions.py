@@ -18,15 +18,15 @@ from shared_registry.store.lease_reader import WAITERS_AT_ONCE
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Grant, Queued
 from tests.support.fake_clock import FakeClock
-from tests.support.waiting_router import ROUTER, ScriptedLine
+from tests.support.waiting_router import ROUTER, ScriptedQueue
 
 KNOWN = {"a", "b", "ending"}
 GRANT = Grant("http://10.0.0.1:8000", "7-0")
 
 
 @pytest.fixture
-def redis(clock: FakeClock) -> ScriptedLine:
-    return ScriptedLine(clock)
+def redis(clock: FakeClock) -> ScriptedQueue:
+    return ScriptedQueue(clock)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def strangers() -> list[None]:
 
 
 @pytest.fixture
-def line(redis: ScriptedLine, strangers: list[None]) -> RouterQueue:
+def line(redis: ScriptedQueue, strangers: list[None]) -> RouterQueue:
     return redis.queue(is_known=KNOWN.__contains__, on_orphaned_lease=lambda: strangers.append(None))
 
 
@@ -50,20 +50,20 @@ async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.
 
 
 @pytest.fixture
-def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
+def a(line: RouterQueue, redis: ScriptedQueue) -> Iterator[Waiter]:
     redis.position_of["a"] = 3
     with line.waiting("a") as waiter:
         waiter.move(Queued("77", 3, 9))
         yield waiter
 
 
-async def test_without_waiters_no_positions_are_read(redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_without_waiters_no_positions_are_read(redis: ScriptedQueue, clock: FakeClock) -> None:
     await clock.advance(60)
     assert (redis.asked, redis.read_after) == ([], [])
 
 
 async def test_no_position_is_read_for_a_session_outside_the_queue(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     with line.waiting("a") as waiter:
         await clock.advance(10)
@@ -71,7 +71,7 @@ async def test_no_position_is_read_for_a_session_outside_the_queue(
 
 
 async def test_another_sessions_position_is_read_without_one_outside_the_queue(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     with line.waiting("b") as b:
         await clock.advance(5)
@@ -79,7 +79,7 @@ async def test_another_sessions_position_is_read_without_one_outside_the_queue(
         assert not b.is_called
 
 
-async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_positions_are_read_about_once_a_second(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
     await clock.advance(100)
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(redis.asked)]
     assert 90 <= len(gaps) <= 110
@@ -87,7 +87,7 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
     assert max(gaps) - min(gaps) > 0.2
 
 
-async def test_reading_ends_with_the_last_waiter(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_reading_ends_with_the_last_waiter(line: RouterQueue, redis: ScriptedQueue, clock: FakeClock) -> None:
     with line.waiting("a") as first:
         first.move(Queued("1", 1, 9))
         with line.waiting("b") as second:
@@ -105,7 +105,7 @@ async def test_reading_ends_with_the_last_waiter(line: RouterQueue, redis: Scrip
 
 
 async def test_a_waiter_leaving_during_a_reading_ends_the_readings(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     gate = asyncio.Event()
 
@@ -125,7 +125,7 @@ async def test_a_waiter_leaving_during_a_reading_ends_the_readings(
     assert (len(redis.asked), redis.read_after) == (1, [])
 
 
-async def test_a_waiter_receives_every_move_and_nothing_else(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_a_waiter_receives_every_move_and_nothing_else(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
     await asyncio.wait_for(a.wait_changed(), 30)
     news = asyncio.ensure_future(a.wait_changed())
     await clock.advance(10)
@@ -136,7 +136,7 @@ async def test_a_waiter_receives_every_move_and_nothing_else(a: Waiter, redis: S
     assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
-async def test_a_waiter_missing_from_the_queue_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
+async def test_a_waiter_missing_from_the_queue_is_called(a: Waiter, redis: ScriptedQueue, clock: FakeClock) -> None:
     del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
@@ -144,7 +144,7 @@ async def test_a_waiter_missing_from_the_queue_is_called(a: Waiter, redis: Scrip
 
 
 async def test_a_wake_up_calls_the_named_waiter_at_once(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
+    a: Waiter, line: RouterQueue, redis: ScriptedQueue, clock: FakeClock, strangers: list[None]
 ) -> None:
     with line.waiting("b") as b:
         b.move(Queued("78", 4, 9))
@@ -159,7 +159,7 @@ async def test_a_wake_up_calls_the_named_waiter_at_once(
 
 
 async def test_a_wake_up_before_the_first_position_is_not_lost(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     with line.waiting("a") as waiter:
         redis.wake("a")
@@ -170,7 +170,7 @@ async def test_a_wake_up_before_the_first_position_is_not_lost(
 
 
 async def test_a_slot_for_an_unknown_lease_is_reported(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock, strangers: list[None]
 ) -> None:
     redis.wake("ending")
     await clock.advance(0.1)
@@ -182,7 +182,7 @@ async def test_a_slot_for_an_unknown_lease_is_reported(
 
 
 async def test_after_an_error_the_inbox_is_read_from_its_start(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.wake("b")
     redis.wake("b")
@@ -197,7 +197,7 @@ async def test_after_an_error_the_inbox_is_read_from_its_start(
 
 
 async def test_during_an_outage_reading_is_retried_with_pauses(
-    a: Waiter, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.errors = {call: [StoreUnavailable("away")] * 1000 for call in ("positions", "wait_inbox")}
     await clock.advance(30)
@@ -211,7 +211,7 @@ async def test_during_an_outage_reading_is_retried_with_pauses(
 
 
 async def test_a_rewound_queue_reads_its_wake_ups_again(
-    a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    a: Waiter, line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     redis.wake("a")
     await clock.advance(0.1)
@@ -231,7 +231,7 @@ async def test_all_waiters_can_be_called_at_once(a: Waiter, line: RouterQueue) -
 
 
 async def test_moving_waiters_measure_the_speed_of_the_queue(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     with line.waiting("a") as a:
         a.move(Queued("1", 8, 9))
@@ -243,7 +243,7 @@ async def test_moving_waiters_measure_the_speed_of_the_queue(
 
 
 async def test_waiters_that_give_up_do_not_measure_speed(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     with line.waiting("a") as a:
         a.move(Queued("1", 4, 9))
@@ -257,7 +257,7 @@ async def test_waiters_that_give_up_do_not_measure_speed(
 
 
 async def test_a_pause_after_the_last_waiter_does_not_count(
-    line: RouterQueue, redis: ScriptedLine, clock: FakeClock
+    line: RouterQueue, redis: ScriptedQueue, clock: FakeClock
 ) -> None:
     for _ in range(2):
         with line.waiting("a") as a:

@@ -123,7 +123,7 @@ async def test_a_reply_of_an_older_generation_is_not_applied(
     assert router.mirror.generation == generation + 1
     with router.mirror.subscribed(router.listen):
         router.mirror.apply_reply([replace(own, id="999-0")], generation)
-    assert router.heard == []
+    assert router.received == []
     assert router.is_equal
 
 

@@ -19,7 +19,7 @@ from shared_registry.store import channel as scripts
 from shared_registry.store.lua import assemble
 from tests.support.model.bench import connect
 from tests.support.model.queue_rules import CHECKED_AT_ONCE, GRANTS_AT_ONCE, PAGE
-from tests.support.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
+from tests.support.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Harness
 
 SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0", "zset-max-ziplist-entries": "0"}
 """Otherwise a scan gives a small hash, or sorted set, whole."""
@@ -55,7 +55,7 @@ def scripts_in_small_pieces() -> Iterator[None]:
 @pytest.fixture
 def place_on(
     redis_binary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> Iterator[Callable[..., Place]]:
+) -> Iterator[Callable[..., Harness]]:
     """Start a server of the test's own; takes settings of it."""
     monkeypatch.setattr(restoration, "ENTRIES_AT_ONCE", ENTRIES_AT_ONCE)
     monkeypatch.setattr(check, "POLL_SECONDS", 0.0)  # nothing goes on between two reads
@@ -63,11 +63,11 @@ def place_on(
     with ExitStack() as stack:
         stack.enter_context(scripts_in_small_pieces())
 
-        def start(**config: str) -> Place:
+        def start(**config: str) -> Harness:
             server = stack.enter_context(EmbeddedServer(binary=redis_binary, config=SCANS_IN_PAGES | config))
             runner = stack.enter_context(asyncio.Runner())
             clients = connect(server.url)
             stack.callback(lambda: runner.run(clients.close()))
-            return Place(server, runner, clients, itertools.count())
+            return Harness(server, runner, clients, itertools.count())
 
         yield start

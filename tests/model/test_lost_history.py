@@ -19,7 +19,7 @@ from tests.support.model.bench import Router
 from tests.support.model.keyspace import HEALTH, OPERATOR, SPEC, KnownView, Spec, copy_of, is_later
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.rules import Namespace
-from tests.support.model.steps import Place, Steps
+from tests.support.model.steps import Harness, Steps
 from tests.support.model.strategies import Step
 from tests.support.model.values import Fields
 
@@ -110,7 +110,7 @@ class Losses(LeaseSteps):
     def restart_router(self, number: int) -> None:
         """A router dies, whatever it was about to put back, and starts again with its config file."""
         old = self.routers[number]
-        self.place.runner.run(old.stop())
+        self.harness.runner.run(old.stop())
         self.routers[number] = Router(old.name, self.bench)
         self.start(number)
         for url in CONFIGURED:
@@ -135,11 +135,11 @@ class Losses(LeaseSteps):
         view = router.known
         assert view is not None
         if router.steps is None:
-            self.place.runner.run(router.begin_to_put_back())
+            self.harness.runner.run(router.begin_to_put_back())
         assert router.steps is not None
         if router.steps.waiting is None:
             router.steps = None
-            self.let_back(number)
+            self.reconnect(number)
             return
         truth, (entries, is_complete) = self.truth, router.steps.waiting
 
@@ -227,5 +227,5 @@ def goes_when_drained(fields: Fields) -> bool:
 
 
 @takes_long
-def test_the_newest_view_is_restored_without_losing_later_writes(place_on: Callable[..., Place]) -> None:
+def test_the_newest_view_is_restored_without_losing_later_writes(place_on: Callable[..., Harness]) -> None:
     run_machine(Losses, place_on(), examples=25, steps=20)

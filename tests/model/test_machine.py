@@ -15,7 +15,7 @@ from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.rules import EXPIRY_MS
-from tests.support.model.steps import Place, Steps
+from tests.support.model.steps import Harness, Steps
 from tests.support.model.strategies import Step
 
 routers = st.integers(0, Steps.router_count - 1)
@@ -137,7 +137,7 @@ class Commands(QueueSteps):
             (1, Steps.forget_scripts, {}),
             (1, Steps.trim_stream, {"left": st.integers(1, 3)}),
             (2, Steps.cut_off, {"number": routers}),
-            (4, Steps.let_back, {"number": routers}),
+            (4, Steps.reconnect, {"number": routers}),
             (1, Steps.lose_everything, {}),
         )
     )
@@ -157,7 +157,7 @@ class Restarts(Commands):
         if not is_meant:
             return
         self.restarts_left -= 1
-        server = self.place.server
+        server = self.harness.server
         if not keeps_data:
             for number in range(self.router_count):
                 self.cut_off(number)
@@ -169,21 +169,21 @@ class Restarts(Commands):
         self.do(self.bench.raw.connection_pool.disconnect, lambda: None if keeps_data else self.expected.lose())
 
 
-def run_machine(machine: type[Steps], place: Place, *, examples: int, steps: int) -> None:
+def run_machine(machine: type[Steps], harness: Harness, *, examples: int, steps: int) -> None:
     """Run a machine at that place."""
     run_state_machine_as_test(
-        type(machine.__name__, (machine,), {"place": place}), settings=effort(examples=examples, steps=steps)
+        type(machine.__name__, (machine,), {"harness": harness}), settings=effort(examples=examples, steps=steps)
     )
 
 
 @takes_long
-def test_server_and_mirrors_behave_like_the_model(place_on: Callable[..., Place]) -> None:
+def test_server_and_mirrors_behave_like_the_model(place_on: Callable[..., Harness]) -> None:
     run_machine(Commands, place_on(), examples=60, steps=30)
 
 
 @takes_long
 def test_restarts_change_nothing_with_kept_or_restored_data(
-    place_on: Callable[..., Place],
+    place_on: Callable[..., Harness],
 ) -> None:
     """What the server does not keep, the mirrors put back."""
     run_machine(Restarts, place_on(appendonly="yes"), examples=12, steps=25)

@@ -21,7 +21,7 @@ from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_rules import GRANTS_AT_ONCE
 from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.rules import EXPIRY_MS
-from tests.support.model.steps import SPELLINGS, Place, Steps, pick
+from tests.support.model.steps import SPELLINGS, Harness, Steps, pick
 from tests.support.model.strategies import Step
 
 capacities = st.sampled_from([1, 1, 1, 2, 2, 3])
@@ -161,7 +161,7 @@ class Waiting(Sessions):
         self.lose_everything()
         self.join_and_wait(number, tie=0, times=times)
         self.poll(number, min(times, 3), brings=0)
-        self.let_back(0)
+        self.reconnect(0)
 
     @rule(
         step=some.step(
@@ -277,7 +277,7 @@ class Waiting(Sessions):
             (3, Steps.heartbeat, {"number": routers}),
             (3, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
-            (2, Steps.let_back, {"number": st.just(0)}),
+            (2, Steps.reconnect, {"number": st.just(0)}),
             (1, Sessions.lose_and_come_back, {}),
             (1, wait_while_all_is_lost, {"number": routers, "times": st.integers(1, 5)}),
         )
@@ -288,5 +288,5 @@ class Waiting(Sessions):
 
 
 @takes_long
-def test_every_command_that_makes_room_serves_waiters_in_order(place_on: Callable[..., Place]) -> None:
+def test_every_command_that_makes_room_serves_waiters_in_order(place_on: Callable[..., Harness]) -> None:
     run_machine(Waiting, place_on(), examples=25, steps=25)

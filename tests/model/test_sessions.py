@@ -18,7 +18,7 @@ from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_steps import QueueSteps
-from tests.support.model.steps import SPELLINGS, Place, Steps
+from tests.support.model.steps import SPELLINGS, Harness, Steps
 from tests.support.model.strategies import Step
 
 ROUTERS = 3
@@ -84,12 +84,12 @@ class Sessions(QueueSteps):
 
     def die_with(self, by: int, number: int, *, key: str, sessions: int, affinity_seconds: int, pieces: int) -> None:
         """A router with so many sessions dies that reaping it takes some calls, of which the first are made."""
-        self.crowd(number, key, sessions)
+        self.add_degraded_leases(number, key, sessions)
         self.die(by, number, affinity_seconds, pieces)
 
     def leave_with(self, number: int, *, key: str, sessions: int, affinity_seconds: int) -> None:
         """A router leaves with as many."""
-        self.crowd(number, key, sessions)
+        self.add_degraded_leases(number, key, sessions)
         while self.leave(number, affinity_seconds) is Departure.PARTIAL:
             pass
 
@@ -98,7 +98,7 @@ class Sessions(QueueSteps):
         self.lose_everything()
         for number in range(ROUTERS):
             self.heartbeat(number)
-        self.let_back(0)
+        self.reconnect(0)
 
     @rule(
         step=some.step(
@@ -180,7 +180,7 @@ class Sessions(QueueSteps):
             (3, Steps.heartbeat, {"number": routers}),
             (2, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
-            (2, Steps.let_back, {"number": st.just(0)}),
+            (2, Steps.reconnect, {"number": st.just(0)}),
             (1, lose_and_come_back, {}),
         )
     )
@@ -190,5 +190,5 @@ class Sessions(QueueSteps):
 
 
 @takes_long
-def test_leases_are_counted_placed_and_ended_like_the_model(place_on: Callable[..., Place]) -> None:
+def test_leases_are_counted_placed_and_ended_like_the_model(place_on: Callable[..., Harness]) -> None:
     run_machine(Sessions, place_on(), examples=26, steps=30)

@@ -18,15 +18,15 @@ from shared_registry.embedded import EmbeddedServer
 from tests.support.command import SECONDS, environment
 from tests.support.forking_process import A, build
 
-Said = dict[str, Any]
+Message = dict[str, Any]
 REMEDY = "await start() in this process"
 
 
 @pytest.fixture
-def fork(server: EmbeddedServer, namespace: str) -> Callable[[str], Said]:
+def fork(server: EmbeddedServer, namespace: str) -> Callable[[str], Message]:
     """Play a scenario in a process of its own, and return what came of it."""
 
-    def fork(scenario: str) -> Said:
+    def fork(scenario: str) -> Message:
         words = [sys.executable, "-m", "tests.support.forking_process", scenario, server.url, namespace]
         with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
             try:
@@ -35,13 +35,13 @@ def fork(server: EmbeddedServer, namespace: str) -> Callable[[str], Said]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == 0
-        results: Said = json.loads(out)
+        results: Message = json.loads(out)
         return results
 
     return fork
 
 
-def expect_two_routers(results: Said) -> None:
+def expect_two_routers(results: Message) -> None:
     assert results["codes"] == [0, 0], results
     keys = [one["key"] for one in results["messages"]]
     assert len(set(keys)) == 2
@@ -51,28 +51,28 @@ def expect_two_routers(results: Said) -> None:
     assert results["key here"] == ""
 
 
-def test_two_workers_forked_after_construction_are_two_routers(fork: Callable[[str], Said]) -> None:
+def test_two_workers_forked_after_construction_are_two_routers(fork: Callable[[str], Message]) -> None:
     results = fork("preload")
     expect_two_routers(results)
     first, second = (one["luck"] for one in results["messages"])
     assert first != second, "what is left to chance is the same in both"
 
 
-def test_repeated_tasks_run_in_each_worker(fork: Callable[[str], Said]) -> None:
+def test_repeated_tasks_run_in_each_worker(fork: Callable[[str], Message]) -> None:
     results = fork("preload_seeded")
     expect_two_routers(results)
     first, second = (one["luck"] for one in results["messages"])
     assert first == second
 
 
-def test_connections_opened_before_a_fork_stay_with_their_process(fork: Callable[[str], Said]) -> None:
+def test_connections_opened_before_a_fork_stay_with_their_process(fork: Callable[[str], Message]) -> None:
     results = fork("used_before")
     expect_two_routers(results)
     assert all(REMEDY in answer for answer in results["refused"].values())
     assert results["parent goes on"] == "done"
 
 
-def test_a_forked_copy_of_a_started_registry_needs_a_start(fork: Callable[[str], Said]) -> None:
+def test_a_forked_copy_of_a_started_registry_needs_a_start(fork: Callable[[str], Message]) -> None:
     results = fork("started_before")
     refused = results["refused"]
     assert (refused.pop("stop"), refused.pop("is_started"), refused.pop("router_key")) == ("done", False, "")
@@ -87,13 +87,13 @@ def test_a_forked_copy_of_a_started_registry_needs_a_start(fork: Callable[[str],
     assert results["age"] < SECONDS
 
 
-def test_a_client_used_before_a_fork_is_refused_by_name(fork: Callable[[str], Said]) -> None:
-    results = fork("given_client")
+def test_a_client_used_before_a_fork_is_refused_by_name(fork: Callable[[str], Message]) -> None:
+    results = fork("with_own_client")
     assert results["unused"]["key"].startswith("web~")
     assert "build client and registry in this process" in results["used"]["refused"]
 
 
-def test_the_drop_in_registry_forks_like_any_other(fork: Callable[[str], Said]) -> None:
+def test_the_drop_in_registry_forks_like_any_other(fork: Callable[[str], Message]) -> None:
     results = fork("fastvideo")
     first, second = (one["key"] for one in results["messages"])
     assert first != second

@@ -15,10 +15,10 @@ from shared_registry import EventKind, Replica, ReplicaEndpoint, ReplicaHealth, 
 from shared_registry.fastvideo import ReplicaRegistry
 from tests.support.effort import effort
 from tests.support.health_rule import Counted
-from tests.support.stand_ins import Place, make_place, read_counters
+from tests.support.stand_ins import SharedState, make_shared_state, read_counters
 from tests.support.until import until
 
-place = pytest.fixture(make_place)
+place = pytest.fixture(make_shared_state)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def test_an_unstarted_registry_follows_the_health_rules(kind: str, primaries: li
 @effort(examples=40)
 @scenarios
 def test_registries_sharing_a_server_follow_the_health_rules(
-    place: Place, routers: int, primaries: list[bool], script: list[Step]
+    place: SharedState, routers: int, primaries: list[bool], script: list[Step]
 ) -> None:
     clear(place)
     asyncio.run(follow_shared(place, routers, primaries, script))
 
 
-async def follow_shared(place: Place, routers: int, primaries: list[bool], script: list[Step]) -> None:
+async def follow_shared(place: SharedState, routers: int, primaries: list[bool], script: list[Step]) -> None:
     replicas = endpoints(primaries)
     both = [SharedReplicaRegistry(place.config(replicas), health_checks=False), ReplicaRegistry(replicas)]
     rules = [Rules(primary, is_shared=True) for primary in primaries]
@@ -171,7 +171,7 @@ def shows(registry: SharedReplicaRegistry, rules: list[Rules]) -> bool:
     return statuses == [rule.status for rule in rules] and choice(registry) == expected_choice(rules)
 
 
-def clear(place: Place) -> None:
+def clear(place: SharedState) -> None:
     """Delete what the example before left."""
     with Redis.from_url(place.redis_url) as client:
         for key in client.scan_iter(match=f"sr:{{{place.namespace}}}:*", count=1000):

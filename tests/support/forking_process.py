@@ -29,7 +29,7 @@ from tests.support.command import SECONDS
 
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
 CAPACITY = 6
-Said = dict[str, Any]
+Message = dict[str, Any]
 
 
 async def healthy_probe(url: str, *, timeout: float) -> tuple[float, str | None]:
@@ -73,7 +73,7 @@ class Child:
         finally:
             os._exit(code)
 
-    def send(self, what: Said) -> None:
+    def send(self, what: Message) -> None:
         """Tell the parent."""
         self._to_parent.write(json.dumps(what) + "\n")
         self._to_parent.flush()
@@ -82,7 +82,7 @@ class Child:
         """Wait until the parent lets this go on."""
         await asyncio.to_thread(os.read, self._resumed_pipe, 1)
 
-    def receive(self) -> Said:
+    def receive(self) -> Message:
         """Return what the child tells next."""
         line = self._messages.readline()
         return json.loads(line) if line else {"failed": "the child has ended"}
@@ -131,7 +131,7 @@ def work_of(registry: SharedReplicaRegistry) -> Callable[[Child], Awaitable[None
     return work
 
 
-def serve(url: str, registry: SharedReplicaRegistry, namespace: str) -> Said:
+def serve(url: str, registry: SharedReplicaRegistry, namespace: str) -> Message:
     """Fork two workers; return what they tell, and what Redis has while both hold their slots."""
     from redis import Redis as BlockingRedis
 
@@ -157,19 +157,19 @@ def serve(url: str, registry: SharedReplicaRegistry, namespace: str) -> Said:
     }
 
 
-def preload(url: str, namespace: str) -> Said:
+def preload(url: str, namespace: str) -> Message:
     """Build, then fork."""
     registry = build(url, namespace)
     registry.select()
     return serve(url, registry, namespace)
 
 
-def preload_seeded(url: str, namespace: str) -> Said:
+def preload_seeded(url: str, namespace: str) -> Message:
     """Build one whose choices are to repeat, then fork."""
     return serve(url, build(url, namespace, seed=7), namespace)
 
 
-def used_before(url: str, namespace: str) -> Said:
+def used_before(url: str, namespace: str) -> Message:
     """Build, register a replica in an event loop whose connections stay open, then fork."""
     registry = build(url, namespace)
     loop = asyncio.new_event_loop()
@@ -186,7 +186,7 @@ def used_before(url: str, namespace: str) -> Said:
     return {**results, "refused": before, "parent goes on": again}
 
 
-def started_before(url: str, namespace: str) -> Said:
+def started_before(url: str, namespace: str) -> Message:
     """Fork while the registry runs; the copy tries to use it, and then becomes a router of its own."""
     registry = build(url, namespace)
 
@@ -204,7 +204,7 @@ def started_before(url: str, namespace: str) -> Said:
             "queue_depth": registry.queue_depth,
             "stop": registry.stop,
         }
-        results: Said = {name: await outcome(verb) for name, verb in verbs.items()}
+        results: Message = {name: await outcome(verb) for name, verb in verbs.items()}
         results |= {"is_started": registry.is_started, "router_key": registry.router_key}
         child.send(results)
         await child.wait()
@@ -214,7 +214,7 @@ def started_before(url: str, namespace: str) -> Said:
                 child.send({"key": registry.router_key, "lease": lease.replica.url})
                 await child.wait()
 
-    async def parent() -> Said:
+    async def parent() -> Message:
         async with registry:
             await until_healthy(registry)
             key, held = registry.router_key, await registry.acquire()
@@ -242,9 +242,9 @@ def started_before(url: str, namespace: str) -> Said:
     return asyncio.run(parent())
 
 
-def given_client(url: str, namespace: str) -> Said:
+def with_own_client(url: str, namespace: str) -> Message:
     """Fork with a client of the program's own: once before it was used, once after."""
-    results: Said = {}
+    results: Message = {}
     for when in ("unused", "used"):
         own = Redis.from_url(url, decode_responses=True)
         registry = build(url, namespace, redis=own)
@@ -265,7 +265,7 @@ def given_client(url: str, namespace: str) -> Said:
     return results
 
 
-def fastvideo(url: str, namespace: str) -> Said:
+def fastvideo(url: str, namespace: str) -> Message:
     """Fork with the drop-in registry, whose health check loop starts it."""
     os.environ |= {"SHARED_REGISTRY_REDIS_URL": url, "SHARED_REGISTRY_NAMESPACE": namespace}
     registry = ReplicaRegistry([ReplicaEndpoint(A)])
@@ -289,8 +289,8 @@ def fastvideo(url: str, namespace: str) -> Said:
     return {"messages": messages, "codes": [child.join() for child in children]}
 
 
-SCENARIOS: dict[str, Callable[[str, str], Said]] = {
-    each.__name__: each for each in (preload, preload_seeded, used_before, started_before, given_client, fastvideo)
+SCENARIOS: dict[str, Callable[[str, str], Message]] = {
+    each.__name__: each for each in (preload, preload_seeded, used_before, started_before, with_own_client, fastvideo)
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ REPORT = "has more sessions than its capacity after leases were put back"
 READ_MARGIN_SECONDS = 0.5
 """Between a lease's being put back and the look that sees it, or the log line that tells of it."""
 
-Line = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Placement:
     end: float
 
 
-def placements(lines: Iterable[Line], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
+def placements(lines: Iterable[Record], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
     """Return what one process was granted, until it was given back or the router was reaped.
 
     A lease that is put back after that is no placement, nor is one that was taken while Redis was away, nor one whose
@@ -111,10 +111,10 @@ def excesses(readings: Iterable[Reading]) -> list[Excess]:
     return found + [Excess(url, begin, end) for url, (begin, end) in open_since.items()]
 
 
-def is_reported(excess: Excess, histories: Iterable[Sequence[Line]]) -> bool:
+def is_reported(excess: Excess, histories: Iterable[Sequence[Record]]) -> bool:
     """Return whether somebody logged it, or was killed before the answer came by which it would have known."""
     for lines in histories:
-        unanswered: Line | None = None
+        unanswered: Record | None = None
         for line in lines:
             if line["what"] in ("restoring", "restored"):
                 unanswered = line if line["what"] == "restoring" else None

@@ -78,7 +78,7 @@ class Fleet:
     async def register(self, url: str) -> None:
         await self._operator.register(ReplicaEndpoint(url, capacity=self.capacity))
 
-    async def fall_ill(self, url: str, seconds: float) -> None:
+    async def become_unhealthy(self, url: str, seconds: float) -> None:
         replica = self.mocks[self.urls.index(url)].replica()
         replica.status = 503
         await asyncio.sleep(seconds)
@@ -106,7 +106,7 @@ class Fleet:
         await self._operator.enable(url)
 
     def troubles(self) -> list[Callable[[str, float], Coroutine[None, None, None]]]:
-        return [self.fall_ill, self.drain, self.disable, self.remove, self.remove_when_drained]
+        return [self.become_unhealthy, self.drain, self.disable, self.remove, self.remove_when_drained]
 
 
 @contextlib.asynccontextmanager

@@ -143,7 +143,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _leases,
         _departures,
         _doubt,
-        _line,
+        _queue,
         _history,
         _inspection,
         _repair,
@@ -343,13 +343,15 @@ async def _doubt(scene: Scene, space: Space) -> None:
     async def report(*results: ProbeResult) -> None:
         await answered("applied", one.report(term, next(batches), results, limits))
 
-    async def say(router: str, kind: OpinionKind, result: ProbeResult, opinion_id: str = "", *, stale: int = 0) -> None:
+    async def give(
+        router: str, kind: OpinionKind, result: ProbeResult, opinion_id: str = "", *, stale: int = 0
+    ) -> None:
         opinions = [Opinion(kind, opinion_id, result)]
         answer = await answered("applied", scene.store(router).give_opinions(opinions, limits))
         assert (answer.done, answer.stale) == (1, stale)
 
     async def answer(router: str, result: ProbeResult, *, stale: int = 0) -> None:
-        await say(router, OpinionKind.OPINION, result, space.fields(D).get("suspicion", "answered"), stale=stale)
+        await give(router, OpinionKind.OPINION, result, space.fields(D).get("suspicion", "answered"), stale=stale)
 
     def doubt() -> dict[str, str]:
         return {name: value for name, value in space.fields(D).items() if name in ("prober", "refuted_prober")}
@@ -364,19 +366,19 @@ async def _doubt(scene: Scene, space: Space) -> None:
     await answer("r~3", good)
     assert doubt() == {"refuted_prober": "r~1", "prober": "r~3"}
     await report(bad, bad, bad)
-    await say("r~3", OpinionKind.REPORT, good, "1")
-    await say("r~3", OpinionKind.REPORT, good, "1", stale=1)
+    await give("r~3", OpinionKind.REPORT, good, "1")
+    await give("r~3", OpinionKind.REPORT, good, "1", stale=1)
     assert space.fields(D)["status"] == "healthy"
     await answered("applied", scene.store("r~3").record_outcome(bad, limits, is_passive=True))
     assert doubt() == {"refuted_prober": "r~1"}
     await answer("r~1", bad)
     await answer("r~2", bad)
     assert space.fields(D)["status"] == "unhealthy"
-    await say("r~2", OpinionKind.APPEAL, good, "1", stale=1)
-    await say("r~2", OpinionKind.APPEAL, good, "2")
+    await give("r~2", OpinionKind.APPEAL, good, "1", stale=1)
+    await give("r~2", OpinionKind.APPEAL, good, "2")
     assert doubt() == {"prober": "r~2"}
     for number in ("1", "2"):
-        await say("r~2", OpinionKind.REPORT, bad, number)
+        await give("r~2", OpinionKind.REPORT, bad, number)
     assert space.fields(D)["suspected_by"] == "r~2"
     for _ in range(3):
         await answered("applied", one.record_outcome(bad, limits))
@@ -410,7 +412,7 @@ class Waiters:
         assert not space.raw.exists(space.keys.queue)
 
 
-async def _line(scene: Scene, space: Space) -> None:
+async def _queue(scene: Scene, space: Space) -> None:
     """The queue, and every command that serves somebody; only A has room, and any number of it."""
     answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
 

@@ -19,7 +19,7 @@ FOREVER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class Place:
+class SharedState:
     """Where the shared state lives."""
 
     redis_url: str
@@ -36,43 +36,43 @@ class Place:
         environment.setenv("SHARED_REGISTRY_NAMESPACE", self.namespace)
 
 
-def make_place(server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+def make_shared_state(server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> SharedState:
     """Return a namespace of the test's own, which is in the environment too. To be made a fixture of."""
-    place = Place(server.url, namespace)
-    place.put_into(monkeypatch)
-    return place
+    shared_state = SharedState(server.url, namespace)
+    shared_state.put_into(monkeypatch)
+    return shared_state
 
 
 Build = Callable[[Sequence[ReplicaEndpoint]], AbstractAsyncContextManager[SharedReplicaRegistry]]
-BUILDS: dict[str, Callable[[Place], Build]] = {}
+BUILDS: dict[str, Callable[[SharedState], Build]] = {}
 
 
-def stand_in(build: Callable[[Place], Build]) -> Callable[[Place], Build]:
+def stand_in(build: Callable[[SharedState], Build]) -> Callable[[SharedState], Build]:
     BUILDS[build.__name__] = build
     return build
 
 
 @stand_in
-def shared_not_started(place: Place) -> Build:
+def shared_not_started(shared_state: SharedState) -> Build:
     @contextlib.asynccontextmanager
     async def build(replicas: Sequence[ReplicaEndpoint]) -> AsyncIterator[SharedReplicaRegistry]:
-        yield SharedReplicaRegistry(place.config(replicas))
+        yield SharedReplicaRegistry(shared_state.config(replicas))
 
     return build
 
 
 @stand_in
-def shared_started(place: Place) -> Build:
+def shared_started(shared_state: SharedState) -> Build:
     @contextlib.asynccontextmanager
     async def build(replicas: Sequence[ReplicaEndpoint]) -> AsyncIterator[SharedReplicaRegistry]:
-        async with SharedReplicaRegistry(place.config(replicas), health_checks=False) as registry:
+        async with SharedReplicaRegistry(shared_state.config(replicas), health_checks=False) as registry:
             yield registry
 
     return build
 
 
 @stand_in
-def drop_in_not_started(place: Place) -> Build:
+def drop_in_not_started(shared_state: SharedState) -> Build:
     @contextlib.asynccontextmanager
     async def build(replicas: Sequence[ReplicaEndpoint]) -> AsyncIterator[SharedReplicaRegistry]:
         yield ReplicaRegistry(replicas)
@@ -81,7 +81,7 @@ def drop_in_not_started(place: Place) -> Build:
 
 
 @stand_in
-def drop_in_running(place: Place) -> Build:
+def drop_in_running(shared_state: SharedState) -> Build:
     """Return the drop-in while its loop runs, on probes that never find out anything."""
 
     @contextlib.asynccontextmanager
@@ -94,7 +94,7 @@ def drop_in_running(place: Place) -> Build:
             await asyncio.Event().wait()
             raise AssertionError
 
-        config = place.config(
+        config = shared_state.config(
             health_check_interval_seconds=FOREVER_SECONDS, health_check_timeout_seconds=FOREVER_SECONDS
         )
         async with running(registry, config, http_get=hang):

@@ -20,7 +20,7 @@ from tests.support.fake_clock import FakeClock
 ROUTER = "r~1"
 
 
-class ScriptedLine:
+class ScriptedQueue:
     """What Redis has of the line, and what was read of it when.
 
     Attributes:

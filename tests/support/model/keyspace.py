@@ -22,7 +22,7 @@ SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", "sour
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_ON_THE_FEED = {"in_flight", "revision", "spec_request", "failing_witness", "prober_report", "reported_at_ms"}
+NOT_IN_EVENTS = {"in_flight", "revision", "spec_request", "failing_witness", "prober_report", "reported_at_ms"}
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ class Keyspace:
         self.meta["revision"] = event_id
 
     def _emit_replica(self, url: str, kind: str, *, router: Value, by: str, reason: Value = "") -> None:
-        carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_ON_THE_FEED}
+        carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_IN_EVENTS}
         self._emit(kind, router=router, by=by, reason=reason, replica=url, **carried)
         self.hashes[url]["revision"] = self.meta["revision"]
 
@@ -279,10 +279,10 @@ def preference_of(hashes: dict[str, Fields]) -> list[str]:
         return 0 if hashes[url]["primary"] == "1" else 1
 
     selectable = [url for url, fields in hashes.items() if (fields["status"], fields["admin"]) == ("healthy", "active")]
-    return sorted(selectable, key=lambda url: (tier(url), *place_of(hashes, url)))
+    return sorted(selectable, key=lambda url: (tier(url), *order_of(hashes, url)))
 
 
-def place_of(hashes: dict[str, Fields], url: str) -> tuple[int, str]:
+def order_of(hashes: dict[str, Fields], url: str) -> tuple[int, str]:
     return exact(hashes[url]["order"]), url
 
 

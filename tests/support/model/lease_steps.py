@@ -130,7 +130,7 @@ class LeaseSteps(Steps):
         leases |= {self._new_id(0, session): url for session, url in new}
         self._restore(number, leases)
 
-    def crowd(self, number: int, key: str, sessions: int) -> None:
+    def add_degraded_leases(self, number: int, key: str, sessions: int) -> None:
         """Put back so many at once that reaping, and leaving, takes several calls."""
         self._restore(number, {self._new_id(0, ""): key for _ in range(sessions)})
 

@@ -10,7 +10,7 @@ from shared_registry.admin.inspector import Inspector
 from tests.support.model.queue_rules import QueueRules, router_of
 from tests.support.model.values import Dump, exact
 
-Standing = tuple[float, str]
+Position = tuple[float, str]
 """What who waits is ordered by."""
 
 
@@ -23,13 +23,15 @@ def expect_fair(expected: QueueRules, before: Dump, found: Dump, *, leases_are_p
     def may_have_one(router: str) -> bool:
         return router in expected.routers and not expected.is_given_up(router)
 
-    assert expected.is_cut_short or not _waits_beside_room(found, may_have_one)
+    assert expected.is_cut_short or not _waits_beside_free_slots(found, may_have_one)
     if leases_are_put_back:
         return  # these need not have waited
-    stood, stands = _queue_in(before), _queue_in(found)
-    patient = [stands[one] for one in stands.keys() & stood.keys() if may_have_one(router_of(one))]
+    before_positions, positions = _queue_in(before), _queue_in(found)
+    patient = [positions[one] for one in positions.keys() & before_positions.keys() if may_have_one(router_of(one))]
     for one in _leases_in(found) - _leases_in(before):
-        assert not patient or (one in stood and stood[one] < min(patient)), f"{one} has passed others"
+        assert not patient or (one in before_positions and before_positions[one] < min(patient)), (
+            f"{one} has passed others"
+        )
 
 
 async def expect_shown(expected: QueueRules, reader: Inspector) -> None:
@@ -52,15 +54,15 @@ def expect_found(expected: QueueRules, found: Dump, violations: Sequence[Violati
     """Fail unless the check has named the routers that are none, and said whether somebody waits beside room."""
     about = [violation.router for violation in violations]
     assert {*about} - {""} == expected.unlisted()
-    assert ("" in about) is _waits_beside_room(found, expected.is_alive)
+    assert ("" in about) is _waits_beside_free_slots(found, expected.is_alive)
 
 
-def _waits_beside_room(found: Dump, may_have_one: Callable[[str], bool]) -> bool:
-    has_room = "ready:primary" in found or "ready:secondary" in found
-    return has_room and any(may_have_one(router_of(waiter)) for waiter in _queue_in(found))
+def _waits_beside_free_slots(found: Dump, may_have_one: Callable[[str], bool]) -> bool:
+    has_free_slots = "ready:primary" in found or "ready:secondary" in found
+    return has_free_slots and any(may_have_one(router_of(waiter)) for waiter in _queue_in(found))
 
 
-def _queue_in(dump: Dump) -> dict[str, Standing]:
+def _queue_in(dump: Dump) -> dict[str, Position]:
     queue: Any = dump.get("queue", {})
     return {waiter: (sequence, waiter) for waiter, sequence in queue.items()}
 

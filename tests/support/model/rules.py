@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.support.health_rule import Counted
-from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, place_of
+from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, order_of
 from tests.support.model.lease_rules import LeaseRules
 from tests.support.model.queue_rules import router_of
 from tests.support.model.values import Fields, Number, Sum, Value, agree, exact
@@ -351,7 +351,7 @@ class Namespace(LeaseRules):
 
     def contribute(self, view: KnownView, *, router: str, at_once: int) -> None:
         """All calls by which a router puts its view back."""
-        replicas = sorted(view.hashes, key=lambda url: place_of(view.hashes, url))
+        replicas = sorted(view.hashes, key=lambda url: order_of(view.hashes, url))
         entries = [("replica", url) for url in replicas] + [("removed", url) for url in sorted(view.removed)]
         for at in range(0, len(entries), at_once):
             if self.restore_view(view, entries[at : at + at_once], router=router) == "superseded":

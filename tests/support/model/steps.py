@@ -42,7 +42,7 @@ SPELLINGS = {
 
 
 @dataclass
-class Place:
+class Harness:
     """Where machines run: one server and one event loop for all examples of a test."""
 
     server: EmbeddedServer
@@ -52,14 +52,14 @@ class Place:
 
 
 class Steps(RuleBasedStateMachine):
-    """A namespace, its model, and routers that mirror it. `place` is set in a subclass that the test makes."""
+    """A namespace, its model, and routers that mirror it. `harness` is set in a subclass that the test makes."""
 
-    place: Place
+    harness: Harness
     router_count = 2
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(self.place.clients, f"example-{next(self.place.count)}")
+        self.bench = Bench(self.harness.clients, f"example-{next(self.harness.count)}")
         self.expected = self.bench.expected
         self.routers = [Router(f"router~{number}", self.bench) for number in range(self.router_count)]
         self.has_failed = False
@@ -75,7 +75,7 @@ class Steps(RuleBasedStateMachine):
                 await router.stop()
             await self.bench.raw.flushall()
 
-        self.place.runner.run(leave())
+        self.harness.runner.run(leave())
 
     # --- how a step is made ---
 
@@ -90,7 +90,7 @@ class Steps(RuleBasedStateMachine):
             return result
 
         try:
-            return self.place.runner.run(step())
+            return self.harness.runner.run(step())
         except BaseException:
             self.has_failed = True
             raise
@@ -382,9 +382,9 @@ class Steps(RuleBasedStateMachine):
         router = self.routers[number]
         if router.is_following:
             router.known = self.expected.view()
-            self.place.runner.run(router.stop())
+            self.harness.runner.run(router.stop())
 
-    def let_back(self, number: int) -> None:
+    def reconnect(self, number: int) -> None:
         """Let it follow again; where the history is another by now, it first puts back what it knew of the old one."""
         router = self.routers[number]
         known = router.known

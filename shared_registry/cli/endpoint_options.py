@@ -1,0 +1,42 @@
+"""The options by which `add` describes replicas. An option that is not given is `None`, and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+UrlsArgument = Annotated[
+    list[str], typer.Argument(metavar="URL", help="The replicas' http(s) urls, without a path.", show_default=False)
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="A name for people; only with a single url.", show_default=False)
+]
+PrimaryOption = Annotated[
+    bool | None,
+    typer.Option("--primary/--secondary", help="The tier; secondaries take sessions when no primary can."),
+]
+WeightOption = Annotated[
+    float | None, typer.Option("--weight", help="The share of the load; default: 1.", show_default=False)
+]
+CapacityOption = Annotated[
+    int | None,
+    typer.Option("--capacity", help="The most sessions at once; 0, the default, means no limit.", show_default=False),
+]
+OrderOption = Annotated[
+    int | None,
+    typer.Option(
+        "--order",
+        help="The order among the replicas, lowest first; default: the end. Only with a single url.",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME=VALUE",
+        help="Set a label, such as zone=a; NAME- removes the label. Repeat for several labels.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,54 @@
+"""The data model: endpoints, health, records of replicas, live handles on them, and events. Pure data, no I/O.
+
+Times are float seconds since the Unix epoch on the Redis server's clock. `None` means that it never happened.
+"""
+
+from shared_registry.model.events import Event, EventKind
+from shared_registry.model.labels import NO_LABELS, Labels
+from shared_registry.model.probes import Evidence, Opinion, OpinionKind, ProbeResult, ProberInfo, Question, Thresholds
+from shared_registry.model.replicas import (
+    LEAST_RAMP_SHARE,
+    NO_DOUBT,
+    AdminState,
+    Doubt,
+    Removal,
+    Replica,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+    Source,
+)
+from shared_registry.model.revisions import ORIGIN, is_later
+from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
+
+__all__ = [
+    "LEAST_RAMP_SHARE",
+    "NO_DOUBT",
+    "NO_LABELS",
+    "ORIGIN",
+    "AdminState",
+    "Doubt",
+    "Event",
+    "EventKind",
+    "Evidence",
+    "Labels",
+    "Leader",
+    "Opinion",
+    "OpinionKind",
+    "ProbeResult",
+    "ProberInfo",
+    "Question",
+    "Removal",
+    "Replica",
+    "ReplicaEndpoint",
+    "ReplicaHealth",
+    "ReplicaRecord",
+    "ReplicaStatus",
+    "RouterInfo",
+    "RouterRecord",
+    "Source",
+    "Term",
+    "Thresholds",
+    "is_later",
+]

@@ -1,0 +1,93 @@
+"""The events of the event stream."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from shared_registry.model.probes import Question
+from shared_registry.model.replicas import Doubt, ReplicaRecord
+
+
+class EventKind(enum.Enum):
+    """The kinds of events in the event stream. `OTHER` stands for a kind that only a later version knows."""
+
+    OTHER = "other"
+
+    REPLICA_REGISTERED = "replica_registered"
+    REPLICA_UPDATED = "replica_updated"
+    REPLICA_DEREGISTERED = "replica_deregistered"
+    REPLICA_HEALTHY = "replica_healthy"
+    REPLICA_UNHEALTHY = "replica_unhealthy"
+    REPLICA_ADMIN = "replica_admin"
+    REPLICA_SUSPECTED = "replica_suspected"
+    REPLICA_CLEARED = "replica_cleared"
+    REPLICA_REPORTED = "replica_reported"
+    REPLICA_HANDED_BACK = "replica_handed_back"
+    LEADER_ELECTED = "leader_elected"
+    LEADER_RESIGNED = "leader_resigned"
+    ROUTER_JOINED = "router_joined"
+    ROUTER_LEFT = "router_left"
+    ROUTER_EXPIRED = "router_expired"
+    VIEW_RESTORED = "view_restored"
+    NAMESPACE_REPAIRED = "namespace_repaired"
+    PANIC_BEGAN = "panic_began"
+    PANIC_ENDED = "panic_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of the shared state. Event ids order all changes.
+
+    Attributes:
+        id: The event's id, which is the revision after the change.
+        previous: The id of the event before it. If it differs from the reader's revision, the reader has a gap.
+        at: The time of the change, in seconds since the Unix epoch on the Redis server's clock.
+        router: The key of the router that made the change; for router events, the router that the event is about.
+        epoch: The highest epoch at that time.
+        by: The person, program or router that requested the change; empty if there is none.
+        reason: The reason that was given with the request, or the error of the failed probe.
+        record: The replica after the change, for replica events.
+        sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
+        history_id: The history that the change belongs to; empty if that is not known.
+        reported: The canonical url of a replica to which a session failed; empty for other events.
+        questions: The questions about replicas that a prober does not reach.
+    """
+
+    id: str
+    kind: EventKind
+    at: float
+    previous: str
+    router: str
+    epoch: int
+    by: str = ""
+    reason: str = ""
+    record: ReplicaRecord | None = None
+    sit_out_seconds: float | None = None
+    history_id: str = ""
+    reported: str = ""
+    questions: tuple[Question, ...] = ()
+
+    def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
+        """Return the replicas after the event.
+
+        Args:
+            known: Returns a replica before the event. An event with questions does not carry the rest of the replica.
+        """
+        if self.record is not None:
+            yield self.record
+        for question in self.questions:
+            record = known(question.key)
+            if record is not None and record.incarnation == question.incarnation:
+                yield replace(record, doubt=self._doubt(question, record.doubt), revision=self.id)
+
+    def _doubt(self, question: Question, before: Doubt) -> Doubt:
+        return Doubt(
+            suspicion=question.suspicion,
+            suspected_by=self.router,
+            suspected_at=self.at,
+            suspected_until=question.until,
+            asked=question.asked,
+            refuted_prober=before.refuted_prober,
+        )

@@ -1,0 +1,257 @@
+"""A replica as configured, its health, its record in Redis, and the live handle on it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from shared_registry.model.labels import NO_LABELS, Labels
+from shared_registry.model.revisions import ORIGIN, is_later
+from shared_registry.urls import canonical_url
+
+LEAST_RAMP_SHARE = 0.1
+"""The share of its weight that a replica has at the start of its ramp. lua/lib/ready.lua has the same number."""
+
+
+class ReplicaStatus(enum.Enum):
+    """The status of a replica, from its probes and outcomes."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class AdminState(enum.Enum):
+    """The state that an operator has set for a replica. Health never overrides it.
+
+    A `DRAINING` replica takes no new session, but is still probed. A `DISABLED` replica is not probed either.
+    `REMOVED` marks the tombstone of a deregistered replica.
+    """
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+    REMOVED = "removed"
+
+
+class Source(enum.Enum):
+    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose."""
+
+    SEED = "seed"
+    EXPLICIT = "explicit"
+
+
+@dataclass(frozen=True)
+class ReplicaEndpoint:
+    """One replica as configured. Validated when it enters the registry, not when built.
+
+    Attributes:
+        url: http(s) origin without a path.
+        name: A display name; `None` for no name.
+        primary: Primaries form the first tier. The other replicas are used when no primary can take a session.
+        weight: Relative share of the load, > 0.
+        capacity: The maximum number of sessions at once; 0 means unlimited.
+        order: Place in the list of replicas, lowest first; `None` appends.
+        labels: Further properties, such as `{"zone": "a"}`, for policies and for people; see `Labels`.
+    """
+
+    url: str
+    name: str | None = None
+    primary: bool = False
+    weight: float = 1.0
+    capacity: int = 0
+    order: int | None = None
+    labels: Mapping[str, str] = NO_LABELS
+
+    def __post_init__(self) -> None:
+        labels: object = self.labels
+        if not isinstance(labels, Labels) and isinstance(labels, Mapping):
+            object.__setattr__(self, "labels", Labels(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaHealth:
+    """A replica's health at one moment."""
+
+    status: ReplicaStatus = ReplicaStatus.UNKNOWN
+    last_ok_at: float | None = None
+    last_failure_at: float | None = None
+    consecutive_failures: int = 0
+    consecutive_successes: int = 0
+    last_latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """How far routers disagree about a replica; see `docs/verdicts.md`. Routers are named by their keys.
+
+    Attributes:
+        prober: The router that probes the replica in place of the leader; empty if the leader does.
+        prober_until: Until then the word of that router counts.
+        suspicion: The id of the question whether other routers reach the replica; empty if none is open.
+        suspected_by: The router whose probes fail.
+        suspected_at: When the last question was asked.
+        suspected_until: Silence until then counts as agreement; `None` if silence decides nothing.
+        asked: The routers that have not answered yet.
+        unreached_by: The routers that answered that they do not reach the replica.
+        reached_by: The router that reached the replica while its prober did not.
+        refuted_prober: The prober that was wrong about the replica the last time.
+    """
+
+    prober: str = ""
+    prober_until: float | None = None
+    suspicion: str = ""
+    suspected_by: str = ""
+    suspected_at: float | None = None
+    suspected_until: float | None = None
+    asked: tuple[str, ...] = ()
+    unreached_by: tuple[str, ...] = ()
+    reached_by: str = ""
+    refuted_prober: str = ""
+
+
+NO_DOUBT = Doubt()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """Everything that Redis stores about one replica, at one moment.
+
+    Attributes:
+        key: The canonical url, which identifies the replica in Redis.
+        incarnation: A random id, new at each registration after a removal. A late result for an earlier registration
+            of the same url carries the earlier id and is dropped.
+        removes_when_drained: The replica is removed when its last session ends.
+        in_flight: The number of sessions on it over all routers, as of the last read.
+        slow_start_seconds: The length of its ramp since it turned healthy; `None` if it has no ramp, or the ramp is
+            over.
+        revision: The id of the last event that changed its routing-relevant state.
+        restored_from: The revision and the history as of which the record is known. Set if the replica was restored
+            after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
+    """
+
+    key: str
+    endpoint: ReplicaEndpoint
+    health: ReplicaHealth = ReplicaHealth()
+    doubt: Doubt = NO_DOUBT
+    incarnation: str = ""
+    source: Source = Source.SEED
+    registered_at: float | None = None
+    status_since: float | None = None
+    last_error: str = ""
+    admin: AdminState = AdminState.ACTIVE
+    admin_since: float | None = None
+    admin_reason: str = ""
+    removes_when_drained: bool = False
+    in_flight: int = 0
+    slow_start_seconds: float | None = None
+    revision: str = ORIGIN
+    restored_from: str = ""
+
+    @property
+    def is_selectable(self) -> bool:
+        """Whether the replica is healthy and active, so that `select()` may return it."""
+        return self.health.status is ReplicaStatus.HEALTHY and self.admin is AdminState.ACTIVE
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether the leader probes the replica, which means that it is neither disabled nor removed."""
+        return self.admin in (AdminState.ACTIVE, AdminState.DRAINING)
+
+    def after_event(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""
+        if not is_later(record.revision, self.revision):
+            return self
+        return replace(record, in_flight=self.in_flight)
+
+    def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
+        return self if is_later(self.revision, record.revision) else record
+
+
+class Replica:
+    """A live handle on one replica. Keep it: its attributes always show the latest known state.
+
+    There is one handle per url. Its record is replaced as a whole, so readers never see a partial change.
+    """
+
+    __slots__ = ("__weakref__", "record")
+
+    record: ReplicaRecord
+
+    def __init__(self, endpoint: ReplicaEndpoint, health: ReplicaHealth = ReplicaHealth()) -> None:
+        self.record = ReplicaRecord(canonical_url(endpoint.url), endpoint, health)
+
+    @classmethod
+    def of(cls, record: ReplicaRecord) -> Replica:
+        """Return a new handle on a record."""
+        replica = cls.__new__(cls)
+        replica.record = record
+        return replica
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.url} {self.health.status.value} {self.admin.value}>"
+
+    @property
+    def key(self) -> str:
+        """The canonical url."""
+        return self.record.key
+
+    @property
+    def endpoint(self) -> ReplicaEndpoint:
+        """The spec in force, which an operator may have changed since the config was read."""
+        return self.record.endpoint
+
+    @property
+    def health(self) -> ReplicaHealth:
+        """The last known health, as an immutable snapshot."""
+        return self.record.health
+
+    @property
+    def admin(self) -> AdminState:
+        """The admin state that an operator has set."""
+        return self.record.admin
+
+    @property
+    def url(self) -> str:
+        """The url as it was configured, for display and for connecting."""
+        return self.record.endpoint.url
+
+    @property
+    def name(self) -> str | None:
+        """The display name, if it has one."""
+        return self.record.endpoint.name
+
+    @property
+    def primary(self) -> bool:
+        """Whether the replica belongs to the first tier."""
+        return self.record.endpoint.primary
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Further properties, such as the replica's zone."""
+        return self.record.endpoint.labels
+
+    @property
+    def in_flight(self) -> int:
+        """The number of sessions on the replica over all routers, as of the last refresh."""
+        return self.record.in_flight
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether its status is healthy, independent of its admin state."""
+        return self.record.health.status is ReplicaStatus.HEALTHY
+
+
+class Removal(NamedTuple):
+    """The known facts about a removed replica.
+
+    Attributes:
+        revision: The revision of the removal, or a later one.
+        restored_from: See `ReplicaRecord`.
+    """
+
+    revision: str
+    restored_from: str = ""
