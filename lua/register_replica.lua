@@ -19,6 +19,8 @@
 -- include lib/queue.lua
 
 local FIELD_WIDTH = 2
+-- Fields that the hash lacks if they are empty.
+local OPTIONAL = {health_check_path = true, health_check_port = true}
 
 local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1, 7)
 
@@ -56,10 +58,14 @@ local function position()
 end
 
 local placed = position()
-local spec = {}
+local spec, absent = {}, {}
 for i = 8, #ARGV, FIELD_WIDTH do
-  spec[#spec + 1] = ARGV[i]
-  spec[#spec + 1] = ARGV[i + 1]
+  if OPTIONAL[ARGV[i]] and ARGV[i + 1] == '' then
+    absent[#absent + 1] = ARGV[i]
+  else
+    spec[#spec + 1] = ARGV[i]
+    spec[#spec + 1] = ARGV[i + 1]
+  end
 end
 for _, text in ipairs({'order', whole(placed), 'source', mode}) do
   spec[#spec + 1] = text
@@ -71,6 +77,9 @@ for i = 1, #spec, 2 do
     changed = true
   end
 end
+for _, field in ipairs(absent) do
+  changed = changed or redis.call('HEXISTS', replica, field) == 1
+end
 if not changed then
   return {'unchanged'}
 end
@@ -81,6 +90,9 @@ redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
+if #absent > 0 then
+  redis.call('HDEL', replica, unpack(absent))
+end
 if mode == 'explicit' then
   redis.call('HDEL', replica, 'restored_from')
 elseif is_new then

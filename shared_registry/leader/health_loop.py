@@ -20,6 +20,7 @@ from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import Event, ProbeResult, ReplicaRecord, ReplicaStatus, Term, Thresholds
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.target import probe_url
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -55,6 +56,7 @@ class HealthSettings:
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
+    port: int | None = None
 
 
 class HealthLoop:
@@ -164,7 +166,10 @@ class HealthLoop:
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
         if self._retain:
-            self._retain(record.key + self._settings.path for record in records)
+            self._retain(map(self._url_of, records))
+
+    def _url_of(self, record: ReplicaRecord) -> str:
+        return probe_url(record, self._settings.path, self._settings.port)
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -182,8 +187,9 @@ class HealthLoop:
             if record is None or not record.is_probed:  # this changed after the replica became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
-            url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
+            outcome = await guarded(
+                self._probe, self._url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
+            )
             if outcome.trouble is None:
                 reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
             now, known = self._clock.monotonic(), self._replicas.record(key) or record

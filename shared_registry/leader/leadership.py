@@ -61,7 +61,7 @@ class Leadership:
         async with contextlib.AsyncExitStack() as stack:
             prober = None
             if http_get is None:
-                prober = http_get = await stack.enter_async_context(HttpProber(expect=config.health_check_expect))
+                prober = http_get = await stack.enter_async_context(HttpProber(config))
             view = self._mirror.view
             panic_watch = PanicWatch(self._store, view, clock=self._clock, rng=self._rng)
             ramps = Ramps(
@@ -98,6 +98,7 @@ class Leadership:
 def _health_settings(config: RouterConfig) -> HealthSettings:
     return HealthSettings(
         path=config.health_check_path,
+        port=config.health_check_port,
         interval_seconds=config.health_check_interval_seconds,
         fast_interval_seconds=config.effective_fast_interval_seconds,
         timeout_seconds=config.health_check_timeout_seconds,
