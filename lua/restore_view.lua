@@ -131,6 +131,7 @@ local function put_back(replica, url, entry)
     -- A view does not record which router saw the failures.
     redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
   end
+  redis.call('HDEL', replica, 'health_check_path', 'health_check_port')  -- the view may know none
   redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')

@@ -73,6 +73,18 @@ def add(
             show_default=False,
         ),
     ] = None,
+    health_check_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="The path that its probes request; '' for the routers' own.", show_default=False
+        ),
+    ] = None,
+    health_check_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", help="The port that its probes connect to; 0 for the routers' own.", show_default=False
+        ),
+    ] = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -92,6 +104,10 @@ def add(
     for field in ("name", "order"):
         if field in changes and len(urls) > 1:
             raise UsageError(f"--{field}: belongs to a single replica; use one command for each replica")
+    if health_check_path is not None:
+        changes["health_check_path"] = health_check_path or None
+    if health_check_port is not None:
+        changes["health_check_port"] = health_check_port or None
     set_labels, unset_labels = _label_changes(label or [])
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
 

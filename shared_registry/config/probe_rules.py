@@ -35,10 +35,8 @@ _OWN_HEADERS = re.compile(
 _RANGE = re.compile(r"([1-9][0-9]{2})(?:\s*-\s*([1-9][0-9]{2}))?")
 _PATH = re.compile(r"/[!-~]*")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
-_NESTED_REPEAT = re.compile(
-    r"(?<!\\)\((?:[^()\\]|\\.)*(?:[^\\()][*+]|\{\d+,\d*\})(?:[^()\\]|\\.)*\)(?:[*+]|\{\d+,\d*\})"
-)
-"""A group that repeats and contains a repetition. The time that such a pattern needs may double with each character."""
+_REPETITION = re.compile(r"[*+]|\{\d*,\d*\}")
+_CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
 
 
 def wrong_path(value: object) -> str:
@@ -195,12 +193,38 @@ def check_pattern(value: object, field: str) -> str:
         re.compile(value)
     except (re.error, RecursionError, OverflowError) as error:
         raise ConfigError(f"{field}: {shorten(value)} is no regular expression: {error}") from None
-    if _NESTED_REPEAT.search(value):
+    if _repeats_a_repetition(value):
         raise ConfigError(
             f"{field}: {shorten(value)} repeats a group that contains a repetition, which may take for ever;"
             " repeat only one of them"
         )
     return value
+
+
+def _repeats_a_repetition(pattern: str) -> bool:
+    """Return whether a group repeats that contains a repetition.
+
+    The time that such a pattern needs may double with each character of a body, while the event loop stands still.
+    """
+    groups = [False]
+    index = 0
+    while index < len(pattern):
+        character = pattern[index]
+        if character == "\\":
+            index += 1
+        elif character == "[" and (found := _CLASS.match(pattern, index)):
+            index = found.end() - 1
+        elif character == "(":
+            groups.append(False)
+        elif character == ")" and len(groups) > 1:
+            has_repetition = groups.pop()
+            if has_repetition and _REPETITION.match(pattern, index + 1):
+                return True
+            groups[-1] = groups[-1] or has_repetition
+        elif _REPETITION.match(pattern, index):
+            groups[-1] = True
+        index += 1
+    return False
 
 
 def check_file(field: str) -> Callable[[object], str | None]:
