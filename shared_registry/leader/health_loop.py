@@ -30,6 +30,7 @@ from shared_registry.model import (
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.peer import Handled, KnownReplicas
+from shared_registry.probing.target import probe_url
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -59,6 +60,7 @@ class HealthSettings:
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,10 @@ class HealthLoop:
             if record.health.status is not ReplicaStatus.HEALTHY:
                 self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
         if self._listeners.retain:
-            self._listeners.retain(record.key + self._settings.path for record in records)
+            self._listeners.retain(map(self._url_of, records))
+
+    def _url_of(self, record: ReplicaRecord) -> str:
+        return probe_url(record, self._settings.path, self._settings.port)
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -221,8 +226,9 @@ class HealthLoop:
             if record is None or not record.is_probed:  # this changed after the replica became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
-            url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
+            outcome = await guarded(
+                self._probe, self._url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
+            )
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)

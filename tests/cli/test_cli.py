@@ -25,7 +25,8 @@ OwnServer = Callable[..., EmbeddedServer]
 SERVE = ["serve", "--host", "127.0.0.1", "--port", "0"]
 NOBODY = "redis://127.0.0.1:1/0"
 REPLICA_FIELDS = [
-    *("url", "name", "primary", "weight", "capacity", "labels", "in_flight"),
+    *("url", "name", "primary", "weight", "capacity", "labels"),
+    *("health_check_path", "health_check_port", "in_flight"),
     *("status", "status_since", "admin", "admin_reason"),
     *("last_ok_at", "last_failure_at", "last_latency_ms", "last_error"),
     *("consecutive_failures", "consecutive_successes"),

@@ -16,9 +16,9 @@ import pytest_asyncio
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica_connection import ReplicaConnection
-from shared_registry.proxy.tls import TlsSettings
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
@@ -541,7 +541,7 @@ async def test_a_length_beside_chunks_does_not_shorten_a_response(start_router: 
 async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        pools = ReplicaPools(RouterConfig(), TlsSettings())
+        pools = ReplicaPools(RouterConfig(), TlsContexts(RouterConfig()))
         replica = Replica(ReplicaEndpoint(url))
         first = await pools.take(replica)
         with listener.accept()[0] as peer:
