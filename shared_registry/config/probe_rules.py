@@ -259,10 +259,10 @@ def _kind(value: object) -> str:
 
 HealthPath = Annotated[str, PlainValidator(check_health_path)]
 ProbePort = Annotated[int | None, Field(ge=1, le=65535)]
-Headers = Annotated[dict[str, str], PlainValidator(check_headers)]
+ProbeHeaders = Annotated[dict[str, str], PlainValidator(check_headers)]
 RequestBody = Annotated[str | None, PlainValidator(check_request_body)]
 Statuses = Annotated[str, PlainValidator(check_statuses)]
-Expectations = Annotated[dict[str, Any], PlainValidator(check_expect)]
+ExpectedValues = Annotated[dict[str, Any], PlainValidator(check_expect)]
 ExpectedText = Annotated[str | None, PlainValidator(check_expect_text)]
 ExpectedPattern = Annotated[str | None, PlainValidator(check_expect_pattern)]
 CaFile = Annotated[str | None, PlainValidator(check_file("replica_tls_ca_file"))]

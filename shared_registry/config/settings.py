@@ -20,12 +20,12 @@ from shared_registry.config.probe_rules import (
     DEFAULT_PATH,
     CaFile,
     CertificateFile,
-    Expectations,
     ExpectedPattern,
     ExpectedText,
-    Headers,
+    ExpectedValues,
     HealthPath,
     KeyFile,
+    ProbeHeaders,
     ProbeMethod,
     ProbePort,
     ProbeType,
@@ -157,7 +157,7 @@ class RouterConfig:
     `unknown` needs only one. A higher value keeps a replica whose health alternates out of use longer, by
     `fast_interval_seconds` per step."""
 
-    health_check_expect: Expectations = field(default_factory=dict)
+    health_check_expect: ExpectedValues = field(default_factory=dict)
     """Values that the JSON body of a probe's response must contain, such as `{status: ready}`; none by default. They
     are required in addition to a status below 400. A body that is not a JSON object, or that has other values, is a
     failure. Use it for replicas that respond with 200 while they load a model. A name with dots, such as
@@ -188,7 +188,7 @@ class RouterConfig:
     health_check_method: ProbeMethod = "GET"
     """Method of a probe's request. With `HEAD` a response has no body, so nothing can be expected of it."""
 
-    health_check_headers: Headers = field(default_factory=dict)
+    health_check_headers: ProbeHeaders = field(default_factory=dict)
     """Further headers of a probe's request, such as `{Host: replica.internal, Authorization: "Bearer ..."}`; none by
     default. They replace the probe's own `Host`, `User-Agent` and `Accept`. Values are masked wherever the config is
     shown, except that of `Host`."""

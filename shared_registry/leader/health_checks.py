@@ -18,7 +18,7 @@ from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
-from shared_registry.probing.target import probe_print
+from shared_registry.probing.target import probe_print, url_maker
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.store.commands import Store
@@ -130,8 +130,7 @@ class HealthChecks:
 
 def _health_settings(config: RouterConfig) -> HealthSettings:
     return HealthSettings(
-        path=config.health_check_path,
-        port=config.health_check_port,
+        url_of=url_maker(config),
         interval_seconds=config.health_check_interval_seconds,
         fast_interval_seconds=config.effective_fast_interval_seconds,
         timeout_seconds=config.health_check_timeout_seconds,
@@ -142,8 +141,7 @@ def _health_settings(config: RouterConfig) -> HealthSettings:
 
 def _peer_settings(config: RouterConfig) -> PeerSettings:
     return PeerSettings(
-        path=config.health_check_path,
-        port=config.health_check_port,
+        url_of=url_maker(config),
         fast_interval_seconds=config.effective_fast_interval_seconds,
         thresholds=config.thresholds(),
     )

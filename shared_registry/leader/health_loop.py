@@ -30,7 +30,6 @@ from shared_registry.model import (
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.peer import Handled, KnownReplicas
-from shared_registry.probing.target import probe_url
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -52,15 +51,14 @@ SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[
 
 @dataclass(frozen=True)
 class HealthSettings:
-    """How replicas are probed; see `RouterConfig` for each."""
+    """How replicas are probed; see `RouterConfig` for each. `url_of` returns the url that is probed for a replica."""
 
-    path: str
+    url_of: Callable[[ReplicaRecord], str]
     interval_seconds: float
     fast_interval_seconds: float
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
-    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,7 @@ class HealthLoop:
             if record.health.status is not ReplicaStatus.HEALTHY:
                 self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
         if self._listeners.retain:
-            self._listeners.retain(map(self._url_of, records))
-
-    def _url_of(self, record: ReplicaRecord) -> str:
-        return probe_url(record, self._settings.path, self._settings.port)
+            self._listeners.retain(map(self._settings.url_of, records))
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -227,7 +222,7 @@ class HealthLoop:
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             outcome = await guarded(
-                self._probe, self._url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
+                self._probe, self._settings.url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
             )
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:

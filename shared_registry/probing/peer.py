@@ -38,7 +38,6 @@ from shared_registry.model import (
 )
 from shared_registry.probing.prober import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.prober_list import ProberList
-from shared_registry.probing.target import probe_url
 
 PROBES_AT_ONCE = 64
 OPINIONS_AT_ONCE = 200
@@ -76,10 +75,9 @@ SendOpinions = Callable[[Sequence[Opinion], Thresholds], Awaitable[Handled]]
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """How a peer probes; see `RouterConfig` for each."""
+    """How a peer probes; see `RouterConfig` for each. `url_of` returns the url that is probed for a replica."""
 
-    path: str
-    port: int | None
+    url_of: Callable[[ReplicaRecord], str]
     fast_interval_seconds: float
     thresholds: Thresholds
 
@@ -290,7 +288,7 @@ class Peer:
             timeout_seconds = self._settings.thresholds.timeout_seconds
             record = self._replicas.record(task.key)
             if record is not None:
-                url = probe_url(record, self._settings.path, self._settings.port)
+                url = self._settings.url_of(record)
                 self._on_outcome(task, await guarded(self._probe, url, timeout_seconds, fresh=True))
         finally:
             slots.release()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from shared_registry.config import RouterConfig
@@ -28,6 +30,11 @@ DECISIVE_SETTINGS = (
     "replica_tls_verify",
 )
 """The settings that decide a probe's result, apart from those of the replica itself."""
+
+
+def url_maker(config: RouterConfig) -> Callable[[ReplicaRecord], str]:
+    """Return the function that returns the url that is probed for a replica."""
+    return functools.partial(probe_url, path=config.health_check_path, port=config.health_check_port)
 
 
 def probe_url(record: ReplicaRecord, path: str, port: int | None) -> str:

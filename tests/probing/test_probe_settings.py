@@ -88,7 +88,7 @@ async def test_other_statuses_and_bodies_may_be_a_success() -> None:
             assert error == "body: 'now fit', expected the text 'unfit'"
 
 
-async def test_a_slow_or_endless_body_is_bounded_when_text_is_expected() -> None:
+async def test_a_slow_or_endless_body_is_bounded() -> None:
     async def slow(peer: Peer) -> None:
         await peer.request()
         await peer.drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", again=b"1\r\nx\r\n")
@@ -168,7 +168,7 @@ async def test_a_websocket_that_answers_a_ping_is_healthy() -> None:
             await until(lambda: closed == [1000] * 3)
 
 
-async def test_a_dead_websocket_path_is_found_beside_a_live_health_page() -> None:
+async def test_a_dead_websocket_path_beside_a_live_page_is_found() -> None:
     async def half_dead(connection: ServerConnection, request: Request) -> HandshakeResponse | None:
         return connection.respond(200 if request.path == "/health" else 500, "x")
 

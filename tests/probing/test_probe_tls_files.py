@@ -84,7 +84,7 @@ async def test_the_name_of_the_certificate_may_be_another(authority: Authority) 
     assert sent[-1] == "replica.internal"
 
 
-async def test_a_name_is_verified_and_sent_though_an_address_is_connected_to(authority: Authority) -> None:
+async def test_a_name_is_verified_although_its_address_is_connected_to(authority: Authority) -> None:
     tls = authority.server(alternatives="DNS:gpu-1.test")
     sent: list[str | None] = []
     tls.sni_callback = lambda _, name, __: sent.append(name)
@@ -144,7 +144,7 @@ async def test_unusable_files_are_this_routers_own_trouble(
         assert (await probe(prober, server.url)).error is None, "and is read again"
 
 
-async def test_a_key_with_a_password_does_not_ask_at_the_terminal(authority: Authority) -> None:
+async def test_a_key_with_a_password_asks_nobody(authority: Authority) -> None:
     certificate, key = authority.sign("router", "DNS:router")
     authority._openssl(f"ec -in {key} -aes256 -passout pass:secret -out {key}.locked")
     locked = prober_of(verify=False, certificate_file=certificate, key_file=f"{key}.locked")

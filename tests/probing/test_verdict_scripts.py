@@ -180,7 +180,7 @@ async def test_it_is_unhealthy_once_all_asked_have_failed(verdicts: Verdicts) ->
         (False, True, "unhealthy"),
     ],
 )
-async def test_the_last_failure_needs_a_peer_or_the_end_of_silence(
+async def test_the_last_failure_needs_agreement_or_silence(
     verdicts: Verdicts, agrees: bool, is_over: bool, status: str
 ) -> None:
     await verdicts.fail(2)

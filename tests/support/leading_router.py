@@ -190,7 +190,9 @@ class Leader:
         self.probe = Probe(clock)
         self.retained: list[set[str]] = []
         self.reached: list[tuple[str, bool]] = []
-        settings = HealthSettings("/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
+        settings = HealthSettings(
+            lambda record: f"{record.key}/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency
+        )
         self.loop = HealthLoop(
             cluster,
             cluster.report,
