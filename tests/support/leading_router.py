@@ -40,6 +40,10 @@ def url_of(number: int) -> str:
     return f"http://10.0.{number // 250}.{number % 250}:8000"
 
 
+def health_url(record: ReplicaRecord) -> str:
+    return f"{record.key}/health"
+
+
 def ignore(events: Sequence[Event]) -> None:
     pass
 
