@@ -12,7 +12,7 @@ help:  ## say what there is
 demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
 	@$(BIN)/shared-registry demo
 
-test: venv  ## run all tests, three files at a time; they start their own servers
+test: venv  ## run all tests, five files at a time; they start their own servers
 	.ci/test $(BIN)/python
 
 test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003

@@ -7,7 +7,7 @@
 -- row. Soon after the verdict one is enough, later it takes as many as for a recovery; the router then becomes the
 -- prober. A word about another incarnation, an answered question or an earlier report is stale.
 --
--- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
+-- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation kind id outcome latency_ms error)
@@ -27,7 +27,7 @@ local CHANGES_AT_ONCE = 50
 
 local router, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 5)
 
-local refused = refusal({'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
+local refused = refusal({'leader', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
 if refused then
   return refused
 end
@@ -67,7 +67,7 @@ local function hand_over(replica)
   redis.call('HSET', replica, 'prober', router, 'prober_until_ms', whole(word_until_ms), 'prober_report', '0')
 end
 
--- Each of these applies one word. It returns nil if the word is stale; otherwise true, and whether much changed.
+-- Each `apply_` function applies one word. It returns nil for a stale word; otherwise true, and whether much changed.
 
 local function apply_opinion(replica, result, state)
   local others = state.suspicion == result.id and without_self(words_in(state.asked))
@@ -84,18 +84,17 @@ local function apply_opinion(replica, result, state)
     emit_cleared(replica, result.url, router, state.suspected_by, now_ms, reply)
     return true, true
   end
-  local unreached = state.unreached_by
   if result.outcome == 'failed' then
-    unreached = joined(unreached, router)
-    state.unreached_by = unreached
-    if #others == 0 then
-      write_health(replica, result.url, state, failure_fields(math.max(state.failures, limits.failure), result, now_ms),
-        'unhealthy', {router = state.suspected_by, by = router, reason = result.reason}, now_ms, reply)
-      return true, true
-    end
-    redis.call('HSET', replica, 'unreached_by', unreached)
+    state.unreached_by = joined(state.unreached_by, router)
+    redis.call('HSET', replica, 'unreached_by', state.unreached_by)
   end
   redis.call('HSET', replica, 'asked', table.concat(others, ' '))
+  if #others == 0 and state.unreached_by then
+    local failures = math.max(state.failures, limits.failure)
+    write_health(replica, result.url, state, failure_fields(failures, result, now_ms), 'unhealthy',
+      {router = state.suspected_by, by = router, reason = result.reason}, now_ms, reply)
+    return true, true
+  end
   return true
 end
 
@@ -118,8 +117,19 @@ local function apply_report(replica, result, state)
   return true
 end
 
+-- Returns whether this router's probes have the settings of the leader's. Otherwise a router with a more lenient check
+-- would take back what the leader finds unhealthy, again and again.
+local function is_as_strict()
+  local leader = redis.call('HGET', keys.leader, 'router')
+  if not leader or leader == router then
+    return true
+  end
+  local own = redis.call('HGET', keys.router_prefix .. router, 'probe_print')
+  return own == redis.call('HGET', keys.router_prefix .. leader, 'probe_print')
+end
+
 local function apply_appeal(replica, result, state)
-  if state.status == 'healthy' or state.admin ~= 'active' or result.outcome ~= 'ok' then
+  if state.status == 'healthy' or state.admin ~= 'active' or result.outcome ~= 'ok' or not is_as_strict() then
     return nil
   end
   local is_soon = state.status == 'unhealthy'

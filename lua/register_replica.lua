@@ -20,6 +20,8 @@
 -- include lib/queue.lua
 
 local FIELD_WIDTH = 2
+-- Fields that the hash lacks if they are empty.
+local OPTIONAL = {health_check_path = true, health_check_port = true}
 
 local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1, 7)
 
@@ -57,19 +59,33 @@ local function position()
 end
 
 local placed = position()
-local spec = {}
+local spec, absent = {}, {}
 for i = 8, #ARGV, FIELD_WIDTH do
-  spec[#spec + 1] = ARGV[i]
-  spec[#spec + 1] = ARGV[i + 1]
+  if OPTIONAL[ARGV[i]] and ARGV[i + 1] == '' then
+    absent[#absent + 1] = ARGV[i]
+  else
+    spec[#spec + 1] = ARGV[i]
+    spec[#spec + 1] = ARGV[i + 1]
+  end
 end
 for _, text in ipairs({'order', whole(placed), 'source', mode}) do
   spec[#spec + 1] = text
 end
 local changed = is_new
+local is_probed_otherwise = false
 for i = 1, #spec, 2 do
   -- A missing field counts as empty: an earlier version that does not know the field may have written the hash.
   if not changed and (redis.call('HGET', replica, spec[i]) or '') ~= spec[i + 1] then
     changed = true
+  end
+end
+for _, field in ipairs(absent) do
+  changed = changed or redis.call('HEXISTS', replica, field) == 1
+end
+for i = 8, #ARGV, FIELD_WIDTH do
+  -- All optional fields decide what a probe requests.
+  if OPTIONAL[ARGV[i]] and (redis.call('HGET', replica, ARGV[i]) or '') ~= ARGV[i + 1] then
+    is_probed_otherwise = true
   end
 end
 if not changed then
@@ -82,11 +98,17 @@ redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
+if #absent > 0 then
+  redis.call('HDEL', replica, unpack(absent))
+end
 if mode == 'explicit' then
   redis.call('HDEL', replica, 'restored_from')
 elseif is_new then
   -- After a loss of history, a router's view replaces what a config file says; see restore_view.
   redis.call('HSET', replica, 'restored_from', '0-0')
+end
+if is_probed_otherwise then
+  forget_doubt(replica)
 end
 if is_new then
   local at = whole(now_ms)

@@ -133,6 +133,7 @@ local function put_back(replica, url, entry)
     redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
   end
   forget_doubt(replica)
+  redis.call('HDEL', replica, 'health_check_path', 'health_check_port')  -- the view may know none
   redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')

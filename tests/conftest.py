@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -21,17 +22,42 @@ from tests.support.fake_clock import FakeClock
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.space import Space, on_server
 
+TESTS = Path(__file__).parent
+LONGEST = (
+    "store/test_cluster_failover.py",
+    "cluster/test_out_of_descriptors.py",
+    "cli/test_cli.py",
+    "leases/test_refused_writes.py",
+    "demo/test_demo.py",
+    "registry/test_busy_router.py",
+    "proxy/test_queue.py",
+    "store/test_demotion.py",
+    "proxy/test_stopping.py",
+    "cluster/test_leadership.py",
+    "proxy/test_redis_connections.py",
+    "proxy/test_framing.py",
+    "mirror/test_lost_twice.py",
+    "leases/test_leases_under_faults.py",
+    "store/test_sentinel_failover.py",
+    "fastvideo/test_original_health_loop.py",
+)
+"""The files that take longest begin first: begun late, one of them would run alone in the end."""
+
 use_profile()  # before any test module is imported, whose decorators take it over
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that starts a server as `redis`: what CI runs again with other servers."""
+    """Mark every test that starts a server as `redis`, which CI runs again with other servers; begin with `LONGEST`."""
     for item in items:
         if item.get_closest_marker("alone") and item.path.parent.name != "cluster":
             raise pytest.UsageError(f"{item.nodeid}: .ci/test looks for tests that run alone in tests/cluster only")
         if "redis_binary" in getattr(item, "fixturenames", ()):
             item.add_marker("redis")
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
+    if missing := [str(path) for path in ranks if not path.exists()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONGEST names what is not there: {', '.join(missing)}")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +87,13 @@ def server(redis_binary: Path) -> Iterator[EmbeddedServer]:
 def own_server(redis_binary: Path) -> Iterator[Callable[..., EmbeddedServer]]:
     """Start a server for one test, which may kill, pause and restart it. Takes `EmbeddedServer`'s arguments."""
     with contextlib.ExitStack() as servers:
-        yield lambda **options: servers.enter_context(EmbeddedServer(**{"binary": redis_binary, **options}))
+
+        def start(**options: Any) -> EmbeddedServer:
+            server = servers.enter_context(EmbeddedServer(**{"binary": redis_binary, **options}))
+            servers.callback(server.kill)  # in the end: a stop takes a tenth of a second, and nothing of it is needed
+            return server
+
+        yield start
 
 
 @pytest.fixture

@@ -42,6 +42,17 @@ local function read_probers()
   return live_probers
 end
 
+-- Returns whether a router is among the probers that count as alive.
+local function is_probing(router)
+  for _, member in ipairs(read_probers()) do
+    local _, _, key = parse_prober(member)
+    if key == router then
+      return true
+    end
+  end
+  return false
+end
+
 local peers_by_router = {}
 
 -- Returns the keys of the routers that could answer the same question as this one: those on other machines, and those

@@ -45,11 +45,11 @@ local function word_ms(limits)
   return 2 * limits.interval_ms + limits.timeout_ms
 end
 
--- Returns whether the word of the router counts that probes the replica in place of the leader. An end further away
--- than a word lasts shows that the clock was set back.
+-- Returns whether the word of the router counts that probes the replica in place of the leader. It does not if that
+-- router is silent or dead. An end further away than a word lasts shows that the clock was set back.
 local function is_prober_heard(state, limits, now_ms)
   local until_ms = tonumber(state.prober_until_ms or '0')
-  return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits)
+  return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits) and is_probing(state.prober)
 end
 
 -- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt.
@@ -106,6 +106,14 @@ local function failure_fields(failures, result, now_ms)
     'consecutive_failures', whole(failures), 'consecutive_successes', '0', 'last_failure_at_ms', whole(now_ms),
     'last_error', result.reason,
   }
+end
+
+-- Ends a hand-over because its router is silent or dead. The event informs the leader, which then probes faster.
+local function hand_back(replica_key, url, state, router, now_ms, reply)
+  redis.call('HDEL', replica_key, 'prober', 'prober_until_ms', 'prober_report')
+  emit_replica(now_ms, replica_key, url,
+    {'kind', 'replica_handed_back', 'router', router, 'by', state.prober, 'reason', ''}, reply)
+  state.prober = false
 end
 
 local suspected = {}
@@ -215,8 +223,11 @@ local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   if result.outcome == 'ok' then
     return true, apply_success(replica_key, result, state, limits, now_ms, origin, reply)
   end
-  if state.prober ~= origin.router and is_prober_heard(state, limits, now_ms) then
-    return true
+  if state.prober and state.prober ~= origin.router then
+    if is_prober_heard(state, limits, now_ms) then
+      return true
+    end
+    hand_back(replica_key, result.url, state, origin.router, now_ms, reply)
   end
   local is_weighed = state.status == 'healthy' and has_peers(origin.router)
   if result.outcome == 'unsure' then

@@ -40,3 +40,21 @@ LabelsOption = Annotated[
         show_default=False,
     ),
 ]
+HealthCheckPathOption = Annotated[
+    str | None,
+    typer.Option(
+        "--health-check-path",
+        metavar="PATH",
+        help="The path that its probes request; '' for the routers' own.",
+        show_default=False,
+    ),
+]
+HealthCheckPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--health-check-port",
+        metavar="PORT",
+        help="The port that its probes connect to; 0 for the routers' own.",
+        show_default=False,
+    ),
+]

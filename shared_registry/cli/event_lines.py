@@ -25,13 +25,15 @@ def event_document(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "sit_out_seconds": event.sit_out_seconds,
         "replica": record and replica_document(record, Document.EVENT),
+        "reported": event.reported or None,
+        "questions": [{"url": one.key, "asked": list(one.asked)} for one in event.questions],
     }
 
 
 def event_line(event: Event) -> str:
     """Return an event as one line of text. It begins with the event's id, which `--after` accepts."""
-    what = _replica(event, event.record) if event.record else _router(event)
-    by = f" by {event.by}" if event.by else ""
+    what = _replica(event, event.record) if event.record else _doubt(event) or _router(event)
+    by = f" by {event.by}" if event.by and event.kind is not EventKind.REPLICA_CLEARED else ""
     reason = f": {event.reason}" if event.reason else ""
     return printable(f"{event.id}  {timestamp(event.at)}  {event.kind.value:<20}  {what}{by}{reason}")
 
@@ -43,7 +45,18 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
         return f"{label} {spec_text(endpoint)}"
     if event.kind is EventKind.REPLICA_ADMIN:
         return f"{label} {record.admin.value}"
+    if event.kind is EventKind.REPLICA_CLEARED:
+        return f"{label} reached by {event.router}" + (f", not by {event.by}" if event.by else "")
     return label
+
+
+def _doubt(event: Event) -> str:
+    """Return what an event says about replicas whose state it does not carry."""
+    if event.reported:
+        return f"{event.reported} not reached by a session of {event.router}"
+    asked = sorted({router for question in event.questions for router in question.asked})
+    urls = " ".join(question.key for question in event.questions)
+    return f"{urls} not reached by {event.router}, asking {' '.join(asked)}" if urls else ""
 
 
 def _router(event: Event) -> str:

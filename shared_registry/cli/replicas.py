@@ -17,6 +17,8 @@ from shared_registry.cli.changes import Results, change_each, result_lines, resu
 from shared_registry.cli.draining import wait_drained
 from shared_registry.cli.endpoint_options import (
     CapacityOption,
+    HealthCheckPathOption,
+    HealthCheckPortOption,
     LabelsOption,
     NameOption,
     OrderOption,
@@ -59,6 +61,8 @@ def add(
     capacity: CapacityOption = None,
     order: OrderOption = None,
     label: LabelsOption = None,
+    health_check_path: HealthCheckPathOption = None,
+    health_check_port: HealthCheckPortOption = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -74,7 +78,12 @@ def add(
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     asked = {"name": name, "primary": primary, "weight": weight, "capacity": capacity, "order": order}
-    change = _spec_change({field: value for field, value in asked.items() if value is not None}, label or [], urls)
+    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
+    if health_check_path is not None:
+        changes["health_check_path"] = health_check_path or None
+    if health_check_port is not None:
+        changes["health_check_port"] = health_check_port or None
+    change = _spec_change(changes, label or [], urls)
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
 
     async def work(operator: Operator) -> Results:

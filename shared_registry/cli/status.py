@@ -13,7 +13,7 @@ from shared_registry.admin.observer import Overview
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
-from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
+from shared_registry.model import NO_DOUBT, AdminState, Doubt, ReplicaRecord, ReplicaStatus
 from shared_registry.store.redis_url import mask_redis_url
 from shared_registry.store.replica_fields import Document, replica_document
 
@@ -79,6 +79,9 @@ def _replica_table(overview: Overview) -> Table:
     has_labels = any(record.endpoint.labels for record in overview.replicas)
     if has_labels:
         table.add_column("labels", overflow="fold")
+    has_doubts = any(record.doubt is not NO_DOUBT for record in overview.replicas)
+    if has_doubts:
+        table.add_column("doubt", overflow="fold")
     for record in overview.replicas:
         endpoint, health = record.endpoint, record.health
         table.add_row(
@@ -91,8 +94,21 @@ def _replica_table(overview: Overview) -> Table:
             "never" if health.last_ok_at is None else f"{duration(overview.at - health.last_ok_at)} ago",
             str(health.consecutive_failures),
             *([str(endpoint.labels)] if has_labels else []),
+            *([printable(_doubt(record.doubt))] if has_doubts else []),
         )
     return table
+
+
+def _doubt(doubt: Doubt) -> str:
+    """Return in words who probes a replica, who doubts it, and who reaches it and who does not."""
+    facts = {
+        "probed by": doubt.prober,
+        "suspected by": doubt.suspected_by,
+        "asked": " ".join(doubt.asked),
+        "reached by": doubt.reached_by,
+        "not by": " ".join(dict.fromkeys([*filter(None, [doubt.refuted_prober]), *doubt.unreached_by])),
+    }
+    return "; ".join(f"{what} {who}" for what, who in facts.items() if who)
 
 
 def _admin(record: ReplicaRecord) -> str:

@@ -1,8 +1,8 @@
 """Reads settings from environment variables: `SHARED_REGISTRY_<SETTING>`, such as `SHARED_REGISTRY_REDIS_URL`.
 
 `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list like the one in a YAML file.
-`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` holds a JSON object. The value `none` unsets
-`SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable counts as absent, because compose files pass an unset
+`SHARED_REGISTRY_HEALTH_CHECK_EXPECT` and `SHARED_REGISTRY_HEALTH_CHECK_HEADERS` hold a JSON object. The value `none`
+unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable counts as absent, because compose files pass an unset
 variable on as an empty one.
 """
 

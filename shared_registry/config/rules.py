@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from shared_registry.config.probe_rules import is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 from shared_registry.errors import ConfigError, UsageError
@@ -21,8 +21,6 @@ from shared_registry.store.redis_url import check_redis_url
 from shared_registry.urls import canonical_url
 
 OnLost = Literal["keep", "close"]
-JsonScalar = str | int | float | bool
-"""The types of values that `health_check_expect` may contain."""
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 """Beyond these limits, doubles are too imprecise for in_flight / weight and for the shares of a hash ring."""
@@ -78,32 +76,6 @@ def check_session_key(value: object) -> str | None:
         return None
     place = SessionKeyPlace.parse(value)
     return f"{place.kind}{'.' if place.kind == FIRST_FRAME else ':'}{place.name}"
-
-
-def check_health_path(value: object) -> str:
-    """Return a valid path for probes."""
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise ConfigError(f"health_check_path: {shorten(value)} must start with '/', such as /health")
-    if not re.fullmatch(r"[!-~]+", value) or "#" in value:
-        raise ConfigError(
-            f"health_check_path: {shorten(value)} has white space, '#' or non-ASCII characters; percent-encode them"
-        )
-    return value
-
-
-def check_expect(value: object) -> dict[str, JsonScalar]:
-    """Return the values that a probe's JSON body must contain; for `None` an empty mapping, which requires nothing."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"health_check_expect: must be a mapping such as {{'status': 'ready'}}, got {shorten(value)}")
-    for key, wanted in value.items():
-        if not isinstance(key, str):
-            raise ConfigError(f"health_check_expect: its keys must be text, got {shorten(key)}; quote it")
-        if not isinstance(wanted, JsonScalar) or (isinstance(wanted, float) and not math.isfinite(wanted)):
-            place = f"health_check_expect[{shorten(key)}]"
-            raise ConfigError(f"{place}: must be text, a finite number or true/false, got {shorten(wanted)}")
-    return dict(value)
 
 
 def check_policy(value: object) -> str:
@@ -236,6 +208,10 @@ _ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
     "capacity": _rule(_is_count, "must be a whole number of sessions; 0 means unlimited"),
     "order": _rule(_is_order, "must be a whole number from 0, or None to append"),
     "labels": _wrong_labels,
+    "health_check_path": lambda value: "" if value is None else wrong_path(value),
+    "health_check_port": _rule(
+        lambda value: value is None or is_port(value), "must be a port from 1 to 65535, or None for the url's port"
+    ),
 }
 """For each attribute, a function that returns the rule that a value violates; empty if the value is valid."""
 
@@ -257,8 +233,6 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
-HealthPath = Annotated[str, PlainValidator(check_health_path)]
-Expectations = Annotated[dict[str, JsonScalar], PlainValidator(check_expect)]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]
 RouterId = Annotated[str, PlainValidator(check_router_id)]

@@ -15,16 +15,33 @@ from typing import Any
 from pydantic import ConfigDict, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
+from shared_registry.config.probe_rules import (
+    ANY_SUCCESS,
+    DEFAULT_PATH,
+    CaFile,
+    CertificateFile,
+    Expectations,
+    ExpectedPattern,
+    ExpectedText,
+    Headers,
+    HealthPath,
+    KeyFile,
+    ProbeMethod,
+    ProbePort,
+    ProbeType,
+    RequestBody,
+    ServerName,
+    Statuses,
+    misfits,
+)
 from shared_registry.config.problems import InvalidSettings, Problem, in_one_error
 from shared_registry.config.rules import (
     ConfiguredReplicas,
     Count,
     DegradedMode,
-    Expectations,
     Expiry,
     FrameBytes,
     Grace,
-    HealthPath,
     Host,
     MaxLoad,
     Namespace,
@@ -53,6 +70,14 @@ SHARED_SETTINGS = (
     "recovery_threshold",
     "health_check_expect",
     "fast_interval_seconds",
+    "health_check_type",
+    "health_check_port",
+    "health_check_method",
+    "health_check_headers",
+    "health_check_request_body",
+    "health_check_statuses",
+    "health_check_expect_text",
+    "health_check_expect_pattern",
     "lease_seconds",
     "renew_interval_seconds",
     "heartbeat_seconds",
@@ -100,10 +125,10 @@ class RouterConfig:
     lists, the shared list contains the replicas of all of them. The list may be empty if other routers or operators
     register the replicas."""
 
-    health_check_path: HealthPath = "/health"
+    health_check_path: HealthPath = DEFAULT_PATH
     """Path that a probe requests, appended to the replica's url. A response status of 400 or more is a failure.
     `/health` usually reports liveness. If replicas need time to warm up, use the path that reports readiness, or set
-    `health_check_expect`."""
+    `health_check_expect`. A replica may have a `health_check_path` of its own."""
 
     health_check_interval_seconds: Seconds = 5.0
     """Seconds between two probes of a replica whose status is settled. Only the leader probes, so the cost is
@@ -135,7 +160,63 @@ class RouterConfig:
     health_check_expect: Expectations = field(default_factory=dict)
     """Values that the JSON body of a probe's response must contain, such as `{status: ready}`; none by default. They
     are required in addition to a status below 400. A body that is not a JSON object, or that has other values, is a
-    failure. Use it for replicas that respond with 200 while they load a model."""
+    failure. Use it for replicas that respond with 200 while they load a model. A name with dots, such as
+    `engine.state` or `models.0.id`, is a nested field. A mapping is a set of conditions: `eq`, `ne`, `lt`, `le`, `gt`,
+    `ge`, `in` (a list), `matches` (a regular expression) and `exists`, such as `{engine.queue: {lt: 100}}`."""
+
+    health_check_expect_text: ExpectedText = None
+    """Text that the body of a probe's response must contain; none by default. At most 64 KiB of a body are read."""
+
+    health_check_expect_pattern: ExpectedPattern = None
+    """Regular expression (Python's) that must match somewhere in the body of a probe's response; none by default. The
+    event loop stops while it is matched, so a pattern that repeats a group with a repetition in it is refused."""
+
+    health_check_statuses: Statuses = ANY_SUCCESS
+    """Response statuses that are a success: statuses and ranges of them, such as `200-299,404`. Redirects are not
+    followed; by default they are a success."""
+
+    health_check_type: ProbeType = "http"
+    """What a probe does. `http` sends a request. `tcp` only connects, with the TLS handshake if the url is https.
+    `websocket` opens a WebSocket at `health_check_path` and waits for the answer to a ping: it finds a replica whose
+    WebSocket path is dead while its health page still responds. Such a probe is a session for the replica; use a path
+    on which it takes no slot."""
+
+    health_check_port: ProbePort = None
+    """Port that probes connect to, if replicas answer them on another port than sessions; by default the port of the
+    replica's url. The scheme stays that of the url. A replica may have a `health_check_port` of its own."""
+
+    health_check_method: ProbeMethod = "GET"
+    """Method of a probe's request. With `HEAD` a response has no body, so nothing can be expected of it."""
+
+    health_check_headers: Headers = field(default_factory=dict)
+    """Further headers of a probe's request, such as `{Host: replica.internal, Authorization: "Bearer ..."}`; none by
+    default. They replace the probe's own `Host`, `User-Agent` and `Accept`. Values are masked wherever the config is
+    shown, except that of `Host`."""
+
+    health_check_request_body: RequestBody = None
+    """Body of a probe's request with the method `POST` or `PUT`; none by default. Set its type with
+    `health_check_headers`, such as `{Content-Type: application/json}`."""
+
+    replica_tls_ca_file: CaFile = None
+    """PEM file of the certificate authorities that are trusted for https replicas, by probes and by the router's
+    sessions. By default the system's authorities, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Files are read
+    again when they change; if the new ones are not usable, the former stay in use, and the log says so."""
+
+    replica_tls_certificate_file: CertificateFile = None
+    """PEM file of the certificate, with its chain, that this router presents to https replicas; none by default. It
+    needs `replica_tls_key_file`."""
+
+    replica_tls_key_file: KeyFile = None
+    """PEM file of the private key for `replica_tls_certificate_file`; none by default. It must not have a password,
+    because nobody is there to enter one."""
+
+    replica_tls_server_name: ServerName = None
+    """Name that is sent to https replicas (SNI), and that their certificates must have. By default it is the host of
+    the replica's url. Set it if replicas are addressed by IP address, and share a certificate for a name."""
+
+    replica_tls_verify: bool = True
+    """Whether the certificates of https replicas are verified. Without it, anybody on the path to a replica can read
+    and change its sessions."""
 
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
     """The Redis or Valkey that holds the shared state: `redis://`, `rediss://` (TLS), `unix://`,
@@ -316,6 +397,13 @@ class RouterConfig:
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
     30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
 
+    @field_validator("replica_tls_verify")
+    @classmethod
+    def _probes_fit_together(cls, verify: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's interface
+        if found := tuple(misfits(info.data | {"replica_tls_verify": verify})):
+            raise InvalidSettings(found)
+        return verify
+
     @field_validator("renew_interval_seconds")
     @classmethod
     def _renew_within_lease(cls, renew: float, info: ValidationInfo) -> float:
@@ -385,18 +473,42 @@ class RouterConfig:
         )
 
     def fingerprint(self) -> str:
-        """Return 12 hex digits that are equal for equal `SHARED_SETTINGS`, on every machine and Python version."""
+        """Return 12 hex digits that are equal for equal `SHARED_SETTINGS`, on every machine and Python version.
+
+        Settings that earlier versions do not know count only if they are set.
+        """
         agreed = {name: getattr(self, name) for name in SHARED_SETTINGS}
+        agreed = {name: value for name, value in agreed.items() if name not in _LATER or value != _LATER[name]}
         agreed["fast_interval_seconds"] = self.effective_fast_interval_seconds
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:12]
 
     def shown(self) -> dict[str, Any]:
         """Return all settings in JSON's types, with passwords masked, for display."""
-        return asdict(self) | {"redis_url": mask_redis_url(self.redis_url)}
+        return asdict(self) | self._masked()
 
     def __repr__(self) -> str:
-        values = {name: getattr(self, name) for name in _names()} | {"redis_url": mask_redis_url(self.redis_url)}
+        values = {name: getattr(self, name) for name in _names()} | self._masked()
         return f"RouterConfig({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    def _masked(self) -> dict[str, Any]:
+        headers = self.health_check_headers.items()
+        return {
+            "redis_url": mask_redis_url(self.redis_url),
+            "health_check_headers": {name: text if name.lower() == "host" else "***" for name, text in headers},
+        }
+
+
+_LATER: dict[str, object] = {
+    "health_check_type": "http",
+    "health_check_port": None,
+    "health_check_method": "GET",
+    "health_check_headers": {},
+    "health_check_request_body": None,
+    "health_check_statuses": ANY_SUCCESS,
+    "health_check_expect_text": None,
+    "health_check_expect_pattern": None,
+}
+"""Shared settings that were added after the first release, with their defaults."""
 
 
 def _names() -> list[str]:

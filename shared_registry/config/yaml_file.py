@@ -4,7 +4,9 @@
       host, port, namespace, redis_url, router_id, lease_seconds, ...    all other settings, by their names
       replicas: [{url, ...}]              each with the attributes of a ReplicaEndpoint, or only a url
       health_check: {path, interval_seconds, timeout_seconds, failure_threshold, recovery_threshold, expect,
+                     expect_text, expect_pattern, statuses, type, port, method, headers, request_body,
                      fast_interval_seconds, probe_concurrency}
+      replica_tls: {ca_file, certificate_file, key_file, server_name, verify}
 
 Other top-level blocks are ignored, because they may belong to other programs. A key without a value counts as absent.
 An unknown key in these blocks causes a warning.
@@ -39,12 +41,32 @@ HEALTH_CHECK_KEYS = {
     "failure_threshold": "failure_threshold",
     "recovery_threshold": "recovery_threshold",
     "expect": "health_check_expect",
+    "expect_text": "health_check_expect_text",
+    "expect_pattern": "health_check_expect_pattern",
+    "statuses": "health_check_statuses",
+    "type": "health_check_type",
+    "port": "health_check_port",
+    "method": "health_check_method",
+    "headers": "health_check_headers",
+    "request_body": "health_check_request_body",
     "fast_interval_seconds": "fast_interval_seconds",
     "probe_concurrency": "probe_concurrency",
 }
 """The keys of the `health_check` block, and the setting of each."""
 
-ROUTER_KEYS = tuple(item.name for item in fields(RouterConfig) if item.name not in HEALTH_CHECK_KEYS.values())
+REPLICA_TLS_KEYS = {
+    "ca_file": "replica_tls_ca_file",
+    "certificate_file": "replica_tls_certificate_file",
+    "key_file": "replica_tls_key_file",
+    "server_name": "replica_tls_server_name",
+    "verify": "replica_tls_verify",
+}
+"""The keys of the `replica_tls` block, and the setting of each."""
+
+BLOCKS = {"health_check": HEALTH_CHECK_KEYS, "replica_tls": REPLICA_TLS_KEYS}
+_IN_BLOCKS = {setting for keys in BLOCKS.values() for setting in keys.values()}
+
+ROUTER_KEYS = tuple(item.name for item in fields(RouterConfig) if item.name not in _IN_BLOCKS)
 """The settings that are read from the `router` block under their own names."""
 
 
@@ -104,14 +126,15 @@ class _Reader:
 
     def read(self, router: Mapping[object, object]) -> Draft:
         blocks = dict(router)
-        health_check = blocks.pop("health_check", None)
+        grouped = {name: blocks.pop(name, None) for name in BLOCKS}
         replicas = blocks.pop("replicas", None)
-        self._settings("router", blocks, {key: key for key in ROUTER_KEYS}, also=("health_check",))
-        if isinstance(health_check, Mapping):
-            self._settings("router.health_check", health_check, HEALTH_CHECK_KEYS)
-        elif health_check is not None:
-            text = f"{self._name}: router.health_check: must be a mapping such as {{path: /health}}"
-            self._draft.problems.append(Problem(f"{text}, not {_kind(health_check)}"))
+        self._settings("router", blocks, {key: key for key in ROUTER_KEYS}, also=tuple(BLOCKS))
+        for name, block in grouped.items():
+            if isinstance(block, Mapping):
+                self._settings(f"router.{name}", block, BLOCKS[name])
+            elif block is not None:
+                text = f"{self._name}: router.{name}: must be a mapping such as {_EXAMPLES[name]}, not {_kind(block)}"
+                self._draft.problems.append(Problem(text))
         if replicas is not None:
             endpoints = read_endpoints(replicas, lambda at, key: self._warn(f"router.{at}", key, ENDPOINT_KINDS))
             self._draft.put("replicas", endpoints, self._origin("router.replicas"))
@@ -137,7 +160,11 @@ class _Reader:
         logger.warning("%s: unknown key %r in %s is ignored; %s", self._name, key, block, hint)
 
 
-_HOMES = {key: f"router.{key}" for key in ROUTER_KEYS} | {
-    spelling: f"router.health_check.{key}" for key, setting in HEALTH_CHECK_KEYS.items() for spelling in (key, setting)
-}
+_EXAMPLES = {"health_check": "{path: /health}", "replica_tls": "{ca_file: /etc/ssl/replicas.pem}"}
+_HOMES = {
+    spelling: f"router.{block}.{key}"
+    for block, keys in BLOCKS.items()
+    for key, setting in keys.items()
+    for spelling in (key, setting)
+} | {key: f"router.{key}" for key in ROUTER_KEYS}
 """The right place of each key, for keys that were found in the wrong block."""

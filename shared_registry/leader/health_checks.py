@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
-import json
 import random
 
 from shared_registry.aio.clock import Clock
@@ -20,6 +18,7 @@ from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
+from shared_registry.probing.target import probe_print
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.store.commands import Store
@@ -86,7 +85,7 @@ class HealthChecks:
             )
             listeners = [*(duty.notice for duty in duties), self._election.notice, peer.notice]
             try:
-                with self._mirror.subscribed(*listeners), self._probers.taking_part(_probe_print(config)):
+                with self._mirror.subscribed(*listeners), self._probers.taking_part(probe_print(config)):
                     async with asyncio.TaskGroup() as group:
                         group.create_task(peer.run())
                         await self._election.run()
@@ -98,7 +97,7 @@ class HealthChecks:
     ) -> HealthLoop:
         prober = None
         if http_get is None:
-            prober = http_get = await stack.enter_async_context(HttpProber(expect=config.health_check_expect))
+            prober = http_get = await stack.enter_async_context(HttpProber(config))
         return HealthLoop(
             self._mirror,
             self._store.report,
@@ -112,12 +111,12 @@ class HealthChecks:
 
     async def _peer(self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> Peer:
         if http_get is None:
-            http_get = await stack.enter_async_context(HttpProber(expect=config.health_check_expect))
+            http_get = await stack.enter_async_context(HttpProber(config))
         return Peer(
             self._mirror,
             self._store.give_opinions,
             http_get,
-            PeerSettings(config.health_check_path, config.effective_fast_interval_seconds, config.thresholds()),
+            _peer_settings(config),
             probers=self._probers,
             clock=self._clock,
             rng=self._rng,
@@ -132,6 +131,7 @@ class HealthChecks:
 def _health_settings(config: RouterConfig) -> HealthSettings:
     return HealthSettings(
         path=config.health_check_path,
+        port=config.health_check_port,
         interval_seconds=config.health_check_interval_seconds,
         fast_interval_seconds=config.effective_fast_interval_seconds,
         timeout_seconds=config.health_check_timeout_seconds,
@@ -140,7 +140,10 @@ def _health_settings(config: RouterConfig) -> HealthSettings:
     )
 
 
-def _probe_print(config: RouterConfig) -> str:
-    """Return a digest of all settings that decide the result of a probe."""
-    decisive = [config.health_check_path, config.health_check_expect, config.health_check_timeout_seconds]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+def _peer_settings(config: RouterConfig) -> PeerSettings:
+    return PeerSettings(
+        path=config.health_check_path,
+        port=config.health_check_port,
+        fast_interval_seconds=config.effective_fast_interval_seconds,
+        thresholds=config.thresholds(),
+    )

@@ -30,6 +30,7 @@ from shared_registry.model import (
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.peer import Handled, KnownReplicas
+from shared_registry.probing.target import probe_url
 from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
@@ -59,6 +60,7 @@ class HealthSettings:
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,6 @@ class HealthLoop:
         self._local_health = self._new_local_health()
         self._router = router
         self._called: set[str] = set()
-        self._server_offset = 0.0
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -128,6 +129,8 @@ class HealthLoop:
             if event.kind is EventKind.REPLICA_REPORTED:
                 self._called.add(event.reported)
                 self._wake.set()
+            elif event.kind is EventKind.REPLICA_HANDED_BACK and event.record is not None:
+                self._called.add(event.record.key)
             elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
                 self._local_health.refuted(event.record.key, now=self._clock.monotonic())
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
@@ -174,7 +177,6 @@ class HealthLoop:
     ) -> None:
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
-            self._server_offset = server_now - self._clock.monotonic()
             schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
             schedule.hasten_next(self._clock.monotonic())
         self._is_changed = True
@@ -203,7 +205,10 @@ class HealthLoop:
             if record.health.status is not ReplicaStatus.HEALTHY:
                 self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
         if self._listeners.retain:
-            self._listeners.retain(record.key + self._settings.path for record in records)
+            self._listeners.retain(map(self._url_of, records))
+
+    def _url_of(self, record: ReplicaRecord) -> str:
+        return probe_url(record, self._settings.path, self._settings.port)
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -221,8 +226,9 @@ class HealthLoop:
             if record is None or not record.is_probed:  # this changed after the replica became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
-            url = key + self._settings.path
-            outcome = await guarded(self._probe, url, self._settings.timeout_seconds, fresh=_is_in_doubt(record))
+            outcome = await guarded(
+                self._probe, self._url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
+            )
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
@@ -255,9 +261,7 @@ class HealthLoop:
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
-        doubt = record.doubt
-        until = (doubt.prober_until or 0.0) - self._server_offset
-        return doubt.prober not in ("", self._router) and self._clock.monotonic() < until
+        return record.doubt.prober not in ("", self._router)
 
     async def _report(self, reports: _Reports, term: RunningTerm) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)

@@ -24,6 +24,7 @@ class EventKind(enum.Enum):
     REPLICA_SUSPECTED = "replica_suspected"
     REPLICA_CLEARED = "replica_cleared"
     REPLICA_REPORTED = "replica_reported"
+    REPLICA_HANDED_BACK = "replica_handed_back"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
     ROUTER_JOINED = "router_joined"

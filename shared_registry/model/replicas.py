@@ -55,6 +55,8 @@ class ReplicaEndpoint:
         capacity: The maximum number of sessions at once; 0 means unlimited.
         order: Place in the list of replicas, lowest first; `None` appends.
         labels: Further properties, such as `{"zone": "a"}`, for policies and for people; see `Labels`.
+        health_check_path: The path that its probes request; `None` for the routers' `health_check_path`.
+        health_check_port: The port that its probes connect to; `None` for the routers' `health_check_port`.
     """
 
     url: str
@@ -64,6 +66,8 @@ class ReplicaEndpoint:
     capacity: int = 0
     order: int | None = None
     labels: Mapping[str, str] = NO_LABELS
+    health_check_path: str | None = None
+    health_check_port: int | None = None
 
     def __post_init__(self) -> None:
         labels: object = self.labels

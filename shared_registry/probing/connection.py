@@ -26,6 +26,8 @@ from shared_registry.probing.own_trouble import own_trouble
 BODY_LIMIT = 64 * 1024
 """The most bytes that are read of a response's body. The same limit applies to its headers."""
 
+SWITCHING_PROTOCOLS = 101
+
 _END_OF_REQUEST = h11.EndOfMessage()
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -39,11 +41,15 @@ class Unanswered(ProbeFailure):
 
 
 class Response(NamedTuple):
-    """A replica's response. If the body is longer than `BODY_LIMIT`, it is cut to that length."""
+    """A replica's response. If the body is longer than `BODY_LIMIT`, it is cut to that length.
+
+    A response with the status 101 accepts another protocol, and comes with its headers.
+    """
 
     status: int
     body: bytes
     is_truncated: bool = False
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class ProbeConnection(asyncio.Protocol):
@@ -65,6 +71,8 @@ class ProbeConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._lost: OSError | None = None
         self._has_heard = False
+        self._switched: bytearray | None = None
+        self._is_ended = False
 
     @classmethod
     async def open(
@@ -117,8 +125,10 @@ class ProbeConnection(asyncio.Protocol):
         """Close the connection at once. An exchange in progress fails. Twice is harmless."""
         self._transport.abort()
 
-    async def exchange(self, request: h11.Request) -> Response:
+    async def exchange(self, request: h11.Request, body: bytes = b"") -> Response:
         """Send a request and return its response. There is no time limit here; the caller must set one.
+
+        After the status 101, `read` and `write` carry the other protocol.
 
         Raises:
             Unanswered: The connection ended before any byte of a response. After a reused connection, a new one may
@@ -129,7 +139,8 @@ class ProbeConnection(asyncio.Protocol):
         self._has_heard = False
         self.exchanges += 1
         try:
-            self._transport.write(self._parser.send(request) + self._parser.send(_END_OF_REQUEST))
+            data = self._parser.send(request) + (self._parser.send(h11.Data(data=body)) if body else b"")
+            self._transport.write(data + self._parser.send(_END_OF_REQUEST))
             return await self._receive()
         except (h11.RemoteProtocolError, OSError) as error:
             raise own_trouble(error) or self._failure(error) from error
@@ -142,6 +153,9 @@ class ProbeConnection(asyncio.Protocol):
                 await self._more()
             elif isinstance(event, h11.Response):
                 status = event.status_code
+            elif isinstance(event, h11.InformationalResponse) and event.status_code == SWITCHING_PROTOCOLS:
+                self._switched = bytearray(self._parser.trailing_data[0])
+                return Response(SWITCHING_PROTOCOLS, b"", headers=tuple(event.headers))
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > BODY_LIMIT:
@@ -149,6 +163,34 @@ class ProbeConnection(asyncio.Protocol):
             elif isinstance(event, h11.EndOfMessage):
                 self._make_idle()
                 return Response(status, bytes(body))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the other protocol."""
+        self._transport.write(data)
+
+    async def read(self) -> bytes:
+        """Return the bytes of the other protocol that have arrived, at least one; empty bytes at the end.
+
+        Raises:
+            ProbeFailure: The connection broke.
+            OwnTrouble: The connection broke for a reason of this router's own.
+        """
+        switched = self._switched
+        if switched is None:
+            raise RuntimeError("the connection still carries HTTP")
+        try:
+            while not switched and not self._is_ended:
+                await self._more()
+        except OSError as error:
+            raise own_trouble(error) or ProbeFailure(f"ReadError: {reason_of(error)}") from error
+        data = bytes(switched)
+        switched.clear()
+        return data
+
+    def close_after(self, data: bytes) -> None:
+        """Send the last bytes, and close the connection once they are sent."""
+        self._transport.write(data)
+        self._transport.close()
 
     def _make_idle(self) -> None:
         surplus, _ = self._parser.trailing_data
@@ -181,6 +223,10 @@ class ProbeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass data to the parser. Abort if no request was sent: the data must not be taken for the next response."""
+        if self._switched is not None:
+            self._switched += data
+            self._wake()
+            return
         if self._parser.our_state is h11.IDLE:
             self.abort()
             return
@@ -190,10 +236,11 @@ class ProbeConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Record the end of the connection, and its error. The connection also ends if the replica closes its side."""
-        if error is None:
-            self._parser.receive_data(b"")
-        else:
+        self._is_ended = True
+        if error is not None:
             self._lost = error if isinstance(error, OSError) else ConnectionError(str(error))
+        elif self._switched is None:
+            self._parser.receive_data(b"")
         self._wake()
 
     def _wake(self) -> None:

@@ -38,6 +38,7 @@ from shared_registry.model import (
 )
 from shared_registry.probing.prober import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.prober_list import ProberList
+from shared_registry.probing.target import probe_url
 
 PROBES_AT_ONCE = 64
 OPINIONS_AT_ONCE = 200
@@ -78,6 +79,7 @@ class PeerSettings:
     """How a peer probes; see `RouterConfig` for each."""
 
     path: str
+    port: int | None
     fast_interval_seconds: float
     thresholds: Thresholds
 
@@ -221,8 +223,9 @@ class Peer:
             self._unreached.discard(key)
 
     def _may_appeal(self, record: ReplicaRecord) -> bool:
+        """Return whether to speak for the replica if it is reached. The leader's probes must have the same settings."""
         is_out = record.health.status is not ReplicaStatus.HEALTHY and record.admin is AdminState.ACTIVE
-        return is_out and self._leader not in ("", self._router)
+        return is_out and self._leader in self._probers.peers()
 
     @property
     def _leader(self) -> str:
@@ -285,8 +288,10 @@ class Peer:
     async def _probe_one(self, task: PeerTask, slots: asyncio.Semaphore) -> None:
         try:
             timeout_seconds = self._settings.thresholds.timeout_seconds
-            outcome = await guarded(self._probe, task.key + self._settings.path, timeout_seconds, fresh=True)
-            self._on_outcome(task, outcome)
+            record = self._replicas.record(task.key)
+            if record is not None:
+                url = probe_url(record, self._settings.path, self._settings.port)
+                self._on_outcome(task, await guarded(self._probe, url, timeout_seconds, fresh=True))
         finally:
             slots.release()
 

@@ -1,4 +1,4 @@
-"""HTTP probes: the interface of a probe, the default implementation, and a guard for any implementation.
+"""Probes: the interface of a probe, the default implementation, and a guard for any implementation.
 
 The default prober keeps one connection for each origin open between probes. A kept connection would hide that the
 replica accepts no new ones, or that its name has moved, so each carries a few probes only, and none after a failure. It
@@ -13,20 +13,22 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 import h11
 
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
+from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.model import Evidence
-from shared_registry.probing.connection import BODY_LIMIT, ProbeConnection, ProbeFailure, Response, Unanswered
+from shared_registry.probing.connection import ProbeConnection, ProbeFailure, Response, Unanswered
+from shared_registry.probing.expectations import Expectations
 from shared_registry.probing.names import (
     LOOKUP_AGAIN_SECONDS,
     SAME_ANSWER_SECONDS,
@@ -35,8 +37,9 @@ from shared_registry.probing.names import (
     is_literal,
 )
 from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
-from shared_registry.probing.text import ExpectedValue, body_mismatch, one_line, timeout_text
-from shared_registry.probing.tls import default_context, tls_trouble
+from shared_registry.probing.text import one_line, timeout_text
+from shared_registry.probing.tls import TlsContexts
+from shared_registry.probing.websocket import probe_websocket
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 GRACE_SECONDS = 0.5
@@ -90,6 +93,14 @@ class ProbeOutcome:
         return Evidence.OK if self.error is None else Evidence.FAILED
 
 
+class _Request(NamedTuple):
+    """A request as it is sent."""
+
+    target: str
+    headers: list[tuple[str, str]]
+    as_http: h11.Request
+
+
 @dataclass(slots=True)
 class _Origin:
     """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
@@ -102,7 +113,7 @@ class _Origin:
     connection: ProbeConnection | None = None
     address: str = ""
     target: str = ""
-    request: h11.Request | None = None
+    request: _Request | None = None
     activity: str = "connecting"
 
     @classmethod
@@ -122,50 +133,37 @@ class _Origin:
             self.connection.abort()
             self.connection = None
 
-    def request_for(self, target: str) -> h11.Request:
-        """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
-        if self.request is None or target != self.target:
-            headers = [
-                ("Host", self.key.partition("://")[2]),
-                ("User-Agent", f"shared-registry-probe/{__version__}"),
-                ("Accept", "*/*"),
-                ("Connection", "keep-alive"),
-            ]
-            path = quote(target if target.startswith("/") else f"/{target}", safe=_URL_SAFE, errors="replace")
-            self.request = h11.Request(method="GET", target=path, headers=headers)
-            self.target = target
-        return self.request
-
 
 class HttpProber:
-    """The default `HttpProbe`: `async with HttpProber() as prober: await prober(url, timeout=2.0)`.
+    """The default `HttpProbe`: `async with HttpProber(config) as prober: await prober(url, timeout=2.0)`.
 
-    A status below 400 is a success, including redirects. Probes of different origins run concurrently. Probes of the
-    same origin run one after the other, and the time until their turn counts towards their timeouts. A probe that is
-    cancelled, times out or fails closes its connection. If the replica has closed the kept connection in the meantime,
-    the probe is repeated once on a new connection, within the same timeout. A prober is bound to the event loop of its
-    first probe, and is not thread-safe.
+    What a probe asks and expects stands in the settings `health_check_*`. By default a status below 400 is a success,
+    including redirects. Probes of different origins run concurrently. Probes of the same origin run one after the
+    other, and the time until their turn counts towards their timeouts. A probe that is cancelled, times out or fails
+    closes its connection. If the replica has closed the kept connection in the meantime, the probe is repeated once on
+    a new connection, within the same timeout. A prober is bound to the event loop of its first probe, and is not
+    thread-safe.
     """
 
     def __init__(
         self,
+        config: RouterConfig | None = None,
         *,
-        expect: Mapping[str, ExpectedValue] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         names: Names | None = None,
     ) -> None:
         """Create a prober. It opens nothing before the first probe.
 
         Args:
-            expect: Values that the JSON object in the body must contain, in addition to a status below 400.
-            ssl_context: The TLS context for https replicas. By default one that trusts the system's certificate
-                authorities, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+            config: Has the settings of probes; by default the default ones.
+            ssl_context: The TLS context for https replicas. By default one that the settings `replica_tls_*` describe.
             names: Looks up the replicas' names; by default with this machine's resolver.
         """
-        self._expect = dict(expect or {})
+        self._config = config or RouterConfig()
         self._names = names or Names()
-        self._ssl_context = ssl_context
-        self._loading: asyncio.Task[ssl.SSLContext] | None = None
+        self._expectations = Expectations(self._config)
+        self._body = (self._config.health_check_request_body or "").encode()
+        self._tls = TlsContexts(self._config, ssl_context)
         self._origins: dict[str, _Origin] = {}
         self._is_closed = False
 
@@ -183,8 +181,7 @@ class HttpProber:
         for origin in self._origins.values():
             origin.hang_up()
         self._origins.clear()
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
+        self._tls.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     def forget(self, url: str) -> None:
@@ -258,29 +255,58 @@ class HttpProber:
         async with origin.lock:
             error: str | None = "cancelled"
             try:
-                error = self._judge(await self._ask(origin, target, fresh=fresh, address=address))
+                error = await self._check(origin, target, fresh=fresh, address=address)
             finally:
-                if error is not None:
+                if error is not None or self._config.health_check_type != "http":
                     origin.hang_up()
             return error
 
-    async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
-        request = origin.request_for(target)
-        if not fresh and await self._may_reuse(origin):
-            with suppress(Unanswered):
-                return await self._exchange(origin, request)
-        origin.hang_up()
-        await self._connect(origin, address)
-        return await self._exchange(origin, request)
+    async def _check(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
+        kind = self._config.health_check_type
+        if kind == "http":
+            return self._expectations.mismatch(await self._ask(origin, target, fresh=fresh, address=address))
+        connection = await self._connect(origin, address)
+        if kind == "tcp":
+            return None
+        request = self._request(origin, target)
+        origin.activity = "waiting for the WebSocket"
+        return await probe_websocket(connection, request.target, request.headers)
 
-    async def _may_reuse(self, origin: _Origin) -> bool:
-        """Return whether the kept connection leads to where a new one would."""
+    async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
+        request = self._request(origin, target)
+        if not fresh and (connection := await self._reusable(origin)) is not None:
+            with suppress(Unanswered):
+                return await self._exchange(origin, connection, request.as_http)
+        origin.hang_up()
+        return await self._exchange(origin, await self._connect(origin, address), request.as_http)
+
+    def _request(self, origin: _Origin, target: str) -> _Request:
+        """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
+        if origin.request is None or target != origin.target:
+            headers = {
+                "host": ("Host", origin.key.partition("://")[2]),
+                "user-agent": ("User-Agent", f"shared-registry-probe/{__version__}"),
+                "accept": ("Accept", "*/*"),
+                "connection": ("Connection", "keep-alive"),
+            }
+            headers |= {name.lower(): (name, text) for name, text in self._config.health_check_headers.items()}
+            if self._body:
+                headers["content-length"] = ("Content-Length", str(len(self._body)))
+            path = quote(target if target.startswith("/") else f"/{target}", safe=_URL_SAFE, errors="replace")
+            pairs = list(headers.values())
+            as_http = h11.Request(method=self._config.health_check_method, target=path, headers=pairs)
+            origin.request, origin.target = _Request(path, pairs, as_http), target
+        return origin.request
+
+    async def _reusable(self, origin: _Origin) -> ProbeConnection | None:
+        """Return the kept connection if it leads to where a new one would."""
         connection = origin.connection
         if connection is None or not connection.is_idle or connection.exchanges >= EXCHANGES_PER_CONNECTION:
-            return False
-        if not origin.is_named:
-            return True
-        return connection.address in await self._look_up(origin, LOOKUP_AGAIN_SECONDS) and connection.is_idle
+            return None
+        if origin.is_named and connection.address not in await self._look_up(origin, LOOKUP_AGAIN_SECONDS):
+            return None
+        kept = origin.connection  # it may have ended during the lookup
+        return kept if kept is not None and kept.is_idle else None
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
@@ -289,54 +315,32 @@ class HttpProber:
         except NameUnknown as failure:
             raise ProbeFailure(f"ConnectError: {failure}") from failure
 
-    async def _connect(self, origin: _Origin, address: str) -> None:
+    async def _connect(self, origin: _Origin, address: str) -> ProbeConnection:
         origin.activity = "connecting"
         origin.address = ""
-        context = await self._load_ssl_context() if origin.is_https else None
+        context = await self._tls.context() if origin.is_https else None
         addresses: tuple[str, ...] = (origin.host,)
         if origin.is_named:
             addresses = await self._look_up(origin, SAME_ANSWER_SECONDS)
         origin.activity = "connecting"
         if address in addresses:
             addresses = (address,)
-        origin.connection = await ProbeConnection.open(addresses, origin.port, context, origin.host)
-        origin.address = origin.connection.address
+        connection = await ProbeConnection.open(addresses, origin.port, context, self._tls.server_name(origin.host))
+        origin.connection, origin.address = connection, connection.address
+        return connection
 
-    async def _exchange(self, origin: _Origin, request: h11.Request) -> Response:
-        connection = origin.connection
-        if connection is None:
-            raise ProbeFailure("ConnectError: the prober was closed")
+    async def _exchange(self, origin: _Origin, connection: ProbeConnection, request: h11.Request) -> Response:
         origin.activity = "waiting for the response"
         try:
-            return await connection.exchange(request)
+            return await connection.exchange(request, self._body)
         finally:
             if not connection.is_idle or self._origins.get(origin.key) is not origin:
                 origin.hang_up()
-
-    async def _load_ssl_context(self) -> ssl.SSLContext:
-        if self._ssl_context is not None:
-            return self._ssl_context
-        if self._loading is None:  # takes tens of milliseconds, so it is done once and in a thread
-            self._loading = asyncio.create_task(asyncio.to_thread(default_context))
-        try:
-            return await asyncio.shield(self._loading)
-        except Exception as error:
-            self._loading = None
-            raise own_trouble(error) or tls_trouble(error) from error
 
     def _drop(self, key: str) -> None:
         origin = self._origins.pop(key, None)
         if origin is not None and not origin.lock.locked():
             origin.hang_up()
-
-    def _judge(self, response: Response) -> str | None:
-        if response.status >= 400:
-            return f"HTTP {response.status}"
-        if not self._expect:
-            return None
-        if response.is_truncated:
-            return f"body: longer than {BODY_LIMIT} bytes, expected a short JSON object"
-        return body_mismatch(response.body, self._expect)
 
 
 async def guarded(

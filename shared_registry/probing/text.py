@@ -1,40 +1,13 @@
-"""Checks the bodies of responses to probes, and makes error texts that are safe to show and to store."""
+"""Makes error texts that are safe to show and to store."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 MAX_ERROR_LENGTH = 200
 """The most characters of an error text."""
 
-ExpectedValue = str | int | float | bool
-
 _SHOWN_LENGTH = 60
-
-
-def body_mismatch(body: bytes, expect: Mapping[str, ExpectedValue]) -> str | None:
-    """Return the difference between a JSON body and the expected values, as text; `None` if there is none.
-
-    Numbers are compared by value. A boolean is not a number: `true` differs from 1.
-
-    Args:
-        body: The whole body.
-        expect: The expected values by their names at the top level of the JSON object. Other values are ignored.
-    """
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return f"body: not JSON but {_shown(body.decode(errors='replace'))}" if body else "body: empty, expected JSON"
-    if not isinstance(found, dict):
-        return f"body: {_shown(found)}, expected a JSON object"
-    for name, wanted in expect.items():
-        if name not in found:
-            return f"body: no {name}, expected {_shown(wanted)}"
-        value = found[name]
-        if isinstance(value, bool) is not isinstance(wanted, bool) or value != wanted:
-            return f"body: {name} is {_shown(value)}, expected {_shown(wanted)}"
-    return None
 
 
 def one_line(text: str) -> str:
@@ -48,8 +21,9 @@ def timeout_text(timeout: float) -> str:
     return f"timeout after {round(float(timeout), 3)}s"
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, dict | list):
+def shown(value: object) -> str:
+    """Return a value of a JSON document as a short text."""
+    if isinstance(value, dict | list | tuple):
         return "an object" if isinstance(value, dict) else "a list"
     return _cut(repr(value) if isinstance(value, str) else json.dumps(value), _SHOWN_LENGTH)
 

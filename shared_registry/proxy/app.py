@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.http import HttpProxy, RefuseAmbiguous
@@ -25,7 +26,6 @@ from shared_registry.proxy.pages import OwnPages
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
-from shared_registry.proxy.tls import TlsSettings
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
@@ -56,7 +56,7 @@ class Router:
         self._placement = placement = SessionPlacement(
             self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
         )
-        tls = TlsSettings()
+        tls = TlsContexts(config)
         self._pools = pools = ReplicaPools(config, tls)
         self.descriptors = Descriptors(
             replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close

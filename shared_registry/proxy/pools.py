@@ -10,10 +10,10 @@ from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.probing.connection import reason_of
 from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import tcp
 from shared_registry.proxy.dispatch import NotReached
 from shared_registry.proxy.replica_connection import ReplicaConnection
-from shared_registry.proxy.tls import TlsSettings
 from shared_registry.urls import DEFAULT_PORTS
 
 IDLE_SECONDS = 2.0
@@ -24,7 +24,7 @@ less, so that a request rarely uses a connection that is being closed."""
 class ReplicaPools:
     """The idle connections of each replica."""
 
-    def __init__(self, config: RouterConfig, tls: TlsSettings) -> None:
+    def __init__(self, config: RouterConfig, tls: TlsContexts) -> None:
         self._config = config
         self._tls = tls
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
@@ -85,7 +85,14 @@ class ReplicaPools:
         try:
             context = await self._tls.context() if parts.scheme == "https" else None
             async with asyncio.timeout(seconds):
-                return await ReplicaConnection.open(host, port, context, self._options, silence_seconds=silence)
+                return await ReplicaConnection.open(
+                    host,
+                    port,
+                    context,
+                    self._options,
+                    server_name=self._tls.server_name(host),
+                    silence_seconds=silence,
+                )
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
         except Exception as error:

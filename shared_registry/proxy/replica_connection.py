@@ -67,6 +67,7 @@ class ReplicaConnection(asyncio.Protocol):
         context: ssl.SSLContext | None,
         options: list[tcp.SocketOption],
         *,
+        server_name: str,
         silence_seconds: float,
     ) -> ReplicaConnection:
         """Connect, with TLS if a context is given. If it is cancelled, it leaves no socket open.
@@ -80,7 +81,7 @@ class ReplicaConnection(asyncio.Protocol):
             host,
             port,
             ssl=context,
-            server_hostname=host if context else None,
+            server_hostname=server_name if context else None,
         )
         tcp.apply(options, transport.get_extra_info("socket"))
         return connection

@@ -25,12 +25,12 @@ from websockets.typing import Subprotocol
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import closing, headers, tcp
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
 from shared_registry.proxy.session_key import SessionKey
-from shared_registry.proxy.tls import TlsSettings
 from shared_registry.proxy.websocket_client import WebSocketClient, data_of
 from shared_registry.urls import DEFAULT_PORTS
 
@@ -73,7 +73,7 @@ class WebSocketProxy:
     """The ASGI application for all WebSockets except those to the router's own pages."""
 
     def __init__(
-        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, tls: TlsSettings
+        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, tls: TlsContexts
     ) -> None:
         self._config = config
         self._session_key = SessionKey(config.session_key)
@@ -153,7 +153,9 @@ class WebSocketProxy:
         client = scope["client"][0] if scope.get("client") else None
         passed = headers.to_replica(scope["headers"], client=client, scheme=scope["scheme"])
         kept = [pair for pair in headers.of_handshake(passed) if pair[0] != b"host"]
-        options: dict[str, Any] = {"ssl": context, "server_hostname": parts.hostname} if context else {}
+        options: dict[str, Any] = {}
+        if context is not None:
+            options = {"ssl": context, "server_hostname": self._tls.server_name(parts.hostname or "")}
         connection = await _Connect(
             _uri(replica, scope),
             host=parts.hostname,

@@ -65,7 +65,9 @@ class Form:
 
 TEXT = Form(str)
 OPTIONAL_TEXT = Form(lambda text: text or None, lambda value: value or "")
+ABSENT_TEXT = Form(lambda text: text or None, lambda value: value or None)
 REMARK = Form(str, lambda text: text or None)
+OPTIONAL_PORT = Form(lambda text: int(text) if text else None, lambda value: None if value is None else str(value))
 FLAG = Form(lambda text: text == "1", lambda value: "1" if value else "0")
 NUMBER = Form(float, lambda value: repr(float(value)))
 COUNT = Form(int)
@@ -147,6 +149,8 @@ FIELDS = (
     _spec("capacity", COUNT, is_required=True, as_text=lambda capacity: f"capacity {capacity or 'unlimited'}"),
     _spec("order", ORDER, is_required=True, documents=Document.EVENT),
     _spec("labels", LABELS, as_text=lambda labels: f"labels {labels}" if labels else ""),
+    _spec("health_check_path", ABSENT_TEXT, as_text=lambda path: f"health check path {path}" if path else ""),
+    _spec("health_check_port", OPTIONAL_PORT, as_text=lambda port: f"health check port {port}" if port else ""),
     _record("source", SOURCE, Group.OPERATION, is_required=True),
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
@@ -193,7 +197,10 @@ _REQUIRED = tuple(field for field in _RESTORED if field.is_required)
 
 
 def spec_fields(endpoint: ReplicaEndpoint) -> dict[str, str]:
-    """Return the fields of a spec, without its order, which `register_replica` may have to choose."""
+    """Return the fields of a spec, without its order, which `register_replica` may have to choose.
+
+    An absent field is an empty text here. `register_replica` names those that it removes from the hash then.
+    """
     fields = (field for field in HELD_BY[ReplicaEndpoint] if field.name != "order")
     return {field.name: field.form.write(getattr(endpoint, field.attribute)) or "" for field in fields}
 

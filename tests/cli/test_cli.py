@@ -25,7 +25,8 @@ OwnServer = Callable[..., EmbeddedServer]
 SERVE = ["serve", "--host", "127.0.0.1", "--port", "0"]
 NOBODY = "redis://127.0.0.1:1/0"
 REPLICA_FIELDS = [
-    *("url", "name", "primary", "weight", "capacity", "labels", "in_flight"),
+    *("url", "name", "primary", "weight", "capacity", "labels"),
+    *("health_check_path", "health_check_port", "in_flight"),
     *("status", "status_since", "admin", "admin_reason"),
     *("last_ok_at", "last_failure_at", "last_latency_ms", "last_error"),
     *("consecutive_failures", "consecutive_successes"),
@@ -147,7 +148,7 @@ def test_help_has_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["status", "check"])
 def test_without_redis_the_exit_status_is_3(name: str) -> None:
-    done = run(name, SHARED_REGISTRY_REDIS_URL=NOBODY)
+    done = invoke(name, SHARED_REGISTRY_REDIS_URL=NOBODY)
     assert is_one_error(done, 3), done
     assert NOBODY in done.err
 

@@ -79,6 +79,27 @@ def test_add_sets_and_removes_single_labels(command: Command, raw: Any, keys: Ke
     assert raw.hgetall(keys.replica(A)) == before
 
 
+def test_add_sets_and_unsets_the_target_of_probes(command: Command, raw: Any, keys: Keys) -> None:
+    fields = ("health_check_path", "health_check_port")
+    assert command("add", A, "--health-check-path", "/ready?deep=1", "--health-check-port", "8081").code == 0
+    assert raw.hmget(keys.replica(A), *fields) == ["/ready?deep=1", "8081"]
+    assert command("add", A, "--capacity", "2").out == f"{A}: updated\n"
+    assert raw.hmget(keys.replica(A), *fields) == ["/ready?deep=1", "8081"]
+    [replica] = json.loads(command("status", "--json").out)["replicas"]
+    assert [replica[name] for name in fields] == ["/ready?deep=1", 8081]
+    assert "health check path /ready?deep=1, health check port 8081" in command("events").out
+    for words, message in (
+        (("--health-check-path", "ready"), "replica.health_check_path: must start with '/'"),
+        (("--health-check-path", "/a b"), "replica.health_check_path: has white space"),
+        (("--health-check-port", "70000"), "replica.health_check_port: must be a port from 1 to 65535"),
+    ):
+        refused = command("add", A, *words)
+        assert is_one_error(refused, 2)
+        assert message in refused.err
+    assert command("add", A, "--health-check-path", "", "--health-check-port", "0").out == f"{A}: updated\n"
+    assert not raw.hgetall(keys.replica(A)).keys() & set(fields), "what is absent costs nothing"
+
+
 def test_json_of_the_commands_that_change_replicas(command: Command, server: EmbeddedServer, namespace: str) -> None:
     done = command("add", A, B, B, "--json")
     assert json.loads(done.out) == {
@@ -371,6 +392,8 @@ def test_events_lists_the_event_stream(
             "capacity": 0,
             "order": 0,
             "labels": {},
+            "health_check_path": None,
+            "health_check_port": None,
             "status": "unknown",
             "admin": "active",
         },

@@ -32,6 +32,19 @@ THE_ORIGINALS: dict[str, Any] = {
 }
 OURS: dict[str, Any] = {
     "health_check_expect": {},
+    "health_check_expect_text": None,
+    "health_check_expect_pattern": None,
+    "health_check_statuses": "200-399",
+    "health_check_type": "http",
+    "health_check_port": None,
+    "health_check_method": "GET",
+    "health_check_headers": {},
+    "health_check_request_body": None,
+    "replica_tls_ca_file": None,
+    "replica_tls_certificate_file": None,
+    "replica_tls_key_file": None,
+    "replica_tls_server_name": None,
+    "replica_tls_verify": True,
     "redis_url": "redis://127.0.0.1:6379/0",
     "namespace": "default",
     "router_id": None,
@@ -66,6 +79,11 @@ LOCAL_SETTINGS = {
     "host",
     "port",
     "replicas",
+    "replica_tls_ca_file",
+    "replica_tls_certificate_file",
+    "replica_tls_key_file",
+    "replica_tls_server_name",
+    "replica_tls_verify",
     "redis_url",
     "namespace",
     "router_id",
@@ -496,6 +514,19 @@ OTHER_VALUES: dict[str, Any] = {
     "failure_threshold": 4,
     "recovery_threshold": 3,
     "health_check_expect": {"status": "ready"},
+    "health_check_expect_text": "ready",
+    "health_check_expect_pattern": "re+ady",
+    "health_check_statuses": "200",
+    "health_check_type": "tcp",
+    "health_check_port": 8081,
+    "health_check_method": "HEAD",
+    "health_check_headers": {"Host": "other"},
+    "health_check_request_body": "{}",
+    "replica_tls_ca_file": "ca.pem",
+    "replica_tls_certificate_file": "certificate.pem",
+    "replica_tls_key_file": "key.pem",
+    "replica_tls_server_name": "other",
+    "replica_tls_verify": False,
     "redis_url": "redis://h",
     "namespace": "other",
     "router_id": "other",
@@ -528,11 +559,24 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "health_check_request_body": {"health_check_method": "POST"},
+    "replica_tls_certificate_file": {"replica_tls_key_file": "key.pem"},
+    "replica_tls_key_file": {"replica_tls_certificate_file": "certificate.pem"},
+    "without replica_tls_certificate_file": {},
+    "without replica_tls_key_file": {},
+}
+"""Settings without which another one cannot be set."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_fingerprint_covers_exactly_the_settings_that_routers_share(name: str) -> None:
     assert (name in SHARED_SETTINGS) != (name in LOCAL_SETTINGS)
-    changed = config(**{name: OTHER_VALUES[name]})
-    assert (changed.fingerprint() != config().fingerprint()) == (name in SHARED_SETTINGS)
+    needed = NEEDED.get(name, {})
+    changed = config(**{name: OTHER_VALUES[name]} | needed)
+    assert (changed.fingerprint() != config(**NEEDED.get(f"without {name}", needed)).fingerprint()) == (
+        name in SHARED_SETTINGS
+    )
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:

@@ -27,6 +27,19 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "failure_threshold": ("+4", 4),
     "recovery_threshold": ("1", 1),
     "health_check_expect": ('{"status": "ready", "n": 1}', {"status": "ready", "n": 1}),
+    "health_check_expect_text": ("ready", "ready"),
+    "health_check_expect_pattern": ("re+ady", "re+ady"),
+    "health_check_statuses": ("200-299, 404", "200-299,404"),
+    "health_check_type": ("http", "http"),
+    "health_check_port": ("8081", 8081),
+    "health_check_method": ("POST", "POST"),
+    "health_check_headers": ('{"X-A": "b"}', {"X-A": "b"}),
+    "health_check_request_body": ("{}", "{}"),
+    "replica_tls_ca_file": ("ca.pem", "ca.pem"),
+    "replica_tls_certificate_file": ("certificate.pem", "certificate.pem"),
+    "replica_tls_key_file": ("key.pem", "key.pem"),
+    "replica_tls_server_name": ("replica.internal", "replica.internal"),
+    "replica_tls_verify": ("yes", True),
     "redis_url": ("redis://:pw@h:1/2", "redis://:pw@h:1/2"),
     "namespace": ("12", "12"),
     "router_id": ("7", "7"),
@@ -59,6 +72,14 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
 }
 
 
+NEEDED = {
+    "health_check_request_body": ["health_check_method"],
+    "replica_tls_certificate_file": ["replica_tls_key_file"],
+    "replica_tls_key_file": ["replica_tls_certificate_file"],
+}
+"""Settings without which another one cannot be set."""
+
+
 def variable(name: str) -> str:
     return PREFIX + name.upper()
 
@@ -66,7 +87,8 @@ def variable(name: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_can_come_from_a_variable(name: str) -> None:
     text, value = FROM_TEXT[name]
-    got = getattr(from_env({variable(name): text, "PORT": "1"}), name)
+    needed = {variable(other): FROM_TEXT[other][0] for other in NEEDED.get(name, ())}
+    got = getattr(from_env({variable(name): text, "PORT": "1"} | needed), name)
     assert (got, repr(got)) == (value, repr(value))
 
 
@@ -217,12 +239,15 @@ def test_command_line_beats_variables_beat_file_beats_defaults(path: Path) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_setting_reports_the_source_it_came_from(tmp_path: Path, name: str) -> None:
-    text, value = FROM_TEXT[name]
-    assert load_config(None, {variable(name): text}).origins[name].kind is OriginKind.ENVIRONMENT
-    loaded = load_config(None, {}, {name: value})
+    _, value = FROM_TEXT[name]
+    others = NEEDED.get(name, ())
+    environ = {variable(one): FROM_TEXT[one][0] for one in (name, *others)}
+    assert load_config(None, environ).origins[name].kind is OriginKind.ENVIRONMENT
+    loaded = load_config(None, {}, {one: FROM_TEXT[one][1] for one in (name, *others)})
     assert loaded.origins[name].kind is OriginKind.COMMAND_LINE
     assert getattr(loaded.config, name) == value
-    assert {origin.kind for other, origin in loaded.origins.items() if other != name} == {OriginKind.DEFAULT}
+    rest = loaded.origins.keys() - {name, *others}
+    assert {loaded.origins[other].kind for other in rest} == {OriginKind.DEFAULT}
 
 
 def test_without_arguments_only_this_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

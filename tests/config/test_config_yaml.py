@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from shared_registry.config import RouterConfig, load_yaml
-from shared_registry.config.yaml_file import HEALTH_CHECK_KEYS, ROUTER_KEYS
+from shared_registry.config.yaml_file import BLOCKS, ROUTER_KEYS
 from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
 
@@ -65,8 +65,11 @@ def test_the_originals_file_is_read(path: Path, caplog: pytest.LogCaptureFixture
 def test_every_setting_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wanted = RouterConfig(
         port=1,
-        replicas=[ReplicaEndpoint("http://a", "a", True, 2.0, 8, 3, {"zone": "a", "gpu": "h100"})],
-        health_check_expect={"status": "ready", "n": 1},
+        replicas=[ReplicaEndpoint("http://a", "a", True, 2.0, 8, 3, {"zone": "a", "gpu": "h100"}, "/ready", 8081)],
+        health_check_expect={"status": "ready", "n": 1, "engine.queue": {"lt": 10, "in": [1, 2]}},
+        health_check_headers={"Host": "replica.internal"},
+        health_check_statuses="200-299,404",
+        replica_tls_ca_file="ca.pem",
         redis_url="redis://:pw@h/1",
         namespace="pool",
         router_id="r1",
@@ -75,11 +78,11 @@ def test_every_setting_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> 
         fast_interval_seconds=0.5,
         probe_concurrency=9,
     )
-    keys = {setting: key for key, setting in HEALTH_CHECK_KEYS.items()}
-    router: dict[str, Any] = {"health_check": {}}
+    router: dict[str, Any] = {block: {} for block in BLOCKS}
+    places = {setting: (router[block], key) for block, keys in BLOCKS.items() for key, setting in keys.items()}
     for name, value in dataclasses.asdict(wanted).items():
-        block = router["health_check"] if name in keys else router
-        block[keys.get(name, name)] = value
+        block, key = places.get(name, (router, name))
+        block[key] = value
     assert load(path, yaml.safe_dump({"router": router})) == wanted
     assert load(path, yaml.safe_dump({"router": router}, default_flow_style=True)) == wanted
     assert not caplog.records
@@ -87,7 +90,7 @@ def test_every_setting_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 def test_every_setting_has_one_key() -> None:
     names = [field.name for field in dataclasses.fields(RouterConfig)]
-    assert sorted([*ROUTER_KEYS, *HEALTH_CHECK_KEYS.values()]) == sorted(names)
+    assert sorted([*ROUTER_KEYS, *(name for keys in BLOCKS.values() for name in keys.values())]) == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,7 @@ def test_replicas_may_be_urls_or_mappings(path: Path, item: str, endpoint: Repli
         (b"router:", "router: must be a mapping, not nothing; write `router: {}`"),
         (b"router: [1]", "router: must be a mapping, not list"),
         (b"router: {health_check: 5}", "router.health_check: must be a mapping such as {path: /health}, not int"),
+        (b"router: {replica_tls: a.pem}", "router.replica_tls: must be a mapping such as {ca_file: /etc/ssl/"),
         (b"router:\n  port: 1\n bad: 2\n", "not YAML: line 3, column 2:"),
         (b"router:\n\tport: 1\n", "not YAML: line 2, column 1:"),
         (b"router: [1", "not YAML: line 1"),
@@ -217,7 +221,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         ("replicas: [{url: http://a, weight: heavy}]", "replicas[0].weight: must be a number above 0"),
         ("replicas: [{url: http://a}, {url: 'HTTP://A/'}]", "replicas[1].url: Duplicate of replicas[0]"),
         ("health_check: {expect: {a: [1]}}", "health_check_expect['a']: must be text"),
-        ("health_check: &h {expect: *h}", "health_check_expect['expect']: must be text"),
+        ("health_check: &h {expect: *h}", "health_check_expect['expect']: 'expect' is no condition"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(path: Path, text: str, message: str) -> None:

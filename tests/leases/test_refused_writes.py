@@ -20,7 +20,7 @@ from tests.support.until import until
 
 NAMESPACE = "refusing"
 CAPACITIES = {A: 3, B: 4}
-QUICK = {"refresh_seconds": 0.1, "heartbeat_seconds": 0.2}
+QUICK = {"refresh_seconds": 0.05, "heartbeat_seconds": 0.1}
 WAYS = {
     "NOREPLICAS": (("CONFIG SET min-replicas-to-write 1"), ("CONFIG SET min-replicas-to-write 0")),
     "READONLY": (("REPLICAOF 127.0.0.1 1"), ("REPLICAOF NO ONE")),
@@ -137,7 +137,7 @@ async def test_writes_that_work_for_moments_exceed_no_capacity(space: Space, way
                     await held.pop(rng.randrange(len(held))).release()
                 else:
                     await attempt(one, held)
-                await asyncio.sleep(rng.uniform(0, 0.05))
+                await asyncio.sleep(rng.uniform(0, QUICK["refresh_seconds"] / 2))
         writes.take()
         await settle(space, one)
         for lease in held:

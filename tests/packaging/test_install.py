@@ -108,6 +108,22 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "environment")
 
 
+@pytest.fixture(scope="module")
+def with_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment in which the wheel is installed."""
+    environment = Environment(tmp_path_factory.mktemp("with_wheel") / "environment")
+    environment.install(wheel)
+    return environment
+
+
+@pytest.fixture(scope="module")
+def with_checkout(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment in which the checkout is installed, editable."""
+    environment = Environment(tmp_path_factory.mktemp("with_checkout") / "environment")
+    environment.install("--editable", checkout)
+    return environment
+
+
 def build(target: str, checkout: Path) -> Path:
     directory = checkout.with_name(f"{checkout.name}-{target}")
     run([sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(directory)], cwd=checkout)
@@ -121,10 +137,9 @@ def test_lua_commands_and_their_library_are_found() -> None:
     assert any(name.startswith("lib/") for name in names)
 
 
-def test_an_installed_wheel_has_its_lua_inside(wheel: Path, environment: Environment) -> None:
-    environment.install(wheel)
-    installed = environment.describe()
-    assert installed.package == environment.site_packages / "shared_registry"
+def test_an_installed_wheel_has_its_lua_inside(with_wheel: Environment) -> None:
+    installed = with_wheel.describe()
+    assert installed.package == with_wheel.site_packages / "shared_registry"
     assert installed.lua == installed.package / "lua"
     assert installed.files == lua_files(ROOT / "lua")
 
@@ -145,25 +160,23 @@ def test_a_wheel_built_from_the_sdist_equals_the_checkouts(wheel: Path, sdist: P
     assert members(build("wheel", unpacked)) == members(wheel)
 
 
-def test_an_editable_install_reads_the_working_copy(checkout: Path, environment: Environment) -> None:
-    environment.install("--editable", checkout)
-    installed = environment.describe()
+def test_an_editable_install_reads_the_working_copy(checkout: Path, with_checkout: Environment) -> None:
+    installed = with_checkout.describe()
     assert installed.package == checkout / "shared_registry"
     assert installed.lua == checkout / "lua"
     assert installed.files == lua_files(ROOT / "lua")
 
     (checkout / "lua" / "added.lua").write_text("return 'new'\n")
     try:
-        assert environment.describe().files["added.lua"] == "return 'new'\n"
+        assert with_checkout.describe().files["added.lua"] == "return 'new'\n"
     finally:
         (checkout / "lua" / "added.lua").unlink()
 
 
-def test_an_editable_install_leaves_no_copy_of_lua_behind(checkout: Path, environment: Environment) -> None:
-    environment.install("--editable", checkout)
-    copied = [path for path in environment.site_packages.rglob("*") if path.suffix in {".lua", ".py"}]
+def test_an_editable_install_leaves_no_copy_of_lua_behind(with_checkout: Environment) -> None:
+    copied = [path for path in with_checkout.site_packages.rglob("*") if path.suffix in {".lua", ".py"}]
     assert copied == []
-    assert not (environment.site_packages / "shared_registry").exists()
+    assert not (with_checkout.site_packages / "shared_registry").exists()
 
 
 def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
@@ -173,7 +186,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
     assert not any(name.endswith((".pyc", ".orig")) for name in names)
 
 
-def test_the_metadata_names_version_licence_and_command(wheel: Path, environment: Environment) -> None:
+def test_the_metadata_names_version_licence_and_command(wheel: Path, with_wheel: Environment) -> None:
     files = {name.rpartition("/")[2]: data for name, data in members(wheel).items() if ".dist-info/" in name}
     metadata = email.message_from_bytes(files["METADATA"])
     assert metadata["Name"] == "shared-registry"
@@ -182,7 +195,6 @@ def test_the_metadata_names_version_licence_and_command(wheel: Path, environment
     assert b"Apache License" in files["LICENSE"]
     assert files["entry_points.txt"].decode() == "[console_scripts]\nshared-registry = shared_registry.__main__:main\n"
 
-    environment.install(wheel)
-    assert (environment.home / "bin" / "shared-registry").exists()
-    version = [environment.python, "-c", "from shared_registry._version import __version__; print(__version__)"]
-    assert run(version, cwd=environment.home).strip() == metadata["Version"]
+    assert (with_wheel.home / "bin" / "shared-registry").exists()
+    version = [with_wheel.python, "-c", "from shared_registry._version import __version__; print(__version__)"]
+    assert run(version, cwd=with_wheel.home).strip() == metadata["Version"]

@@ -41,9 +41,7 @@ def public_functions(module: ast.Module) -> list[str]:
 
 
 def names_of_tests(path: Path) -> list[str]:
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return [node.name for node in functions if node.name.startswith("test_")]
+    return re.findall(r"^ *(?:async )?def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_no_two_types_have_the_same_name() -> None:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from shared_registry._version import __version__
+from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber, guarded
 from shared_registry.probing import prober as probe_module
 from shared_registry.probing.connection import BODY_LIMIT
@@ -236,7 +237,7 @@ async def test_a_huge_body_is_left_unread_and_its_connection_closed(head: bytes)
                 assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
             await until(lambda: (server.accepted, server.open) == (2, 0))
         assert sent < 50_000_000, "kept reading"
-        async with HttpProber(expect={"status": "ok"}) as prober:
+        async with HttpProber(RouterConfig(health_check_expect={"status": "ok"})) as prober:
             _, error = await prober(f"{server.url}/health", timeout=LONG)
             assert error == f"body: longer than {BODY_LIMIT} bytes, expected a short JSON object"
 
@@ -261,7 +262,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 async def test_a_replica_can_report_readiness_in_the_body() -> None:
-    async with ReplicaServer() as server, HttpProber(expect={"status": "ready"}) as prober:
+    async with ReplicaServer() as server, HttpProber(RouterConfig(health_check_expect={"status": "ready"})) as prober:
         server.replica().is_ready = False
         warming = await prober(f"{server.url()}/readyz", timeout=LONG)
         server.replica().is_ready = True

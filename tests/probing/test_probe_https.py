@@ -8,8 +8,9 @@ import ssl
 
 import pytest
 
+from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber
-from shared_registry.probing import prober as probe_module
+from shared_registry.probing import tls as tls_module
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.tls import default_context
 from tests.support.scripted_server import LONG, OK, Peer, answer_all, scripted
@@ -74,12 +75,12 @@ async def test_the_authorities_are_read_once_and_only_for_https(
 ) -> None:
     loaded = 0
 
-    def load() -> ssl.SSLContext:
+    def load(_: RouterConfig) -> ssl.SSLContext:
         nonlocal loaded
         loaded += 1
         return trusting_tls
 
-    monkeypatch.setattr(probe_module, "default_context", load)
+    monkeypatch.setattr(tls_module, "default_context", load)
     async with (
         scripted(answer_all) as plain,
         scripted(answer_all, tls=server_tls) as server,
@@ -101,13 +102,13 @@ async def test_unreadable_authorities_are_own_trouble_and_read_again(
 ) -> None:
     outcomes: list[ssl.SSLContext | OSError] = [PermissionError(errno.EACCES, "no", "/secret"), trusting_tls]
 
-    def load() -> ssl.SSLContext:
+    def load(_: RouterConfig) -> ssl.SSLContext:
         outcome = outcomes.pop(0)
         if isinstance(outcome, OSError):
             raise outcome
         return outcome
 
-    monkeypatch.setattr(probe_module, "default_context", load)
+    monkeypatch.setattr(tls_module, "default_context", load)
     async with scripted(answer_all, tls=server_tls) as server, HttpProber() as prober:
         with pytest.raises(OwnTrouble, match=r"^TLS settings of this router: permission denied$"):
             await prober(f"{server.url}/health", timeout=LONG)

@@ -33,7 +33,7 @@ FAST: dict[str, Any] = {
     "port": 0,
     "health_check_interval_seconds": 0.2,
     "fast_interval_seconds": 0.05,
-    "refresh_seconds": 0.2,
+    "refresh_seconds": 0.1,
     "connect_timeout_seconds": 1.0,
     "grace_seconds": 0.0,
 }

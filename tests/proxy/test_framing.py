@@ -16,9 +16,9 @@ import pytest_asyncio
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica_connection import ReplicaConnection
-from shared_registry.proxy.tls import TlsSettings
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
@@ -234,22 +234,18 @@ async def test_a_handshake_behind_a_request_in_progress_is_dropped(
         assert await client.rest() == b""
 
 
-@pytest.mark.parametrize(
-    "behind",
-    [
-        b"GET / HTTP/1.1\r\nHost: a\r\nX y: 1\r\n\r\n",
-        b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000,
-        b"GE",  # and no more: its head does not come in time
-        HANDSHAKE,
-        HANDSHAKE[:-2] + b"Content-Length: 5\r\n\r\nhello",
-    ],
-    ids=lambda value: repr(value)[2:60],
-)
+BEHIND_A_REQUEST = [
+    b"GET / HTTP/1.1\r\nHost: a\r\nX y: 1\r\n\r\n",
+    b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000,
+    b"GE",  # and no more: its head does not come in time
+    HANDSHAKE,
+    HANDSHAKE[:-2] + b"Content-Length: 5\r\n\r\nhello",
+]
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 8\r\n", b"Transfer-Encoding: chunked\r\n"])
-async def test_nothing_is_written_into_a_response_in_progress(
-    start_router: StartRouter, framing: bytes, behind: bytes
-) -> None:
+async def test_nothing_is_written_into_a_response_in_progress(start_router: StartRouter, framing: bytes) -> None:
     go_on = asyncio.Event()
 
     async def in_two_halves(head: bytes, reader: Reader, writer: Writer) -> None:
@@ -260,15 +256,19 @@ async def test_nothing_is_written_into_a_response_in_progress(
 
     async with RawBackend(in_two_halves) as replica:
         router = await start_router(replica.url, header_timeout_seconds=0.3)
-        async with connected(router) as client:
-            await client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
-            async with asyncio.timeout(SECONDS):
-                await client.reader.readuntil(b"half" + (b"\r\n" if b"chunked" in framing else b""))
-            await client.send(behind)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(router)) for _ in BEHIND_A_REQUEST]
+            for client, behind in zip(clients, BEHIND_A_REQUEST, strict=True):
+                await client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+                async with asyncio.timeout(SECONDS):
+                    await client.reader.readuntil(b"half" + (b"\r\n" if b"chunked" in framing else b""))
+                await client.send(behind)
             await asyncio.sleep(0.5)  # longer than a head may take
             go_on.set()
-            assert await client.rest() == (b"4\r\nhalf\r\n0\r\n\r\n" if b"chunked" in framing else b"half")
-        assert len(replica.heads) == 1
+            for client, behind in zip(clients, BEHIND_A_REQUEST, strict=True):
+                rest = await client.rest()
+                assert rest == (b"4\r\nhalf\r\n0\r\n\r\n" if b"chunked" in framing else b"half"), behind[:60]
+        assert len(replica.heads) == len(BEHIND_A_REQUEST)
 
 
 async def test_a_wrong_request_body_cuts_off_a_begun_response(start_router: StartRouter) -> None:
@@ -541,7 +541,7 @@ async def test_a_length_beside_chunks_does_not_shorten_a_response(start_router: 
 async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        pools = ReplicaPools(RouterConfig(), TlsSettings())
+        pools = ReplicaPools(RouterConfig(), TlsContexts(RouterConfig()))
         replica = Replica(ReplicaEndpoint(url))
         first = await pools.take(replica)
         with listener.accept()[0] as peer:

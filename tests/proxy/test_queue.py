@@ -80,11 +80,11 @@ def line(server: EmbeddedServer, namespace: str) -> Iterator[Line]:
 @pytest.fixture
 def settings(server: EmbeddedServer, namespace: str) -> dict[str, Any]:
     return {
+        **FAST,
         "redis_url": server.url,
         "namespace": namespace,
         "refresh_seconds": 0.02,
         "queue_timeout_seconds": PATIENCE,
-        **FAST,
     }
 
 

@@ -61,7 +61,7 @@ async def replica_of(client: ClientConnection) -> str:
 
 @pytest.fixture
 def fast(server: EmbeddedServer, namespace: str) -> dict[str, Any]:
-    return {"redis_url": server.url, "namespace": namespace, "refresh_seconds": 0.02, **FAST}
+    return {**FAST, "redis_url": server.url, "namespace": namespace, "refresh_seconds": 0.02}
 
 
 async def test_a_full_replica_takes_no_session_of_any_router(fast: dict[str, Any], backends: list[Backend]) -> None:

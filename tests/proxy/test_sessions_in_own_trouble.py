@@ -29,6 +29,8 @@ HANDSHAKE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: router\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+CLOSE = b"\x88\x80\x00\x00\x00\x00"
+"""A client's answer to a close frame; the router waits 10 s for it."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -86,7 +88,9 @@ async def test_a_websocket_session_gets_a_clear_error(start_router: StartRouter,
     with out_of_descriptors():
         writer.write(HANDSHAKE)
         answer = await reader.readuntil(b"\r\n\r\n")
-        frames = await reader.read()
+        frames = await reader.readuntil((1013).to_bytes(2) + b"gpu_unavailable")
+        writer.write(CLOSE)
+        frames += await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 101")
     assert b"cannot connect to replicas now: too many open files" in frames

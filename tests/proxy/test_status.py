@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.proxy import opening
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.until import until
@@ -130,9 +131,13 @@ async def raw(router: RunningRouter, line: str, *fields: str, body: bytes = b"")
 
 
 async def test_the_router_is_alive_but_not_ready_without_redis(
-    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+    own_server: Callable[..., EmbeddedServer],
+    start_router: StartRouter,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While it waits for Redis at its start."""
+    monkeypatch.setattr(opening, "HOLD_SECONDS", 0.5)
     redis = own_server()
     redis.stop()
     router = await start_router(backend.url, is_awaited=False, redis_url=redis.url)

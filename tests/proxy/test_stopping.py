@@ -140,19 +140,17 @@ async def test_without_sessions_a_router_stops_at_once(
     assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: stopped"
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-async def test_signals_that_do_not_mean_stop_are_ignored(
-    start_process: StartProcess, backend: Backend, number: signal.Signals
-) -> None:
+async def test_signals_that_do_not_mean_stop_are_ignored(start_process: StartProcess, backend: Backend) -> None:
     router = await start_process(backend.url, grace_seconds=30)
     process = router.command.process
 
     async def ignored(times: int) -> None:
-        async def is_logged() -> bool:
-            return sum(f"{number.name} is ignored" in line["message"] for line in router.lines) >= times
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            process.send_signal(number)
+            await until(lambda number=number: is_logged(number, times), f"{number.name} was taken note of")  # type: ignore[misc]
 
-        process.send_signal(number)
-        await until(is_logged, f"{number.name} was taken note of")
+    def is_logged(number: signal.Signals, times: int) -> bool:
+        return sum(f"{number.name} is ignored" in line["message"] for line in router.lines) >= times
 
     async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
         await ignored(1)

@@ -65,7 +65,7 @@ async def all_kinds(calls: list[Awaitable[Lease]]) -> Counter[str]:
 async def test_overload_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
     """The router sends its heartbeats meanwhile on a connection that its sessions do not use."""
     async with registry_on(
-        proxy.url, space.keys.namespace, router_expiry_seconds=61.0, redis_timeout_seconds=0.5
+        proxy.url, space.keys.namespace, router_expiry_seconds=61.0, redis_timeout_seconds=1.0
     ) as registry:
         proxy.delay_seconds = DISTANCE_SECONDS
         heartbeats = 0
@@ -113,7 +113,7 @@ async def test_the_timeout_includes_the_wait_for_a_turn(space: Space, proxy: Fau
 
 
 async def test_a_blocked_event_loop_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
-    async with registry_on(proxy.url, space.keys.namespace, redis_timeout_seconds=0.5) as registry:
+    async with registry_on(proxy.url, space.keys.namespace, redis_timeout_seconds=0.8) as registry:
         for is_connecting in (False, True):
             if is_connecting:
                 await registry._clients.commands.connection_pool.disconnect()

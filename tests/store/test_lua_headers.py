@@ -30,6 +30,7 @@ TEXT = {
     "keys.replica_prefix",
     "keys.router_prefix",
     "lease_id",
+    "leader",
     "other",
     "least",
     "one.session",

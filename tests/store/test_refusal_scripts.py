@@ -139,12 +139,10 @@ async def expect_refusal(space: Space, command: str, name: str, value: str | lis
 
 
 @pytest.mark.parametrize(("command", "name"), [(command, name) for command in CALLS for name in refused_keys(command)])
-@pytest.mark.parametrize("value", ["text", ["list"]])
-async def test_a_key_of_another_type_is_refused_before_writing(
-    space: Space, command: str, name: str, value: str | list[str]
-) -> None:
+async def test_a_key_of_another_type_is_refused_before_writing(space: Space, command: str, name: str) -> None:
     await populate(space)
-    await expect_refusal(space, command, name, value)
+    for value in ("text", ["list"]):
+        await expect_refusal(space, command, name, value)
 
 
 @pytest.mark.parametrize(

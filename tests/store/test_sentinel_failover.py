@@ -97,18 +97,21 @@ async def test_a_silent_first_sentinel_does_not_hide_the_second(sentinel_port: i
 
 
 async def test_a_blocked_event_loop_condemns_no_sentinel(sentinel_port: int) -> None:
+    """The loop is blocked when 20 clients have had 1 to 20 turns of it: in every stage of connecting and asking."""
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main/0"
-    for turns in range(20):  # of the loop, before it stands still: in every stage of connecting and asking
-        clients = connect(url, timeout_seconds=1.5, block_seconds=1)
-        try:
-            pool: RenewingSentinelPool = clients.commands.connection_pool
-            asking = asyncio.ensure_future(pool.get_master_address())
-            for _ in range(turns):
+    for most in (5, 10, 15, 20):
+        asking = []
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(5):
+                clients = connect(url, timeout_seconds=1.5, block_seconds=1)
+                stack.push_async_callback(clients.close)
+                pool: RenewingSentinelPool = clients.commands.connection_pool
+                asking.append(asyncio.ensure_future(pool.get_master_address()))
+                await asyncio.sleep(0)
+            for _ in range(most - 5):
                 await asyncio.sleep(0)
             time.sleep(0.6)  # noqa: ASYNC251  longer than a sentinel's share
-            assert await asking
-        finally:
-            await clients.close()
+            assert all(await asyncio.gather(*asking))
 
 
 def begins(sentinel: Redis) -> bool:

@@ -42,6 +42,8 @@ HASH = {
     "capacity": "4",
     "order": "7",
     "labels": "gpu=h100,zone=a",
+    "health_check_path": "/ready",
+    "health_check_port": "8081",
     "incarnation": "abc",
     "source": "explicit",
     "registered_at_ms": "1700000000001",
@@ -71,6 +73,8 @@ RECORD = ReplicaRecord(
         capacity=4,
         order=7,
         labels={"zone": "a", "gpu": "h100"},
+        health_check_path="/ready",
+        health_check_port=8081,
     ),
     health=ReplicaHealth(
         status=ReplicaStatus.HEALTHY,
@@ -95,6 +99,8 @@ RECORD = ReplicaRecord(
 )
 MAY_BE_MISSING = {
     "labels",
+    "health_check_path",
+    "health_check_port",
     "restored_from",
     "registered_at_ms",
     "status_since_ms",
@@ -113,6 +119,7 @@ MALFORMED = {
     "capacity": "1.5",
     "order": "first",
     "labels": "zone",
+    "health_check_port": "eighty",
     "source": "nobody",
     "status": "fine",
     "consecutive_failures": "",

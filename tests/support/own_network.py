@@ -68,12 +68,10 @@ def is_possible() -> bool:
 
 
 async def probe(urls: list[str]) -> dict[str, str]:
-    found = {}
     async with HttpProber() as prober:
-        for url in urls:
-            outcome = await guarded(prober, url, 0.5)
-            found[url] = f"own: {outcome.trouble}" if outcome.trouble else str(outcome.error)
-    return found
+        outcomes = await asyncio.gather(*(guarded(prober, url, 0.5) for url in urls))
+    told = [f"own: {outcome.trouble}" if outcome.trouble else str(outcome.error) for outcome in outcomes]
+    return dict(zip(urls, told, strict=True))
 
 
 @contextlib.contextmanager

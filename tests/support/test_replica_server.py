@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber
 from tests.support.scripted_server import LONG
 
@@ -34,7 +35,7 @@ async def test_a_replica_process_is_controlled_and_counted_from_outside() -> Non
         assert process.stdout is not None
         port = int((await process.stdout.readline()).split()[-1])
         url = f"http://127.0.0.1:{port}"
-        async with HttpProber(expect={"status": "ready"}) as prober:
+        async with HttpProber(RouterConfig(health_check_expect={"status": "ready"})) as prober:
             assert (await prober(f"{url}/readyz", timeout=LONG))[1] == "body: status is 'warming', expected 'ready'"
             ready = quote('{"status": "ready"}')
             assert await read_json(port, f"/set?ready=1&latency_ms=20&body={ready}") == {}

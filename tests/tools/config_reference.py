@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from shared_registry.config import RouterConfig
 from shared_registry.config.env import VARIABLES
 from shared_registry.config.settings import SHARED_SETTINGS
-from shared_registry.config.yaml_file import HEALTH_CHECK_KEYS
+from shared_registry.config.yaml_file import BLOCKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 HEAD = """\
@@ -46,14 +46,15 @@ unknown key inside `router:` causes a warning that names the nearest known key. 
 because they may belong to other programs.
 
 In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list such as
-`[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT`
-holds a JSON object. The value `none` unsets `SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable is
-ignored.
+`[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT` and
+`SHARED_REGISTRY_HEALTH_CHECK_HEADERS` hold a JSON object. The value `none` unsets
+`SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable is ignored.
 
-A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`. It may have up
-to 16 labels, such as `{zone: a, gpu: h100}`, for people and policies. A label's name has 1 to 128 letters, digits and
-`-_./`, and begins and ends with a letter or digit. Its value has up to 128 letters, digits and `-_./:@+`, and may be
-empty. Labels of Kubernetes have this form.
+A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`, and a
+`health_check_path` and `health_check_port` in place of the routers' settings. It may have up to 16 labels, such as
+`{zone: a, gpu: h100}`, for people and policies. A label's name has 1 to 128 letters, digits and `-_./`, and begins and
+ends with a letter or digit. Its value has up to 128 letters, digits and `-_./:@+`, and may be empty. Labels of
+Kubernetes have this form. [Health checks](health-checks.md) describes what probes may ask and expect.
 
 All routers of a namespace should have the same values for the settings marked *shared*: any of them may become the
 leader, and every router decides whether another one has expired. Each router publishes a fingerprint of these settings
@@ -62,7 +63,12 @@ leader, and every router decides whether another one has expired. Each router pu
 | setting | default | YAML key below `router:` |
 |---|---|---|
 """
-COMPUTED_DEFAULTS = {"router_id": "the host's name", "replicas": "none", "health_check_expect": "none"}
+COMPUTED_DEFAULTS = {
+    "router_id": "the host's name",
+    "replicas": "none",
+    "health_check_expect": "none",
+    "health_check_headers": "none",
+}
 KINDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
 
 
@@ -120,8 +126,8 @@ def _default(name: str, info: Any) -> str:
 
 
 def _yaml_key(name: str) -> str:
-    inside = {setting: key for key, setting in HEALTH_CHECK_KEYS.items()}
-    return f"health_check.{inside[name]}" if name in inside else name
+    inside = {setting: f"{block}.{key}" for block, keys in BLOCKS.items() for key, setting in keys.items()}
+    return inside.get(name, name)
 
 
 def _variable(name: str) -> str:

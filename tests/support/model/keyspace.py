@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from tests.support.model.values import Anything, Fields, Number, Sum, Value, exact
 
 ORIGIN = "0-0"
-SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", "source")
+OPTIONAL = ("health_check_path", "health_check_port")
+SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", *OPTIONAL, "source")
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
@@ -36,8 +37,11 @@ class Spec:
     capacity: int = 0
     order: str = ""
     labels: str = ""
+    health_check_path: str = ""
+    health_check_port: str = ""
 
     def fields(self, order: int, source: str) -> Fields:
+        optional: Fields = {"health_check_path": self.health_check_path, "health_check_port": self.health_check_port}
         return {
             "url": self.url,
             "name": self.name,
@@ -47,6 +51,7 @@ class Spec:
             "order": str(order),
             "labels": self.labels,
             "source": source,
+            **{name: text for name, text in optional.items() if text},
         }
 
 

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.support.health_rule import Counted
-from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, order_of
+from tests.support.model.keyspace import (
+    HEALTH,
+    OPERATOR,
+    OPTIONAL,
+    ORIGIN,
+    PROBED,
+    SPEC,
+    KnownView,
+    Spec,
+    is_later,
+    order_of,
+)
 from tests.support.model.lease_rules import LeaseRules
 from tests.support.model.queue_rules import router_of
 from tests.support.model.values import Fields, Number, Sum, Value, agree, exact
@@ -53,12 +64,15 @@ class Namespace(LeaseRules):
             return "overridden"
         order = self._position(key, spec)
         fields = spec.fields(order, mode)
-        if not is_new and all(stored.get(name) == value for name, value in fields.items()):
+        absent = [name for name in OPTIONAL if name not in fields]
+        if not is_new and all(stored.get(name) == fields.get(name) for name in (*fields, *absent)):
             return "unchanged"
         self._begin_history()
         self._set_order(key, order)
         replica = self.hashes.setdefault(key, {})
         replica |= {**fields, "spec_request": request}
+        for name in absent:
+            replica.pop(name, None)
         if mode == "explicit":
             replica.pop("restored_from", None)
         elif is_new:
@@ -405,7 +419,7 @@ class Namespace(LeaseRules):
         is_older = max(probed_at(known), exact(known["registered_at_ms"]))
         keeps_health = bool(replica) and probed_at(replica) > is_older
         for name in (*SPEC, *OPERATOR, *(() if keeps_health else HEALTH)):
-            if known.get(name, "") == "" and name in HEALTH:
+            if known.get(name, "") == "" and name in (*HEALTH, *OPTIONAL):
                 replica.pop(name, None)
             else:
                 replica[name] = known[name]

@@ -133,6 +133,8 @@ class Steps(RuleBasedStateMachine):
             weight=spec.weight,
             capacity=spec.capacity,
             order=int(spec.order) if spec.order else None,
+            health_check_path=spec.health_check_path or None,
+            health_check_port=int(spec.health_check_port) if spec.health_check_port else None,
             labels=dict(label.split("=") for label in reversed(spec.labels.split(",")) if label),
         )
         router = self.routers[by]

@@ -37,6 +37,8 @@ def specs(draw: st.DrawFn) -> tuple[str, Spec]:
         weight=draw(st.sampled_from([1.0, 2.0, 0.1 + 0.2, 1e-3])),
         capacity=draw(st.sampled_from([0, 0, 1, 2])),
         order=draw(st.sampled_from(["", "", "", "0", "1", "7"])),
+        health_check_path=draw(st.sampled_from(["", "", "/ready"])),
+        health_check_port=draw(st.sampled_from(["", "", "8081"])),
         labels=draw(st.sampled_from(["", "", "zone=a", "gpu=x,zone=b"])),
     )
 

@@ -1,0 +1,507 @@
+"""Verdicts by several routers, as the scripts decide them: questions, answers, hand-overs, appeals, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import (
+    AdminState,
+    EventKind,
+    Opinion,
+    OpinionKind,
+    ProbeResult,
+    ReplicaEndpoint,
+    Source,
+    Term,
+    Thresholds,
+)
+from shared_registry.store.replies import Opinions
+from tests.support.space import A, B, Space, info, on_server
+
+INTERVAL, TIMEOUT = 5.0, 2.0
+LIMITS = Thresholds(failure=3, recovery=2, interval_seconds=INTERVAL, timeout_seconds=TIMEOUT)
+LEADER, TWO, THREE, FOUR, FIVE = (f"router~{number}" for number in range(1, 6))
+EXPIRY_MS = 60_000
+DOUBT = {
+    "suspicion",
+    "suspected_by",
+    "suspected_until_ms",
+    "asked",
+    "unreached_by",
+    "reached_by",
+    "refuted_prober",
+    "prober",
+    "prober_until_ms",
+    "prober_report",
+}
+
+
+class Verdicts:
+    """One namespace with a leader and other routers that probe, each on a machine of its own."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.epoch = 0
+        self.batch = 0
+
+    async def join(self, *routers: str, probe_print: str = "same", machine: str = "") -> None:
+        for router in routers:
+            described = replace(info(router), machine=machine or f"of-{router}", probe_print=probe_print)
+            await self.space.store_of(router).heartbeat(described, expiry_seconds=EXPIRY_MS / 1000)
+        self.begin_steady_state()
+
+    def begin_steady_state(self) -> None:
+        """Make the first heartbeats of the test ones that follow others: there was no outage."""
+        meta, now = self.space.keys.meta, self.space.now_ms()
+        self.space.raw.hset(meta, mapping={"reap_after_ms": now - 1, "heartbeats_resumed_at_ms": now - EXPIRY_MS})
+        self.space.raw.hset(meta, "reap_until_ms", now + EXPIRY_MS)
+
+    async def lead(self) -> None:
+        self.epoch = await self.space.elect()
+
+    async def probe(self, *results: ProbeResult, limits: Thresholds = LIMITS) -> None:
+        self.batch += 1
+        await self.space.store.report(Term(self.epoch, "token"), self.batch, results, limits)
+
+    async def fail(self, times: int, url: str = A) -> None:
+        for _ in range(times):
+            await self.probe(self.space.failure(url))
+
+    async def answer(self, router: str, *, ok: bool | None, url: str = A, question: str | None = None) -> Opinions:
+        """Answer the open question: yes, no, or unsure for `None`."""
+        result = self.space.success(url) if ok else self.space.failure(url)
+        if ok is None:
+            result = replace(result, is_unsure=True)
+        suspicion = self.state(url).get("suspicion", "") if question is None else question
+        return await self.say(router, OpinionKind.OPINION, suspicion, result)
+
+    async def say(self, router: str, kind: OpinionKind, opinion_id: str, result: ProbeResult) -> Opinions:
+        return await self.space.store_of(router).give_opinions([Opinion(kind, opinion_id, result)], LIMITS)
+
+    def state(self, url: str = A) -> dict[str, str]:
+        return self.space.fields(url)
+
+    def status(self, url: str = A) -> str:
+        return self.state(url)["status"]
+
+    def doubt(self, url: str = A) -> set[str]:
+        return self.state(url).keys() & DOUBT
+
+    def let_an_interval_pass(self, url: str = A) -> None:
+        fields = self.state(url)
+        for name in ("suspected_at_ms", "suspected_until_ms", "reported_at_ms"):
+            if name in fields:
+                self.space.raw.hset(self.space.keys.replica(url), name, int(fields[name]) - int(INTERVAL * 1000))
+
+    def let_silence_end(self, url: str = A) -> None:
+        self.space.raw.hset(self.space.keys.replica(url), "suspected_until_ms", self.space.now_ms() - 1)
+
+    async def hand_over(self, router: str = TWO) -> None:
+        """Let the leader be wrong twice, and that router reach the replica both times."""
+        for _ in range(2):
+            self.let_an_interval_pass()
+            await self.fail(2)
+            await self.answer(router, ok=True)
+        assert self.state()["prober"] == router
+
+
+@pytest.fixture
+async def verdicts(server: EmbeddedServer, namespace: str) -> AsyncIterator[Verdicts]:
+    """A leader and three others, and one healthy replica."""
+    async with on_server(server.url, namespace) as space:
+        verdicts = Verdicts(space)
+        await space.add(A)
+        await verdicts.join(LEADER, TWO, THREE, FOUR)
+        await verdicts.lead()
+        await verdicts.probe(space.success())
+        assert verdicts.status() == "healthy"
+        yield verdicts
+
+
+async def test_a_failure_before_the_last_asks_three_peers(verdicts: Verdicts) -> None:
+    await verdicts.fail(1)
+    assert "suspicion" not in verdicts.state()
+    await verdicts.fail(1)
+    state = verdicts.state()
+    assert state["suspected_by"] == LEADER
+    assert set(state["asked"].split()) == {TWO, THREE, FOUR}
+    silence = int(state["suspected_until_ms"]) - int(state["suspected_at_ms"])
+    assert silence == (TIMEOUT + 1) * 1000
+
+
+async def test_the_question_is_one_event_and_changes_no_ready_set(verdicts: Verdicts) -> None:
+    before = verdicts.space.ready(), verdicts.space.raw.zscore(verdicts.space.keys.ready_secondary, A)
+    await verdicts.fail(2)
+    (event,) = [
+        event for event in await verdicts.space.reader.last_events(10) if event.kind is EventKind.REPLICA_SUSPECTED
+    ]
+    (question,) = event.questions
+    state = verdicts.state()
+    assert (question.key, question.incarnation, question.suspicion) == (A, state["incarnation"], state["suspicion"])
+    assert set(question.asked) == {TWO, THREE, FOUR}
+    assert event.id == state["revision"]
+    assert before == (verdicts.space.ready(), verdicts.space.raw.zscore(verdicts.space.keys.ready_secondary, A))
+
+
+async def test_a_peer_that_reaches_the_replica_clears_it(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=False)
+    reply = await verdicts.answer(THREE, ok=True)
+    (event,) = reply.events
+    assert (event.kind, event.router, event.by) == (EventKind.REPLICA_CLEARED, THREE, LEADER)
+    state = verdicts.state()
+    assert (state["status"], state["consecutive_failures"]) == ("healthy", "0")
+    assert (state["reached_by"], state["refuted_prober"]) == (THREE, LEADER)
+    assert verdicts.doubt() == {"reached_by", "refuted_prober"}
+
+
+async def test_it_is_unhealthy_once_all_asked_have_failed(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=False)
+    await verdicts.answer(THREE, ok=False)
+    assert verdicts.status() == "healthy"
+    reply = await verdicts.answer(FOUR, ok=False)
+    (event,) = reply.events
+    assert (event.kind, event.router) == (EventKind.REPLICA_UNHEALTHY, LEADER)
+    assert verdicts.doubt() == {"unreached_by"}
+    assert set(verdicts.state()["unreached_by"].split()) == {TWO, THREE, FOUR}
+    assert verdicts.space.ready() == (set(), set(), set())
+
+
+@pytest.mark.parametrize(
+    ("agrees", "is_over", "status"),
+    [
+        (False, False, "healthy"),
+        (True, False, "unhealthy"),
+        (False, True, "unhealthy"),
+    ],
+)
+async def test_the_last_failure_needs_a_peer_or_the_end_of_silence(
+    verdicts: Verdicts, agrees: bool, is_over: bool, status: str
+) -> None:
+    await verdicts.fail(2)
+    if agrees:
+        await verdicts.answer(TWO, ok=False)
+    if is_over:
+        verdicts.let_silence_end()
+    await verdicts.fail(1)
+    assert verdicts.status() == status
+
+
+async def test_the_next_leader_decides_an_open_question(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=False)
+    verdicts.space.raw.delete(verdicts.space.keys.leader)
+    await verdicts.lead()
+    verdicts.batch = 0
+    await verdicts.fail(1)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_a_router_without_peers_decides_as_the_original_does(verdicts: Verdicts) -> None:
+    for router in (TWO, THREE, FOUR):
+        await verdicts.space.store_of(router).leave()
+    await verdicts.fail(2)
+    assert (verdicts.status(), verdicts.doubt()) == ("healthy", set())
+    await verdicts.fail(1)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_routers_with_other_probes_are_no_peers(verdicts: Verdicts) -> None:
+    for router in (TWO, THREE, FOUR):
+        await verdicts.space.store_of(router).leave()
+    await verdicts.join(TWO, probe_print="other")
+    await verdicts.join(FIVE, probe_print="")
+    await verdicts.fail(3)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_other_machines_are_asked_first(verdicts: Verdicts) -> None:
+    await verdicts.join(FIVE, "router~6", machine=f"of-{LEADER}")
+    await verdicts.fail(2)
+    assert set(verdicts.state()["asked"].split()) == {TWO, THREE, FOUR}
+    await verdicts.space.store_of(TWO).leave()
+    await verdicts.answer(THREE, ok=True)
+    verdicts.let_an_interval_pass()
+    await verdicts.fail(2)
+    asked = verdicts.state()["asked"].split()
+    assert {THREE, FOUR} < set(asked)
+    assert set(asked) - {THREE, FOUR} < {FIVE, "router~6"}
+
+
+async def test_there_is_one_question_an_interval(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=True)
+    await verdicts.fail(5)
+    assert "suspicion" not in verdicts.state()
+    assert verdicts.status() == "healthy"
+    verdicts.let_an_interval_pass()
+    await verdicts.fail(1)
+    assert "suspicion" in verdicts.state()
+
+
+@pytest.mark.parametrize("what", ["another incarnation", "another question", "another router", "twice", "removed"])
+async def test_a_word_that_does_not_fit_changes_nothing(verdicts: Verdicts, what: str) -> None:
+    await verdicts.fail(2)
+    question, result = verdicts.state()["suspicion"], verdicts.space.failure()
+    router = FIVE if what == "another router" else TWO
+    if what == "another incarnation":
+        result = replace(result, incarnation="other")
+    if what == "twice":
+        await verdicts.say(TWO, OpinionKind.OPINION, question, result)
+    if what == "removed":
+        await verdicts.space.remove()
+    before = verdicts.space.dump()
+    opinion_id = "other" if what == "another question" else question
+    reply = await verdicts.say(router, OpinionKind.OPINION, opinion_id, result)
+    assert (reply.stale, reply.events, verdicts.space.dump()) == (1, [], before)
+
+
+@pytest.mark.parametrize("how", ["registered anew", "disabled", "success", "unhealthy"])
+async def test_doubt_ends_with_its_reason(verdicts: Verdicts, how: str) -> None:
+    space = verdicts.space
+    await verdicts.fail(2)
+    match how:
+        case "registered anew":
+            await space.remove()
+            await space.add()
+        case "disabled":
+            await space.store.set_admin(A, AdminState.DISABLED)
+        case "success":
+            await verdicts.probe(space.success())
+        case "unhealthy":
+            verdicts.let_silence_end()
+            await verdicts.fail(1)
+    assert verdicts.doubt() == set()
+
+
+async def test_a_change_of_weight_does_not_end_doubt(verdicts: Verdicts) -> None:
+    """Otherwise an automatic scaler could keep a dead replica healthy."""
+    await verdicts.fail(2)
+    endpoint = ReplicaEndpoint(A, weight=2.0)
+    await verdicts.space.store.register(A, endpoint, mode=Source.EXPLICIT, request="again", by="")
+    assert "suspicion" in verdicts.doubt()
+
+
+async def test_unsure_results_ask_and_silence_decides_nothing(verdicts: Verdicts) -> None:
+    unsure = replace(verdicts.space.failure(), is_unsure=True)
+    await verdicts.probe(unsure)
+    assert "suspicion" in verdicts.state()
+    assert "suspected_until_ms" not in verdicts.state()
+    assert verdicts.state()["consecutive_failures"] == "0"
+    for _ in range(5):
+        await verdicts.probe(unsure)
+    assert verdicts.status() == "healthy"
+    for router in (TWO, THREE, FOUR):
+        await verdicts.answer(router, ok=False)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_an_unsure_peer_is_struck_off(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=None)
+    await verdicts.answer(THREE, ok=None)
+    assert verdicts.state()["asked"] == FOUR
+    await verdicts.answer(FOUR, ok=None)
+    assert verdicts.status() == "healthy"
+    await verdicts.fail(1)
+    assert verdicts.status() == "healthy", "nobody has agreed, and silence is not over"
+    verdicts.let_silence_end()
+    await verdicts.fail(1)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_a_question_from_before_an_outage_is_asked_anew(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    verdicts.let_silence_end()
+    verdicts.let_an_interval_pass()
+    first = verdicts.state()["suspicion"]
+    verdicts.space.raw.hset(verdicts.space.keys.meta, "heartbeats_resumed_at_ms", verdicts.space.now_ms())
+    await verdicts.fail(1)
+    assert verdicts.status() == "healthy"
+    assert verdicts.state()["suspicion"] != first
+
+
+async def test_peers_count_as_alive_after_an_outage(verdicts: Verdicts) -> None:
+    """A blind leader that comes back first would otherwise have no peer, and decide alone."""
+    space = verdicts.space
+    for member in space.raw.zrange(space.keys.probers, 0, -1):
+        space.raw.zadd(space.keys.probers, {member: space.now_ms() - 1})
+    space.raw.hset(space.keys.meta, "reap_until_ms", space.now_ms() - 1)
+    await verdicts.fail(3)
+    assert verdicts.status() == "healthy"
+    assert "suspicion" in verdicts.state()
+
+
+async def test_the_same_disagreement_again_hands_over(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    await verdicts.fail(9)
+    assert verdicts.status() == "healthy", "failures of the leader do not count meanwhile"
+    assert verdicts.state()["consecutive_failures"] == "0"
+    await verdicts.probe(verdicts.space.success())
+    assert verdicts.doubt() == set(), "a success of the leader ends it"
+
+
+async def test_another_prober_that_is_wrong_is_another_disagreement(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.answer(TWO, ok=True)
+    verdicts.space.raw.delete(verdicts.space.keys.leader)
+    store = verdicts.space.store_of(THREE)
+    elected = await store.campaign("other", lease_seconds=60, seen_epoch=0)
+    verdicts.let_an_interval_pass()
+    for batch in (1, 2):
+        await store.report(Term(elected.epoch, "other"), batch, [verdicts.space.failure()], LIMITS)  # type: ignore[union-attr]
+    await verdicts.answer(TWO, ok=True)
+    assert "prober" not in verdicts.state()
+    assert verdicts.state()["refuted_prober"] == THREE
+
+
+async def test_reports_of_the_new_prober_count_once(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    failure = verdicts.space.failure()
+    assert (await verdicts.say(TWO, OpinionKind.REPORT, "7", failure)).stale == 0
+    assert (await verdicts.say(TWO, OpinionKind.REPORT, "7", failure)).stale == 1
+    assert (await verdicts.say(THREE, OpinionKind.REPORT, "8", failure)).stale == 1
+    assert verdicts.state()["consecutive_failures"] == "1"
+    verdicts.let_an_interval_pass()
+    await verdicts.say(TWO, OpinionKind.REPORT, "8", failure)
+    state = verdicts.state()
+    assert state["suspected_by"] == TWO
+    assert set(state["asked"].split()) == {LEADER, THREE, FOUR}
+    assert "prober" not in state
+
+
+@pytest.mark.parametrize("end", ["silent", "dead", "clock set back"])
+async def test_the_leader_takes_over_from_a_silent_prober(verdicts: Verdicts, end: str) -> None:
+    await verdicts.hand_over(TWO)
+    space, replica = verdicts.space, verdicts.space.keys.replica(A)
+    match end:
+        case "silent":
+            space.raw.hset(replica, "prober_until_ms", space.now_ms() - 1)
+        case "dead":
+            space.raw.zadd(space.keys.probers, {f"same of-{TWO} {TWO}": space.now_ms() - 1})
+        case "clock set back":
+            space.raw.hset(replica, "prober_until_ms", space.now_ms() + 10**7)
+    await verdicts.fail(1)
+    assert "prober" not in verdicts.state()
+    assert "replica_handed_back" in space.event_kinds()
+    assert verdicts.state()["consecutive_failures"] == "1"
+
+
+async def test_an_unsure_prober_does_not_extend_its_word(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    before = verdicts.state()["prober_until_ms"]
+    unsure = replace(verdicts.space.failure(), is_unsure=True)
+    verdicts.space.raw.hset(verdicts.space.keys.replica(A), "prober_until_ms", int(before) - 500)
+    await verdicts.say(TWO, OpinionKind.REPORT, "1", unsure)
+    assert int(verdicts.state()["prober_until_ms"]) == int(before) - 500
+
+
+async def test_a_failed_session_of_the_new_prober_asks(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    verdicts.let_an_interval_pass()
+    await verdicts.space.store_of(TWO).record_outcome(verdicts.space.failure(), LIMITS, is_passive=True)
+    assert verdicts.state()["suspected_by"] == TWO
+
+
+async def make_unhealthy(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    verdicts.let_silence_end()
+    await verdicts.fail(1)
+    assert verdicts.status() == "unhealthy"
+
+
+async def test_one_appeal_soon_after_a_verdict_is_enough(verdicts: Verdicts) -> None:
+    verdicts.space.raw.hset(verdicts.space.keys.meta, "slow_start_ms", "60000")
+    await make_unhealthy(verdicts)
+    await verdicts.say(THREE, OpinionKind.APPEAL, "1", verdicts.space.success())
+    assert (verdicts.status(), verdicts.state()["prober"]) == ("healthy", THREE)
+    assert "slow_start_ms" not in verdicts.state()
+    await verdicts.fail(5)
+    assert verdicts.status() == "healthy"
+
+
+async def test_a_late_appeal_needs_a_recovery_and_ramps_up(verdicts: Verdicts) -> None:
+    verdicts.space.raw.hset(verdicts.space.keys.meta, "slow_start_ms", "60000")
+    await make_unhealthy(verdicts)
+    long_ago = verdicts.space.now_ms() - int(3 * INTERVAL * 1000) - 1
+    verdicts.space.raw.hset(verdicts.space.keys.replica(A), "status_since_ms", long_ago)
+    assert (await verdicts.say(THREE, OpinionKind.APPEAL, "1", verdicts.space.success())).stale == 1
+    await verdicts.say(THREE, OpinionKind.APPEAL, "2", verdicts.space.success())
+    assert (verdicts.status(), verdicts.state()["slow_start_ms"]) == ("healthy", "60000")
+
+
+async def test_an_appeal_makes_a_new_replica_healthy(verdicts: Verdicts) -> None:
+    await verdicts.space.add(B)
+    await verdicts.say(THREE, OpinionKind.APPEAL, "1", verdicts.space.success(B))
+    assert verdicts.status(B) == "healthy"
+
+
+@pytest.mark.parametrize("state", [AdminState.DRAINING, AdminState.DISABLED])
+async def test_an_appeal_for_an_inactive_replica_is_stale(verdicts: Verdicts, state: AdminState) -> None:
+    await make_unhealthy(verdicts)
+    await verdicts.space.store.set_admin(A, state)
+    assert (await verdicts.say(THREE, OpinionKind.APPEAL, "2", verdicts.space.success())).stale == 1
+
+
+async def test_a_more_lenient_router_does_not_appeal(verdicts: Verdicts) -> None:
+    await verdicts.join(FIVE, probe_print="lenient")
+    await make_unhealthy(verdicts)
+    assert (await verdicts.say(FIVE, OpinionKind.APPEAL, "2", verdicts.space.success())).stale == 1
+
+
+async def test_sessions_change_no_status_among_peers(verdicts: Verdicts) -> None:
+    """Two routers, however often, not even one below the threshold; the prober is called once an interval."""
+    before = verdicts.state()
+    for router in (TWO, THREE, FOUR) * 5:
+        await verdicts.space.store_of(router).record_outcome(verdicts.space.failure(), LIMITS, is_passive=True)
+    after = verdicts.state()
+    assert after.pop("reported_at_ms")
+    assert after == before
+    assert verdicts.space.event_kinds().count("replica_reported") == 1
+    verdicts.let_an_interval_pass()
+    await verdicts.space.store_of(TWO).record_outcome(verdicts.space.failure(), LIMITS, is_passive=True)
+    (event,) = await verdicts.space.reader.last_events(1)
+    assert (event.kind, event.router, event.reported) == (EventKind.REPLICA_REPORTED, TWO, A)
+
+
+async def test_an_outcome_on_purpose_counts_like_a_probe_among_peers(verdicts: Verdicts) -> None:
+    for _ in range(3):
+        await verdicts.space.store_of(FIVE).record_outcome(verdicts.space.failure(), LIMITS)
+    assert verdicts.status() == "healthy"
+    assert verdicts.state()["suspected_by"] == FIVE
+
+
+@pytest.mark.parametrize(("seconds_ago", "status"), [(7.9, "healthy"), (8.1, "unhealthy")])
+async def test_without_probes_a_recent_success_outweighs_a_failure(
+    server: EmbeddedServer, namespace: str, seconds_ago: float, status: str
+) -> None:
+    async with on_server(server.url, namespace) as space:
+        await space.add()
+        for router in (LEADER, TWO):
+            await space.store_of(router).heartbeat(info(router), expiry_seconds=60)
+        await space.store_of(TWO).record_outcome(space.success(), LIMITS)
+        at = space.now_ms() - int(seconds_ago * 1000)
+        space.raw.hset(space.keys.replica(A), "last_ok_at_ms", at)
+        for _ in range(3):
+            await space.store.record_outcome(space.failure(), LIMITS)
+        assert space.fields(A)["status"] == status
+
+
+async def test_a_thousand_questions_at_once_are_few_events(verdicts: Verdicts) -> None:
+    space = verdicts.space
+    urls = [f"http://127.1.{n // 250}.{n % 250}:8000" for n in range(120)]
+    for url in urls:
+        await space.add(url)
+        space.raw.hset(space.keys.replica(url), mapping={"status": "healthy"})
+    failures = [space.failure(url) for url in urls]
+    await verdicts.probe(*failures)
+    await verdicts.probe(*failures)
+    assert space.event_kinds().count("replica_suspected") == 3
+    events = [event for event in await space.reader.last_events(5) if event.questions]
+    assert [len(event.questions) for event in events] == [50, 50, 20]
+    assert {space.fields(url)["revision"] for url in urls} == {event.id for event in events}
