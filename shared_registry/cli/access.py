@@ -66,6 +66,6 @@ def unreachable(settings: RouterConfig, error: StoreUnavailable) -> StoreUnavail
     return StoreUnavailable(f"{trouble}; is redis_url {where} the right one? --redis gives another")
 
 
-def place(settings: RouterConfig) -> dict[str, Any]:
+def address_document(settings: RouterConfig) -> dict[str, Any]:
     """Return the first fields of every JSON document: the registry's Redis and namespace."""
     return {"redis": mask_redis_url(settings.redis_url), "namespace": settings.namespace}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.access import observe, place
+from shared_registry.cli.access import address_document, observe
 from shared_registry.cli.console import print_line, printable
 from shared_registry.cli.options import (
     ConfigOption,
@@ -59,7 +59,12 @@ def keys(
         observe(settings, lambda observer: _ask(observer, found)) if show else [(one, one.arguments) for one in found]
     )
     if options.as_json:
-        document = {**place(settings), "redis_cli": program, "note": note, "commands": list(map(_document, replies))}
+        document = {
+            **address_document(settings),
+            "redis_cli": program,
+            "note": note,
+            "commands": list(map(_document, replies)),
+        }
         print_json(document)
         return
     if note:

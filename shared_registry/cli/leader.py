@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_registry.admin.operator import Deposition, Operator, user_at_host
-from shared_registry.cli.access import operate, place
+from shared_registry.cli.access import address_document, operate
 from shared_registry.cli.console import print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
 from shared_registry.cli.options import (
@@ -81,7 +81,7 @@ def step_down(
 
     deposition, successor = operate(settings, name, work)
     if options.as_json:
-        print_json({**place(settings), "by": name, **_document(deposition, successor)})
+        print_json({**address_document(settings), "by": name, **_document(deposition, successor)})
     else:
         print_line(_line(deposition, successor))
     raise typer.Exit(OK if deposition is not None and deposition.is_deposed else FOUND_WRONG)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from shared_registry.admin.observer import Observer, Overview
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, new_console
 from shared_registry.cli.options import print_json
 from shared_registry.cli.status import overview_document, overview_text
@@ -70,7 +70,9 @@ def _json_lines(settings: RouterConfig) -> Show:
         if trouble is None:
             print_json(overview_document(settings, overview), is_line=True)
         else:
-            print_json({**place(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True)
+            print_json(
+                {**address_document(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True
+            )
 
     return show
 
