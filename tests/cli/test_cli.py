@@ -288,14 +288,14 @@ def wait_until_leading(router: Running) -> None:
     wait_for(lambda: "leads in epoch" in router.err, "leading")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_serve_cleanly(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_ends_serve_cleanly_and_at_once(
     raw: Any, keys: Keys, variables: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path, *SERVE, **variables) as router:
+    with running(tmp_path, *SERVE, **variables, SHARED_REGISTRY_GRACE_SECONDS="60") as router:
         wait_until_leading(router)
         assert raw.zcard(keys.routers) == 1
-        done = router.ends(number)
+        done = router.ends(number, seconds=30)  # without a session to wait for it waits for no grace
     assert (done.code, done.out) == (0, "")
     assert "router: stopped" in done.err_lines[-1]
     assert raw.zcard(keys.routers) == 0
