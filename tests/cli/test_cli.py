@@ -15,7 +15,7 @@ import pytest
 from shared_registry import __version__
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
-from tests.support.command import SECRET, Done, Running, is_one_error, run, running
+from tests.support.command import SECRET, Running, is_one_error, run, running
 from tests.support.in_process import invoke
 from tests.support.replica_server import ReplicaServer
 from tests.support.until import wait_for
@@ -37,11 +37,6 @@ def write(directory: Path, text: str) -> str:
     path = directory / "router.yaml"
     path.write_text(text)
     return str(path)
-
-
-def run_or_invoke(*words: str, **variables: str) -> Done:
-    """Run the command to its end, in this process unless it is `serve`, which changes what signals do to a process."""
-    return (run if "serve" in words else invoke)(*words, **variables)
 
 
 # What is asked wrongly
@@ -98,7 +93,7 @@ def test_several_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_option_is_reported_without_the_secret_in_it(words: list[str]) -> None:
-    done = run_or_invoke(*words)
+    done = invoke(*words)
     assert is_one_error(done, 2), done
     assert ("namespace" if "a b" in words else "redis_url") in done.err
 
@@ -115,7 +110,7 @@ def test_wrong_usage_exits_with_2(words: list[str]) -> None:
 def test_a_port_that_is_taken_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run("serve", "--host", "127.0.0.1", "--port", str(port))
+        done = invoke("serve", "--host", "127.0.0.1", "--port", str(port))
     assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
     assert f"port: cannot listen on 127.0.0.1:{port} (Address already in use)" in done.err
     assert "--port" in done.err
@@ -123,7 +118,7 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_here_is_one_clear_line(host: str) -> None:
-    done = run("serve", "--host", host, "--port", "0")
+    done = invoke("serve", "--host", host, "--port", "0")
     assert (done.code, done.out, len(done.err_lines)) == (2, "", 1), done
     assert done.err.startswith("error: ")
     assert f"cannot listen on {host}:0" in done.err
@@ -181,7 +176,7 @@ def test_serve_joins_once_redis_is_there(own_server: OwnServer, tmp_path: Path) 
 def test_a_wrong_password_is_reported_but_not_shown(own_server: OwnServer, name: str, credentials: str) -> None:
     server = own_server(config={"requirepass": SECRET})
     words = SERVE if name == "serve" else [name]
-    done = run_or_invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
+    done = invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//{credentials}"))
     assert is_one_error(done, 2, is_logging=name == "serve"), done
     assert "password" in done.err
 
@@ -294,14 +289,14 @@ def wait_until_leading(router: Running) -> None:
     wait_for(lambda: "leads in epoch" in router.err, "leading")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_serve_cleanly(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_ends_serve_cleanly_and_at_once(
     raw: Any, keys: Keys, variables: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path, *SERVE, **variables) as router:
+    with running(tmp_path, *SERVE, **variables, SHARED_REGISTRY_GRACE_SECONDS="60") as router:
         wait_until_leading(router)
         assert raw.zcard(keys.routers) == 1
-        done = router.ends(number)
+        done = router.ends(number, seconds=30)  # without a session to wait for it waits for no grace
     assert (done.code, done.out) == (0, "")
     assert "router: stopped" in done.err_lines[-1]
     assert raw.zcard(keys.routers) == 0

@@ -114,19 +114,23 @@ def test_a_closed_output_pipe_gives_no_traceback(server: EmbeddedServer, namespa
     variables = environment(**on(server), SHARED_REGISTRY_NAMESPACE=namespace)
     for number in range(3):
         invoke("add", f"http://10.0.0.{number}:80", SHARED_REGISTRY_NAMESPACE=namespace, **on(server))
-    for words in (["events", "--follow"], ["status", "--watch", "--interval", "0.05"], ["keys"]):
-        process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
-        try:
+    processes = [
+        subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
+        for words in (["events", "--follow"], ["status", "--watch", "--interval", "0.05"], ["keys"])
+    ]
+    try:
+        for process in processes:
             assert process.stdout is not None
-            assert process.stderr is not None
             process.stdout.readline()
             process.stdout.close()
-            if words[0] == "events":
-                invoke("drain", "http://10.0.0.1:80", SHARED_REGISTRY_NAMESPACE=namespace, **on(server))
+        invoke("drain", "http://10.0.0.1:80", SHARED_REGISTRY_NAMESPACE=namespace, **on(server))
+        for process in processes:
+            assert process.stderr is not None
             errors = process.stderr.read()
             assert process.wait(30) in (0, 1)
             assert errors == b""
-        finally:
+    finally:
+        for process in processes:
             process.kill()
             process.wait()
             process.stderr.close()  # type: ignore[union-attr]

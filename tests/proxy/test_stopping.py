@@ -128,18 +128,6 @@ async def test_a_stalled_session_does_not_delay_the_stop(start_process: StartPro
     assert "Traceback" not in router.command.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-async def test_without_sessions_a_router_stops_at_once(
-    start_process: StartProcess, backend: Backend, number: signal.Signals
-) -> None:
-    router = await start_process(backend.url, grace_seconds=30)
-    begun = time.monotonic()
-    router.command.process.send_signal(number)
-    assert await ended(router) == 0
-    assert time.monotonic() - begun < SECONDS
-    assert json.loads(router.command.err.splitlines()[-1])["message"] == "router: stopped"
-
-
 async def test_signals_that_do_not_mean_stop_are_ignored(start_process: StartProcess, backend: Backend) -> None:
     router = await start_process(backend.url, grace_seconds=30)
     process = router.command.process
