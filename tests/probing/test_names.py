@@ -289,6 +289,18 @@ print(time.monotonic() - began)
     assert float(output) < 20
 
 
+async def test_after_the_end_no_waiting_lookup_begins(names: Names, resolver: Resolver) -> None:
+    resolver.hanging = {f"hanging-{n}.test" for n in range(300)}
+    stuck = [asyncio.create_task(names.addresses(name, max_age_seconds=0.0)) for name in sorted(resolver.hanging)]
+    await until(lambda: resolver.at_once.total() >= 64)
+    names.close()
+    begun = sum(name.ended is not None for name in names._names.values())
+    resolver.release.set()
+    results = await asyncio.gather(*stuck, return_exceptions=True)
+    assert sum(isinstance(result, NameUnknown) for result in results) == 300 - begun
+    assert resolver.asked.total() == begun < 300
+
+
 async def test_a_lookup_that_ends_after_its_loop_harms_nobody(resolver: Resolver) -> None:
     resolver.hanging.add("a.test")
 
