@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import ipaddress
 import math
 import socket
@@ -253,7 +254,12 @@ def _is_in_hosts_file(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        lines = _HOSTS_FILE.read_text(errors="replace").splitlines()
+        return host in _names_in_hosts_file(_HOSTS_FILE.stat().st_mtime_ns)
     except OSError:
         return False
-    return any(host in line.partition("#")[0].lower().split()[1:] for line in lines)
+
+
+@functools.lru_cache(maxsize=1)
+def _names_in_hosts_file(_: int) -> frozenset[str]:
+    lines = _HOSTS_FILE.read_text(errors="replace").lower().splitlines()
+    return frozenset(name for line in lines for name in line.partition("#")[0].split()[1:])
