@@ -6,9 +6,9 @@ whole process, and Python waits for them when the process ends.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,7 +34,8 @@ def start_call(call: Callable[[], T], done: Callable[[T | Exception], None]) -> 
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done, result)
 
-    threading.Thread(target=run, name="shared-registry-call", daemon=True).start()
+    # Like a daemon thread of `threading`, but the event loop does not wait for its first step.
+    _thread.start_new_thread(run, ())
 
 
 async def call_in_daemon_thread(call: Callable[[], T]) -> T:

@@ -5,13 +5,14 @@ hosts file nor the other sources of names of this machine. It blocks, so it runs
 that were answered quickly last time, new names, and slow names have separate shares of these threads. One lookup of a
 name runs at a time. The last answer is kept while a lookup hangs or the resolver fails.
 
-Not promised: a new name waits if more than `MOST_THREADS` lookups hang at once.
+Not promised: a new name waits while three quarters of `MOST_THREADS` lookups hang at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import ipaddress
 import math
 import socket
@@ -103,7 +104,7 @@ class _Name:
 
 @dataclass
 class Names:
-    """The answers of the resolver, for one event loop. It needs no closing; its threads end by themselves.
+    """The answers of the resolver, for one event loop.
 
     Attributes:
         lookup: Looks up one name; see `Lookup`. Called in threads.
@@ -120,6 +121,12 @@ class Names:
         kept = set(hosts)
         for host in [host for host, name in self._names.items() if name.ended is None and host not in kept]:
             del self._names[host]
+
+    def close(self) -> None:
+        """Begin no more lookups. The threads of those under way end by themselves; nobody waits for them."""
+        for waiting in self._waiting.values():
+            while waiting:
+                self._end(waiting.popleft())
 
     async def addresses(self, host: str, *, max_age_seconds: float) -> tuple[str, ...]:
         """Return the addresses of a name, at least one. Without a last answer, it waits as long as the lookup takes.
@@ -208,6 +215,9 @@ class Names:
                 self._resolver_answered_at = now
         is_quick = now - began_at < SLOW_SECONDS and name.trouble is None
         name.kind = _Kind.QUICK if is_quick else _Kind.SLOW
+        self._end(name)
+
+    def _end(self, name: _Name) -> None:
         name.began_at = math.inf
         if name.ended is not None and not name.ended.done():
             name.ended.set_result(None)
@@ -244,7 +254,12 @@ def _is_in_hosts_file(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        lines = _HOSTS_FILE.read_text(errors="replace").splitlines()
+        return host in _names_in_hosts_file(_HOSTS_FILE.stat().st_mtime_ns)
     except OSError:
         return False
-    return any(host in line.partition("#")[0].lower().split()[1:] for line in lines)
+
+
+@functools.lru_cache(maxsize=1)
+def _names_in_hosts_file(_: int) -> frozenset[str]:
+    lines = _HOSTS_FILE.read_text(errors="replace").lower().splitlines()
+    return frozenset(name for line in lines for name in line.partition("#")[0].split()[1:])

@@ -182,6 +182,7 @@ class HttpProber:
             origin.hang_up()
         self._origins.clear()
         self._tls.close()
+        self._names.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     def forget(self, url: str) -> None:

@@ -262,18 +262,23 @@ async def test_a_first_lookup_that_hangs_is_unsure(resolver: Resolver) -> None:
 async def test_a_hanging_lookup_does_not_hold_up_the_end() -> None:
     """Neither the prober's nor the event loop's end, nor that of the process."""
     program = """
-import asyncio, threading, time
+import asyncio, time
 from shared_registry.probing import HttpProber, guarded
 from shared_registry.probing.names import Names
 
 began = time.monotonic()
+begun = []
+
+def hang(host):
+    begun.append(host)
+    time.sleep(600)
 
 async def main():
-    async with HttpProber(names=Names(lambda host: time.sleep(600))) as prober:
+    async with HttpProber(names=Names(hang)) as prober:
         await guarded(prober, "http://a.test:9/health", 0.2)
 
 asyncio.run(main())
-assert any(thread.name == "shared-registry-call" for thread in threading.enumerate())
+assert begun
 print(time.monotonic() - began)
 """
     process = await asyncio.create_subprocess_exec(
@@ -287,6 +292,18 @@ print(time.monotonic() - began)
             await process.wait()
     assert process.returncode == 0
     assert float(output) < 20
+
+
+async def test_after_the_end_no_waiting_lookup_begins(names: Names, resolver: Resolver) -> None:
+    resolver.hanging = {f"hanging-{n}.test" for n in range(300)}
+    stuck = [asyncio.create_task(names.addresses(name, max_age_seconds=0.0)) for name in sorted(resolver.hanging)]
+    await until(lambda: resolver.at_once.total() >= 64)
+    names.close()
+    begun = sum(name.ended is not None for name in names._names.values())
+    resolver.release.set()
+    results = await asyncio.gather(*stuck, return_exceptions=True)
+    assert sum(isinstance(result, NameUnknown) for result in results) == 300 - begun
+    assert resolver.asked.total() == begun < 300
 
 
 async def test_a_lookup_that_ends_after_its_loop_harms_nobody(resolver: Resolver) -> None:

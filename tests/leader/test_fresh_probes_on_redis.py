@@ -1,0 +1,41 @@
+"""A replica in doubt is probed over new connections only: a kept one must not vouch for it."""
+
+from __future__ import annotations
+
+from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from tests.support.scripted_server import OK, Peer, scripted
+from tests.support.until import until
+
+SICK = OK.replace(b"200 OK", b"503 No")
+
+
+async def test_an_unhealthy_replica_recovers_over_new_connections(server: EmbeddedServer, namespace: str) -> None:
+    is_sick = False
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(SICK if is_sick else OK)
+
+    async with scripted(script) as replica_server:
+        config = RouterConfig(
+            redis_url=server.url,
+            namespace=namespace,
+            replicas=[ReplicaEndpoint(replica_server.url)],
+            health_check_interval_seconds=0.1,
+            fast_interval_seconds=0.05,
+            recovery_threshold=6,
+        )
+        async with SharedReplicaRegistry(config) as registry:
+            [replica] = registry.all()
+            await until(lambda: replica.is_healthy)
+            is_sick = True
+            await until(lambda: not replica.is_healthy)
+            is_sick = False
+            accepted = replica_server.accepted
+            await until(lambda: replica.is_healthy)
+            assert replica_server.accepted - accepted >= 5, "of six probes, one of which may have been under way"
+            accepted, requests = replica_server.accepted, len(replica_server.requests)
+            await until(lambda: len(replica_server.requests) >= requests + 12)
+            assert replica_server.accepted - accepted <= 4, "and is kept again"
