@@ -1,0 +1,286 @@
+"""What a router does as a peer: when it probes, and what it tells. The store, the probe and the time are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from shared_registry.errors import StoreUnavailable
+from shared_registry.model import (
+    AdminState,
+    Doubt,
+    Event,
+    EventKind,
+    Leader,
+    Opinion,
+    OpinionKind,
+    ProberInfo,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+    Thresholds,
+)
+from shared_registry.probing.peer import Peer, PeerSettings
+from shared_registry.probing.prober_list import ProberList
+from shared_registry.store.replies import Opinions
+from tests.support.fake_clock import START, FakeClock
+
+INTERVAL, FAST, TIMEOUT = 5.0, 1.0, 2.0
+LEADER, ME, OTHER = "leader~1", "me~1", "other~1"
+A, B = "http://127.0.0.1:8001", "http://127.0.0.2:8001"
+
+
+@dataclass(frozen=True)
+class Said:
+    """One opinion, and when it was sent."""
+
+    at: float
+    kind: OpinionKind
+    id: str
+    key: str
+    is_ok: bool
+    is_unsure: bool
+
+
+class Cluster:
+    """The shared state as a mirror shows it, and the probe, both as the test says."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.leader: Leader | None = Leader(LEADER, 1, 0.0)
+        self.records: dict[str, ReplicaRecord] = {}
+        self.said: list[Said] = []
+        self.probes: list[tuple[float, str]] = []
+        self.reached: dict[str, bool] = {}
+        self.down: set[str] = set()
+        self.failure: Exception | None = None
+        self.error: StoreUnavailable | None = None
+        self.handled_at_once = 1000
+        self.latency = 0.01
+        self._clock = clock
+        probers = ProberList(router=ME, machine="m")
+        probers.probe_print = "same"
+        probers.update("1", [ProberInfo("same", "m", router) for router in (LEADER, OTHER, ME)])
+        self.peer = Peer(
+            self,
+            self.send,
+            self.probe,
+            PeerSettings(lambda record: f"{record.key}/health", FAST, Thresholds(3, 2, INTERVAL, TIMEOUT)),
+            probers=probers,
+            clock=clock,
+            rng=random.Random(1),
+            on_reach=self.on_reach,
+        )
+
+    def probed(self) -> list[ReplicaRecord]:
+        return list(self.records.values())
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        return self.records.get(key)
+
+    def on_reach(self, key: str, is_reached: bool) -> None:
+        self.reached[key] = is_reached
+
+    async def probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        key = url.removesuffix("/health")
+        self.probes.append((self._clock.monotonic() - START, key))
+        await self._clock.sleep(self.latency)
+        if self.failure:
+            raise self.failure
+        return 1.0, "refused" if key in self.down else None
+
+    async def send(self, opinions: Sequence[Opinion], thresholds: Thresholds) -> Opinions:
+        if self.error:
+            raise self.error
+        for one in opinions[: self.handled_at_once]:
+            at, result = self._clock.monotonic() - START, one.result
+            self.said.append(Said(at, one.kind, one.id, result.key, result.error is None, result.is_unsure))
+        return Opinions(done=min(len(opinions), self.handled_at_once))
+
+    def show(self, key: str = A, *, status: ReplicaStatus = ReplicaStatus.HEALTHY, **doubt: object) -> None:
+        """Let the mirror show a replica from now on."""
+        known = self.records.get(key) or ReplicaRecord(key, ReplicaEndpoint(key), incarnation="1")
+        health = ReplicaHealth(status)
+        self.records[key] = replace(known, health=health, doubt=Doubt(**doubt))  # type: ignore[arg-type]
+        self.tell(self.records[key])
+
+    def tell(self, record: ReplicaRecord) -> None:
+        self.peer.notice([Event("1-1", EventKind.REPLICA_UPDATED, 0.0, "0-0", LEADER, 1, record=record)])
+
+    def kinds(self) -> list[OpinionKind]:
+        return [one.kind for one in self.said]
+
+
+@pytest.fixture
+async def cluster(clock: FakeClock) -> AsyncIterator[Cluster]:
+    cluster = Cluster(clock)
+    cluster.show()
+    running = asyncio.create_task(cluster.peer.run())
+    await clock.advance(0.1)
+    yield cluster
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_while_routers_agree_a_peer_probes_nothing(clock: FakeClock, cluster: Cluster) -> None:
+    await clock.advance(20 * INTERVAL)
+    assert (cluster.probes, cluster.said) == ([], [])
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_a_question_is_answered_once_and_soon(clock: FakeClock, cluster: Cluster, is_up: bool) -> None:
+    cluster.down = set() if is_up else {A}
+    cluster.show(suspicion="q1", suspected_by=LEADER, asked=(OTHER, ME))
+    await clock.advance(0.2)
+    (answer,) = cluster.said
+    assert (answer.kind, answer.id, answer.is_ok) == (OpinionKind.OPINION, "q1", is_up)
+    cluster.tell(cluster.records[A])
+    await clock.advance(0.2)
+    assert len(cluster.said) == 1
+    cluster.show(suspicion="q2", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(0.2)
+    assert cluster.said[-1].id == "q2"
+
+
+async def test_a_question_to_others_is_not_answered(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.show(suspicion="q1", suspected_by=LEADER, asked=(OTHER,))
+    await clock.advance(2 * INTERVAL)
+    assert cluster.probes == []
+
+
+async def test_own_trouble_is_an_unsure_answer(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.failure = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    cluster.show(suspicion="q1", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(0.2)
+    assert [one.is_unsure for one in cluster.said] == [True]
+    assert cluster.reached.get(A, True), "this says nothing about the replica"
+
+
+async def test_a_replica_not_reached_is_chosen_last_until_it_is(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.down = {A}
+    cluster.show(suspicion="q1", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(0.2)
+    assert cluster.reached[A] is False
+    cluster.show(reached_by=OTHER, refuted_prober=LEADER)
+    await clock.advance(2 * INTERVAL)
+    assert cluster.reached[A] is False
+    cluster.down = set()
+    await clock.advance(1.2 * INTERVAL)
+    assert cluster.reached[A] is True
+    probes = len(cluster.probes)
+    await clock.advance(5 * INTERVAL)
+    assert len(cluster.probes) == probes, "and then it is left to its prober"
+
+
+async def test_the_new_prober_reports_each_interval(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.show(prober=ME)
+    await clock.advance(4 * INTERVAL + 0.5)
+    assert cluster.kinds() == [OpinionKind.REPORT] * 4
+    numbers = [int(one.id) for one in cluster.said]
+    assert sorted(set(numbers)) == numbers, "each report has a higher number, also after a restart of its task"
+    cluster.down = {A}
+    await clock.advance(INTERVAL + 2 * FAST + 0.5)
+    assert [one.is_ok for one in cluster.said[4:]] == [False] * 3, "failures come at the fast interval"
+    cluster.show(prober=OTHER)
+    count = len(cluster.said)
+    await clock.advance(4 * INTERVAL)
+    assert len(cluster.said) == count
+
+
+async def test_routers_take_turns_to_appeal(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.down = {A}
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    await clock.advance(6 * INTERVAL)
+    gaps = [later - earlier for (earlier, _), (later, _) in zip(cluster.probes, cluster.probes[1:], strict=False)]
+    assert gaps == pytest.approx([2 * INTERVAL] * len(gaps), abs=0.1), "two of three routers are not the leader"
+    assert len(cluster.probes) >= 3
+    assert cluster.said == [], "only a success is told"
+
+
+async def test_a_router_that_was_asked_appeals_last(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.down = {A, B}
+    cluster.show(A, status=ReplicaStatus.UNHEALTHY, unreached_by=(OTHER,))
+    cluster.show(B, status=ReplicaStatus.UNHEALTHY, unreached_by=(ME,))
+    await clock.advance(0.5)
+    assert [key for _, key in cluster.probes] == [A]
+    await clock.advance(INTERVAL)
+    assert [key for _, key in cluster.probes] == [A, B]
+
+
+async def test_successes_in_a_row_are_counted_quickly(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.show(status=ReplicaStatus.UNHEALTHY, unreached_by=(OTHER,))
+    await clock.advance(2 * FAST + 0.5)
+    assert [(one.kind, one.id) for one in cluster.said] == [(OpinionKind.APPEAL, number) for number in "123"]
+    cluster.show(status=ReplicaStatus.HEALTHY, prober=ME)
+    await clock.advance(INTERVAL + 0.5)
+    assert cluster.kinds()[3:] == [OpinionKind.REPORT]
+
+
+async def test_a_new_replica_is_left_to_its_prober_at_first(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.show(B, status=ReplicaStatus.UNKNOWN)
+    await clock.advance(0.9 * INTERVAL)
+    assert cluster.probes == []
+    await clock.advance(2.2 * INTERVAL)
+    assert cluster.kinds()[:1] == [OpinionKind.APPEAL]
+
+
+@pytest.mark.parametrize("what", ["leads", "no leader", "other probes", "draining", "removed"])
+async def test_without_right_or_reason_nobody_appeals(clock: FakeClock, cluster: Cluster, what: str) -> None:
+    match what:
+        case "leads":
+            cluster.leader = Leader(ME, 1, 0.0)
+        case "no leader":
+            cluster.leader = None
+        case "other probes":
+            cluster.leader = Leader("lenient~1", 1, 0.0)
+        case "draining":
+            cluster.records[A] = replace(cluster.records[A], admin=AdminState.DRAINING)
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    if what == "removed":
+        record = cluster.records.pop(A)
+        cluster.tell(replace(record, admin=AdminState.REMOVED))
+    await clock.advance(6 * INTERVAL)
+    assert cluster.probes == []
+
+
+async def test_opinions_are_kept_while_redis_is_away(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.error = StoreUnavailable("away")
+    cluster.show(suspicion="q1", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(INTERVAL)
+    cluster.error = None
+    await clock.advance(2 * INTERVAL)
+    assert [one.id for one in cluster.said] == ["q1"]
+
+
+async def test_what_one_call_did_not_handle_is_sent_again(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.handled_at_once = 1
+    for key in (A, B):
+        cluster.show(key, suspicion=f"of {key}", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(0.5)
+    assert {one.id for one in cluster.said} == {f"of {A}", f"of {B}"}
+    assert len(cluster.said) == 2
+
+
+async def test_at_most_64_probes_run_at_once(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.latency = TIMEOUT
+    for number in range(200):
+        cluster.show(f"http://127.1.0.{number}:8001", suspicion="q", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(TIMEOUT / 2)
+    assert len(cluster.probes) == 64
+    await clock.advance(4 * TIMEOUT)
+    assert len(cluster.said) == 200
+
+
+async def test_a_full_read_brings_questions_that_no_event_brought(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.records[A] = replace(cluster.records[A], doubt=Doubt(suspicion="q1", suspected_by=LEADER, asked=(ME,)))
+    cluster.peer.notice(())
+    await clock.advance(0.2)
+    assert [one.id for one in cluster.said] == ["q1"]
