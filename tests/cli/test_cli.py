@@ -30,6 +30,7 @@ REPLICA_FIELDS = [
     *("status", "status_since", "admin", "admin_reason"),
     *("last_ok_at", "last_failure_at", "last_latency_ms", "last_error"),
     *("consecutive_failures", "consecutive_successes"),
+    *("prober", "suspected_by", "asked", "unreached_by", "reached_by", "refuted_prober"),
 ]
 
 

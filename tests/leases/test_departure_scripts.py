@@ -170,7 +170,7 @@ async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> 
     urls = [f"http://10.1.{number // 250}.{number % 250}:80" for number in range(500)]
     for url in urls:
         await space.add(url, capacity=200)
-    await space.report(await space.elect(), 1, *(space.success(url) for url in urls))
+    await space.report_all(await space.elect(), *(space.success(url) for url in urls))
     mine = await hold(space, 100, *urls, router=ONE)
     plant(space, count, urls)
     space.expire_router(TWO)

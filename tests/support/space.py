@@ -97,6 +97,13 @@ class Space:
     async def report(self, epoch: int, batch: int, *results: ProbeResult, token: str = "token") -> Report:
         return await self.store.report(Term(epoch, token), batch, results, THRESHOLDS)
 
+    async def report_all(self, epoch: int, *results: ProbeResult) -> None:
+        """Report results that change more than one call may."""
+        batch = 1
+        while results:
+            results = results[(await self.report(epoch, batch, *results)).done :]
+            batch += 1
+
     async def make(self, status: str, url: str = A) -> None:
         """Bring a registered replica to a status by outcomes."""
         result, times = (self.success(url), 2) if status == "healthy" else (self.failure(url), 3)
