@@ -90,8 +90,11 @@ async def _report(store: Store, results: Sequence[ProbeResult]) -> None:
     if not isinstance(elected, Elected):
         raise TypeError("somebody else leads")
     term = Term(elected.epoch, token)
-    for batch, at in enumerate(range(0, len(results), RESULTS_AT_ONCE), start=1):
-        await store.report(term, batch, results[at : at + RESULTS_AT_ONCE], Thresholds())
+    batch = 0
+    while results:
+        batch += 1
+        report = await store.report(term, batch, results[:RESULTS_AT_ONCE], Thresholds())
+        results = results[report.done :]
     await store.resign(token)
 
 

@@ -54,6 +54,24 @@ async def test_a_troubled_leader_resigns_and_another_router_leads_at_once(
     await other.stop()
 
 
+async def test_a_leader_that_nobody_can_replace_goes_on(clock: FakeClock, lock: Lock, router: Router) -> None:
+    """Redis refuses the resignation; the term and its lease go on, and the leader asks again after its handicap."""
+    lock.is_last = True
+    await router.start()
+    await clock.advance(5 * LEASE)
+    assert router.is_leader()
+    assert lock.elections == [("a", 1)]
+    assert router.store.reasons == ["out of everything"]
+    assert len({id(term) for term in router.terms}) == 1, "the work begins anew in the same term"
+    assert router.terms[-1].is_last_resort
+    await clock.advance(HANDICAP)
+    assert router.store.reasons == ["out of everything"] * 2
+    lock.is_last = False
+    await clock.advance(HANDICAP)
+    assert lock.elections[0] == ("a", 1)
+    assert len(lock.elections) == 2, "it resigned, and led again after a lease"
+
+
 async def test_a_lone_troubled_router_leads_again_and_seldom_resigns(
     clock: FakeClock, lock: Lock, router: Router
 ) -> None:

@@ -77,6 +77,8 @@ class Cluster:
         self.errors: list[StoreError] = []
         self.error: StoreError | None = None
         self.loses_replies = False
+        self.handled_at_once = 1000
+        self.is_counting = True
         self.read_error: StoreError | None = None
         self.listener: Callable[[Sequence[Event]], None] = ignore
         self._clock = clock
@@ -126,17 +128,17 @@ class Cluster:
                 raise self.error
             if batch > self.applied:
                 self.applied = batch
-                for result in results:
+                for result in results[: self.handled_at_once]:
                     self._apply(result, thresholds)
             if self.loses_replies:
                 raise StoreUnavailable("no answer")
-            return Report(done=len(results))
+            return Report(done=min(len(results), self.handled_at_once))
         finally:
             self.reports_under_way -= 1
 
     def _apply(self, result: ProbeResult, thresholds: Thresholds) -> None:
         record = self.records.get(result.key)
-        if record is None or record.incarnation != result.incarnation or result.is_unsure:
+        if record is None or record.incarnation != result.incarnation or result.is_unsure or not self.is_counting:
             return
         at = self._clock.monotonic() + SERVER_OFFSET
         if result.error is None:
@@ -217,6 +219,11 @@ class Leader:
 
     async def lead(self, epoch: int = 1, *, seconds: float = FOREVER) -> None:
         self.term = RunningTerm(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)
+        self.task = asyncio.ensure_future(self.loop.run(self.term))
+        await self.clock.settle()
+
+    async def go_on(self) -> None:
+        """Begin the work anew in the same term."""
         self.task = asyncio.ensure_future(self.loop.run(self.term))
         await self.clock.settle()
 
