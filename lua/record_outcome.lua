@@ -22,6 +22,8 @@
 -- include lib/verdicts.lua
 -- include lib/queue.lua
 
+local RECENT_MS = 1000
+
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,
   router, by, is_passive = unpack(ARGV)
 
@@ -78,7 +80,7 @@ end
 local function was_reached_lately()
   local last_ok = tonumber(redis.call('HGET', replica, 'last_ok_at_ms') or '')
   return limits.interval_ms > 0 and last_ok and last_ok <= now_ms
-    and now_ms - last_ok <= limits.interval_ms + limits.timeout_ms + SILENCE_MS
+    and now_ms - last_ok <= limits.interval_ms + limits.timeout_ms + RECENT_MS
 end
 
 local function count_failure()

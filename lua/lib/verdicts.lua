@@ -8,7 +8,9 @@
 -- include lib/peers.lua
 -- include lib/ready.lua
 
-local SILENCE_MS = 1000
+-- An answer takes a timeout and some tenths of a second. With a whole second, the third failure of a replica that dies
+-- silently would come at the very end of the silence (interval 1 s), and jitter would decide about it.
+local SILENCE_MS = 750
 local URLS_AN_EVENT = 50
 
 local STATE_READ = {
