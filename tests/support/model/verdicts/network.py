@@ -1,0 +1,57 @@
+"""Who reaches which replica, and what a probe therefore sees."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+QUICK = 5
+UNREACHABLE_AFTER = 500
+
+
+@dataclass
+class Network:
+    """The matrix of blind spots, slots x replicas; a slot is a place where routers run one after another.
+
+    How a path or a replica is broken: `refused` answers at once, `silent` never, `off` lets every other probe time out
+    and the rest fail with EHOSTUNREACH. A replica may also have closed its `listener` and keep old connections.
+    """
+
+    timeout: int
+    rng: random.Random
+    blind: dict[tuple[int, str], str] = field(default_factory=dict)
+    dead: dict[str, str] = field(default_factory=dict)
+    exhausted: set[int] = field(default_factory=set)
+    lives: dict[str, int] = field(default_factory=dict)
+    tries: int = 0
+
+    def restart(self, url: str) -> None:
+        """Break every kept connection."""
+        self.lives[url] = self.lives.get(url, 0) + 1
+
+    def reaches(self, slot: int, url: str) -> bool:
+        """Whether a fresh connection from there works, apart from the router's own trouble."""
+        return (slot, url) not in self.blind and url not in self.dead
+
+    def is_dead_for_all(self, url: str, slots: range) -> bool:
+        return url in self.dead or all((slot, url) in self.blind for slot in slots)
+
+    def try_fresh(self, slot: int, url: str) -> tuple[str, int]:
+        """A probe on a new connection: what it says, `ok`, `failed`, `unsure` or `unreachable`, and after how long."""
+        if slot in self.exhausted:
+            return "unsure", 1
+        how = self.blind.get((slot, url)) or self.dead.get(url)
+        if how is None:
+            return "ok", QUICK + self.rng.randrange(20)
+        self.tries += 1
+        if how == "off" and self.tries % 2:
+            return "unreachable", UNREACHABLE_AFTER
+        return "failed", self.timeout if how in ("silent", "off") else QUICK
+
+    def try_kept(self, slot: int, url: str) -> tuple[str, int]:
+        """A probe on a connection that was kept, and that the replica has not closed."""
+        if self.dead.get(url) == "listener" and (slot, url) not in self.blind:
+            return "ok", QUICK
+        if self.reaches(slot, url):
+            return "ok", QUICK
+        return self.try_fresh(slot, url)

@@ -1,0 +1,153 @@
+"""S1 to S4: no verdict without its grounds, no effect of a stale word, no effect of a question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.support.model.verdicts.keyspace import Replica
+    from tests.support.model.verdicts.process import Process
+    from tests.support.model.verdicts.recorder import Facts, Question, Recorder
+
+WORDS = {"report_handover": (1, 2), "appeal": (1, 2), "report_own_failure": (1, 2)}
+
+
+class Safety:
+    """Compares each change with what Redis was told."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.world = recorder.world
+        self._stale: dict[str, str] = {}
+        self._statuses: dict[str, str] = {}
+        self._failed: dict[tuple[str, str], int] = {}
+
+    # S1 and S4
+
+    def had_peer(self, by: str) -> bool:
+        """Whether another router like this one lives and has sent a heartbeat within an expiry that Redis was up."""
+        recorder, expiry = self.recorder, self.world.settings.expiry
+        own = recorder.beats.get(by, (0, "print"))[1]
+        is_after_outage = recorder.outage_at >= 0 and self.world.now - recorder.redis_since <= expiry - 1000
+        for process in self.world.processes.values():
+            at, probe_print = recorder.beats.get(process.key, (-(10**9), ""))
+            is_fresh = self.world.now - at < expiry - 100
+            if is_after_outage and recorder.outage_at - at < expiry - 100:
+                is_fresh = True
+            if process.key != by and is_fresh and probe_print == own:
+                return True
+        return False
+
+    def turned_unhealthy(self, url: str, facts: Facts, caller: Process | None, name: str) -> None:
+        if name == "report_own_failure":
+            return
+        question, settings = facts.question, self.world.settings
+        by = question.by if question is not None else caller.key if caller is not None else ""
+        if not self.had_peer(by):
+            if question is None and facts.failures < settings.failure:
+                self.recorder.violate("S1", f"{url} without a peer after {facts.failures} failures")
+            return
+        if question is None:
+            self.recorder.violate("S1", f"{url} although nobody was asked")
+            return
+        if not self._has_grounds(facts, question):
+            said = dict(question.said)
+            age = self.world.now - question.at
+            self.recorder.violate("S1", f"{url} after {facts.failures} failures, {said} of {question.asked}, {age} ms")
+        self._check_reached(url, facts, question)
+
+    def _has_grounds(self, facts: Facts, question: Question) -> bool:
+        settings, recorder, now = self.world.settings, self.recorder, self.world.now
+        words = [question.said.get(key) for key in question.asked]
+        has_asked_reason = facts.failures >= settings.suspects_at or (question.is_unsure and facts.unsure >= 0)
+        if all(words) and "failed" in words and "ok" not in words and has_asked_reason:
+            return True
+        if facts.failures < settings.failure or "ok" in words:
+            return False
+        if "failed" in words:
+            return True
+        is_over = now - question.at >= settings.timeout + settings.grace
+        is_undisturbed = max(recorder.redis_since, recorder.clock_at) <= question.at
+        return is_over and is_undisturbed and not question.is_unsure
+
+    def _check_reached(self, url: str, facts: Facts, question: Question) -> None:
+        """S4: whoever had to be asked and reaches the replica keeps it healthy."""
+        recorder, world = self.recorder, self.world
+        patience = world.settings.timeout + world.settings.grace
+        since = question.at - patience
+        if max(recorder.redis_since, recorder.clock_at) > since:
+            return
+        by = recorder.by_key(question.by)
+        own = question.by.split(".")[0][1:]
+        machine = by.machine if by is not None else world.machines[int(own)]
+        peers = [key for key in world.namespace.keys.routers if key != question.by]
+        far = [key for key in peers if world.namespace.keys.routers[key].machine != machine]
+        for key in peers:
+            process = recorder.by_key(key)
+            if process is None or not recorder.is_able(process) or process.slot in world.network.exhausted:
+                continue
+            stable = max(recorder.disturbed.get(process.slot, 0), recorder.paths.get((process.slot, url), 0))
+            if not world.network.reaches(process.slot, url) or stable > since or process.print != world.prints[int(own)]:
+                continue
+            has_refuted = facts.refuters.get(question.by) == key and key in far
+            if len(peers) <= 3 or (key in far and len(far) <= 3) or has_refuted:
+                recorder.violate("S4", f"{url} is unhealthy although {key} reaches it")
+
+    # S2
+
+    def _snapshot(self, url: str) -> str:
+        return repr(self.world.namespace.keys.replicas.get(url))
+
+    def before(self, caller: Process | None, name: str, arguments: tuple[Any, ...]) -> None:
+        self._stale = {}
+        keys = self.world.namespace.keys
+        if name == "give_opinion":
+            for url, incarnation, id, _ in arguments[1]:
+                replica, question = keys.replicas[url], self.recorder.facts[url].question
+                is_new = question is not None and question.id == id and arguments[0] in question.asked
+                if question is not None and is_new and arguments[0] in question.said:
+                    is_new = False
+                if replica.incarnation != incarnation or not is_new:
+                    self._stale[url] = self._snapshot(url)
+        elif name in WORDS:
+            url, incarnation = (arguments[i] for i in WORDS[name])
+            if keys.replicas[url].incarnation != incarnation:
+                self._stale[url] = self._snapshot(url)
+            if name == "report_own_failure":
+                self._statuses = {one: replica.status for one, replica in keys.replicas.items()}
+        elif name in ("report_probes", "report_share"):
+            for url, incarnation, _ in arguments[-1]:
+                if keys.replicas[url].incarnation != incarnation:
+                    self._stale[url] = self._snapshot(url)
+
+    def executed(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
+        for url, before in self._stale.items():
+            if self._snapshot(url) != before and not self._has_other_word(url, name, arguments):
+                self.recorder.violate("S2", f"{name} changed {url} by a stale word")
+        if name == "report_own_failure" and self.had_peer(arguments[0]):
+            statuses = {one: replica.status for one, replica in self.world.namespace.keys.replicas.items()}
+            if statuses != self._statuses:
+                self.recorder.violate("S3", f"a session changed the status of {arguments[1]}")
+
+    def _has_other_word(self, url: str, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether the same call had another, valid word about this replica."""
+        words = arguments[1] if name == "give_opinion" else arguments[-1] if name.startswith("report_") else ()
+        return not isinstance(words, str | int) and sum(word[0] == url for word in words) > 1
+
+    # S3
+
+    def opened(self, url: str, replica: Replica) -> None:
+        if replica.admin == "active" and url not in self.world.namespace.ready() and replica.ejected_until <= 0:
+            self.recorder.violate("S3", f"{url} left the ready set with a question")
+
+    def session(self, process: Process, url: str, result: str) -> None:
+        """What a router has just failed to reach comes last in its own choices."""
+        if result in ("ok", "unsure"):
+            return
+        reachable = [
+            one
+            for one, record in process.view.items()
+            if record["status"] == "healthy" and one not in process.unreached and one != url
+        ]
+        if url in process.unreached and reachable:
+            self.recorder.violate("V7", f"{process.key} chose {url}, which it does not reach")
