@@ -36,7 +36,7 @@ class Costs:
     def opened(self, url: str) -> None:
         recorder, now = self.recorder, self.world.now
         last = self.asked_at.get(url, -(10**9))
-        is_undisturbed = max(recorder.clock_at, recorder.redis_since) <= last
+        is_undisturbed = max(recorder.clock_at, recorder.redis_since) + self.world.settings.heartbeat * 2 <= last
         if now - last < self.world.settings.interval and is_undisturbed and recorder.facts[url].changed_at <= last:
             recorder.violate("C", f"{url} was suspected twice within {now - last} ms")
         self.asked_at[url] = now
@@ -84,6 +84,8 @@ class Costs:
 
     def _check_report(self, url: str) -> None:
         last = self.reported_at.get(url, -(10**9))
+        if self.recorder.facts[url].registered_at > last:
+            last = -(10**9)
         if self.world.now - last < self.world.settings.interval and self.recorder.clock_at <= last:
             self.recorder.violate("C", f"{url} was reported twice within {self.world.now - last} ms")
         self.reported_at[url] = self.world.now

@@ -32,6 +32,7 @@ class Faults:
             self._changed(url, [slot])
 
     def die(self, url: str, mode: str) -> None:
+        self.revive(url)  # what shows a death differently is another death
         self.world.network.dead[url] = mode
         if mode != "listener":
             self.world.network.restart(url)

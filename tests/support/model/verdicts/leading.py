@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,14 +57,14 @@ class Leading:
         else:
             self._wait(self.handicap_until - process.now, self._ask)
 
-    def _wait(self, delay: int, act: object) -> None:
+    def _wait(self, delay: int, act: Callable[[], None]) -> None:
         turn = self.turn = self.turn + 1
         self.is_waiting = True
 
         def go() -> None:
             if self.turn == turn and self._term is None:
                 self.is_waiting = False
-                self._ask()
+                act()
 
         self.process.after(delay, go)
 
@@ -84,7 +84,7 @@ class Leading:
                 self._begin(int(reply[1]), asked_at)
             else:
                 self.epoch = max(self.epoch, int(reply[2]))
-                self._wait(int(reply[3]) + process.rng.randrange(JITTER), None)
+                self._wait(int(reply[3]) + process.rng.randrange(JITTER), self.campaign)
 
         process.call("campaign", process.key, self.token, self.epoch, then=take)
 

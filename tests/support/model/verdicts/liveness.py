@@ -76,9 +76,8 @@ class Liveness:
     def bound_of_death(self, url: str) -> int:
         """L1, for what sees the death at once, or only by the timeout."""
         world, settings = self.world, self.world.settings
-        how = {world.network.dead.get(url, "")} - {""} or {
-            world.network.blind.get((slot, url), "") for slot in world.slots
-        }
+        how = {world.network.dead.get(url, "")} | {world.network.blind.get((slot, url), "") for slot in world.slots}
+        how.discard("")
         is_quick = how <= {"refused", "listener"}
         timeout = QUICK if is_quick else settings.timeout
         bound = settings.interval + settings.failure * timeout + (settings.failure - 1) * settings.fast + 1200

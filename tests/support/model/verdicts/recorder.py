@@ -40,6 +40,7 @@ class Facts:
     incarnation: str = ""
     status: str = "unknown"
     changed_at: int = 0
+    registered_at: int = 0
     failures: int = 0
     unsure: int = 0
     question: Question | None = None
@@ -170,7 +171,7 @@ class Recorder:
         facts = self.facts.setdefault(url, Facts())
         if facts.incarnation != replica.incarnation:
             dead_since = facts.dead_since
-            facts = self.facts[url] = Facts(replica.incarnation, replica.status, self.world.now, dead_since=dead_since)
+            facts = self.facts[url] = Facts(replica.incarnation, replica.status, self.world.now, self.world.now, dead_since=dead_since)
         suspicion = replica.suspicion
         if suspicion is not None and (facts.question is None or facts.question.id != suspicion.id):
             is_unsure = suspicion.until > 10**13

@@ -147,7 +147,7 @@ class Safety:
         reachable = [
             one
             for one, record in process.view.items()
-            if record["status"] == "healthy" and one not in process.unreached and one != url
+            if (record["status"], record["admin"]) == ("healthy", "active") and one not in process.unreached and one != url
         ]
         if url in process.unreached and reachable:
             self.recorder.violate("V7", f"{process.key} chose {url}, which it does not reach")
