@@ -50,6 +50,15 @@ class Answering:
 
     def _send(self) -> None:
         opinions, self.opinions = self.opinions, []
+        self._give(opinions)
+
+    def _give(self, opinions: list[tuple[str, str, str, str]]) -> None:
         settings = self.process.settings
         until = self.process.now + settings.timeout + settings.grace
-        self.process.insist("give_opinion", self.process.key, opinions, until=until, then=lambda _: None)
+
+        def take(reply: list[str]) -> None:
+            later = [opinion for opinion, word in zip(opinions, reply, strict=True) if word == "later"]
+            if later:
+                self._give(later)
+
+        self.process.insist("give_opinion", self.process.key, opinions, until=until, then=take)

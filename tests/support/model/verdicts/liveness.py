@@ -22,7 +22,11 @@ class Liveness:
         self.vacant_since = 0
         self.asked_died_at: dict[str, int] = {}
         self.heir_lost_at: dict[str, int] = {}
+        self.heir_ok_at: dict[str, int] = {}
+        self.plan_ok_at = 0
+        self.session_failed_at: dict[str, int] = {}
         self.prober_seen: dict[str, int] = {}
+        self.fit_at, self.led_by = 0, ""
         self._told: set[str] = set()
 
     def check(self) -> None:
@@ -46,25 +50,68 @@ class Liveness:
         process = recorder.by_key(lock.router) if lock is not None else None
         if lock is not None:
             self.vacant_since = world.now
-        if not recorder.is_able(process) or process is None or process.slot in world.network.exhausted:
-            self.no_leader_at = world.now
         able = [one for one in world.processes.values() if recorder.is_able(one)]
+        is_any_sure = any(one.slot not in world.network.exhausted for one in able)
+        if not recorder.is_able(process) or process is None or not is_any_sure:
+            self.no_leader_at = world.now
+        self._check_fitness(process, able)
         since = min((recorder.able_since(one) for one in able), default=world.now)
         vacant = world.now - max(self.vacant_since, since, recorder.clock_at)
         self.recorder.worst["L3"] = max(self.recorder.worst["L3"], vacant)
         if vacant > 2 * world.settings.lease + 1000:
             self._violate("L3", f"no leader for {vacant} ms")
 
+    def _check_fitness(self, leader: Process | None, able: list[Process]) -> None:
+        """V10: a leader that is wrong about much, or unsure, does not lead on where another one would be right."""
+        world, recorder, settings = self.world, self.recorder, self.world.settings
+        urls = [url for url in world.urls if url not in world.network.dead]
+        if leader is None or leader not in able or not urls or settings.is_shared:
+            self.fit_at = world.now
+            return
+        handicap = settings.handicap_leases * settings.lease + 1000
+        resigned = recorder.costs.resigned_at
+        right = [
+            one
+            for one in able
+            if world.now - resigned.get(one.key, -(10**9)) > handicap
+            and one.slot not in world.network.exhausted
+            and all(world.network.reaches(one.slot, url) for url in urls)
+        ]
+        lost = [url for url in urls if not world.network.reaches(leader.slot, url)]
+        is_disputed = any(replica.prober for replica in world.namespace.keys.replicas.values())
+        is_wrong = len(lost) >= max(1, len(urls) / 4) and not is_disputed
+        is_unsure = leader.slot in world.network.exhausted and len(urls) >= 4
+        if not right or not (is_wrong or is_unsure) or leader.key != self.led_by:
+            self.fit_at = world.now
+        self.led_by = leader.key
+        patience = settings.interval * (settings.fresh_every + 3 if is_unsure else 3)
+        if world.now - self.fit_at > patience + settings.failure * (settings.timeout + settings.fast):
+            self._violate("V10", f"{leader.key} leads on, although it does not reach {len(lost)} of {len(urls)}")
+
     def _look_at_helpers(self, url: str, replica: Replica) -> None:
         world, recorder = self.world, self.recorder
         question = replica.suspicion
-        if question is not None and not all(self._can_answer(recorder.by_key(key)) for key in question.asked):
+        if question is not None and not all(self._is_to_answer(key) for key in question.asked):
             self.asked_died_at[url] = world.now
-        if replica.prober and not self._can_answer(recorder.by_key(replica.prober)):
-            self.heir_lost_at[url] = world.now
+        heir = recorder.by_key(replica.prober) if replica.prober else None
+        if not replica.prober or self._can_answer(heir):
+            self.heir_ok_at[url] = world.now
+        elif heir is not None and heir.slot in world.network.exhausted:
+            self.heir_lost_at[url] = min(world.now, self.heir_ok_at.get(url, 0) + world.settings.word)
+        else:
+            self.heir_lost_at[url] = min(world.now, self.heir_ok_at.get(url, 0) + world.settings.expiry)
         participants = world.namespace.keys.plan.participants
-        if world.settings.is_shared and not all(self._can_answer(recorder.by_key(key)) for key in participants):
-            self.heir_lost_at[url] = world.now
+        if all(self._can_answer(recorder.by_key(key)) for key in participants):
+            self.plan_ok_at = world.now
+        elif world.settings.is_shared:
+            late = world.settings.expiry + world.settings.renew + world.settings.heartbeat
+            is_only_unsure = all(recorder.is_able(recorder.by_key(key)) for key in participants)
+            self.heir_lost_at[url] = world.now if is_only_unsure else min(world.now, self.plan_ok_at + late)
+
+    def _is_to_answer(self, key: str) -> bool:
+        """Whether an asked router can answer; one that never should have been asked is no excuse."""
+        process = self.recorder.by_key(key)
+        return self._can_answer(process) or (process is not None and not process.probes)
 
     def _can_answer(self, process: Process | None) -> bool:
         return (
@@ -78,12 +125,13 @@ class Liveness:
         world, settings = self.world, self.world.settings
         how = {world.network.dead.get(url, "")} | {world.network.blind.get((slot, url), "") for slot in world.slots}
         how.discard("")
-        is_quick = how <= {"refused", "listener"}
+        is_quick = how <= {"refused", "listener", "sick"}
         timeout = QUICK if is_quick else settings.timeout
         bound = settings.interval + settings.failure * timeout + (settings.failure - 1) * settings.fast + 1200
         if settings.failure == 1:
             bound += settings.timeout
-        if "listener" in how:
+        died = self.recorder.facts[url].dead_since or 0
+        if "listener" in how and self.session_failed_at.get(url, -1) < died:
             bound += (settings.fresh_every - 1) * settings.interval
         return bound
 
@@ -98,6 +146,10 @@ class Liveness:
         extra = 0
         if self.asked_died_at.get(url, -1) >= facts.dead_since:
             extra += settings.timeout + settings.grace + settings.fast
+            if facts.unsure:
+                extra += settings.interval + settings.fast
+        if self.world.network.dead.get(url) == "listener":
+            since = max(since, self.session_failed_at.get(url, -1))
         return self.world.now - since, extra
 
     def _check_dead(self, url: str) -> None:
@@ -116,7 +168,7 @@ class Liveness:
         able = [
             max(recorder.able_since(one), recorder.paths.get((one.slot, url), 0))
             for one in world.processes.values()
-            if self._can_answer(one) and world.network.reaches(one.slot, url)
+            if self._can_answer(one) and world.network.reaches(one.slot, url) and one.slot not in world.network.lenient
         ]
         return min(able, default=None)
 
@@ -133,8 +185,27 @@ class Liveness:
             self.recorder.worst["L2 share %"], 100 * age // ((probers + 1) * settings.interval + settings.timeout)
         )
         slow = (settings.recovery - 1) * settings.fast + 500
+        if self._is_to_be_quick(url) and age > 300:
+            self._violate("L2", f"{url} is reached by all that were not asked, and not healthy for {age} ms")
         if age > (probers + 1) * settings.interval + settings.timeout + slow:
             self._violate("L2", f"{url} is reached, and not healthy for {age} ms, {probers} probers")
+
+    def _is_to_be_quick(self, url: str) -> bool:
+        """Whether the first appeal succeeds: all able probers that were not asked reach it, and nothing else is new."""
+        world, recorder = self.world, self.recorder
+        replica = world.namespace.keys.replicas[url]
+        calm = self.recorder.facts[url].changed_at - 2 * world.settings.expiry
+        if replica.status != "unhealthy" or max(recorder.clock_at, recorder.redis_since, self.no_leader_at) > calm:
+            return False
+        owner = replica.suspicion.by if replica.suspicion else world.namespace.keys.lock and world.namespace.keys.lock.router
+        others = [one for one in world.processes.values() if one.key not in replica.judged_by and one.key != owner]
+        return bool(others) and all(
+            self._can_answer(one)
+            and world.network.reaches(one.slot, url)
+            and max(recorder.disturbed.get(one.slot, 0), recorder.paths.get((one.slot, url), 0)) < calm
+            and one.slot not in world.deaf
+            for one in others
+        )
 
     # what was measured
 

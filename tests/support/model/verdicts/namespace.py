@@ -147,6 +147,7 @@ class Namespace:
             key
             for key, router in self.keys.routers.items()
             if router.probes_until > now
+            and self._probes_as_leader(key)
             and (now - router.heartbeat_at <= self.settings.lease or not rules.has("plans follow heartbeats"))
             and (router.handicap_until <= now or not rules.has("handicaps have no share"))
         )
@@ -210,13 +211,15 @@ class Namespace:
     # peers
 
     def give_opinion(self, router: str, opinions: Sequence[Opinion]) -> Reply:
-        """Answer suspicions; one word for each: cleared, agreed, unhealthy, struck off or stale."""
+        """Answer suspicions; one word for each: cleared, agreed, unhealthy, struck off, stale, or later to say again."""
         self.weighing.begin()
         replies = [self._take(router, *opinion) for opinion in opinions]
         self.weighing.end()
         return replies
 
     def _take(self, router: str, url: str, incarnation: str, id: str, result: str) -> str:
+        if self.weighing.changes >= self.settings.changes_at_once and self.rules.has("calls are short"):
+            return "later"
         replica = self._find(url, incarnation)
         question = replica.suspicion if replica is not None else None
         if replica is None or question is None or (question.id != id and self.rules.has("the question's id")):
@@ -225,16 +228,14 @@ class Namespace:
             return "stale"
         if router in question.asked and (result != "unsure" or self.rules.has("unsure is no opinion")):
             question.asked.remove(router)
-        if result == "unsure":
-            return "struck off"
         if result == "ok":
             self._clear(replica, router)
             return "cleared"
-        question.agreed += 1
-        if not question.asked and self.rules.has("all agreed decides"):
+        question.agreed += result == "failed"
+        if not question.asked and question.agreed and self.rules.has("all agreed decides"):
             self.weighing.turn_unhealthy(replica, router)
             return "unhealthy"
-        return "agreed"
+        return "agreed" if result == "failed" else "struck off"
 
     def _clear(self, replica: Replica, router: str) -> None:
         question = replica.suspicion
@@ -254,9 +255,10 @@ class Namespace:
         """The result of the router that a replica was handed to: applied or stale."""
         weighing = self.weighing
         replica = self._find(url, incarnation)
-        if replica is None or not weighing.is_handed_over(replica) or replica.prober != router:
-            return ["stale"]
         weighing.begin()
+        if replica is None or not weighing.is_handed_over(replica) or replica.prober != router:
+            weighing.end()
+            return ["stale"]
         if result == "ok":
             replica.prober_at = replica.last_ok_at = self.keys.now
             replica.failures = replica.unsure = 0
@@ -265,7 +267,7 @@ class Namespace:
             replica.prober_at = self.keys.now
             replica.failures += 1
             if replica.failures >= self.settings.suspects_at and self.rules.has("failures end it"):
-                replica.prober = ""
+                weighing.hand_back(replica)
                 if weighing.may_ask(replica):
                     self.keys.questions += 1
                     weighing.ask(replica, router, f"{router}-h{self.keys.questions}")
@@ -277,7 +279,7 @@ class Namespace:
         replica = self._find(url, incarnation)
         if replica is None or replica.status == "healthy" or replica.admin != "active":
             return ["stale"]
-        if not self.weighing.lives(router):
+        if not self.weighing.lives(router) or not self._probes_as_leader(router):
             return ["stale"]
         is_young = replica.status == "unknown" or 0 <= self.keys.now - replica.since <= self.settings.young
         one_is_enough = is_young if self.rules.has("young verdicts fall at once") else False
@@ -296,7 +298,23 @@ class Namespace:
         """As the leader does with each renewal."""
         return self.write_plan(token, self.participants())
 
+    def _probes_as_leader(self, router: str) -> bool:
+        """Whether a router's health check is the leader's; a more lenient one speaks for nothing."""
+        routers, leader = self.keys.routers, self.keys.leader
+        if leader is None or leader.router not in routers or not self.rules.has("peers probe the same"):
+            return True
+        return routers[leader.router].print == routers[router].print
+
     # sessions
+
+    def record_success(self, router: str, url: str, incarnation: str) -> Reply:
+        """A session of this router went well."""
+        replica = self._find(url, incarnation)
+        if replica is None:
+            return ["stale"]
+        replica.outcome_ok_at = self.keys.now
+        replica.failures = 0
+        return ["noted"]
 
     def report_own_failure(self, router: str, url: str, incarnation: str, kind: str) -> Reply:
         """A session of this router failed: noted, reported, ejected, unhealthy or stale."""

@@ -15,6 +15,8 @@ class Network:
 
     How a path or a replica is broken: `refused` answers at once, `silent` never, `off` lets every other probe time out
     and the rest fail with EHOSTUNREACH. A replica may also have closed its `listener` and keep old connections.
+    What is `sick` fails the health check of all but lenient routers, whose health check is another one. Sessions on what
+    is `broken` fail although probes succeed.
     """
 
     timeout: int
@@ -22,6 +24,9 @@ class Network:
     blind: dict[tuple[int, str], str] = field(default_factory=dict)
     dead: dict[str, str] = field(default_factory=dict)
     exhausted: set[int] = field(default_factory=set)
+    lenient: set[int] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    slowness: int = 20
     lives: dict[str, int] = field(default_factory=dict)
     tries: int = 0
 
@@ -31,18 +36,24 @@ class Network:
 
     def reaches(self, slot: int, url: str) -> bool:
         """Whether a fresh connection from there works, apart from the router's own trouble."""
-        return (slot, url) not in self.blind and url not in self.dead
+        return self._how(slot, url) is None
+
+    def _how(self, slot: int, url: str) -> str | None:
+        if (how := self.blind.get((slot, url))) is not None:
+            return how
+        how = self.dead.get(url)
+        return None if how == "sick" and slot in self.lenient else how
 
     def is_dead_for_all(self, url: str, slots: range) -> bool:
-        return url in self.dead or all((slot, url) in self.blind for slot in slots)
+        return all(self._how(slot, url) is not None for slot in slots if slot not in self.lenient)
 
     def try_fresh(self, slot: int, url: str) -> tuple[str, int]:
         """A probe on a new connection: what it says, `ok`, `failed`, `unsure` or `unreachable`, and after how long."""
         if slot in self.exhausted:
             return "unsure", 1
-        how = self.blind.get((slot, url)) or self.dead.get(url)
+        how = self._how(slot, url)
         if how is None:
-            return "ok", QUICK + self.rng.randrange(20)
+            return "ok", QUICK + self.rng.randrange(self.slowness)
         self.tries += 1
         if how == "off" and self.tries % 2:
             return "unreachable", UNREACHABLE_AFTER

@@ -34,6 +34,7 @@ class Probing:
         self.due: dict[str, int] = {}
         self.failing: set[str] = set()
         self.reported: set[str] = set()
+        self.handed: set[str] = set()
         self.waiting: list[Outcome] = []
         self.batch: list[Outcome] = []
         self.number = 0
@@ -96,6 +97,10 @@ class Probing:
                 self.set(url, 0)
             return
         is_question_of_heir = record["suspicion"] and record["by"] != self.process.key
+        is_handed_back = url in self.handed and not record["prober"]
+        (self.handed.add if record["prober"] not in ("", self.process.key) else self.handed.discard)(url)
+        if is_handed_back and url in self.failing:
+            self.hasten([url])
         if is_question_of_heir and self.process.rules.has("the former prober hastens"):
             self.hasten([url])
 

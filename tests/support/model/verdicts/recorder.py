@@ -57,7 +57,7 @@ class Recorder:
         self.worst: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, Facts] = {}
-        self.outcomes: Counter[tuple[str, str, str]] = Counter()
+        self.runs: dict[tuple[str, str], int] = {}
         self.disturbed: dict[int, int] = {}
         self.paths: dict[tuple[int, str], int] = {}
         self.redis_since = 0
@@ -109,6 +109,7 @@ class Recorder:
             and world.is_redis_up
             and process.slot not in world.cut
             and process.slot not in world.lossy
+            and process.slot not in world.mute
         )
 
     def able_since(self, process: Process) -> int:
@@ -120,7 +121,8 @@ class Recorder:
     # probes and commands
 
     def probed(self, process: Process, url: str, role: str, result: str, started: int, *, is_true: bool) -> None:
-        self.outcomes[process.key, url, result] += 1
+        run = self.runs.get((process.key, url), 0)
+        self.runs[process.key, url] = run + 1 if result == "ok" else 0 if result == "failed" else run
         self.counts[f"probe {role}"] += 1
         if not is_true and (started >= self.paths.get((process.slot, url), 0)):
             self.violate("truth", f"{process.key} says that {url} failed although it answered")
@@ -142,7 +144,7 @@ class Recorder:
         self.safety.executed(caller, name, arguments, reply)
         self.costs.executed(caller, name, arguments, reply)
         for url, replica in self.world.namespace.keys.replicas.items():
-            self._compare(url, replica, caller, name)
+            self._compare(url, replica, caller, name, arguments)
 
     def _take_down(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
         if name in ("report_probes", "report_share") and reply[0] == "applied":
@@ -153,9 +155,9 @@ class Recorder:
         elif name == "report_own_failure" and reply[0] in ("noted", "unhealthy") and not self.safety.had_peer(arguments[0]):
             self._told(arguments[1], arguments[2], "failed")
         elif name == "give_opinion":
-            for url, _incarnation, id, result in arguments[1]:
+            for (url, _incarnation, id, result), word in zip(arguments[1], reply, strict=True):
                 question = self.facts[url].question
-                if question is not None and question.id == id:
+                if word != "later" and question is not None and question.id == id:
                     question.said.setdefault(arguments[0], result)
 
     def _told(self, url: str, incarnation: str, result: str) -> None:
@@ -167,14 +169,16 @@ class Recorder:
         if result == "ok":
             facts.refuters.clear()
 
-    def _compare(self, url: str, replica: Replica, caller: Process | None, name: str) -> None:
+    def _compare(
+        self, url: str, replica: Replica, caller: Process | None, name: str, arguments: tuple[Any, ...]
+    ) -> None:
         facts = self.facts.setdefault(url, Facts())
         if facts.incarnation != replica.incarnation:
             dead_since = facts.dead_since
             facts = self.facts[url] = Facts(replica.incarnation, replica.status, self.world.now, self.world.now, dead_since=dead_since)
         suspicion = replica.suspicion
         if suspicion is not None and (facts.question is None or facts.question.id != suspicion.id):
-            is_unsure = suspicion.until > 10**13
+            is_unsure = facts.unsure >= 2 and facts.failures < self.world.settings.suspects_at
             facts.question = Question(suspicion.id, suspicion.by, self.world.now, suspicion.everybody, is_unsure)
             self.safety.opened(url, replica)
             self.costs.opened(url)
@@ -183,6 +187,8 @@ class Recorder:
             self.counts[f"{before} to {replica.status}"] += 1
             if before == "healthy" and name not in ("register_replica",):
                 self.safety.turned_unhealthy(url, facts, caller, name)
+            if name == "appeal":
+                self.safety.appealed(url, facts, before, arguments)
             self.liveness.turned(url, facts, before)
             facts.changed_at, facts.question, facts.failures, facts.unsure = self.world.now, None, 0, 0
             facts.refuters.clear()

@@ -34,10 +34,14 @@ class ReportingSessions:
         result, _ = process.world.network.try_fresh(process.slot, url)
         if process.world.recorder is not None:
             process.world.recorder.session(process, url, result)
+        if url in process.world.network.broken:
+            result = "broken"
+        incarnation = process.view[url]["incarnation"]
+        if result == "ok" and not process.world.probing_slots:
+            process.call("record_success", process.key, url, incarnation)
         if result in ("ok", "unsure"):
             return
         process.inheriting.hasten([url])
         if process.now - self.told.get(url, -(10**9)) >= 1000:
             self.told[url] = process.now
-            incarnation = process.view[url]["incarnation"]
             process.call("report_own_failure", process.key, url, incarnation, "connect")

@@ -46,6 +46,7 @@ RULES = {
     "failures end it": "V8: failures of that router end the hand-over and open a suspicion",
     "the former prober is ignored": "V8: failures of the former prober are ignored meanwhile",
     "the former prober may end it": "V8: a success of the former prober ends the hand-over",
+    "an end is told": "V8: an event says that a hand-over has ended otherwise than by the former prober's success",
     "the former prober hastens": "V8: when a hand-over ends in a suspicion, the former prober probes at once",
     "appeals": "V9: other probers speak for what is unhealthy, in turn",
     "appeals for new ones": "V9: and for what is new",

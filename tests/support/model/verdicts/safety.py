@@ -40,6 +40,7 @@ class Safety:
 
     def turned_unhealthy(self, url: str, facts: Facts, caller: Process | None, name: str) -> None:
         if name == "report_own_failure":
+            self._check_outvoted(url, caller)
             return
         question, settings = facts.question, self.world.settings
         by = question.by if question is not None else caller.key if caller is not None else ""
@@ -55,6 +56,14 @@ class Safety:
             age = self.world.now - question.at
             self.recorder.violate("S1", f"{url} after {facts.failures} failures, {said} of {question.asked}, {age} ms")
         self._check_reached(url, facts, question)
+
+    def _check_outvoted(self, url: str, caller: Process | None) -> None:
+        """Without peers, too, one router's sessions do not take out what another one reaches all the time."""
+        world = self.world
+        for process in world.processes.values():
+            is_well = process is not caller and world.network.reaches(process.slot, url)
+            if is_well and self.recorder.counts[f"session {process.key} ok"] and not world.probing_slots:
+                self.recorder.violate("S4", f"sessions of one router took {url} out, which {process.key} reaches")
 
     def _has_grounds(self, facts: Facts, question: Question) -> bool:
         settings, recorder, now = self.world.settings, self.recorder, self.world.now
@@ -92,6 +101,13 @@ class Safety:
             has_refuted = facts.refuters.get(question.by) == key and key in far
             if len(peers) <= 3 or (key in far and len(far) <= 3) or has_refuted:
                 recorder.violate("S4", f"{url} is unhealthy although {key} reaches it")
+
+    def appealed(self, url: str, facts: Facts, before: str, arguments: tuple[Any, ...]) -> None:
+        """What has been unhealthy for long returns after several successes in a row of one router."""
+        settings, recorder = self.world.settings, self.recorder
+        is_old = before == "unhealthy" and self.world.now - facts.changed_at > settings.young + 1000
+        if is_old and recorder.clock_at <= facts.changed_at and recorder.runs[arguments[0], url] < settings.recovery:
+            recorder.violate("V9", f"{url} is healthy again after one success")
 
     # S2
 
@@ -143,7 +159,12 @@ class Safety:
     def session(self, process: Process, url: str, result: str) -> None:
         """What a router has just failed to reach comes last in its own choices."""
         if result in ("ok", "unsure"):
+            self.recorder.counts[f"session {process.key} {result}"] += 1
             return
+        liveness, facts = self.recorder.liveness, self.recorder.facts[url]
+        is_told = self.recorder.is_able(process) and url not in process.unreached
+        if is_told and facts.dead_since is not None and liveness.session_failed_at.get(url, -1) < facts.dead_since:
+            liveness.session_failed_at[url] = self.world.now + self.world.settings.interval
         reachable = [
             one
             for one, record in process.view.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.model.verdicts.keyspace import Keyspace, Replica
+from tests.support.model.verdicts.keyspace import NEVER, Keyspace, Replica
 from tests.support.model.verdicts.weighing import Weighing
 
 
@@ -16,7 +16,8 @@ def weigh_session(weighing: Weighing, replica: Replica, router: str, kind: str) 
     replica.reports[known.machine if known else router] = keys.now
     if _is_to_eject(weighing, replica, kind):
         replica.ejections += 1
-        replica.ejected_until = keys.now + settings.ejection * replica.ejections
+        span = settings.ejection * replica.ejections if rules.has("an ejection ends") else NEVER
+        replica.ejected_until = keys.now + span
         replica.reports.clear()
         keys.emit("replica_ejected", replicas={replica.url: replica.view()})
         return "ejected"

@@ -59,11 +59,16 @@ class Weighing:
         if not replica.prober:
             return False
         age = self.keys.now - replica.prober_at
-        if self.rules.has("words expire") and not 0 <= age <= self.settings.word:
-            replica.prober = ""
-        elif self.rules.has("a prober lives") and not self.lives(replica.prober):
-            replica.prober = ""
+        is_old = not 0 <= age <= self.settings.word and self.rules.has("words expire")
+        if is_old or (self.rules.has("a prober lives") and not self.lives(replica.prober)):
+            self.hand_back(replica)
         return replica.prober != ""
+
+    def hand_back(self, replica: Replica) -> None:
+        """End a hand-over. The event lets the former prober hurry as with any other failing replica."""
+        replica.prober = ""
+        if self.rules.has("an end is told"):
+            self.ended.append(replica.url)
 
     # results
 
@@ -200,6 +205,7 @@ class Weighing:
 
     def begin(self) -> None:
         self.opened: list[str] = []
+        self.ended: list[str] = []
         self.changes = 0
 
     def end(self) -> None:
@@ -209,3 +215,6 @@ class Weighing:
         urls = [url for url, replica in replicas.items() if replica.suspicion is not None]
         for i in range(0, len(urls), at_once):
             self.keys.emit("replica_suspected", replicas={url: replicas[url].view() for url in urls[i : i + at_once]})
+        ended = {url: self.keys.replicas[url].view() for url in self.ended if url not in urls}
+        if ended:
+            self.keys.emit("replica_handed_back", replicas=ended)

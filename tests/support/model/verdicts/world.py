@@ -40,6 +40,8 @@ class World:
         self.is_redis_up = True
         self.cut: set[int] = set()
         self.lossy: set[int] = set()
+        self.mute: set[int] = set()
+        self.deaf: set[int] = set()
         self.namespace = Namespace(lambda: self.now + self.clock_skew, settings, rules)
         self.processes: dict[int, Process] = {}
         self.starts = 0
@@ -73,7 +75,7 @@ class World:
     # Redis
 
     def call(
-        self, caller: Process, name: str, arguments: tuple[Any, ...], then: Callable[[Any], None], *, is_read: bool = False
+        self, caller: Process, name: str, arguments: tuple[Any, ...], then: Callable[[Any], None]
     ) -> None:
         """Send a command; `then` receives the reply, or `None` where none came."""
         is_lossy = caller.slot in self.lossy and self.rng.random() < 0.4
@@ -83,7 +85,8 @@ class World:
             if not self.is_redis_up:
                 self.after(LATENCY, lambda: then(None), caller)
                 return
-            if caller.slot in self.cut or (is_lossy and not loses_reply):
+            is_mute = name == "give_opinion" and caller.slot in self.mute
+            if caller.slot in self.cut or is_mute or (is_lossy and not loses_reply):
                 self.after(REDIS_TIMEOUT, lambda: then(None), caller)
                 return
             reply = self.execute(caller, name, arguments)
@@ -112,7 +115,7 @@ class World:
             return
         self._published = last
         for process in self.processes.values():
-            if process.slot in self.cut or not process.is_alive:
+            if process.slot in self.cut or process.slot in self.deaf or not process.is_alive:
                 continue
             if process.slot in self.lossy and self.rng.random() < 0.4:
                 continue

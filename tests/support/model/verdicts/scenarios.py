@@ -1,0 +1,410 @@
+"""Directed scenarios: each is one kind of trouble that a rule is there for, varied by the seed."""
+
+from __future__ import annotations
+
+from tests.support.model.verdicts.recorder import Recorder
+from tests.support.model.verdicts.settings import Rules
+from tests.support.model.verdicts.stage import BEGIN, Stage
+
+# who is asked
+
+
+def beside_routers_that_do_not_probe(seed: int, rules: Rules) -> Recorder:
+    """A replica dies; three of five routers run no health checks."""
+    stage = Stage(seed, rules, routers=5)
+    stage.world.probing_slots -= {2, 3, 4}
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], "refused")
+    return stage.end(BEGIN + 40_000)
+
+
+def beside_a_lenient_router(seed: int, rules: Rules) -> Recorder:
+    """A replica falls sick; one router's health check does not notice."""
+    stage = Stage(seed, rules, routers=3)
+    stage.world.network.lenient = {2}
+    stage.world.prints[2] = "another"
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], "sick")
+    return stage.end(BEGIN + 60_000, quiet_since=BEGIN + 40_000)
+
+
+def a_blind_machine(seed: int, rules: Rules) -> Recorder:
+    """The leader's machine, with four more workers, reaches nothing; one router elsewhere does."""
+    stage = Stage(seed, rules, routers=6, replicas=2)
+    stage.world.machines |= dict.fromkeys((1, 2, 3, 4), "m0")
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0, 1, 2, 3, 4])
+    return stage.end(BEGIN + 60_000)
+
+
+def one_of_six_reaches_it(seed: int, rules: Rules) -> Recorder:
+    """A leader and four peers are blind to one of eight replicas; one peer reaches it. It lasts."""
+    stage = Stage(seed, rules, routers=6, replicas=8)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0, 1, 2, 3, 4], stage.urls[:1])
+    return stage.end(BEGIN + 150_000, quiet_since=BEGIN + 120_000)
+
+
+def blind_leader(seed: int, rules: Rules) -> Recorder:
+    """The leader alone does not reach one of twelve replicas. It lasts."""
+    stage = Stage(seed, rules, routers=3, replicas=12)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0], stage.urls[:1], "silent" if seed % 2 else "refused")
+    return stage.end(BEGIN + 100_000, quiet_since=BEGIN + 40_000)
+
+
+def blind_leader_recovers(seed: int, rules: Rules) -> Recorder:
+    """As before, and then it reaches the replica again: nothing costs anything."""
+    stage = Stage(seed, rules, routers=3, replicas=12)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0], stage.urls[:1])
+    stage.at(BEGIN + 40_000, stage.unblind, [0])
+    return stage.end(BEGIN + 100_000, quiet_since=BEGIN + 60_000)
+
+
+def leader_reaches_nothing(seed: int, rules: Rules) -> Recorder:
+    """The leader's network is gone, but for Redis."""
+    stage = Stage(seed, rules, routers=4, replicas=6)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0], None, "silent" if seed % 2 else "refused")
+    return stage.end(BEGIN + 100_000, quiet_since=BEGIN + 70_000)
+
+
+def two_blind_leaders(seed: int, rules: Rules) -> Recorder:
+    """The leader is blind and dies; so is the next one."""
+    stage = Stage(seed, rules, routers=3, replicas=1)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0, 1])
+    stage.at(stage.moment + 3000 + seed % 4 * 1000, stage.faults.kill, 0)
+    return stage.end(BEGIN + 60_000)
+
+
+def each_blind_to_half(seed: int, rules: Rules) -> Recorder:
+    """Two routers, each blind to another half."""
+    stage = Stage(seed, rules, routers=2, replicas=4)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0], stage.urls[:2])
+    stage.at(stage.moment, stage.blind, [1], stage.urls[2:])
+    return stage.end(BEGIN + 120_000, quiet_since=BEGIN + 90_000)
+
+
+def resigned_and_alone(seed: int, rules: Rules) -> Recorder:
+    """A leader resigns as it was wrong, and then its successor dies."""
+    stage = Stage(seed, rules, routers=2, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0])
+    stage.when(lambda: 0 in stage.world.processes and stage.world.processes[0].leader.startswith("r1"), lambda: stage.at(
+        stage.world.now + 2000, stage.faults.kill, 1
+    ))
+    return stage.end(BEGIN + 60_000)
+
+
+# what ends a question
+
+
+def nobody_answers(seed: int, rules: Rules) -> Recorder:
+    """A replica dies while no opinion arrives."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    stage.mark(stage.world.mute, 1, 2)
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], ("refused", "silent")[seed % 2])
+    stage.world.mute |= {1, 2}
+    return stage.end(BEGIN + 60_000)
+
+
+def asked_and_deaf(seed: int, rules: Rules) -> Recorder:
+    """The leader is blind; the only peer receives no events."""
+    stage = Stage(seed, rules, routers=2)
+    stage.begin()
+    stage.at(6000, stage.mark, stage.world.deaf, 1)
+    stage.at(stage.moment, stage.blind, [0])
+    return stage.end(BEGIN + 40_000)
+
+
+def outage_in_a_question(seed: int, rules: Rules) -> Recorder:
+    """The leader is blind; when it has asked, Redis is away for some time."""
+    stage = Stage(seed, rules, routers=4, replicas=3)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0], None, "silent" if seed % 3 == 0 else "refused")
+    away = 3000 + stage.rng.randrange(12_000)
+
+    def stop() -> None:
+        stage.faults.stop_redis()
+        stage.at(stage.world.now + away, stage.faults.start_redis)
+
+    if seed % 2:
+        stage.when(stage.is_asked, stop)
+    else:
+        stage.at(stage.moment + stage.rng.randrange(8000), stop)
+    return stage.end(BEGIN + 70_000)
+
+
+def clock_in_a_question(seed: int, rules: Rules) -> Recorder:
+    """The leader is blind; when it has asked, the clock of Redis jumps."""
+    stage = Stage(seed, rules, routers=3, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0])
+    stage.when(stage.is_asked, lambda: stage.faults.shift_clock((60_000, -60_000, 5000, -5000)[seed % 4]))
+    return stage.end(BEGIN + 60_000)
+
+
+def registered_in_a_question(seed: int, rules: Rules) -> Recorder:
+    """A dead replica is registered anew while peers are asked."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], "silent")
+    stage.mark(stage.world.mute, 1, 2)
+    stage.when(stage.is_asked, lambda: (stage.faults.revive(stage.urls[0]), stage.faults.register(stage.urls[0])))
+    stage.when(stage.is_asked, lambda: stage.at(stage.world.now + 9000, stage.faults.die, stage.urls[0], "silent"))
+    return stage.end(BEGIN + 60_000)
+
+
+def asked_and_late(seed: int, rules: Rules) -> Recorder:
+    """An asked router stands still before it answers, and goes on in the next question."""
+    stage = Stage(seed, rules, routers=4, replicas=8)
+    stage.begin()
+    url = stage.urls[0]
+    stage.at(stage.moment, stage.blind, [0], [url])
+    stage.at(stage.moment, stage.blind, [1], [url], "silent" if seed % 2 else "refused")
+
+    def is_asked() -> bool:
+        question = stage.world.namespace.keys.replicas[url].suspicion
+        return question is not None and any(key.startswith("r1.") for key in question.asked)
+
+    def stop() -> None:
+        stage.faults.pause(1)
+        stage.at(stage.world.now + 4000 + stage.rng.randrange(3000), stage.faults.resume, 1)
+
+    stage.when(is_asked, lambda: stage.at(stage.world.now + 30, stop))
+    return stage.end(BEGIN + 50_000)
+
+
+def said_twice(seed: int, rules: Rules) -> Recorder:
+    """Replies to opinions are lost, so they are sent again; a third router does not answer."""
+    stage = Stage(seed, rules, routers=4)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0, 1, 2])
+    stage.world.mute.add(3)
+    stage.mark(stage.world.lossy, 1, 2)
+    return stage.end(BEGIN + 40_000)
+
+
+# own trouble
+
+
+def nobody_has_descriptors(seed: int, rules: Rules) -> Recorder:
+    """No router can open a connection."""
+    stage = Stage(seed, rules, routers=3, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, stage.mark, stage.world.network.exhausted, 0, 1, 2)
+    return stage.end(BEGIN + 70_000)
+
+
+def dead_behind_an_unsure_leader(seed: int, rules: Rules) -> Recorder:
+    """The leader is out of descriptors, with too few replicas to resign, and a replica dies."""
+    stage = Stage(seed, rules, routers=4, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, stage.mark, stage.world.network.exhausted, 0)
+    stage.at(stage.moment + 1000, stage.faults.die, stage.urls[0], "refused")
+    if seed % 3 == 1:
+        stage.when(stage.is_asked, lambda: (stage.faults.kill(1), stage.faults.kill(2)))
+    if seed % 3 == 2:
+        stage.world.mute |= {1, 2, 3}
+        stage.at(stage.moment + 20_000, stage.unmark, stage.world.network.exhausted, 0)
+    return stage.end(BEGIN + 70_000)
+
+
+def unsure_leader(seed: int, rules: Rules) -> Recorder:
+    """The leader of six replicas is out of descriptors; others are well."""
+    stage = Stage(seed, rules, routers=3, replicas=6)
+    stage.begin()
+    stage.at(stage.moment, stage.mark, stage.world.network.exhausted, 0)
+    return stage.end(BEGIN + 90_000)
+
+
+def paused_in_a_probe(seed: int, rules: Rules) -> Recorder:
+    """The leader stands still again and again, with probes under way."""
+    stage = Stage(seed, rules, routers=2, replicas=3)
+    stage.world.network.slowness = 900
+    stage.begin()
+    for number in range(8):
+        begin = BEGIN + number * 7000 + stage.rng.randrange(3000)
+        stage.at(begin, stage.faults.pause, 0)
+        stage.at(begin + 2600, stage.faults.resume, 0)
+    return stage.end(BEGIN + 70_000)
+
+
+def switched_off(seed: int, rules: Rules) -> Recorder:
+    """A machine is switched off: every other probe fails with EHOSTUNREACH."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], "off")
+    return stage.end(BEGIN + 60_000)
+
+
+def closed_listener(seed: int, rules: Rules) -> Recorder:
+    """A replica closes its listener and keeps old connections; with sessions or without."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], "listener")
+    if seed % 2:
+        stage.sessions([1, 2], begin=stage.moment, end=BEGIN + 60_000)
+    return stage.end(BEGIN + 70_000)
+
+
+def dead(seed: int, rules: Rules) -> Recorder:
+    """A replica dies, for routers of several thresholds."""
+    stage = Stage(seed, rules, routers=2 + seed % 3, failure=1 + seed % 4)
+    stage.begin()
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], ("silent", "refused")[seed // 4 % 2])
+    return stage.end(BEGIN + 45_000)
+
+
+# after a hand-over
+
+
+def dead_after_a_hand_over(seed: int, rules: Rules) -> Recorder:
+    """A replica is handed over, and dies; the router that has it is well, dies too, or is out of descriptors."""
+    stage = Stage(seed, rules, routers=4, replicas=8)
+    stage.begin()
+    url = stage.urls[0]
+    stage.at(stage.moment, stage.blind, [0], [url])
+
+    def die() -> None:
+        heir = stage.process(stage.prober_of(url)).slot
+        if seed % 4 == 1:
+            stage.faults.kill(heir)
+        elif seed % 4 == 2:
+            stage.mark(stage.world.network.exhausted, heir)
+        elif seed % 4 == 3:
+            stage.world.mute |= {1, 2, 3} - {heir}
+        stage.faults.die(url, "refused")
+
+    def later() -> None:
+        stage.at(stage.world.now + 11_000 + stage.rng.randrange(5000), lambda: die() if stage.prober_of(url) else None)
+
+    stage.when(lambda: stage.world.now > stage.moment and stage.prober_of(url) != "", later)
+    return stage.end(BEGIN + 90_000)
+
+
+# appeals
+
+
+def new_and_the_leader_is_blind(seed: int, rules: Rules) -> Recorder:
+    """A replica is registered that the leader does not reach."""
+    stage = Stage(seed, rules, routers=3, replicas=2)
+    stage.blind([0], stage.urls[:1])
+    stage.begin()
+    return stage.end(BEGIN + 50_000)
+
+
+def asked_are_blind(seed: int, rules: Rules) -> Recorder:
+    """Leader and asked routers do not reach it, all others do. It lasts."""
+    stage = Stage(seed, rules, routers=7, replicas=8)
+    stage.begin()
+    url = stage.urls[0]
+    stage.at(stage.moment, stage.blind, [0], [url])
+
+    def blind_asked() -> None:
+        question = stage.world.namespace.keys.replicas[url].suspicion
+        assert question is not None
+        for key in question.asked:
+            slot = stage.process(key).slot
+            stage.world.network.blind[slot, url] = "refused"
+
+    stage.when(lambda: stage.is_asked(url), blind_asked)
+    return stage.end(BEGIN + 140_000, quiet_since=BEGIN + 100_000)
+
+
+def back_for_moments(seed: int, rules: Rules) -> Recorder:
+    """A replica that was dead for long answers now and then, for less than a second."""
+    stage = Stage(seed, rules, routers=4)
+    stage.begin()
+    url = stage.urls[0]
+    stage.at(BEGIN, stage.faults.die, url, "refused")
+    for number in range(25):
+        begin = BEGIN + 30_000 + number * 2100 + stage.rng.randrange(1000)
+        stage.at(begin, stage.faults.revive, url)
+        stage.at(begin + 700, stage.faults.die, url, "refused")
+    return stage.end(BEGIN + 85_000)
+
+
+# costs
+
+
+def all_die_at_once(seed: int, rules: Rules) -> Recorder:
+    """A hundred and sixty replicas die at once; there is one router, or there are three."""
+    stage = Stage(seed, rules, routers=1 + 2 * (seed % 2), replicas=160)
+    stage.begin()
+    for url in stage.urls:
+        stage.at(stage.moment, stage.faults.die, url, "refused")
+    return stage.end(BEGIN + 30_000)
+
+
+# sessions
+
+
+def sessions_of_a_blind_router(seed: int, rules: Rules) -> Recorder:
+    """A router that probes nothing fails to reach what the leader reaches."""
+    stage = Stage(seed, rules, routers=4, replicas=3)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [2, 3])
+    stage.sessions([2, 3], begin=BEGIN, end=BEGIN + 30_000, every=400)
+    return stage.end(BEGIN + 40_000)
+
+
+def broken_sessions(seed: int, rules: Rules) -> Recorder:
+    """Sessions fail although probes succeed, on all replicas or on one, for some time."""
+    stage = Stage(seed, rules, routers=4, replicas=4)
+    stage.begin()
+    broken = stage.urls if seed % 2 else stage.urls[:1]
+    stage.at(stage.moment, stage.world.network.broken.update, broken)
+    stage.at(BEGIN + 30_000, stage.world.network.broken.clear)
+    stage.sessions([1, 2, 3], begin=BEGIN, end=BEGIN + 90_000, every=700)
+    stage.recorder.costs.watch_ejections(BEGIN + 30_000)
+    return stage.end(BEGIN + 150_000)
+
+
+def nobody_probes(seed: int, rules: Rules) -> Recorder:
+    """No router runs health checks; one of three fails to reach what the others reach."""
+    stage = Stage(seed, rules, routers=3)
+    stage.world.probing_slots.clear()
+    stage.begin()
+    stage.at(4000, lambda: stage.world.namespace.keys.replicas[stage.urls[0]].__setattr__("status", "healthy"))
+    stage.at(4500, lambda: [one.read_all() for one in stage.world.processes.values()])
+    stage.at(stage.moment, stage.blind, [0])
+    stage.sessions([0, 1, 2], begin=6000, end=BEGIN + 40_000, every=900)
+    return stage.end(BEGIN + 40_000)
+
+
+# shared probing
+
+
+def shared(seed: int, rules: Rules) -> Recorder:
+    """The work is shared; participants die, stand still or come while replicas die."""
+    stage = Stage(seed, rules, routers=4, replicas=6, is_shared=True)
+    stage.begin()
+    slot = 1 + seed % 3
+    harm = (stage.faults.kill, stage.faults.pause, stage.faults.leave)[seed // 3 % 3]
+    stage.at(stage.moment, harm, slot)
+    back = stage.moment + 2000 + stage.rng.randrange(12_000)
+    stage.at(back, stage.faults.resume, slot)
+    stage.at(back, stage.faults.start, slot)
+    for url in stage.urls[:4]:
+        stage.at(stage.moment - 2000 + stage.rng.randrange(20_000), stage.faults.die, url, ("refused", "silent")[seed % 2])
+    return stage.end(BEGIN + 70_000)
+
+
+def shared_and_blind(seed: int, rules: Rules) -> Recorder:
+    """The work is shared; one participant, the leader at first, reaches nothing."""
+    stage = Stage(seed, rules, routers=4, replicas=6, is_shared=True)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [seed % 2])
+    return stage.end(BEGIN + 120_000, quiet_since=BEGIN + 90_000)
+
+
+SCENARIOS = {
+    name: scenario
+    for name, scenario in list(globals().items())
+    if callable(scenario) and getattr(scenario, "__module__", "") == __name__ and not name.startswith("_")
+}
