@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tests.support.model.verdicts.keyspace import LONG_AGO, Event, Keyspace, Lock, Plan, Replica, RouterHash
+from tests.support.model.verdicts.placement import Placement
 from tests.support.model.verdicts.sessions import weigh_session
 from tests.support.model.verdicts.settings import ALL_RULES, Rules, Settings
 from tests.support.model.verdicts.weighing import Weighing
@@ -24,6 +25,9 @@ class Namespace:
         self.settings = settings
         self.rules = rules
         self.weighing = Weighing(self.keys, settings, rules)
+        self.placement = Placement(self.keys, settings, rules)
+        self.acquire = self.placement.acquire
+        self.release = self.placement.release
 
     # replicas
 

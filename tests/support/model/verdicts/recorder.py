@@ -57,6 +57,7 @@ class Recorder:
         self.worst: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, Facts] = {}
+        self.answered_at: dict[str, int] = {}
         self.runs: dict[tuple[str, str], int] = {}
         self.disturbed: dict[int, int] = {}
         self.paths: dict[tuple[int, str], int] = {}
@@ -121,6 +122,8 @@ class Recorder:
     # probes and commands
 
     def probed(self, process: Process, url: str, role: str, result: str, started: int, *, is_true: bool) -> None:
+        if result == "ok":
+            self.answered_at[url] = self.world.now
         run = self.runs.get((process.key, url), 0)
         self.runs[process.key, url] = run + 1 if result == "ok" else 0 if result == "failed" else run
         self.counts[f"probe {role}"] += 1
