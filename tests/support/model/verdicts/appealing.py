@@ -82,7 +82,7 @@ class Appealing:
                 self.under_way.discard(url)
 
         is_young = case[1] == "unknown" or process.server_now - case[2] <= settings.young
-        if is_young or successes >= settings.recovery:
+        if is_young or successes >= settings.recovery or not process.rules.has("old verdicts need several"):
             process.call("appeal", process.key, url, case[0], successes, then=take)
         else:
             again()

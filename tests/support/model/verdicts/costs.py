@@ -126,6 +126,14 @@ class Costs:
 
         watch()
 
+    def check_disagreement(self, since: int, limit: int) -> None:
+        """What one lasting disagreement about a replica costs in all."""
+        world = self.world
+        late = [event for event in world.namespace.keys.stream if event["at"] - world.clock_skew > since]
+        kinds = [event["kind"] for event in late if event["kind"].startswith("replica")]
+        if len(kinds) > limit:
+            self.recorder.violate("C", f"{len(kinds)} events for one disagreement: {dict(Counter(kinds))}")
+
     def check_quiet(self, since: int) -> None:
         """Where nothing has changed for long, no event is written, and few commands are sent."""
         recorder, world = self.recorder, self.world

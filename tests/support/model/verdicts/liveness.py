@@ -26,6 +26,7 @@ class Liveness:
         self.plan_ok_at = 0
         self.session_failed_at: dict[str, int] = {}
         self.prober_seen: dict[str, int] = {}
+        self.refuted_at: dict[tuple[str, str], int] = {}
         self.fit_at, self.led_by = 0, ""
         self._told: set[str] = set()
 
@@ -41,6 +42,10 @@ class Liveness:
                 self._check_dead(url)
             else:
                 self._check_reached(url)
+
+    def refuted(self, url: str, by: str) -> None:
+        """A peer reached what this prober had asked about."""
+        self.refuted_at[url, by] = self.world.now
 
     # L3
 
@@ -78,14 +83,14 @@ class Liveness:
             and all(world.network.reaches(one.slot, url) for url in urls)
         ]
         lost = [url for url in urls if not world.network.reaches(leader.slot, url)]
-        is_disputed = any(replica.prober for replica in world.namespace.keys.replicas.values())
-        is_wrong = len(lost) >= max(1, len(urls) / 4) and not is_disputed
+        lately = sum(world.now - at <= settings.young for (_, key), at in self.refuted_at.items() if key == leader.key)
+        is_wrong = lately >= max(1, len(urls) / 4)
         is_unsure = leader.slot in world.network.exhausted and len(urls) >= 4
         if not right or not (is_wrong or is_unsure) or leader.key != self.led_by:
             self.fit_at = world.now
         self.led_by = leader.key
-        patience = settings.interval * (settings.fresh_every + 3 if is_unsure else 3)
-        if world.now - self.fit_at > patience + settings.failure * (settings.timeout + settings.fast):
+        patience = settings.interval * (settings.fresh_every + 2) if is_unsure else 0
+        if world.now - self.fit_at > patience + 1000:
             self._violate("V10", f"{leader.key} leads on, although it does not reach {len(lost)} of {len(urls)}")
 
     def _look_at_helpers(self, url: str, replica: Replica) -> None:
@@ -100,6 +105,10 @@ class Liveness:
             self.heir_lost_at[url] = min(world.now, self.heir_ok_at.get(url, 0) + world.settings.word)
         else:
             self.heir_lost_at[url] = min(world.now, self.heir_ok_at.get(url, 0) + world.settings.expiry)
+        lock = world.namespace.keys.leader
+        is_unsure = lock is not None and world.network.blind.get((int(lock.router[1]), url)) == "ports"
+        if is_unsure and not any(recorder.is_able(one) and one.key != lock.router for one in world.processes.values()):  # type: ignore[union-attr]
+            self.heir_lost_at[url] = world.now
         participants = world.namespace.keys.plan.participants
         if all(self._can_answer(recorder.by_key(key)) for key in participants):
             self.plan_ok_at = world.now
@@ -123,10 +132,8 @@ class Liveness:
     def bound_of_death(self, url: str) -> int:
         """L1, for what sees the death at once, or only by the timeout."""
         world, settings = self.world, self.world.settings
-        how = {world.network.dead.get(url, "")} | {world.network.blind.get((slot, url), "") for slot in world.slots}
-        how.discard("")
-        is_quick = how <= {"refused", "listener", "sick"}
-        timeout = QUICK if is_quick else settings.timeout
+        how = self._modes(url)
+        timeout = QUICK if self._is_quick(url) else settings.timeout
         bound = settings.interval + settings.failure * timeout + (settings.failure - 1) * settings.fast + 1200
         if settings.failure == 1:
             bound += settings.timeout
@@ -134,6 +141,14 @@ class Liveness:
         if "listener" in how and self.session_failed_at.get(url, -1) < died:
             bound += (settings.fresh_every - 1) * settings.interval
         return bound
+
+    def _modes(self, url: str) -> set[str]:
+        network, slots = self.world.network, self.world.slots
+        return ({network.dead.get(url, "")} | {network.blind.get((slot, url), "") for slot in slots}) - {""}
+
+    def _is_quick(self, url: str) -> bool:
+        """Whether a failure shows at once, and not by a timeout."""
+        return self._modes(url) <= {"refused", "listener", "sick", "ports"}
 
     def _death(self, url: str) -> tuple[int, int]:
         """For how long it has been dead with everybody able, and what is added to the bound."""
@@ -145,7 +160,9 @@ class Liveness:
         since = max(since, lost)
         extra = 0
         if self.asked_died_at.get(url, -1) >= facts.dead_since:
-            extra += settings.timeout + settings.grace + settings.fast
+            extra += settings.grace
+            if self._is_quick(url):
+                extra += settings.timeout + settings.fast
             if facts.unsure:
                 extra += settings.interval + settings.fast
         if self.world.network.dead.get(url) == "listener":

@@ -36,8 +36,6 @@ class Namespace:
         new = Replica(url, incarnation, since=self.keys.now)
         if old is not None:
             new.in_flight = old.in_flight
-            if not self.rules.has("registration ends questions"):
-                new.suspicion, new.failures, new.status = old.suspicion, old.failures, old.status
         self.keys.replicas[url] = new
         self.keys.emit("replica_registered", replicas={url: new.view()})
         return ["registered"]
@@ -157,7 +155,7 @@ class Namespace:
         )
 
     def report_probes(self, token: str, epoch: int, batch: int, results: Sequence[Result]) -> Reply:
-        """Apply results of the leader: applied, and how many of them were."""
+        """Apply results of the leader: applied, how many of them were, and the replicas whose failures were ignored."""
         leader = self.keys.leader
         if leader is None or leader.token != token or leader.epoch != epoch:
             return ["fenced"]
@@ -195,7 +193,7 @@ class Namespace:
                 weigh = weighing.failure if result == "failed" else weighing.doubt
                 weigh(replica, router, f"{batch}-{applied}")
         weighing.end()
-        return ["applied", str(applied)]
+        return ["applied", str(applied), *weighing.ignored]
 
     def _find(self, url: str, incarnation: str) -> Replica | None:
         replica = self.keys.replicas.get(url)
@@ -271,7 +269,7 @@ class Namespace:
             replica.prober_at = self.keys.now
             replica.failures += 1
             if replica.failures >= self.settings.suspects_at and self.rules.has("failures end it"):
-                weighing.hand_back(replica)
+                replica.prober = ""
                 if weighing.may_ask(replica):
                     self.keys.questions += 1
                     weighing.ask(replica, router, f"{router}-h{self.keys.questions}")

@@ -14,7 +14,7 @@ class Network:
     """The matrix of blind spots, slots x replicas; a slot is a place where routers run one after another.
 
     How a path or a replica is broken: `refused` answers at once, `silent` never, `off` lets every other probe time out
-    and the rest fail with EHOSTUNREACH. A replica may also have closed its `listener` and keep old connections.
+    and the rest fail with EHOSTUNREACH, `gone` fails so always. `ports` is a router's own trouble with this replica alone. A replica may also have closed its `listener` and keep old connections.
     What is `sick` fails the health check of all but lenient routers, whose health check is another one. Sessions on what
     is `broken` fail although probes succeed.
     """
@@ -54,8 +54,10 @@ class Network:
         how = self._how(slot, url)
         if how is None:
             return "ok", QUICK + self.rng.randrange(self.slowness)
+        if how == "ports":
+            return "unsure", 1
         self.tries += 1
-        if how == "off" and self.tries % 2:
+        if how == "gone" or (how == "off" and self.tries % 2):
             return "unreachable", UNREACHABLE_AFTER
         return "failed", self.timeout if how in ("silent", "off") else QUICK
 
@@ -63,6 +65,6 @@ class Network:
         """A probe on a connection that was kept, and that the replica has not closed."""
         if self.dead.get(url) == "listener" and (slot, url) not in self.blind:
             return "ok", QUICK
-        if self.reaches(slot, url):
-            return "ok", QUICK
+        if self.reaches(slot, url) or self.blind.get((slot, url)) == "ports":
+            return "ok", QUICK + self.rng.randrange(self.slowness)
         return self.try_fresh(slot, url)

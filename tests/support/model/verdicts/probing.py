@@ -34,7 +34,6 @@ class Probing:
         self.due: dict[str, int] = {}
         self.failing: set[str] = set()
         self.reported: set[str] = set()
-        self.handed: set[str] = set()
         self.waiting: list[Outcome] = []
         self.batch: list[Outcome] = []
         self.number = 0
@@ -97,10 +96,6 @@ class Probing:
                 self.set(url, 0)
             return
         is_question_of_heir = record["suspicion"] and record["by"] != self.process.key
-        is_handed_back = url in self.handed and not record["prober"]
-        (self.handed.add if record["prober"] not in ("", self.process.key) else self.handed.discard)(url)
-        if is_handed_back and url in self.failing:
-            self.hasten([url])
         if is_question_of_heir and self.process.rules.has("the former prober hastens"):
             self.hasten([url])
 
@@ -161,11 +156,23 @@ class Probing:
         is_pending = record["status"] == "unknown" or is_good is not is_healthy
         if record["incarnation"] != incarnation:
             self.set(url, 0)
-        elif (is_pending and record["prober"] in ("", process.key)) or (result == "unsure" and is_healthy):
+        elif (is_pending and not self._is_known_to_be_handed_over(record)) or (result == "unsure" and is_healthy):
             self.set(url, settings.fast)
         else:
             jitter = process.rng.randrange(-settings.interval // 40, settings.interval // 40 + 1)
             self.set(url, settings.interval + jitter if url not in self.due else settings.interval)
+
+    def _is_known_to_be_handed_over(self, record: Event) -> bool:
+        """By the mirror, which does not learn of the end of a hand-over; so the rule is to go by the reply."""
+        is_known = record["prober"] not in ("", self.process.key)
+        return is_known and not self.process.rules.has("ignored failures are named")
+
+    def _slow_down(self, urls: Iterable[str]) -> None:
+        """Redis ignored these failures, as another router speaks for the replicas."""
+        settings, now = self.process.settings, self.process.now
+        for url in urls:
+            if url in self.due and self.due[url] < now + settings.interval:
+                self.set(url, settings.interval - REPORT_AFTER)
 
     # reports
 
@@ -207,6 +214,8 @@ class Probing:
         if reply[0] == "refused":
             self._keep_refused(batch)
             return
+        if reply[0] == "applied" and process.rules.has("ignored failures are named"):
+            self._slow_down(reply[2:])
         if reply[0] == "applied" and int(reply[1]) < len(batch) and process.rules.has("the rest goes again"):
             self.waiting[:0] = batch[int(reply[1]) :]
         if self.waiting:

@@ -46,6 +46,7 @@ class Facts:
     question: Question | None = None
     refuters: dict[str, str] = field(default_factory=dict)
     dead_since: int | None = None
+    ended: set[str] = field(default_factory=set)
 
 
 class Recorder:
@@ -171,6 +172,9 @@ class Recorder:
         facts.unsure = facts.unsure + 1 if result == "unsure" else 0
         if result == "ok":
             facts.refuters.clear()
+            if facts.question is not None:
+                facts.ended.add(facts.question.id)
+                facts.question = None
 
     def _compare(
         self, url: str, replica: Replica, caller: Process | None, name: str, arguments: tuple[Any, ...]
@@ -180,7 +184,7 @@ class Recorder:
             dead_since = facts.dead_since
             facts = self.facts[url] = Facts(replica.incarnation, replica.status, self.world.now, self.world.now, dead_since=dead_since)
         suspicion = replica.suspicion
-        if suspicion is not None and (facts.question is None or facts.question.id != suspicion.id):
+        if suspicion is not None and suspicion.id not in facts.ended and (facts.question is None or facts.question.id != suspicion.id):
             is_unsure = facts.unsure >= 2 and facts.failures < self.world.settings.suspects_at
             facts.question = Question(suspicion.id, suspicion.by, self.world.now, suspicion.everybody, is_unsure)
             self.safety.opened(url, replica)
@@ -200,4 +204,5 @@ class Recorder:
                 facts.failures = facts.unsure = 0
                 who = next(key for key, result in facts.question.said.items() if result == "ok")
                 facts.refuters[facts.question.by] = who
+                self.liveness.refuted(url, facts.question.by)
             facts.question = None

@@ -48,9 +48,10 @@ def one_of_six_reaches_it(seed: int, rules: Rules) -> Recorder:
 
 def blind_leader(seed: int, rules: Rules) -> Recorder:
     """The leader alone does not reach one of twelve replicas. It lasts."""
-    stage = Stage(seed, rules, routers=3, replicas=12)
+    stage = Stage(seed, rules, routers=3, replicas=12, failure=3 - seed % 3)
     stage.begin()
     stage.at(stage.moment, stage.blind, [0], stage.urls[:1], "silent" if seed % 2 else "refused")
+    stage.at(BEGIN + 99_000, stage.recorder.costs.check_disagreement, stage.moment, 4)
     return stage.end(BEGIN + 100_000, quiet_since=BEGIN + 40_000)
 
 
@@ -97,6 +98,21 @@ def resigned_and_alone(seed: int, rules: Rules) -> Recorder:
     stage.when(lambda: 0 in stage.world.processes and stage.world.processes[0].leader.startswith("r1"), lambda: stage.at(
         stage.world.now + 2000, stage.faults.kill, 1
     ))
+    return stage.end(BEGIN + 60_000)
+
+
+def resigned_and_another(seed: int, rules: Rules) -> Recorder:
+    """A leader resigns as it was wrong; its successor dies, and a third router might lead."""
+    stage = Stage(seed, rules, routers=3, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [0])
+
+    def kill_leader() -> None:
+        lock = stage.world.namespace.keys.leader
+        if lock is not None and not lock.router.startswith("r0"):
+            stage.faults.kill(int(lock.router[1]))
+
+    stage.at(BEGIN + 18_000, kill_leader)
     return stage.end(BEGIN + 60_000)
 
 
@@ -155,39 +171,51 @@ def registered_in_a_question(seed: int, rules: Rules) -> Recorder:
     stage.begin()
     stage.at(stage.moment, stage.faults.die, stage.urls[0], "silent")
     stage.mark(stage.world.mute, 1, 2)
-    stage.when(stage.is_asked, lambda: (stage.faults.revive(stage.urls[0]), stage.faults.register(stage.urls[0])))
+
+    def register() -> None:
+        stage.faults.register(stage.urls[0])
+        stage.at(stage.world.now + 3000, stage.faults.revive, stage.urls[0])
+
+    stage.when(stage.is_asked, lambda: stage.at(stage.world.now + 1200, register))
     stage.when(stage.is_asked, lambda: stage.at(stage.world.now + 9000, stage.faults.die, stage.urls[0], "silent"))
     return stage.end(BEGIN + 60_000)
 
 
 def asked_and_late(seed: int, rules: Rules) -> Recorder:
-    """An asked router stands still before it answers, and goes on in the next question."""
+    """An opinion arrives in the next question about the same replica."""
     stage = Stage(seed, rules, routers=4, replicas=8)
     stage.begin()
     url = stage.urls[0]
     stage.at(stage.moment, stage.blind, [0], [url])
     stage.at(stage.moment, stage.blind, [1], [url], "silent" if seed % 2 else "refused")
-
-    def is_asked() -> bool:
-        question = stage.world.namespace.keys.replicas[url].suspicion
-        return question is not None and any(key.startswith("r1.") for key in question.asked)
-
-    def stop() -> None:
-        stage.faults.pause(1)
-        stage.at(stage.world.now + 4000 + stage.rng.randrange(3000), stage.faults.resume, 1)
-
-    stage.when(is_asked, lambda: stage.at(stage.world.now + 30, stop))
+    stage.world.late[1] = 5000 + stage.rng.randrange(1500)
+    is_cleared = "replica_cleared"
+    stage.when(
+        lambda: stage.world.namespace.keys.stream[-1]["kind"] == is_cleared, lambda: stage.mark(stage.world.mute, 2, 3)
+    )
     return stage.end(BEGIN + 50_000)
 
 
 def said_twice(seed: int, rules: Rules) -> Recorder:
-    """Replies to opinions are lost, so they are sent again; a third router does not answer."""
+    """Opinions arrive twice; a third router does not answer."""
     stage = Stage(seed, rules, routers=4)
     stage.begin()
     stage.at(stage.moment, stage.blind, [0, 1, 2])
-    stage.world.mute.add(3)
-    stage.mark(stage.world.lossy, 1, 2)
+    stage.mark(stage.world.mute, 3)
+    stage.world.twice |= {1, 2}
     return stage.end(BEGIN + 40_000)
+
+
+def a_short_silence(seed: int, rules: Rules) -> Recorder:
+    """The leader fails twice and no peer answers; it succeeds, and much later it is blind."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    stage.mark(stage.world.mute, 1, 2)
+    stage.at(stage.moment, stage.blind, [0])
+    stage.when(stage.is_asked, lambda: stage.unblind([0]))
+    stage.at(BEGIN + 20_000, stage.unmark, stage.world.mute, 1, 2)
+    stage.at(BEGIN + 40_000, stage.blind, [0])
+    return stage.end(BEGIN + 70_000)
 
 
 # own trouble
@@ -202,16 +230,19 @@ def nobody_has_descriptors(seed: int, rules: Rules) -> Recorder:
 
 
 def dead_behind_an_unsure_leader(seed: int, rules: Rules) -> Recorder:
-    """The leader is out of descriptors, with too few replicas to resign, and a replica dies."""
-    stage = Stage(seed, rules, routers=4, replicas=2)
+    """The leader has no local ports for one of twelve replicas, and that one dies."""
+    stage = Stage(seed, rules, routers=4, replicas=12)
     stage.begin()
-    stage.at(stage.moment, stage.mark, stage.world.network.exhausted, 0)
-    stage.at(stage.moment + 1000, stage.faults.die, stage.urls[0], "refused")
-    if seed % 3 == 1:
-        stage.when(stage.is_asked, lambda: (stage.faults.kill(1), stage.faults.kill(2)))
-    if seed % 3 == 2:
-        stage.world.mute |= {1, 2, 3}
-        stage.at(stage.moment + 20_000, stage.unmark, stage.world.network.exhausted, 0)
+    url = stage.urls[0]
+    stage.at(stage.moment, stage.blind, [0], [url], "ports")
+    stage.at(stage.moment + 100, stage.faults.die, url, "refused")
+    if seed % 4 == 1:
+        stage.when(lambda: stage.is_asked(url), lambda: (stage.faults.kill(1), stage.faults.kill(2)))
+    elif seed % 4 == 2:
+        stage.mark(stage.world.mute, 1, 2, 3)
+        stage.at(stage.moment + 20_000, stage.unblind, [0])
+    elif seed % 4 == 3:
+        stage.mark(stage.world.network.exhausted, 1)
     return stage.end(BEGIN + 70_000)
 
 
@@ -239,7 +270,7 @@ def switched_off(seed: int, rules: Rules) -> Recorder:
     """A machine is switched off: every other probe fails with EHOSTUNREACH."""
     stage = Stage(seed, rules, routers=3)
     stage.begin()
-    stage.at(stage.moment, stage.faults.die, stage.urls[0], "off")
+    stage.at(stage.moment, stage.faults.die, stage.urls[0], ("off", "gone")[seed % 2])
     return stage.end(BEGIN + 60_000)
 
 
@@ -257,7 +288,8 @@ def dead(seed: int, rules: Rules) -> Recorder:
     """A replica dies, for routers of several thresholds."""
     stage = Stage(seed, rules, routers=2 + seed % 3, failure=1 + seed % 4)
     stage.begin()
-    stage.at(stage.moment, stage.faults.die, stage.urls[0], ("silent", "refused")[seed // 4 % 2])
+    mode = ("silent", "refused")[seed // 4 % 2]
+    stage.after_probe(lambda: stage.faults.die(stage.urls[0], mode))
     return stage.end(BEGIN + 45_000)
 
 
@@ -279,7 +311,7 @@ def dead_after_a_hand_over(seed: int, rules: Rules) -> Recorder:
             stage.mark(stage.world.network.exhausted, heir)
         elif seed % 4 == 3:
             stage.world.mute |= {1, 2, 3} - {heir}
-        stage.faults.die(url, "refused")
+        stage.faults.die(url, ("refused", "silent")[seed // 4 % 2])
 
     def later() -> None:
         stage.at(stage.world.now + 11_000 + stage.rng.randrange(5000), lambda: die() if stage.prober_of(url) else None)
@@ -292,9 +324,9 @@ def dead_after_a_hand_over(seed: int, rules: Rules) -> Recorder:
 
 
 def new_and_the_leader_is_blind(seed: int, rules: Rules) -> Recorder:
-    """A replica is registered that the leader does not reach."""
-    stage = Stage(seed, rules, routers=3, replicas=2)
-    stage.blind([0], stage.urls[:1])
+    """A replica is registered that the leader does not reach, or has no local ports for."""
+    stage = Stage(seed, rules, routers=3, replicas=8)
+    stage.blind([0], stage.urls[:1], ("refused", "silent", "ports")[seed % 3])
     stage.begin()
     return stage.end(BEGIN + 50_000)
 
@@ -314,6 +346,7 @@ def asked_are_blind(seed: int, rules: Rules) -> Recorder:
             stage.world.network.blind[slot, url] = "refused"
 
     stage.when(lambda: stage.is_asked(url), blind_asked)
+    stage.at(BEGIN + 139_000, stage.recorder.costs.check_disagreement, stage.moment, 3)
     return stage.end(BEGIN + 140_000, quiet_since=BEGIN + 100_000)
 
 
@@ -346,10 +379,10 @@ def all_die_at_once(seed: int, rules: Rules) -> Recorder:
 
 
 def sessions_of_a_blind_router(seed: int, rules: Rules) -> Recorder:
-    """A router that probes nothing fails to reach what the leader reaches."""
+    """Two routers and the first leader do not reach one of three replicas, and sessions come to the two."""
     stage = Stage(seed, rules, routers=4, replicas=3)
     stage.begin()
-    stage.at(stage.moment, stage.blind, [2, 3])
+    stage.at(stage.moment, stage.blind, [0, 2, 3], stage.urls[:1])
     stage.sessions([2, 3], begin=BEGIN, end=BEGIN + 30_000, every=400)
     return stage.end(BEGIN + 40_000)
 
@@ -374,7 +407,8 @@ def nobody_probes(seed: int, rules: Rules) -> Recorder:
     stage.at(4000, lambda: stage.world.namespace.keys.replicas[stage.urls[0]].__setattr__("status", "healthy"))
     stage.at(4500, lambda: [one.read_all() for one in stage.world.processes.values()])
     stage.at(stage.moment, stage.blind, [0])
-    stage.sessions([0, 1, 2], begin=6000, end=BEGIN + 40_000, every=900)
+    stage.sessions([0], begin=6000, end=BEGIN + 40_000, every=900)
+    stage.sessions([1, 2], begin=6000, end=BEGIN + 40_000, every=3500)
     return stage.end(BEGIN + 40_000)
 
 

@@ -48,6 +48,12 @@ class Stage:
 
         self.world.after(step, poll)
 
+    def after_probe(self, act: Callable[[], object], url: str = "") -> None:
+        """Act just after the replica has answered a probe: the worst moment to die."""
+        answered = self.recorder.answered_at
+        url = url or self.urls[0]
+        self.when(lambda: self.world.now >= self.moment and self.world.now - answered.get(url, 0) in range(130, 150), act, step=10)
+
     def blind(self, slots: list[int], urls: list[str] | None = None, mode: str = "refused") -> None:
         for slot in slots:
             for url in self.urls if urls is None else urls:

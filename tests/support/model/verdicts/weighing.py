@@ -61,14 +61,8 @@ class Weighing:
         age = self.keys.now - replica.prober_at
         is_old = not 0 <= age <= self.settings.word and self.rules.has("words expire")
         if is_old or (self.rules.has("a prober lives") and not self.lives(replica.prober)):
-            self.hand_back(replica)
+            replica.prober = ""
         return replica.prober != ""
-
-    def hand_back(self, replica: Replica) -> None:
-        """End a hand-over. The event lets the former prober hurry as with any other failing replica."""
-        replica.prober = ""
-        if self.rules.has("an end is told"):
-            self.ended.append(replica.url)
 
     # results
 
@@ -100,6 +94,7 @@ class Weighing:
             and replica.prober != by
             and self.rules.has("the former prober is ignored")
         ):
+            self.ignored.append(replica.url)
             return
         replica.failures += 1
         self._decide(replica, by, id)
@@ -205,7 +200,7 @@ class Weighing:
 
     def begin(self) -> None:
         self.opened: list[str] = []
-        self.ended: list[str] = []
+        self.ignored: list[str] = []
         self.changes = 0
 
     def end(self) -> None:
@@ -215,6 +210,3 @@ class Weighing:
         urls = [url for url, replica in replicas.items() if replica.suspicion is not None]
         for i in range(0, len(urls), at_once):
             self.keys.emit("replica_suspected", replicas={url: replicas[url].view() for url in urls[i : i + at_once]})
-        ended = {url: self.keys.replicas[url].view() for url in self.ended if url not in urls}
-        if ended:
-            self.keys.emit("replica_handed_back", replicas=ended)

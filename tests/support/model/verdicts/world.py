@@ -42,6 +42,8 @@ class World:
         self.lossy: set[int] = set()
         self.mute: set[int] = set()
         self.deaf: set[int] = set()
+        self.late: dict[int, int] = {}
+        self.twice: set[int] = set()
         self.namespace = Namespace(lambda: self.now + self.clock_skew, settings, rules)
         self.processes: dict[int, Process] = {}
         self.starts = 0
@@ -95,7 +97,10 @@ class World:
             else:
                 self.after(LATENCY, lambda: then(reply), caller)
 
-        self.after(LATENCY, arrive)
+        is_opinion = name == "give_opinion"
+        self.after(LATENCY + (self.late.get(caller.slot, 0) if is_opinion else 0), arrive)
+        if is_opinion and caller.slot in self.twice:
+            self.after(150, lambda: self.execute(caller, name, arguments) if self.is_redis_up else None)
 
     def execute(self, caller: Process | None, name: str, arguments: tuple[Any, ...]) -> Any:
         """Run a command in Redis now."""
