@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ class Leading:
         self.handicap_until = -1
         self.is_waiting = False
         self.refuted: dict[str, int] = {}
-        self.results: deque[bool] = deque(maxlen=4)
+        self.unsure: dict[str, bool] = {}
         self.asked_at = -(10**9)
 
     @property
@@ -102,7 +101,7 @@ class Leading:
         self._term = Term(self.token, epoch, deadline)
         process.leader = process.key
         self.refuted.clear()
-        self.results = deque(maxlen=max(4, len(process.view)))
+        self.unsure.clear()
         self._plan()
         process.probing.begin_term()
         process.after(process.settings.renew, lambda: self._renew(epoch))
@@ -157,11 +156,11 @@ class Leading:
     def note_result(self, url: str, result: str) -> None:
         if self._term is None:
             return
-        self.results.append(result == "unsure")
-        unsure = sum(self.results)
-        if len(self.results) >= 4 and unsure * 2 >= len(self.results):
-            if self.process.rules.has("unsure leaders resign"):
-                self._resign(f"unsure about {unsure} of {len(self.results)} probes")
+        self.unsure[url] = result == "unsure"
+        unsure = sum(self.unsure.values())
+        is_much = len(self.unsure) >= 4 and unsure * 2 >= len(self.unsure)
+        if is_much and self.process.rules.has("unsure leaders resign"):
+            self._resign(f"unsure about {unsure} of {len(self.unsure)} replicas")
 
     def _resign(self, reason: str) -> None:
         process, term = self.process, self.term

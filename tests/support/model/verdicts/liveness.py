@@ -43,6 +43,10 @@ class Liveness:
             else:
                 self._check_reached(url)
 
+    def _stable_since(self, process: Process) -> int:
+        paths = [at for (slot, _), at in self.recorder.paths.items() if slot == process.slot]
+        return max([self.recorder.able_since(process), *paths])
+
     def refuted(self, url: str, by: str) -> None:
         """A peer reached what this prober had asked about."""
         self.refuted_at[url, by] = self.world.now
@@ -83,8 +87,9 @@ class Liveness:
             and all(world.network.reaches(one.slot, url) for url in urls)
         ]
         lost = [url for url in urls if not world.network.reaches(leader.slot, url)]
-        lately = sum(world.now - at <= settings.young for (_, key), at in self.refuted_at.items() if key == leader.key)
-        is_wrong = lately >= max(1, len(urls) / 4)
+        lately = [at for (_, key), at in self.refuted_at.items() if key == leader.key and world.now - at <= settings.young]
+        is_wrong = len(lately) >= max(1, len(urls) / 4)
+        right = [one for one in right if self._stable_since(one) < min(lately, default=world.now)]
         is_unsure = leader.slot in world.network.exhausted and len(urls) >= 4
         if not right or not (is_wrong or is_unsure) or leader.key != self.led_by:
             self.fit_at = world.now
@@ -160,14 +165,20 @@ class Liveness:
         since = max(since, lost)
         extra = 0
         if self.asked_died_at.get(url, -1) >= facts.dead_since:
-            extra += settings.grace
-            if self._is_quick(url):
-                extra += settings.timeout + settings.fast
+            extra += self._extra_of_silence(url)
             if facts.unsure:
                 extra += settings.interval + settings.fast
         if self.world.network.dead.get(url) == "listener":
             since = max(since, self.session_failed_at.get(url, -1))
         return self.world.now - since, extra
+
+    def _extra_of_silence(self, url: str) -> int:
+        """Where an asked router has died, the first failure after the deadline decides, and not the one at the threshold."""
+        settings = self.world.settings
+        if not self._is_quick(url):
+            return settings.grace
+        asked = settings.interval + (settings.suspects_at - 1) * settings.fast
+        return max(0, asked + settings.timeout + settings.grace + settings.fast + 500 - self.bound_of_death(url))
 
     def _check_dead(self, url: str) -> None:
         facts = self.recorder.facts[url]

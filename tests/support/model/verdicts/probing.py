@@ -179,7 +179,7 @@ class Probing:
     def _send_soon(self) -> None:
         if not self.is_sending:
             self.is_sending = True
-            self.process.after(REPORT_AFTER, self._send)
+            self.process.after(REPORT_AFTER + self.process.rng.randrange(REPORT_AFTER // 5), self._send)
 
     def _send(self) -> None:
         process = self.process

@@ -24,7 +24,7 @@ class Settings:
     handicap_leases: int = 10
     fresh_every: int = 6
     asked_at_most: int = 3
-    grace: int = 1000
+    grace: int = 750
     changes_at_once: int = 50
     urls_an_event: int = 50
     answers_at_once: int = 64
