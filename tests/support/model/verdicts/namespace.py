@@ -137,21 +137,19 @@ class Namespace:
         leader = keys.leader
         if leader is None or leader.token != token:
             return ["fenced"]
-        if tuple(participants) != keys.plan.participants or keys.plan.epoch != leader.epoch:
+        is_other = tuple(participants) != keys.plan.participants and self.rules.has("plans follow routers")
+        if is_other or keys.plan.epoch != leader.epoch:
             keys.plan = Plan(keys.plan.number + 1, leader.epoch, tuple(participants), keys.now)
             keys.emit("plan", plan=keys.plan.number, participants=keys.plan.participants, replicas={})
         return ["written", str(keys.plan.number)]
 
     def participants(self) -> list[str]:
-        """Who may have a share: probers with a young heartbeat and without a handicap."""
-        now, rules = self.keys.now, self.rules
+        """Who has a share: the probers, as far as their health check is the leader's."""
+        now = self.keys.now
         return sorted(
             key
             for key, router in self.keys.routers.items()
-            if router.probes_until > now
-            and self._probes_as_leader(key)
-            and (now - router.heartbeat_at <= self.settings.lease or not rules.has("plans follow heartbeats"))
-            and (router.handicap_until <= now or not rules.has("handicaps have no share"))
+            if router.probes_until > now and self._probes_as_leader(key)
         )
 
     def report_probes(self, token: str, epoch: int, batch: int, results: Sequence[Result]) -> Reply:

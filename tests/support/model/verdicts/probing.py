@@ -23,6 +23,7 @@ class Outcome:
     incarnation: str
     result: str
     at: int
+    plan: int
 
 
 class Probing:
@@ -82,7 +83,6 @@ class Probing:
             self.drop(url)
         if any(url not in self.due and self.is_mine(url) for url in self.process.view):
             self.process.read_all(then=self.take_over)
-        self.send_again()
 
     def end_term(self) -> None:
         if not self.process.settings.is_shared:
@@ -130,14 +130,15 @@ class Probing:
             url in self.failing or url in self.reported or bool(record["suspicion"]) or record["status"] != "healthy"
         )
         self.reported.discard(url)
+        plan = process.plan[0]
         process.probe(
             url,
             "prober",
-            lambda result: self._take(url, turn, record["incarnation"], result),
+            lambda result: self._take(url, turn, plan, record["incarnation"], result),
             is_fresh=is_fresh and process.rules.has("failing is fresh"),
         )
 
-    def _take(self, url: str, turn: int, incarnation: str, result: str) -> None:
+    def _take(self, url: str, turn: int, plan: int, incarnation: str, result: str) -> None:
         process, settings = self.process, self.process.settings
         if self.turns[url] != turn and not process.settings.is_shared:
             return
@@ -145,7 +146,7 @@ class Probing:
             self.failing.discard(url)
         else:
             self.failing.add(url)
-        self.waiting.append(Outcome(url, incarnation, result, process.now))
+        self.waiting.append(Outcome(url, incarnation, result, process.now, plan))
         self._send_soon()
         process.leading.note_result(url, result)
         if self.turns[url] != turn:
@@ -188,18 +189,25 @@ class Probing:
             self.is_sending = False
             return
         if not self.batch:
-            self.batch, self.waiting = self.waiting[:500], self.waiting[500:]
-            self.number += 1
+            self._fill_batch()
         if not self.batch:
             self.is_sending = False
             return
         results = [(one.url, one.incarnation, one.result) for one in self.batch]
         if process.settings.is_shared and process.plan[1]:
-            process.call("report_share", process.key, process.plan[0], self.number, results, then=self._take_reply)
+            process.call("report_share", process.key, self.batch[0].plan, self.number, results, then=self._take_reply)
         elif term is not None:
             process.call("report_probes", term.token, term.epoch, self.number, results, then=self._take_reply)
         else:
             self.is_sending = False
+
+    def _fill_batch(self) -> None:
+        """A batch has results of one plan: the one under which the probes began."""
+        plan = self.waiting[0].plan if self.waiting else 0
+        self.batch = [one for one in self.waiting if one.plan == plan or not self.process.settings.is_shared][:500]
+        taken = {id(one) for one in self.batch}
+        self.waiting = [one for one in self.waiting if id(one) not in taken]
+        self.number += 1
 
     def _take_reply(self, reply: list[str] | None) -> None:
         process = self.process
@@ -212,8 +220,7 @@ class Probing:
             process.leading.lose()
             return
         if reply[0] == "refused":
-            self._keep_refused(batch)
-            return
+            process.read_all()
         if reply[0] == "applied" and process.rules.has("ignored failures are named"):
             self._slow_down(reply[2:])
         if reply[0] == "applied" and int(reply[1]) < len(batch) and process.rules.has("the rest goes again"):
@@ -221,18 +228,3 @@ class Probing:
         if self.waiting:
             self.is_sending = True
             process.after(0 if reply[0] == "applied" else REPORT_AFTER, self._send)
-
-    def _keep_refused(self, batch: list[Outcome]) -> None:
-        if self.process.rules.has("refused results go again"):
-            self.waiting[:0] = batch
-        self.process.read_all()
-        self._send_soon()
-
-    def send_again(self) -> None:
-        """Under another plan: what is still this router's and not too old."""
-        settings, now = self.process.settings, self.process.now
-        self.waiting = [
-            one for one in self.waiting if self.is_mine(one.url) and now - one.at < settings.timeout + settings.interval
-        ]
-        if self.waiting:
-            self._send_soon()

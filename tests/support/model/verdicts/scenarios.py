@@ -314,7 +314,9 @@ def dead_after_a_hand_over(seed: int, rules: Rules) -> Recorder:
         stage.faults.die(url, ("refused", "silent")[seed // 4 % 2])
 
     def later() -> None:
-        stage.at(stage.world.now + 11_000 + stage.rng.randrange(5000), lambda: die() if stage.prober_of(url) else None)
+        stage.at(
+            stage.world.now + 11_000 + stage.rng.randrange(5000), stage.after_probe, lambda: die() if stage.prober_of(url) else None, url
+        )
 
     stage.when(lambda: stage.world.now > stage.moment and stage.prober_of(url) != "", later)
     return stage.end(BEGIN + 90_000)
@@ -469,6 +471,24 @@ def shared(seed: int, rules: Rules) -> Recorder:
     for url in stage.urls[:4]:
         stage.at(stage.moment - 2000 + stage.rng.randrange(20_000), stage.faults.die, url, ("refused", "silent")[seed % 2])
     return stage.end(BEGIN + 70_000)
+
+
+def shared_in_churn(seed: int, rules: Rules) -> Recorder:
+    """The work is shared; two of six routers come and go every other second, and the others learn of plans late."""
+    stage = Stage(seed, rules, routers=6, replicas=6, is_shared=True)
+    stage.begin()
+    if seed % 2:
+        stage.at(9000, stage.mark, stage.world.deaf, 0, 1, 2, 3)
+    for time in range(BEGIN - 1000, BEGIN + 40_000, 2000):
+        slot = 4 + time // 2000 % 2
+        stage.at(time, stage.faults.start, slot)
+        stage.at(time + 1500, stage.faults.leave, slot)
+    for url in stage.urls[:4]:
+        stage.at(stage.moment + stage.rng.randrange(10_000), stage.faults.die, url, ("refused", "silent")[seed // 2 % 2])
+    stage.end(BEGIN + 60_000)
+    if stage.recorder.worst["L1 raw"] > 25_000:
+        stage.recorder.violate("L1", f"dead and healthy for {stage.recorder.worst['L1 raw']} ms while plans change")
+    return stage.recorder
 
 
 def shared_and_blind(seed: int, rules: Rules) -> Recorder:
