@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.support.model.verdicts.keyspace import Event
@@ -23,29 +24,29 @@ class Answering:
         self.opinions: list[tuple[str, str, str, str]] = []
 
     def notice(self, url: str, record: Event) -> None:
-        id = record["suspicion"]
-        if not id or self.process.key not in record["asked"] or id in self.answered:
+        question_id = record["suspicion"]
+        if not question_id or self.process.key not in record["asked"] or question_id in self.answered:
             return
-        self.answered.add(id)
-        self.queue.append((url, record["incarnation"], id))
+        self.answered.add(question_id)
+        self.queue.append((url, record["incarnation"], question_id))
         self._probe_next()
 
     def _probe_next(self) -> None:
         while self.queue and self.under_way < self.process.settings.answers_at_once:
             self.under_way += 1
-            url, incarnation, id = self.queue.pop(0)
+            url, incarnation, question_id = self.queue.pop(0)
             self.process.probe(
                 url,
                 "asked",
-                lambda result, url=url, incarnation=incarnation, id=id: self._answer(url, incarnation, id, result),  # type: ignore[misc]
+                partial(self._answer, url, incarnation, question_id),
                 is_fresh=True,
             )
 
-    def _answer(self, url: str, incarnation: str, id: str, result: str) -> None:
+    def _answer(self, url: str, incarnation: str, question_id: str, result: str) -> None:
         self.under_way -= 1
         if not self.opinions:
             self.process.after(GATHER * (result != "ok"), self._send)
-        self.opinions.append((url, incarnation, id, result))
+        self.opinions.append((url, incarnation, question_id, result))
         self._probe_next()
 
     def _send(self) -> None:

@@ -113,7 +113,11 @@ class Costs:
 
         def watch() -> None:
             keys = world.namespace.keys
-            out = [one for one in keys.replicas.values() if one.status == "healthy" and one.url not in world.namespace.ready()]
+            out = [
+                one
+                for one in keys.replicas.values()
+                if one.status == "healthy" and one.url not in world.namespace.ready()
+            ]
             recorder.worst["ejected"] = max(recorder.worst["ejected"], len(out))
             if len(out) > limit:
                 recorder.violate("V11", f"{len(out)} of {len(world.urls)} are ejected")
@@ -146,9 +150,7 @@ class Costs:
         commands = Counter(name for at, name in self.commands if at > since)
         lock = world.namespace.keys.leader
         leader = recorder.by_key(lock.router) if lock is not None else None
-        disputed = [
-            url for url in world.urls if leader is not None and not world.network.reaches(leader.slot, url)
-        ]
+        disputed = [url for url in world.urls if leader is not None and not world.network.reaches(leader.slot, url)]
         number = len(world.urls) if world.settings.is_shared else len(disputed)
         allowed = number * (span // world.settings.interval + 1)
         if sum(commands.values()) > allowed:

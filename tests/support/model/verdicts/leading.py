@@ -35,7 +35,6 @@ class Leading:
         self.handicap_until = -1
         self.is_waiting = False
         self.refuted: dict[str, int] = {}
-        self.unsure: dict[str, bool] = {}
         self.asked_at = -(10**9)
 
     @property
@@ -101,7 +100,6 @@ class Leading:
         self._term = Term(self.token, epoch, deadline)
         process.leader = process.key
         self.refuted.clear()
-        self.unsure.clear()
         self._plan()
         process.probing.begin_term()
         process.after(process.settings.renew, lambda: self._renew(epoch))
@@ -152,15 +150,6 @@ class Leading:
         probed = sum(record["admin"] == "active" for record in process.view.values())
         if lately >= max(1, probed / 4) and process.rules.has("wrong leaders resign"):
             self._resign(f"{lately} of {probed} replicas were reached by others")
-
-    def note_result(self, url: str, result: str) -> None:
-        if self._term is None:
-            return
-        self.unsure[url] = result == "unsure"
-        unsure = sum(self.unsure.values())
-        is_much = len(self.unsure) >= 4 and unsure * 2 >= len(self.unsure)
-        if is_much and self.process.rules.has("unsure leaders resign"):
-            self._resign(f"unsure about {unsure} of {len(self.unsure)} replicas")
 
     def _resign(self, reason: str) -> None:
         process, term = self.process, self.term

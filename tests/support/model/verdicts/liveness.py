@@ -87,8 +87,10 @@ class Liveness:
             and all(world.network.reaches(one.slot, url) for url in urls)
         ]
         lost = [url for url in urls if not world.network.reaches(leader.slot, url)]
-        lately = [at for (_, key), at in self.refuted_at.items() if key == leader.key and world.now - at <= settings.young]
-        is_wrong = len(lately) >= max(1, len(urls) / 4)
+        lately = [
+            at for (_, key), at in self.refuted_at.items() if key == leader.key and world.now - at <= settings.young
+        ]
+        is_wrong = len(lately) >= max(1, len(world.urls) / 4)
         right = [one for one in right if self._stable_since(one) < min(lately, default=world.now)]
         is_unsure = leader.slot in world.network.exhausted and len(urls) >= 4
         if not right or not (is_wrong or is_unsure) or leader.key != self.led_by:
@@ -136,7 +138,7 @@ class Liveness:
 
     def bound_of_death(self, url: str) -> int:
         """L1, for what sees the death at once, or only by the timeout."""
-        world, settings = self.world, self.world.settings
+        settings = self.world.settings
         how = self._modes(url)
         timeout = QUICK if self._is_quick(url) else settings.timeout
         bound = settings.interval + settings.failure * timeout + (settings.failure - 1) * settings.fast + 1200
@@ -173,7 +175,7 @@ class Liveness:
         return self.world.now - since, extra
 
     def _extra_of_silence(self, url: str) -> int:
-        """Where an asked router has died, the first failure after the deadline decides, and not the one at the threshold."""
+        """Where an asked router has died, the first failure after the deadline decides."""
         settings = self.world.settings
         if not self._is_quick(url):
             return settings.grace
@@ -225,7 +227,11 @@ class Liveness:
         calm = self.recorder.facts[url].changed_at - 2 * world.settings.expiry
         if replica.status != "unhealthy" or max(recorder.clock_at, recorder.redis_since, self.no_leader_at) > calm:
             return False
-        owner = replica.suspicion.by if replica.suspicion else world.namespace.keys.lock and world.namespace.keys.lock.router
+        owner = (
+            replica.suspicion.by
+            if replica.suspicion
+            else world.namespace.keys.lock and world.namespace.keys.lock.router
+        )
         others = [one for one in world.processes.values() if one.key not in replica.judged_by and one.key != owner]
         return bool(others) and all(
             self._can_answer(one)

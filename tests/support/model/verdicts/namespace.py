@@ -137,8 +137,9 @@ class Namespace:
         leader = keys.leader
         if leader is None or leader.token != token:
             return ["fenced"]
-        is_other = tuple(participants) != keys.plan.participants and self.rules.has("plans follow routers")
-        if is_other or keys.plan.epoch != leader.epoch:
+        if not self.rules.has("plans follow routers"):
+            participants = sorted({*participants, *keys.plan.participants})
+        if tuple(participants) != keys.plan.participants or keys.plan.epoch != leader.epoch:
             keys.plan = Plan(keys.plan.number + 1, leader.epoch, tuple(participants), keys.now)
             keys.emit("plan", plan=keys.plan.number, participants=keys.plan.participants, replicas={})
         return ["written", str(keys.plan.number)]
@@ -211,18 +212,18 @@ class Namespace:
     # peers
 
     def give_opinion(self, router: str, opinions: Sequence[Opinion]) -> Reply:
-        """Answer suspicions; one word for each: cleared, agreed, unhealthy, struck off, stale, or later to say again."""
+        """Answer suspicions: cleared, agreed, unhealthy, struck off, stale, or `later`, which is to be said again."""
         self.weighing.begin()
         replies = [self._take(router, *opinion) for opinion in opinions]
         self.weighing.end()
         return replies
 
-    def _take(self, router: str, url: str, incarnation: str, id: str, result: str) -> str:
+    def _take(self, router: str, url: str, incarnation: str, question_id: str, result: str) -> str:
         if self.weighing.changes >= self.settings.changes_at_once and self.rules.has("calls are short"):
             return "later"
         replica = self._find(url, incarnation)
         question = replica.suspicion if replica is not None else None
-        if replica is None or question is None or (question.id != id and self.rules.has("the question's id")):
+        if replica is None or question is None or (question.id != question_id and self.rules.has("the question's id")):
             return "stale"
         if router not in question.asked and (self.rules.has("said once") or router not in question.everybody):
             return "stale"

@@ -13,10 +13,15 @@ UNREACHABLE_AFTER = 500
 class Network:
     """The matrix of blind spots, slots x replicas; a slot is a place where routers run one after another.
 
-    How a path or a replica is broken: `refused` answers at once, `silent` never, `off` lets every other probe time out
-    and the rest fail with EHOSTUNREACH, `gone` fails so always. `ports` is a router's own trouble with this replica alone. A replica may also have closed its `listener` and keep old connections.
-    What is `sick` fails the health check of all but lenient routers, whose health check is another one. Sessions on what
-    is `broken` fail although probes succeed.
+    How a path or a replica is broken:
+
+    - `refused` answers at once, `silent` never.
+    - `off` lets every other probe time out and fails the rest with EHOSTUNREACH, `gone` fails so always.
+    - `ports` is a router's own trouble with this replica alone.
+    - `listener` is closed, but old connections go on.
+    - `sick` fails the health check of all but lenient routers, whose health check is another one.
+
+    Sessions on what is `broken` fail although probes succeed.
     """
 
     timeout: int

@@ -17,7 +17,7 @@ class Placement:
         self.rules = rules
 
     def acquire(self, excluded: Sequence[str], spares: int) -> list[str]:
-        """Take a slot: `ready` or `spare` with a url, or `full`. `spares`: how many spare ones this session has tried."""
+        """Take a slot: `ready` or `spare` with a url, or `full`, for a session that has tried so many spare ones."""
         here = [one for one in self.keys.replicas.values() if one.admin == "active" and one.in_flight < one.capacity]
         here = [one for one in here if one.url not in excluded]
         now = self.keys.now

@@ -91,13 +91,8 @@ class Probing:
             self.waiting, self.batch = [], []
 
     def notice(self, url: str, record: Event) -> None:
-        if url not in self.due:
-            if self.is_mine(url):
-                self.set(url, 0)
-            return
-        is_question_of_heir = record["suspicion"] and record["by"] != self.process.key
-        if is_question_of_heir and self.process.rules.has("the former prober hastens"):
-            self.hasten([url])
+        if url not in self.due and self.is_mine(url):
+            self.set(url, 0)
 
     # when
 
@@ -148,7 +143,6 @@ class Probing:
             self.failing.add(url)
         self.waiting.append(Outcome(url, incarnation, result, process.now, plan))
         self._send_soon()
-        process.leading.note_result(url, result)
         if self.turns[url] != turn:
             return
         record = process.view[url]

@@ -30,6 +30,7 @@ class Question:
     at: int
     asked: tuple[str, ...]
     is_unsure: bool
+    machines: dict[str, str]
     said: dict[str, str] = field(default_factory=dict)
 
 
@@ -156,12 +157,16 @@ class Recorder:
                 self._told(url, incarnation, result)
         elif name == "report_handover" and reply[0] == "applied":
             self._told(*arguments[1:4])
-        elif name == "report_own_failure" and reply[0] in ("noted", "unhealthy") and not self.safety.had_peer(arguments[0]):
+        elif (
+            name == "report_own_failure"
+            and reply[0] in ("noted", "unhealthy")
+            and not self.safety.had_peer(arguments[0])
+        ):
             self._told(arguments[1], arguments[2], "failed")
         elif name == "give_opinion":
-            for (url, _incarnation, id, result), word in zip(arguments[1], reply, strict=True):
+            for (url, _incarnation, question_id, result), word in zip(arguments[1], reply, strict=True):
                 question = self.facts[url].question
-                if word != "later" and question is not None and question.id == id:
+                if word != "later" and question is not None and question.id == question_id:
                     question.said.setdefault(arguments[0], result)
 
     def _told(self, url: str, incarnation: str, result: str) -> None:
@@ -182,17 +187,26 @@ class Recorder:
         facts = self.facts.setdefault(url, Facts())
         if facts.incarnation != replica.incarnation:
             dead_since = facts.dead_since
-            facts = self.facts[url] = Facts(replica.incarnation, replica.status, self.world.now, self.world.now, dead_since=dead_since)
+            facts = self.facts[url] = Facts(
+                replica.incarnation, replica.status, self.world.now, self.world.now, dead_since=dead_since
+            )
         suspicion = replica.suspicion
-        if suspicion is not None and suspicion.id not in facts.ended and (facts.question is None or facts.question.id != suspicion.id):
+        if (
+            suspicion is not None
+            and suspicion.id not in facts.ended
+            and (facts.question is None or facts.question.id != suspicion.id)
+        ):
             is_unsure = facts.unsure >= 2 and facts.failures < self.world.settings.suspects_at
-            facts.question = Question(suspicion.id, suspicion.by, self.world.now, suspicion.everybody, is_unsure)
+            machines = {key: router.machine for key, router in self.world.namespace.keys.routers.items()}
+            facts.question = Question(
+                suspicion.id, suspicion.by, self.world.now, suspicion.everybody, is_unsure, machines
+            )
             self.safety.opened(url, replica)
             self.costs.opened(url)
         if replica.status != facts.status:
             before, facts.status = facts.status, replica.status
             self.counts[f"{before} to {replica.status}"] += 1
-            if before == "healthy" and name not in ("register_replica",):
+            if before == "healthy" and name != "register_replica":
                 self.safety.turned_unhealthy(url, facts, caller, name)
             if name == "appeal":
                 self.safety.appealed(url, facts, before, arguments)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tests.support.model.verdicts.process import Process
     from tests.support.model.verdicts.recorder import Facts, Question, Recorder
 
-WORDS = {"report_handover": (1, 2), "appeal": (1, 2), "report_own_failure": (1, 2)}
+WORDS = ("report_handover", "appeal", "report_own_failure")
 
 
 class Safety:
@@ -89,14 +89,18 @@ class Safety:
         by = recorder.by_key(question.by)
         own = question.by.split(".")[0][1:]
         machine = by.machine if by is not None else world.machines[int(own)]
-        peers = [key for key in world.namespace.keys.routers if key != question.by]
-        far = [key for key in peers if world.namespace.keys.routers[key].machine != machine]
+        peers = [key for key in question.machines if key != question.by]
+        far = [key for key in peers if question.machines[key] != machine]
         for key in peers:
             process = recorder.by_key(key)
             if process is None or not recorder.is_able(process) or process.slot in world.network.exhausted:
                 continue
             stable = max(recorder.disturbed.get(process.slot, 0), recorder.paths.get((process.slot, url), 0))
-            if not world.network.reaches(process.slot, url) or stable > since or process.print != world.prints[int(own)]:
+            if (
+                not world.network.reaches(process.slot, url)
+                or stable > since
+                or process.print != world.prints[int(own)]
+            ):
                 continue
             has_refuted = facts.refuters.get(question.by) == key and key in far
             if len(peers) <= 3 or (key in far and len(far) <= 3) or has_refuted:
@@ -115,26 +119,31 @@ class Safety:
         return repr(self.world.namespace.keys.replicas.get(url))
 
     def before(self, caller: Process | None, name: str, arguments: tuple[Any, ...]) -> None:
-        self._stale = {}
         keys = self.world.namespace.keys
-        if name == "give_opinion":
-            for url, incarnation, id, _ in arguments[1]:
-                replica, question = keys.replicas[url], self.recorder.facts[url].question
-                is_new = question is not None and question.id == id and arguments[0] in question.asked
-                if question is not None and is_new and arguments[0] in question.said:
-                    is_new = False
-                if replica.incarnation != incarnation or not is_new:
-                    self._stale[url] = self._snapshot(url)
-        elif name in WORDS:
-            url, incarnation = (arguments[i] for i in WORDS[name])
-            if keys.replicas[url].incarnation != incarnation:
+        self._stale = {}
+        for url, incarnation, *rest in self._words(name, arguments):
+            is_stale = keys.replicas[url].incarnation != incarnation
+            if name == "give_opinion":
+                is_stale = is_stale or self._is_said_before(arguments[0], url, rest[0])
+            if is_stale:
                 self._stale[url] = self._snapshot(url)
-            if name == "report_own_failure":
-                self._statuses = {one: replica.status for one, replica in keys.replicas.items()}
-        elif name in ("report_probes", "report_share"):
-            for url, incarnation, _ in arguments[-1]:
-                if keys.replicas[url].incarnation != incarnation:
-                    self._stale[url] = self._snapshot(url)
+        if name == "report_own_failure":
+            self._statuses = {one: replica.status for one, replica in keys.replicas.items()}
+
+    def _words(self, name: str, arguments: tuple[Any, ...]) -> list[tuple[str, ...]]:
+        """What a command says about replicas: url, incarnation, and for opinions the suspicion."""
+        if name == "give_opinion":
+            return list(arguments[1])
+        if name in ("report_probes", "report_share"):
+            return list(arguments[-1])
+        return [arguments[1:3]] if name in WORDS else []
+
+    def _is_said_before(self, router: str, url: str, question_id: str) -> bool:
+        """Whether nobody has asked this router so, or it has answered."""
+        question = self.recorder.facts[url].question
+        if question is None or question.id != question_id:
+            return True
+        return router not in question.asked or router in question.said
 
     def executed(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
         for url, before in self._stale.items():
@@ -147,8 +156,7 @@ class Safety:
 
     def _has_other_word(self, url: str, name: str, arguments: tuple[Any, ...]) -> bool:
         """Whether the same call had another, valid word about this replica."""
-        words = arguments[1] if name == "give_opinion" else arguments[-1] if name.startswith("report_") else ()
-        return not isinstance(words, str | int) and sum(word[0] == url for word in words) > 1
+        return sum(word[0] == url for word in self._words(name, arguments)) > 1
 
     # S3
 
@@ -168,7 +176,9 @@ class Safety:
         reachable = [
             one
             for one, record in process.view.items()
-            if (record["status"], record["admin"]) == ("healthy", "active") and one not in process.unreached and one != url
+            if (record["status"], record["admin"]) == ("healthy", "active")
+            and one not in process.unreached
+            and one != url
         ]
         if url in process.unreached and reachable:
             self.recorder.violate("V7", f"{process.key} chose {url}, which it does not reach")

@@ -95,9 +95,10 @@ def resigned_and_alone(seed: int, rules: Rules) -> Recorder:
     stage = Stage(seed, rules, routers=2, replicas=2)
     stage.begin()
     stage.at(stage.moment, stage.blind, [0])
-    stage.when(lambda: 0 in stage.world.processes and stage.world.processes[0].leader.startswith("r1"), lambda: stage.at(
-        stage.world.now + 2000, stage.faults.kill, 1
-    ))
+    stage.when(
+        lambda: 0 in stage.world.processes and stage.world.processes[0].leader.startswith("r1"),
+        lambda: stage.at(stage.world.now + 2000, stage.faults.kill, 1),
+    )
     return stage.end(BEGIN + 60_000)
 
 
@@ -237,7 +238,7 @@ def dead_behind_an_unsure_leader(seed: int, rules: Rules) -> Recorder:
     stage.at(stage.moment, stage.blind, [0], [url], "ports")
     stage.at(stage.moment + 100, stage.faults.die, url, "refused")
     if seed % 4 == 1:
-        stage.when(lambda: stage.is_asked(url), lambda: (stage.faults.kill(1), stage.faults.kill(2)))
+        stage.when(lambda: stage.is_asked(url), lambda: stage.kill(1, 2))
     elif seed % 4 == 2:
         stage.mark(stage.world.mute, 1, 2, 3)
         stage.at(stage.moment + 20_000, stage.unblind, [0])
@@ -315,7 +316,10 @@ def dead_after_a_hand_over(seed: int, rules: Rules) -> Recorder:
 
     def later() -> None:
         stage.at(
-            stage.world.now + 11_000 + stage.rng.randrange(5000), stage.after_probe, lambda: die() if stage.prober_of(url) else None, url
+            stage.world.now + 11_000 + stage.rng.randrange(5000),
+            stage.after_probe,
+            lambda: die() if stage.prober_of(url) else None,
+            url,
         )
 
     stage.when(lambda: stage.world.now > stage.moment and stage.prober_of(url) != "", later)
@@ -406,8 +410,7 @@ def nobody_probes(seed: int, rules: Rules) -> Recorder:
     stage = Stage(seed, rules, routers=3)
     stage.world.probing_slots.clear()
     stage.begin()
-    stage.at(4000, lambda: stage.world.namespace.keys.replicas[stage.urls[0]].__setattr__("status", "healthy"))
-    stage.at(4500, lambda: [one.read_all() for one in stage.world.processes.values()])
+    stage.at(4000, stage.show_healthy)
     stage.at(stage.moment, stage.blind, [0])
     stage.sessions([0], begin=6000, end=BEGIN + 40_000, every=900)
     stage.sessions([1, 2], begin=6000, end=BEGIN + 40_000, every=3500)
@@ -469,7 +472,9 @@ def shared(seed: int, rules: Rules) -> Recorder:
     stage.at(back, stage.faults.resume, slot)
     stage.at(back, stage.faults.start, slot)
     for url in stage.urls[:4]:
-        stage.at(stage.moment - 2000 + stage.rng.randrange(20_000), stage.faults.die, url, ("refused", "silent")[seed % 2])
+        stage.at(
+            stage.moment - 2000 + stage.rng.randrange(20_000), stage.faults.die, url, ("refused", "silent")[seed % 2]
+        )
     return stage.end(BEGIN + 70_000)
 
 
@@ -484,7 +489,9 @@ def shared_in_churn(seed: int, rules: Rules) -> Recorder:
         stage.at(time, stage.faults.start, slot)
         stage.at(time + 1500, stage.faults.leave, slot)
     for url in stage.urls[:4]:
-        stage.at(stage.moment + stage.rng.randrange(10_000), stage.faults.die, url, ("refused", "silent")[seed // 2 % 2])
+        stage.at(
+            stage.moment + stage.rng.randrange(10_000), stage.faults.die, url, ("refused", "silent")[seed // 2 % 2]
+        )
     stage.end(BEGIN + 60_000)
     if stage.recorder.worst["L1 raw"] > 25_000:
         stage.recorder.violate("L1", f"dead and healthy for {stage.recorder.worst['L1 raw']} ms while plans change")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.support.model.verdicts.faults import Faults
@@ -26,18 +27,25 @@ class Stage:
         self.urls = self.world.urls
         self.moment = BEGIN + self.rng.randrange(5000)
 
-    def begin(self, *, first: int = 0) -> None:
-        """Register replicas; slot `first` starts a second before the others, so that it leads."""
+    def begin(self) -> None:
+        """Register replicas; slot 0 starts a second before the others, so that it leads."""
         for url in self.urls:
             self.world.register(url)
         self.recorder.update_deaths()
         for slot in self.world.slots:
-            self.world.after(0 if slot == first else 1000 + self.rng.randrange(500), lambda slot=slot: self.world.start(slot))  # type: ignore[misc]
+            delay = 1000 + self.rng.randrange(500) if slot else 0
+            self.world.after(delay, partial(self.world.start, slot))
 
     def at(self, time: int, act: Callable[..., object], *arguments: Any, **named: Any) -> None:
-        self.world.after(time - self.world.now, lambda: act(*arguments, **named))
 
-    def when(self, condition: Callable[[], bool], act: Callable[[], object], *, step: int = 1, until: int = 120_000) -> None:
+        def go() -> None:
+            act(*arguments, **named)
+
+        self.world.after(time - self.world.now, go)
+
+    def when(
+        self, condition: Callable[[], bool], act: Callable[[], object], *, step: int = 1, until: int = 120_000
+    ) -> None:
         """Act at the first moment of a condition."""
 
         def poll() -> None:
@@ -52,7 +60,11 @@ class Stage:
         """Act just after the replica has answered a probe: the worst moment to die."""
         answered = self.recorder.answered_at
         url = url or self.urls[0]
-        self.when(lambda: self.world.now >= self.moment and self.world.now - answered.get(url, 0) in range(130, 150), act, step=10)
+        self.when(
+            lambda: self.world.now >= self.moment and self.world.now - answered.get(url, 0) in range(130, 150),
+            act,
+            step=10,
+        )
 
     def blind(self, slots: list[int], urls: list[str] | None = None, mode: str = "refused") -> None:
         for slot in slots:
@@ -63,6 +75,17 @@ class Stage:
         for slot in slots:
             for url in self.urls if urls is None else urls:
                 self.faults.unblind(slot, url)
+
+    def kill(self, *slots: int) -> None:
+        for slot in slots:
+            self.faults.kill(slot)
+
+    def show_healthy(self) -> None:
+        """As outcomes of sessions or an operator would have made the replicas."""
+        for replica in self.world.namespace.keys.replicas.values():
+            replica.status = "healthy"
+        for process in self.world.processes.values():
+            process.read_all()
 
     def is_asked(self, url: str = "") -> bool:
         return self.world.namespace.keys.replicas[url or self.urls[0]].suspicion is not None

@@ -80,7 +80,7 @@ class Weighing:
         ):
             self.turn_healthy(replica, by)
 
-    def failure(self, replica: Replica, by: str, id: str) -> None:
+    def failure(self, replica: Replica, by: str, asked_as: str) -> None:
         """A failure of the leader, or of the replica's participant in the plan."""
         replica.last_result_at = self.keys.now
         replica.successes = replica.unsure = 0
@@ -89,22 +89,18 @@ class Weighing:
             if replica.status != "unhealthy" and replica.failures >= self.settings.failure:
                 self.turn_unhealthy(replica, by)
             return
-        if (
-            self.is_handed_over(replica)
-            and replica.prober != by
-            and self.rules.has("the former prober is ignored")
-        ):
+        if self.is_handed_over(replica) and replica.prober != by and self.rules.has("the former prober is ignored"):
             self.ignored.append(replica.url)
             return
         replica.failures += 1
-        self._decide(replica, by, id)
+        self._decide(replica, by, asked_as)
 
-    def _decide(self, replica: Replica, by: str, id: str) -> None:
+    def _decide(self, replica: Replica, by: str, asked_as: str) -> None:
         question = replica.suspicion
         if question is not None and self._is_outdated(question):
-            self.ask(replica, by, id)
+            self.ask(replica, by, asked_as)
             return
-        self._ask_if_due(replica, by, id)
+        self._ask_if_due(replica, by, asked_as)
         if replica.failures < self.settings.failure:
             return
         question = replica.suspicion
@@ -114,14 +110,14 @@ class Weighing:
         elif question.agreed >= 1 or self._is_over(question):
             self.turn_unhealthy(replica, by)
 
-    def _ask_if_due(self, replica: Replica, by: str, id: str) -> None:
+    def _ask_if_due(self, replica: Replica, by: str, asked_as: str) -> None:
         at = self.settings.suspects_at if self.rules.has("asked one before") else self.settings.failure
         seen = replica.failures
         if not self.rules.has("whoever saw the failures"):
             replica.seen_by, replica.seen = by, replica.seen + 1 if replica.seen_by == by else 1
             seen = replica.seen
         if seen >= at and self.may_ask(replica):
-            self.ask(replica, by, id)
+            self.ask(replica, by, asked_as)
 
     def _is_outdated(self, question: Suspicion) -> bool:
         """Whether an outage came between, or the clock was set back."""
@@ -137,17 +133,17 @@ class Weighing:
             return True
         return self.rules.has("silence ends") and self.keys.now >= question.until
 
-    def doubt(self, replica: Replica, by: str, id: str) -> None:
+    def doubt(self, replica: Replica, by: str, asked_as: str) -> None:
         """A probe that its router could not make."""
         if not self.rules.has("own trouble counts nothing"):
-            self.failure(replica, by, id)
+            self.failure(replica, by, asked_as)
             return
         replica.last_result_at = self.keys.now
         replica.unsure += 1
         if replica.status != "healthy" or not self.peers(by) or self.is_handed_over(replica):
             return
         if replica.unsure >= 2 and self.rules.has("unsure asks") and self.may_ask(replica):
-            self.ask(replica, by, id, is_unsure=True)
+            self.ask(replica, by, asked_as, is_unsure=True)
 
     # questions
 
@@ -159,7 +155,7 @@ class Weighing:
             return True
         return not 0 <= self.keys.now - replica.asked_at < self.settings.interval
 
-    def ask(self, replica: Replica, by: str, id: str, *, is_unsure: bool = False) -> None:
+    def ask(self, replica: Replica, by: str, asked_as: str, *, is_unsure: bool = False) -> None:
         """Open a suspicion. The event follows at the end of the command, one for many."""
         keys, routers = self.keys, self.keys.routers
         own = routers[by].machine if by in routers else ""
@@ -167,12 +163,16 @@ class Weighing:
         def preference(peer: str) -> tuple[bool, bool, int]:
             is_near = routers[peer].machine == own and self.rules.has("other machines first")
             refuted = (replica.refuted, replica.refuted_by) == (by, peer)
-            return is_near, not (refuted and self.rules.has("who refuted is asked first")), hash_of(replica.url, id, peer)
+            return (
+                is_near,
+                not (refuted and self.rules.has("who refuted is asked first")),
+                hash_of(replica.url, asked_as, peer),
+            )
 
         asked = sorted(self.peers(by), key=preference)[: self.settings.asked_at_most]
         is_endless = is_unsure and self.rules.has("unsure outlasts silence")
         until = NEVER if is_endless else keys.now + self.settings.timeout + self.settings.grace
-        replica.suspicion = Suspicion(id, by, keys.now, until, asked, tuple(asked))
+        replica.suspicion = Suspicion(asked_as, by, keys.now, until, asked, tuple(asked))
         replica.asked_at = keys.now
         self.opened.append(replica.url)
 

@@ -23,9 +23,7 @@ Callback = Callable[[], None]
 class World:
     """Runs everything that happens, in order of time. Times are milliseconds."""
 
-    def __init__(
-        self, seed: int, *, routers: int, replicas: int, settings: Settings, rules: Rules = ALL_RULES
-    ) -> None:
+    def __init__(self, seed: int, *, routers: int, replicas: int, settings: Settings, rules: Rules = ALL_RULES) -> None:
         self.rng = random.Random(seed)
         self.settings = settings
         self.rules = rules
@@ -76,9 +74,7 @@ class World:
 
     # Redis
 
-    def call(
-        self, caller: Process, name: str, arguments: tuple[Any, ...], then: Callable[[Any], None]
-    ) -> None:
+    def call(self, caller: Process, name: str, arguments: tuple[Any, ...], then: Callable[[Any], None]) -> None:
         """Send a command; `then` receives the reply, or `None` where none came."""
         is_lossy = caller.slot in self.lossy and self.rng.random() < 0.4
         loses_reply = is_lossy and self.rng.random() < 0.5
