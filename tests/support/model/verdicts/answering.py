@@ -39,7 +39,7 @@ class Answering:
                 url,
                 "asked",
                 partial(self._answer, url, incarnation, question_id),
-                is_fresh=True,
+                is_fresh=self.process.rules.has("opinions are fresh"),
             )
 
     def _answer(self, url: str, incarnation: str, question_id: str, result: str) -> None:

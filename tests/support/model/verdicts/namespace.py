@@ -43,7 +43,8 @@ class Namespace:
     def set_admin(self, url: str, admin: str) -> Reply:
         replica = self.keys.replicas[url]
         replica.admin = admin
-        replica.suspicion = None
+        if self.rules.has("an admin state ends questions"):
+            replica.suspicion = None
         replica.prober = replica.refuted = replica.refuted_by = ""
         self.keys.emit("replica_admin", replicas={url: replica.view()})
         return ["set"]

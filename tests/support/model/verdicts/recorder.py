@@ -152,7 +152,9 @@ class Recorder:
             self._compare(url, replica, caller, name, arguments)
 
     def _take_down(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
-        if name in ("report_probes", "report_share") and reply[0] == "applied":
+        if name == "set_admin":
+            self._end_question(self.facts[arguments[0]])
+        elif name in ("report_probes", "report_share") and reply[0] == "applied":
             for url, incarnation, result in arguments[-1][: int(reply[1])]:
                 self._told(url, incarnation, result)
         elif name == "report_handover" and reply[0] == "applied":
@@ -177,9 +179,12 @@ class Recorder:
         facts.unsure = facts.unsure + 1 if result == "unsure" else 0
         if result == "ok":
             facts.refuters.clear()
-            if facts.question is not None:
-                facts.ended.add(facts.question.id)
-                facts.question = None
+            self._end_question(facts)
+
+    def _end_question(self, facts: Facts) -> None:
+        if facts.question is not None:
+            facts.ended.add(facts.question.id)
+            facts.question = None
 
     def _compare(
         self, url: str, replica: Replica, caller: Process | None, name: str, arguments: tuple[Any, ...]

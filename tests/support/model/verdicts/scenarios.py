@@ -166,6 +166,19 @@ def clock_in_a_question(seed: int, rules: Rules) -> Recorder:
     return stage.end(BEGIN + 60_000)
 
 
+def disabled_in_a_question(seed: int, rules: Rules) -> Recorder:
+    """A replica is disabled while peers are asked, and is active again half a minute later, with a blind leader."""
+    stage = Stage(seed, rules, routers=3)
+    stage.begin()
+    url = stage.urls[0]
+    stage.at(stage.moment, stage.blind, [0])
+    stage.mark(stage.world.mute, 1, 2)
+    stage.when(stage.is_asked, lambda: stage.faults.set_admin(url, "disabled"))
+    stage.at(BEGIN + 20_000, stage.unmark, stage.world.mute, 1, 2)
+    stage.at(BEGIN + 40_000, stage.faults.set_admin, url, "active")
+    return stage.end(BEGIN + 70_000)
+
+
 def registered_in_a_question(seed: int, rules: Rules) -> Recorder:
     """A dead replica is registered anew while peers are asked."""
     stage = Stage(seed, rules, routers=3)
@@ -279,6 +292,9 @@ def closed_listener(seed: int, rules: Rules) -> Recorder:
     """A replica closes its listener and keeps old connections; with sessions or without."""
     stage = Stage(seed, rules, routers=3)
     stage.begin()
+    if seed % 4 >= 2:  # so that peers have been asked, and keep connections
+        stage.at(3000, stage.blind, [0])
+        stage.at(11_000, stage.unblind, [0])
     stage.at(stage.moment, stage.faults.die, stage.urls[0], "listener")
     if seed % 2:
         stage.sessions([1, 2], begin=stage.moment, end=BEGIN + 60_000)
