@@ -17,9 +17,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.effort import PROFILE, takes_long
+from tests.support.model.verdicts.every_scenario import SCENARIOS
 from tests.support.model.verdicts.mutations import MISSED_IN
 from tests.support.model.verdicts.rules import RULES
-from tests.support.model.verdicts.scenarios import SCENARIOS
 from tests.support.model.verdicts.settings import ALL_RULES, Rules
 from tests.support.model.verdicts.trial import random_trial
 
