@@ -1,0 +1,63 @@
+"""What a session's failure does: among peers it calls the prober and judges nothing."""
+
+from __future__ import annotations
+
+from tests.support.model.verdicts.keyspace import NEVER, Keyspace, Replica
+from tests.support.model.verdicts.weighing import Weighing
+
+
+def weigh_session(weighing: Weighing, replica: Replica, router: str, kind: str) -> str:
+    """Count a failed session of a router: noted, reported, ejected or unhealthy."""
+    keys, settings, rules = weighing.keys, weighing.settings, weighing.rules
+    probers = [key for key in keys.routers if key != router and weighing.lives(key)]
+    if not probers or not rules.has("sessions judge nothing"):
+        return _judge(weighing, replica, router)
+    known = keys.routers.get(router)
+    replica.reports[known.machine if known else router] = keys.now
+    if _is_to_eject(weighing, replica, kind):
+        replica.ejections += 1
+        span = settings.ejection * replica.ejections if rules.has("an ejection ends") else NEVER
+        replica.ejected_until = keys.now + span
+        replica.reports.clear()
+        keys.emit("replica_ejected", replicas={replica.url: replica.view()})
+        return "ejected"
+    is_due = not 0 <= keys.now - replica.reported_at < settings.interval
+    if (is_due or not rules.has("reports once an interval")) and rules.has("sessions call the prober"):
+        replica.reported_at = keys.now
+        keys.emit("replica_reported", replicas={replica.url: replica.view()})
+        return "reported"
+    return "noted"
+
+
+def _judge(weighing: Weighing, replica: Replica, router: str) -> str:
+    """Without peers: as the original, unless another router has had a success lately."""
+    settings, keys = weighing.settings, weighing.keys
+    replica.failures += 1
+    replica.successes = 0
+    if replica.status == "unhealthy" or replica.failures < settings.failure:
+        return "noted"
+    lately = settings.interval + settings.timeout + settings.grace
+    is_outvoted = 0 <= keys.now - replica.outcome_ok_at <= lately and len(keys.routers) > 1
+    if is_outvoted and weighing.rules.has("fresh successes outvote"):
+        return "noted"
+    weighing.turn_unhealthy(replica, router)
+    return "unhealthy"
+
+
+def _is_to_eject(weighing: Weighing, replica: Replica, kind: str) -> bool:
+    """Whether two machines reported it lately although probes succeed, and few enough are ejected."""
+    keys, settings, rules = weighing.keys, weighing.settings, weighing.rules
+    if not rules.has("two machines eject") or replica.status != "healthy" or replica.ejected_until > keys.now:
+        return False
+    recent = [at for at in replica.reports.values() if 0 <= keys.now - at <= 2 * settings.interval]
+    has_succeeded = replica.failures == 0 and replica.last_ok_at >= max(replica.reported_at, min(recent))
+    if len(recent) < 2 or not has_succeeded:
+        return False
+    active = [one for one in keys.replicas.values() if one.admin == "active"]
+    return ejected(keys) < max(1, len(active) * settings.ejection_percent // 100) or not rules.has(
+        "ejection has a limit"
+    )
+
+
+def ejected(keys: Keyspace) -> int:
+    return sum(one.ejected_until > keys.now and one.admin == "active" for one in keys.replicas.values())
