@@ -33,7 +33,7 @@ MANY, FEW = 100, 2
 TITLE = f"the leader goes ({ROUTERS} routers, {MANY} replicas)"
 MARGIN_SECONDS = 0.5
 STOP = Target(0.2)
-LAST_WORDS_SECONDS = 0.05
+LAST_EVENTS_SECONDS = 0.05
 """For what a dead leader has sent to arrive."""
 FEW_NOTE = (
     "The first probe of a term comes at once; the other replicas follow in their slots, up to an interval later where "
@@ -77,7 +77,7 @@ class Fleet:
             await asyncio.sleep(0.2 + random.random())
             killed_at = time.monotonic()
             leader.kill()
-            await asyncio.sleep(LAST_WORDS_SECONDS)
+            await asyncio.sleep(LAST_EVENTS_SECONDS)
             probed = await self._replicas.ask("next_probe")
         return election.result()[1] - killed_at, probed["at"] - killed_at
 

@@ -52,7 +52,7 @@ async def measure(*, is_quick: bool) -> list[Row]:
         routers = [Child("router_process", settings) for _ in range(ROUTERS)]
         await asyncio.gather(*(stack.enter_async_context(router) for router in routers))
         healthy = await asyncio.gather(*(router.ask("all_healthy") for router in routers))
-        up_seconds = max(seen["at"] for seen in healthy) - min(router.ready["started_at"] for router in routers)
+        up_seconds = max(entry["at"] for entry in healthy) - min(router.ready["started_at"] for router in routers)
         await asyncio.sleep(SETTLING_INTERVALS * interval)  # until every replica is in its slot
         leading = await leader_of(client)
         (leader,) = (router for router in routers if router.ready["router"] == leading)

@@ -71,12 +71,12 @@ async def measure(*, is_quick: bool) -> list[Row]:
     ]
 
 
-def _rows(who: str, cpu_percent: float, traffic: Traffic) -> list[Row]:
+def _rows(router: str, cpu_percent: float, traffic: Traffic) -> list[Row]:
     return [
-        Row(f"{who}: CPU", cpu_percent, "%", target=CPU_PERCENT),
-        Row(f"{who}: commands in Redis, in scripts too", traffic.commands, "/s"),
-        Row(f"{who}: bytes to Redis", traffic.bytes_in, "bytes/s"),
-        Row(f"{who}: bytes from Redis", traffic.bytes_out, "bytes/s"),
+        Row(f"{router}: CPU", cpu_percent, "%", target=CPU_PERCENT),
+        Row(f"{router}: commands in Redis, in scripts too", traffic.commands, "/s"),
+        Row(f"{router}: bytes to Redis", traffic.bytes_in, "bytes/s"),
+        Row(f"{router}: bytes from Redis", traffic.bytes_out, "bytes/s"),
     ]
 
 

@@ -28,14 +28,14 @@ async def measure(*, is_quick: bool) -> list[Row]:
             empty = await _router_bytes(server.url, "nothing-there")
             before = await _used_bytes(client)
             await fill(server.url, count)
-            feed: int = await client.memory_usage(Keys(NAMESPACE).events, samples=0)
-            in_redis = await _used_bytes(client) - before - feed
+            stream_bytes: int = await client.memory_usage(Keys(NAMESPACE).events, samples=0)
+            in_redis = await _used_bytes(client) - before - stream_bytes
             entries: int = await client.xlen(Keys(NAMESPACE).events)
             in_router = await _router_bytes(server.url, NAMESPACE) - empty
     return [
         Row(f"a replica in a router ({count:,} there)", in_router / count, "bytes"),
         Row("a replica in Redis, without the event stream", in_redis / count, "bytes"),
-        Row("an entry of the event stream, which keeps some 10,000", feed / entries, "bytes"),
+        Row("an entry of the event stream, which keeps some 10,000", stream_bytes / entries, "bytes"),
     ]
 
 

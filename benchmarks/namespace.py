@@ -112,11 +112,11 @@ async def next_election(client: Client, namespace: str = NAMESPACE) -> tuple[str
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             for _, entries in await client.xread({events: after}, block=1000):
-                seen_at = time.monotonic()
+                read_at = time.monotonic()
                 for event_id, fields in entries:
                     after = event_id
                     if fields["kind"] == EventKind.LEADER_ELECTED.value:
-                        return fields["router"], seen_at
+                        return fields["router"], read_at
 
 
 async def revision_of(client: Client, namespace: str = NAMESPACE) -> str:
@@ -141,5 +141,5 @@ async def longest_command(client: Client, work: Callable[[], Awaitable[object]])
     entries: list[dict[str, Any]] = await client.slowlog_get(LOG_LENGTH)
     longest = max(entries, key=lambda entry: int(entry["duration"]))
     command = longest["command"]
-    words = (command.decode() if isinstance(command, bytes) else command).split()
-    return words[0], longest["duration"] / 1000
+    arguments = (command.decode() if isinstance(command, bytes) else command).split()
+    return arguments[0], longest["duration"] / 1000

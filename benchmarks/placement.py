@@ -29,7 +29,7 @@ from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import CALLS_AT_ONCE, Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 
 TITLE = "acquire() and release()"
 SIZES = (10, 1_000, 10_000)
@@ -227,10 +227,10 @@ async def _reaping(redis_url: str, count: int) -> list[Row]:
         async def reap() -> None:
             nonlocal seconds
             started = time.perf_counter()
-            while (parting := await store.reap(dead.key)) is Parting.PARTIAL:
+            while (departure := await store.reap(dead.key)) is Departure.PARTIAL:
                 pass
             seconds = time.perf_counter() - started
-            if parting is not Parting.DONE:
+            if departure is not Departure.DONE:
                 raise RuntimeError("the router was not reaped")
 
         _, longest = await longest_command(client, reap)

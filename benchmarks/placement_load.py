@@ -29,7 +29,7 @@ TASKS = 6
 REPLICAS = 10
 NAMESPACE = "load"
 EXPIRY_SECONDS, EXPIRY_SECONDS_QUICK = 5.0, 0.6
-BEATS_AN_EXPIRY = 5
+HEARTBEATS_PER_EXPIRY = 5
 GRACE_SECONDS = 1.0
 """What reaping may take beyond the expiry."""
 WATCH_SECONDS = 0.01
@@ -69,7 +69,7 @@ async def measure_load(redis_url: str, *, is_quick: bool) -> list[Row]:
             "redis_url": redis_url,
             "namespace": NAMESPACE,
             "router_expiry_seconds": expiry,
-            "heartbeat_seconds": expiry / BEATS_AN_EXPIRY,
+            "heartbeat_seconds": expiry / HEARTBEATS_PER_EXPIRY,
         },
         "urls": urls,
         "tasks": TASKS,
@@ -80,7 +80,7 @@ async def measure_load(redis_url: str, *, is_quick: bool) -> list[Row]:
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(client_of(redis_url))
         await asyncio.gather(*(stack.enter_async_context(child) for child in children))
-        read_then_count = await _all_place("read_then_count", children[:PROCESSES])
+        read_then_count = await _run_all("read_then_count", children[:PROCESSES])
         await client.delete(*(counter(url) for url in urls))
 
         async def leased() -> int:
@@ -89,28 +89,28 @@ async def measure_load(redis_url: str, *, is_quick: bool) -> list[Row]:
         async def counted() -> int:
             return sum(int(count or 0) for count in await client.mget([counter(url) for url in urls]))
 
-        placing = asyncio.create_task(_all_place("leases", children[:PROCESSES]))
+        running = asyncio.create_task(_run_all("leases", children[:PROCESSES]))
         killed_at = await _crash(children[0], client, urls, after_seconds=expiry)
         leak = await _watch(leased, killed_at)
-        leases = await placing
+        leases = await running
 
-        placing = asyncio.create_task(_all_place("expiring_counter", children[1:]))
+        running = asyncio.create_task(_run_all("expiring_counter", children[1:]))
         killed_at = await _crash(children[1], client, urls, after_seconds=expiry)
-        expiring_counter = await placing  # only now does the count tell what the victim left
+        expiring_counter = await running  # only now does the count tell what the victim left
         their_leak = await _watch(counted, killed_at)
     return [*_admission_rows(leases, read_then_count, expiring_counter), *_leak_rows(leak, their_leak, expiry)]
 
 
-async def _all_place(way: str, children: Sequence[Child]) -> Outcome:
+async def _run_all(way: str, children: Sequence[Child]) -> Outcome:
     """Let all place in a way; one that is killed meanwhile has nothing to say."""
     answers = await asyncio.gather(*(child.ask(way) for child in children), return_exceptions=True)
-    told = [answer for answer in answers if not isinstance(answer, BaseException)]
-    if len(told) < PROCESSES - 1:
+    answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+    if len(answered) < PROCESSES - 1:
         raise RuntimeError(f"processes have ended that nobody killed: {answers}")
     return Outcome(
-        sum(answer["sessions"] for answer in told),
-        sum(answer["beyond"] for answer in told),
-        max(answer["most"] for answer in told),
+        sum(answer["sessions"] for answer in answered),
+        sum(answer["beyond"] for answer in answered),
+        max(answer["most"] for answer in answered),
     )
 
 
@@ -127,14 +127,14 @@ async def _crash(victim: Child, client: Client, urls: Sequence[str], *, after_se
 async def _watch(leaked: Callable[[], Awaitable[int]], killed_at: float) -> Leak:
     """Add up until nothing is left; what is there at the first look has been there since the kill."""
     slots = there = await leaked()
-    slot_seconds, seen_at = 0.0, killed_at
+    slot_seconds, read_at = 0.0, killed_at
     async with asyncio.timeout(PATIENCE_SECONDS):
         while there:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
-            slot_seconds += there * (now - seen_at)
-            seen_at, there = now, await leaked()
-    return Leak(slots, slot_seconds, seen_at - killed_at)
+            slot_seconds += there * (now - read_at)
+            read_at, there = now, await leaked()
+    return Leak(slots, slot_seconds, read_at - killed_at)
 
 
 def _admission_rows(ours: Outcome, read_then_count: Outcome, expiring_counter: Outcome) -> list[Row]:

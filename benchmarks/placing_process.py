@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks.namespace import client_of
-from benchmarks.processes import Answer, parents_lines, say, serve
+from benchmarks.processes import Answer, parent_input, write_answer, serve
 from shared_registry import Lease, RouterConfig, Saturated, SharedReplicaRegistry
 from shared_registry.store.client import Client
 
@@ -43,9 +43,9 @@ class Way(Protocol):
     """How slots are taken and given back. A slot is `None` where there is none to be had."""
 
     async def take(self) -> tuple[str, object] | None:
-        """Return a replica's url, and what `give` wants to know."""
+        """Return a replica's url, and what `release` wants to know."""
 
-    async def give(self, url: str, slot: object) -> None:
+    async def release(self, url: str, slot: object) -> None:
         """Give it back."""
 
 
@@ -64,7 +64,7 @@ class ReadThenCount:
         await self.client.incr(counter(url))
         return url, None
 
-    async def give(self, url: str, slot: object) -> None:  # noqa: ARG002
+    async def release(self, url: str, slot: object) -> None:  # noqa: ARG002
         await self.client.decr(counter(url))
 
 
@@ -84,10 +84,10 @@ class ExpiringCounter:
             count, _ = await pipeline.execute()
         if count <= CAPACITY:
             return url, None
-        await self.give(url, None)
+        await self.release(url, None)
         return None
 
-    async def give(self, url: str, slot: object) -> None:  # noqa: ARG002
+    async def release(self, url: str, slot: object) -> None:  # noqa: ARG002
         await self.client.decr(counter(url))
 
 
@@ -104,7 +104,7 @@ class Leases:
             return None
         return lease.replica.key, lease
 
-    async def give(self, url: str, slot: object) -> None:  # noqa: ARG002
+    async def release(self, url: str, slot: object) -> None:  # noqa: ARG002
         if isinstance(slot, Lease):
             await slot.release()
 
@@ -146,12 +146,12 @@ class Load:
             self.most = max(self.most, there)
             await asyncio.sleep(random.uniform(*SESSION_SECONDS))
             await self.client.hincrby(presence(url), self.process, -1)
-            await way.give(url, slot)
+            await way.release(url, slot)
 
 
 async def main() -> None:
     """Join as a router, and place when asked, until the parent is gone."""
-    lines = await parents_lines()
+    lines = await parent_input()
     settings = json.loads(await lines.readline())
     config = RouterConfig(**settings["config"])
     async with (
@@ -168,7 +168,7 @@ async def main() -> None:
             name: functools.partial(load.run, way, settings["tasks"], settings["seconds"][name])
             for name, way in ways.items()
         }
-        say({"router": registry.router_key})
+        write_answer({"router": registry.router_key})
         await serve(questions, lines)
 
 

@@ -25,7 +25,7 @@ from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 
-PLACE = Path(__file__).parent.parent / "docs" / "plots"
+FOLDER = Path(__file__).parent.parent / "docs" / "plots"
 FLEETS = (10, 20, 50, 100, 200)
 COLORS = {
     "least of what was read": "tab:red",
@@ -40,14 +40,14 @@ COLORS = {
 
 def main() -> None:
     """Draw all."""
-    PLACE.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for name, draw in PLOTS.items():
         figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
         draw(axes)
         axes.grid(alpha=0.3)
-        figure.savefig(PLACE / f"{name}.png", dpi=90, metadata={"Software": None})
+        figure.savefig(FOLDER / f"{name}.png", dpi=90, metadata={"Software": None})
         plt.close(figure)
-        print(PLACE / f"{name}.png")
+        print(FOLDER / f"{name}.png")
 
 
 def herding(axes: Axes) -> None:

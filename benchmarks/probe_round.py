@@ -67,15 +67,15 @@ async def measure(*, is_quick: bool) -> list[Row]:
                 rows.append(Row(what, ours.warm_cpu, "s", target=target))
             else:
                 rival = await run_rounds("httpx", urls, rounds, limit)
-                rows.append(Row(what, ours.warm_cpu, "s", rival.warm_cpu, _remark(rival), target))
+                rows.append(Row(what, ours.warm_cpu, "s", rival.warm_cpu, _note(rival), target))
     return rows
 
 
-def _remark(httpx: Rounds) -> str:
-    remark = "one httpx client"
+def _note(httpx: Rounds) -> str:
+    note = "one httpx client"
     if not httpx.is_finished:
-        return f"{remark}, cut off"
-    return f"{remark}, {max(httpx.failures)} failed" if max(httpx.failures) else remark
+        return f"{note}, cut off"
+    return f"{note}, {max(httpx.failures)} failed" if max(httpx.failures) else note
 
 
 async def run_rounds(name: str, urls: list[str], rounds: int, limit_seconds: float) -> Rounds:
@@ -112,10 +112,10 @@ def show(name: str, origins: int, result: Rounds) -> None:
     """Print one line of the table."""
     cold, warm = result.cpu[0], result.cpu[1:] or [float("nan")]
     wall = statistics.median(result.wall[1:] or result.wall)
-    remark = "" if result.is_finished else "  unfinished"
+    note = "" if result.is_finished else "  unfinished"
     print(
         f"{name:22}{origins:>8}{cold:>10.3f}{statistics.median(warm):>10.3f}{min(warm):>10.3f}{wall:>10.3f}"
-        f"{max(result.failures):>10}{remark}"
+        f"{max(result.failures):>10}{note}"
     )
 
 

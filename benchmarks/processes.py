@@ -30,7 +30,7 @@ class Child:
         """Describe it; `async with` starts it and waits for its first line, kept in `ready`."""
         self._module = module
         self._settings = settings
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._process: asyncio.subprocess.Process
         self.ready: Answer = {}
 
@@ -77,7 +77,7 @@ class Child:
 
     async def ask(self, question: object) -> Answer:
         """Return its answer. Questions asked meanwhile wait for their turn."""
-        async with self._turn:
+        async with self._lock:
             if self._process.stdin is None or self._process.stdout is None:
                 raise RuntimeError(f"{self._module} has no pipes")
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -119,10 +119,10 @@ async def _answer(questions: Mapping[str, Callable[[], Awaitable[Answer]]], line
         if not answer.done():
             answer.cancel()
             return
-        say(answer.result())
+        write_answer(answer.result())
 
 
-async def parents_lines() -> asyncio.StreamReader:
+async def parent_input() -> asyncio.StreamReader:
     """Return standard input as a stream."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LONGEST_LINE)
@@ -130,12 +130,12 @@ async def parents_lines() -> asyncio.StreamReader:
     return reader
 
 
-async def until(is_so: Callable[[], bool], *, look_every_seconds: float) -> None:
+async def until(is_true: Callable[[], bool], *, poll_seconds: float) -> None:
     """Wait for something that tells nobody when it happens."""
-    while not is_so():  # noqa: ASYNC110
-        await asyncio.sleep(look_every_seconds)
+    while not is_true():  # noqa: ASYNC110
+        await asyncio.sleep(poll_seconds)
 
 
-def say(answer: Answer) -> None:
+def write_answer(answer: Answer) -> None:
     """Write one line to the parent."""
     print(json.dumps(answer), flush=True)

@@ -48,7 +48,7 @@ class Audience:
         """Be told of every step of every mirror."""
         with contextlib.ExitStack() as stack:
             for mirror in self._mirrors:
-                stack.enter_context(mirror.subscribed(self._hear))
+                stack.enter_context(mirror.subscribed(self._notice))
             yield
 
     def expect(self) -> None:
@@ -61,7 +61,7 @@ class Audience:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._all_know.wait()
 
-    def _hear(self, events: Sequence[Event]) -> None:
+    def _notice(self, events: Sequence[Event]) -> None:
         self._missing -= sum(event.record is not None for event in events)
         if self._missing <= 0:
             self._all_know.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from benchmarks.processes import Answer, parents_lines, say, serve, until
+from benchmarks.processes import Answer, parent_input, write_answer, serve, until
 from tests.support.replica_server import ReplicaServer
 
 WATCH_SECONDS = 0.001
@@ -13,7 +13,7 @@ WATCH_SECONDS = 0.001
 
 async def main() -> None:
     """Serve until the parent is gone."""
-    lines = await parents_lines()
+    lines = await parent_input()
     await lines.readline()
     async with ReplicaServer("0.0.0.0") as server:
 
@@ -27,10 +27,10 @@ async def main() -> None:
         async def next_probe() -> Answer:
             """Wait for the next probe of any replica."""
             known = total()
-            await until(lambda: total() > known, look_every_seconds=WATCH_SECONDS)
+            await until(lambda: total() > known, poll_seconds=WATCH_SECONDS)
             return {"at": time.monotonic()}
 
-        say({"port": server.port})
+        write_answer({"port": server.port})
         await serve({"requests": requests, "next_probe": next_probe}, lines)
 
 

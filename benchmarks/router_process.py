@@ -13,7 +13,7 @@ import logging
 import time
 import tracemalloc
 
-from benchmarks.processes import Answer, parents_lines, say, serve, until
+from benchmarks.processes import Answer, parent_input, write_answer, serve, until
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.model import ReplicaEndpoint
 
@@ -21,7 +21,7 @@ WATCH_SECONDS = 0.01
 LONG_SECONDS = 600.0
 
 
-class LineCount(logging.Handler):
+class LogCount(logging.Handler):
     """Counts log lines instead of writing them."""
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class LineCount(logging.Handler):
 
 async def main() -> None:
     """Run the router until the parent is gone, or SIGTERM comes; stop it cleanly then."""
-    lines = await parents_lines()
+    lines = await parent_input()
     settings = json.loads(await lines.readline())
     replicas = [ReplicaEndpoint(url, primary=at == 0) for at, url in enumerate(settings.get("replicas", ()))]
     config = RouterConfig(replicas=replicas, **settings["config"])
     registry = SharedReplicaRegistry(config, health_checks=settings.get("health_checks", True))
     leases: list[Lease] = []
-    log = LineCount()
+    log = LogCount()
     logging.getLogger("shared_registry").setLevel(logging.INFO)
     logging.getLogger("shared_registry").addHandler(log)
     if settings.get("is_traced"):
@@ -58,7 +58,7 @@ async def main() -> None:
 
     async def all_healthy() -> Answer:
         """Wait until every replica is healthy here."""
-        await until(lambda: all(replica.is_healthy for replica in registry.all()), look_every_seconds=WATCH_SECONDS)
+        await until(lambda: all(replica.is_healthy for replica in registry.all()), poll_seconds=WATCH_SECONDS)
         return {"at": time.monotonic(), "replicas": len(registry.all())}
 
     async def wait_for_slot() -> Answer:
@@ -66,15 +66,17 @@ async def main() -> None:
         leases.append(await registry.acquire(timeout=LONG_SECONDS))
         return {"at": time.monotonic()}
 
-    async def give_back() -> Answer:
+    async def release() -> Answer:
         """Give it back; say when that began."""
         started_at = time.monotonic()
         await leases.pop().release()
         return {"at": started_at}
 
-    say({"router": registry.router_key, "started_at": started_at, "ready_at": ready_at, "traced_bytes": traced_bytes})
+    write_answer(
+        {"router": registry.router_key, "started_at": started_at, "ready_at": ready_at, "traced_bytes": traced_bytes}
+    )
     try:
-        questions = {"wait_for_slot": wait_for_slot, "give_back": give_back}
+        questions = {"wait_for_slot": wait_for_slot, "give_back": release}
         await serve(questions | {"usage": usage, "all_healthy": all_healthy}, lines)
     finally:
         await registry.stop()

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.processes import Answer, parents_lines, say, serve
+from benchmarks.processes import Answer, parent_input, write_answer, serve
 from shared_registry import RouterConfig
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.model import ReplicaEndpoint
@@ -28,20 +28,22 @@ async def usage() -> Answer:
 
 async def main() -> None:
     """Serve until the parent is gone, or SIGTERM comes."""
-    lines = await parents_lines()
+    lines = await parent_input()
     settings = json.loads(await lines.readline())
     if "config" in settings:
         await _route(settings, lines)
     else:
         async with Backend() as replica:
-            say({"url": replica.url})
+            write_answer({"url": replica.url})
             await serve({"usage": usage}, lines)
 
 
 async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
     config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
     stop = StopRequest()
-    serving = asyncio.create_task(server.serve_clients(config, stop, on_listening=lambda url: say({"url": url})))
+    serving = asyncio.create_task(
+        server.serve_clients(config, stop, on_listening=lambda url: write_answer({"url": url}))
+    )
     try:
         await serve({"usage": usage}, lines)
     finally:

@@ -44,15 +44,15 @@ class Mirrored:
 
     def __init__(self, policy: str, members: Members, truth: Mapping[str, int], rng: random.Random) -> None:
         self._loads = Loads()
-        self._seen: dict[str, int] = {}
+        self._read_loads: dict[str, int] = {}
         self._truth = truth
         self.choose = self._chooser(policy, members, rng)
 
     def read(self) -> None:
         """Read the true loads."""
-        self._loads.look()
-        self._loads.see(self._truth)
-        self._seen = dict(self._truth)
+        self._loads.begin_read()
+        self._loads.update(self._truth)
+        self._read_loads = dict(self._truth)
 
     def _chooser(self, policy: str, members: Members, rng: random.Random) -> Choose:
         replicas = members.replicas
@@ -64,7 +64,7 @@ class Mirrored:
             return min(turned, key=lambda replica: (loads.get(replica.key, 0) + 1) / weight_of[replica.key])
 
         if policy == "least of what was read":
-            return lambda _: least(self._seen)
+            return lambda _: least(self._read_loads)
         if policy == "acquire()":
             return lambda _: least(self._truth)
         if policy == "random":
@@ -89,7 +89,7 @@ def max_to_mean(policy: str, traffic: Traffic) -> Iterator[tuple[float, float]]:
     heapq.heapify(reads)
     endings: list[tuple[float, str]] = []
     shares = [weight / sum(traffic.weights) for weight in traffic.weights]
-    now, look_at = 0.0, 0.1
+    now, read_at = 0.0, 0.1
     while now < traffic.seconds:
         now += rng.expovariate(traffic.sessions_per_second)
         while reads[0][0] <= now:
@@ -98,11 +98,11 @@ def max_to_mean(policy: str, traffic: Traffic) -> Iterator[tuple[float, float]]:
             routers[number].read()
             heapq.heapreplace(reads, (at + REFRESH_SECONDS, number))
         _end(endings, truth, now)
-        while look_at <= now:
+        while read_at <= now:
             total = sum(truth.values())
             if total:
-                yield look_at, max(load / share for load, share in zip(truth.values(), shares, strict=True)) / total
-            look_at += 0.1
+                yield read_at, max(load / share for load, share in zip(truth.values(), shares, strict=True)) / total
+            read_at += 0.1
         replica = rng.choice(routers).choose(f"{rng.random()}")
         truth[replica.key] += 1
         heapq.heappush(endings, (now + traffic.session_seconds(rng), replica.key))

@@ -10,7 +10,7 @@
 -- COST    O(250 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua
--- include lib/partings.lua
+-- include lib/departures.lua
 
 local key, affinity_ms = unpack(ARGV)
 

@@ -23,8 +23,8 @@ from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
 """How long after the end of its ramp a replica may still lack its plain score: until the next leader sets it."""
-LOOKS = 4
-LOOK_SECONDS = 0.5
+QUEUE_READS = 4
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
     for url, in_flight, count in inspection.wrong:
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         yield Violation("load", keys.replica(url), text, url=url)
-    for router in inspection.strangers:
+    for router in inspection.unlisted:
         yield Violation("lease", keys.leases(router), "its router is not listed, so nothing reaps it", router=router)
 
 
@@ -153,7 +153,7 @@ def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violat
     if inspection.waiting and inspection.ready:
         text = f"{inspection.waiting} sessions wait, although {inspection.ready} replicas have room"
         yield Violation("queue", keys.queue, text)
-    for router in inspection.strangers:
+    for router in inspection.unlisted:
         text = f"{router} has waiters or an inbox, but is not listed, so nothing reaps it"
         yield Violation("queue", keys.queue, text, router=router)
 
@@ -164,11 +164,11 @@ async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> Queu
     Sessions that wait although replicas have room are read again several times, and reported only if that lasts: the
     next heartbeats may serve them.
     """
-    for _ in range(LOOKS):
+    for _ in range(QUEUE_READS):
         inspection = await reader.inspect_queue(inboxes)
         if not (inspection.waiting and inspection.ready):
             break
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
     return inspection
 
 

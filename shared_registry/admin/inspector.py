@@ -43,12 +43,12 @@ class LeaseInspection:
     """The leases and loads that do not agree.
 
     Attributes:
-        strangers: Keys of routers that have leases and are not listed in `routers`.
+        unlisted: Keys of routers that have leases and are not listed in `routers`.
         wrong: The replicas whose load differs from the number of leases: canonical url, in_flight (empty without a
             hash), and the number of leases on the replica.
     """
 
-    strangers: Sequence[str]
+    unlisted: Sequence[str]
     wrong: Sequence[tuple[str, str, int]]
 
 
@@ -59,12 +59,12 @@ class QueueInspection:
     Attributes:
         waiting: How many sessions of live routers wait.
         ready: How many replicas have room.
-        strangers: Keys of routers that have waiters or an inbox and are not listed in `routers`.
+        unlisted: Keys of routers that have waiters or an inbox and are not listed in `routers`.
     """
 
     waiting: int
     ready: int
-    strangers: Sequence[str]
+    unlisted: Sequence[str]
 
 
 class Inspector(Reader):
@@ -116,13 +116,13 @@ class Inspector(Reader):
         All of it is as of one instant.
         """
         reply = await self._channel.run("inspect_leases", [str(len(routers)), *routers, *urls])
-        strangers = int(reply.values[0])
-        rest = reply.values[1 + strangers :]
+        unlisted = int(reply.values[0])
+        rest = reply.values[1 + unlisted :]
         wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
-        return LeaseInspection(reply.values[1 : 1 + strangers], wrong)
+        return LeaseInspection(reply.values[1 : 1 + unlisted], wrong)
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
         """Return the state of the queue, and which of these routers and of the waiters' routers are not listed."""
         reply = await self._channel.run("inspect_queue", [*routers])
-        waiting, ready, *strangers = reply.values
-        return QueueInspection(int(waiting), int(ready), strangers)
+        waiting, ready, *unlisted = reply.values
+        return QueueInspection(int(waiting), int(ready), unlisted)

@@ -204,10 +204,10 @@ class Observer(Outsider):
         """Return the violated invariants of the namespace; an empty list means that all hold."""
         return await find_violations(self._reader, self._keys)
 
-    async def ask(self, words: Sequence[str]) -> Any:
+    async def ask(self, arguments: Sequence[str]) -> Any:
         """Return Redis' reply to one read-only command, as redis-py parses it."""
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
-            return await self._clients.commands.execute_command(*words)
+            return await self._clients.commands.execute_command(*arguments)
 
     async def _snapshot(self) -> Snapshot:
         for _ in range(SNAPSHOT_TRIES):

@@ -23,7 +23,7 @@ from shared_registry.store.commands import Store
 from shared_registry.urls import canonical_url
 
 SIT_OUT_LEASES = 3.0
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 class Change(enum.Enum):
@@ -218,7 +218,7 @@ class Operator(Outsider):
                 return leader
             if time.monotonic() >= deadline:
                 return None
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _registered(self) -> list[Target]:
         records = await self._reader.records(await self._reader.urls())

@@ -38,7 +38,7 @@ def call_at(clock: Clock, deadline: float, call: Callable[[], None]) -> Iterator
     Leaving the context does not wait: the cancelled sleep ends in the event loop's next turn.
     """
     alarm = asyncio.ensure_future(clock.sleep(deadline - clock.monotonic()))
-    alarm.add_done_callback(lambda rung: None if rung.cancelled() else call())
+    alarm.add_done_callback(lambda finished: None if finished.cancelled() else call())
     try:
         yield
     finally:

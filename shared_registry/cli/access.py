@@ -16,8 +16,8 @@ from shared_registry.store.redis_url import mask_redis_url
 T = TypeVar("T")
 
 
-def observe(settings: RouterConfig, look: Callable[[Observer], Awaitable[T]]) -> T:
-    """Connect an `Observer`, read the registry with it, disconnect, and return what `look` returned.
+def observe(settings: RouterConfig, read: Callable[[Observer], Awaitable[T]]) -> T:
+    """Connect an `Observer`, read the registry with it, disconnect, and return what `read` returned.
 
     Raises:
         StoreUnavailable: Redis cannot be reached; the message names its address.
@@ -25,7 +25,7 @@ def observe(settings: RouterConfig, look: Callable[[Observer], Awaitable[T]]) ->
 
     async def run() -> T:
         async with Observer(settings) as observer:
-            return await look(observer)
+            return await read(observer)
 
     with explained(settings):
         return asyncio.run(run())
@@ -66,6 +66,6 @@ def unreachable(settings: RouterConfig, error: StoreUnavailable) -> StoreUnavail
     return StoreUnavailable(f"{trouble}; is redis_url {where} the right one? --redis gives another")
 
 
-def place(settings: RouterConfig) -> dict[str, Any]:
+def address_document(settings: RouterConfig) -> dict[str, Any]:
     """Return the first fields of every JSON document: the registry's Redis and namespace."""
     return {"redis": mask_redis_url(settings.redis_url), "namespace": settings.namespace}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from shared_registry.admin.operator import Change
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable
 
@@ -83,7 +83,7 @@ async def change_each(targets: Sequence[N], change: Callable[[N], Awaitable[Chan
 def results_document(config: RouterConfig, by: str, results: Results) -> dict[str, Any]:
     """Return the results as a JSON object."""
     each = [{"url": one.url, "name": one.name, "outcome": one.outcome} for one in results.each]
-    return {**place(config), "by": by, "results": each}
+    return {**address_document(config), "by": by, "results": each}
 
 
 def result_lines(results: Results) -> list[str]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_seconds: float | None) -> int:
@@ -32,7 +32,7 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
         left = await operator.sessions_left(targets)
         with _Progress(left) as progress:
             while left and time.monotonic() < deadline:
-                await asyncio.sleep(min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0)))
+                await asyncio.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
                 left = await operator.sessions_left(targets)
                 progress.show(left)
     return left
@@ -56,7 +56,7 @@ class _Progress:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bar.start()
-        self._tell(self._sessions)
+        self._print_left(self._sessions)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,8 +68,8 @@ class _Progress:
         self._bar.update(self._task, completed=max(self._sessions - left, 0), left=left)
         if left != self._shown:
             self._shown = left
-            self._tell(left)
+            self._print_left(left)
 
-    def _tell(self, left: int) -> None:
+    def _print_left(self, left: int) -> None:
         if not self._console.is_terminal:
             self._console.print(f"{left} sessions left", highlight=False)

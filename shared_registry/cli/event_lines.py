@@ -6,7 +6,7 @@ from typing import Any
 
 from shared_registry.cli.console import printable, timestamp
 from shared_registry.model import Event, EventKind, ReplicaRecord
-from shared_registry.store.replica_fields import Document, replica_document, spec_words
+from shared_registry.store.replica_fields import Document, replica_document, spec_text
 
 _SPECS = (EventKind.REPLICA_REGISTERED, EventKind.REPLICA_UPDATED)
 
@@ -40,7 +40,7 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
     endpoint = record.endpoint
     label = f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url
     if event.kind in _SPECS:
-        return f"{label} {spec_words(endpoint)}"
+        return f"{label} {spec_text(endpoint)}"
     if event.kind is EventKind.REPLICA_ADMIN:
         return f"{label} {record.admin.value}"
     return label

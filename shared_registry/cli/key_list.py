@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.access import observe, place
+from shared_registry.cli.access import observe, address_document
 from shared_registry.cli.console import print_line, printable
 from shared_registry.cli.options import (
     ConfigOption,
@@ -20,12 +20,12 @@ from shared_registry.cli.options import (
     log_to_stderr,
     print_json,
 )
-from shared_registry.cli.redis_cli import Look, looks, redis_cli
+from shared_registry.cli.redis_cli import KeyCommand, key_commands, redis_cli
 from shared_registry.store.keys import Keys
 
 MOST_EACH = 20
 """The most replicas, and the most routers, that `--show` prints one by one; a registry may have thousands."""
-Shown = tuple[Look, tuple[str, ...], Any]
+Shown = tuple[KeyCommand, tuple[str, ...], Any]
 commands = typer.Typer()
 
 
@@ -53,34 +53,43 @@ def keys(
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
     settings = options.load(config)
-    found = looks(Keys(settings.namespace))
+    found = key_commands(Keys(settings.namespace))
     program, note = redis_cli(settings.redis_url)
-    replies = observe(settings, lambda observer: _ask(observer, found)) if show else [(one, one.words) for one in found]
+    replies = (
+        observe(settings, lambda observer: _ask(observer, found)) if show else [(one, one.arguments) for one in found]
+    )
     if options.as_json:
-        document = {**place(settings), "redis_cli": program, "note": note, "commands": list(map(_document, replies))}
+        document = {
+            **address_document(settings),
+            "redis_cli": program,
+            "note": note,
+            "commands": list(map(_document, replies)),
+        }
         print_json(document)
         return
     if note:
         print_line(f"# {note}")
-    for look, words, *reply in replies:
-        print_line(f"# {look.shows}")
-        print_line(shlex.join([*program, *words]))
+    for command, arguments, *reply in replies:
+        print_line(f"# {command.shows}")
+        print_line(shlex.join([*program, *arguments]))
         for line in _lines(reply[0]) if reply else ():
             print_line(f"  {printable(line)}")
 
 
-async def _ask(observer: Observer, found: Sequence[Look]) -> list[Shown]:
+async def _ask(observer: Observer, found: Sequence[KeyCommand]) -> list[Shown]:
     names = {
         "replica": [record.key for record in (await observer.overview()).replicas][:MOST_EACH],
         "router": [one.info.key for one in (await observer.routers()).routers][:MOST_EACH],
     }
-    commands_of = [(look, look.of(name)) for look in found for name in (names[look.each] if look.each else [""])]
-    return [(look, words, await observer.ask(words)) for look, words in commands_of]
+    commands_of = [
+        (command, command.of(name)) for command in found for name in (names[command.each] if command.each else [""])
+    ]
+    return [(command, arguments, await observer.ask(arguments)) for command, arguments in commands_of]
 
 
 def _document(shown: tuple[Any, ...]) -> dict[str, Any]:
-    look, words, *reply = shown
-    return {"shows": look.shows, "words": list(words), **({"reply": _plain(reply[0])} if reply else {})}
+    command, arguments, *reply = shown
+    return {"shows": command.shows, "words": list(arguments), **({"reply": _plain(reply[0])} if reply else {})}
 
 
 def _plain(reply: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_registry.admin.operator import Deposition, Operator, user_at_host
-from shared_registry.cli.access import operate, place
+from shared_registry.cli.access import operate, address_document
 from shared_registry.cli.console import print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
 from shared_registry.cli.options import (
@@ -70,7 +70,7 @@ def step_down(
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
     settings = options.load(config)
-    who = by or user_at_host()
+    name = by or user_at_host()
 
     async def work(operator: Operator) -> tuple[Deposition | None, Leader | None]:
         deposition = await operator.step_down(sit_out_seconds=sit_out, reason=reason or "")
@@ -79,9 +79,9 @@ def step_down(
         within = min(SUCCESSOR_SECONDS, deposition.sit_out_seconds / 2)
         return deposition, await operator.leader_after(deposition.leader.epoch, within_seconds=within)
 
-    deposition, successor = operate(settings, who, work)
+    deposition, successor = operate(settings, name, work)
     if options.as_json:
-        print_json({**place(settings), "by": who, **_document(deposition, successor)})
+        print_json({**address_document(settings), "by": name, **_document(deposition, successor)})
     else:
         print_line(_line(deposition, successor))
     raise typer.Exit(OK if deposition is not None and deposition.is_deposed else FOUND_WRONG)

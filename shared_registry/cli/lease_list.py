@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared_registry.admin.observer import LeaseRecord
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import printable
 from shared_registry.config import RouterConfig
 from shared_registry.store.redis_url import mask_redis_url
@@ -21,7 +21,7 @@ DIGITS_SHOWN = 12
 def leases_document(config: RouterConfig, found: Sequence[LeaseRecord]) -> dict[str, Any]:
     """Return the leases as a JSON object."""
     each = [{"id": one.id, "router": one.router, "url": one.key, "session_digest": one.session_digest} for one in found]
-    return {**place(config), "leases": each}
+    return {**address_document(config), "leases": each}
 
 
 def leases_text(config: RouterConfig, found: Sequence[LeaseRecord]) -> RenderableType:

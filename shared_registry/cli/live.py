@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from shared_registry.admin.observer import Observer, Overview
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, new_console
 from shared_registry.cli.options import print_json
 from shared_registry.cli.status import overview_document, overview_text
@@ -40,22 +40,22 @@ async def watch_status(settings: RouterConfig, *, interval_seconds: float, as_js
             return
         console = new_console(None if sys.stdout.isatty() else 250)
         if not console.is_terminal:
-            await _renew(observer, first, interval_seconds, lambda *seen: console.print(_page(settings, *seen), ""))
+            await _renew(observer, first, interval_seconds, lambda *state: console.print(_page(settings, *state), ""))
             return
         with Live(console=console, auto_refresh=False) as live:
             await _renew(
-                observer, first, interval_seconds, lambda *seen: live.update(_page(settings, *seen), refresh=True)
+                observer, first, interval_seconds, lambda *state: live.update(_page(settings, *state), refresh=True)
             )
 
 
 async def _renew(observer: Observer, overview: Overview, interval_seconds: float, show: Show) -> None:
-    seen_at = time.monotonic()
+    read_at = time.monotonic()
     trouble: StoreError | None = None
     while True:
-        show(overview, time.monotonic() - seen_at, trouble)
+        show(overview, time.monotonic() - read_at, trouble)
         await asyncio.sleep(interval_seconds)
         try:
-            overview, seen_at, trouble = await observer.overview(), time.monotonic(), None
+            overview, read_at, trouble = await observer.overview(), time.monotonic(), None
         except StoreError as error:
             trouble = error
 
@@ -70,7 +70,9 @@ def _json_lines(settings: RouterConfig) -> Show:
         if trouble is None:
             print_json(overview_document(settings, overview), is_line=True)
         else:
-            print_json({**place(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True)
+            print_json(
+                {**address_document(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True
+            )
 
     return show
 

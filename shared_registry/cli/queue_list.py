@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared_registry.admin.observer import QueueList
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.cli.lease_list import DIGITS_SHOWN
 from shared_registry.config import RouterConfig
@@ -28,7 +28,7 @@ def queue_document(config: RouterConfig, found: QueueList) -> dict[str, Any]:
         }
         for one in found.waiters
     ]
-    return {**place(config), "at": found.at, "depth": found.depth, "waiters": waiters}
+    return {**address_document(config), "at": found.at, "depth": found.depth, "waiters": waiters}
 
 
 def queue_text(config: RouterConfig, found: QueueList) -> RenderableType:

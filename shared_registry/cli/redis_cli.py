@@ -14,50 +14,54 @@ FIRST_WAITERS = ("0", "9", "WITHSCORES")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class KeyCommand:
     """One command that only reads.
 
     Attributes:
         shows: A description of its reply.
-        words: The command with its arguments.
+        arguments: The command with its arguments.
         each: `replica` or `router` if the command is about one of them: its key ends in `<url>` or `<key>`, for which
             `of()` puts the replica's url or the router's key. Otherwise empty.
     """
 
     shows: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     each: str = ""
 
     def of(self, name: str) -> tuple[str, ...]:
         """Return the command for one replica or router."""
-        return tuple(re.sub(r"<(url|key)>$", lambda _: name, word) for word in self.words)
+        return tuple(re.sub(r"<(url|key)>$", lambda _: name, argument) for argument in self.arguments)
 
 
-def looks(keys: Keys) -> list[Look]:
+def key_commands(keys: Keys) -> list[KeyCommand]:
     """Return the commands that show a namespace."""
     return [
-        Look("the history: schema, history_id, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
-        Look("the replicas, lowest order first", ("ZRANGE", keys.replicas, "0", "-1", "WITHSCORES")),
-        Look("all of one replica: spec, health, admin state, load", ("HGETALL", keys.replica("<url>")), "replica"),
-        Look(
+        KeyCommand("the history: schema, history_id, revision (id of the last event), epoch", ("HGETALL", keys.meta)),
+        KeyCommand("the replicas, lowest order first", ("ZRANGE", keys.replicas, "0", "-1", "WITHSCORES")),
+        KeyCommand(
+            "all of one replica: spec, health, admin state, load", ("HGETALL", keys.replica("<url>")), "replica"
+        ),
+        KeyCommand(
             "primaries that may take a session now, by in_flight / weight",
             ("ZRANGE", keys.ready_primary, "0", "-1", "WITHSCORES"),
         ),
-        Look(
+        KeyCommand(
             "secondaries that may take a session now, by in_flight / weight",
             ("ZRANGE", keys.ready_secondary, "0", "-1", "WITHSCORES"),
         ),
-        Look("replicas that are healthy and active, and full", ("SMEMBERS", keys.full)),
-        Look("replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")),
-        Look("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),
-        Look("milliseconds until the leader's time ends unless renewed; -2: no leader", ("PTTL", keys.leader)),
-        Look("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
-        Look("the record of one router", ("HGETALL", keys.router("<key>")), "router"),
-        Look("the leases that one router holds: id, replica", ("HGETALL", keys.leases("<key>")), "router"),
-        Look(
+        KeyCommand("replicas that are healthy and active, and full", ("SMEMBERS", keys.full)),
+        KeyCommand(
+            "replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")
+        ),
+        KeyCommand("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),
+        KeyCommand("milliseconds until the leader's time ends unless renewed; -2: no leader", ("PTTL", keys.leader)),
+        KeyCommand("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),
+        KeyCommand("the record of one router", ("HGETALL", keys.router("<key>")), "router"),
+        KeyCommand("the leases that one router holds: id, replica", ("HGETALL", keys.leases("<key>")), "router"),
+        KeyCommand(
             "the first waiters in the queue, and about when each joined it (ms)", ("ZRANGE", keys.queue, *FIRST_WAITERS)
         ),
-        Look("the latest events, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
+        KeyCommand("the latest events, newest first", ("XREVRANGE", keys.events, "+", "-", "COUNT", EVENTS_SHOWN)),
     ]
 
 
@@ -71,14 +75,14 @@ def redis_cli(url: str) -> tuple[list[str], str]:
     user, _, password = user_part.partition(":")
     notes: list[str] = []
     options = {"redis+sentinel": _sentinel, "redis+cluster": _cluster, "unix": _socket}.get(parts.scheme, _server)
-    words = ["redis-cli", *options(url, hosts, notes.append)]
+    arguments = ["redis-cli", *options(url, hosts, notes.append)]
     if parts.scheme == "rediss":
-        words.append("--tls")
+        arguments.append("--tls")
     if user and password:
-        words += ["--user", unquote(user)]
+        arguments += ["--user", unquote(user)]
     if user_part or "password=" in (parts.query or ""):
         notes.append("put the password into REDISCLI_AUTH")
-    return words, "; ".join(notes)
+    return arguments, "; ".join(notes)
 
 
 Note = Callable[[str], None]

@@ -190,7 +190,7 @@ def drain(
         raise UsageError("--timeout: limits --wait; add --wait")
     results = task.set_admin(targets, AdminState.DRAINING, reason)
     if wait and results.failure is None:
-        task.tell(results)
+        task.report(results)
         left = task.wait_drained(targets, timeout_seconds=timeout)
         raise typer.Exit(OK if left == 0 and results.are_as_asked else FOUND_WRONG)
     task.finish(results)
@@ -273,10 +273,10 @@ class _Task:
 
     def finish(self, results: Results) -> None:
         """Print the outcome for each replica, and exit."""
-        self.tell(results)
+        self.report(results)
         raise typer.Exit(OK if results.are_as_asked else FOUND_WRONG)
 
-    def tell(self, results: Results) -> None:
+    def report(self, results: Results) -> None:
         """Print the outcome for each replica, and raise the failure if there was one."""
         if self._options.as_json:
             print_json(results_document(self.settings, self.by, results))

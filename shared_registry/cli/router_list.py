@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared_registry.admin.observer import RouterList
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import RouterRecord
@@ -20,7 +20,7 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
     """Return the routers as a JSON object. Times are seconds since the epoch."""
     leader = found.leader
     return {
-        **place(config),
+        **address_document(config),
         "at": found.at,
         "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
         "routers": [

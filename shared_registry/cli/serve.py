@@ -74,13 +74,13 @@ def serve(
 async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
     from shared_registry.proxy import descriptors, server  # noqa: PLC0415  slow; the other commands do not need it
 
-    def tell(url: str) -> None:
+    def log_url(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})
 
     descriptors.raise_soft_limit()
     stop = StopRequest()
     with stop.on_signals():
-        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=tell)
+        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=log_url)
     logger.info("router: stopped")
 
 

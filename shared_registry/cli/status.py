@@ -10,7 +10,7 @@ from rich.text import Text
 
 from shared_registry.admin.check import Violation
 from shared_registry.admin.observer import Overview
-from shared_registry.cli.access import place
+from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
@@ -31,7 +31,7 @@ def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any
     """Return the status as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
     leader = overview.leader
     return {
-        **place(config),
+        **address_document(config),
         "at": overview.at,
         "history_id": overview.head.history_id,
         "revision": overview.head.revision,
@@ -102,7 +102,7 @@ def _admin(record: ReplicaRecord) -> str:
 def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:
     """Return the violations that a check found, as a JSON object."""
     return {
-        **place(config),
+        **address_document(config),
         "is_clean": not violations,
         "violations": [{"rule": one.rule, "key": one.key, "message": one.message} for one in violations],
     }

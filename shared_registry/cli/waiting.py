@@ -11,7 +11,7 @@ from shared_registry.cli.access import unreachable
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 async def wait_ready(settings: RouterConfig, wanted: int, *, timeout_seconds: float) -> int:
@@ -36,7 +36,7 @@ async def wait_ready(settings: RouterConfig, wanted: int, *, timeout_seconds: fl
             left = deadline - time.monotonic()
             if (trouble is None and ready >= wanted) or left <= 0:
                 break
-            await asyncio.sleep(min(LOOK_SECONDS, left))
+            await asyncio.sleep(min(POLL_SECONDS, left))
     if trouble is not None:
         raise unreachable(settings, trouble)
     return ready

@@ -15,7 +15,7 @@ from rich.console import RenderableType
 
 from shared_registry.admin.observer import Observer
 from shared_registry.aio.stop_signals import until_stopped
-from shared_registry.cli.access import explained, observe, place
+from shared_registry.cli.access import explained, observe, address_document
 from shared_registry.cli.console import new_console, print_line
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
@@ -108,14 +108,14 @@ def status(
 def _show(
     options: GlobalOptions,
     config: Path | None,
-    look: Callable[[Observer], Awaitable[T]],
+    read: Callable[[Observer], Awaitable[T]],
     document: Callable[[RouterConfig, T], object],
     text: Callable[[RouterConfig, T], RenderableType],
 ) -> None:
     """Read the registry once, and print the result as text or as JSON."""
     log_to_stderr()
     settings = options.load(config)
-    found = observe(settings, look)
+    found = observe(settings, read)
     if options.as_json:
         print_json(document(settings, found))
     else:
@@ -249,7 +249,7 @@ def events(
         return
     found = observe(settings, lambda observer: _read_events(observer, after, count))
     if options.as_json:
-        print_json({**place(settings), "events": [event_document(event) for event in found]})
+        print_json({**address_document(settings), "events": [event_document(event) for event in found]})
     else:
         sys.stdout.writelines(event_line(event) + "\n" for event in found)
 
@@ -312,7 +312,7 @@ def wait(
     seconds = time.monotonic() - begun
     if options.as_json:
         document = {"wanted": ready, "ready": found, "is_ready": found >= ready, "seconds": round(seconds, 3)}
-        print_json({**place(settings), **document})
+        print_json({**address_document(settings), **document})
     else:
         verdict = "" if found >= ready else "; see `shared-registry status` for the others"
         print_line(f"{found} ready, {ready} wanted, after {seconds:.1f} s{verdict}")

@@ -126,7 +126,7 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
         raise ConfigError(f"replicas: must be a list of ReplicaEndpoint, got {type(value).__name__}")
     checked: list[ReplicaEndpoint] = []
     problems: list[Problem] = []
-    first_seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, endpoint in enumerate(value):
         try:
             checked.append(validate_endpoint(endpoint, f"replicas[{index}]"))
@@ -134,7 +134,7 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
             problems += error.problems
             continue
         key = canonical_url(checked[-1].url)
-        earlier = first_seen.setdefault(key, index)
+        earlier = first_index.setdefault(key, index)
         if earlier != index:
             problems.append(
                 Problem(f"replicas[{index}].url: Duplicate of replicas[{earlier}] ({key}); list each replica once")

@@ -118,9 +118,9 @@ class Cluster:
         await self.until(lambda: replica.port != 0)
         return replica
 
-    async def operate(self, *words: str) -> CommandProcess:
+    async def operate(self, *arguments: str) -> CommandProcess:
         """Start a `shared-registry` command, as an operator does. `finish` waits for its end."""
-        self._command = CommandProcess(*words)
+        self._command = CommandProcess(*arguments)
         await self._command.start(self.config.redis_url, self.config.namespace)
         return self._command
 

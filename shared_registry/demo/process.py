@@ -117,13 +117,13 @@ class RouterProcess(Child):
 class CommandProcess(Child):
     """One `shared-registry` command that ends by itself, as an operator types it."""
 
-    def __init__(self, *words: str) -> None:
-        super().__init__(shlex.join(["shared-registry", *words]))
-        self._words = words
+    def __init__(self, *arguments: str) -> None:
+        super().__init__(shlex.join(["shared-registry", *arguments]))
+        self._arguments = arguments
 
     async def start(self, redis_url: str, namespace: str) -> None:
         """Start the command for a registry."""
-        argv = [*_COMMAND, "--redis", redis_url, "--namespace", namespace, *self._words]
+        argv = [*_COMMAND, "--redis", redis_url, "--namespace", namespace, *self._arguments]
         await self.run(argv, lambda message: self._log.append(json.dumps(message)))
 
 

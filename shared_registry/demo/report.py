@@ -67,7 +67,7 @@ class Audience(Protocol):
     def act(self, number: int, title: str) -> None:
         """Called when a step begins."""
 
-    def see(self, step: StepResult) -> None:
+    def end_step(self, step: StepResult) -> None:
         """Called when a step is over."""
 
     def end(self, outcome: Outcome) -> None:
@@ -89,7 +89,7 @@ class JsonAudience:
     def act(self, number: int, title: str) -> None:
         """Print nothing."""
 
-    def see(self, step: StepResult) -> None:
+    def end_step(self, step: StepResult) -> None:
         """Print nothing."""
 
     def end(self, outcome: Outcome) -> None:
@@ -110,22 +110,22 @@ class ConsoleAudience:
         """Print the processes of the cluster and its settings."""
         defaults = {item.name: item.default for item in fields(RouterConfig)}
         values = ", ".join(f"{name} {value:g} ({defaults[name]:g})" for name, value in FAST_SETTINGS.items())
-        self._say("A Valkey, 4 replicas (replica-1 is the primary) and 3 routers, each a process of this machine.")
-        self._say(f"Redis: {redis}, namespace {namespace}", style="dim")
-        self._say(f"Faster settings than the defaults, which are in brackets: {values}", style="dim")
+        self._print("A Valkey, 4 replicas (replica-1 is the primary) and 3 routers, each a process of this machine.")
+        self._print(f"Redis: {redis}, namespace {namespace}", style="dim")
+        self._print(f"Faster settings than the defaults, which are in brackets: {values}", style="dim")
 
     def act(self, number: int, title: str) -> None:
         """Print the title of the step."""
-        self._say(f"\n{number}. {title}", style="bold")
+        self._print(f"\n{number}. {title}", style="bold")
 
-    def see(self, step: StepResult) -> None:
+    def end_step(self, step: StepResult) -> None:
         """Print the replica that each router selects, the leader, and the time that the step took."""
         if step.detail:
-            self._say(f"   {step.detail}", style="" if step.observed else "red")
-        self._say("   " + "   ".join(f"{router} selects {replica}" for router, replica in step.selected.items()))
+            self._print(f"   {step.detail}", style="" if step.observed else "red")
+        self._print("   " + "   ".join(f"{router} selects {replica}" for router, replica in step.selected.items()))
         took = f"seen after {step.seconds:.2f} s" if step.seconds is not None else "not observed"
         leader = f"{step.leader} leads in epoch {step.epoch}" if step.leader else "no agreement on who leads"
-        self._say(f"   {leader}   {took}", style="green" if step.observed else "red")
+        self._print(f"   {leader}   {took}", style="green" if step.observed else "red")
 
     def end(self, outcome: Outcome) -> None:
         """Print a table of all steps, and whether all of them were observed."""
@@ -140,15 +140,15 @@ class ConsoleAudience:
             observed = "yes" if step.observed else "NO"
             facts = (step.leader or "-", str(step.epoch or "-"), str(step.sessions), str(step.failed_sessions), took)
             table.add_row(str(step.number), step.title, observed, selected, *facts)
-        self._say("")
+        self._print("")
         self._console.print(table)
         verdict = "every step was observed" if outcome.observed else "NOT every step was observed"
-        self._say(f"\n{verdict}, in {outcome.seconds:.1f} s", style="bold green" if outcome.observed else "bold red")
+        self._print(f"\n{verdict}, in {outcome.seconds:.1f} s", style="bold green" if outcome.observed else "bold red")
 
     def keep(self, routers: Mapping[str, str], redis: str, port: int, namespace: str) -> None:
         """Print urls and commands that show the running cluster."""
         keys = Keys(namespace)
-        self._say("\nThe cluster runs until Ctrl-C. These urls and commands show it:", style="bold")
+        self._print("\nThe cluster runs until Ctrl-C. These urls and commands show it:", style="bold")
         router = next(iter(routers.values()))
         for line in (
             *(f"{name}  {url}/status" for name, url in routers.items()),
@@ -159,7 +159,7 @@ class ConsoleAudience:
             f"redis-cli -p {port} zrange '{keys.ready_primary}' 0 -1 withscores",
             f"redis-cli -p {port} xrevrange '{keys.events}' + - count 5",
         ):
-            self._say(f"  {line}")
+            self._print(f"  {line}")
 
-    def _say(self, text: str, style: str = "") -> None:
+    def _print(self, text: str, style: str = "") -> None:
         self._console.print(text, style=style, soft_wrap=True)

@@ -25,7 +25,7 @@ WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """The observation of a step.
 
     Attributes:
@@ -39,7 +39,7 @@ class Seen:
     is_lasting: Callable[[], bool]
 
 
-async def start(cluster: Cluster) -> Seen:
+async def start(cluster: Cluster) -> Observation:
     """Start all processes. Sessions through every router reach the primary, and the routers have a leader."""
     begun = time.monotonic()
     await cluster.start()
@@ -52,34 +52,36 @@ async def start(cluster: Cluster) -> Seen:
         since=begun,
     )
     urls = ", ".join(f"{name} at {router.url}" for name, router in cluster.routers.items())
-    return Seen(seconds, urls, lambda: all_select(cluster, PRIMARY))
+    return Observation(seconds, urls, lambda: all_select(cluster, PRIMARY))
 
 
-async def kill_primary(cluster: Cluster) -> Seen:
+async def kill_primary(cluster: Cluster) -> Observation:
     """Kill the primary. Sessions go to another replica at once, and the primary becomes unhealthy for all routers."""
     primary = cluster.replicas[PRIMARY]
     pid, failures = primary.pid, cluster.failures
     killed_at = time.monotonic()
     primary.kill()
     elsewhere = await cluster.until(lambda: all_select_another(cluster, PRIMARY), since=killed_at)
-    seconds = await cluster.until(lambda: all_say(cluster, PRIMARY, ReplicaStatus.UNHEALTHY), since=killed_at)
+    seconds = await cluster.until(lambda: all_report(cluster, PRIMARY, ReplicaStatus.UNHEALTHY), since=killed_at)
     detail = (
         f"SIGKILL to process {pid}; sessions go elsewhere after {elsewhere:.2f} s, unhealthy for all"
         f" after {seconds:.2f} s; {cluster.failures - failures} sessions failed meanwhile"
     )
-    return Seen(seconds, detail, lambda: all_select_another(cluster, PRIMARY))
+    return Observation(seconds, detail, lambda: all_select_another(cluster, PRIMARY))
 
 
-async def restart_primary(cluster: Cluster) -> Seen:
+async def restart_primary(cluster: Cluster) -> Observation:
     """Restart the primary. The leader's probes succeed again, and sessions through every router return to it."""
     primary = cluster.replicas[PRIMARY]
     started_at = time.monotonic()
     await primary.start()
     seconds = await cluster.until(lambda: all_select(cluster, PRIMARY), since=started_at)
-    return Seen(seconds, f"process {primary.pid} serves {primary.url} again", lambda: all_select(cluster, PRIMARY))
+    return Observation(
+        seconds, f"process {primary.pid} serves {primary.url} again", lambda: all_select(cluster, PRIMARY)
+    )
 
 
-async def kill_leader(cluster: Cluster) -> Seen:
+async def kill_leader(cluster: Cluster) -> Observation:
     """Kill the leader. Another router is elected with a higher epoch, and sessions through the other routers go on."""
     await cluster.until(lambda: cluster.leader() is not None)
     before = cluster.leader()
@@ -104,10 +106,10 @@ async def kill_leader(cluster: Cluster) -> Seen:
         f"SIGKILL to {victim}, process {pid}; {cluster.sessions - sessions} sessions opened through the others"
         f" meanwhile, none failed; {len(held)} open ones go on"
     )
-    return Seen(seconds, detail, lambda: all_select(cluster, PRIMARY) and go_on(held))
+    return Observation(seconds, detail, lambda: all_select(cluster, PRIMARY) and all_receive(held))
 
 
-async def drain_primary(cluster: Cluster) -> Seen:
+async def drain_primary(cluster: Cluster) -> Observation:
     """Drain the primary with the command. New sessions go to other replicas, and its open sessions go on."""
     held = await cluster.hold()
     failures = cluster.failures
@@ -118,20 +120,20 @@ async def drain_primary(cluster: Cluster) -> Seen:
     if failed := cluster.failures - failures:
         raise StepFailed(f"{failed} sessions failed")
     detail = f"{command.name}; {len(held)} open sessions on {PRIMARY} go on, no new one failed"
-    return Seen(seconds, detail, lambda: all_select_another(cluster, PRIMARY) and go_on(held))
+    return Observation(seconds, detail, lambda: all_select_another(cluster, PRIMARY) and all_receive(held))
 
 
-async def add_replica(cluster: Cluster) -> Seen:
+async def add_replica(cluster: Cluster) -> Observation:
     """Start a primary and add it with the command. It is probed at once, and sessions through all routers reach it."""
     replica = await cluster.add_replica(ADDED)
     command = await cluster.operate("add", replica.url, "--name", ADDED, "--primary")
     await cluster.until(lambda: all_select(cluster, ADDED))
     seconds = await cluster.seconds_since(EventKind.REPLICA_REGISTERED)
     await cluster.finish(command)
-    return Seen(seconds, command.name, lambda: all_select(cluster, ADDED))
+    return Observation(seconds, command.name, lambda: all_select(cluster, ADDED))
 
 
-async def verify(cluster: Cluster) -> Seen:
+async def verify(cluster: Cluster) -> Observation:
     """Check the registry with the command. All invariants hold in Redis, and the killed router is no longer listed."""
     begun = time.monotonic()
     command = await cluster.operate("check")
@@ -142,10 +144,10 @@ async def verify(cluster: Cluster) -> Seen:
         await asyncio.sleep(0.1)
         overview = await cluster.observer.overview()
     facts = f"{len(overview.replicas)} replicas, {overview.live_routers} live routers"
-    return Seen(seconds, f"{command.name}: {command.log}; {facts}", lambda: all_select(cluster, ADDED))
+    return Observation(seconds, f"{command.name}: {command.log}; {facts}", lambda: all_select(cluster, ADDED))
 
 
-STEPS: tuple[tuple[str, float, Callable[[Cluster], Awaitable[Seen]]], ...] = (
+STEPS: tuple[tuple[str, float, Callable[[Cluster], Awaitable[Observation]]], ...] = (
     ("All routers send sessions to the primary", 30.0, start),
     ("The primary's process is killed: all use another replica", 15.0, kill_primary),
     ("It is restarted: all return to it", 15.0, restart_primary),
@@ -178,7 +180,7 @@ async def _play(server: EmbeddedServer, namespace: str, audience: Audience, *, k
 
     async def story() -> None:
         async with Cluster(server.url, namespace, server.data_dir) as cluster:
-            outcomes.append(await _tell(cluster, audience))
+            outcomes.append(await _run_steps(cluster, audience))
             if keep:
                 urls = {name: cluster.routers[name].url for name in cluster.watches}
                 audience.keep(urls, server.url, server.port, namespace)
@@ -188,7 +190,7 @@ async def _play(server: EmbeddedServer, namespace: str, audience: Audience, *, k
     return outcomes[0].observed if outcomes else None
 
 
-async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
+async def _run_steps(cluster: Cluster, audience: Audience) -> Outcome:
     begun = time.monotonic()
     redis, namespace = cluster.config.redis_url, cluster.config.namespace
     audience.begin(redis, namespace)
@@ -196,23 +198,23 @@ async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
     for number, (title, deadline_seconds, act) in enumerate(STEPS, 1):
         audience.act(number, title)
         sessions, failures = cluster.sessions, cluster.failures
-        seen, trouble = await _observe(cluster, act, deadline_seconds)
+        observation, trouble = await _observe(cluster, act, deadline_seconds)
         leader = cluster.leader()
         result = StepResult(
             number=number,
             title=title,
             observed=not trouble,
-            seconds=round(seen.seconds, 3) if seen and not trouble else None,
+            seconds=round(observation.seconds, 3) if observation and not trouble else None,
             deadline_seconds=deadline_seconds,
             selected=cluster.selected(),
             leader=leader[0] if leader else None,
             epoch=leader[1] if leader else None,
             sessions=cluster.sessions - sessions,
             failed_sessions=cluster.failures - failures,
-            detail=trouble or (seen.detail if seen else ""),
+            detail=trouble or (observation.detail if observation else ""),
         )
         results.append(result)
-        audience.see(result)
+        audience.end_step(result)
         if trouble:
             break
     is_observed = len(results) == len(STEPS) and all(result.observed for result in results)
@@ -222,18 +224,18 @@ async def _tell(cluster: Cluster, audience: Audience) -> Outcome:
 
 
 async def _observe(
-    cluster: Cluster, act: Callable[[Cluster], Awaitable[Seen]], deadline_seconds: float
-) -> tuple[Seen | None, str]:
+    cluster: Cluster, act: Callable[[Cluster], Awaitable[Observation]], deadline_seconds: float
+) -> tuple[Observation | None, str]:
     """Run a step. Return its observation, and the reason if the step failed; otherwise an empty text."""
     try:
         async with asyncio.timeout(deadline_seconds):
-            seen = await act(cluster)
-        await cluster.lasts(seen.is_lasting, WATCH_SECONDS)
+            observation = await act(cluster)
+        await cluster.lasts(observation.is_lasting, WATCH_SECONDS)
     except TimeoutError:
         return None, f"not observed within {deadline_seconds:g} s"
     except (StepFailed, RegistryError, OSError) as error:
         return None, str(error)
-    return seen, ""
+    return observation, ""
 
 
 def watches(cluster: Cluster) -> list[RouterWatch]:
@@ -251,7 +253,7 @@ def all_select_another(cluster: Cluster, name: str) -> bool:
     return not {name, None} & set(cluster.selected().values())
 
 
-def all_say(cluster: Cluster, name: str, status: ReplicaStatus) -> bool:
+def all_report(cluster: Cluster, name: str, status: ReplicaStatus) -> bool:
     """Whether the replica has that status for every live router."""
     return {watch.replica_status(name) for watch in watches(cluster)} == {status.value}
 
@@ -262,6 +264,6 @@ def knows_all_healthy(watch: RouterWatch) -> bool:
     return [one["status"] for one in shown] == [ReplicaStatus.HEALTHY.value] * REPLICAS
 
 
-def go_on(held: Mapping[str, Session]) -> bool:
+def all_receive(held: Mapping[str, Session]) -> bool:
     """Whether frames still arrive in all of these sessions, and none was missing."""
-    return all(session.goes_on for session in held.values())
+    return all(session.is_receiving for session in held.values())

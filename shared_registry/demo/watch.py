@@ -63,7 +63,7 @@ class Session:
         return session
 
     @property
-    def goes_on(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether the latest frame was received a moment ago, and no frame was missing."""
         return not self.trouble and time.monotonic() - self._frame_at < SILENT_SECONDS
 

@@ -62,7 +62,7 @@ class BoundProcess:
             _close(self._child)
             raise
         _live.add(self)
-        _say_line(self._child)
+        _write_line(self._child)
 
     @property
     def pid(self) -> int:
@@ -97,7 +97,7 @@ class BoundProcess:
     def _dismiss_watchdog(self) -> None:
         # Only after the child is reaped, because it must be watched until then. Not later, because its process id may
         # be reused.
-        _say_line(self._watchdog)
+        _write_line(self._watchdog)
         self._watchdog.wait()
 
     def disown(self) -> None:
@@ -117,10 +117,10 @@ os.register_at_fork(after_in_child=_disown_all)
 
 
 def _shell(
-    script: str, *words: str, cwd: Path, output: IO[bytes] | None, env: Mapping[str, str] | None = None
+    script: str, *arguments: str, cwd: Path, output: IO[bytes] | None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        ["/bin/sh", "-c", script, *words],
+        ["/bin/sh", "-c", script, *arguments],
         cwd=cwd,
         env=env,
         stdin=subprocess.PIPE,  # Popen makes pipes that no other child inherits
@@ -131,7 +131,7 @@ def _shell(
     )
 
 
-def _say_line(shell: subprocess.Popen[bytes]) -> None:
+def _write_line(shell: subprocess.Popen[bytes]) -> None:
     if shell.stdin is not None and not shell.stdin.closed:
         with contextlib.suppress(OSError):  # the shell has already ended
             shell.stdin.write(b"\n")

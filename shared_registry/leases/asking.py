@@ -93,7 +93,7 @@ class Acquirer:
         while True:
             request = self._asker.request(session, avoided, excluded)
             try:
-                lease = await self._place(request, deadline if timeout_seconds > 0 else None, on_position)
+                lease = await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
             except Busy as error:
                 raise Saturated(f"{error}; try again later") from error
             finally:
@@ -106,7 +106,7 @@ class Acquirer:
             await self._clock.sleep(min(POLL_SECONDS, left))
             self._asker.expect_open(request)
 
-    async def _place(
+    async def _try_once(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
     ) -> Lease | None:
         """Return a lease, or `None` if the slot that Redis granted must be left to other routers."""
@@ -122,9 +122,9 @@ class Acquirer:
             return self._hold(request, replica, replica.record.revision, is_degraded=True)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
-            raise StoreUnavailable(SETTLING) if self._outage.spared() else self._router_queue.refusal(found)
+            raise StoreUnavailable(SETTLING) if self._outage.left_to_others() else self._router_queue.refusal(found)
         replica, revision = found
-        if self._outage.was_refused and replica.key in self._outage.spared():
+        if self._outage.was_refused and replica.key in self._outage.left_to_others():
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
             # that another router freed, and that router counts the slot in its own share until shares are computed
             # anew.
@@ -214,7 +214,7 @@ class Asker:
     def close(self) -> None:
         """End all requests that have begun."""
         self._closings += 1
-        self._store.turn_away("the registry was stopped")
+        self._store.end_waits("the registry was stopped")
 
     async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
         """Ask for a slot once. A session that waits in the queue leaves it by this call.
@@ -247,7 +247,7 @@ class Asker:
         for _ in range(TRIES_TO_JOIN):
             if self._ledger.unrecorded:
                 await _within(patience_seconds, self._recovery.catch_up())
-            answer = await self._hear(request, max_queue, patience_seconds)
+            answer = await self._receive_answer(request, max_queue, patience_seconds)
             if not _is_not_registered(answer):
                 return answer
             self.expect_open(request)
@@ -256,14 +256,14 @@ class Asker:
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
-    async def _hear(
+    async def _receive_answer(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Grant | Queued | Denied:
         """Ask Redis and receive the answer, even if the caller is cancelled after the request was sent.
 
         If the caller is cancelled before the request was sent, do not send it.
         """
-        spared = self._outage.spared() if self._outage.was_refused else ()
+        left_to_others = self._outage.left_to_others() if self._outage.was_refused else ()
         is_sent = False
 
         def on_sent() -> None:
@@ -278,7 +278,7 @@ class Asker:
                 max_queue=max_queue,
                 sequence=request.sequence if max_queue else "",
                 avoided=request.avoided,
-                excluded={*request.excluded, *spared} if spared else request.excluded,
+                excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
                 patience_seconds=patience_seconds,
                 on_sent=on_sent,
             )
@@ -303,4 +303,4 @@ async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
 
 
 def _is_not_registered(answer: object) -> bool:
-    return isinstance(answer, Denied) and answer.why is Denial.NOT_REGISTERED
+    return isinstance(answer, Denied) and answer.reason is Denial.NOT_REGISTERED

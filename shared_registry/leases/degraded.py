@@ -16,7 +16,7 @@ from shared_registry.model import Replica
 
 
 @dataclass(frozen=True, slots=True)
-class SeenLoads:
+class LastLoads:
     """The loads as they were read last.
 
     Attributes:
@@ -49,24 +49,26 @@ class DegradedPlacement:
             router: This router's key.
             kept: See `Ledger`. It is read at every choice.
         """
-        self.loads: SeenLoads | None = None
+        self.loads: LastLoads | None = None
         self._mode = mode
         self._router = router
         self._kept = {} if kept is None else kept
         self._shares: dict[str, int] = {}
         self._taken: dict[str, str] = {}
-        self._taken_since_look: dict[str, str] | None = None
+        self._taken_since_read: dict[str, str] | None = None
         self._used: Counter[str] = Counter()
 
-    def look(self) -> None:
+    def begin_read(self) -> None:
         """Begin to read the loads. They will count all slots taken and given back until now, and perhaps later ones."""
-        self._taken_since_look = {}
+        self._taken_since_read = {}
 
-    def look_away(self) -> None:
+    def end_read(self) -> None:
         """End a reading whose loads were not read, or must not be taken over."""
-        self._taken_since_look = None
+        self._taken_since_read = None
 
-    def see(self, loads: SeenLoads, replicas: Sequence[Replica], *, missing: Mapping[str, str] | None = None) -> None:
+    def update(
+        self, loads: LastLoads, replicas: Sequence[Replica], *, missing: Mapping[str, str] | None = None
+    ) -> None:
         """Take over the loads that were read.
 
         A slot that was taken during the reading may be counted twice, but is never left out.
@@ -77,8 +79,8 @@ class DegradedPlacement:
             missing: Leases of this router that the loads do not count: canonical url by lease id.
         """
         self.loads = loads
-        self._taken = {**(self._taken_since_look or {}), **(missing or {})}
-        self._taken_since_look = None
+        self._taken = {**(self._taken_since_read or {}), **(missing or {})}
+        self._taken_since_read = None
         self._used = Counter(self._taken.values())
         self._shares = self._deal(replicas) if self._mode == "share" else {}
 
@@ -86,8 +88,8 @@ class DegradedPlacement:
         """Record that this router has taken a slot on a replica."""
         self._taken[lease_id] = key
         self._used[key] += 1
-        if self._taken_since_look is not None:
-            self._taken_since_look[lease_id] = key
+        if self._taken_since_read is not None:
+            self._taken_since_read[lease_id] = key
 
     def give_back(self, lease_id: str) -> bool:
         """Record that this router has given a slot back; return whether it took the slot after the loads were read.
@@ -132,13 +134,13 @@ class DegradedPlacement:
         capacity = replica.endpoint.capacity
         if not capacity or self._mode != "share":
             return False
-        own = self._used[replica.key] - kept[replica.key]
-        return own >= self._shares.get(replica.key, 0) or self._load(replica, kept) >= capacity
+        own_count = self._used[replica.key] - kept[replica.key]
+        return own_count >= self._shares.get(replica.key, 0) or self._load(replica, kept) >= capacity
 
     def _load(self, replica: Replica, kept: Counter[str]) -> int:
-        return self._seen(replica) + self._used[replica.key] - kept[replica.key]
+        return self._load_of(replica) + self._used[replica.key] - kept[replica.key]
 
-    def _seen(self, replica: Replica) -> int:
+    def _load_of(self, replica: Replica) -> int:
         return self.loads.in_flight.get(replica.key, replica.in_flight) if self.loads else replica.in_flight
 
     def _deal(self, replicas: Sequence[Replica]) -> dict[str, int]:
@@ -154,7 +156,7 @@ class DegradedPlacement:
         first = 0
         limited = (replica for replica in replicas if replica.endpoint.capacity)
         for replica in sorted(limited, key=lambda one: one.key):
-            free = max(replica.endpoint.capacity - self._seen(replica), 0)
+            free = max(replica.endpoint.capacity - self._load_of(replica), 0)
             # The number of slots in first … first + free - 1 whose remainder modulo the count is this rank.
             shares[replica.key] = (first + free - rank + count - 1) // count - (first - rank + count - 1) // count
             first += free

@@ -103,7 +103,7 @@ class Placement:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
                 group.create_task(self._queue.run())
-                group.create_task(self.outage.look_at_loads())
+                group.create_task(self.outage.poll_loads())
 
     def close(self) -> None:
         """Forget all leases, because they end with this router. Releasing one of them does nothing any more."""

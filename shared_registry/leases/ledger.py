@@ -84,14 +84,14 @@ class Ledger:
         self.kept: dict[str, str] = {}
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
-        self._being_told: set[str] = set()
+        self._sending: set[str] = set()
         self.acquires = 0
         self._releases = 0
 
     @property
     def ending(self) -> list[str]:
         """Ids of ended leases that Redis may still have, without those whose release is being sent."""
-        return list(self._ending - self._being_told)
+        return list(self._ending - self._sending)
 
     def knows(self, lease_id: str) -> bool:
         """Whether the id has a state. A lease in Redis with an unknown id is an orphaned lease."""
@@ -131,7 +131,7 @@ class Ledger:
         self.unconfirmed.discard(lease_id)
         self.unrecorded.discard(lease_id)
         self._ending.add(lease_id)
-        self._being_told.add(lease_id)
+        self._sending.add(lease_id)
         self._releases += 1
         return True
 
@@ -142,12 +142,12 @@ class Ledger:
 
     def fail_to_end(self, lease_id: str) -> None:
         """Record that a release failed or was not answered, and is still to be sent."""
-        self._being_told.discard(lease_id)
+        self._sending.discard(lease_id)
 
     def end(self, lease_id: str) -> None:
         """Record that Redis has received the end of a lease."""
         self._ending.discard(lease_id)
-        self._being_told.discard(lease_id)
+        self._sending.discard(lease_id)
         self.kept.pop(lease_id, None)
 
     def confirm(self, lease_ids: Iterable[str], *, not_there: Iterable[str]) -> None:
@@ -199,6 +199,6 @@ class Ledger:
         held = list(self.held.values())
         self.held.clear()
         self.kept.clear()
-        for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending, self._being_told):
+        for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending, self._sending):
             ids.clear()
         return held

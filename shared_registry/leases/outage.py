@@ -16,7 +16,7 @@ from typing import Literal
 
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError, StoreUnavailable
-from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
+from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica
@@ -30,17 +30,17 @@ SETTLING_SECONDS = 2.5
 
 It is longer than any router takes to retry to put back its unrecorded leases.
 """
-MOST_SPARED = 100
+MOST_LEFT_TO_OTHERS = 100
 """How many replicas one request may leave to other routers. If there are more, the request leaves none."""
 logger = logging.getLogger(__name__)
 
 
 class Outage:
-    """One router's record of an outage. `look_at_loads` must be kept running.
+    """One router's record of an outage. `poll_loads` must be kept running.
 
     Attributes:
         degraded: Counts the slots taken and given back since the loads were read.
-        was_refused: Whether Redis refused a write lately. Only then may `spared` return replicas.
+        was_refused: Whether Redis refused a write lately. Only then may `left_to_others` return replicas.
     """
 
     def __init__(
@@ -73,36 +73,36 @@ class Outage:
         self._ledger = ledger
         self._refresh_seconds = refresh_seconds
         self._clock = clock
-        self._failed_at = self._refused_at = self._apart_since = self._seen_at = -math.inf
-        self._seeing = asyncio.Lock()
+        self._failed_at = self._refused_at = self._unsettled_since = self._read_at = -math.inf
+        self._reading = asyncio.Lock()
         self._recorded: Mapping[str, int] = {}
-        self._came = self._covered = 0
+        self._requests = self._covered = 0
         self._used_at = -IDLE_SECONDS
-        self._is_told = False
+        self._is_logged = False
 
     def begin(self, error: StoreError) -> None:
         """Record that a session is placed without Redis. The first one of an outage is logged."""
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_logged:
+            self._is_logged = True
             logger.warning("placement: placing without Redis (%s): %s", self._mode, error)
 
     def end(self) -> None:
         """Record that a session was placed through Redis. The first one after an outage is logged."""
-        if self._is_told:
-            self._is_told = False
+        if self._is_logged:
+            self._is_logged = False
             logger.info("placement: placing through Redis again")
 
     def note_failure(self, error: StoreError) -> None:
         """Record that a write to Redis failed."""
-        if not self.is_apart:
-            self._apart_since = self._clock.monotonic()
+        if not self.is_unsettled:
+            self._unsettled_since = self._clock.monotonic()
         self._failed_at = self._clock.monotonic()
         if was_refused(error):
             self.was_refused = True
             self._refused_at = self._failed_at
 
     @property
-    def is_apart(self) -> bool:
+    def is_unsettled(self) -> bool:
         """Whether writes fail, or failed a moment ago, or Redis lacks a change of this router's leases."""
         return self._is_out or self._clock.monotonic() - self._failed_at < SETTLING_SECONDS
 
@@ -120,8 +120,8 @@ class Outage:
             excluded: Canonical urls of replicas that are never used.
         """
         self.note_failure(error)
-        await self.see_late()
-        await self.see_recorded(error)
+        await self.read_late_loads()
+        await self.read_recorded_loads(error)
         replica = self.choose(avoided=avoided, excluded=excluded)
         if replica is None:
             raise error
@@ -142,15 +142,15 @@ class Outage:
         """
         if self._mode != "share" or not self._recorded:
             return []
-        own = Counter(self._ledger.missing().values())
-        own.subtract(Counter(self._ledger.kept.values()))
+        own_counts = Counter(self._ledger.missing().values())
+        own_counts.subtract(Counter(self._ledger.kept.values()))
         return [
             one.key
             for one in self._mirror.view.preference
-            if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own[one.key]
+            if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own_counts[one.key]
         ]
 
-    async def see_recorded(self, error: StoreError) -> None:
+    async def read_recorded_loads(self, error: StoreError) -> None:
         """Read the present counts from Redis if it refuses writes but answers reads.
 
         Concurrent callers share one reading, which begins after all of them have called.
@@ -158,18 +158,18 @@ class Outage:
         if self._mode != "share" or not was_refused(error):
             self._recorded = {}
             return
-        self._came += 1
-        came = self._came
-        async with self._seeing:
-            if self._covered >= came:
+        self._requests += 1
+        request = self._requests
+        async with self._reading:
+            if self._covered >= request:
                 return
-            covers, self._recorded = self._came, {}
+            covers, self._recorded = self._requests, {}
             endpoints = {one.key: one.endpoint for one in self._mirror.view.preference if one.endpoint.capacity}
             with contextlib.suppress(StoreError):
                 self._recorded, _ = await self._reader.loads(endpoints, ramping=self._mirror.view.ramping)
                 self._covered = covers
 
-    def spared(self) -> Collection[str]:
+    def left_to_others(self) -> Collection[str]:
         """Return the canonical urls of the replicas to leave to other routers after Redis refused writes.
 
         Other routers may have placed sessions there that Redis has not recorded yet.
@@ -177,10 +177,10 @@ class Outage:
         if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
             self.was_refused = False
             return ()
-        spared = self.degraded.used_up(self._mirror.view.preference)
-        return spared if len(spared) <= MOST_SPARED else ()
+        left_to_others = self.degraded.used_up(self._mirror.view.preference)
+        return left_to_others if len(left_to_others) <= MOST_LEFT_TO_OTHERS else ()
 
-    async def look_at_loads(self) -> None:
+    async def poll_loads(self) -> None:
         """Read the loads regularly while leases are acquired, so that this router can place sessions in an outage."""
         acquires = self._ledger.acquires
         while True:
@@ -188,35 +188,35 @@ class Outage:
             if acquires != self._ledger.acquires:
                 acquires = self._ledger.acquires
                 self._used_at = self._clock.monotonic()
-            if self._needs_loads() and not self.is_apart:
+            if self._needs_loads() and not self.is_unsettled:
                 with contextlib.suppress(StoreError):  # the mirror logs that Redis is away
-                    await self._see_loads()
+                    await self._read_loads()
 
-    async def see_late(self) -> None:
+    async def read_late_loads(self) -> None:
         """Read the loads now if none were read shortly before writes began to fail. Reads may still work."""
-        async with self._seeing:
-            if self._looks_too_old() and not self._is_out:
-                self._seen_at = self._clock.monotonic()  # one attempt only: if it fails, the old loads are used
+        async with self._reading:
+            if self._is_too_old() and not self._is_out:
+                self._read_at = self._clock.monotonic()  # one attempt only: if it fails, the old loads are used
                 with contextlib.suppress(StoreError):
-                    await self._see_loads()
+                    await self._read_loads()
 
-    async def _see_loads(self) -> None:
+    async def _read_loads(self) -> None:
         """Read the loads, and take them over unless Redis lacks a change of this router's leases by then."""
         failed_at, replicas = self._failed_at, self._mirror.view.preference
-        self.degraded.look()
+        self.degraded.begin_read()
         try:
             in_flight, routers = await self._reader.loads(
                 {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
             )
             if failed_at == self._failed_at and not self._is_out:
-                self.degraded.see(SeenLoads(in_flight, routers), replicas, missing=self._ledger.missing())
-                self._seen_at = self._clock.monotonic()
+                self.degraded.update(LastLoads(in_flight, routers), replicas, missing=self._ledger.missing())
+                self._read_at = self._clock.monotonic()
         finally:
-            self.degraded.look_away()
+            self.degraded.end_read()
 
-    def _looks_too_old(self) -> bool:
-        oldest = self._apart_since - 2 * self._refresh_seconds - 1
-        return self._seen_at < oldest and self._mode == "share"
+    def _is_too_old(self) -> bool:
+        oldest = self._unsettled_since - 2 * self._refresh_seconds - 1
+        return self._read_at < oldest and self._mode == "share"
 
     def _needs_loads(self) -> bool:
         return (

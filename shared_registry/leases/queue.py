@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, call_at
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
-from shared_registry.leases.speed import LineSpeed
+from shared_registry.leases.speed import QueueSpeed
 from shared_registry.model import ORIGIN, Event
 from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
@@ -41,7 +41,7 @@ class Waiter:
     """One session in the queue.
 
     Attributes:
-        place: The session's position, as last read; `None` before it has one.
+        entry: The session's position, as last read; `None` before it has one.
         grant: The slot that the session was given, if this router has received the grant.
         is_called: Whether the session should ask again: it is no longer in the queue, or its timeout has passed.
         outage: Why the last poll of the position failed; `None` if it succeeded.
@@ -49,34 +49,34 @@ class Waiter:
 
     __slots__ = ("_news", "_on_look", "_on_position", "_told", "grant", "is_called", "outage", "place")
 
-    def __init__(self, on_look: Callable[[int], None], on_position: OnPosition | None = None) -> None:
+    def __init__(self, on_read: Callable[[int], None], on_position: OnPosition | None = None) -> None:
         """Set up.
 
         Args:
-            on_look: Called with the position whenever it was read.
-            on_position: Called by `tell`.
+            on_read: Called with the position whenever it was read.
+            on_position: Called by `report`.
         """
-        self.place: Queued | None = None
+        self.entry: Queued | None = None
         self.grant: Grant | None = None
         self.is_called = False
         self.outage: StoreError | None = None
-        self._on_look = on_look
+        self._on_read = on_read
         self._on_position = on_position
-        self._told: tuple[int, int] | None = None
-        self._news = asyncio.Event()
+        self._reported: tuple[int, int] | None = None
+        self._changed = asyncio.Event()
 
-    def move(self, place: Queued) -> None:
+    def move(self, entry: Queued) -> None:
         """Record the session's present position."""
         self.outage = None
-        self._on_look(place.position)
-        if place != self.place:
-            self.place = place
-            self._news.set()
+        self._on_read(entry.position)
+        if entry != self.entry:
+            self.entry = entry
+            self._changed.set()
 
     def cut_off(self, error: StoreError) -> None:
         """Record that the session's position could not be read."""
         self.outage = error
-        self._news.set()
+        self._changed.set()
 
     def serve(self, grant: Grant) -> None:
         """Record that the session was given a slot."""
@@ -86,20 +86,20 @@ class Waiter:
     def call(self) -> None:
         """Let the session ask again."""
         self.is_called = True
-        self._news.set()
+        self._changed.set()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report the position to the session if it differs from the one reported last."""
-        if self._on_position is not None and self.place is not None:
-            now = self.place.position, self.place.depth
-            if now != self._told:
-                self._told = now
+        if self._on_position is not None and self.entry is not None:
+            now = self.entry.position, self.entry.depth
+            if now != self._reported:
+                self._reported = now
                 self._on_position(*now)
 
-    async def wait_news(self) -> None:
+    async def wait_changed(self) -> None:
         """Return once the session was moved, cut off or called."""
-        await self._news.wait()
-        self._news.clear()
+        await self._changed.wait()
+        self._changed.clear()
 
 
 class RouterQueue:
@@ -129,7 +129,7 @@ class RouterQueue:
             clock: Used for waits.
             rng: Used for jitter.
         """
-        self.speed = LineSpeed()
+        self.speed = QueueSpeed()
         self._reader = reader
         self._router = router
         self._is_known = is_known
@@ -142,23 +142,23 @@ class RouterQueue:
         self._is_rewound = False
 
     @contextlib.contextmanager
-    def standing(self, lease_id: str, on_position: OnPosition | None = None) -> Iterator[Waiter]:
+    def waiting(self, lease_id: str, on_position: OnPosition | None = None) -> Iterator[Waiter]:
         """Keep a session informed while this context is open.
 
         Open it before the session asks for the first time, so that no wake-up is missed.
         """
 
-        def look(position: int) -> None:
+        def record(position: int) -> None:
             self._is_needed.set()
-            self.speed.see(self._clock.monotonic(), lease_id, position)
+            self.speed.record(self._clock.monotonic(), lease_id, position)
 
-        waiter = self._waiters[lease_id] = Waiter(look, on_position)
+        waiter = self._waiters[lease_id] = Waiter(record, on_position)
         try:
             yield waiter
         finally:
             del self._waiters[lease_id]
-            if waiter.grant is not None and waiter.place is not None:
-                look(0)
+            if waiter.grant is not None and waiter.entry is not None:
+                record(0)
             self.speed.forget(lease_id)
             if not self._waiters:
                 self._is_needed.clear()
@@ -180,7 +180,7 @@ class RouterQueue:
             Busy: The request could not be sent in time.
             StoreUnavailable: Redis does not answer, either the first request or the last one.
         """
-        with self.standing(request.lease_id, on_position) as waiter:
+        with self.waiting(request.lease_id, on_position) as waiter:
             while waiter.grant is None and self._clock.monotonic() < deadline:
                 waiter.is_called = False
                 answer = await self._ask_to_wait(asker, request, waiter, deadline)
@@ -192,7 +192,7 @@ class RouterQueue:
                     with call_at(self._clock, deadline, waiter.call):
                         await _until_called(asker, request, waiter)
                     asker.expect_open(request)
-                elif answer is not None and answer.why is not Denial.EXCLUDED:
+                elif answer is not None and answer.reason is not Denial.EXCLUDED:
                     return answer
             return waiter.grant or await _ask_last(asker, request, waiter)
 
@@ -208,13 +208,13 @@ class RouterQueue:
         try:
             answer = await asker.ask_to_wait(request, patience_seconds=deadline - self._clock.monotonic())
         except Busy:
-            if waiter.place is None:
+            if waiter.entry is None:
                 raise
             return None
         except StoreUnavailable:
-            if waiter.place is None or asker.can_place_alone(request):
+            if waiter.entry is None or asker.can_place_alone(request):
                 raise
-        if answer is None or (isinstance(answer, Denied) and answer.why is Denial.EXCLUDED):
+        if answer is None or (isinstance(answer, Denied) and answer.reason is Denial.EXCLUDED):
             # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait.
             await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
             asker.expect_open(request)
@@ -222,7 +222,7 @@ class RouterQueue:
 
     def refusal(self, denied: Denied) -> Saturated | NoHealthyReplica:
         """Return the error to raise for a denial."""
-        if denied.why is Denial.NO_HEALTHY:
+        if denied.reason is Denial.NO_HEALTHY:
             return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
         return Saturated(
             "every healthy replica has as many sessions as its capacity allows"
@@ -269,7 +269,7 @@ class RouterQueue:
 
     async def _poll(self) -> None:
         await self._clock.sleep(POLL_SECONDS * (0.8 + 0.4 * self._rng.random()))
-        asked = {lease_id: waiter for lease_id, waiter in self._waiters.items() if waiter.place is not None}
+        asked = {lease_id: waiter for lease_id, waiter in self._waiters.items() if waiter.entry is not None}
         if not asked:
             return
         depth, positions = await self._reader.positions(self._router, list(asked))
@@ -279,8 +279,8 @@ class RouterQueue:
             position = positions.get(lease_id)
             if position is None:
                 waiter.call()
-            elif waiter.place is not None:
-                waiter.move(Queued(waiter.place.sequence, position, depth))
+            elif waiter.entry is not None:
+                waiter.move(Queued(waiter.entry.sequence, position, depth))
 
     async def _read_inbox(self) -> None:
         self._is_rewound = False
@@ -300,8 +300,8 @@ async def _until_called(asker: Asker, request: SlotRequest, waiter: Waiter) -> N
     while not waiter.is_called:
         if waiter.outage is not None and asker.can_place_alone(request):
             raise waiter.outage
-        waiter.tell()
-        await waiter.wait_news()
+        waiter.report()
+        await waiter.wait_changed()
 
 
 async def _ask_last(asker: Asker, request: SlotRequest, waiter: Waiter) -> Grant | Denied:

@@ -69,7 +69,7 @@ class Reconciler:
         self._is_in_doubt = False
         self._lock = asyncio.Lock()
         self._putting_back = asyncio.Lock()
-        self._unheard: set[str] = set()
+        self._unanswered: set[str] = set()
         self._recording: asyncio.Task[None] | None = None
         self._is_in_trouble = False
 
@@ -185,42 +185,42 @@ class Reconciler:
                 raise
 
     async def _compare(self) -> None:
-        strangers = await self._put_back_missing()
+        orphaned = await self._put_back_missing()
         async for waiting in self._reader.waiters():
-            own = [one.lease_id for one in waiting if one.router == self._router]
-            strangers += [lease_id for lease_id in own if not self._ledger.knows(lease_id)]
-        await self._release_all([*strangers, *self._ledger.ending])
+            own_waiters = [one.lease_id for one in waiting if one.router == self._router]
+            orphaned += [lease_id for lease_id in own_waiters if not self._ledger.knows(lease_id)]
+        await self._release_all([*orphaned, *self._ledger.ending])
 
     async def _put_back_missing(self) -> list[str]:
         """Put back the leases that Redis lacks; return the ids of orphaned leases."""
         async with self._putting_back:
             held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
             there: dict[str, str] = {}
-            strangers: list[str] = []
+            orphaned: list[str] = []
             async for page in self._reader.leases(self._router):
                 there |= page
-                strangers += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+                orphaned += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
             # A lease that was put back without an answer may have taken its replica over capacity. Put it back again,
             # because the answer reports that.
-            missing = [one for one, key in held.items() if there.get(one) != key or one in self._unheard]
-            self._unheard.intersection_update(missing)
+            missing = [one for one, key in held.items() if there.get(one) != key or one in self._unanswered]
+            self._unanswered.intersection_update(missing)
             self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
             for chunk in _chunks(missing, RESTORED_AT_ONCE):
                 await self._put_back(chunk)
-            return strangers
+            return orphaned
 
     async def _put_back(self, lease_ids: Iterable[str]) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
         if not leases:
             return
-        self._unheard.update(leases)
+        self._unanswered.update(leases)
         restored = await self._store.restore_leases(leases)
         if restored is None:
             await self._join()
             restored = await self._store.restore_leases(leases)
         if restored is None:
             raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
-        self._unheard.difference_update(leases)
+        self._unanswered.difference_update(leases)
         self._ledger.confirm(leases, not_there=restored.not_there)
         if restored.count:
             logger.warning("placement: put back %d leases that Redis did not have", restored.count)

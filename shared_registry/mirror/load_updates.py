@@ -44,12 +44,12 @@ class LoadUpdates:
         selection = self._view.selection
         if selection.loads.is_used:
             self._used_at = self._clock.monotonic()
-        return selection.goes_by_loads or self._clock.monotonic() - self._used_at < IDLE_SECONDS
+        return selection.uses_loads or self._clock.monotonic() - self._used_at < IDLE_SECONDS
 
     async def _read(self) -> None:
         selection = self._view.selection
-        selection.look()
+        selection.begin_read()
         in_flight, _ = await self._reader.loads(
             {replica.key: replica.endpoint for replica in self._view.preference}, ramping=self._view.ramping
         )
-        selection.see(in_flight)
+        selection.update(in_flight)

@@ -44,17 +44,17 @@ class SlowStart:
         self._mirror = mirror
         self._clock = clock
         self._ramps: dict[str, _Ramp] = {}
-        self._is_news = True
+        self._is_changed = True
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Advance the ramps until cancelled."""
-        self._is_news = True
+        self._is_changed = True
         with self._mirror.subscribed(self._notice):
             while True:
                 self._changed.clear()
-                if self._is_news:
-                    self._is_news = False
+                if self._is_changed:
+                    self._is_changed = False
                     await self._begin()
                 await wait_until(self._clock, self._clock.monotonic() + self._step(), self._changed)
 
@@ -63,7 +63,7 @@ class SlowStart:
             event.record and (event.record.slow_start_seconds is not None or event.record.key in self._ramps)
             for event in events
         ):
-            self._is_news = True
+            self._is_changed = True
             self._changed.set()
 
     async def _begin(self) -> None:

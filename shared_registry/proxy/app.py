@@ -30,7 +30,7 @@ from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -130,8 +130,8 @@ class Router:
     async def _narrate(self) -> None:
         narrator = Narrator(self.registry)
         while True:
-            narrator.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            narrator.log_changes()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _status(self, request: Request) -> Response:  # noqa: ARG002
         queue = Queue(None, self._placement.waiting)

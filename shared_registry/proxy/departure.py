@@ -17,5 +17,5 @@ def announce(scope: Scope, departed: asyncio.Future[None]) -> None:
 
 def departure_of(scope: Scope) -> asyncio.Future[None] | None:
     """Return the future that completes when a request's client has left; `None` if the server does not provide it."""
-    told = scope.get("extensions", {}).get(_EXTENSION)
-    return None if told is None else cast("asyncio.Future[None]", told["departed"])
+    extension = scope.get("extensions", {}).get(_EXTENSION)
+    return None if extension is None else cast("asyncio.Future[None]", extension["departed"])

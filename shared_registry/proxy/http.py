@@ -206,11 +206,11 @@ class HttpProxy:
                 await connection.send_head(*request.for_replica(replica))
                 if not request.has_body:
                     await connection.end()
-                    await connection.hear()
+                    await connection.wait_data()
                 return connection
             except ReplicaBroke:
                 connection.abort()
-                if not (connection.is_used and not connection.has_heard and request.is_repeatable):
+                if not (connection.is_used and not connection.has_received and request.is_repeatable):
                     raise
             except ValueError as error:
                 connection.abort()

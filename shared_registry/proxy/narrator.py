@@ -16,21 +16,21 @@ class Narrator:
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
         self._registry = registry
-        self._seen: tuple[str | None, str] | None = None
+        self._revision: tuple[str | None, str] | None = None
         self._leader: tuple[str, int] | None = None
         self._records: dict[str, ReplicaRecord] = {}
         self._where = ""
 
-    def look(self) -> None:
+    def log_changes(self) -> None:
         """Compare the registry with the last call, and log the differences. Cheap if nothing has changed."""
-        self._look_at_leader()
-        seen = self._registry.history_id, self._registry.revision
-        if seen != self._seen:
-            self._seen = seen
-            self._look_at_replicas()
-        self._look_at_selection()
+        self._log_leader()
+        revision = self._registry.history_id, self._registry.revision
+        if revision != self._revision:
+            self._revision = revision
+            self._log_replicas()
+        self._log_selection()
 
-    def _look_at_leader(self) -> None:
+    def _log_leader(self) -> None:
         leader = self._registry.leader
         known = (leader.router, leader.epoch) if leader else None
         if known == self._leader:
@@ -41,7 +41,7 @@ class Narrator:
         else:
             logger.info("leader: %s leads in epoch %d", leader.router, leader.epoch)
 
-    def _look_at_replicas(self) -> None:
+    def _log_replicas(self) -> None:
         before, self._records = self._records, {replica.key: replica.record for replica in self._registry.all()}
         for key, record in self._records.items():
             if text := _difference(before.get(key), record):
@@ -49,7 +49,7 @@ class Narrator:
         for key in before.keys() - self._records.keys():
             logger.info("replica: %s is removed", label(before[key]))
 
-    def _look_at_selection(self) -> None:
+    def _log_selection(self) -> None:
         """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
         able = [record for record in self._records.values() if record.is_selectable]
         if self._registry.is_stale or not able:
@@ -72,11 +72,11 @@ def label(record: ReplicaRecord) -> str:
 
 def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
     """Return the new status and the new admin state of a replica, if they have changed; otherwise an empty text."""
-    words = []
+    changes = []
     if before is None or before.health.status is not now.health.status:
         reason = f" ({now.last_error})" if now.health.status is ReplicaStatus.UNHEALTHY and now.last_error else ""
-        words.append(now.health.status.value + reason)
+        changes.append(now.health.status.value + reason)
     admin_before = AdminState.ACTIVE if before is None else before.admin
     if admin_before is not now.admin:
-        words.append(now.admin.value + (f" ({now.admin_reason})" if now.admin_reason else ""))
-    return ", ".join(words)
+        changes.append(now.admin.value + (f" ({now.admin_reason})" if now.admin_reason else ""))
+    return ", ".join(changes)

@@ -63,13 +63,13 @@ class SessionPlacement:
         self._on_lost = on_lost
         self._queue_timeout_seconds = queue_timeout_seconds
         self._asking: set[asyncio.Timeout] = set()
-        self._in_line: set[asyncio.Timeout] = set()
+        self._waiting: set[asyncio.Timeout] = set()
         self._is_stopping = False
 
     @property
     def waiting(self) -> int:
         """The number of sessions of this router that wait in the queue."""
-        return len(self._in_line)
+        return len(self._waiting)
 
     @property
     def may_wait(self) -> bool:
@@ -131,8 +131,8 @@ class SessionPlacement:
         # is lost between two tasks.
         scope = asyncio.timeout(None)
 
-        def stand(position: int, depth: int) -> None:
-            self._in_line.add(scope)
+        def record_position(position: int, depth: int) -> None:
+            self._waiting.add(scope)
             if on_position is not None:
                 on_position(position, depth)
 
@@ -140,10 +140,12 @@ class SessionPlacement:
             async with scope:
                 self._asking.add(scope)
                 try:
-                    return await self._registry.acquire(key, timeout=seconds, exclude=exclude, on_position=stand)
+                    return await self._registry.acquire(
+                        key, timeout=seconds, exclude=exclude, on_position=record_position
+                    )
                 finally:
                     self._asking.discard(scope)
-                    self._in_line.discard(scope)
+                    self._waiting.discard(scope)
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -39,18 +39,18 @@ class ReplicaConnection(asyncio.Protocol):
 
     Attributes:
         is_used: Whether the connection has carried an exchange before.
-        has_heard: Whether any data was received in this exchange.
+        has_received: Whether any data was received in this exchange.
         idle_since: The end of the last exchange, on the event loop's clock.
     """
 
     def __init__(self, *, silence_seconds: float) -> None:
         self.is_used = False
-        self.has_heard = False
+        self.has_received = False
         self.idle_since = 0.0
         self._silence_seconds = silence_seconds
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
         self._transport: asyncio.Transport
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._waiting = 0
@@ -118,20 +118,20 @@ class ReplicaConnection(asyncio.Protocol):
     async def end(self) -> None:
         """End the request. From now on the time limit applies to the wait for the replica's response."""
         await self._write(self._parser.send(h11.EndOfMessage()))
-        self._news.set()
+        self._changed.set()
 
-    async def hear(self) -> None:
+    async def wait_data(self) -> None:
         """Wait until the first data of the response was received.
 
         Raises:
             ReplicaBroke: The connection ended before that.
             ReplicaSilent: Nothing was received for too long.
         """
-        while not self.has_heard:
+        while not self.has_received:
             if self._lost is not None:
                 raise ReplicaBroke(self._lost)
-            self._news.clear()
-            await self._in_time(self._news)
+            self._changed.clear()
+            await self._in_time(self._changed)
 
     async def response(self) -> tuple[int, Headers]:
         """Return the response's status and headers, with names in lower case. Interim responses are skipped."""
@@ -169,7 +169,7 @@ class ReplicaConnection(asyncio.Protocol):
         if self._parser.trailing_data[0]:
             return False
         self._parser.start_next_cycle()
-        self.is_used, self.has_heard = True, False
+        self.is_used, self.has_received = True, False
         self.idle_since = asyncio.get_running_loop().time()
         return self.is_idle
 
@@ -186,24 +186,24 @@ class ReplicaConnection(asyncio.Protocol):
         if self._parser.our_state is h11.IDLE:  # no request was sent
             self._transport.abort()
             return
-        self.has_heard = True
+        self.has_received = True
         self._parser.receive_data(data)
         self._waiting += len(data)
         if self._waiting > HIGH_WATER and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
-        self._news.set()
+        self._changed.set()
 
     def eof_received(self) -> None:
         """End a body whose end is the end of the connection."""
         if self._lost is None and self._parser.their_state is not h11.ERROR:
             self._parser.receive_data(b"")
-        self._news.set()
+        self._changed.set()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Record the end of the connection, and wake the reader and the sender."""
         self._lost = str(error) if error else "it closed the connection"
-        self._news.set()
+        self._changed.set()
         self._writable.set()
 
     def pause_writing(self) -> None:
@@ -224,7 +224,7 @@ class ReplicaConnection(asyncio.Protocol):
                 await self._in_time(self._writable)
             except ReplicaSilent:
                 self._is_stuck = True
-                self._news.set()
+                self._changed.set()
                 raise
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
@@ -240,11 +240,11 @@ class ReplicaConnection(asyncio.Protocol):
             if self._is_stuck:
                 raise ReplicaSilent("it does not take the request")
             self._resume()
-            self._news.clear()
+            self._changed.clear()
             if self._parser.our_state is h11.SEND_BODY:
-                await self._news.wait()  # the sender limits it: it ends, finds the client silent, or is stuck
+                await self._changed.wait()  # the sender limits it: it ends, finds the client silent, or is stuck
             else:
-                await self._in_time(self._news)
+                await self._in_time(self._changed)
 
     def _resume(self) -> None:
         self._waiting = 0

@@ -40,7 +40,7 @@ If their connections were closed sooner, these clients would not know whether th
 """
 LAST_SECONDS = 1
 """How long WebSockets have to answer the close frame after the grace. Then HTTP responses are broken off as well."""
-MOST_LOOKED_AT = 256
+MOST_CHECKED = 256
 """The most connections that are searched for an idle one when there is no room for another client."""
 START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
         )
 
     def _close_idle_client(self) -> bool:
-        for connection in itertools.islice(self.server_state.connections, MOST_LOOKED_AT):
+        for connection in itertools.islice(self.server_state.connections, MOST_CHECKED):
             if isinstance(connection, BoundedHttpProtocol) and connection.is_kept_alive:
                 connection.transport.close()
                 return True
@@ -212,7 +212,9 @@ def _listener(config: RouterConfig) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"host: cannot listen on {where} ({_why(error)}); give an address of this machine") from None
+        raise ConfigError(
+            f"host: cannot listen on {where} ({_reason_of(error)}); give an address of this machine"
+        ) from None
     with listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -221,12 +223,12 @@ def _listener(config: RouterConfig) -> Iterator[socket.socket]:
             listener.listen(BACKLOG)
         except OSError as error:
             remedy = "choose another port with --port, or 0 for any free one, or stop the program that uses it"
-            raise ConfigError(f"port: cannot listen on {where} ({_why(error)}); {remedy}") from None
+            raise ConfigError(f"port: cannot listen on {where} ({_reason_of(error)}); {remedy}") from None
         listener.setblocking(False)  # noqa: FBT003
         yield listener
 
 
-def _why(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -100,7 +100,7 @@ class WebSocketProxy:
     async def _serve(self, client: WebSocketClient, scope: Scope, key: str | None) -> None:
         try:
             async with self._dispatcher.connected(
-                key, lambda replica: self._dial(replica, scope, client.subprotocols), on_position=client.stand
+                key, lambda replica: self._dial(replica, scope, client.subprotocols), on_position=client.set_position
             ) as placed:
                 await client.begin(*_answer_of(placed.connection))
                 await self._placement.unless_lost(placed.lease, _bridge(client, placed.connection))

@@ -52,7 +52,7 @@ class WebSocketClient:
         self._kept: deque[Message] = deque()
         self._kept_bytes = 0
         self._position: tuple[int, int] | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._attending: list[asyncio.Task[None]] = []
 
     @property
@@ -72,11 +72,11 @@ class WebSocketClient:
         self._kept.append(message)
         self._kept_bytes += sys.getsizeof(message.get("text")) + sys.getsizeof(message.get("bytes"))
 
-    def stand(self, position: int, depth: int) -> None:
+    def set_position(self, position: int, depth: int) -> None:
         """Record the client's position in the queue, counted from 1. Does not block: `attended` sends the position."""
         self.is_accepted = True
         self._position = position, depth
-        self._news.set()
+        self._changed.set()
 
     @contextlib.asynccontextmanager
     async def attended(self) -> AsyncIterator[None]:
@@ -86,7 +86,7 @@ class WebSocketClient:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                self._attending = [group.create_task(self._tell()), group.create_task(self._listen())]
+                self._attending = [group.create_task(self._send_positions()), group.create_task(self._listen())]
                 try:
                     yield
                 finally:
@@ -95,13 +95,13 @@ class WebSocketClient:
         except* ClientGone:
             pass
 
-    async def _tell(self) -> None:
+    async def _send_positions(self) -> None:
         """Send the position. Only the latest one is sent, so that a slow client receives no outdated ones."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPEAT_SECONDS if self._is_full else None):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._changed.wait()
+            self._changed.clear()
             if self._position is not None:
                 position, depth = self._position
                 try:
@@ -115,7 +115,7 @@ class WebSocketClient:
             if message["type"] == "websocket.disconnect":
                 raise ClientGone
             self.keep(message)
-        self._news.set()
+        self._changed.set()
 
     @property
     def _is_full(self) -> bool:

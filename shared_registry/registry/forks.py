@@ -54,11 +54,11 @@ _kept: list[object] = []
 _pid = os.getpid()
 
 
-def _tell_all() -> None:
+def _disown_all() -> None:
     global _pid
     parent, _pid = _pid, os.getpid()
     for one in list(_watched):
         one.disown(parent)
 
 
-os.register_at_fork(after_in_child=_tell_all)
+os.register_at_fork(after_in_child=_disown_all)

@@ -11,7 +11,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Heartbeat, Parting
+from shared_registry.store.replies import Heartbeat, Departure
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Membership:
         Raises:
             StoreError: Redis did not accept the change. Other routers reap this one when it has expired.
         """
-        while await self._store.leave(affinity_seconds=self._affinity_seconds) is Parting.PARTIAL:
+        while await self._store.leave(affinity_seconds=self._affinity_seconds) is Departure.PARTIAL:
             pass
 
     async def run(self) -> None:
@@ -104,10 +104,10 @@ class Membership:
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones."""
         for router in expired:
-            parting = Parting.PARTIAL
-            while parting is Parting.PARTIAL:
+            departure = Departure.PARTIAL
+            while departure is Departure.PARTIAL:
                 if self._clock.monotonic() >= until:
                     return
-                parting = await self._store.reap(router, affinity_seconds=self._affinity_seconds)
-            if parting is Parting.DONE:
+                departure = await self._store.reap(router, affinity_seconds=self._affinity_seconds)
+            if departure is Departure.DONE:
                 logger.warning("router: %s has expired and was reaped", router)

@@ -10,7 +10,7 @@ from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, Event, ReplicaStatus
 from shared_registry.selection.view import View
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """How often the view is checked without a change: it also changes with time, when it becomes too old to be used."""
 
 
@@ -45,6 +45,6 @@ async def until(mirror: Mirror, holds: Callable[[View], bool], *, timeout_second
             while not holds(mirror.view):
                 changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(POLL_SECONDS):
                         await changed.wait()
     return holds(mirror.view)

@@ -81,7 +81,7 @@ class HashRing:
         places = self._places(key)
         replica = None
         if self._max_load is not None:
-            replica = self._search(places, lambda owner: owner.key in excluded or not self._has_room(owner))
+            replica = self._search(places, lambda owner: owner.key in excluded or not self._is_below_limit(owner))
         if replica is None:
             replica = self._search(places, lambda owner: owner.key in excluded)
         return replica if replica is None or self._max_load is None else self._take(replica)
@@ -119,11 +119,11 @@ class HashRing:
         replica = self._nearest(key)
         if replica is None:
             return None
-        if not self._has_room(replica):
-            replica = self._search(self._places(key), lambda owner: not self._has_room(owner)) or replica
+        if not self._is_below_limit(replica):
+            replica = self._search(self._places(key), lambda owner: not self._is_below_limit(owner)) or replica
         return self._take(replica)
 
-    def _has_room(self, replica: Replica) -> bool:
+    def _is_below_limit(self, replica: Replica) -> bool:
         load, share = self._bounds[replica]
         return load.count < share * (self._total + 1)
 

@@ -114,10 +114,10 @@ def alias_table(weights: Sequence[float]) -> tuple[list[float], list[int]]:
     small = [at for at, cut in enumerate(cuts) if cut < 1]
     large = [at for at, cut in enumerate(cuts) if cut >= 1]
     while small and large:
-        poor, rich = small.pop(), large[-1]
-        aliases[poor] = rich
-        cuts[rich] -= 1 - cuts[poor]
-        if cuts[rich] < 1:
+        underfull, overfull = small.pop(), large[-1]
+        aliases[underfull] = overfull
+        cuts[overfull] -= 1 - cuts[underfull]
+        if cuts[overfull] < 1:
             small.append(large.pop())
     for at in (*small, *large):  # the remaining cells differ from 1 only by rounding
         cuts[at] = 1.0

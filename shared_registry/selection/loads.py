@@ -49,13 +49,13 @@ class Loads:
         if self._loads.pop(replica, None) is not None:
             self.version += 1
 
-    def look(self) -> None:
+    def begin_read(self) -> None:
         """Begin to read the loads. They will contain the sessions of all picks until now."""
         self.is_used = False
         for load in self._loads.values():
             load.recent = 0
 
-    def see(self, in_flight: Mapping[str, int]) -> None:
+    def update(self, in_flight: Mapping[str, int]) -> None:
         """Take over the loads that were read, by canonical url. A replica that is not among them has load 0."""
         for replica, load in self._loads.items():
             load.count = in_flight.get(replica.key, 0) + load.recent

@@ -42,21 +42,21 @@ class RingPoints:
     def set_sizes(self, sizes: dict[Replica, int]) -> None:
         """Give each of these replicas that many points, and no points to any other replica."""
         before, self._sizes = self._sizes, sizes
-        gone: list[Point] = []
-        come: list[Point] = []
+        removed: list[Point] = []
+        added: list[Point] = []
         changed = [replica for replica, size in sizes.items() if before.get(replica) != size]
         for replica in (*(before.keys() - sizes.keys()), *changed):
             had, has = before.get(replica, 0), sizes.get(replica, 0)
             number = self._number(replica)
             places = places_of(replica.key, max(had, has))[min(had, has) :]
-            (come if has > had else gone).extend((place, number) for place in places)
+            (added if has > had else removed).extend((place, number) for place in places)
             if not has:
                 self._free.append(self._numbers.pop(replica))
-        if not gone and not come:
+        if not removed and not added:
             return
         spliced = None
-        if (len(gone) + len(come)) * 4 <= len(self.places):
-            spliced = _spliced((self.places[1:-1], self.owners[1:-1]), sorted(gone), sorted(come))
+        if (len(removed) + len(added)) * 4 <= len(self.places):
+            spliced = _spliced((self.places[1:-1], self.owners[1:-1]), sorted(removed), sorted(added))
         self.places, self.owners = spliced or self._built()
         if self.places:
             self.places.insert(0, self.places[-1] - 1.0)
@@ -101,27 +101,27 @@ def places_of(key: str, size: int) -> array[float]:
     return places
 
 
-def _spliced(points: Points, gone: Sequence[Point], come: Sequence[Point]) -> Points | None:
-    """Return the points without those in `gone` and with those in `come`; `None` if two members share a place.
+def _spliced(points: Points, removed: Sequence[Point], added: Sequence[Point]) -> Points | None:
+    """Return the points without those in `removed` and with those in `added`; `None` if two members share a place.
 
     Both lists must be sorted.
     """
-    for changes, is_gone in ((gone, True), (come, False)):
+    for changes, is_removed in ((removed, True), (added, False)):
         if not changes:
             continue
         places, owners = points
         new_places, new_owners = array("d"), array("I")
         start = 0
         for place, number in changes:
-            at = bisect_right(places, place, start) - is_gone
-            if is_gone and owners[at] != number:
+            at = bisect_right(places, place, start) - is_removed
+            if is_removed and owners[at] != number:
                 return None
             new_places += places[start:at]
             new_owners += owners[start:at]
-            if not is_gone:
+            if not is_removed:
                 new_places.append(place)
                 new_owners.append(number)
-            start = at + is_gone
+            start = at + is_removed
         points = new_places + places[start:], new_owners + owners[start:]
     return points
 

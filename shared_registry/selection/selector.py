@@ -70,12 +70,12 @@ class Selection:
         self._is_spread = is_spread
         self._levels = None
         self._outdated.update(self._pickers)
-        own = self._named(None)
-        needed = self._used if own == "priority" else self._used | {own}
+        own_policy = self._named(None)
+        needed = self._used if own_policy == "priority" else self._used | {own_policy}
         level = self._first_level() if needed else 0
         for policy in needed:
             self._picker(policy, level)
-        self.choose = None if own == "priority" else self._picker(own, level).choose
+        self.choose = None if own_policy == "priority" else self._picker(own_policy, level).choose
 
     def select(self, policy: str | None, key: str | None, excluded: Collection[str]) -> Replica | None:
         """Return the replica for the next session.
@@ -101,17 +101,17 @@ class Selection:
         return None
 
     @property
-    def goes_by_loads(self) -> bool:
+    def uses_loads(self) -> bool:
         """Whether the router's own policy uses the loads."""
         return self._policies[self._policy].needs_loads(self._context)
 
-    def look(self) -> None:
-        """Begin to read the loads; see `Loads.look`."""
-        self.loads.look()
+    def begin_read(self) -> None:
+        """Begin to read the loads; see `Loads.begin_read`."""
+        self.loads.begin_read()
 
-    def see(self, in_flight: Mapping[str, int]) -> None:
+    def update(self, in_flight: Mapping[str, int]) -> None:
         """Take over the loads that were read, by canonical url."""
-        self.loads.see(in_flight)
+        self.loads.update(in_flight)
         for picker in self._pickers.values():
             picker.recount()
 

@@ -109,8 +109,8 @@ class View:
         return keys
 
     def _nearest_to(self, text: str) -> str:
-        words = [word for replica in self._ordered for word in (replica.key, replica.name) if word]
-        near = difflib.get_close_matches(text, words, 1)
+        texts = [text for replica in self._ordered for text in (replica.key, replica.name) if text]
+        near = difflib.get_close_matches(text, texts, 1)
         return f"; did you mean {near[0]!r}?" if near else "; see `shared-registry status` for all replicas"
 
     def get(self, key: str) -> Replica | None:

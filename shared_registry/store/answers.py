@@ -20,9 +20,9 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
-def flag(is_so: bool) -> str:  # noqa: FBT001  a value
+def flag(value: bool) -> str:  # noqa: FBT001  a value
     """Return a boolean as commands expect it."""
-    return "1" if is_so else "0"
+    return "1" if value else "0"
 
 
 def ignore_events(events: Sequence[Event]) -> None:

@@ -193,9 +193,9 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         lane = self._lane
         if lane is not None:
             if error is None:
-                lane.heard()
+                lane.answered()
             else:
-                self._tell(lane, error)
+                self._record_error(lane, error)
             lane.leave()
         self._end(error)
 
@@ -211,13 +211,13 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             raise
         self._sweeps = failover.sweeps
 
-    def _tell(self, lane: Lane, error: BaseException) -> None:
+    def _record_error(self, lane: Lane, error: BaseException) -> None:
         """Record in the lane how the block failed, for the calls that wait there."""
         if isinstance(error, asyncio.CancelledError):
             if self._is_late:
                 lane.unanswered(self._replies, self._lateness)
         elif isinstance(error, exceptions.ResponseError):
-            lane.heard()
+            lane.answered()
         elif isinstance(error, FAILURES):
             lane.failed(str(meaning_of(error)))
 

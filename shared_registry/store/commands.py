@@ -29,7 +29,7 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
-from shared_registry.store.replies import Denial, Denied, Grant, Heartbeat, Parting, Queued, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Heartbeat, Departure, Queued, Restored
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 32
@@ -159,7 +159,7 @@ class Store(LeaderCommands):
         history_id, revision, joined, leases, *expired = reply.values
         return Heartbeat(history_id, revision, joined == "1", expired, int(leases))
 
-    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Parting:
+    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
         One call ends a few hundred leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
@@ -170,15 +170,15 @@ class Store(LeaderCommands):
             affinity_seconds: How long the affinity of its sessions is kept.
         """
         reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[expect(reply, "reaped", "partial", "alive", "not_found")]
+        return _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
 
-    async def leave(self, *, affinity_seconds: float = 0.0) -> Parting:
+    async def leave(self, *, affinity_seconds: float = 0.0) -> Departure:
         """End this router's leases, and remove the router with its last lease.
 
         Like `reap`, one call ends a few hundred leases. The result is `REFUSED` if the router is not registered.
         """
         reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
-        return _PARTINGS[expect(reply, "left", "partial", "not_found")]
+        return _DEPARTURES[expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
         self,
@@ -281,16 +281,16 @@ class Store(LeaderCommands):
         expect(reply, "repaired")
         return int(reply.values[0])
 
-    def turn_away(self, why: str) -> None:
-        """End every session's wait for a turn with a `StoreUnavailable` that gives `why` as the reason."""
-        self._sessions.lane.turn_away(why)
+    def end_waits(self, reason: str) -> None:
+        """End every session's wait for a turn with a `StoreUnavailable` that gives `reason` as the reason."""
+        self._sessions.lane.end_waits(reason)
 
 
-_PARTINGS = {
-    "reaped": Parting.DONE,
-    "left": Parting.DONE,
-    "partial": Parting.PARTIAL,
-    "alive": Parting.REFUSED,
-    "not_found": Parting.REFUSED,
+_DEPARTURES = {
+    "reaped": Departure.DONE,
+    "left": Departure.DONE,
+    "partial": Departure.PARTIAL,
+    "alive": Departure.REFUSED,
+    "not_found": Departure.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)

@@ -15,7 +15,7 @@ from shared_registry.errors import StoreError, StoreUnavailable
 
 TICKS = 10
 """The number of timer ticks within one timeout. The event loop needs a few turns to read a reply that has arrived."""
-FAILURES_PER_PLACE = 2
+FAILURES_PER_CALL = 2
 """How many failures in a row, per call of the lane, count as an outage. All connections of a lane may break at once
 although the server works, so that only the failures of new connections show an outage."""
 
@@ -90,33 +90,33 @@ class Lane:
                 return
         self._free += 1
 
-    def heard(self) -> None:
+    def answered(self) -> None:
         """Record that a call got a reply."""
         self.replies += 1
         self._failures = 0
 
-    def failed(self, why: str) -> None:
+    def failed(self, reason: str) -> None:
         """Record that a call lost its connection or got none. After many of these in a row, end all waits."""
         self._failures += 1
-        if self._failures >= FAILURES_PER_PLACE * self._size:
-            self.turn_away(why)
+        if self._failures >= FAILURES_PER_CALL * self._size:
+            self.end_waits(reason)
 
-    def unanswered(self, replies_before: int, why: str) -> None:
+    def unanswered(self, replies_before: int, reason: str) -> None:
         """Record that a call got no reply in time. If no other call got one since it was sent, end all waits.
 
         Args:
             replies_before: The value of `replies` when the call was sent.
-            why: The message for the calls whose wait ends.
+            reason: The message for the calls whose wait ends.
         """
         if self.replies == replies_before:
-            self.turn_away(why)
+            self.end_waits(reason)
 
-    def turn_away(self, why: str) -> None:
+    def end_waits(self, reason: str) -> None:
         """End the waits of all calls with `StoreUnavailable`."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
             if not turn.done():
-                turn.set_exception(StoreUnavailable(why))
+                turn.set_exception(StoreUnavailable(reason))
 
 
 def _refuse(turn: asyncio.Future[None]) -> None:

@@ -45,8 +45,8 @@ async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block
     """
     key, after = stream
     await cluster.initialize()
-    words = ("XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", block, "STREAMS", key, after)
-    return await cluster.execute_command(*words, target_nodes=[cluster.get_node_from_key(key)])
+    command = ("XREAD", "COUNT", ENTRIES_AT_ONCE, "BLOCK", block, "STREAMS", key, after)
+    return await cluster.execute_command(*command, target_nodes=[cluster.get_node_from_key(key)])
 
 
 async def execute(pipeline: Client) -> list[Any]:

@@ -91,7 +91,7 @@ class ReplicaField:
         is_required: Whether a hash without the field is malformed. Otherwise the model's default is used.
         is_in_events: Whether events carry the field. `lua/lib/events.lua` names the fields that they do not carry.
         documents: The JSON documents that show the field.
-        words: Returns a value of the spec as text for people; empty if it is not shown.
+        as_text: Returns a value of the spec as text for people; empty if it is not shown.
     """
 
     name: str
@@ -102,7 +102,7 @@ class ReplicaField:
     is_required: bool = False
     is_in_events: bool = True
     documents: Document = Document.NONE
-    words: Callable[[Any], str] | None = None
+    as_text: Callable[[Any], str] | None = None
 
     def of(self, record: ReplicaRecord) -> Any:
         """Return the field's value in a record."""
@@ -134,11 +134,11 @@ STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
 FIELDS = (
     _spec("url", TEXT, is_required=True),
     _spec("name", OPTIONAL_TEXT, is_required=True),
-    _spec("primary", FLAG, is_required=True, words=lambda primary: "primary" if primary else "secondary"),
-    _spec("weight", NUMBER, is_required=True, words=lambda weight: f"weight {weight:g}"),
-    _spec("capacity", COUNT, is_required=True, words=lambda capacity: f"capacity {capacity or 'unlimited'}"),
+    _spec("primary", FLAG, is_required=True, as_text=lambda primary: "primary" if primary else "secondary"),
+    _spec("weight", NUMBER, is_required=True, as_text=lambda weight: f"weight {weight:g}"),
+    _spec("capacity", COUNT, is_required=True, as_text=lambda capacity: f"capacity {capacity or 'unlimited'}"),
     _spec("order", ORDER, is_required=True, documents=Document.EVENT),
-    _spec("labels", LABELS, words=lambda labels: f"labels {labels}" if labels else ""),
+    _spec("labels", LABELS, as_text=lambda labels: f"labels {labels}" if labels else ""),
     _record("source", SOURCE, Group.OPERATION, is_required=True),
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
@@ -195,10 +195,10 @@ def _written(record: ReplicaRecord, fields: tuple[ReplicaField, ...]) -> dict[st
     return {name: text for name, text in texts if text is not None}
 
 
-def spec_words(endpoint: ReplicaEndpoint) -> str:
+def spec_text(endpoint: ReplicaEndpoint) -> str:
     """Return a spec as text for people, without url and name."""
-    told = (field.words(getattr(endpoint, field.attribute)) for field in HELD_BY[ReplicaEndpoint] if field.words)
-    return ", ".join(words for words in told if words)
+    texts = (field.as_text(getattr(endpoint, field.attribute)) for field in HELD_BY[ReplicaEndpoint] if field.as_text)
+    return ", ".join(as_text for as_text in texts if as_text)
 
 
 def replica_document(record: ReplicaRecord, which: Document) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Heartbeat:
     leases: int = 0
 
 
-class Parting(enum.Enum):
+class Departure(enum.Enum):
     """The progress of a router's removal: done, to be called again, or refused."""
 
     DONE = "done"
@@ -81,11 +81,11 @@ class Denied:
     """A session gets no slot and does not wait.
 
     Attributes:
-        why: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
+        reason: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
         depth: The number of waiting sessions.
     """
 
-    why: Denial
+    reason: Denial
     depth: int = 0
 
 

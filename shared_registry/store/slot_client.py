@@ -40,7 +40,7 @@ class SlotClient(Redis):
                     raise
                 self.owner.moved(error)
             except exceptions.AskError as error:
-                return await self._execute_at(self.owner.place_of(error), args, options)
+                return await self._execute_at(self.owner.address_of(error), args, options)
             except exceptions.TryAgainError:
                 if redirect + 1 >= RETRIES:
                     raise

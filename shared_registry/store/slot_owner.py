@@ -90,7 +90,7 @@ class SlotOwner:
     def moved(self, error: exceptions.MovedError) -> None:
         """Use the slot and the address that a node's redirection names."""
         self._slot = error.slot_id
-        address = self.place_of(error)
+        address = self.address_of(error)
         if address != self._address:
             self._address = address
             self._asked_at = time.monotonic()
@@ -98,7 +98,7 @@ class SlotOwner:
             self._failover.moved()
             self._generation = self._failover.generation
 
-    def place_of(self, error: exceptions.AskError) -> Address:
+    def address_of(self, error: exceptions.AskError) -> Address:
         """Return the address that a redirection names. Without a host, it is the host that sent the redirection."""
         host = error.host or (self._address or self.hosts[0])[0]
         return host, error.port
@@ -147,10 +147,10 @@ class SlotOwner:
         owner = None
         nodes: list[Address] = []
         for first, last, *servers in rows:
-            places = [_place(server, node) for server in servers]
-            nodes += places
+            addresses = [_server_address(server, node) for server in servers]
+            nodes += addresses
             if owner is None and (self._slot is None or first <= self._slot <= last):
-                owner = places[0]
+                owner = addresses[0]
         return owner, nodes
 
     async def _rows_of(self, node: Address) -> list[Row]:
@@ -168,7 +168,7 @@ class SlotOwner:
             await connection.disconnect(nowait=True)
 
 
-def _place(server: Row, node: Address) -> Address:
+def _server_address(server: Row, node: Address) -> Address:
     """Return a server's address. A server that does not know its own host has the host at which it was asked."""
     host = server[0]
     return (node[0] if host in (None, "", "?") else host, int(server[1]))

@@ -33,7 +33,7 @@ class Writability:
         self._written_at: float | None = None
         self._failing_since: float | None = None
         self._reason = ""
-        self._is_told = False
+        self._is_reported = False
 
     @property
     def age_seconds(self) -> float | None:
@@ -44,16 +44,16 @@ class Writability:
     def failure(self) -> str | None:
         """The reason why writes fail although reads work; `None` while writes work or Redis is unavailable."""
         age = self._read_age()
-        return self._reason if self._is_told and age is not None and age <= CURRENT_SECONDS else None
+        return self._reason if self._is_reported and age is not None and age <= CURRENT_SECONDS else None
 
     def accepted(self) -> None:
         """Record that a heartbeat was written."""
         now = self._clock.monotonic()
-        if self._is_told and self._failing_since is not None:
+        if self._is_reported and self._failing_since is not None:
             logger.info("redis: writes are accepted again, after %.1f s", now - self._failing_since)
         self._written_at = now
         self._failing_since = None
-        self._is_told = False
+        self._is_reported = False
 
     def refused(self, error: StoreError) -> None:
         """Record that a heartbeat was not written.
@@ -65,7 +65,7 @@ class Writability:
             self._failing_since = now
         self._reason = str(error)
         age = self._read_age()
-        if not self._is_told and age is not None and now - age > self._failing_since:
-            self._is_told = True
+        if not self._is_reported and age is not None and now - age > self._failing_since:
+            self._is_reported = True
             seconds = now - self._failing_since
             logger.warning("redis: reads work, but writes have failed for %.1f s: %s", seconds, error)

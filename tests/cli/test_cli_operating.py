@@ -211,8 +211,8 @@ def test_no_redis_is_3(words: list[str]) -> None:
 
 def test_a_wrong_password_is_2_for_all_of_them(own_server: OwnServer) -> None:
     server = own_server(config={"requirepass": SECRET})
-    looks = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
-    for words in [*EVERY_CHANGE, *looks, ["status", "--watch"]]:
+    key_commands = [["status"], ["routers"], ["events"], ["events", "-f"], ["wait", "--ready", "1"], ["keys", "--show"]]
+    for words in [*EVERY_CHANGE, *key_commands, ["status", "--watch"]]:
         done = invoke(*words, SHARED_REGISTRY_REDIS_URL=server.url.replace("//", f"//:not-{SECRET}@"))
         assert is_one_error(done, 2), done
         assert "password" in done.err

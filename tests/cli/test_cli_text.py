@@ -12,7 +12,7 @@ from shared_registry.admin.operator import Change, user_at_host
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
-from shared_registry.cli.redis_cli import looks, redis_cli
+from shared_registry.cli.redis_cli import key_commands, redis_cli
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.keys import Keys
@@ -128,7 +128,7 @@ def test_redis_cli_is_given_the_same_redis_and_no_password(url: str, words: str,
 
 
 def test_every_command_worth_knowing_only_reads_and_names_whose_it_is() -> None:
-    for look in looks(Keys("pool")):
+    for look in key_commands(Keys("pool")):
         assert look.words[0] in ("HGETALL", "ZRANGE", "SMEMBERS", "PTTL", "XREVRANGE")
         assert look.words[1].startswith("sr:{pool}:")
         assert ("<" in look.words[1]) is bool(look.each)

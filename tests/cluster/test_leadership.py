@@ -80,11 +80,11 @@ async def soon(condition: Callable[[], bool]) -> None:
 
 
 async def is_leading(process: RouterProcess) -> None:
-    await soon(lambda: bool(process.said("leading")))
+    await soon(lambda: bool(process.lines_of("leading")))
 
 
 async def is_ready(process: RouterProcess, routers: int = 1) -> None:
-    await soon(lambda: len(process.said("ready")) == routers)
+    await soon(lambda: len(process.lines_of("ready")) == routers)
 
 
 async def events(space: Space, *kinds: EventKind) -> list[Event]:
@@ -133,7 +133,7 @@ async def test_a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_go
     resumed_ms = space.now_ms()
 
     os.kill(paused.pid, signal.SIGCONT)
-    await soon(lambda: bool(paused.said("following")))
+    await soon(lambda: bool(paused.lines_of("following")))
     asked = requests(mocks)
     await soon(lambda: requests(mocks) >= asked + 4 * len(mocks))
     assert healthy(space, mocks)
@@ -211,7 +211,7 @@ async def test_a_leader_that_stops_is_followed_by_another_at_once(
     await is_ready(other)
     epoch = epoch_of(space)
     await asyncio.to_thread(stopped.stop)
-    assert stopped.said("stopped")
+    assert stopped.lines_of("stopped")
     elected = await election_after(space, epoch)
     (resigned,) = await events(space, EventKind.LEADER_RESIGNED)
     assert elected.at - resigned.at < lease - BUSY, "not by waiting for the lease to end"
@@ -254,9 +254,9 @@ async def test_twenty_routers_probe_as_much_as_one_and_each_epoch_has_one_winner
     all_epochs = [event.epoch for event in await events(space)]
     assert all_epochs == sorted(all_epochs)
     winners = {event.epoch: event.router for event in elections}
-    said = [(line["epoch"], line["router"]) for process in processes for line in process.said("leading")]
-    assert len(said) == len(set(said))
-    assert all(winners[epoch] == router for epoch, router in said)
+    lines_of = [(line["epoch"], line["router"]) for process in processes for line in process.lines_of("leading")]
+    assert len(lines_of) == len(set(lines_of))
+    assert all(winners[epoch] == router for epoch, router in lines_of)
 
 
 def a_registry(

@@ -17,7 +17,7 @@ from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
 from tests.support.lease_cluster import EXPIRY, HEARTBEAT, PATIENCE, Cluster, held_by, operator_settings, settings
-from tests.support.replica_fleet import fleet, leases, look
+from tests.support.replica_fleet import fleet, leases, read_loads
 from tests.support.space import Space, on_server
 from tests.support.until import until
 
@@ -62,7 +62,7 @@ async def cluster(server: EmbeddedServer, space: Space, tmp_path: Path) -> Async
         try:
             await cluster.start(PROCESSES)
             await until(
-                lambda: all(len(process.said("acquired")) > 2 for process in cluster.processes), seconds=PATIENCE
+                lambda: all(len(process.lines_of("acquired")) > 2 for process in cluster.processes), seconds=PATIENCE
             )
             held = await cluster.hold()
             await until(lambda: leases(space) == held)
@@ -87,8 +87,8 @@ async def is_freed_after_kill(space: Space, cluster: Cluster) -> float:
         assert time.monotonic() - killed_at < PATIENCE
         await asyncio.sleep(0.01)
     seconds = time.monotonic() - killed_at
-    assert sum(load.in_flight for load in look(space).loads) == len(others)
-    assert await expired(space) == [line["router"] for line in killed.said("ready")]
+    assert sum(load.in_flight for load in read_loads(space).loads) == len(others)
+    assert await expired(space) == [line["router"] for line in killed.lines_of("ready")]
     return seconds
 
 

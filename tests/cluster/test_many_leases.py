@@ -21,8 +21,8 @@ from shared_registry.model import EventKind
 from tests.support.effort import IS_LONG, takes_long
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.lease_cluster import PATIENCE, Cluster, operator_settings, settings
-from tests.support.lease_history import Look, excesses, is_reported, miscounts, most_at_once, placements
-from tests.support.replica_fleet import Fleet, fleet, keep_looking, leases, look
+from tests.support.lease_history import Reading, excesses, is_reported, miscounts, most_at_once, placements
+from tests.support.replica_fleet import Fleet, fleet, poll_loads, leases, read_loads
 from tests.support.space import Space
 from tests.support.until import until
 
@@ -95,15 +95,15 @@ async def reaps(space: Space) -> dict[str, list[float]]:
     return found
 
 
-async def assert_capacity_held(space: Space, cluster: Cluster, looks: list[Look]) -> None:
+async def assert_capacity_held(space: Space, cluster: Cluster, readings: list[Reading]) -> None:
     """Look at the recorded history: what was placed, what was put back, and whether that was told."""
     histories = [list(process.lines()) for process in cluster.all]
     reaped_at = await reaps(space)
     placed = [one for lines in histories for one in placements(lines, reaped_at)]
     most = most_at_once(placed)
     assert {url: count for url, count in most.items() if count > CAPACITY} == {}
-    assert miscounts(looks) == []
-    over = excesses(looks)
+    assert miscounts(readings) == []
+    over = excesses(readings)
     assert [one for one in over if not is_reported(one, histories)] == []
     told = [line for lines in histories for line in lines]
     assert len(placed) > 50 * CHAOS_SECONDS, "there was something to hold back"
@@ -111,7 +111,7 @@ async def assert_capacity_held(space: Space, cluster: Cluster, looks: list[Look]
     assert sum(line["what"] == "denied" for line in told) > 50 * CHAOS_SECONDS
     assert reaped_at
     print(  # noqa: T201  figures
-        f"\n{len(placed)} placements by {len(cluster.all)} processes in {CHAOS_SECONDS:g} s, {len(looks)} looks, "
+        f"\n{len(placed)} placements by {len(cluster.all)} processes in {CHAOS_SECONDS:g} s, {len(readings)} looks, "
         f"{sum(map(len, reaped_at.values()))} reaps, {sum(line['what'] == 'restored' for line in told)} times leases "
         f"were put back, {len(over)} times over capacity, each reported"
     )
@@ -126,7 +126,7 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
     print(f"\nseed {seed}")  # noqa: T201  of what is broken when; the processes' own timing is not repeatable
     rng = random.Random(seed)
     config = settings(server.url, namespace)
-    looks: list[Look] = []
+    readings: list[Reading] = []
     async with contextlib.AsyncExitStack() as stack:
         operator = SharedReplicaRegistry(RouterConfig(**operator_settings(server.url, namespace)), health_checks=False)
         await stack.enter_async_context(operator)
@@ -143,7 +143,7 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
         )
         stack.callback(cluster.close)
         await cluster.start(PROCESSES)
-        looking = asyncio.create_task(keep_looking(space, looks))
+        polling = asyncio.create_task(poll_loads(space, readings))
         await make_trouble(cluster, replicas, rng)
         well_at = time.monotonic()
 
@@ -156,7 +156,7 @@ async def test_capacity_holds_and_nothing_leaks_whatever_breaks(
         assert await find_violations(space.reader, space.keys) == []
         await cluster.end()
         await until(lambda: not leases(space), seconds=PATIENCE)
-        assert {load.in_flight for load in look(space).loads} == {0}
+        assert {load.in_flight for load in read_loads(space).loads} == {0}
         assert await find_violations(space.reader, space.keys) == []
-        looking.cancel()
-        await assert_capacity_held(space, cluster, looks)
+        polling.cancel()
+        await assert_capacity_held(space, cluster, readings)

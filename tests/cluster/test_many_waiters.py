@@ -15,7 +15,7 @@ from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from tests.support.effort import takes_long
 from tests.support.lease_cluster import PATIENCE, TIMEOUT, Cluster, operator_settings, settings
-from tests.support.queue_history import LineHistory, recorded
+from tests.support.queue_history import QueueHistory, recorded
 from tests.support.replica_fleet import fleet, leases
 from tests.support.space import on_server
 from tests.support.until import until
@@ -61,7 +61,7 @@ async def test_thousands_are_served_in_the_order_in_which_they_came_over_all_pro
         assert not space.raw.exists(space.keys.queue)
         await cluster.end()
         await until(lambda: not leases(space), seconds=PATIENCE)
-        history = LineHistory(space.keys)
+        history = QueueHistory(space.keys)
         history.replay(list(lines))
         told = [line for process in cluster.all for line in process.lines()]
     assert history.wrong == []

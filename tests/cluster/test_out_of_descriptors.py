@@ -77,7 +77,7 @@ async def soon(condition: Any) -> None:
 
 
 def has_said(process: RouterProcess, what: str, times: int = 1) -> bool:
-    return len(process.said(what)) >= times
+    return len(process.lines_of(what)) >= times
 
 
 def healthy(space: Space, replicas: list[ReplicaServer]) -> int:
@@ -122,7 +122,7 @@ async def test_a_replica_that_dies_behind_kept_connections_is_noticed(
         take_descriptors(routers[0])
         await replicas[2].stop()
         await soon(lambda: healthy(space, replicas) == 3)
-        assert routers[1].said("leading")
+        assert routers[1].lines_of("leading")
         [resigned] = await events(space, EventKind.LEADER_RESIGNED)
         assert "times in a row: too many open files" in resigned.reason
 
@@ -158,4 +158,4 @@ async def test_a_lone_router_leads_again(
         give_descriptors(router)
         await replicas[3].stop()
         await soon(lambda: healthy(space, replicas) == 3)
-        assert len(router.said("leading")) == 2
+        assert len(router.lines_of("leading")) == 2

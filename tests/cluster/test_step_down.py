@@ -115,7 +115,7 @@ async def test_a_leader_that_is_deposed_while_paused_writes_nothing_and_sits_out
 ) -> None:
     paused = RouterProcess(tmp_path / "paused.jsonl", routers=1, replicas=[], config=settings)
     try:
-        await soon(lambda: bool(paused.said("leading")))
+        await soon(lambda: bool(paused.lines_of("leading")))
         token = space.raw.hget(space.keys.leader, "token")
         async with a_router(settings, "other") as other:
             await soon(lambda: other.get(A) is not None)
@@ -128,7 +128,7 @@ async def test_a_leader_that_is_deposed_while_paused_writes_nothing_and_sits_out
             with pytest.raises(Fenced):  # what it would send, were it to go on where it was stopped
                 await space.report(first.epoch, 99, space.failure(A), token=token)
             os.kill(paused.pid, signal.SIGCONT)
-            await soon(lambda: bool(paused.said("following")))
+            await soon(lambda: bool(paused.lines_of("following")))
             assert (await leader_now(space)).router == other.router_key
             since = [event async for event in space.reader.all_events() if event.epoch >= second.epoch]
             assert not [event for event in since if event.router in paused.routers()]

@@ -21,7 +21,7 @@ from rich.console import Console
 from shared_registry.demo import story
 from shared_registry.demo.cluster import Cluster, StepFailed
 from shared_registry.demo.report import ConsoleAudience, JsonAudience
-from shared_registry.demo.story import Seen
+from shared_registry.demo.story import Observation
 from shared_registry.embedded import EmbeddedServer
 from tests.support.command import SECONDS, Running, alive, command, descendants, environment, run, running, start
 from tests.support.until import wait_for
@@ -113,18 +113,18 @@ def test_nobody_reading_on_is_the_end(tmp_path: Path) -> None:
         assert (tmp_path / "err").read_text() == ""
 
 
-async def never(cluster: Cluster) -> Seen:
+async def never(cluster: Cluster) -> Observation:
     await cluster.until(lambda: False)
     raise AssertionError
 
 
-async def not_for_long(cluster: Cluster) -> Seen:
-    return Seen(0.0, "", lambda: False)
+async def not_for_long(cluster: Cluster) -> Observation:
+    return Observation(0.0, "", lambda: False)
 
 
 @pytest.mark.parametrize(("act", "detail"), [(never, "not observed within 0.1 s"), (not_for_long, "did not last")])
 def test_what_is_not_observed_ends_the_story(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[Cluster], Awaitable[Seen]], detail: str
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[Cluster], Awaitable[Observation]], detail: str
 ) -> None:
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(story, "STEPS", (("It is", 0.1, act), ("It goes on", 0.1, act)))

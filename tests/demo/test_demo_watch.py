@@ -47,7 +47,7 @@ async def test_a_session_goes_on_while_frames_come() -> None:
         assert (session.replica, session.frames) == ("gpu-1", 1)
         session.read_on()
         await until(lambda: session.frames == 3)
-        assert session.goes_on
+        assert session.is_receiving
         await session.close()
 
 
@@ -60,7 +60,7 @@ async def test_a_session_that_misses_a_frame_or_is_closed_does_not_go_on(behave:
         session = await Session.open(url, "client")
         session.read_on()
         await until(lambda: session.trouble != "")
-        assert (session.trouble, session.goes_on) == (trouble, False)
+        assert (session.trouble, session.is_receiving) == (trouble, False)
         await session.close()
 
 
@@ -69,7 +69,7 @@ async def test_a_silent_session_does_not_go_on(monkeypatch: pytest.MonkeyPatch) 
     async with router(frames(0)) as url:
         session = await Session.open(url, "client")
         session.read_on()
-        await until(lambda: not session.goes_on)
+        await until(lambda: not session.is_receiving)
         assert session.trouble == ""
         await session.close()
 

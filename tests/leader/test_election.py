@@ -22,7 +22,7 @@ async def test_a_candidate_wins_a_free_lock_and_holds_it_by_renewing(
     assert router.election.term is router.terms[0]
     assert (router.terms[0].epoch, router.terms[0].token) == (1, lock.token)
     await clock.advance(20)
-    assert router.leads()
+    assert router.is_leader()
     assert len(router.terms) == 1
     assert lock.elections == [("a", 1)]
     assert router.store.times("campaign") == [0]
@@ -59,9 +59,9 @@ async def test_without_renewals_leading_ends_at_the_deadline_at_the_latest(
     if fault in ("failing", "refusing"):
         router.store.error = StoreUnavailable("gone") if fault == "failing" else StoreRefused("no")
     await clock.advance(BELIEF - 0.01)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(0.01)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.election.term is None
     assert router.ended_at == pytest.approx(last_renewal + BELIEF)
 
@@ -81,7 +81,7 @@ async def test_a_renewal_that_succeeds_after_failures_keeps_the_term(clock: Fake
     await clock.advance(2.5)
     router.store.error = None
     await clock.advance(20)
-    assert router.leads()
+    assert router.is_leader()
     assert len(router.terms) == 1
     assert len(router.store.times("renew")) <= 30
 
@@ -91,9 +91,9 @@ async def test_a_lost_renewal_ends_leading_at_once(clock: FakeClock, lock: Lock,
     await clock.advance(0.5)
     lock.seize()
     await clock.advance(0.4)
-    assert router.leads(), "nobody told it yet"
+    assert router.is_leader(), "nobody told it yet"
     await clock.advance(0.1)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.ended_at == 1.0
     assert lock.holder == "other's", "its resigning must not end another's lease"
     await clock.advance(LEASE + 2 * JITTER_SECONDS)
@@ -122,7 +122,7 @@ async def test_when_lead_ends_or_is_fenced_the_leader_resigns_and_stands_again(
     assert router.store.tokens("resign") == [router.terms[0].token]
     await clock.advance(3)
     assert [term.epoch for term in router.terms] == [1, 2]
-    assert router.leads()
+    assert router.is_leader()
 
 
 async def test_a_renewal_under_way_when_lead_ends_is_heard_before_the_leader_resigns(
@@ -172,7 +172,7 @@ async def test_a_failure_of_renewing_that_is_no_store_error_reaches_the_caller_t
     assert router.task is not None
     with pytest.raises(LookupError):
         router.task.result()
-    assert not router.leads()
+    assert not router.is_leader()
 
 
 async def test_stopping_lets_lead_finish_under_a_renewed_lease_and_then_resigns(
@@ -294,7 +294,7 @@ async def test_a_campaign_of_unknown_outcome_is_repeated_with_the_same_token(
     await clock.advance(1)
     assert len(lock.elections) == 1, "the lost reply had elected it"
     router.store.loses_replies = False
-    waited = await clock.run_until(router.leads)
+    waited = await clock.run_until(router.is_leader)
     assert waited < 1.1
     assert len(set(router.store.tokens("campaign"))) == 1
     assert lock.elections == [("a", 1)]
@@ -311,7 +311,7 @@ async def test_a_store_that_fails_is_asked_at_most_about_once_a_second_after_a_w
     assert 60 <= len(router.store.times("campaign")) <= 130
     assert caplog.messages == ["leader: Redis is away"]
     router.store.error = None
-    await clock.run_until(router.leads, within=1)
+    await clock.run_until(router.is_leader, within=1)
 
 
 async def test_a_follower_comes_back_when_the_lease_can_have_ended_plus_jitter(clock: FakeClock, lock: Lock) -> None:
@@ -328,7 +328,7 @@ async def test_a_follower_comes_back_when_the_lease_can_have_ended_plus_jitter(c
     assert len(comings) == len(followers)
     assert all(ends_at <= at <= ends_at + JITTER_SECONDS for at in comings)
     assert len(set(comings)) == len(comings), "not all at once"
-    assert sum(follower.leads() for follower in followers) == 1
+    assert sum(follower.is_leader() for follower in followers) == 1
     for router in (leader, *followers):
         await router.stop()
 
@@ -351,10 +351,10 @@ async def test_a_resignation_wakes_a_follower_at_once(clock: FakeClock, lock: Lo
     await clock.advance(1)
     lock.resign("other's")
     await clock.advance(0.5)
-    assert not router.leads()
+    assert not router.is_leader()
     router.election.notice([resigned()])
     await clock.settle()
-    assert router.leads()
+    assert router.is_leader()
     assert router.store.times("campaign") == [0, 1.5]
 
 
@@ -385,7 +385,7 @@ async def test_a_resignation_during_the_campaign_that_was_refused_is_not_missed(
     lock.resign("other's")
     router.election.notice([resigned()])
     await clock.advance(1)
-    assert router.leads()
+    assert router.is_leader()
 
 
 async def test_campaigns_carry_the_highest_epoch_ever_seen(clock: FakeClock, lock: Lock) -> None:
@@ -417,7 +417,7 @@ async def test_after_a_pause_past_the_deadline_nothing_is_renewed(clock: FakeClo
     lock.seize()
     await clock.advance(0.5)
     assert router.store.times("renew") == [1, 2]
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.ended_at == 62.5
     assert lock.holder == "other's"
 
@@ -456,7 +456,7 @@ async def test_twenty_candidates_have_one_leader_at_a_time_whatever_happens_to_t
         believers = [one.election.term for one in routers if one.election.term is not None]
         assert len(believers) <= 1
         assert all(lock.holder == term.token for term in believers)
-        assert sum(one.leads() for one in routers) <= 1
+        assert sum(one.is_leader() for one in routers) <= 1
     epochs = [epoch for _, epoch in lock.elections]
     assert len(epochs) > 5
     assert all(earlier < later for earlier, later in itertools.pairwise(epochs))

@@ -42,12 +42,12 @@ async def test_it_resigns_with_the_reason_and_the_next_leads_at_once(
     await router.start()
     other = Router(lock, "b")
     await other.start()
-    await clock.run_until(lambda: not router.leads())
+    await clock.run_until(lambda: not router.is_leader())
     assert lock.holder == ""
     assert router.store.reasons == ["out of everything"]
     other.election.notice([resigned()])
     await clock.settle()
-    assert other.leads()
+    assert other.is_leader()
     await clock.advance(3 * HANDICAP)
     assert lock.elections == [("a", 1), ("b", 2)]
     await other.stop()
@@ -58,11 +58,11 @@ async def test_alone_it_leads_again_after_one_lease_and_seldom_resigns(
 ) -> None:
     await router.start()
     await clock.advance(1.5 + LEASE - 0.1)
-    assert not router.leads()
+    assert not router.is_leader()
     await clock.advance(0.2)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(HANDICAP - LEASE - 1)
-    assert router.leads()
+    assert router.is_leader()
     assert router.terms[-1].is_last_resort
     await clock.advance(9 * HANDICAP)
     assert 8 <= len(lock.elections) <= 11
@@ -77,7 +77,7 @@ async def test_others_stand_first_also_at_later_vacancies(clock: FakeClock, lock
         await clock.advance(LEASE / 2)
     lock.expires_at = 0.0
     router.election.notice([resigned()])
-    assert await clock.run_until(router.leads) == pytest.approx(LEASE)
+    assert await clock.run_until(router.is_leader) == pytest.approx(LEASE)
 
 
 async def test_after_its_handicap_it_stands_as_any_other(clock: FakeClock, lock: Lock, router: Router) -> None:
@@ -90,7 +90,7 @@ async def test_after_its_handicap_it_stands_as_any_other(clock: FakeClock, lock:
     lock.expires_at = 0.0
     router.election.notice([resigned()])
     await clock.settle()
-    assert router.leads()
+    assert router.is_leader()
     assert not router.terms[-1].is_last_resort
 
 
@@ -117,11 +117,11 @@ async def test_without_redis_the_lease_ends_by_itself(clock: FakeClock, lock: Lo
     await clock.advance(1.4)
     router.store.error = StoreUnavailable("no descriptor for a connection")
     await clock.advance(0.2)
-    assert not router.leads()
+    assert not router.is_leader()
     renewals = len(router.store.times("renew"))
     other = Router(lock, "b")
     await other.start()
-    await clock.run_until(other.leads, within=LEASE + 2 * JITTER_SECONDS)
+    await clock.run_until(other.is_leader, within=LEASE + 2 * JITTER_SECONDS)
     assert len(router.store.times("renew")) == renewals
     await other.stop()
 
@@ -144,4 +144,4 @@ async def test_one_that_is_asked_to_step_down_meanwhile_sits_out(clock: FakeCloc
     router.election.notice([deposed()])
     await clock.advance(SIT_OUT - 0.1)
     assert router.store.times("campaign") == [0]
-    await clock.run_until(router.leads, within=LEASE)
+    await clock.run_until(router.is_leader, within=LEASE)

@@ -31,7 +31,7 @@ async def test_the_deposed_stops_at_once_and_another_leads_at_once_and_stays(
     assert router.election.term is None, "before anybody else had a turn"
     await clock.settle()
     assert router.ended_at == 2.5
-    assert other.leads()
+    assert other.is_leader()
     await clock.advance(2 * SIT_OUT)
     assert lock.elections == [("a", 1), ("b", 2)]
     assert router.store.times("campaign")[1] == 2.5 + SIT_OUT
@@ -46,7 +46,7 @@ async def test_a_router_that_is_alone_leads_again_after_the_time(clock: FakeCloc
     assert lock.holder == ""
     assert router.store.times("campaign") == [0]
     await clock.advance(0.01)
-    assert router.leads()
+    assert router.is_leader()
     await clock.advance(20)
     assert lock.elections == [("a", 1), ("a", 2)]
 
@@ -59,7 +59,7 @@ async def test_nothing_else_makes_a_leader_stop_or_sit_out(
     await clock.advance(2.5)
     router.election.notice([event])
     await clock.advance(1)
-    assert router.leads()
+    assert router.is_leader()
     lock.seize()
     lock.expires_at = clock.monotonic()
     await clock.advance(RENEW + 2 * JITTER_SECONDS)
@@ -112,7 +112,7 @@ async def test_a_renewal_that_is_refused_before_the_news_come_waits_for_them(
     await clock.advance(0.99)
     lock.expires_at = 0.0
     await clock.advance(0.01 + JITTER_SECONDS / 2)
-    assert not router.leads()
+    assert not router.is_leader()
     assert router.store.times("campaign") == [0]
     router.election.notice([deposed()])
     await clock.advance(SIT_OUT - 0.1)
@@ -127,11 +127,11 @@ async def test_news_that_come_after_it_was_elected_again_make_it_give_way(
     await clock.advance(0.5)
     lock.expires_at = 0.0
     await clock.run_until(lambda: len(router.terms) == 2)
-    assert router.leads()
+    assert router.is_leader()
     at = clock.monotonic() - START
     router.election.notice([deposed()])
     await clock.settle()
-    assert not router.leads()
+    assert not router.is_leader()
     assert lock.holder == "", "it resigns, or the others would wait for the lease to end"
     await clock.run_until(lambda: len(router.terms) == 3)
     assert router.store.times("campaign")[2] == pytest.approx(at + SIT_OUT)
@@ -159,10 +159,10 @@ async def test_a_deposition_while_redis_is_away_ends_the_term_all_the_same(
     await router.start()
     router.store.error = StoreUnavailable("gone")
     await clock.advance(1.5)
-    assert router.leads()
+    assert router.is_leader()
     depose(lock, router)
     await clock.settle()
-    assert not router.leads()
+    assert not router.is_leader()
 
 
 async def test_it_is_logged_as_what_it_is(

@@ -24,7 +24,7 @@ TIMEOUT = 10.0
 GRANT = Grant(A, "1-0")
 FULL = Denied(Denial.SATURATED, 9)
 EXCLUDED = Denied(Denial.EXCLUDED)
-STRANGE = Denied(Denial.NOT_REGISTERED)
+NOT_JOINED = Denied(Denial.NOT_REGISTERED)
 THIRD = Queued("77", 3, 9)
 AWAY = StoreUnavailable("away")
 
@@ -38,20 +38,20 @@ class Router:
         can_place_alone: Whether it has a slot to give without Redis.
         catches_up: How often it let Redis have what was placed without it.
         behind: Why it cannot.
-        left_to_others: What `spared` returns, where anything was refused.
+        others: What `left_to_others` returns, where anything was refused.
     """
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.store = ScriptedAsking(clock)
         self.redis = ScriptedLine(clock)
-        self.line: RouterQueue = self.redis.line(is_known=lambda _: True, on_orphaned_lease=lambda: None)
+        self.queue: RouterQueue = self.redis.queue(is_known=lambda _: True, on_orphaned_lease=lambda: None)
         self.heard: list[tuple[float, int, int]] = []
         self.rejoins = 0
         self.can_place_alone = False
         self.catches_up = 0
         self.behind: StoreUnavailable | None = None
-        self.left_to_others: set[str] = set()
+        self.others: set[str] = set()
         self.ledger = Ledger()
         self.request = SlotRequest("a", [A], [B], closings=0)
         self.asker = Asker(
@@ -64,10 +64,10 @@ class Router:
 
     @property
     def was_refused(self) -> bool:
-        return bool(self.left_to_others)
+        return bool(self.others)
 
-    def spared(self) -> set[str]:
-        return self.left_to_others
+    def left_to_others(self) -> set[str]:
+        return self.others
 
     def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> object:
         assert (avoided, excluded) == ([A], [B])
@@ -79,12 +79,12 @@ class Router:
     def wait(self, *, on_position: OnPosition | None = None) -> asyncio.Task[Grant | Denied]:
         deadline = self.clock.monotonic() + TIMEOUT
         return asyncio.ensure_future(
-            self.line.wait(self.asker, self.request, deadline, on_position or self.on_position)
+            self.queue.wait(self.asker, self.request, deadline, on_position or self.on_position)
         )
 
     async def close(self) -> None:
         self.asker.close()
-        self.line.call_all()
+        self.queue.call_all()
         await self.clock.settle()
 
     async def rejoin(self) -> None:
@@ -99,11 +99,11 @@ class Router:
 @pytest.fixture
 async def router(clock: FakeClock) -> AsyncIterator[Router]:
     router = Router(clock)
-    running = asyncio.ensure_future(router.line.run())
+    running = asyncio.ensure_future(router.queue.run())
     yield router
     running.cancel()
     await asyncio.wait([running])
-    assert len(router.line._waiters) == 0, "somebody was left in the queue"
+    assert len(router.queue._waiters) == 0, "somebody was left in the queue"
 
 
 def calling_during(router: Router, call: str, what: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Rou
         await router.asker.ask(router.request)
     assert (router.store.called, router.request.is_in_doubt) == ([], False)
     router.behind = None
-    router.store.last_answers = [STRANGE, GRANT]
+    router.store.last_answers = [NOT_JOINED, GRANT]
     assert await router.asker.ask(router.request) == GRANT
     assert (router.catches_up, router.rejoins) == (3, 1)
     router.ledger.unrecorded.clear()
@@ -140,11 +140,11 @@ async def test_nothing_is_asked_for_before_redis_has_what_was_placed(router: Rou
 
 
 async def test_what_is_spared_is_left_out_for_as_long_as_it_is(router: Router, clock: FakeClock) -> None:
-    router.left_to_others = {A}
+    router.others = {A}
     router.store.answers = [EXCLUDED, GRANT]
     task = router.wait()
     await clock.settle()
-    router.left_to_others = set()
+    router.others = set()
     await clock.run_until(task.done, within=2 * POLL_SECONDS)
     assert task.result() == GRANT
     assert router.store.excluded == [{A, B}, [B]]
@@ -162,7 +162,7 @@ async def test_at_the_deadline_it_looks_once_more_without_waiting(
     router: Router, clock: FakeClock, last: Grant | Denied
 ) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [last]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.advance(TIMEOUT - 0.01)
     assert not task.done()
@@ -174,14 +174,14 @@ async def test_at_the_deadline_it_looks_once_more_without_waiting(
 
 async def test_a_deadline_that_is_past_leaves_one_look(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
-    task = asyncio.ensure_future(router.line.wait(router.asker, router.request, clock.monotonic(), None))
+    task = asyncio.ensure_future(router.queue.wait(router.asker, router.request, clock.monotonic(), None))
     await clock.settle()
     assert (task.result(), router.store.called) == (FULL, ["acquire"])
 
 
 async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.advance(0.3)
     router.redis.wake("a")
@@ -192,7 +192,7 @@ async def test_its_inbox_brings_it_the_slot_at_once(router: Router, clock: FakeC
 
 async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, GRANT]
-    calling_during(router, "wait", router.line.call_all)
+    calling_during(router, "wait", router.queue.call_all)
     task = router.wait()
     await clock.settle()
     assert (task.result(), clock.monotonic()) == (GRANT, START)
@@ -200,12 +200,12 @@ async def test_called_while_it_asks_it_asks_again(router: Router, clock: FakeClo
 
 async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD, Queued("77", 1, 1), GRANT]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.advance(2)
-    del router.redis.places["a"]
+    del router.redis.position_of["a"]
     await clock.advance(1.2)
-    router.redis.places["a"] = 1
+    router.redis.position_of["a"] = 1
     assert router.store.called == ["wait", "wait 77"]
     assert router.heard[-1][1:] == (1, 1)
     assert not task.done()
@@ -216,13 +216,13 @@ async def test_whom_the_line_lost_joins_it_again_at_its_place(router: Router, cl
 
 async def test_it_hears_where_it_stands_at_once_and_when_that_changes(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [FULL]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.settle()
     assert router.heard == [(0.0, 3, 9)]
     await clock.advance(3)
     assert len(router.heard) == 1
-    router.redis.places["a"] = 2
+    router.redis.position_of["a"] = 2
     await clock.advance(1.2)
     router.redis.depth = 5
     await clock.advance(1.2)
@@ -234,11 +234,11 @@ async def test_it_hears_where_it_stands_at_once_and_when_that_changes(router: Ro
 
 async def test_called_without_having_moved_it_hears_nothing_new(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [FULL]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.settle()
     for _ in range(3):
-        router.line.call_all()
+        router.queue.call_all()
         await clock.advance(0.1)
     assert router.store.called == ["wait"] + ["wait 77"] * 3
     assert len(router.heard) == 1
@@ -253,12 +253,12 @@ async def test_what_on_position_raises_ends_the_waiting(router: Router, clock: F
             raise ConnectionResetError("the client has left")
 
     router.store.answers = [THIRD]
-    router.redis.places["a"] = 2
+    router.redis.position_of["a"] = 2
     task = router.wait(on_position=leave)
     await clock.advance(1.2)
     with pytest.raises(ConnectionResetError):
         task.result()
-    assert len(router.line._waiters) == 0
+    assert len(router.queue._waiters) == 0
     assert not router.request.is_in_doubt
 
 
@@ -275,7 +275,7 @@ async def test_who_stands_in_line_stays_there_while_redis_is_away(router: Router
     router.store.answers = [THIRD, AWAY, AWAY, AWAY, GRANT]
     task = router.wait()
     await clock.settle()
-    router.line.call_all()
+    router.queue.call_all()
     await clock.advance(2 * POLL_SECONDS + 0.1)
     assert router.store.called == ["wait", "wait 77", "wait 77", "wait 77"]
     assert not task.done()
@@ -289,7 +289,7 @@ async def test_redis_away_to_the_end_is_an_error_at_the_deadline(router: Router,
     router.store.answers, router.store.last_answers = [THIRD, AWAY], [AWAY]
     task = router.wait()
     await clock.settle()
-    router.line.call_all()
+    router.queue.call_all()
     await clock.advance(TIMEOUT - 0.01)
     assert not task.done()
     await clock.advance(0.01)
@@ -302,7 +302,7 @@ async def test_what_can_be_placed_without_redis_waits_no_longer(router: Router, 
     router.store.answers = [THIRD, AWAY]
     task = router.wait()
     await clock.settle()
-    router.line.call_all()
+    router.queue.call_all()
     await clock.settle()
     assert not task.done()
     router.can_place_alone = True
@@ -318,7 +318,7 @@ async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, cloc
     assert (router.store.called, router.heard, router.redis.asked) == (["wait", "wait"], [], [])
     await clock.advance(0.01)
     assert router.heard == [(2 * POLL_SECONDS, 3, 9)]
-    router.line.call_all()
+    router.queue.call_all()
     await clock.settle()
     assert (task.result(), router.store.called[2:]) == (GRANT, ["wait", "wait 77"])
 
@@ -326,7 +326,7 @@ async def test_who_excludes_what_has_room_stands_in_no_line(router: Router, cloc
 async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [EXCLUDED], [Denied(Denial.NO_HEALTHY)]
     await clock.advance(0.5)
-    task = asyncio.ensure_future(router.line.wait(router.asker, router.request, START + 2.2, None))
+    task = asyncio.ensure_future(router.queue.wait(router.asker, router.request, START + 2.2, None))
     await clock.advance(1.8)
     assert task.result() == Denied(Denial.NO_HEALTHY)
     assert router.store.called[-1] == "acquire"
@@ -336,17 +336,17 @@ async def test_excluding_what_has_room_does_not_wait_beyond_the_deadline(router:
 @pytest.mark.parametrize("where", ["at first", "later", "at the deadline"])
 async def test_who_is_no_live_router_joins_them_and_asks_again(router: Router, clock: FakeClock, where: str) -> None:
     answers: dict[str, list[Answer]] = {
-        "at first": [STRANGE, STRANGE, THIRD, GRANT],
-        "later": [THIRD, STRANGE, GRANT],
+        "at first": [NOT_JOINED, NOT_JOINED, THIRD, GRANT],
+        "later": [THIRD, NOT_JOINED, GRANT],
         "at the deadline": [THIRD],
     }
     router.store.answers = answers[where]
-    router.store.last_answers = [STRANGE, GRANT]
-    router.redis.places["a"] = 3
+    router.store.last_answers = [NOT_JOINED, GRANT]
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.settle()
     if where != "at the deadline":
-        router.line.call_all()
+        router.queue.call_all()
     await clock.advance(TIMEOUT)
     assert task.result() == GRANT
     assert router.rejoins == (2 if where == "at first" else 1)
@@ -354,7 +354,7 @@ async def test_who_is_no_live_router_joins_them_and_asks_again(router: Router, c
 
 
 async def test_who_is_not_let_in_is_told_so(router: Router, clock: FakeClock) -> None:
-    router.store.answers = [STRANGE]
+    router.store.answers = [NOT_JOINED]
     task = router.wait()
     await clock.settle()
     with pytest.raises(StoreUnavailable, match="not among the live ones"):
@@ -364,7 +364,7 @@ async def test_who_is_not_let_in_is_told_so(router: Router, clock: FakeClock) ->
 
 async def test_closing_ends_the_waiting(router: Router, clock: FakeClock) -> None:
     router.store.answers = [THIRD]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.advance(1)
     await router.close()
@@ -380,7 +380,7 @@ async def test_closing_ends_the_waiting_of_who_cannot_be_called(
     router.store.answers = list(answers)
     task = router.wait()
     await clock.settle()
-    router.line.call_all()
+    router.queue.call_all()
     await clock.settle()
     await router.close()
     await clock.advance(POLL_SECONDS)
@@ -390,12 +390,12 @@ async def test_closing_ends_the_waiting_of_who_cannot_be_called(
 
 
 async def test_who_is_no_live_router_since_it_has_left_does_not_join_again(router: Router, clock: FakeClock) -> None:
-    router.store.answers = [THIRD, STRANGE]
+    router.store.answers = [THIRD, NOT_JOINED]
 
     calling_during(router, "wait 77", router.asker.close)
     task = router.wait()
     await clock.settle()
-    router.line.call_all()
+    router.queue.call_all()
     await clock.settle()
     with pytest.raises(UsageError):
         task.result()
@@ -409,7 +409,7 @@ async def test_cancelled_in_line_it_leaves_at_once(router: Router, clock: FakeCl
     task.cancel()
     await clock.settle()
     assert task.cancelled()
-    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, False)
+    assert (len(router.queue._waiters), router.request.is_in_doubt) == (0, False)
 
 
 async def test_cancelled_before_its_turn_it_is_not_asked(router: Router, clock: FakeClock) -> None:
@@ -446,7 +446,7 @@ async def test_cancelled_while_it_asks_it_hears_the_answer_first(
     gate.set()
     await clock.settle()
     assert task.cancelled()
-    assert (len(router.line._waiters), router.request.is_in_doubt) == (0, is_in_doubt)
+    assert (len(router.queue._waiters), router.request.is_in_doubt) == (0, is_in_doubt)
 
 
 @pytest.mark.parametrize(
@@ -458,21 +458,21 @@ async def test_only_who_is_served_shows_how_fast_the_line_moves(
 ) -> None:
     router.store.answers = [THIRD] if is_at_the_end else [THIRD, answer]
     router.store.last_answers = [answer]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
     task = router.wait()
     await clock.advance(TIMEOUT / 2)
     if not is_at_the_end:
-        router.line.call_all()
+        router.queue.call_all()
     await clock.advance(TIMEOUT / 2 if is_at_the_end else 0.0)
     assert task.done()
     await clock.advance(2)
-    assert (router.line.speed.seconds_to_pass(clock.monotonic(), 1) is not None) is is_served
+    assert (router.queue.speed.seconds_to_pass(clock.monotonic(), 1) is not None) is is_served
 
 
 async def test_asked_without_waiting_it_asks_once(router: Router, clock: FakeClock) -> None:
     router.store.last_answers = [FULL]
     assert await router.asker.ask(router.request) == FULL
-    assert (router.store.called, len(router.line._waiters)) == (["acquire"], 0)
+    assert (router.store.called, len(router.queue._waiters)) == (["acquire"], 0)
 
 
 async def test_who_gets_no_turn_in_time_is_told_so(router: Router, clock: FakeClock) -> None:
@@ -503,7 +503,7 @@ async def test_who_waits_in_line_and_gets_no_turn_keeps_its_place(router: Router
 
 async def test_a_slot_given_while_the_last_turn_does_not_come_counts(router: Router, clock: FakeClock) -> None:
     router.store.answers, router.store.last_answers = [THIRD], [Busy("busy")]
-    router.redis.places["a"] = 3
+    router.redis.position_of["a"] = 3
 
     async def during(call: str) -> None:
         if call == "acquire":
@@ -531,6 +531,6 @@ async def test_coming_back_among_the_routers_is_not_waited_for_past_the_deadline
         await asyncio.Event().wait()
 
     router.rejoin = never  # type: ignore[method-assign]
-    router.store.last_answers = [STRANGE]
+    router.store.last_answers = [NOT_JOINED]
     with pytest.raises(Busy):
         await router.asker.ask(router.request, patience_seconds=0.01)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_registry.leases.degraded import DegradedPlacement, SeenLoads
+from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.model import Replica, ReplicaEndpoint
 from tests.support.leasing_router import A, B, C
 
@@ -46,8 +46,8 @@ def seeing(
     kept: dict[str, str] | None = None,
 ) -> DegradedPlacement:
     placement = DegradedPlacement("share", router=ROUTER, kept=kept)
-    placement.look()
-    placement.see(SeenLoads(in_flight, routers), replicas)
+    placement.begin_read()
+    placement.update(LastLoads(in_flight, routers), replicas)
     return placement
 
 
@@ -71,9 +71,9 @@ def test_the_shares_of_all_routers_are_the_free_slots(
     totals = []
     for router in data.draw(st.permutations(sorted(routers))):
         placement = DegradedPlacement("share", router=router)
-        placement.look()
-        placement.see(
-            SeenLoads(loads, data.draw(st.permutations(sorted(routers)))), data.draw(st.permutations(replicas))
+        placement.begin_read()
+        placement.update(
+            LastLoads(loads, data.draw(st.permutations(sorted(routers)))), data.draw(st.permutations(replicas))
         )
         own = take_all(placement, data.draw(st.permutations(replicas)))
         totals.append(own.total())
@@ -96,25 +96,25 @@ def test_new_loads_count_what_was_taken_before_they_were_looked_at() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
     take_all(placement, replicas, at_most=3)
-    placement.look()
-    placement.see(SeenLoads({A: 3}, [ROUTER]), replicas)
+    placement.begin_read()
+    placement.update(LastLoads({A: 3}, [ROUTER]), replicas)
     assert take_all(placement, replicas).total() == 2
 
 
 def test_what_is_taken_while_the_loads_are_read_counts_on_top_of_them() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
-    placement.look()
+    placement.begin_read()
     placement.take("a", A)
-    placement.see(SeenLoads({A: 0}, [ROUTER]), replicas)
+    placement.update(LastLoads({A: 0}, [ROUTER]), replicas)
     assert take_all(placement, replicas).total() == 4
 
 
 def test_what_redis_lacks_counts_on_top_of_new_loads() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 0}, replicas)
-    placement.look()
-    placement.see(SeenLoads({A: 1}, [ROUTER]), replicas, missing={"a": A, "b": A})
+    placement.begin_read()
+    placement.update(LastLoads({A: 1}, [ROUTER]), replicas, missing={"a": A, "b": A})
     assert take_all(placement, replicas).total() == 2
     assert placement.give_back("b")
     assert take_all(placement, replicas).total() == 1
@@ -137,9 +137,9 @@ def test_what_is_given_back_while_the_loads_are_read_is_not_free_yet() -> None:
     replicas = [replica(A, capacity=5)]
     placement = seeing({A: 4}, replicas)
     placement.take("a", A)
-    placement.look()
+    placement.begin_read()
     placement.give_back("a")
-    placement.see(SeenLoads({A: 5}, [ROUTER]), replicas)
+    placement.update(LastLoads({A: 5}, [ROUTER]), replicas)
     assert placement.choose(replicas) is None
 
 

@@ -11,12 +11,12 @@ from redis.exceptions import ResponseError
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import StoreUnavailable
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Departure, Restored
 from tests.support.lease_commands import (
     ONE,
     TWO,
     acquire,
-    has_gone,
+    has_departed,
     heartbeat,
     held_by,
     in_flight,
@@ -31,7 +31,7 @@ MANY = 1300
 """More than one call ends."""
 AT_ONCE, REPLICAS_AT_ONCE = 250, 100
 RESTORED_AT_ONCE = 500
-PARTIAL, DONE, REFUSED = Parting.PARTIAL, Parting.DONE, Parting.REFUSED
+PARTIAL, DONE, REFUSED = Departure.PARTIAL, Departure.DONE, Departure.REFUSED
 
 
 async def hold(space: Space, count: int, *urls: str, router: str = TWO, session: str = "") -> dict[str, str]:
@@ -44,7 +44,7 @@ async def hold(space: Space, count: int, *urls: str, router: str = TWO, session:
     return leases
 
 
-async def until_over(part: Callable[[], Awaitable[Parting]]) -> tuple[Parting, int]:
+async def until_over(part: Callable[[], Awaitable[Departure]]) -> tuple[Departure, int]:
     """Call until there is nothing left; return the last answer, and how many calls it took."""
     calls = 1
     while (answer := await part()) is PARTIAL:
@@ -235,10 +235,10 @@ async def test_what_ends_leases_runs_when_memory_is_short_and_what_takes_some_wr
         assert space.dump() == before
         for lease in mine:
             await space.store.release(lease, affinity_seconds=60)
-        assert has_gone(space, A)
+        assert has_departed(space, A)
         assert (await until_over(lambda: space.store.reap(TWO, affinity_seconds=60)))[0] is DONE
-        assert has_gone(space, B)
+        assert has_departed(space, B)
         assert (await until_over(lambda: space.store.leave(affinity_seconds=60)))[0] is DONE
-        assert has_gone(space, C)
+        assert has_departed(space, C)
         assert not list(space.raw.scan_iter(match=space.keys.leases("*"), count=1000))
         space.raw.config_set("maxmemory", 0)

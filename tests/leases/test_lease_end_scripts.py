@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shared_registry.model import AdminState, EventKind
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Departure, Restored
 from tests.support.lease_commands import (
     ONE,
     TWO,
     acquire,
     denied,
-    has_gone,
+    has_departed,
     heartbeat,
     held_by,
     in_flight,
@@ -35,7 +35,7 @@ async def test_a_tombstone_stays_as_long_as_sessions_are_on_it_and_seven_days_mo
         assert space.raw.pttl(space.keys.replica(A)) == -1
         await space.store.release(lease)
         assert in_flight(space) == count
-    assert has_gone(space)
+    assert has_departed(space)
 
 
 async def test_sessions_of_an_earlier_life_count_in_the_next(space: Space) -> None:
@@ -58,12 +58,12 @@ async def by_release(space: Space, lease: str) -> None:
 
 
 async def by_leave(space: Space, lease: str) -> None:
-    assert await space.store.leave() is Parting.DONE
+    assert await space.store.leave() is Departure.DONE
 
 
 async def by_reap(space: Space, lease: str) -> None:
     space.expire_router(ONE)
-    assert await space.store_of(TWO).reap(ONE) is Parting.DONE
+    assert await space.store_of(TWO).reap(ONE) is Departure.DONE
 
 
 async def by_move(space: Space, lease: str) -> None:
@@ -91,7 +91,7 @@ async def test_whatever_ends_the_last_session_removes_a_replica_that_is_to_go_wh
     assert space.fields(A)["admin"] == "draining"
     assert await denied(space) is Denial.NO_HEALTHY
     await ENDS[how](space, lease)
-    assert has_gone(space)
+    assert has_departed(space)
     assert "removes_when_drained" not in space.fields(A)
     (event,) = (one for one in await space.reader.last_events(9) if one.kind is EventKind.REPLICA_DEREGISTERED)
     assert (event.by, event.reason) == ("last session ended", "old")
@@ -103,7 +103,7 @@ async def test_whatever_ends_the_last_session_removes_a_replica_that_is_to_go_wh
 async def test_without_sessions_it_goes_at_once(space: Space) -> None:
     await serve(space)
     await remove_when_drained(space)
-    assert has_gone(space)
+    assert has_departed(space)
 
 
 async def test_asking_again_changes_nothing_and_insisting_removes_it(space: Space) -> None:
@@ -202,7 +202,7 @@ async def test_leases_put_back_on_a_tombstone_keep_it(space: Space) -> None:
     assert await space.store.restore_leases({lease: A}) == Restored(1, [], [])
     assert space.raw.pttl(space.keys.replica(A)) == -1
     await space.store.release(lease)
-    assert has_gone(space)
+    assert has_departed(space)
 
 
 async def test_a_session_put_back_is_bound_for_as_long_as_it_lasts(space: Space) -> None:

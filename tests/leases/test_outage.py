@@ -83,8 +83,8 @@ class Router:
             raise self.error
         return {url: self.in_flight.get(url, 0) for url in endpoints}, self.routers
 
-    def is_apart(self) -> bool:
-        return self.outage.is_apart
+    def is_unsettled(self) -> bool:
+        return self.outage.is_unsettled
 
     def was_refused(self) -> bool:
         return self.outage.was_refused
@@ -103,7 +103,7 @@ class Router:
 
     @contextlib.asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
-        task = asyncio.ensure_future(self.outage.look_at_loads())
+        task = asyncio.ensure_future(self.outage.poll_loads())
         await self.clock.settle()
         try:
             yield
@@ -212,25 +212,25 @@ async def test_loads_read_while_something_is_out_do_not_count(router: Router, cl
 
 
 async def test_it_is_apart_for_a_while_after_a_failure(router: Router, clock: FakeClock) -> None:
-    assert not router.is_apart()
+    assert not router.is_unsettled()
     router.outage.note_failure(AWAY)
-    assert router.is_apart()
+    assert router.is_unsettled()
     await clock.advance(SETTLING_SECONDS - 0.1)
-    assert router.is_apart()
+    assert router.is_unsettled()
     await clock.advance(0.1)
-    assert not router.is_apart()
+    assert not router.is_unsettled()
 
 
 async def test_it_is_apart_while_redis_lacks_a_lease(router: Router) -> None:
     hold(router.ledger, "a", is_degraded=True)
-    assert router.is_apart()
+    assert router.is_unsettled()
     router.ledger.confirm(["a"], not_there=())
-    assert not router.is_apart()
+    assert not router.is_unsettled()
     router.ledger.begin_end("a")
     router.ledger.keep("a", A)
-    assert router.is_apart()
+    assert router.is_unsettled()
     router.ledger.end("a")
-    assert not router.is_apart()
+    assert not router.is_unsettled()
 
 
 async def test_after_a_refusal_what_is_used_up_is_spared(router: Router, clock: FakeClock) -> None:
@@ -238,17 +238,17 @@ async def test_after_a_refusal_what_is_used_up_is_spared(router: Router, clock: 
     await router.see_loads()
     router.acquire("a", A)
     router.acquire("b", A)
-    assert not router.outage.spared(), "nothing was refused"
+    assert not router.outage.left_to_others(), "nothing was refused"
     router.outage.note_failure(AWAY)
     assert not router.was_refused(), "nobody answered"
-    assert not router.outage.spared()
+    assert not router.outage.left_to_others()
     router.outage.note_failure(refusal())
     assert router.was_refused()
-    assert router.outage.spared() == {A}
+    assert router.outage.left_to_others() == {A}
     await clock.advance(SETTLING_SECONDS - 0.1)
-    assert router.outage.spared() == {A}
+    assert router.outage.left_to_others() == {A}
     await clock.advance(0.1)
-    assert not router.outage.spared()
+    assert not router.outage.left_to_others()
     assert not router.was_refused()
 
 
@@ -256,9 +256,9 @@ async def test_where_too_many_would_be_spared_none_are(router: Router, monkeypat
     router.in_flight = {A: CAPACITY, B: CAPACITY}
     await router.see_loads()
     router.outage.note_failure(refusal())
-    assert router.outage.spared() == {A, B}
+    assert router.outage.left_to_others() == {A, B}
     monkeypatch.setattr(module, "MOST_SPARED", 1)
-    assert not router.outage.spared()
+    assert not router.outage.left_to_others()
 
 
 async def test_the_share_is_placed_and_then_the_error_is_raised(router: Router) -> None:
@@ -270,7 +270,7 @@ async def test_the_share_is_placed_and_then_the_error_is_raised(router: Router) 
     with pytest.raises(StoreUnavailable) as caught:
         await router.place(AWAY)
     assert caught.value is AWAY
-    assert router.is_apart()
+    assert router.is_unsettled()
 
 
 async def test_what_to_avoid_and_to_exclude_counts(router: Router) -> None:
@@ -384,7 +384,7 @@ async def test_without_shares_nothing_is_read(clock: FakeClock, mode: Literal["o
     found = await asyncio.gather(*places, return_exceptions=True)
     assert router.reads == []
     assert {type(one) for one in found} == ({StoreUnavailable} if mode == "off" else {Replica})
-    assert not router.outage.spared()
+    assert not router.outage.left_to_others()
 
 
 async def test_placing_without_redis_is_logged_at_its_edges(router: Router, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.leases.queue import RouterQueue, Waiter
+from shared_registry.leases.line import RouterQueue, Waiter
 from shared_registry.model import ORIGIN
 from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
@@ -51,8 +51,8 @@ async def running(line: RouterQueue, clock: FakeClock) -> AsyncIterator[asyncio.
 
 @pytest.fixture
 def a(line: RouterQueue, redis: ScriptedLine) -> Iterator[Waiter]:
-    redis.places["a"] = 3
-    with line.standing("a") as waiter:
+    redis.position_of["a"] = 3
+    with line.waiting("a") as waiter:
         waiter.move(Queued("77", 3, 9))
         yield waiter
 
@@ -63,7 +63,7 @@ async def test_while_nobody_waits_nothing_is_read(redis: ScriptedLine, clock: Fa
 
 
 async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as waiter:
+    with line.waiting("a") as waiter:
         await clock.advance(10)
         assert (redis.asked, redis.read_after, waiter.is_called) == ([], [], False)
 
@@ -71,7 +71,7 @@ async def test_who_has_no_place_yet_is_not_asked_for(line: RouterQueue, redis: S
 async def test_nor_is_it_beside_one_who_has(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         await clock.advance(5)
         assert {tuple(ids) for _, ids in redis.asked} == {("a",)}
         assert not b.is_called
@@ -86,12 +86,12 @@ async def test_positions_are_read_about_once_a_second(a: Waiter, redis: Scripted
 
 
 async def test_reading_ends_with_the_last_who_waits(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as first:
+    with line.waiting("a") as first:
         first.move(Queued("1", 1, 9))
-        with line.standing("b") as second:
+        with line.waiting("b") as second:
             second.move(Queued("2", 2, 9))
             assert len(line._waiters) == 2
-        redis.places["a"] = 1
+        redis.position_of["a"] = 1
         await clock.advance(5)
         assert redis.asked[-1][1] == ["a"]
     assert len(line._waiters) == 0
@@ -111,8 +111,8 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
         await gate.wait()
 
     redis.during = wait  # type: ignore[method-assign]
-    redis.places["a"] = 2
-    with line.standing("a") as waiter:
+    redis.position_of["a"] = 2
+    with line.waiting("a") as waiter:
         waiter.move(Queued("1", 3, 9))
         await clock.advance(1.3)
         assert len(redis.asked) == 1
@@ -126,27 +126,27 @@ async def test_who_leaves_while_positions_are_read_does_not_keep_them_read(
 async def test_a_waiter_hears_of_every_move_and_of_nothing_else(
     a: Waiter, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    await asyncio.wait_for(a.wait_news(), 30)
-    news = asyncio.ensure_future(a.wait_news())
+    await asyncio.wait_for(a.wait_changed(), 30)
+    news = asyncio.ensure_future(a.wait_changed())
     await clock.advance(10)
     assert not news.done()
-    redis.places["a"], redis.depth = 2, 5
+    redis.position_of["a"], redis.depth = 2, 5
     await clock.advance(1.3)
     assert news.done()
-    assert (a.place, a.is_called) == (Queued("77", 2, 5), False)
+    assert (a.entry, a.is_called) == (Queued("77", 2, 5), False)
 
 
 async def test_whom_the_line_does_not_have_is_called(a: Waiter, redis: ScriptedLine, clock: FakeClock) -> None:
-    del redis.places["a"]
+    del redis.position_of["a"]
     await clock.advance(1.3)
     assert a.is_called
-    assert a.place == Queued("77", 3, 9)
+    assert a.entry == Queued("77", 3, 9)
 
 
 async def test_a_wake_up_calls_at_once_whom_it_names(
     a: Waiter, line: RouterQueue, redis: ScriptedLine, clock: FakeClock, strangers: list[None]
 ) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("78", 4, 9))
         await clock.advance(0.1)
         redis.wake("b")
@@ -161,7 +161,7 @@ async def test_a_wake_up_calls_at_once_whom_it_names(
 async def test_a_wake_up_that_comes_before_the_place_is_heard(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
-    with line.standing("a") as waiter:
+    with line.waiting("a") as waiter:
         redis.wake("a")
         await clock.advance(5)
         waiter.move(Queued("1", 1, 1))
@@ -204,10 +204,10 @@ async def test_while_redis_is_away_it_is_tried_again_with_pauses(
     assert 10 <= len(redis.asked) <= 40
     assert 25 <= len(redis.read_after) <= 75
     redis.errors.clear()
-    redis.places["a"] = 1
+    redis.position_of["a"] = 1
     redis.wake("a")
     await clock.advance(2.5)
-    assert (a.place, a.is_called) == (Queued("77", 1, 9), True)
+    assert (a.entry, a.is_called) == (Queued("77", 1, 9), True)
 
 
 async def test_rewound_it_reads_wake_ups_again(
@@ -224,16 +224,16 @@ async def test_rewound_it_reads_wake_ups_again(
 
 
 async def test_all_are_called(a: Waiter, line: RouterQueue) -> None:
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         line.call_all()
         assert (a.is_called, b.is_called) == (True, True)
-        await asyncio.wait_for(b.wait_news(), 30)
+        await asyncio.wait_for(b.wait_changed(), 30)
 
 
 async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as a:
+    with line.waiting("a") as a:
         a.move(Queued("1", 8, 9))
-        redis.places |= {"a": 4}
+        redis.position_of |= {"a": 4}
         await clock.advance(1.3)
         a.serve(GRANT)
     seconds = line.speed.seconds_to_pass(clock.monotonic(), 8)
@@ -241,13 +241,13 @@ async def test_its_speed_is_that_of_who_moved(line: RouterQueue, redis: Scripted
 
 
 async def test_who_gave_up_moved_nobody(line: RouterQueue, redis: ScriptedLine, clock: FakeClock) -> None:
-    with line.standing("a") as a:
+    with line.waiting("a") as a:
         a.move(Queued("1", 4, 9))
-        with line.standing("b") as b:
+        with line.waiting("b") as b:
             b.move(Queued("2", 8, 9))
-            redis.places = {"a": 4, "b": 8}
+            redis.position_of = {"a": 4, "b": 8}
             await clock.advance(1.3)
-        redis.places = {"a": 4}
+        redis.position_of = {"a": 4}
         await clock.advance(2.5)
     assert line.speed.seconds_to_pass(clock.monotonic(), 1) is None
 
@@ -256,15 +256,15 @@ async def test_the_speed_of_the_last_is_not_that_of_the_pause_after_it(
     line: RouterQueue, redis: ScriptedLine, clock: FakeClock
 ) -> None:
     for _ in range(2):
-        with line.standing("a") as a:
+        with line.waiting("a") as a:
             a.move(Queued("1", 2, 9))
-            redis.places["a"] = 2
+            redis.position_of["a"] = 2
             await clock.advance(1.5)
             a.serve(GRANT)
         await clock.advance(25)
-    with line.standing("b") as b:
+    with line.waiting("b") as b:
         b.move(Queued("2", 2, 9))
-        redis.places["b"] = 2
+        redis.position_of["b"] = 2
         await clock.advance(1.3)
         seconds = line.speed.seconds_to_pass(clock.monotonic(), 2)
         assert seconds is not None

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued
+from shared_registry.store.replies import Denial, Denied, Grant, Departure, Queued
 from tests.support.lease_commands import ONE, TWO, acquire, heartbeat, held_by, in_flight, lease_id, leasing, serve
 from tests.support.space import A, B, Space
 from tests.support.until import until
@@ -206,7 +206,7 @@ async def test_a_reaped_router_leaves_the_places_of_its_sessions_for_a_while(spa
     await wait(space, router=TWO)
     bob = await wait(space, "bob")
     space.expire_router(TWO)
-    assert await space.store.reap(TWO, affinity_seconds=60) is Parting.DONE
+    assert await space.store.reap(TWO, affinity_seconds=60) is Departure.DONE
     assert line(space) == [bob]
     [key] = space.raw.scan_iter(match=f"{space.keys.sequence_prefix}*", count=1000)
     assert key == f"{space.keys.sequence_prefix}ann"
@@ -226,7 +226,7 @@ async def test_a_clean_stop_leaves_places_too_and_its_own_slots_to_others(space:
     await acquire(space, router=TWO)
     await wait(space, "ann", router=TWO)
     mine = await wait(space)
-    assert await space.store_of(TWO).leave(affinity_seconds=seconds) is Parting.DONE
+    assert await space.store_of(TWO).leave(affinity_seconds=seconds) is Departure.DONE
     assert (held_by(space), line(space)) == ({mine: A}, [])
     assert space.raw.exists(f"{space.keys.sequence_prefix}ann") == (seconds > 0)
     assert not space.raw.exists(space.keys.inbox(TWO))
@@ -244,8 +244,8 @@ async def test_a_router_with_a_long_line_is_reaped_piece_by_piece(space: Space) 
     mine = [await wait(space) for _ in range(2)]
     plant(space, 5000, TWO, session="s")
     space.expire_router(TWO)
-    answers: list[Parting] = []
-    while not answers or answers[-1] is Parting.PARTIAL:
+    answers: list[Departure] = []
+    while not answers or answers[-1] is Departure.PARTIAL:
         answers.append(await space.store.reap(TWO, affinity_seconds=60))
     assert 3 <= len(answers) <= 12
     assert line(space) == mine

@@ -10,14 +10,14 @@ import pytest
 
 from shared_registry import StoreUnavailable
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.leasing_registry import NEVER, held, leases, registry_on, settle
 from tests.support.space import A, B, Space, info, on_server
 from tests.support.until import until
 
 HEARTBEAT = 0.2
-STRANGER = "f" * 32
+ORPHANED = "f" * 32
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ async def add_replicas(space: Space) -> None:
 
 async def plant(space: Space, router: str) -> None:
     """Let Redis have a lease that the router knows nothing of."""
-    assert (await space.store_of(router).restore_leases({STRANGER: A})) is not None
-    assert STRANGER in leases(space)
+    assert (await space.store_of(router).restore_leases({ORPHANED: A})) is not None
+    assert ORPHANED in leases(space)
 
 
 async def reap(space: Space, router: str) -> None:
     """Let others take the router for dead."""
-    while await space.store.reap(router) is not Parting.DONE:  # it may beat in between
+    while await space.store.reap(router) is not Departure.DONE:  # it may beat in between
         space.expire_router(router)
     assert leases(space) == {}
 
@@ -67,7 +67,7 @@ async def test_a_reconnect(server: EmbeddedServer, space: Space) -> None:
         await registry.acquire()
         await plant(space, registry.router_key)
         proxy.cut()
-        await until(lambda: STRANGER not in leases(space))
+        await until(lambda: ORPHANED not in leases(space))
         await settle(space, registry)
 
 
@@ -155,7 +155,7 @@ async def test_a_beat_that_counts_too_many(server: EmbeddedServer, space: Space)
         await registry.acquire()
         await plant(space, registry.router_key)
         planted_at = time.monotonic()
-        await until(lambda: STRANGER not in leases(space))
+        await until(lambda: ORPHANED not in leases(space))
         assert time.monotonic() - planted_at <= HEARTBEAT + 1.0
         await settle(space, registry)
 

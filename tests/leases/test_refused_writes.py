@@ -189,7 +189,7 @@ async def test_the_line_gives_nobody_a_slot_of_another_share(space: Space) -> No
             held.remove(owned[0])
             await owned[0].release()
             await until(lambda: waiting.done() or give_up.called)
-        assert not (waiting.done() and placement.outage.spared())
+        assert not (waiting.done() and placement.outage.left_to_others())
         if waiting.done():
             held.append(waiting.result())
         writes.refuse()

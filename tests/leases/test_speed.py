@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared_registry.leases.speed import WINDOW_SECONDS, LineSpeed
+from shared_registry.leases.speed import WINDOW_SECONDS, QueueSpeed
 
 CASES: dict[str, tuple[list[dict[str, int]], float | None]] = {
     "nothing seen": ([], None),
@@ -21,29 +21,29 @@ CASES: dict[str, tuple[list[dict[str, int]], float | None]] = {
 
 
 @pytest.mark.parametrize(("seen", "seconds_a_place"), CASES.values(), ids=CASES)
-def test_speed(seen: list[dict[str, int]], seconds_a_place: float | None) -> None:
-    speed = LineSpeed()
+def test_speed(seen: list[dict[str, int]], seconds_per_position: float | None) -> None:
+    speed = QueueSpeed()
     for second, positions in enumerate(seen):
         for lease_id, position in positions.items():
-            speed.see(1000.0 + second, lease_id, position)
-    for places in (1, 6):
-        wanted = None if seconds_a_place is None else pytest.approx(places * seconds_a_place)
-        assert speed.seconds_to_pass(1000.0 + len(seen), places) == wanted
+            speed.record(1000.0 + second, lease_id, position)
+    for positions in (1, 6):
+        wanted = None if seconds_per_position is None else pytest.approx(positions * seconds_per_position)
+        assert speed.seconds_to_pass(1000.0 + len(seen), positions) == wanted
 
 
 def test_who_left_shows_nothing_when_the_same_id_comes_again() -> None:
-    speed = LineSpeed()
-    speed.see(0.0, "a", 5)
+    speed = QueueSpeed()
+    speed.record(0.0, "a", 5)
     speed.forget("a")
     speed.forget("never seen")
-    speed.see(1.0, "a", 1)
+    speed.record(1.0, "a", 1)
     assert speed.seconds_to_pass(1.0, 1) is None
 
 
 def test_only_the_last_minute_counts() -> None:
-    speed = LineSpeed()
+    speed = QueueSpeed()
     for second, position in ((0.0, 100), (1.0, 50), (2.0, 49)):
-        speed.see(second, "a", position)
+        speed.record(second, "a", position)
     assert speed.seconds_to_pass(2.0, 51) == pytest.approx(2.0)
     assert speed.seconds_to_pass(1.0 + WINDOW_SECONDS, 51) == pytest.approx(2.0)
     assert speed.seconds_to_pass(1.1 + WINDOW_SECONDS, 1) == pytest.approx(1.0)

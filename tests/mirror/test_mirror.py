@@ -115,15 +115,15 @@ async def test_listeners_hear_every_step_and_an_empty_one_after_a_full_read(
     with router.mirror.subscribed(router.listen):
         ids = [history.join().id, history.change(1, admin=AdminState.DRAINING).id]
         await clock.settle()
-        assert router.heard == [ids]
+        assert router.received == [ids]
         history.join()
         history.join()
         history.trim()
         await clock.settle()
-        assert router.heard == [ids, [], []]
+        assert router.received == [ids, [], []]
     history.join()
     await clock.settle()
-    assert len(router.heard) == 3
+    assert len(router.received) == 3
 
 
 async def test_an_event_that_does_not_follow_ours_makes_it_read_all_again(

@@ -42,7 +42,7 @@ class Chaos:
         reader = self.router.reader
         reader.error = None
         reader.snapshot_gate.set()
-        reader.feed_gate.set()
+        reader.stream_gate.set()
         await self.router.clock.advance(10)
         for event, generation in self.replies:
             self.router.mirror.apply_reply([event], generation)
@@ -99,7 +99,7 @@ class Chaos:
         self.rng.choice([gate.clear, gate.set])()
 
     async def _slow_feed(self) -> None:
-        gate = self.router.reader.feed_gate
+        gate = self.router.reader.stream_gate
         self.rng.choice([gate.clear, gate.set])()
 
 

@@ -129,12 +129,12 @@ async def test_a_refresh_ahead_of_the_feed_keeps_the_order_right(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     await clock.advance(REFRESH)
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     history.change(1, order=99)
     await router.mirror.refresh(at_once=True)
     assert router.shown() == [url_of(2), url_of(3), url_of(1)]
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.shown() == [url_of(2), url_of(3), url_of(1)]
     assert router.view.first is router.handle(2)

@@ -17,14 +17,14 @@ from tests.support.scripted_reader import History, url_of
 async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_revision(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     before = router.mirror.revision
     event = history.change(1, status=ReplicaStatus.UNHEALTHY)
     router.mirror.apply_reply([event], router.mirror.generation)
     assert router.view.first is router.handle(2)
     assert router.mirror.revision == before
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.is_equal
     assert router.mirror.generation == 1, "the event stream went on unbroken"
@@ -33,13 +33,13 @@ async def test_a_reply_is_shown_before_the_feed_brings_it_and_does_not_move_the_
 async def test_an_older_event_from_the_feed_does_not_undo_a_newer_reply(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     older = history.change(1, admin=AdminState.DRAINING)
     newer = history.change(1, admin=AdminState.ACTIVE)
     router.mirror.apply_reply([newer], router.mirror.generation)
     history.events.remove(newer)  # the event stream is read between the two
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.mirror.revision == older.id
     assert router.handle(1).admin is AdminState.ACTIVE
@@ -70,14 +70,14 @@ async def test_a_late_reply_does_not_bring_back_a_replica_that_was_removed_since
 async def test_after_removing_a_replica_the_feed_does_not_show_it_again_for_a_moment(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     changed, removed = history.change(1, admin=AdminState.ACTIVE), history.remove(1)
     router.mirror.apply_reply([changed], router.mirror.generation)
     router.mirror.apply_reply([removed], router.mirror.generation)
     assert router.view.get(url_of(1)) is None
     history.events.remove(removed)  # the event stream is read between the two
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.mirror.revision == changed.id
     assert router.view.get(url_of(1)) is None
@@ -98,7 +98,7 @@ async def test_a_reply_to_a_command_of_an_older_generation_is_not_applied(
     assert router.mirror.generation == generation + 1
     with router.mirror.subscribed(router.listen):
         router.mirror.apply_reply([replace(own, id="999-0")], generation)
-    assert router.heard == []
+    assert router.received == []
     assert router.is_equal
 
 
@@ -115,11 +115,11 @@ async def test_an_own_write_newer_than_a_full_read_survives_it(
     router.mirror.apply_reply([history.register(7)], generation)
     router.mirror.apply_reply([history.remove(1)], generation)
     router.reader.snapshot_gate.set()
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.settle()
     assert router.mirror.generation == generation + 1
     assert router.shown() == [url_of(2), url_of(3), url_of(7)]
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.settle()
     assert router.is_equal
 
@@ -127,14 +127,14 @@ async def test_an_own_write_newer_than_a_full_read_survives_it(
 async def test_own_writes_of_a_lost_history_do_not_survive_it(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     router.mirror.apply_reply([history.register(7)], router.mirror.generation)
     assert url_of(7) in router.shown()
     other = History("history id 2")
     other.register(9)
     router.reader.history = other
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(2 * REFRESH)
     assert router.shown() == [url_of(9)]
 
@@ -157,13 +157,13 @@ async def test_an_own_write_that_a_failover_lost_before_the_feed_brought_it_is_n
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     fail_over = history.saved()
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     own = history.register(7)
     router.mirror.apply_reply([own], router.mirror.generation)
     assert url_of(7) in router.shown()
     fail_over()
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(3 * REFRESH)
     assert router.is_equal
 
@@ -174,12 +174,12 @@ async def test_own_and_other_writes_that_a_failover_lost_together_are_not_shown_
     fail_over = history.saved()
     history.join()
     await clock.settle()
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     own = history.register(7)
     router.mirror.apply_reply([own], router.mirror.generation)
     fail_over()
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(3 * REFRESH)
     assert router.is_equal
 
@@ -188,13 +188,13 @@ async def test_an_own_write_that_a_failover_lost_and_later_ones_of_others_follow
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     fail_over = history.saved()
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     own = history.remove(1)
     router.mirror.apply_reply([own], router.mirror.generation)
     fail_over()
     history.join()
-    router.reader.feed_gate.set()
+    router.reader.stream_gate.set()
     await clock.advance(3 * REFRESH)
     assert router.is_equal
 
@@ -223,7 +223,7 @@ async def test_a_reply_of_another_history_shows_only_what_was_changed_on_purpose
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
     """The leader's reports reach an emptied server before the mirror notices; the view must be put back as it was."""
-    router.reader.feed_gate.clear()
+    router.reader.stream_gate.clear()
     await clock.advance(REFRESH)
     drained = history.change(1, admin=AdminState.DRAINING)
     router.mirror.apply_reply([drained], router.mirror.generation)

@@ -18,7 +18,7 @@ from shared_registry.mirror import restoration
 from shared_registry.store import channel as scripts
 from shared_registry.store.lua import assemble
 from tests.support.model.bench import connect
-from tests.support.model.queue_rules import GRANTS_AT_ONCE, LOOKS_AT_ONCE, PAGE
+from tests.support.model.queue_rules import GRANTS_AT_ONCE, CHECKED_AT_ONCE, PAGE
 from tests.support.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Place
 
 SCANS_IN_PAGES = {"hash-max-ziplist-entries": "0", "zset-max-ziplist-entries": "0"}
@@ -27,7 +27,7 @@ AT_ONCE = {
     "LEASES_AT_ONCE": LEASES_AT_ONCE,
     "WAITERS_AT_ONCE": LEASES_AT_ONCE,
     "GRANTS_AT_ONCE": GRANTS_AT_ONCE,
-    "LOOKS_AT_ONCE": LOOKS_AT_ONCE,
+    "LOOKS_AT_ONCE": CHECKED_AT_ONCE,
     "PAGE": PAGE,
 }
 

@@ -139,7 +139,7 @@ class Losses(LeaseSteps):
         assert router.steps is not None
         if router.steps.waiting is None:
             router.steps = None
-            self.let_back(number)
+            self.reconnect(number)
             return
         truth, (entries, is_complete) = self.truth, router.steps.waiting
 
@@ -198,7 +198,7 @@ class Losses(LeaseSteps):
     @rule(
         step=some.step(
             *writes,
-            (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
+            (1, Steps.trim_stream, {"left": st.integers(1, 3)}),
             (1, read_again, {"number": routers}),
             (2, restart_router, {"number": routers}),
             (12, put_back, {"number": routers, "calls": st.integers(1, 3)}),

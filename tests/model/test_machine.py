@@ -13,7 +13,7 @@ from tests.support.effort import effort, takes_long
 from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
-from tests.support.model.queue_steps import LineSteps
+from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.rules import EXPIRY_MS
 from tests.support.model.steps import Place, Steps
 from tests.support.model.strategies import Step
@@ -21,7 +21,7 @@ from tests.support.model.strategies import Step
 routers = st.integers(0, Steps.router_count - 1)
 
 
-class Commands(LineSteps):
+class Commands(QueueSteps):
     """Every command, and everything that may happen around them."""
 
     @initialize(
@@ -65,22 +65,22 @@ class Commands(LineSteps):
             ),
             (
                 4,
-                LineSteps.wait,
+                QueueSteps.wait,
                 some.asking(routers, 3),
             ),
             (
                 2,
-                LineSteps.poll,
+                QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
             ),
-            (1, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (1, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
             (
                 1,
-                LineSteps.abandon,
+                QueueSteps.abandon,
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
-            (1, LineSteps.forget_place, {"session": some.sessions}),
-            (1, LineSteps.repair, {"number": routers}),
+            (1, QueueSteps.forget_sequence, {"session": some.sessions}),
+            (1, QueueSteps.repair, {"number": routers}),
             (3, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (1, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
             (6, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
@@ -114,7 +114,7 @@ class Commands(LineSteps):
             (1, Steps.step_down, {"by": routers, "leader": some.mostly_current, "reason": some.reasons}),
             (1, Steps.advance_ramps, {"by": routers, "leader": some.mostly_current, "is_slow": st.booleans()}),
             (1, Steps.declare_panic, {"by": routers, "leader": some.mostly_current, "is_panic": st.booleans()}),
-            (1, Steps.expire_lead, {}),
+            (1, Steps.expire_leader, {}),
             (3, Steps.heartbeat, {"number": routers}),
             (
                 1,
@@ -135,9 +135,9 @@ class Commands(LineSteps):
             (1, Steps.leave, {"number": routers, "affinity_seconds": some.affinities}),
             (2, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.forget_scripts, {}),
-            (1, Steps.trim_feed, {"left": st.integers(1, 3)}),
+            (1, Steps.trim_stream, {"left": st.integers(1, 3)}),
             (2, Steps.cut_off, {"number": routers}),
-            (4, Steps.let_back, {"number": routers}),
+            (4, Steps.reconnect, {"number": routers}),
             (1, Steps.lose_everything, {}),
         )
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import AdminState, Source
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.model.test_machine import run_machine
 from tests.model.test_sessions import ROUTERS, Sessions, routers
 from tests.support.effort import takes_long
@@ -19,7 +19,7 @@ from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_rules import GRANTS_AT_ONCE
-from tests.support.model.queue_steps import LineSteps
+from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.rules import EXPIRY_MS
 from tests.support.model.steps import SPELLINGS, Place, Steps, pick
 from tests.support.model.strategies import Step
@@ -100,10 +100,10 @@ class Waiting(Sessions):
     def leave_in_line(self, number: int, *, waiting: int, affinity_seconds: int) -> None:
         """A router with as many leaves, while one of its sessions asks once more."""
         self.wait(number, tie=0, session="anna", times=waiting)
-        parting = self.leave(number, affinity_seconds)
+        departure = self.leave(number, affinity_seconds)
         self.wait(number, tie=1)
-        while parting is Parting.PARTIAL:
-            parting = self.leave(number, affinity_seconds)
+        while departure is Departure.PARTIAL:
+            departure = self.leave(number, affinity_seconds)
 
     def resize(self, by: int, key: str, capacity: int) -> None:
         """Give a replica another capacity, 0 for none."""
@@ -136,7 +136,7 @@ class Waiting(Sessions):
 
     def mend(self, number: int, session: str, *, is_first: bool, has_inbox: bool) -> None:
         """What a failover left is found, and repaired."""
-        self.plant_stranger(session=session, is_first=is_first, has_inbox=has_inbox)
+        self.plant_unlisted(session=session, is_first=is_first, has_inbox=has_inbox)
         self.repair(number)
 
     def fail_and_recover(self, by: int, key: str, *, is_probed: bool) -> None:
@@ -161,7 +161,7 @@ class Waiting(Sessions):
         self.lose_everything()
         self.join_and_wait(number, tie=0, times=times)
         self.poll(number, min(times, 3), brings=0)
-        self.let_back(0)
+        self.reconnect(0)
 
     @rule(
         step=some.step(
@@ -172,21 +172,21 @@ class Waiting(Sessions):
             ),
             (
                 6,
-                LineSteps.poll,
+                QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2), "max_queue": few_in_line},
             ),
-            (5, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (5, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
             (
                 3,
-                LineSteps.abandon,
+                QueueSteps.abandon,
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
-            (1, LineSteps.abandon_all, {"number": routers, "affinity_seconds": some.affinities}),
-            (2, LineSteps.hold_what_waits, {"number": routers, "which": some.mostly_first, "key": some.urls}),
-            (1, LineSteps.forget_place, {"session": some.sessions}),
+            (1, QueueSteps.abandon_all, {"number": routers, "affinity_seconds": some.affinities}),
+            (2, QueueSteps.hold_waiting, {"number": routers, "which": some.mostly_first, "key": some.urls}),
+            (1, QueueSteps.forget_sequence, {"session": some.sessions}),
             (
                 1,
-                LineSteps.plant_stranger,
+                QueueSteps.plant_unlisted,
                 {"session": some.sessions, "is_first": st.booleans(), "has_inbox": st.booleans()},
             ),
             (
@@ -219,7 +219,7 @@ class Waiting(Sessions):
                     "number": routers,
                     "key": some.urls,
                     "then": st.sampled_from(
-                        [ask_once, ask_for_the_first, LineSteps.repair, LineSteps.repair, Steps.heartbeat]
+                        [ask_once, ask_for_the_first, QueueSteps.repair, QueueSteps.repair, Steps.heartbeat]
                     ),
                 },
             ),
@@ -277,7 +277,7 @@ class Waiting(Sessions):
             (3, Steps.heartbeat, {"number": routers}),
             (3, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
-            (2, Steps.let_back, {"number": st.just(0)}),
+            (2, Steps.reconnect, {"number": st.just(0)}),
             (1, Sessions.lose_and_come_back, {}),
             (1, wait_while_all_is_lost, {"number": routers, "times": st.integers(1, 5)}),
         )

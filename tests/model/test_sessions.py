@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from shared_registry.model import Source
-from shared_registry.store.replies import Parting
+from shared_registry.store.replies import Departure
 from tests.model.test_machine import run_machine
 from tests.support.effort import takes_long
 from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
-from tests.support.model.queue_steps import LineSteps
+from tests.support.model.queue_steps import QueueSteps
 from tests.support.model.steps import SPELLINGS, Place, Steps
 from tests.support.model.strategies import Step
 
@@ -38,7 +38,7 @@ def specs_of(urls: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, Spec]
 everywhere = st.tuples(*(specs_of(st.just(url)) for url in sorted(SPELLINGS)))
 
 
-class Sessions(LineSteps):
+class Sessions(QueueSteps):
     """Three routers, of which one or another may be gone, and three replicas, which are all well at first.
 
     Only the first router mirrors anything: the others add nothing to that but time.
@@ -84,13 +84,13 @@ class Sessions(LineSteps):
 
     def die_with(self, by: int, number: int, *, key: str, sessions: int, affinity_seconds: int, pieces: int) -> None:
         """A router with so many sessions dies that reaping it takes some calls, of which the first are made."""
-        self.crowd(number, key, sessions)
+        self.add_degraded_leases(number, key, sessions)
         self.die(by, number, affinity_seconds, pieces)
 
     def leave_with(self, number: int, *, key: str, sessions: int, affinity_seconds: int) -> None:
         """A router leaves with as many."""
-        self.crowd(number, key, sessions)
-        while self.leave(number, affinity_seconds) is Parting.PARTIAL:
+        self.add_degraded_leases(number, key, sessions)
+        while self.leave(number, affinity_seconds) is Departure.PARTIAL:
             pass
 
     def lose_and_come_back(self) -> None:
@@ -98,7 +98,7 @@ class Sessions(LineSteps):
         self.lose_everything()
         for number in range(ROUTERS):
             self.heartbeat(number)
-        self.let_back(0)
+        self.reconnect(0)
 
     @rule(
         step=some.step(
@@ -114,13 +114,13 @@ class Sessions(LineSteps):
             ),
             (
                 2,
-                LineSteps.poll,
+                QueueSteps.poll,
                 {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)},
             ),
-            (1, LineSteps.look, {"number": routers, "which": some.mostly_first}),
+            (1, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
             (
                 1,
-                LineSteps.abandon,
+                QueueSteps.abandon,
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
             (1, LeaseSteps.ask_again, {"number": routers, "which": some.which}),
@@ -180,7 +180,7 @@ class Sessions(LineSteps):
             (3, Steps.heartbeat, {"number": routers}),
             (2, Steps.repeat, {"which": some.mostly_current}),
             (1, Steps.cut_off, {"number": st.just(0)}),
-            (2, Steps.let_back, {"number": st.just(0)}),
+            (2, Steps.reconnect, {"number": st.just(0)}),
             (1, lose_and_come_back, {}),
         )
     )

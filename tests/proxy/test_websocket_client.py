@@ -53,12 +53,12 @@ async def test_who_reads_slowly_is_told_the_latest_only() -> None:
     wire = Wire()
     client = wire.client(["v2", "v1"])
     async with client.attended():
-        client.stand(9, 9)
+        client.set_position(9, 9)
         assert (client.subprotocols, wire.sent) == (["v2"], [])  # decided at once, told by another task
         await settle()
         wire.open.clear()
         for position in range(8, 0, -1):
-            client.stand(position, 9)
+            client.set_position(position, 9)
             await settle()
         wire.open.set()
         await settle()
@@ -73,11 +73,11 @@ async def test_a_stalled_client_does_not_hold_back_its_own_session(*, is_stalled
     wire = Wire()
     client = wire.client()
     async with client.attended():
-        client.stand(2, 2)
+        client.set_position(2, 2)
         await settle()
         if is_stalled:
             wire.open.clear()
-        client.stand(1, 2)
+        client.set_position(1, 2)
         await settle()
         async with asyncio.timeout(30):
             await client.begin(None, [])
@@ -102,7 +102,7 @@ async def test_one_that_was_told_in_the_last_moment_is_accepted_all_the_same() -
     wire = Wire()
     client = wire.client(["v2", "v1"])
     async with client.attended():
-        client.stand(1, 1)  # and served before anybody could tell it
+        client.set_position(1, 1)  # and served before anybody could tell it
         await client.begin("v2", [(b"a", b"b")])
     assert wire.sent == [{"type": "websocket.accept", "subprotocol": "v2"}]
 
@@ -113,7 +113,7 @@ async def test_who_leaves_ends_the_wait(*, has_sent_first: bool) -> None:
     client = wire.client()
     has_ended = False
     async with asyncio.timeout(30), client.attended():
-        client.stand(1, 1)
+        client.set_position(1, 1)
         if has_sent_first:
             await wire.queue.put({"type": "websocket.receive", "bytes": b"x"})
         await wire.queue.put(GONE)
@@ -129,7 +129,7 @@ async def test_one_that_cannot_be_told_any_more_is_gone() -> None:
     client = wire.client()
     async with asyncio.timeout(30), client.attended():
         wire.is_gone = True
-        client.stand(1, 1)
+        client.set_position(1, 1)
         await asyncio.Event().wait()
 
 
@@ -146,9 +146,9 @@ async def test_nothing_follows_the_end() -> None:
     wire = Wire()
     client = wire.client()
     async with client.attended():
-        client.stand(1, 1)
+        client.set_position(1, 1)
         await settle()
-        client.stand(1, 2)
+        client.set_position(1, 2)
         await client.fail("gpu_unavailable", "why", 1013)
         await settle()
     assert [message["type"] for message in wire.sent[-2:]] == ["websocket.send", "websocket.close"]
@@ -175,7 +175,7 @@ async def test_what_is_kept_is_bounded_also_in_small_pieces(monkeypatch: pytest.
     client = wire.client()
     messages: list[Message] = [{"type": "websocket.receive", "text": ""} for _ in range(1000)]
     async with client.attended():
-        client.stand(3, 3)
+        client.set_position(3, 3)
         for message in messages:
             wire.queue.put_nowait(message)
         await settle()

@@ -35,69 +35,69 @@ def fork(server: EmbeddedServer, namespace: str) -> Callable[[str], Said]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == 0
-        said: Said = json.loads(out)
-        return said
+        results: Said = json.loads(out)
+        return results
 
     return fork
 
 
-def expect_two_routers(said: Said) -> None:
-    assert said["codes"] == [0, 0], said
-    keys = [one["key"] for one in said["told"]]
+def expect_two_routers(results: Said) -> None:
+    assert results["codes"] == [0, 0], results
+    keys = [one["key"] for one in results["told"]]
     assert len(set(keys)) == 2
     assert all(key.startswith("web~") for key in keys)
-    assert said["pids"] == {one["key"]: str(one["pid"]) for one in said["told"]}
-    assert (said["in_flight"], said["more"]) == ("6", [{"more": False}] * 2)
-    assert said["key here"] == ""
+    assert results["pids"] == {one["key"]: str(one["pid"]) for one in results["told"]}
+    assert (results["in_flight"], results["more"]) == ("6", [{"more": False}] * 2)
+    assert results["key here"] == ""
 
 
 def test_two_workers_forked_after_construction_are_two_routers(fork: Callable[[str], Said]) -> None:
-    said = fork("preload")
-    expect_two_routers(said)
-    first, second = (one["luck"] for one in said["told"])
+    results = fork("preload")
+    expect_two_routers(results)
+    first, second = (one["luck"] for one in results["told"])
     assert first != second, "what is left to chance is the same in both"
 
 
 def test_what_is_to_repeat_repeats_in_each_worker(fork: Callable[[str], Said]) -> None:
-    said = fork("preload_seeded")
-    expect_two_routers(said)
-    first, second = (one["luck"] for one in said["told"])
+    results = fork("preload_seeded")
+    expect_two_routers(results)
+    first, second = (one["luck"] for one in results["told"])
     assert first == second
 
 
 def test_connections_opened_before_a_fork_are_used_by_nobody_else(fork: Callable[[str], Said]) -> None:
-    said = fork("used_before")
-    expect_two_routers(said)
-    assert all(REMEDY in answer for answer in said["refused"].values())
-    assert said["parent goes on"] == "done"
+    results = fork("used_before")
+    expect_two_routers(results)
+    assert all(REMEDY in answer for answer in results["refused"].values())
+    assert results["parent goes on"] == "done"
 
 
 def test_a_copy_of_a_started_registry_is_refused_until_started(fork: Callable[[str], Said]) -> None:
-    said = fork("started_before")
-    refused = said["refused"]
+    results = fork("started_before")
+    refused = results["refused"]
     assert (refused.pop("stop"), refused.pop("is_started"), refused.pop("router_key")) == ("done", False, "")
     for verb, answer in refused.items():
         assert answer.startswith("UsageError"), (verb, answer)
         assert REMEDY in answer, (verb, answer)
-    before, after = said["keys"]
-    assert before == after != said["joined"]["key"], "the parent stays what it was"
-    assert (said["joined"]["lease"], said["code"]) == (A, 0)
-    assert said["mine"] == ["done"] * 5
-    assert said["leads"]
-    assert said["age"] < SECONDS
+    before, after = results["keys"]
+    assert before == after != results["joined"]["key"], "the parent stays what it was"
+    assert (results["joined"]["lease"], results["code"]) == (A, 0)
+    assert results["mine"] == ["done"] * 5
+    assert results["leads"]
+    assert results["age"] < SECONDS
 
 
 def test_a_client_used_before_a_fork_is_refused_by_name(fork: Callable[[str], Said]) -> None:
-    said = fork("given_client")
-    assert said["unused"]["key"].startswith("web~")
-    assert "build client and registry in this process" in said["used"]["refused"]
+    results = fork("given_client")
+    assert results["unused"]["key"].startswith("web~")
+    assert "build client and registry in this process" in results["used"]["refused"]
 
 
 def test_the_drop_in_registry_forks_like_any_other(fork: Callable[[str], Said]) -> None:
-    said = fork("fastvideo")
-    first, second = (one["key"] for one in said["told"])
+    results = fork("fastvideo")
+    first, second = (one["key"] for one in results["told"])
     assert first != second
-    assert said["codes"] == [0, 0]
+    assert results["codes"] == [0, 0]
 
 
 async def test_each_start_of_one_registry_has_another_key(server: EmbeddedServer, namespace: str) -> None:

@@ -15,7 +15,7 @@ from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Heartbeat, Parting
+from shared_registry.store.replies import Heartbeat, Departure
 from tests.support.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
@@ -49,29 +49,29 @@ class ScriptedStore:
         joined, self.is_listed = not self.is_listed, True
         return Heartbeat("history_id", "1-1", joined, list(self.expired))
 
-    async def reap(self, router: str, *, affinity_seconds: float) -> Parting:
+    async def reap(self, router: str, *, affinity_seconds: float) -> Departure:
         assert affinity_seconds == AFFINITY
         if self.seconds_a_piece:
             await self._clock.sleep(self.seconds_a_piece)
         if self.reap_error:
             raise self.reap_error
         if router in self.back:
-            return Parting.REFUSED
+            return Departure.REFUSED
         if self._has_more(router):
-            return Parting.PARTIAL
+            return Departure.PARTIAL
         self.expired.remove(router)
         self.reaped.append(router)
-        return Parting.DONE
+        return Departure.DONE
 
     def check(self, heartbeat: Heartbeat | StoreError) -> None:
         (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
 
-    async def leave(self, *, affinity_seconds: float) -> Parting:
+    async def leave(self, *, affinity_seconds: float) -> Departure:
         assert affinity_seconds == AFFINITY
         if self._has_more(INFO.key):
-            return Parting.PARTIAL
+            return Departure.PARTIAL
         self.is_listed = False
-        return Parting.DONE
+        return Departure.DONE
 
     def _has_more(self, router: str) -> bool:
         self.pieces[router] = self.pieces.get(router, 0) - 1

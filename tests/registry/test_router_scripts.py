@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.model import EventKind
-from shared_registry.store.replies import Heartbeat, Parting
+from shared_registry.store.replies import Heartbeat, Departure
 from tests.support.space import Space, info
 
 EXPIRY_MS = 60_000
 ONE, TWO = "router~1", "router~2"
-DONE, REFUSED = Parting.DONE, Parting.REFUSED
+DONE, REFUSED = Departure.DONE, Departure.REFUSED
 
 pytestmark = pytest.mark.usefixtures("stays_sound")
 

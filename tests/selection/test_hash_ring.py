@@ -188,17 +188,17 @@ def test_the_bound_goes_by_the_loads_that_were_read() -> None:
     policy.update(group)
     home = policy.choose("a")
     assert home is not None
-    loads.look()
-    loads.see({home.key: 10})
+    loads.begin_read()
+    loads.update({home.key: 10})
     policy.recount()
     assert policy.choose("a") is not home
     assert policy.choose_except("a", {home.key}) is not home
-    loads.look()
-    loads.see({replica.key: 10 for replica in group.replicas})
+    loads.begin_read()
+    loads.update({replica.key: 10 for replica in group.replicas})
     policy.recount()
     assert policy.choose("a") is home
     others = {replica.key for replica in group.replicas} - {home.key}
-    loads.look()
-    loads.see({home.key: 10})
+    loads.begin_read()
+    loads.update({home.key: 10})
     policy.recount()
     assert policy.choose_except("a", others) is home  # over its bound, but all others are excluded

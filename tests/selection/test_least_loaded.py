@@ -54,11 +54,11 @@ def test_what_stays_is_shared_by_weight_much_better_than_at_random(weights: list
 def test_the_less_loaded_one_of_two_is_taken_by_what_it_would_have_then() -> None:
     policy, loads, _ = prepared([1.0, 4.0])
     assert [number_of(policy.choose(None)) for _ in range(3)] == [1, 1, 1]
-    loads.look()
-    loads.see({})
+    loads.begin_read()
+    loads.update({})
     assert number_of(policy.choose(None)) == 1
-    loads.look()
-    loads.see({"http://10.0.0.1:8000": 40})
+    loads.begin_read()
+    loads.update({"http://10.0.0.1:8000": 40})
     assert number_of(policy.choose(None)) == 0
 
 
@@ -76,12 +76,12 @@ def test_a_pick_counts_until_loads_that_were_read_after_it() -> None:
     for _ in range(10):
         policy.choose(None)
     assert (first.count, second.count) == (5, 5)
-    loads.look()
+    loads.begin_read()
     policy.choose(None)  # while they are read
-    loads.see({group.replicas[0].key: 5})
+    loads.update({group.replicas[0].key: 5})
     assert first.count + second.count == 6
-    loads.look()
-    loads.see({group.replicas[0].key: 6})
+    loads.begin_read()
+    loads.update({group.replicas[0].key: 6})
     assert (first.count, second.count) == (6, 0)
 
 
@@ -142,8 +142,8 @@ def herd(*, is_plain: bool, replicas: int, seconds: float = 5.0, routers: int = 
     for now in sorted(rng.random() * seconds for _ in range(sessions)):
         for router in fleet:
             if router.reads_at <= now:
-                router.loads.look()
-                router.loads.see(truth)
+                router.loads.begin_read()
+                router.loads.update(truth)
                 router.seen = dict(truth)
                 router.reads_at += 1.0
         router = rng.choice(fleet)

@@ -72,7 +72,7 @@ def test_a_package_offers_a_policy_by_an_entry_point(monkeypatch: pytest.MonkeyP
 def test_loads_are_read_for_a_policy_that_needs_them(needs_loads: bool) -> None:
     register_policy("last", Last, needs_loads=needs_loads)
     registry = SharedReplicaRegistry(RouterConfig(policy="last", hash_max_load=2.0))
-    assert registry._view.selection.goes_by_loads
+    assert registry._view.selection.uses_loads
 
 
 def test_a_name_is_taken_once() -> None:

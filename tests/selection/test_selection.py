@@ -72,8 +72,8 @@ def test_what_could_not_be_connected_to_comes_last(policy: str) -> None:
     registry = registry_of(*(record(number, primary=number < 2) for number in range(4)), policy=policy)
 
     def choose(key: str | None) -> Replica | None:
-        registry._view.selection.look()
-        registry._view.selection.see({})  # all is over by the next session
+        registry._view.selection.begin_read()
+        registry._view.selection.update({})  # all is over by the next session
         return registry.select(key=key)
 
     registry._view.cool([url(0)])
@@ -94,8 +94,8 @@ def test_weights_count_and_a_change_of_weight_counts_at_once(policy: str) -> Non
     assert 1.9 < counts[1] / counts[0] < 4.5
     registry._view.apply([record(0, weight=9.0, revision=2)])
     if policy == "least_loaded":
-        registry._view.selection.look()
-        registry._view.selection.see({})
+        registry._view.selection.begin_read()
+        registry._view.selection.update({})
     counts = tally(by(registry, None), [f"k{number}" for number in range(4000)])
     assert 1.9 < counts[0] / counts[1] < 4.5
 
@@ -147,8 +147,8 @@ def test_a_load_forgotten_behind_an_unused_tier_is_asked_for_again() -> None:
     view.apply([record(1, admin=AdminState.REMOVED, revision=4)])
     view.apply([record(1, revision=5)])
     view.apply([record(0, primary=True, status=UNHEALTHY, revision=6)])
-    selection.look()
-    selection.see({url(1): 50})
+    selection.begin_read()
+    selection.update({url(1): 50})
     assert tally(selection.choose or pytest.fail("no policy"), [None] * 20) == {2: 20}
 
 

@@ -141,7 +141,7 @@ async def test_silence_sends_all_who_wait_away_at_once(calls: Calls) -> None:
     waiting = [calls.start(number) for number in range(2, 100)]
     await turns()
     replies = calls.lane.replies
-    calls.lane.heard()
+    calls.lane.answered()
     calls.lane.unanswered(replies, "silent")
     await turns()
     assert not any(task.done() for task in waiting)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared_registry.model import AdminState, Source
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import command_names
-from shared_registry.store.replies import Elected, Held, Parting
+from shared_registry.store.replies import Elected, Held, Departure
 from tests.support.scenario import ScriptRunner, run_scenario
 from tests.support.space import THRESHOLDS, A, Dump, Space, info
 
@@ -132,10 +132,10 @@ async def test_a_batch_repeated_after_the_next_one_is_a_duplicate(space: Space) 
 async def test_a_reaping_repeated_after_the_router_is_back_leaves_it_alone(space: Space) -> None:
     await space.store.heartbeat(info(), expiry_seconds=5)
     space.expire_router("router~1")
-    assert await space.store.reap("router~1") is Parting.DONE
+    assert await space.store.reap("router~1") is Departure.DONE
     await space.store.heartbeat(info(), expiry_seconds=5)
     before = space.dump()
-    assert await space.store.reap("router~1") is Parting.REFUSED
+    assert await space.store.reap("router~1") is Departure.REFUSED
     assert space.dump() == before
 
 

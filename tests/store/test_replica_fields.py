@@ -18,7 +18,7 @@ from shared_registry.store.replica_fields import (
     ONLY_FOR_SCRIPTS,
     Document,
     documented,
-    spec_words,
+    spec_text,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -98,8 +98,8 @@ def test_the_pages_about_json_list_its_names(page: str, which: Document) -> None
 
 
 def test_a_spec_is_told_in_words() -> None:
-    assert spec_words(ReplicaEndpoint("http://a")) == "secondary, weight 1, capacity unlimited"
-    assert spec_words(ReplicaEndpoint("http://a", "x", primary=True, weight=0.5, capacity=2)) == (
+    assert spec_text(ReplicaEndpoint("http://a")) == "secondary, weight 1, capacity unlimited"
+    assert spec_text(ReplicaEndpoint("http://a", "x", primary=True, weight=0.5, capacity=2)) == (
         "primary, weight 0.5, capacity 2"
     )
 

@@ -130,13 +130,13 @@ class Router:
         self.clock = lock.clock
         self.store = Connection(lock, name)
         self.terms: list[RunningTerm] = []
-        self._leads = False
+        self._is_leader = False
         self.ended_at: float | None = None
         self.work: Callable[[RunningTerm], Coroutine[Any, Any, None]] = self._until_cancelled
         self.election = Election(
             self.store,
             router=name,
-            lead=self._lead,
+            lead=self._run_term,
             lease_seconds=LEASE,
             renew_interval_seconds=RENEW,
             seen_epoch=lambda: seen_epoch,
@@ -145,8 +145,8 @@ class Router:
         )
         self.task: asyncio.Task[None] | None = None
 
-    def leads(self) -> bool:
-        return self._leads
+    def is_leader(self) -> bool:
+        return self._is_leader
 
     async def start(self) -> None:
         self.task = asyncio.ensure_future(self.election.run())
@@ -162,13 +162,13 @@ class Router:
             self.task.cancel()
             await self.clock.run_until(self.task.done)
 
-    async def _lead(self, term: RunningTerm) -> None:
+    async def _run_term(self, term: RunningTerm) -> None:
         self.terms.append(term)
-        self._leads = True
+        self._is_leader = True
         try:
             await self.work(term)
         finally:
-            self._leads = False
+            self._is_leader = False
             self.ended_at = self.clock.monotonic() - START
 
     async def _until_cancelled(self, term: RunningTerm) -> None:

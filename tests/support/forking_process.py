@@ -32,7 +32,7 @@ CAPACITY = 6
 Said = dict[str, Any]
 
 
-async def well(url: str, *, timeout: float) -> tuple[float, str | None]:
+async def healthy_probe(url: str, *, timeout: float) -> tuple[float, str | None]:
     """Find every replica well."""
     return 1.0, None
 
@@ -46,7 +46,7 @@ def build(url: str, namespace: str, **options: Any) -> SharedReplicaRegistry:
         heartbeat_seconds=0.2,
         refresh_seconds=0.2,
     )
-    return SharedReplicaRegistry(config, http_get=well, **options)
+    return SharedReplicaRegistry(config, http_get=healthy_probe, **options)
 
 
 class Child:
@@ -54,41 +54,41 @@ class Child:
 
     def __init__(self, work: Callable[[Child], Awaitable[None]]) -> None:
         """Fork; the copy does the work and ends."""
-        told, tell = os.pipe()
-        going, go = os.pipe()
+        messages, to_parent = os.pipe()
+        resumed_pipe, resume_pipe = os.pipe()
         self.pid = os.fork()
         if self.pid:
-            os.close(tell)
-            os.close(going)
-            self._told, self._go = os.fdopen(told), go
+            os.close(to_parent)
+            os.close(resumed_pipe)
+            self._messages, self._resume_pipe = os.fdopen(messages), resume_pipe
             return
         signal.alarm(round(SECONDS * 2))  # it ends, whatever becomes of its parent
-        self._tell, self._going = os.fdopen(tell, "w"), going
+        self._to_parent, self._resumed_pipe = os.fdopen(to_parent, "w"), resumed_pipe
         code = 1
         try:
             asyncio.run(work(self))  # type: ignore[arg-type]
             code = 0
         except BaseException as error:  # noqa: BLE001  its parent has the test's eyes
-            self.say({"failed": repr(error)})
+            self.send({"failed": repr(error)})
         finally:
             os._exit(code)
 
-    def say(self, what: Said) -> None:
+    def send(self, what: Said) -> None:
         """Tell the parent."""
-        self._tell.write(json.dumps(what) + "\n")
-        self._tell.flush()
+        self._to_parent.write(json.dumps(what) + "\n")
+        self._to_parent.flush()
 
     async def wait(self) -> None:
         """Wait until the parent lets this go on."""
-        await asyncio.to_thread(os.read, self._going, 1)
+        await asyncio.to_thread(os.read, self._resumed_pipe, 1)
 
-    def hear(self) -> Said:
+    def receive(self) -> Said:
         """Return what the child tells next."""
-        line = self._told.readline()
+        line = self._messages.readline()
         return json.loads(line) if line else {"failed": "the child has ended"}
 
-    def let_go_on(self) -> None:
-        os.write(self._go, b"\n")
+    def resume(self) -> None:
+        os.write(self._resume_pipe, b"\n")
 
     def join(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -118,14 +118,14 @@ def work_of(registry: SharedReplicaRegistry) -> Callable[[Child], Awaitable[None
         async with registry:
             await until_healthy(registry)
             held = [await registry.acquire() for _ in range(CAPACITY // 2)]
-            child.say({"key": registry.router_key, "pid": os.getpid(), "luck": registry._selection_rng.random()})
+            child.send({"key": registry.router_key, "pid": os.getpid(), "luck": registry._selection_rng.random()})
             await child.wait()
             try:
                 held.append(await registry.acquire())
             except Saturated:
-                child.say({"more": False})
+                child.send({"more": False})
             else:
-                child.say({"more": True})
+                child.send({"more": True})
             await child.wait()
 
     return work
@@ -136,19 +136,19 @@ def serve(url: str, registry: SharedReplicaRegistry, namespace: str) -> Said:
     from redis import Redis as BlockingRedis
 
     children = [Child(work_of(registry)) for _ in range(2)]
-    told = [child.hear() for child in children]
+    messages = [child.receive() for child in children]
     prefix = f"sr:{{{namespace}}}:"
     with BlockingRedis.from_url(url, decode_responses=True) as raw:
         pids = {key: raw.hget(f"{prefix}router:{key}", "pid") for key in raw.zrange(f"{prefix}routers", 0, -1)}
         in_flight = raw.hget(f"{prefix}replica:{A}", "in_flight")
     more = []
     for child in children:
-        child.let_go_on()
-        more.append(child.hear())
+        child.resume()
+        more.append(child.receive())
     for child in children:
-        child.let_go_on()
+        child.resume()
     return {
-        "told": told,
+        "told": messages,
         "pids": pids,
         "in_flight": in_flight,
         "more": more,
@@ -176,14 +176,14 @@ def used_before(url: str, namespace: str) -> Said:
     loop.run_until_complete(registry.register(ReplicaEndpoint(A, capacity=CAPACITY)))
 
     async def refused(child: Child) -> None:
-        child.say({"select": await outcome(registry.select), "all": await outcome(registry.all)})
+        child.send({"select": await outcome(registry.select), "all": await outcome(registry.all)})
 
     child = Child(refused)
-    before = child.hear()
+    before = child.receive()
     child.join()
-    said = serve(url, registry, namespace)
+    results = serve(url, registry, namespace)
     again = loop.run_until_complete(outcome(lambda: registry.drain(A)))
-    return {**said, "refused": before, "parent goes on": again}
+    return {**results, "refused": before, "parent goes on": again}
 
 
 def started_before(url: str, namespace: str) -> Said:
@@ -204,14 +204,14 @@ def started_before(url: str, namespace: str) -> Said:
             "queue_depth": registry.queue_depth,
             "stop": registry.stop,
         }
-        said: Said = {name: await outcome(verb) for name, verb in verbs.items()}
-        said |= {"is_started": registry.is_started, "router_key": registry.router_key}
-        child.say(said)
+        results: Said = {name: await outcome(verb) for name, verb in verbs.items()}
+        results |= {"is_started": registry.is_started, "router_key": registry.router_key}
+        child.send(results)
         await child.wait()
         async with registry:
             await until_healthy(registry)
             async with await registry.acquire() as lease:
-                child.say({"key": registry.router_key, "lease": lease.replica.url})
+                child.send({"key": registry.router_key, "lease": lease.replica.url})
                 await child.wait()
 
     async def parent() -> Said:
@@ -219,12 +219,12 @@ def started_before(url: str, namespace: str) -> Said:
             await until_healthy(registry)
             key, held = registry.router_key, await registry.acquire()
             child = await asyncio.to_thread(Child, work)
-            refused = await asyncio.to_thread(child.hear)
+            refused = await asyncio.to_thread(child.receive)
             mine = [await outcome(registry.acquire) for _ in range(3)]
-            child.let_go_on()
-            joined = await asyncio.to_thread(child.hear)
+            child.resume()
+            joined = await asyncio.to_thread(child.receive)
             mine.append(await outcome(registry.acquire))
-            child.let_go_on()
+            child.resume()
             code = await asyncio.to_thread(child.join)
             # One that ended as a program does has closed what it took for its own.
             mine.append(await outcome(held.release))
@@ -242,9 +242,9 @@ def started_before(url: str, namespace: str) -> Said:
     return asyncio.run(parent())
 
 
-def given_client(url: str, namespace: str) -> Said:
+def with_own_client(url: str, namespace: str) -> Said:
     """Fork with a client of the program's own: once before it was used, once after."""
-    said: Said = {}
+    results: Said = {}
     for when in ("unused", "used"):
         own = Redis.from_url(url, decode_responses=True)
         registry = build(url, namespace, redis=own)
@@ -255,14 +255,14 @@ def given_client(url: str, namespace: str) -> Said:
         async def work(child: Child, registry: SharedReplicaRegistry = registry) -> None:
             try:
                 async with registry:
-                    child.say({"key": registry.router_key})
+                    child.send({"key": registry.router_key})
             except UsageError as error:
-                child.say({"refused": str(error)})
+                child.send({"refused": str(error)})
 
         child = Child(work)
-        said[when] = child.hear()
+        results[when] = child.receive()
         child.join()
-    return said
+    return results
 
 
 def fastvideo(url: str, namespace: str) -> Said:
@@ -273,24 +273,24 @@ def fastvideo(url: str, namespace: str) -> Said:
     async def work(child: Child) -> None:
         stop = asyncio.Event()
         loop = asyncio.create_task(
-            run_health_check_loop(registry=registry, config=registry.config, stop_event=stop, http_get=well)
+            run_health_check_loop(registry=registry, config=registry.config, stop_event=stop, http_get=healthy_probe)
         )
         await until_healthy(registry)
         await registry.record_success(registry.all()[0], recovery_threshold=2, latency_ms=1.0)
-        child.say({"key": registry.router_key})
+        child.send({"key": registry.router_key})
         await child.wait()
         stop.set()
         await loop
 
     children = [Child(work) for _ in range(2)]
-    told = [child.hear() for child in children]
+    messages = [child.receive() for child in children]
     for child in children:
-        child.let_go_on()
-    return {"told": told, "codes": [child.join() for child in children]}
+        child.resume()
+    return {"told": messages, "codes": [child.join() for child in children]}
 
 
 SCENARIOS: dict[str, Callable[[str, str], Said]] = {
-    each.__name__: each for each in (preload, preload_seeded, used_before, started_before, given_client, fastvideo)
+    each.__name__: each for each in (preload, preload_seeded, used_before, started_before, with_own_client, fastvideo)
 }
 
 if __name__ == "__main__":

@@ -84,15 +84,15 @@ class Cluster:
             health = ReplicaHealth(ReplicaStatus.HEALTHY, last_ok_at=last_ok_at)
         key = url_of(number)
         self.records[key] = ReplicaRecord(key, ReplicaEndpoint(key), health, incarnation=incarnation)
-        self._tell(EventKind.REPLICA_REGISTERED, self.records[key])
+        self._emit(EventKind.REPLICA_REGISTERED, self.records[key])
 
     def remove(self, number: int) -> None:
         record = self.records.pop(url_of(number))
-        self._tell(EventKind.REPLICA_DEREGISTERED, replace(record, admin=AdminState.REMOVED))
+        self._emit(EventKind.REPLICA_DEREGISTERED, replace(record, admin=AdminState.REMOVED))
 
     def set_admin(self, number: int, admin: AdminState) -> None:
         record = self.records[url_of(number)] = replace(self.records[url_of(number)], admin=admin)
-        self._tell(EventKind.REPLICA_ADMIN, record)
+        self._emit(EventKind.REPLICA_ADMIN, record)
 
     def status(self, number: int) -> ReplicaStatus:
         return self.records[url_of(number)].health.status
@@ -139,9 +139,9 @@ class Cluster:
             health = after_failure(record.health, thresholds, at=at)
         self.records[result.key] = replace(record, health=health)
         if health.status is not record.health.status:
-            self._tell(EventKind.REPLICA_HEALTHY, self.records[result.key])
+            self._emit(EventKind.REPLICA_HEALTHY, self.records[result.key])
 
-    def _tell(self, kind: EventKind, record: ReplicaRecord) -> None:
+    def _emit(self, kind: EventKind, record: ReplicaRecord) -> None:
         self.listener([Event("1-1", kind, 0.0, "0-0", "router", 1, record=record)])
 
 

@@ -83,10 +83,10 @@ class Cluster:
 
     async def start(self, processes: int) -> None:
         self.processes = [self._start(place) for place in range(processes)]
-        await self.all_say("ready")
+        await self.all_report("ready")
 
-    async def all_say(self, what: str) -> None:
-        await until(lambda: all(process.said(what) for process in self.processes), seconds=PATIENCE)
+    async def all_report(self, what: str) -> None:
+        await until(lambda: all(process.lines_of(what) for process in self.processes), seconds=PATIENCE)
 
     def signal_all(self, number: int) -> None:
         for process in self.processes:
@@ -95,13 +95,13 @@ class Cluster:
     async def hold(self) -> dict[str, str]:
         """Let sessions keep what they have; return these leases, as id to url."""
         self.signal_all(signal.SIGUSR1)
-        await self.all_say("holding")
+        await self.all_report("holding")
         return {lease: url for process in self.processes for lease, url in held_by(process).items()}
 
     async def end(self) -> None:
         """Let the sessions end that were kept."""
         self.signal_all(signal.SIGUSR2)
-        await self.all_say("empty")
+        await self.all_report("empty")
 
     async def kill_and_replace(self) -> None:
         place = self._rng.randrange(len(self.processes))
@@ -111,7 +111,7 @@ class Cluster:
         process.kill()
         self.processes[place] = process = self._start(place)
         process.is_busy = True
-        await until(lambda: bool(process.said("ready")), seconds=PATIENCE)
+        await until(lambda: bool(process.lines_of("ready")), seconds=PATIENCE)
         process.is_busy = False
 
     async def pause_briefly(self) -> None:
@@ -137,6 +137,6 @@ class Cluster:
 
 def held_by(process: LeaseProcess) -> dict[str, str]:
     """Return what it said that it holds, as lease id to url."""
-    (line,) = process.said("holding")
+    (line,) = process.lines_of("holding")
     held: dict[str, str] = line["leases"]
     return held

@@ -78,7 +78,7 @@ async def denied(space: Space, *, excluded: Collection[str] = (), avoided: Colle
     denied = await space.store.acquire(lease_id(), excluded=excluded, avoided=avoided)
     assert isinstance(denied, Denied), denied
     assert space.dump() == before
-    return denied.why
+    return denied.reason
 
 
 def in_flight(space: Space, url: str = A) -> int:
@@ -91,7 +91,7 @@ def held_by(space: Space, router: str = ONE) -> dict[str, str]:
     return leases
 
 
-def has_gone(space: Space, url: str = A) -> bool:
+def has_departed(space: Space, url: str = A) -> bool:
     """Whether a replica was removed, and its tombstone expires in seven days."""
     is_removed = space.fields(url)["admin"] == "removed" and space.raw.zscore(space.keys.replicas, url) is None
     return is_removed and SEVEN_DAYS_MS - 60_000 < space.raw.pttl(space.keys.replica(url)) <= SEVEN_DAYS_MS

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 REPORT = "has more sessions than its capacity after leases were put back"
-LOOK_MARGIN_SECONDS = 0.5
+READ_MARGIN_SECONDS = 0.5
 """Between a lease's being put back and the look that sees it, or the log line that tells of it."""
 
-Line = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Look:
+class Reading:
     """All replicas at one instant."""
 
     at: float
@@ -51,7 +51,7 @@ class Placement:
     end: float
 
 
-def placements(lines: Iterable[Line], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
+def placements(lines: Iterable[Record], reaped_at: Mapping[str, Sequence[float]]) -> list[Placement]:
     """Return what one process was granted, until it was given back or the router was reaped.
 
     A lease that is put back after that is no placement, nor is one that was taken while Redis was away, nor one whose
@@ -99,33 +99,33 @@ class Excess:
     end: float
 
 
-def excesses(looks: Iterable[Look]) -> list[Excess]:
+def excesses(readings: Iterable[Reading]) -> list[Excess]:
     """Return every such time that was seen."""
     open_since: dict[str, tuple[float, float]] = {}
     found: list[Excess] = []
-    for look in looks:
-        over = {load.url for load in look.loads if load.is_over}
+    for reading in readings:
+        over = {load.url for load in reading.loads if load.is_over}
         for url in over:
-            open_since[url] = open_since.get(url, (look.at, look.at))[0], look.at
+            open_since[url] = open_since.get(url, (reading.at, reading.at))[0], reading.at
         found += [Excess(url, *open_since.pop(url)) for url in open_since.keys() - over]
     return found + [Excess(url, begin, end) for url, (begin, end) in open_since.items()]
 
 
-def is_reported(excess: Excess, histories: Iterable[Sequence[Line]]) -> bool:
+def is_reported(excess: Excess, histories: Iterable[Sequence[Record]]) -> bool:
     """Return whether somebody logged it, or was killed before the answer came by which it would have known."""
     for lines in histories:
-        unanswered: Line | None = None
+        unanswered: Record | None = None
         for line in lines:
             if line["what"] in ("restoring", "restored"):
                 unanswered = line if line["what"] == "restoring" else None
-            is_told = line["what"] == "log" and REPORT in line["text"] and excess.url in line["text"]
-            if is_told and excess.begin - LOOK_MARGIN_SECONDS <= line["at"]:
+            is_logged = line["what"] == "log" and REPORT in line["text"] and excess.url in line["text"]
+            if is_logged and excess.begin - READ_MARGIN_SECONDS <= line["at"]:
                 return True
         if unanswered and excess.url in unanswered["leases"].values():
             return True
     return False
 
 
-def miscounts(looks: Iterable[Look]) -> list[tuple[float, Load]]:
+def miscounts(readings: Iterable[Reading]) -> list[tuple[float, Load]]:
     """Return where a replica's count was not the number of the leases on it, and when."""
-    return [(look.at, load) for look in looks for load in look.loads if load.in_flight != load.leases]
+    return [(reading.at, load) for reading in readings for load in reading.loads if load.in_flight != load.leases]

@@ -40,25 +40,25 @@ IMPATIENT = 0.05
 _ROOT = Path(__file__).parents[2]
 
 
-def say(what: str, **more: object) -> None:
+def write_event(what: str, **more: object) -> None:
     sys.stdout.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
     sys.stdout.flush()
 
 
-class TellingHandler(logging.Handler):
+class EventHandler(logging.Handler):
     """Writes log lines among the others."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say("log", text=record.getMessage())
+        write_event("log", text=record.getMessage())
 
 
 _restore_leases = Store.restore_leases
 
 
-async def restore_and_tell(store: Store, leases: Mapping[str, str]) -> Restored | None:
-    say("restoring", leases=dict(leases))
+async def restore_and_report(store: Store, leases: Mapping[str, str]) -> Restored | None:
+    write_event("restoring", leases=dict(leases))
     restored = await _restore_leases(store, leases)
-    say("restored")
+    write_event("restored")
     return restored
 
 
@@ -98,13 +98,13 @@ class Sessions:
         if self.quiet.is_set():  # also where both came at once: what is held by then has been told
             await self.ending.wait()
 
-    async def tell_when_quiet(self) -> None:
+    async def report_when_quiet(self) -> None:
         await self.quiet.wait()
         await until(lambda: not self._moving)
-        say("holding", leases={lease.id: lease.replica.key for lease in self.held.values()})
+        write_event("holding", leases={lease.id: lease.replica.key for lease in self.held.values()})
         await self.ending.wait()
         await until(lambda: not self.held and not self._moving)
-        say("empty")
+        write_event("empty")
 
     async def _acquire(self) -> Lease | None:
         timeout = self.patience_seconds * self._rng.random() if self._rng.random() < 0.5 else 0.0
@@ -115,10 +115,10 @@ class Sessions:
             async with asyncio.timeout(patience):
                 lease = await self.router.acquire(name, timeout=timeout)
         except (NoHealthyReplica, Saturated, StoreUnavailable, TimeoutError) as error:
-            say("denied", why=type(error).__name__, asked_at=asked_at, timeout=timeout)
+            write_event("denied", why=type(error).__name__, asked_at=asked_at, timeout=timeout)
             return None
         self.held[lease.id] = lease
-        say(
+        write_event(
             "acquired",
             id=lease.id,
             url=lease.replica.key,
@@ -131,7 +131,7 @@ class Sessions:
     async def _release(self, lease: Lease) -> None:
         self._moving += 1
         try:
-            say("released", id=lease.id)
+            write_event("released", id=lease.id)
             del self.held[lease.id]
             await lease.release()
         finally:
@@ -139,7 +139,7 @@ class Sessions:
 
 
 async def run(settings: dict[str, Any]) -> None:
-    logging.getLogger("shared_registry").addHandler(TellingHandler())
+    logging.getLogger("shared_registry").addHandler(EventHandler())
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     router = SharedReplicaRegistry(RouterConfig(**settings["config"]))
@@ -151,12 +151,12 @@ async def run(settings: dict[str, Any]) -> None:
     )
     for number, event in ((signal.SIGUSR1, sessions.quiet), (signal.SIGUSR2, sessions.ending), (signal.SIGTERM, stop)):
         loop.add_signal_handler(number, event.set)
-    with mock.patch.object(Store, "restore_leases", restore_and_tell):
+    with mock.patch.object(Store, "restore_leases", restore_and_report):
         async with router, asyncio.TaskGroup() as group:
-            say("ready", router=router.router_key)
+            write_event("ready", router=router.router_key)
             for _ in range(settings["sessions"]):
                 group.create_task(sessions.one_after_another())
-            group.create_task(sessions.tell_when_quiet())
+            group.create_task(sessions.report_when_quiet())
             await stop.wait()
 
 
@@ -178,7 +178,7 @@ class LeaseProcess:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def said(self, what: str) -> list[dict[str, Any]]:
+    def lines_of(self, what: str) -> list[dict[str, Any]]:
         """Return the lines that say this, oldest first. A process that died by itself fails the test."""
         if self._process.poll() not in (None, 0, -signal.SIGKILL):
             raise AssertionError(f"the process ended: {self.output.read_text()[-3000:]}")

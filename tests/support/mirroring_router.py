@@ -26,7 +26,7 @@ class MirroringRouter:
         self.reader = ScriptedReader(clock, history)
         self.lost: list[tuple[str | None, list[str]]] = []
         self.on_lost: Callable[[], Awaitable[None]] | None = None
-        self.heard: list[list[str]] = []
+        self.received: list[list[str]] = []
         self.view = View(priority)
         self.mirror = Mirror(
             self.reader.as_reader(),
@@ -76,7 +76,7 @@ class MirroringRouter:
         return mirrored == held and self.mirror.revision == self.reader.history.revision
 
     def listen(self, events: Sequence[Event]) -> None:
-        self.heard.append([event.id for event in events])
+        self.received.append([event.id for event in events])
 
     async def _lose_history(self) -> str | None:
         self.lost.append((self.mirror.history_id, self.shown()))

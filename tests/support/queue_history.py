@@ -20,7 +20,7 @@ from shared_registry.store.lua import assemble, command_names
 CLOCK_MARGIN_MS = 20
 """Between the time that a script read and the one that its commands are told with."""
 _LINE = re.compile(rb"^\+?(\d+\.\d+) \[\d+ (\S+)\] (.*)$")
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ARGUMENT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +44,7 @@ async def recorded(server: EmbeddedServer) -> AsyncIterator[list[bytes]]:
 
 
 @dataclass
-class LineHistory:
+class QueueHistory:
     """The line as the commands make it, and what was wrong about it.
 
     Attributes:
@@ -80,7 +80,7 @@ class LineHistory:
             match = _LINE.match(line)
             if match is None or (self.keys.prefix.encode() not in line and b'"EVAL' not in line):
                 continue
-            words = [re.sub(r"\\(.)", r"\1", word) for word in _WORD.findall(match[3].decode())]
+            words = [re.sub(r"\\(.)", r"\1", word) for word in _ARGUMENT.findall(match[3].decode())]
             now_ms = int(float(match[1]) * 1000)
             if match[2] == b"lua":
                 self._apply(now_ms, words)

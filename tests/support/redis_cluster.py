@@ -42,7 +42,7 @@ class RedisCluster:
         await until(lambda: all(len(self.known_to(raw)) == len(self.nodes) for raw in self.raws), seconds=30)
         for raw, primary in zip(self.raws[PRIMARIES:], self.raws[:PRIMARIES], strict=True):
             raw.execute_command("CLUSTER", "REPLICATE", primary.execute_command("CLUSTER", "MYID"))
-        await until(lambda: all(map(self.is_well, self.raws)), seconds=30)
+        await until(lambda: all(map(self.is_healthy, self.raws)), seconds=30)
         replicas = self.raws[PRIMARIES:]
         await until(
             lambda: all(raw.info("replication").get("master_link_status") == "up" for raw in replicas), seconds=30
@@ -53,7 +53,7 @@ class RedisCluster:
         return [line for line in str(raw.execute_command("CLUSTER", "NODES")).split("@") if line][1:]
 
     @staticmethod
-    def is_well(raw: Redis) -> bool:
+    def is_healthy(raw: Redis) -> bool:
         return "cluster_state:ok" in str(raw.execute_command("CLUSTER", "INFO")).replace("': '", ":")
 
     @staticmethod

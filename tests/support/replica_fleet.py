@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import cast
 
 from shared_registry import ReplicaEndpoint, SharedReplicaRegistry
-from tests.support.lease_history import Load, Look
+from tests.support.lease_history import Load, Reading
 from tests.support.replica_server import ReplicaServer
 from tests.support.space import Space
 
-_LOOK = """
+_READ_LOADS = """
 local counted, found = {}, {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. 'leases:*')) do
   for _, url in ipairs(redis.call('HVALS', key)) do
@@ -38,18 +38,20 @@ return found
 """
 
 
-def look(space: Space) -> Look:
+def read_loads(space: Space) -> Reading:
     """Return every replica's count beside the leases on it, all at one instant."""
     at = time.time()
-    values = cast("list[str]", space.raw.eval(_LOOK, 0, space.keys.prefix))
+    values = cast("list[str]", space.raw.eval(_READ_LOADS, 0, space.keys.prefix))
     rows = zip(*(values[column::4] for column in range(4)), strict=True)
-    return Look(at, [Load(url, int(in_flight), int(capacity), int(count)) for url, in_flight, capacity, count in rows])
+    return Reading(
+        at, [Load(url, int(in_flight), int(capacity), int(count)) for url, in_flight, capacity, count in rows]
+    )
 
 
-async def keep_looking(space: Space, looks: list[Look], *, every_seconds: float = 0.02) -> None:
+async def poll_loads(space: Space, readings: list[Reading], *, every_seconds: float = 0.02) -> None:
     """Look again and again until cancelled."""
     while True:
-        looks.append(await asyncio.to_thread(look, space))
+        readings.append(await asyncio.to_thread(read_loads, space))
         await asyncio.sleep(every_seconds)
 
 
@@ -76,7 +78,7 @@ class Fleet:
     async def register(self, url: str) -> None:
         await self._operator.register(ReplicaEndpoint(url, capacity=self.capacity))
 
-    async def fall_ill(self, url: str, seconds: float) -> None:
+    async def become_unhealthy(self, url: str, seconds: float) -> None:
         replica = self.mocks[self.urls.index(url)].replica()
         replica.status = 503
         await asyncio.sleep(seconds)
@@ -104,7 +106,7 @@ class Fleet:
         await self._operator.enable(url)
 
     def troubles(self) -> list[Callable[[str, float], Coroutine[None, None, None]]]:
-        return [self.fall_ill, self.drain, self.disable, self.remove, self.remove_when_drained]
+        return [self.become_unhealthy, self.drain, self.disable, self.remove, self.remove_when_drained]
 
 
 @contextlib.asynccontextmanager

@@ -23,27 +23,27 @@ from shared_registry.embedded.bound_process import BoundProcess
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.registry.facade import SharedReplicaRegistry
 
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 _ROOT = Path(__file__).parents[2]
 
 
-def say(router: SharedReplicaRegistry, what: str) -> None:
+def write_event(router: SharedReplicaRegistry, what: str) -> None:
     epoch = router.leader.epoch if router.leader else None
     line = {"router": router.router_key, "what": what, "epoch": epoch, "at": time.time()}
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
-async def tell_leadership(router: SharedReplicaRegistry) -> None:
-    leads = False
+async def report_leadership(router: SharedReplicaRegistry) -> None:
+    is_leader = False
     while True:
-        if router.is_leader != leads:
+        if router.is_leader != is_leader:
             # That it leads it knows first from the reply to its campaign; the epoch comes with the event stream.
             is_known = router.leader is not None and router.leader.router == router.router_key
-            if leads or is_known:
-                leads = not leads
-                say(router, "leading" if leads else "following")
-        await asyncio.sleep(LOOK_SECONDS)
+            if is_leader or is_known:
+                is_leader = not is_leader
+                write_event(router, "leading" if is_leader else "following")
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def run(settings: dict[str, Any]) -> None:
@@ -52,17 +52,17 @@ async def run(settings: dict[str, Any]) -> None:
     endpoints = [ReplicaEndpoint(url) for url in settings["replicas"]]
     config = RouterConfig(replicas=endpoints, **settings["config"])
     async with contextlib.AsyncExitStack() as stack:
-        tellers = []
+        reporters = []
         routers = [SharedReplicaRegistry(config) for _ in range(settings["routers"])]
         for router in routers:
             await stack.enter_async_context(router)
-            tellers.append(asyncio.create_task(tell_leadership(router)))
-            say(router, "ready")
+            reporters.append(asyncio.create_task(report_leadership(router)))
+            write_event(router, "ready")
         await stop.wait()
-        for teller in tellers:
-            teller.cancel()
+        for reporter in reporters:
+            reporter.cancel()
     for router in routers:
-        say(router, "stopped")
+        write_event(router, "stopped")
 
 
 class RouterProcess:
@@ -79,7 +79,7 @@ class RouterProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def said(self, what: str) -> list[dict[str, Any]]:
+    def lines_of(self, what: str) -> list[dict[str, Any]]:
         """Return the lines that say this, oldest first. A process that died by itself fails the test."""
         if self._process.poll() not in (None, 0, -signal.SIGKILL):
             raise AssertionError(f"the router process ended: {self._output.read_text()}")

@@ -16,7 +16,7 @@ from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Elected, Parting
+from shared_registry.store.replies import Elected, Departure
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
@@ -119,7 +119,7 @@ class Scene:
 async def run_scenario(space: Space, runner: ScriptRunner) -> None:
     """Run every command through `runner` on an empty namespace; fails where an answer is not the expected one."""
     scene = Scene(space, runner)
-    for part in (_replicas, _election, _probes, _routers, _leases, _partings, _line, _history, _inspection, _repair):
+    for part in (_replicas, _election, _probes, _routers, _leases, _departures, _queue, _history, _inspection, _repair):
         await part(scene, space)
 
 
@@ -278,14 +278,14 @@ async def _leases(scene: Scene, space: Space) -> None:
     assert space.fields(D)["admin"] == AdminState.REMOVED.value
 
 
-async def _partings(scene: Scene, space: Space) -> None:
+async def _departures(scene: Scene, space: Space) -> None:
     """Routers with many leases leave, and are reaped."""
     answered = scene.answered
 
-    def leave() -> Awaitable[Parting]:
+    def leave() -> Awaitable[Departure]:
         return scene.one.leave(affinity_seconds=60)
 
-    def reap() -> Awaitable[Parting]:
+    def reap() -> Awaitable[Departure]:
         return scene.one.reap("r~2", affinity_seconds=0)
 
     ids = [f"{number:08x}:{number}" for number in range(1300)]
@@ -295,7 +295,7 @@ async def _partings(scene: Scene, space: Space) -> None:
         await answered("draining", scene.deregister(D))
         space.expire_router("r~2")
         await answered("partial", part())
-        while await part() is Parting.PARTIAL:
+        while await part() is Departure.PARTIAL:
             pass
         assert space.fields(D)["admin"] == AdminState.REMOVED.value
         assert not space.raw.exists(space.keys.leases(router))
@@ -319,7 +319,7 @@ class Waiters:
         assert not space.raw.exists(space.keys.queue)
 
 
-async def _line(scene: Scene, space: Space) -> None:
+async def _queue(scene: Scene, space: Space) -> None:
     """The queue, and every command that serves somebody; only A has room, and any number of it."""
     answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
 

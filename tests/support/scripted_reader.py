@@ -41,7 +41,7 @@ class History:
         self.records: dict[str, ReplicaRecord] = {}
         self.removed: dict[str, Removal] = {}
         self.events: list[Event] = []
-        self.news = asyncio.Event()
+        self.changed = asyncio.Event()
         self._next = first
 
     def register(self, number: int, *, order: int | None = None, **spec: Any) -> Event:
@@ -118,7 +118,7 @@ class History:
         event = Event(event_id, kind, float(self._next), self.revision, router, self.epoch, record=record)
         self.revision = event_id
         self.events.append(event)
-        self.news.set()
+        self.changed.set()
         return event
 
 
@@ -134,7 +134,7 @@ class ScriptedReader:
         self.calls: list[str] = []
         self.snapshot_gate = open_gate()
         self.records_gate = open_gate()
-        self.feed_gate = open_gate()
+        self.stream_gate = open_gate()
         self._clock = clock
 
     def as_reader(self) -> Reader:
@@ -149,7 +149,7 @@ class ScriptedReader:
     def lose_connection(self) -> None:
         """Fail, at once also where it waits for events."""
         self.error = StoreUnavailable("connection lost")
-        self.history.news.set()
+        self.history.changed.set()
 
     async def head(self) -> Head:
         self._begin("head")
@@ -187,11 +187,11 @@ class ScriptedReader:
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         self._begin("wait_events")
         deadline = self._clock.monotonic() + seconds
-        await self.feed_gate.wait()
+        await self.stream_gate.wait()
         with contextlib.suppress(TimeoutError):
             while not self.history.after(after):
-                self.history.news.clear()
-                await finish_by(self._clock, deadline, _until(self.history.news))
+                self.history.changed.clear()
+                await finish_by(self._clock, deadline, _until(self.history.changed))
                 self._fail()
         self._fail()
         return self.history.after(after)

@@ -24,7 +24,7 @@ class ScriptedLine:
     """What Redis has of the line, and what was read of it when.
 
     Attributes:
-        places: Position of this router's sessions, by lease id.
+        position_of: Position of this router's sessions, by lease id.
         inbox: The lease ids of wake-ups; ids count from 1.
         errors: What the next reads raise, by name, first come first.
         asked: When positions were read, and of whom.
@@ -32,19 +32,19 @@ class ScriptedLine:
     """
 
     def __init__(self, clock: FakeClock) -> None:
-        self.places: dict[str, int] = {}
+        self.position_of: dict[str, int] = {}
         self.depth = 9
         self.inbox: list[str] = []
         self.errors: dict[str, list[StoreError]] = {}
         self.asked: list[tuple[float, list[str]]] = []
         self.read_after: list[str] = []
         self._clock = clock
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def as_reader(self) -> Reader:
         return cast("Reader", self)
 
-    def line(self, *, is_known: Callable[[str], bool], on_orphaned_lease: Callable[[], None]) -> RouterQueue:
+    def queue(self, *, is_known: Callable[[str], bool], on_orphaned_lease: Callable[[], None]) -> RouterQueue:
         return RouterQueue(
             self.as_reader(),
             router=ROUTER,
@@ -56,7 +56,7 @@ class ScriptedLine:
 
     def wake(self, lease_id: str) -> None:
         self.inbox.append(lease_id)
-        self._news.set()
+        self._changed.set()
 
     async def during(self, call: str) -> None:
         """Do what happens while a read is under way; for a test to replace."""
@@ -64,24 +64,24 @@ class ScriptedLine:
     async def positions(self, router: str, lease_ids: Sequence[str]) -> tuple[int, dict[str, int]]:
         assert router == ROUTER
         self.asked.append((self._clock.monotonic(), list(lease_ids)))
-        self._fail_as_told("positions")
-        found = {one: self.places[one] for one in lease_ids if one in self.places}
+        self._fail_if_set("positions")
+        found = {one: self.position_of[one] for one in lease_ids if one in self.position_of}
         await self.during("positions")
         return self.depth, found
 
     async def wait_inbox(self, router: str, *, after: str, seconds: float) -> tuple[str, dict[str, Grant]]:
         assert router == ROUTER
         self.read_after.append(after)
-        self._fail_as_told("wait_inbox")
+        self._fail_if_set("wait_inbox")
         at = int(after.partition("-")[0])
         if at >= len(self.inbox):
-            self._news.clear()
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await finish_by(self._clock, self._clock.monotonic() + seconds, self._news.wait())
+                await finish_by(self._clock, self._clock.monotonic() + seconds, self._changed.wait())
         grants = {lease_id: Grant("http://10.0.0.1:8000", "1-0") for lease_id in self.inbox[at:]}
         return (f"{len(self.inbox)}-0" if self.inbox else ORIGIN), grants
 
-    def _fail_as_told(self, call: str) -> None:
+    def _fail_if_set(self, call: str) -> None:
         if self.errors.get(call):
             raise self.errors[call].pop(0)
 
@@ -105,7 +105,7 @@ class ScriptedAsking:
         self.calls: list[tuple[float, str]] = []
         self.patience: list[float | None] = []
         self.max_queue = 7
-        self.turned_away: list[str] = []
+        self.ended_waits: list[str] = []
         self.avoided: list[Collection[str]] = []
         self.excluded: list[Collection[str]] = []
         self._clock = clock
@@ -123,8 +123,8 @@ class ScriptedAsking:
     async def until_its_turn(self) -> None:
         """Wait as a call does before it is sent; for a test to replace."""
 
-    def turn_away(self, why: str) -> None:
-        self.turned_away.append(why)
+    def end_waits(self, reason: str) -> None:
+        self.ended_waits.append(reason)
 
     async def acquire(
         self,

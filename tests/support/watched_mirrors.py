@@ -27,7 +27,7 @@ class Watched:
         self._history_id = registry.history_id
         self._revisions: dict[str, str] = {}
 
-    def look(self, _events: Sequence[Event] = ()) -> None:
+    def compare(self, _events: Sequence[Event] = ()) -> None:
         """Compare with the last look."""
         if self.registry.history_id != self._history_id:
             self._history_id = self.registry.history_id
@@ -44,7 +44,7 @@ class Watched:
             started = time.perf_counter()
             self.registry.select()
             self.longest_select_seconds = max(self.longest_select_seconds, time.perf_counter() - started)
-            self.look()
+            self.compare()
             await asyncio.sleep(0.001)
 
     def shows(self) -> dict[str, object]:
@@ -69,7 +69,7 @@ async def watched(config: RouterConfig) -> AsyncIterator[Watched]:
     """Run a registry under watch; its selecting ends with it."""
     async with SharedReplicaRegistry(config, health_checks=False) as registry:
         one = Watched(registry)
-        with registry._mirror.subscribed(one.look):
+        with registry._mirror.subscribed(one.compare):
             task = asyncio.create_task(one.select_often())
             try:
                 yield one

@@ -85,21 +85,21 @@ async def measure(redis_url: str, namespace: str) -> dict[str, CallPath]:
         warm = await registry.acquire()  # so that the server knows the script
         await warm.release()
         first, at_once = await followed(registry.acquire())
-        waits = asyncio.Event()
+        is_waiting = asyncio.Event()
 
-        async def make_room() -> None:
-            await waits.wait()
+        async def release_slot() -> None:
+            await is_waiting.wait()
             await first.release()
 
-        making_room = asyncio.create_task(make_room())
-        second, waiting = await followed(_wait(registry, waits))
-        await making_room
+        release = asyncio.create_task(release_slot())
+        second, waiting = await followed(_wait(registry, is_waiting))
+        await release
         await second.release()
     return {"at once": at_once, "waiting": waiting}
 
 
-def _wait(registry: SharedReplicaRegistry, waits: asyncio.Event) -> Coroutine[Any, Any, Lease]:
-    return registry.acquire(timeout=30.0, on_position=lambda _position, _depth: waits.set())
+def _wait(registry: SharedReplicaRegistry, is_waiting: asyncio.Event) -> Coroutine[Any, Any, Lease]:
+    return registry.acquire(timeout=30.0, on_position=lambda _position, _depth: is_waiting.set())
 
 
 async def main() -> None:

@@ -46,12 +46,12 @@ class Listening:
         return getattr(self._inner, name)
 
     async def evalsha(self, *args: Any) -> list[str]:
-        return self._heard(await self._inner.evalsha(*args))
+        return self._received(await self._inner.evalsha(*args))
 
     async def eval(self, *args: Any) -> list[str]:
-        return self._heard(await self._inner.eval(*args))
+        return self._received(await self._inner.eval(*args))
 
-    def _heard(self, reply: list[str]) -> list[str]:
+    def _received(self, reply: list[str]) -> list[str]:
         self.status = reply[0]
         return reply
 
@@ -66,31 +66,31 @@ class OneByOne:
     def __init__(self, store: Store) -> None:
         self.waiting: tuple[list[tuple[str, str]], bool] | None = None
         self._store = store
-        self._has_come = asyncio.Event()
-        self._may_go = asyncio.Event()
+        self._has_arrived = asyncio.Event()
+        self._may_proceed = asyncio.Event()
 
     async def restore(
         self, entries: Sequence[Sequence[str]], *, view_history_id: str, view_revision: str, is_complete: bool = False
     ) -> list[Event] | None:
         self.waiting = [(entry[0], entry[1]) for entry in entries], is_complete
-        self._has_come.set()
-        await self._may_go.wait()
-        self._may_go.clear()
+        self._has_arrived.set()
+        await self._may_proceed.wait()
+        self._may_proceed.clear()
         return await self._store.restore(
             entries, view_history_id=view_history_id, view_revision=view_revision, is_complete=is_complete
         )
 
     async def next_of(self, task: asyncio.Task[str]) -> None:
         """Return when the task waits with another part, or has ended."""
-        come = asyncio.ensure_future(self._has_come.wait())
-        await asyncio.wait((come, task), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_SECONDS)
-        come.cancel()
-        assert self._has_come.is_set() or task.done(), "neither another call nor the end came in time"
+        arrival = asyncio.ensure_future(self._has_arrived.wait())
+        await asyncio.wait((arrival, task), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_SECONDS)
+        arrival.cancel()
+        assert self._has_arrived.is_set() or task.done(), "neither another call nor the end came in time"
 
-    def let_go(self) -> None:
+    def let_proceed(self) -> None:
         self.waiting = None
-        self._has_come.clear()
-        self._may_go.set()
+        self._has_arrived.clear()
+        self._may_proceed.set()
 
 
 class Router:
@@ -150,7 +150,7 @@ class Router:
         """Let the next call be made, and return before the one after it."""
         assert self.steps is not None
         assert self.putting_back is not None
-        self.steps.let_go()
+        self.steps.let_proceed()
         await self.steps.next_of(self.putting_back)
 
     async def _put_back(self, store: Store | OneByOne, history_id: str) -> str:
@@ -197,7 +197,7 @@ class Bench:
         self._found: Dump = {}
         self._before: Dump = {}
         self._answered: str | None = None
-        self._is_news = True
+        self._is_changed = True
         self._with_ttl: set[str] = set()
 
     def store_of(self, router: str) -> Store:
@@ -219,7 +219,7 @@ class Bench:
         assert wanted in (None, answered), f"answered {answered!r}, should have answered {wanted!r}"
         wrong = list(differences(self.expected.expected(), found))
         assert not wrong, "\n".join(wrong)
-        self._is_news = found != self._found
+        self._is_changed = found != self._found
         self._before, self._found = self._found, found
         return result
 
@@ -261,7 +261,7 @@ class Bench:
         queue_checks.expect_fair(
             self.expected, self._before, self._found, leases_are_put_back=self._answered == "restored"
         )
-        if self._is_news:
+        if self._is_changed:
             await queue_checks.expect_shown(self.expected, self.reader)
             violations = await find_violations(self.reader, self.keys)
             assert [violation for violation in violations if violation.rule != "queue"] == []

@@ -22,7 +22,7 @@ SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", "sour
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_ON_THE_FEED = {"in_flight", "revision", "spec_request", "failing_witness"}
+NOT_IN_EVENTS = {"in_flight", "revision", "spec_request", "failing_witness"}
 
 
 @dataclass(frozen=True)
@@ -219,11 +219,11 @@ class Keyspace:
 
     # --- what several commands do ---
 
-    def _place(self, key: str, order: int) -> None:
+    def _set_order(self, key: str, order: int) -> None:
         self.replicas[key] = order
         self.meta["next_order"] = str(max(exact(self.meta.get("next_order", "0")), order + 1))
 
-    def _bury(self, key: str, reason: Value) -> None:
+    def _put_tombstone(self, key: str, reason: Value) -> None:
         self.replicas.pop(key, None)
         replica = self.hashes[key]
         replica.pop("restored_from", None)
@@ -262,7 +262,7 @@ class Keyspace:
         self.meta["revision"] = event_id
 
     def _emit_replica(self, url: str, kind: str, *, router: Value, by: str, reason: Value = "") -> None:
-        carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_ON_THE_FEED}
+        carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_IN_EVENTS}
         self._emit(kind, router=router, by=by, reason=reason, replica=url, **carried)
         self.hashes[url]["revision"] = self.meta["revision"]
 
@@ -279,10 +279,10 @@ def preference_of(hashes: dict[str, Fields]) -> list[str]:
         return 0 if hashes[url]["primary"] == "1" else 1
 
     selectable = [url for url, fields in hashes.items() if (fields["status"], fields["admin"]) == ("healthy", "active")]
-    return sorted(selectable, key=lambda url: (tier(url), *place_of(hashes, url)))
+    return sorted(selectable, key=lambda url: (tier(url), *order_of(hashes, url)))
 
 
-def place_of(hashes: dict[str, Fields], url: str) -> tuple[int, str]:
+def order_of(hashes: dict[str, Fields], url: str) -> tuple[int, str]:
     return exact(hashes[url]["order"]), url
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tests.support.model.keyspace import ORIGIN
-from tests.support.model.queue_rules import LOOKS_AT_ONCE, LineRules, lease_id_of, router_of, session_of
+from tests.support.model.queue_rules import CHECKED_AT_ONCE, QueueRules, lease_id_of, router_of, session_of
 from tests.support.model.values import Anything, agree
 
 
-class LeaseRules(LineRules):
+class LeaseRules(QueueRules):
     """The rules for leases.
 
     Attributes:
@@ -105,7 +105,7 @@ class LeaseRules(LineRules):
             self.expiring.add(url)
         elif left == 0 and replica.get("removes_when_drained") == "1":
             reason = replica["admin_reason"]
-            self._bury(url, reason)
+            self._put_tombstone(url, reason)
             self._emit_replica(url, "replica_deregistered", router=router, by="last session ended", reason=reason)
 
     def sessions_at_odds(self) -> dict[str, str]:
@@ -163,16 +163,16 @@ class LeaseRules(LineRules):
             assert is_searched or not ended, f"{router} waits, and its leases end"
             assert not is_searched or self.leases[router], f"{router} has nothing left, and is still there"
             record.update({"reap_cursor": Anything(), "queue_cursor": Anything()})
-        self._serve(looked=self._looks_at_missed(router, len(gone)) if may_miss else 0)
+        self._serve(checked=self._checks_of_missed(router, len(gone)) if may_miss else 0)
         return is_done
 
-    def _looks_at_missed(self, router: str, most: int) -> int:
+    def _checks_of_missed(self, router: str, most: int) -> int:
         """Return how many of those who are gone were dropped as strangers: who is left was not looked at any more."""
         left = self._found_under("queue")
-        line = self.line()
-        for place, waiter in enumerate(line[:LOOKS_AT_ONCE]):
-            if router_of(waiter) == router and waiter in left and place + most >= LOOKS_AT_ONCE:
-                return LOOKS_AT_ONCE - place
+        waiters = self.waiters()
+        for place, waiter in enumerate(waiters[:CHECKED_AT_ONCE]):
+            if router_of(waiter) == router and waiter in left and place + most >= CHECKED_AT_ONCE:
+                return CHECKED_AT_ONCE - place
         return 0
 
     def _end_waiting(self, router: str, affinity_ms: int, *, is_done: bool, may_miss: bool) -> list[str]:
@@ -181,7 +181,7 @@ class LeaseRules(LineRules):
         Who joined while the router was ended in several pieces may have been missed, and stay without a router.
         """
         left, granted = self._found_under("queue"), self._found_under(f"leases:{router}")
-        own = [waiter for waiter in self.line() if router_of(waiter) == router]
+        own = [waiter for waiter in self.waiters() if router_of(waiter) == router]
         gone = [waiter for waiter in own if waiter not in left and lease_id_of(waiter) not in granted]
         assert may_miss or not is_done or gone == own, f"{router} is gone, and still waits"
         for session in {session_of(waiter) for waiter in gone} - {""}:

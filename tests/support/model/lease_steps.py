@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_registry.store.replies import Denial, Denied, Grant, Parting, Queued, Restored
+from shared_registry.store.replies import Denial, Denied, Grant, Departure, Queued, Restored
 from tests.support.model.steps import Steps, pick
 from tests.support.model.values import agree
 
@@ -46,7 +46,7 @@ class LeaseSteps(Steps):
         """A router beats no more for long, while the others do, and is reaped, or its reaping begins."""
         self.disturb_heartbeats(0, -1000)
         self.rewrite_expiry(number, -1000)
-        while pieces and self.reap(by, number, affinity_seconds) is Parting.PARTIAL:
+        while pieces and self.reap(by, number, affinity_seconds) is Departure.PARTIAL:
             pieces -= 1
 
     def ask_again(self, number: int, which: int) -> None:
@@ -111,7 +111,7 @@ class LeaseSteps(Steps):
         leases |= {self._new_id(0, session): url for session, url in new}
         self._restore(number, leases)
 
-    def crowd(self, number: int, key: str, sessions: int) -> None:
+    def add_degraded_leases(self, number: int, key: str, sessions: int) -> None:
         """Put back so many at once that reaping, and leaving, takes several calls."""
         self._restore(number, {self._new_id(0, ""): key for _ in range(sessions)})
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from shared_registry.admin.check import Violation
 from shared_registry.admin.inspector import Inspector
-from tests.support.model.queue_rules import LineRules, router_of
+from tests.support.model.queue_rules import QueueRules, router_of
 from tests.support.model.values import Dump, exact
 
-Standing = tuple[float, str]
+Position = tuple[float, str]
 """What who waits is ordered by."""
 
 
-def expect_fair(expected: LineRules, before: Dump, found: Dump, *, leases_are_put_back: bool) -> None:
+def expect_fair(expected: QueueRules, before: Dump, found: Dump, *, leases_are_put_back: bool) -> None:
     """Fail if anybody has a slot before one who came earlier, or if anybody who may have one waits beside room.
 
     Of what the model says of the line, this takes only which routers are given up.
@@ -23,44 +23,46 @@ def expect_fair(expected: LineRules, before: Dump, found: Dump, *, leases_are_pu
     def may_have_one(router: str) -> bool:
         return router in expected.routers and not expected.is_given_up(router)
 
-    assert expected.is_cut_short or not _waits_beside_room(found, may_have_one)
+    assert expected.is_cut_short or not _waits_beside_free_slots(found, may_have_one)
     if leases_are_put_back:
         return  # these need not have waited
-    stood, stands = _line_in(before), _line_in(found)
-    patient = [stands[one] for one in stands.keys() & stood.keys() if may_have_one(router_of(one))]
+    before_positions, positions = _queue_in(before), _queue_in(found)
+    patient = [positions[one] for one in positions.keys() & before_positions.keys() if may_have_one(router_of(one))]
     for one in _leases_in(found) - _leases_in(before):
-        assert not patient or (one in stood and stood[one] < min(patient)), f"{one} has passed others"
+        assert not patient or (one in before_positions and before_positions[one] < min(patient)), (
+            f"{one} has passed others"
+        )
 
 
-async def expect_shown(expected: LineRules, reader: Inspector) -> None:
+async def expect_shown(expected: QueueRules, reader: Inspector) -> None:
     """Fail unless what routers and operators read of the line is what is there."""
-    line = expected.line()
+    waiters = expected.waiters()
     shown = [one async for page in reader.waiters() for one in page]
-    assert [f"{one.router}/{one.lease_id}" for one in shown] == line
-    assert [one.sequence for one in shown] == [exact(expected.queue[waiter]) for waiter in line]
-    for router in {*map(router_of, line), "no-such-router"}:
+    assert [f"{one.router}/{one.lease_id}" for one in shown] == waiters
+    assert [one.sequence for one in shown] == [exact(expected.queue[waiter]) for waiter in waiters]
+    for router in {*map(router_of, waiters), "no-such-router"}:
         asked = ["0000", *expected.waiting_of(router)[::-1]]
-        assert await reader.positions(router, asked) == (len(line), expected.positions(router))
+        assert await reader.positions(router, asked) == (len(waiters), expected.positions(router))
     inspection = await reader.inspect_queue(sorted(expected.inboxes))
     ready = expected.ready()
-    assert inspection.waiting == sum(expected.is_alive(router_of(waiter)) for waiter in line)
+    assert inspection.waiting == sum(expected.is_alive(router_of(waiter)) for waiter in waiters)
     assert inspection.ready == len(ready.primary) + len(ready.secondary)
-    assert sorted(inspection.strangers) == sorted(expected.strangers())
+    assert sorted(inspection.unlisted) == sorted(expected.unlisted())
 
 
-def expect_found(expected: LineRules, found: Dump, violations: Sequence[Violation]) -> None:
+def expect_found(expected: QueueRules, found: Dump, violations: Sequence[Violation]) -> None:
     """Fail unless the check has named the routers that are none, and said whether somebody waits beside room."""
     about = [violation.router for violation in violations]
-    assert {*about} - {""} == expected.strangers()
-    assert ("" in about) is _waits_beside_room(found, expected.is_alive)
+    assert {*about} - {""} == expected.unlisted()
+    assert ("" in about) is _waits_beside_free_slots(found, expected.is_alive)
 
 
-def _waits_beside_room(found: Dump, may_have_one: Callable[[str], bool]) -> bool:
-    has_room = "ready:primary" in found or "ready:secondary" in found
-    return has_room and any(may_have_one(router_of(waiter)) for waiter in _line_in(found))
+def _waits_beside_free_slots(found: Dump, may_have_one: Callable[[str], bool]) -> bool:
+    has_free_slots = "ready:primary" in found or "ready:secondary" in found
+    return has_free_slots and any(may_have_one(router_of(waiter)) for waiter in _queue_in(found))
 
 
-def _line_in(dump: Dump) -> dict[str, Standing]:
+def _queue_in(dump: Dump) -> dict[str, Position]:
     queue: Any = dump.get("queue", {})
     return {waiter: (sequence, waiter) for waiter, sequence in queue.items()}
 

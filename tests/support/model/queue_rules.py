@@ -8,12 +8,12 @@ from tests.support.model.keyspace import Keyspace
 from tests.support.model.values import Anything, Number, Sum, Value, exact
 
 GRANTS_AT_ONCE = 3
-LOOKS_AT_ONCE = 8
+CHECKED_AT_ONCE = 8
 PAGE = 2
 """How much one command does for the line; see `conftest`. So small that a few who wait are too many."""
 
 
-class LineRules(Keyspace):
+class QueueRules(Keyspace):
     """The rules for the queue.
 
     Attributes:
@@ -25,18 +25,18 @@ class LineRules(Keyspace):
 
     # --- what follows from the rest ---
 
-    def line(self) -> list[str]:
+    def waiters(self) -> list[str]:
         """Return who waits, first come first."""
         return sorted(self.queue, key=lambda waiter: (least(self.queue[waiter]), waiter))
 
     def waiting_of(self, router: str) -> list[str]:
         """Return the lease ids that a router waits for, first come first."""
-        return [lease_id_of(waiter) for waiter in self.line() if router_of(waiter) == router]
+        return [lease_id_of(waiter) for waiter in self.waiters() if router_of(waiter) == router]
 
     def positions(self, router: str) -> dict[str, int]:
         """Return where those stand that a router waits for."""
-        line = self.line()
-        return {lease_id: line.index(f"{router}/{lease_id}") + 1 for lease_id in self.waiting_of(router)}
+        waiters = self.waiters()
+        return {lease_id: waiters.index(f"{router}/{lease_id}") + 1 for lease_id in self.waiting_of(router)}
 
     def is_alive(self, router: str) -> bool:
         """Return whether a router has beaten within its expiry."""
@@ -48,7 +48,7 @@ class LineRules(Keyspace):
             return False
         return least(self.meta["reap_after_ms"]) <= self._now.low <= least(self.meta["reap_until_ms"])
 
-    def strangers(self) -> set[str]:
+    def unlisted(self) -> set[str]:
         """Return the routers with waiters, or an inbox, that are none."""
         return {*map(router_of, self.queue), *self.inboxes} - self.routers.keys()
 
@@ -73,16 +73,16 @@ class LineRules(Keyspace):
             self.affinity[session] = url
             self.fading.discard(session)
 
-    def _serve(self, *, looked: int = 0) -> tuple[bool, int]:
+    def _serve(self, *, checked: int = 0) -> tuple[bool, int]:
         """Give room to who waits longest; return whether somebody comes before any newcomer, and how many got some.
 
         So many more were looked at, and dropped, whom the model has taken out already.
         """
-        self.is_cut_short = looked == LOOKS_AT_ONCE
+        self.is_cut_short = checked == CHECKED_AT_ONCE
         if self.is_cut_short:
             return True, 0
         granted = 0
-        for looks, waiter in enumerate(self.line(), start=1 + looked):
+        for checks, waiter in enumerate(self.waiters(), start=1 + checked):
             router, lease_id = router_of(waiter), lease_id_of(waiter)
             if router not in self.routers:
                 del self.queue[waiter]
@@ -102,7 +102,7 @@ class LineRules(Keyspace):
                     }
                 )
                 granted += 1
-            if looks == LOOKS_AT_ONCE:
+            if checks == CHECKED_AT_ONCE:
                 self.is_cut_short = True
                 return True, granted
         return False, granted

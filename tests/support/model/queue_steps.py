@@ -9,11 +9,11 @@ from tests.support.model.lease_steps import NEVER_WAS, Answer, LeaseSteps
 from tests.support.model.queue_rules import known
 from tests.support.model.steps import pick
 
-STRANGER = "gone~1"
+UNLISTED_ROUTER = "gone~1"
 """A router that is none, of which waiters may be found all the same."""
 
 
-class LineSteps(LeaseSteps):
+class QueueSteps(LeaseSteps):
     """Wait with ids that are new, in the queue, served, given up, another router's, or never were."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class LineSteps(LeaseSteps):
         sequence = pick([sequences.get(lease_id, ""), *others[-1:], ""], brings)
         self._wait(number, lease_id, max_queue, sequence, (), ())
 
-    def look(self, number: int, which: int) -> None:
+    def ask_last(self, number: int, which: int) -> None:
         """Ask once more, and wait no more."""
         self._ask(number, self._waiter(number, which), (), ())
 
@@ -57,11 +57,11 @@ class LineSteps(LeaseSteps):
         for lease_id in self.expected.waiting_of(self.routers[number].name)[::-1]:
             self._release(number, lease_id, affinity_seconds)
 
-    def hold_what_waits(self, number: int, which: int, key: str) -> None:
+    def hold_waiting(self, number: int, which: int, key: str) -> None:
         """Put back a lease for one that waits, as one that was placed while Redis was away."""
         self._restore(number, {self._waiter(number, which): key})
 
-    def forget_place(self, session: str) -> None:
+    def forget_sequence(self, session: str) -> None:
         """Let the time pass within which a session may come back to its place."""
         if session not in self.expected.places:
             return
@@ -71,17 +71,17 @@ class LineSteps(LeaseSteps):
 
         self.do(lambda: self.bench.raw.delete(self.bench.keys.sequence_prefix + session), effect)
 
-    def plant_stranger(self, *, session: str, is_first: bool, has_inbox: bool) -> None:
+    def plant_unlisted(self, *, session: str, is_first: bool, has_inbox: bool) -> None:
         """Let one wait of a router that is none, as after a failover that lost some writes; perhaps with an inbox."""
-        waiter = f"{STRANGER}/{self._new_id(0, session)}"
+        waiter = f"{UNLISTED_ROUTER}/{self._new_id(0, session)}"
 
         async def command() -> None:
             keys, sequence = self.bench.keys, 1 if is_first else now_ms()
             await self.bench.raw.zadd(keys.queue, {waiter: sequence})
             self.expected.queue[waiter] = known(sequence)
-            if has_inbox and STRANGER not in self.expected.inboxes:
-                entry = await self.bench.raw.xadd(keys.inbox(STRANGER), {"lease_id": NEVER_WAS})
-                self.expected.inboxes[STRANGER] = [{"id": entry, "lease_id": NEVER_WAS}]
+            if has_inbox and UNLISTED_ROUTER not in self.expected.inboxes:
+                entry = await self.bench.raw.xadd(keys.inbox(UNLISTED_ROUTER), {"lease_id": NEVER_WAS})
+                self.expected.inboxes[UNLISTED_ROUTER] = [{"id": entry, "lease_id": NEVER_WAS}]
 
         self.do(command, lambda: None)
 
@@ -96,7 +96,7 @@ class LineSteps(LeaseSteps):
             answers.append(
                 await router.store.repair(
                     urls=sorted(self.expected.hashes),
-                    routers=sorted(self.expected.strangers()),
+                    routers=sorted(self.expected.unlisted()),
                     first_event="",
                     by="operator",
                 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.support.health_rule import Counted
-from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, place_of
+from tests.support.model.keyspace import HEALTH, OPERATOR, ORIGIN, PROBED, SPEC, KnownView, Spec, is_later, order_of
 from tests.support.model.lease_rules import LeaseRules
 from tests.support.model.queue_rules import router_of
 from tests.support.model.values import Fields, Number, Sum, Value, agree, exact
@@ -56,7 +56,7 @@ class Namespace(LeaseRules):
         if not is_new and all(stored.get(name) == value for name, value in fields.items()):
             return "unchanged"
         self._begin_history()
-        self._place(key, order)
+        self._set_order(key, order)
         replica = self.hashes.setdefault(key, {})
         replica |= {**fields, "spec_request": request}
         if mode == "explicit":
@@ -102,7 +102,7 @@ class Namespace(LeaseRules):
                 stored.pop("restored_from", None)
                 self._emit_replica(key, "replica_admin", router=router, by=by, reason=reason)
             return "draining"
-        self._bury(key, reason)
+        self._put_tombstone(key, reason)
         self._emit_replica(key, "replica_deregistered", router=router, by=by, reason=reason)
         return "removed"
 
@@ -333,14 +333,14 @@ class Namespace(LeaseRules):
     def repair_namespace(self, *, router: str, by: str) -> str:
         """All but the line is in order here."""
         self._tick()
-        strangers = [waiter for waiter in self.queue if router_of(waiter) not in self.routers]
+        unlisted = [waiter for waiter in self.queue if router_of(waiter) not in self.routers]
         inboxes = self.inboxes.keys() - self.routers.keys()
-        for waiter in strangers:
+        for waiter in unlisted:
             del self.queue[waiter]
         for gone in inboxes:
             del self.inboxes[gone]
         _, granted = self._serve()
-        self.repaired = len(strangers) + len(inboxes) + granted
+        self.repaired = len(unlisted) + len(inboxes) + granted
         if self.repaired:
             self._emit("namespace_repaired", router=router, by=by)
         return "repaired"
@@ -349,7 +349,7 @@ class Namespace(LeaseRules):
 
     def contribute(self, view: KnownView, *, router: str, at_once: int) -> None:
         """All calls by which a router puts its view back."""
-        replicas = sorted(view.hashes, key=lambda url: place_of(view.hashes, url))
+        replicas = sorted(view.hashes, key=lambda url: order_of(view.hashes, url))
         entries = [("replica", url) for url in replicas] + [("removed", url) for url in sorted(view.removed)]
         for at in range(0, len(entries), at_once):
             if self.restore_view(view, entries[at : at + at_once], router=router) == "superseded":
@@ -375,7 +375,7 @@ class Namespace(LeaseRules):
                 self._put_back(url, view.hashes[url])
             else:
                 self.hashes.setdefault(url, blank(url))
-                self._bury(url, "removed in an earlier history")
+                self._put_tombstone(url, "removed in an earlier history")
             known, by = view.known_as_of(url), (view.revision, view.history_id)
             is_own = kind == "absent" or known == by
             self.hashes[url]["restored_from"] = " ".join(by if is_own else (*known, *by))
@@ -413,7 +413,7 @@ class Namespace(LeaseRules):
         replica.setdefault("in_flight", "0")
         self.expiring.discard(url)
         self.removed.pop(url, None)
-        self._place(url, exact(known["order"]))
+        self._set_order(url, exact(known["order"]))
 
     def _listed(self) -> list[str]:
         return sorted(self.replicas, key=lambda url: (self.replicas[url], url))

@@ -18,7 +18,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from shared_registry.store.client import Clients
-from shared_registry.store.replies import Elected, Held, Parting
+from shared_registry.store.replies import Elected, Held, Departure
 from tests.support.model.bench import Bench, Router, now_ms
 from tests.support.model.keyspace import Spec
 from tests.support.model.rules import EXPIRY_MS, LEASE_MS, Outcome
@@ -269,7 +269,7 @@ class Steps(RuleBasedStateMachine):
 
         self.do_repeatably(declare, lambda: self.expected.declare_panic(token=token, epoch=epoch, why=why))
 
-    def expire_lead(self) -> None:
+    def expire_leader(self) -> None:
         self.do(lambda: self.bench.raw.delete(self.bench.keys.leader), self.expected.leader.clear)
 
     # --- routers ---
@@ -333,14 +333,14 @@ class Steps(RuleBasedStateMachine):
 
         self.do(command, lambda: None)
 
-    def reap(self, by: int, number: int, affinity_seconds: int = 0) -> Parting:
+    def reap(self, by: int, number: int, affinity_seconds: int = 0) -> Departure:
         router, gone = self.routers[by], self.routers[number].name
         return self.do_repeatably(
             lambda: router.store.reap(gone, affinity_seconds=affinity_seconds),
             lambda: self.expected.reap_router(key=gone, by=router.name, affinity_ms=affinity_seconds * 1000),
         )
 
-    def leave(self, number: int, affinity_seconds: int = 0) -> Parting:
+    def leave(self, number: int, affinity_seconds: int = 0) -> Departure:
         router = self.routers[number]
         return self.do_repeatably(
             lambda: router.store.leave(affinity_seconds=affinity_seconds),
@@ -357,7 +357,7 @@ class Steps(RuleBasedStateMachine):
     def forget_scripts(self) -> None:
         self.do(self.bench.raw.script_flush, lambda: None)
 
-    def trim_feed(self, left: int) -> None:
+    def trim_stream(self, left: int) -> None:
         def effect() -> None:
             del self.expected.events[:-left]
 
@@ -382,7 +382,7 @@ class Steps(RuleBasedStateMachine):
             router.known = self.expected.view()
             self.place.runner.run(router.stop())
 
-    def let_back(self, number: int) -> None:
+    def reconnect(self, number: int) -> None:
         """Let it follow again; where the history is another by now, it first puts back what it knew of the old one."""
         router = self.routers[number]
         known = router.known

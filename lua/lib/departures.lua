@@ -57,7 +57,7 @@ local function next_waiters(key)
 end
 
 -- Returns nil, or the reply for a key of these waiters and leases that has the wrong type.
-local function parting_refusal(waiters, ids, loads)
+local function departure_refusal(waiters, ids, loads)
   for _, one in ipairs(waiters) do
     local refused = one.session and type_refusal({keys.sequence_prefix .. one.session, 'string'})
     if refused then
@@ -113,7 +113,7 @@ local function end_some(key, now_ms, by, affinity_ms)
   if queue_cursor == 'done' then
     urls, ids, loads, cursor = next_leases(leases, redis.call('HGET', record, 'reap_cursor') or '0')
   end
-  local refused = parting_refusal(waiters, ids, loads)
+  local refused = departure_refusal(waiters, ids, loads)
   if refused then
     return refused
   end
