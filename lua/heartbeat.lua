@@ -5,14 +5,15 @@
 -- older than half an expiry, there was an outage or the clock jumped. Then no router is reaped for one expiry. If the
 -- clock was set back, a router may expire later than it asked for; its expiry is shortened to what it asked for.
 --
--- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free.
+-- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free, and stores
+-- the router's `panic_percent`, which all routers should have in common; see lib/spares.lua.
 --
--- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
--- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint
+-- KEYS    meta routers events router_prefix queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint panic_percent
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, expired router…  |  wrong_type …|wrong_schema …
--- WRITES  meta routers events router_prefix queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta routers events router_prefix queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -22,11 +23,13 @@
 
 local EXPIRED_LIMIT = 16
 
-local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint = unpack(ARGV)
+local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, panic_percent =
+  unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
-  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -51,7 +54,7 @@ end
 -- If the clock was set back, reaping must not be put off by as much as the clock was ahead.
 reap_after = math.min(reap_after, now_ms + expiry)
 redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
-  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))
+  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
 
 for _, far in ipairs(far_ahead) do
   local own = tonumber(redis.call('HGET', keys.router_prefix .. far, 'expiry_ms') or expiry_ms)

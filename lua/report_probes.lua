@@ -4,12 +4,12 @@
 -- one at a time. A batch whose number was already applied changes nothing. A result for a removed replica or for
 -- another incarnation is dropped. The script never creates a replica's hash.
 --
--- KEYS    meta leader routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta leader routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    token epoch batch failure_threshold recovery_threshold … (url incarnation ok latency_ms error)
 -- RETURNS applied, dropped, event…  |  duplicate|fenced  |  wrong_type …|wrong_schema …
--- WRITES  meta leader events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- WRITES  meta leader events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(results * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -21,7 +21,10 @@ local RESULT_WIDTH = 5
 
 local token, epoch, batch, failure_threshold, recovery_threshold = unpack(ARGV, 1, 5)
 
-local refused = refusal({'leader', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
+local refused = refusal({
+  'leader', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
+})
 if refused then
   return refused
 end

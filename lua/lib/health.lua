@@ -91,6 +91,9 @@ local function apply_result(replica_key, result, thresholds, now_ms, origin, rep
     refresh_ready(replica_key, result.url)
     emit_replica(now_ms, replica_key, result.url,
       {'kind', 'replica_' .. status, 'router', origin.router, 'by', origin.by, 'reason', result.reason}, reply)
+  elseif result.ok and state[3] ~= 'healthy' then
+    -- It may have become a replica that answered within the last hour.
+    refresh_ready(replica_key, result.url)
   end
   return true
 end

@@ -282,6 +282,7 @@ class Mirror:
         self._polled_at = self._clock.monotonic()
         self._advance(events)
         self._give_up([event for event in expected if event in self._own_writes])
+        self.view.look_at_clock()
         self._confirm()
 
     def _advance(self, events: Sequence[Event]) -> None:

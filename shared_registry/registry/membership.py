@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
@@ -26,10 +27,8 @@ class Membership:
         self,
         store: Store,
         info: RouterInfo,
+        settings: RouterConfig,
         *,
-        heartbeat_seconds: float,
-        expiry_seconds: float,
-        affinity_seconds: float,
         begin_heartbeat: Callable[[], HeartbeatCheck],
         clock: Clock,
         rng: random.Random,
@@ -39,10 +38,7 @@ class Membership:
         Args:
             store: Lists the routers.
             info: The data that this router publishes about itself.
-            heartbeat_seconds: How often this router sends a heartbeat.
-            expiry_seconds: How long after its last heartbeat other routers may reap this one; over twice
-                `heartbeat_seconds`.
-            affinity_seconds: How long the sessions of a reaped router may still return to their replicas.
+            settings: This router's settings.
             begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
                 error.
             clock: Used for waits.
@@ -50,12 +46,13 @@ class Membership:
         """
         self._store = store
         self._info = info
-        self._heartbeat_seconds = heartbeat_seconds
-        self._affinity_seconds = affinity_seconds
+        self._heartbeat_seconds = settings.heartbeat_seconds
+        self._expiry_seconds = settings.router_expiry_seconds
+        self._affinity_seconds = settings.affinity_seconds
+        self._panic_percent = settings.effective_panic_percent
         self._begin_heartbeat = begin_heartbeat
-        self._expiry_seconds = expiry_seconds
         self._clock = clock
-        self._backoff = Backoff(longest_seconds=heartbeat_seconds, rng=rng)
+        self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
 
     async def heartbeat(self) -> Heartbeat:
@@ -66,7 +63,9 @@ class Membership:
         """
         end_heartbeat = self._begin_heartbeat()
         try:
-            heartbeat = await self._store.heartbeat(self._info, expiry_seconds=self._expiry_seconds)
+            heartbeat = await self._store.heartbeat(
+                self._info, expiry_seconds=self._expiry_seconds, panic_percent=self._panic_percent
+            )
         except StoreError as error:
             end_heartbeat(error)
             raise

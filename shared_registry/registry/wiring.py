@@ -82,9 +82,7 @@ def build_parts(
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        expiry_seconds=settings.router_expiry_seconds,
-        affinity_seconds=settings.affinity_seconds,
+        settings,
         begin_heartbeat=placement.holder.begin_heartbeat,
         clock=clock,
         rng=rng,
@@ -150,7 +148,12 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
         selection_rng: Used for the random choices of the policies.
     """
     selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
-    view = View(priority, selection, panic_percent=settings.panic_percent)
+    view = View(
+        priority,
+        selection,
+        panic_percent=settings.effective_panic_percent,
+        spreads_in_panic=settings.panic_percent is not None,
+    )
     view.show_configured(settings.replicas)
     return view
 

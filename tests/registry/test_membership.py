@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.registry.membership import Membership
@@ -20,6 +21,9 @@ from tests.support.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
 HEARTBEAT, EXPIRY, AFFINITY = 1.0, 5.0, 60.0
+SETTINGS = RouterConfig(
+    heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY, panic_percent=30.0
+)
 
 
 class ScriptedStore:
@@ -40,7 +44,7 @@ class ScriptedStore:
         self.latency = 0.0
         self._clock = clock
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
+    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float) -> Heartbeat:
         assert (info, expiry_seconds) == (INFO, EXPIRY)
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
@@ -87,9 +91,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
     return Membership(
         cast("Store", store),
         INFO,
-        heartbeat_seconds=HEARTBEAT,
-        expiry_seconds=EXPIRY,
-        affinity_seconds=AFFINITY,
+        SETTINGS,
         begin_heartbeat=lambda: store.check,
         clock=clock,
         rng=random.Random(1),

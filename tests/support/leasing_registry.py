@@ -36,8 +36,8 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
     heartbeats: list[Heartbeat] = []
     send = Store.heartbeat
 
-    async def counted(store: Store, info: RouterInfo, *, expiry_seconds: float) -> Heartbeat:
-        heartbeat = await send(store, info, expiry_seconds=expiry_seconds)
+    async def counted(store: Store, info: RouterInfo, **how: float) -> Heartbeat:
+        heartbeat = await send(store, info, **how)
         if info.key == registry.router_key:
             heartbeats.append(heartbeat)
         return heartbeat

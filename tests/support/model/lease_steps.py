@@ -10,6 +10,8 @@ from tests.support.model.values import agree
 
 Answer = Grant | Queued | Denied
 
+NEVER, AT_ONCE, EVEN_LATER = "never", "at once", "even later"
+"""When a session takes a replica that is not healthy: never, only before it waits, or while it waits too."""
 NEVER_WAS = "0000000d0000"
 
 
@@ -29,11 +31,12 @@ class LeaseSteps(Steps):
         avoided: Sequence[str] = (),
         excluded: Sequence[str] = (),
         times: int = 1,
+        spare: str = EVEN_LATER,
     ) -> None:
         """Ask for some leases, of one session or of none; `tie` says which of the tied replicas they take."""
         for at in range(times):
-            lease_id = self._new_id(tie + at, session)
-            self._ask(number, lease_id, avoided, excluded)
+            lease_id = self._new_id(tie + at, session, spare)
+            self._ask(number, lease_id, avoided, excluded, takes_spare=spare != NEVER)
 
     def probe(self, by: int, key: str, error: str, times: int) -> None:
         """What the leader does most: the same result of one replica some times."""
@@ -53,16 +56,26 @@ class LeaseSteps(Steps):
         """Ask with an id that was asked for before, whatever became of it."""
         self._ask(number, self._id(number, which), (), ())
 
-    def _ask(self, number: int, lease_id: str, avoided: Sequence[str], excluded: Sequence[str]) -> None:
+    def _ask(
+        self,
+        number: int,
+        lease_id: str,
+        avoided: Sequence[str],
+        excluded: Sequence[str],
+        *,
+        takes_spare: bool = True,
+    ) -> None:
         router = self.routers[number]
         answers: list[Answer] = []
 
         async def command() -> None:
-            answers.append(await router.store.acquire(lease_id, avoided=avoided, excluded=excluded))
+            answers.append(
+                await router.store.acquire(lease_id, avoided=avoided, excluded=excluded, takes_spare=takes_spare)
+            )
 
         def effect() -> str:
             status = self.expected.acquire_lease(
-                router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded
+                router=router.name, lease_id=lease_id, avoided=avoided, excluded=excluded, takes_spare=takes_spare
             )
             self._expect_answer(number, lease_id, status, answers[-1])
             return status
@@ -72,7 +85,9 @@ class LeaseSteps(Steps):
     def _expect_answer(self, number: int, lease_id: str, status: str, answer: Answer) -> None:
         expected = self.expected
         if expected.granted:
-            assert answer == Grant(*expected.granted)
+            assert isinstance(answer, Grant)
+            assert (answer.key, answer.revision, answer.is_spare) == (*expected.granted, expected.is_spare)
+            assert agree(expected.sequence, answer.sequence)
             self._known[number][lease_id] = answer.key
         elif status == "waiting":
             name = self.routers[number].name
@@ -143,8 +158,8 @@ class LeaseSteps(Steps):
 
         self.do(lambda: self.bench.raw.delete(self.bench.keys.affinity_prefix + session), effect)
 
-    def _new_id(self, tie: int, session: str) -> str:
-        lease_id = f"{tie:08x}{next(self._serial):04x}"
+    def _new_id(self, tie: int, session: str, spare: str = EVEN_LATER) -> str:
+        lease_id = f"{tie:08x}{next(self._serial):04x}" + ("" if spare == EVEN_LATER else "~healthy")
         return f"{lease_id}:{session}" if session else lease_id
 
     def _id(self, number: int, which: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.support.model.bench import now_ms
-from tests.support.model.lease_steps import NEVER_WAS, Answer, LeaseSteps
+from tests.support.model.lease_steps import EVEN_LATER, NEVER, NEVER_WAS, Answer, LeaseSteps
 from tests.support.model.queue_rules import known
 from tests.support.model.steps import pick
 
@@ -30,11 +30,13 @@ class QueueSteps(LeaseSteps):
         excluded: Sequence[str] = (),
         times: int = 1,
         max_queue: int = 99,
+        spare: str = EVEN_LATER,
+        sequence: str = "",
     ) -> None:
         """Ask for some leases, and join the line where there are none."""
         for at in range(times):
-            lease_id = self._new_id(tie + at, session)
-            self._wait(number, lease_id, max_queue, "", avoided, excluded)
+            lease_id = self._new_id(tie + at, session, spare)
+            self._wait(number, lease_id, max_queue, sequence, avoided, excluded, takes_spare=spare != NEVER)
 
     def poll(self, number: int, which: int, *, brings: int, max_queue: int = 99) -> None:
         """Ask again for one, with its last sequence for 0, with another's, or with none."""
@@ -117,6 +119,8 @@ class QueueSteps(LeaseSteps):
         sequence: str,
         avoided: Sequence[str],
         excluded: Sequence[str],
+        *,
+        takes_spare: bool = True,
     ) -> None:
         router = self.routers[number]
         answers: list[Answer] = []
@@ -124,7 +128,12 @@ class QueueSteps(LeaseSteps):
         async def command() -> None:
             answers.append(
                 await router.store.acquire(
-                    lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded
+                    lease_id,
+                    max_queue=max_queue,
+                    sequence=sequence,
+                    takes_spare=takes_spare,
+                    avoided=avoided,
+                    excluded=excluded,
                 )
             )
 
@@ -136,6 +145,7 @@ class QueueSteps(LeaseSteps):
                 excluded=excluded,
                 max_queue=max_queue,
                 sequence=sequence,
+                takes_spare=takes_spare,
             )
             self._expect_answer(number, lease_id, status, answers[-1])
             if status == "waiting":

@@ -279,7 +279,7 @@ class Namespace(LeaseRules):
 
     # --- routers ---
 
-    def heartbeat(self, *, key: str, presented: Fields) -> str:
+    def heartbeat(self, *, key: str, presented: Fields, panic_percent: str = "0") -> str:
         self._tick()
         self._begin_history()
         now, soon = self._now, self._time(EXPIRY_MS)
@@ -288,7 +288,7 @@ class Namespace(LeaseRules):
         if is_late or exact(reap_after) > soon.high:
             reap_after = soon
         self.meta |= {"heartbeat_at_ms": self._time(), "reap_after_ms": reap_after}
-        self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
+        self.meta |= {"reap_until_ms": self._time(EXPIRY_MS // 2), "panic_percent": panic_percent}
         for router, expires_at in self.routers.items():
             if exact(expires_at) > soon.high:
                 self.routers[router] = soon
@@ -339,7 +339,7 @@ class Namespace(LeaseRules):
             del self.queue[waiter]
         for gone in inboxes:
             del self.inboxes[gone]
-        _, granted = self._serve()
+        _, granted, _ = self._serve()
         self.repaired = len(unlisted) + len(inboxes) + granted
         if self.repaired:
             self._emit("namespace_repaired", router=router, by=by)
