@@ -3,26 +3,32 @@
 -- `max_queue` waiters. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
 -- A repeated call with the same lease id finds its lease or its waiter again, so a lost reply costs nothing.
 --
+-- In a panic, a session for which no healthy replica has a free slot gets one of another active replica, if
+-- `takes_spare` is 1; see lib/spares.lua. The reply has the sequence with which the session would have waited, so that
+-- it can join the queue at that position if it cannot use the replica; it is empty if the session does not wait.
+--
 -- Only a router in `routers` may hold leases and waiters: nobody would end those of another router after its crash.
 -- Waiters in the queue are served before the caller. An avoided replica is chosen only if no other has a free slot. An
 -- excluded replica is never chosen here, but a waiter may be given one. A session keeps its sequence if the caller
--- passes it (the server may have lost the queue), or if the router under which it waited has lately died or left.
+-- passes it (the server may have lost the queue), or if the router under which it waited has lately died or left. A
+-- caller that passes a sequence joins the queue even if that is full.
 --
--- KEYS    meta routers queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix sequence_prefix
--- ARGV    router lease_id max_queue sequence avoided … (url)
--- RETURNS granted|held, url, revision of the replica  |  waiting, sequence, position, depth
---         |  excluded|saturated|no_healthy, depth  |  not_registered  |  wrong_type …|wrong_schema …
--- WRITES  meta queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix inbox_prefix
---         sequence_prefix
+-- KEYS    meta routers queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix sequence_prefix
+-- ARGV    router lease_id max_queue sequence takes_spare avoided … (url)
+-- RETURNS granted|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
+--         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy, depth  |  not_registered
+--         |  wrong_type …|wrong_schema …
+-- WRITES  meta queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
+--         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
 -- include lib/keys.lua
 -- include lib/placing.lua
 
-local FIRST_URL = 6
+local FIRST_URL = 7
 
-local router, lease_id, max_queue, sequence, avoided = unpack(ARGV, 1, 5)
+local router, lease_id, max_queue, sequence, takes_spare, avoided = unpack(ARGV, 1, 6)
 
 local leases = keys.leases_prefix .. router
 local session = session_of(lease_id)
@@ -43,60 +49,114 @@ if not expires_at_ms then
   return {'not_registered'}
 end
 
-local function revision_of(url)
-  return redis.call('HGET', keys.replica_prefix .. url, 'revision') or '0-0'
+-- Returns the reply for a lease that exists.
+local function reply_held(url)
+  local state = redis.call('HMGET', keys.replica_prefix .. url, 'revision', 'status')
+  local revision = state[1] or '0-0'
+  if state[2] == 'healthy' then
+    return {'held', url, revision}
+  end
+  return {'spare', url, revision, ''}
 end
 
 if held then
-  return {'held', held, revision_of(held)}
-end
--- In the usual case the queue is empty and the session will not join it. Then the script does not read the clock.
-local now_ms = (depth > 0 or max_queue ~= '0') and server_now_ms()
-local is_behind = false
-if depth > 0 then
--- This include and the next one are not at the top because Lua builds every function that it reaches anew in each run.
--- include lib/queue.lua
-  is_behind = serve_queue(now_ms)
-  held = redis.call('HGET', leases, lease_id)
-  if held then
-    return {'held', held, revision_of(held)}
-  end
+  return reply_held(held)
 end
 
 local waiter = router .. '/' .. lease_id
-if not is_behind then
-  local url, tier
-  if #ARGV < FIRST_URL then
-    url, tier = choose(lease_id)
-  else
+
+-- Grants a slot of a healthy replica, and returns the reply.
+local function take(url, tier)
+  local revision, denied = grant(router, lease_id, url, tier)
+  if denied then
+    return denied
+  end
+  if depth > 0 then
+    redis.call('ZREM', keys.queue, waiter)
+  end
+  if session then
+    redis.call('DEL', keys.sequence_prefix .. session)
+  end
+  return {'granted', url, revision}
+end
+
+-- In the usual case the queue is empty and a healthy replica has a free slot. The includes below are not at the top
+-- because Lua builds every function that it reaches anew in each run.
+if depth == 0 and #ARGV < FIRST_URL then
+  local url, tier = choose(lease_id, keys.ready_primary, keys.ready_secondary)
+  if url then
+    return take(url, tier)
+  end
+end
+
 -- include lib/leaving_out.lua
-    url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL))
-    if not url and avoided ~= '0' then
-      url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)))
+
+-- Returns a replica of two tiers and its tier; one of the avoided only if no other has a free slot.
+local function choose_wanted(first, second)
+  local url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL), first, second)
+  if not url and avoided ~= '0' then
+    url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)), first, second)
+  end
+  return url, tier
+end
+
+if depth == 0 and #ARGV >= FIRST_URL then
+  local url, tier = choose_wanted(keys.ready_primary, keys.ready_secondary)
+  if url then
+    return take(url, tier)
+  end
+end
+
+-- include lib/queue.lua
+
+refused = spare_refusal()
+if refused then
+  return refused
+end
+local now_ms = server_now_ms()
+local is_behind, _, is_behind_for_spares = serve_queue(now_ms)
+if depth > 0 then
+  held = redis.call('HGET', leases, lease_id)
+  if held then
+    return reply_held(held)
+  end
+  if not is_behind then
+    local url, tier = choose_wanted(keys.ready_primary, keys.ready_secondary)
+    if url then
+      return take(url, tier)
     end
   end
+end
+
+-- Returns the sequence that the waiter has or had before (given by the caller, or kept for its session), or the next
+-- one.
+local function place()
+  local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
+  local old = tonumber(redis.call('ZSCORE', keys.queue, waiter) or sequence)
+    or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
+  local own = old or math.max(last + 1, now_ms)
+  redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
+  return whole(own)
+end
+
+local function leave_queue()
+  redis.call('ZREM', keys.queue, waiter)
+  if session then
+    redis.call('DEL', keys.sequence_prefix .. session)
+  end
+end
+
+if takes_spare == '1' and not is_behind_for_spares then
+  local url, tier = choose_spare(choose_wanted)
   if url then
     local revision, denied = grant(router, lease_id, url, tier)
     if denied then
       return denied
     end
-    if depth > 0 then
-      redis.call('ZREM', keys.queue, waiter)
-    end
-    if session then
-      redis.call('DEL', keys.sequence_prefix .. session)
-    end
-    return {'granted', url, revision}
+    local own = max_queue == '0' and '' or place()
+    leave_queue()
+    return {'spare', url, revision, own}
   end
-end
-
--- Returns the sequence that the waiter had before (given by the caller, or kept for its session), or the next one.
-local function place()
-  local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
-  local old = tonumber(sequence) or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
-  local own = old or math.max(last + 1, now_ms)
-  redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
-  return whole(own)
 end
 
 local function is_any_ready()
@@ -109,7 +169,7 @@ elseif not redis.call('ZSCORE', keys.queue, waiter) then
   if not is_behind and is_any_ready() then
     return {'excluded', whole(redis.call('ZCARD', keys.queue))}
   end
-  if redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
+  if sequence ~= '' or redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
     redis.call('ZADD', keys.queue, place(), waiter)
     if session then
       redis.call('DEL', keys.sequence_prefix .. session)

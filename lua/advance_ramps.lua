@@ -4,10 +4,10 @@
 -- When a ramp is over, its field is deleted from the replica's hash, and the replica gets its plain score. A replica
 -- that does not ramp or does not exist is skipped.
 --
--- KEYS    meta leader ready_primary ready_secondary full replica_prefix
+-- KEYS    meta leader ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
 -- ARGV    token epoch slow_start_ms … (url)
 -- RETURNS advanced, urls that ramp on  |  fenced  |  wrong_type …|wrong_schema …
--- WRITES  meta ready_primary ready_secondary full replica_prefix
+-- WRITES  meta ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
 -- COST    O(urls * log replicas)
 
 -- include lib/keys.lua
@@ -18,7 +18,9 @@ local FIRST_URL = 4
 
 local token, epoch, slow_start_ms = unpack(ARGV, 1, 3)
 
-local refused = refusal({'leader', 'ready_primary', 'ready_secondary', 'full'})
+local refused = refusal({
+  'leader', 'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
+})
 for i = FIRST_URL, #ARGV do
   refused = refused or type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
 end

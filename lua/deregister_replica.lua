@@ -2,10 +2,12 @@
 -- late results are dropped. The tombstone expires seven days after the last session on the replica has ended.
 -- With `when_drained` 1 and sessions on it, the replica drains; the call that ends its last session removes it.
 --
--- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full events
+-- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered events
 -- ARGV    replica_url incarnation router by reason when_drained
 -- RETURNS removed|draining, event  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed replica_prefix ready_primary ready_secondary full events
+-- WRITES  meta replicas removed replica_prefix ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered events
 -- COST    O(log replicas)
 
 -- include lib/keys.lua
@@ -18,7 +20,8 @@ local replica_url, incarnation, router, by, reason, when_drained = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'ready_primary', 'ready_secondary', 'full', 'events',
+  'replicas', 'removed', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered', 'events',
 }, {replica, 'hash'})
 if refused then
   return refused

@@ -7,13 +7,13 @@
 -- row. Soon after the verdict one is enough, later it takes as many as for a recovery; the router then becomes the
 -- prober. A word about another incarnation, an answered question or an earlier report is stale.
 --
--- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation kind id outcome latency_ms error)
 -- RETURNS applied, done, stale, event…  |  wrong_type …|wrong_schema …
--- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(words * log replicas + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -27,7 +27,10 @@ local CHANGES_AT_ONCE = 50
 
 local router, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 5)
 
-local refused = refusal({'leader', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
+local refused = refusal({
+  'leader', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
+})
 if refused then
   return refused
 end

@@ -8,16 +8,17 @@
 -- A router that can probe is also listed in `probers`; see lib/peers.lua. The reply carries that list only if it has
 -- changed since the version that the router knows.
 --
--- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free.
+-- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free, and stores
+-- the router's `panic_percent`, which all routers should have in common; see lib/spares.lua.
 --
--- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version
+--         probers_version panic_percent
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
 --         expired router…  |  wrong_type …|wrong_schema …
--- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix
+-- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -30,11 +31,12 @@ local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version = unpack(ARGV)
+  probers_version, panic_percent = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
-  'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -60,7 +62,7 @@ end
 -- If the clock was set back, reaping must not be put off by as much as the clock was ahead.
 reap_after = math.min(reap_after, now_ms + expiry)
 redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
-  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)))
+  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
 
 for _, far in ipairs(far_ahead) do
   local own = tonumber(redis.call('HGET', keys.router_prefix .. far, 'expiry_ms') or expiry_ms)

@@ -8,13 +8,13 @@
 --
 -- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
 --
--- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold interval_ms timeout_ms
 --         router by is_passive
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log replicas + log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -28,8 +28,10 @@ local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recov
   router, by, is_passive = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
-local refused = refusal({'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'},
-  {replica, 'hash'})
+local refused = refusal({
+  'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
+}, {replica, 'hash'})
 if refused then
   return refused
 end

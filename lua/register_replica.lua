@@ -4,12 +4,12 @@
 -- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
 -- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -27,7 +27,8 @@ local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused

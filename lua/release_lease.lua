@@ -3,12 +3,12 @@
 --
 -- The in_flight count of the lease's replica is lowered even if the replica has been removed.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router lease_id affinity_ms
 -- RETURNS released, event…  |  abandoned|not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -41,7 +41,7 @@ local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1'
 if is_mere_release and place and place ~= keys.full then
   refused = type_refusal({place, 'zset'})
 else
-  refused = ready_refusal()
+  refused = ready_refusal() or ((not is_mere_release or not place) and spare_refusal())
 end
 if refused then
   return refused

@@ -6,12 +6,12 @@
 -- number is left alone. If `first_event` is given, older events are deleted. If anything was wrong, the last event
 -- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(all leases + urls * log replicas + waiters)
 
 -- include lib/keys.lua
@@ -27,7 +27,8 @@ local FIRST_NAME = 5
 local router, by, first_event, listed = unpack(ARGV, 1, 4)
 
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 })
 for i = FIRST_NAME, #ARGV do
   if i < FIRST_NAME + tonumber(listed) then
@@ -82,12 +83,15 @@ local function repair_membership(replica, url, in_flight)
   end
 end
 
--- Returns the scores of a url in the ready sets, and whether it is in `full`, as one text.
+-- Returns the scores of a url in the ready and spare sets, and whether it is in `full`, as one text.
 local function ready_state(url)
-  return table.concat({
-    redis.call('ZSCORE', keys.ready_primary, url) or '-', redis.call('ZSCORE', keys.ready_secondary, url) or '-',
-    whole(redis.call('SISMEMBER', keys.full, url)),
-  }, ' ')
+  local found = {whole(redis.call('SISMEMBER', keys.full, url))}
+  for _, name in ipairs({
+    'ready_primary', 'ready_secondary', 'spare_primary', 'spare_secondary', 'spare_answered',
+  }) do
+    found[#found + 1] = redis.call('ZSCORE', keys[name], url) or '-'
+  end
+  return table.concat(found, ' ')
 end
 
 local function repair_ready(replica, url)

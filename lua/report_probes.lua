@@ -6,13 +6,13 @@
 -- next batch. A result for a removed replica or for another incarnation is dropped. The script never creates a
 -- replica's hash. See lib/verdicts.lua for what a result does.
 --
--- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full replica_prefix
---         leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    token epoch batch failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation outcome latency_ms error)
 -- RETURNS applied, done, dropped, event…  |  duplicate, done  |  fenced  |  wrong_type …|wrong_schema …
--- WRITES  meta leader events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- WRITES  meta leader events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(results * log replicas + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -26,7 +26,10 @@ local CHANGES_AT_ONCE = 50
 
 local token, epoch, batch, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 7)
 
-local refused = refusal({'leader', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'})
+local refused = refusal({
+  'leader', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
+})
 if refused then
   return refused
 end

@@ -5,13 +5,13 @@
 -- until they are below capacity. A lease on a replica without a hash is skipped, because nothing could count it, and
 -- the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router … (lease_id url)
 -- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -24,7 +24,8 @@ local router = unpack(ARGV, 1, 1)
 
 local leases = keys.leases_prefix .. router
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 }, {leases, 'hash'})
 for i = 2, #ARGV, LEASE_WIDTH do
   local elsewhere = not refused and redis.call('HGET', leases, ARGV[i])

@@ -15,13 +15,13 @@
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full replica_prefix leases_prefix
---         affinity_prefix inbox_prefix
+-- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -56,7 +56,8 @@ while next_at <= #ARGV do
 end
 
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 })
 for _, entry in ipairs(entries) do
   refused = refused or type_refusal({keys.replica_prefix .. entry.url, 'hash'})

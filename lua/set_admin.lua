@@ -1,12 +1,12 @@
 -- Sets the admin state of a replica: active, draining or disabled. Health never overrides it. `active` cancels a
 -- removal that waits for the replica's last session.
 --
--- KEYS    meta routers events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- KEYS    meta routers events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    replica_url state router by reason
 -- RETURNS set, event  |  unchanged|not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta events queue ready_primary ready_secondary full replica_prefix leases_prefix affinity_prefix
---         inbox_prefix
+-- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+--         replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -19,7 +19,10 @@
 local replica_url, state, router, by, reason = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
-local refused = refusal({'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full'}, {replica, 'hash'})
+local refused = refusal({
+  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary',
+  'spare_answered',
+}, {replica, 'hash'})
 if refused then
   return refused
 end

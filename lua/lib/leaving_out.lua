@@ -62,19 +62,19 @@ local function least_loaded_but(tier, lease_id, left_out)
 end
 
 -- Does the same as `choose`, without the urls that are left out.
-local function choose_but(lease_id, left_out)
+local function choose_but(lease_id, left_out, first, second)
   if #left_out == 0 then
-    return choose(lease_id)
+    return choose(lease_id, first, second)
   end
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and not is_among(url, left_out) and tier_of(url)
+  local tier = url and not is_among(url, left_out) and tier_of(url, first, second)
   if tier then
     return url, tier
   end
-  url = least_loaded_but(keys.ready_primary, lease_id, left_out)
+  url = least_loaded_but(first, lease_id, left_out)
   if url then
-    return url, keys.ready_primary
+    return url, first
   end
-  return least_loaded_but(keys.ready_secondary, lease_id, left_out), keys.ready_secondary
+  return least_loaded_but(second, lease_id, left_out), second
 end

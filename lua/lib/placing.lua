@@ -9,10 +9,9 @@ local function spread(lease_id, count)
   return tonumber(string.sub(lease_id, 1, 8), 16) % count
 end
 
--- Returns the key of the ready set that holds the url, or nothing if the replica is not ready.
-local function tier_of(url)
-  return redis.call('ZSCORE', keys.ready_primary, url) and keys.ready_primary
-    or redis.call('ZSCORE', keys.ready_secondary, url) and keys.ready_secondary
+-- Returns the key of that one of two tiers which holds the url, or nothing if neither does.
+local function tier_of(url, first, second)
+  return redis.call('ZSCORE', first, url) and first or redis.call('ZSCORE', second, url) and second
 end
 
 -- Returns the least loaded replica of a tier. The lease id decides between equal loads.
@@ -26,19 +25,19 @@ local function least_loaded(tier, lease_id)
 end
 
 -- Chooses the replica where the session was before if that has a free slot, otherwise the least loaded replica of the
--- first tier that has one. Returns its url and its tier.
-local function choose(lease_id)
+-- first tier that has one. The tiers are the ready sets or the spare sets. Returns its url and its tier.
+local function choose(lease_id, first, second)
   local session = session_of(lease_id)
   local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and tier_of(url)
+  local tier = url and tier_of(url, first, second)
   if tier then
     return url, tier
   end
-  url = least_loaded(keys.ready_primary, lease_id)
+  url = least_loaded(first, lease_id)
   if url then
-    return url, keys.ready_primary
+    return url, first
   end
-  return least_loaded(keys.ready_secondary, lease_id), keys.ready_secondary
+  return least_loaded(second, lease_id), second
 end
 
 -- Records a lease on a replica of that tier and counts it. Returns the replica's revision. If a key has another type

@@ -1,4 +1,10 @@
--- The ready sets and `full`, which are derived from the replicas' hashes. No other code writes them.
+-- The ready sets, `full` and the spare sets, which are derived from the replicas' hashes. No other code writes them.
+--
+-- The ready sets and `full` hold the replicas that are healthy and active. The spare sets are the same for replicas
+-- that are active, not healthy, and have answered a probe within the last hour: in a panic they take the sessions for
+-- which no healthy replica has a free slot; see lib/spares.lua. `spare_answered` has the time of their last answer, and
+-- holds those at capacity too. No script runs when the hour has passed: the next script that meets such a replica takes
+-- it out.
 
 -- include lib/refusal.lua
 -- include lib/values.lua
@@ -7,11 +13,13 @@
 -- that a lease needs, so that one read is enough.
 local STATE_FIELDS = {
   'status', 'admin', 'primary', 'weight', 'capacity', 'in_flight', 'revision', 'removes_when_drained', 'slow_start_ms',
-  'status_since_ms',
+  'status_since_ms', 'last_ok_at_ms',
 }
 local STATUS, ADMIN, PRIMARY, WEIGHT, CAPACITY, IN_FLIGHT, REVISION, REMOVES_WHEN_DRAINED, SLOW_START_MS,
-  STATUS_SINCE_MS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+  STATUS_SINCE_MS, LAST_OK_AT_MS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 local LEAST_SHARE = 0.1
+-- How long after its last answer to a probe a replica that is not healthy may still take sessions: one hour.
+local ANSWERED_MS = 3600000
 
 -- Returns the share of its weight that a replica has while it ramps up; nil if it does not ramp or its ramp is over.
 local function ramp_share(state)
@@ -36,20 +44,33 @@ end
 -- a ramping replica comes after others with the same load, and its score reaches the plain one at the end of the ramp.
 local function score_of(state)
   local in_flight, weight = load_of(state), tonumber(state[WEIGHT])
-  local share = state[SLOW_START_MS] and ramp_share(state)
+  local share = state[SLOW_START_MS] and state[STATUS] == 'healthy' and ramp_share(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
+end
+
+-- Returns whether a replica may take sessions in a panic, its capacity aside. The clock is not read for a healthy one.
+local function is_spare(state)
+  if state[STATUS] == 'healthy' or state[ADMIN] ~= 'active' then
+    return false
+  end
+  local answered_at_ms = tonumber(state[LAST_OK_AT_MS] or '')
+  return answered_at_ms ~= nil and server_now_ms() - answered_at_ms <= ANSWERED_MS
 end
 
 -- Returns the key of the set in which a replica of that state belongs; nil if it belongs in none.
 local function place_of(state)
-  if state[STATUS] ~= 'healthy' or state[ADMIN] ~= 'active' then
+  local is_ready = state[STATUS] == 'healthy' and state[ADMIN] == 'active'
+  if not is_ready and not is_spare(state) then
     return nil
   end
   local capacity = tonumber(state[CAPACITY])
   if capacity > 0 and load_of(state) >= capacity then
-    return keys.full
+    return is_ready and keys.full or nil
   end
-  return state[PRIMARY] == '1' and keys.ready_primary or keys.ready_secondary
+  if is_ready then
+    return state[PRIMARY] == '1' and keys.ready_primary or keys.ready_secondary
+  end
+  return state[PRIMARY] == '1' and keys.spare_primary or keys.spare_secondary
 end
 
 local function add_to(place, url, state)
@@ -60,16 +81,20 @@ local function add_to(place, url, state)
   end
 end
 
--- Returns nil, or the reply for a set that has another type than the registry's.
+-- Returns nil, or the reply for a set of healthy replicas that has another type than the registry's.
 local function ready_refusal()
   return type_refusal({keys.ready_primary, 'zset', keys.ready_secondary, 'zset', keys.full, 'set'})
 end
 
--- Puts a url into the set in which its state says that it belongs, and takes it out of the others.
-local function put_in_place(url, state)
-  local place = place_of(state)
-  -- The url may be in any set, and in several if somebody wrote by hand. It is not taken out of the set in which it
-  -- belongs, because changing a score costs less than removing and adding a member.
+-- Does the same for the sets of replicas that are not healthy.
+local function spare_refusal()
+  return type_refusal({keys.spare_primary, 'zset', keys.spare_secondary, 'zset', keys.spare_answered, 'zset'})
+end
+
+-- Moves a url to the right one among the sets of healthy replicas. The url may be in any set, and in several if
+-- somebody wrote by hand. It is not taken out of the set in which it belongs, because changing a score costs less than
+-- removing and adding a member.
+local function put_among_ready(place, url, state)
   if place ~= keys.ready_primary then
     redis.call('ZREM', keys.ready_primary, url)
   end
@@ -82,17 +107,40 @@ local function put_in_place(url, state)
   add_to(place, url, state)
 end
 
+-- Puts a url into the set in which its state says that it belongs, and takes it out of the others.
+local function put_in_place(url, state)
+  local place = place_of(state)
+  if place ~= keys.spare_primary then
+    redis.call('ZREM', keys.spare_primary, url)
+  end
+  if place ~= keys.spare_secondary then
+    redis.call('ZREM', keys.spare_secondary, url)
+  end
+  if is_spare(state) then
+    redis.call('ZADD', keys.spare_answered, whole(tonumber(state[LAST_OK_AT_MS])), url)
+  else
+    redis.call('ZREM', keys.spare_answered, url)
+  end
+  put_among_ready(place, url, state)
+end
+
 -- Puts a url into the right set after its load has changed. If that is the set in which it was, it writes only there.
 local function keep_in_place(was_in, url, state)
-  if place_of(state) ~= was_in then
+  local place = place_of(state)
+  if place == was_in then
+    if place ~= keys.full then
+      add_to(place, url, state)
+    end
+  elseif state[STATUS] == 'healthy' and state[ADMIN] == 'active' then
+    put_among_ready(place, url, state)
+  else
     put_in_place(url, state)
-  elseif was_in ~= keys.full then
-    add_to(was_in, url, state)
   end
 end
 
 -- Puts a url into the set in which its hash says that it belongs. Every script that changes status, admin, weight,
--- capacity, primary or in_flight calls this, `put_in_place` or `keep_in_place` afterwards.
+-- capacity, primary or in_flight, or the last answer of a replica that is not healthy, calls this, `put_in_place` or
+-- `keep_in_place` afterwards.
 local function refresh_ready(replica_key, url)
   put_in_place(url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
 end

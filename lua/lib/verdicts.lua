@@ -182,6 +182,10 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   if status then
     return status
   end
+  if state.status ~= 'healthy' then
+    -- It may have become a replica that answered within the last hour.
+    refresh_ready(replica_key, result.url)
+  end
   local is_known_to_others = state.suspicion or (state.prober and state.prober ~= origin.router)
   if is_known_to_others or state.refuted_prober or state.unreached_by then
     if state.prober == origin.router then

@@ -14,15 +14,18 @@ import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shared_registry.admin.inspector import Inspection, Inspector, LeaseInspection, QueueInspection
+from shared_registry.admin.inspector import SPARE_SETS, Inspection, Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import KeyConflict
 from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
+from shared_registry.selection.panic import ANSWERED_SECONDS
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
 """How long after the end of its ramp a replica may still lack its plain score: until the next leader sets it."""
+ANSWERED_MARGIN_SECONDS = 60.0
+"""How long before the end of that hour the spare sets are not checked: the clock is read after them."""
 QUEUE_READS = 4
 POLL_SECONDS = 0.5
 
@@ -122,6 +125,27 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
     if inspection.is_full is not (may_serve and is_full):
         wanted = "should not be" if inspection.is_full else "should be"
         yield violation("ready", keys.full, f"{inspection.url} {wanted} in it")
+    yield from _spare_violations(inspection, keys, score=None if is_full else in_flight / weight, now=now)
+
+
+def _spare_violations(inspection: Inspection, keys: Keys, *, score: float | None, now: float) -> Iterator[Violation]:
+    """Yield the spare sets that do not agree with the hash. `score` is `None` for a replica without a free slot.
+
+    A replica that has not answered for an hour stays in them until a script meets it.
+    """
+    fields = inspection.fields
+    answered_ms = fields.get("last_ok_at_ms", "")
+    wanted: dict[str, float | None] = dict.fromkeys(SPARE_SETS)
+    if fields.get("status") != "healthy" and fields.get("admin") == "active" and answered_ms.isdigit():
+        if now - int(answered_ms) / 1000 > ANSWERED_SECONDS - ANSWERED_MARGIN_SECONDS:
+            return
+        tier = "spare_primary" if fields.get("primary") == "1" else "spare_secondary"
+        wanted |= {tier: score, "spare_answered": float(answered_ms)}
+    for name, value in wanted.items():
+        found = inspection.spares.get(name)
+        if not _agree(found, value):
+            text = f"{inspection.url} has {found}, should have {value}"
+            yield Violation("ready", getattr(keys, name), text, url=inspection.url)
 
 
 def _wanted_score(inspection: Inspection, in_flight: int, weight: float, now: float) -> float:

@@ -6,7 +6,7 @@ Each is read at one instant.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared_registry.store.channel import bounded
@@ -15,6 +15,8 @@ from shared_registry.store.reads import execute
 
 KEYS_AT_ONCE = 1000
 SCAN_SECONDS = 30.0
+SPARE_SETS = ("spare_primary", "spare_secondary", "spare_answered")
+"""The names of their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Inspection:
         order: Its score in `replicas`; `None` if it is not in the set.
         ready_primary: Its score in the ready set of primaries; `None` if it is not in the set.
         ready_secondary: Its score in the ready set of the other replicas; `None` if it is not in the set.
+        spares: Its score in each spare set in which it is: `spare_primary`, `spare_secondary` or `spare_answered`.
         is_full: Whether it is in `full`.
         fields: The fields of its hash that are not empty.
     """
@@ -34,6 +37,7 @@ class Inspection:
     order: float | None
     ready_primary: float | None
     ready_secondary: float | None
+    spares: Mapping[str, float]
     is_full: bool
     fields: dict[str, str]
 
@@ -87,13 +91,15 @@ class Inspector(Reader):
         return types
 
     async def ready_urls(self) -> list[str]:
-        """Return the urls in the ready sets and in `full`."""
+        """Return the urls in the ready sets, in the spare sets and in `full`."""
+        keys = self._keys
+        sets = [keys.ready_primary, keys.ready_secondary, *(getattr(keys, name) for name in SPARE_SETS)]
         async with self._channel.bounded():
-            return [
-                *await self._commands.zrange(self._keys.ready_primary, 0, -1),
-                *await self._commands.zrange(self._keys.ready_secondary, 0, -1),
-                *await self._commands.smembers(self._keys.full),
-            ]
+            pipeline = self._commands.pipeline(transaction=False)
+            for key in sets:
+                pipeline.zrange(key, 0, -1)
+            pipeline.smembers(keys.full)
+            return list(itertools.chain(*await execute(pipeline)))
 
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
         """Return the entries of these replicas, each replica as of one instant."""
@@ -103,11 +109,12 @@ class Inspector(Reader):
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
-                *scores, is_full, count = itertools.islice(values, 5)
-                order, primary, secondary = (float(score) if score else None for score in scores)
+                *scores, is_full, count = itertools.islice(values, 5 + len(SPARE_SETS))
+                order, primary, secondary, *rest = (float(score) if score else None for score in scores)
+                spares = {name: score for name, score in zip(SPARE_SETS, rest, strict=True) if score is not None}
                 pairs = [(next(values), next(values)) for _ in range(int(count))]
                 fields = {name: value for name, value in pairs if value}
-                found.append(Inspection(url, order, primary, secondary, is_full == "1", fields))
+                found.append(Inspection(url, order, primary, secondary, spares, is_full == "1", fields))
         return found
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:

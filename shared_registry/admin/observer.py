@@ -32,7 +32,7 @@ class Overview:
         live_routers: How many routers have sent a heartbeat in time.
         waiting: How many sessions wait for a slot.
         replicas: All registered replicas, in order.
-        panic: Why routers spread sessions over all active replicas, as the leader declared it; empty while they do not.
+        panic: Why sessions may use replicas that are not healthy, as the leader declared it; empty without panic.
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
     """

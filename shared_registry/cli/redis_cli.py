@@ -51,6 +51,18 @@ def key_commands(keys: Keys) -> list[KeyCommand]:
         ),
         KeyCommand("replicas that are healthy and active, and full", ("SMEMBERS", keys.full)),
         KeyCommand(
+            "unhealthy primaries that may take a session in a panic, by in_flight / weight",
+            ("ZRANGE", keys.spare_primary, "0", "-1", "WITHSCORES"),
+        ),
+        KeyCommand(
+            "unhealthy secondaries that may take a session in a panic, by in_flight / weight",
+            ("ZRANGE", keys.spare_secondary, "0", "-1", "WITHSCORES"),
+        ),
+        KeyCommand(
+            "when active replicas that are not healthy last answered a probe (ms)",
+            ("ZRANGE", keys.spare_answered, "0", "-1", "WITHSCORES"),
+        ),
+        KeyCommand(
             "replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")
         ),
         KeyCommand("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),

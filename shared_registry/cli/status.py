@@ -56,7 +56,12 @@ def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
     facts.add_row("routers", _routers(overview))
     facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "empty")
     if overview.panic:
-        facts.add_row("panic", Text(f"{printable(overview.panic)}: select() uses all active replicas", "red"))
+        facts.add_row(
+            "panic",
+            Text(
+                f"{printable(overview.panic)}: sessions that find no free slot on a healthy replica use others", "red"
+            ),
+        )
     facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 

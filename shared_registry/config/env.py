@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 PREFIX = "SHARED_REGISTRY_"
 VARIABLES = {f"{PREFIX}{item.name.upper()}": item.name for item in fields(RouterConfig)}
 """Every variable that is read, and the name of its setting."""
+UNSET_BY_NONE = frozenset({"max_staleness_seconds", "panic_percent"})
+"""Settings whose variable may be `none`, which means that the setting is not set."""
 
 _NOT_OURS = re.compile(rf"{PREFIX}(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
 """Settings of tests, and the variables that Kubernetes sets in the pods if a service is named shared-registry."""
@@ -52,7 +54,7 @@ def read_env(environ: Mapping[str, str]) -> Draft:
 def _value(setting: str, text: str) -> object:
     if setting == "replicas":
         return _replicas(text)
-    if setting == "max_staleness_seconds" and text.lower() == "none":
+    if setting in UNSET_BY_NONE and text.lower() == "none":
         return None
     return text
 

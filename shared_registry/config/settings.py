@@ -91,6 +91,7 @@ SHARED_SETTINGS = (
 
 Any router may become the leader, and every router decides whether another one has expired.
 """
+DEFAULT_PANIC_PERCENT = 50.0
 
 
 @in_one_error
@@ -299,11 +300,14 @@ class RouterConfig:
     caches less often. The value must be above 1 and at most 100. The load is the number of leases of all routers, read
     every `refresh_seconds`."""
 
-    panic_percent: Percent = 0.0
-    """Percentage of healthy replicas among the active ones below which the registry is in panic. In panic `select()`
-    uses all active replicas that were ever probed, healthy or not, so that the few healthy ones are not overloaded. It
-    chooses among them by `policy`, with `round_robin` in place of `priority`. 0, the default, turns panic off. Envoy's
-    default is 50. `acquire()` always uses healthy replicas only. The beginning and the end of panic are events."""
+    panic_percent: Percent | None = None
+    """Percentage of healthy replicas, among the active ones that answered a probe within the last hour, below which the
+    registry is in panic. In panic, a session for which `acquire()` finds no healthy replica with a free slot gets the
+    least loaded of the others, on two replicas at most, before it is refused or waits. None, the default, means 50 for
+    `acquire()`, the queue and `shared-registry serve`, and no panic for `select()`. If a percentage is set, it is used
+    for `select()` too, which in panic spreads sessions over all these replicas, healthy or not, by `policy`, with
+    `round_robin` in place of `priority`. 0 turns panic off for all of them. The last heartbeat's percentage is used for
+    sessions that wait. The beginning and the end of panic are events."""
 
     slow_start_seconds: Grace = 0.0
     """Length in seconds of the ramp of a replica that has become healthy. During the ramp its weight grows linearly
@@ -471,6 +475,11 @@ class RouterConfig:
             interval_seconds=self.health_check_interval_seconds,
             timeout_seconds=self.health_check_timeout_seconds,
         )
+
+    @property
+    def effective_panic_percent(self) -> float:
+        """The percentage for `acquire()` and the queue: `panic_percent`, or 50 if that is not set."""
+        return DEFAULT_PANIC_PERCENT if self.panic_percent is None else self.panic_percent
 
     def fingerprint(self) -> str:
         """Return 12 hex digits that are equal for equal `SHARED_SETTINGS`, on every machine and Python version.

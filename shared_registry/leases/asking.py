@@ -10,6 +10,7 @@ from typing import TypeVar
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Saturated, StoreError, StoreUnavailable, UsageError
+from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
 from shared_registry.leases.outage import Outage
@@ -68,7 +69,7 @@ class Acquirer:
         session: str | None,
         *,
         avoided: Collection[str],
-        excluded: Collection[str],
+        attempts: Attempts,
         timeout_seconds: float = 0.0,
         on_position: OnPosition | None = None,
     ) -> Lease:
@@ -79,7 +80,7 @@ class Acquirer:
         Args:
             session: The session's name. A session with the same name returns to the same replica.
             avoided: Canonical urls of replicas that are used only if no other replica is possible.
-            excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
+            attempts: What the session has tried before. These replicas are not used, except after waiting in the queue.
             timeout_seconds: How long to wait for a slot, including the wait for this call's turn to ask Redis.
             on_position: Called with the session's position in the queue while the session waits.
 
@@ -91,7 +92,7 @@ class Acquirer:
         """
         deadline = self._clock.monotonic() + timeout_seconds
         while True:
-            request = self._asker.request(session, avoided, excluded)
+            request = self._asker.request(session, avoided, attempts)
             try:
                 lease = await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
             except Busy as error:
@@ -115,34 +116,43 @@ class Acquirer:
             self._asker.expect_open(request)
         except StoreUnavailable as error:
             self._asker.expect_open(request)
-            replica = await self._outage.place(error, avoided=request.avoided, excluded=request.excluded)
+            replica = await self._outage.place(
+                error, avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare
+            )
             self._asker.expect_open(request)
             self._reconciler.ask()
             self._outage.begin(error)
-            return self._hold(request, replica, replica.record.revision, is_degraded=True)
+            revision = replica.record.revision
+            return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.is_healthy)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
             raise StoreUnavailable(SETTLING) if self._outage.left_to_others() else self._router_queue.refusal(found)
-        replica, revision = found
+        replica = await self._mirror.handle(found.key)
         if self._outage.was_refused and replica.key in self._outage.left_to_others():
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
             # that another router freed, and that router counts the slot in its own share until shares are computed
             # anew.
             return None
         self._outage.end()
-        return self._hold(request, replica, revision)
+        request.sequence = found.sequence or request.sequence
+        return self._hold(request, replica, found.revision, is_spare=found.is_spare)
 
     async def _find(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
-    ) -> tuple[Replica, str] | Denied:
-        """Return the replica of the granted slot and the revision of the grant, or the denial."""
+    ) -> Grant | Denied:
         if deadline is None:
-            answer = await self._asker.ask(request)
-        else:
-            answer = await self._router_queue.wait(self._asker, request, deadline, on_position)
-        return answer if isinstance(answer, Denied) else (await self._mirror.handle(answer.key), answer.revision)
+            return await self._asker.ask(request)
+        return await self._router_queue.wait(self._asker, request, deadline, on_position)
 
-    def _hold(self, request: SlotRequest, replica: Replica, revision: str, *, is_degraded: bool = False) -> Lease:
+    def _hold(
+        self,
+        request: SlotRequest,
+        replica: Replica,
+        revision: str,
+        *,
+        is_degraded: bool = False,
+        is_spare: bool = False,
+    ) -> Lease:
         lease = Lease(
             request.lease_id,
             replica,
@@ -151,7 +161,9 @@ class Acquirer:
             revision=revision,
             end=self._end,
             is_degraded=is_degraded,
+            is_spare=is_spare,
         )
+        lease.sequence = request.sequence
         self._outage.degraded.take(lease.id, replica.record.key)
         self._ledger.hold(lease)
         return lease
@@ -178,6 +190,7 @@ class Asker:
         recovery: Recovery,
         *,
         max_queue: int,
+        panic_percent: float,
     ) -> None:
         """Set up; nothing is sent before the first request.
 
@@ -188,17 +201,32 @@ class Asker:
                 without Redis.
             recovery: Brings Redis in line with this router's leases before a request.
             max_queue: The length of the queue from which on no further session may join it.
+            panic_percent: See `RouterConfig.effective_panic_percent`.
         """
         self._store = store
         self._ledger = ledger
         self._outage = outage
         self._recovery = recovery
         self._max_queue = max_queue
+        self._has_panic = panic_percent > 0
         self._closings = 0
 
-    def request(self, session: str | None, avoided: Collection[str], excluded: Collection[str]) -> SlotRequest:
-        """Return a new request for a session. Nothing is sent yet."""
-        return SlotRequest(new_lease_id(session), avoided, excluded, self._closings, session)
+    def request(self, session: str | None, avoided: Collection[str], attempts: Attempts) -> SlotRequest:
+        """Return a new request for a session. Nothing is sent yet.
+
+        In the queue, a session that has tried a replica before is not given one that is not healthy: it could be the
+        same.
+        """
+        takes_spare = self._has_panic and attempts.may_try_spare
+        return SlotRequest(
+            new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
+            avoided,
+            attempts.excluded,
+            self._closings,
+            session,
+            sequence=attempts.sequence,
+            takes_spare=takes_spare,
+        )
 
     def expect_open(self, request: SlotRequest) -> None:
         """Refuse a request that began before the registry was stopped.
@@ -238,7 +266,10 @@ class Asker:
 
     def can_place_alone(self, request: SlotRequest) -> bool:
         """Whether this router may place the session without Redis."""
-        return self._outage.choose(avoided=request.avoided, excluded=request.excluded) is not None
+        replica = self._outage.choose(
+            avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare
+        )
+        return replica is not None
 
     async def _as_member(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
@@ -277,6 +308,7 @@ class Asker:
                 request.lease_id,
                 max_queue=max_queue,
                 sequence=request.sequence if max_queue else "",
+                takes_spare=request.takes_spare,
                 avoided=request.avoided,
                 excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
                 patience_seconds=patience_seconds,

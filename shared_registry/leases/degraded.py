@@ -20,7 +20,7 @@ class LastLoads:
     """The loads as they were read last.
 
     Attributes:
-        in_flight: The number of sessions by canonical url, for the replicas that were healthy and active.
+        in_flight: The number of sessions by canonical url, for the replicas that could take sessions.
         routers: Keys of the live routers.
     """
 
@@ -155,7 +155,8 @@ class DegradedPlacement:
         shares: dict[str, int] = {}
         first = 0
         limited = (replica for replica in replicas if replica.endpoint.capacity)
-        for replica in sorted(limited, key=lambda one: one.key):
+        # Healthy ones first: routers that do not agree on a panic still divide the slots of these in the same way.
+        for replica in sorted(limited, key=lambda one: (not one.is_healthy, one.key)):
             free = max(replica.endpoint.capacity - self._recorded(replica), 0)
             # The number of slots in first … first + free - 1 whose remainder modulo the count is this rank.
             shares[replica.key] = (first + free - rank + count - 1) // count - (first - rank + count - 1) // count

@@ -11,7 +11,7 @@ from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import Outage
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.model import ORIGIN, AdminState, Event, ReplicaRecord, ReplicaStatus, is_later
+from shared_registry.model import ORIGIN, AdminState, Event, EventKind, ReplicaRecord, ReplicaStatus, is_later
 from shared_registry.store.commands import Store
 from shared_registry.store.failures import was_refused
 from shared_registry.store.replies import Heartbeat
@@ -64,8 +64,13 @@ class Holder:
         gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
         if events and not gone:
             return
+        gone_spares = {
+            event.record.key: event.id
+            for event in events
+            if event.record and (event.kind is EventKind.REPLICA_UNHEALTHY or _is_removed(event.record))
+        }
         for lease in self._ledger.held.values():
-            lost_at = gone.get(lease.replica.key, ORIGIN)
+            lost_at = (gone_spares if lease.is_spare else gone).get(lease.replica.key, ORIGIN)
             if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
                 lease.lost.set()
 
@@ -116,9 +121,13 @@ class Holder:
         replica = self._mirror.view.get(lease.replica.key)
         if replica is None:
             return not is_later(lease.revision, self._mirror.revision)
-        return _is_lost(replica.record) and is_later(replica.record.revision, lease.revision)
+        is_lost = (_is_removed if lease.is_spare else _is_lost)(replica.record)
+        return is_lost and is_later(replica.record.revision, lease.revision)
 
 
 def _is_lost(record: ReplicaRecord) -> bool:
-    status, admin = record.health.status, record.admin
-    return status is ReplicaStatus.UNHEALTHY or admin is AdminState.REMOVED
+    return record.health.status is ReplicaStatus.UNHEALTHY or _is_removed(record)
+
+
+def _is_removed(record: ReplicaRecord) -> bool:
+    return record.admin is AdminState.REMOVED

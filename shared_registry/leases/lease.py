@@ -21,9 +21,24 @@ class Lease:
         lost: An event that is set when the replica turns unhealthy or is removed after the lease was acquired. It is
             information only: the session may go on, and the lease holds the slot until it is released.
         is_degraded: Whether the session was placed while Redis was away, by the loads that this router read last.
+        is_spare: Whether the replica was not healthy when the session got it: there is a panic, and no healthy replica
+            had a free slot. The replica may be dead.
+        sequence: The session's sequence in the queue; empty if it has not waited, and would not have waited without
+            this slot. `acquire(exclude=[lease])` gives the session its position back.
     """
 
-    __slots__ = ("_end", "acquired_at", "id", "is_degraded", "lost", "replica", "revision", "session")
+    __slots__ = (
+        "_end",
+        "acquired_at",
+        "id",
+        "is_degraded",
+        "is_spare",
+        "lost",
+        "replica",
+        "revision",
+        "sequence",
+        "session",
+    )
 
     def __init__(
         self,
@@ -35,6 +50,7 @@ class Lease:
         revision: str,
         end: Callable[[Lease], Awaitable[None]],
         is_degraded: bool = False,
+        is_spare: bool = False,
     ) -> None:
         self.id = lease_id
         self.replica = replica
@@ -43,6 +59,8 @@ class Lease:
         self.revision = revision
         self.lost = asyncio.Event()
         self.is_degraded = is_degraded
+        self.is_spare = is_spare
+        self.sequence = ""
         self._end = end
 
     def __repr__(self) -> str:

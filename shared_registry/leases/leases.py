@@ -66,7 +66,14 @@ class Placement:
             rng=rng,
         )
         recovery = Recovery(join, self.reconciler)
-        self._asker = Asker(store, self.ledger, self.outage, recovery, max_queue=settings.max_queue)
+        self._asker = Asker(
+            store,
+            self.ledger,
+            self.outage,
+            recovery,
+            max_queue=settings.max_queue,
+            panic_percent=settings.effective_panic_percent,
+        )
         self.acquirer = self._acquirer(clock)
 
     def _acquirer(self, clock: Clock) -> Acquirer:

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from shared_registry.leases.lease import Lease
 
 
-def new_lease_id(session: str | None) -> str:
+def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
     """Return a random lease id.
 
     The id for a named session ends with the digest of the session's name. The name itself is not stored.
+
+    Args:
+        session: The session's name, if it has one.
+        needs_healthy: While the session waits in the queue, it must not be given a replica that is not healthy. The id
+            carries this, because the scripts that serve the queue know no more of a waiter than its id.
     """
-    random = secrets.token_hex(16)
+    random = secrets.token_hex(16) + ("~healthy" if needs_healthy else "")
     if session is None:
         return random
     return f"{random}:{hashlib.sha256(session.encode(errors='surrogatepass')).hexdigest()}"
@@ -31,7 +36,8 @@ class SlotRequest:
         excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
         closings: How often the registry had been stopped when the request began.
         session: The session's name that the caller gave, if any.
-        sequence: The session's sequence in the queue, once it has one.
+        sequence: The session's sequence in the queue, once it has one, or from an earlier request.
+        takes_spare: Whether the session may get a replica that is not healthy, in a panic.
         is_in_doubt: Whether the request was sent and its answer has not arrived.
     """
 
@@ -41,6 +47,7 @@ class SlotRequest:
     closings: int
     session: str | None = None
     sequence: str = ""
+    takes_spare: bool = True
     is_in_doubt: bool = False
 
 

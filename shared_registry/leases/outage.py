@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from shared_registry.aio.clock import Clock
@@ -19,7 +19,7 @@ from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
-from shared_registry.model import Replica
+from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.store.failures import was_refused
 from shared_registry.store.reader import Reader
 
@@ -111,27 +111,44 @@ class Outage:
         """Whether Redis counts other leases than this router, because writes failed."""
         return bool(self._ledger.unrecorded or self._ledger.kept)
 
-    async def place(self, error: StoreUnavailable, *, avoided: Collection[str], excluded: Collection[str]) -> Replica:
+    async def place(
+        self, error: StoreUnavailable, *, avoided: Collection[str], excluded: Collection[str], takes_spare: bool
+    ) -> Replica:
         """Return the replica on which this router places a session without Redis.
 
         Args:
             error: Why Redis could not be asked. It is raised if this router may use no replica.
             avoided: Canonical urls of replicas that are used only if no other replica is possible.
             excluded: Canonical urls of replicas that are never used.
+            takes_spare: See `choose`.
         """
         self.note_failure(error)
         await self.read_late_loads()
         await self.read_recorded_loads(error)
-        replica = self.choose(avoided=avoided, excluded=excluded)
+        replica = self.choose(avoided=avoided, excluded=excluded, takes_spare=takes_spare)
         if replica is None:
             raise error
         return replica
 
-    def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> Replica | None:
-        """Return the replica that this router may use for a session without Redis; `None` if there is none."""
-        preference = self._mirror.view.preference
-        full = self._full()
-        return self.degraded.choose(preference, avoided=avoided, excluded={*excluded, *full} if full else excluded)
+    def choose(self, *, avoided: Collection[str], excluded: Collection[str], takes_spare: bool) -> Replica | None:
+        """Return the replica that this router may use for a session without Redis; `None` if there is none.
+
+        Args:
+            avoided: Canonical urls of replicas that are used only if no other replica is possible.
+            excluded: Canonical urls of replicas that are never used.
+            takes_spare: Whether the replica need not be healthy if there is a panic and no healthy one can be used.
+        """
+        view, full = self._mirror.view, self._full()
+        if full:
+            excluded = {*excluded, *full}
+        replica = self.degraded.choose(view.preference, avoided=avoided, excluded=excluded)
+        if replica is None and takes_spare:
+            replica = self.degraded.choose(view.spares, avoided=avoided, excluded=excluded)
+        return replica
+
+    def _usable(self) -> tuple[Replica, ...]:
+        """Return the replicas that may take sessions, the healthy ones first."""
+        return self._mirror.view.preference + self._mirror.view.spares
 
     def _full(self) -> list[str]:
         """Return the canonical urls of the replicas that have no free slot.
@@ -146,7 +163,7 @@ class Outage:
         own_counts.subtract(Counter(self._ledger.kept.values()))
         return [
             one.key
-            for one in self._mirror.view.preference
+            for one in self._usable()
             if 0 < one.endpoint.capacity <= self._recorded.get(one.key, 0) + own_counts[one.key]
         ]
 
@@ -164,9 +181,9 @@ class Outage:
             if self._covered >= request:
                 return
             covers, self._recorded = self._requests, {}
-            endpoints = {one.key: one.endpoint for one in self._mirror.view.preference if one.endpoint.capacity}
+            replicas = [one for one in self._usable() if one.endpoint.capacity]
             with contextlib.suppress(StoreError):
-                self._recorded, _ = await self._reader.loads(endpoints, ramping=self._mirror.view.ramping)
+                self._recorded, _ = await self._loads(replicas)
                 self._covered = covers
 
     def left_to_others(self) -> Collection[str]:
@@ -177,7 +194,7 @@ class Outage:
         if self._clock.monotonic() - self._refused_at >= SETTLING_SECONDS:
             self.was_refused = False
             return ()
-        left_to_others = self.degraded.used_up(self._mirror.view.preference)
+        left_to_others = self.degraded.used_up(self._usable())
         return left_to_others if len(left_to_others) <= MOST_LEFT_TO_OTHERS else ()
 
     async def poll_loads(self) -> None:
@@ -202,17 +219,22 @@ class Outage:
 
     async def _read_loads(self) -> None:
         """Read the loads, and take them over unless Redis lacks a change of this router's leases by then."""
-        failed_at, replicas = self._failed_at, self._mirror.view.preference
+        failed_at, replicas = self._failed_at, self._usable()
         self.degraded.begin_read()
         try:
-            in_flight, routers = await self._reader.loads(
-                {replica.key: replica.endpoint for replica in replicas}, ramping=self._mirror.view.ramping
-            )
+            in_flight, routers = await self._loads(replicas)
             if failed_at == self._failed_at and not self._is_out:
                 self.degraded.update(LastLoads(in_flight, routers), replicas, missing=self._ledger.missing())
                 self._read_at = self._clock.monotonic()
         finally:
             self.degraded.end_read()
+
+    async def _loads(self, replicas: Iterable[Replica]) -> tuple[dict[str, int], list[str]]:
+        healthy: dict[str, ReplicaEndpoint] = {}
+        spares: dict[str, ReplicaEndpoint] = {}
+        for replica in replicas:
+            (healthy if replica.is_healthy else spares)[replica.key] = replica.endpoint
+        return await self._reader.loads(healthy, ramping=self._mirror.view.ramping, spares=spares)
 
     def _is_too_old(self) -> bool:
         oldest = self._unsettled_since - 2 * self._refresh_seconds - 1
@@ -222,5 +244,5 @@ class Outage:
         return (
             self._mode == "share"
             and self._clock.monotonic() - self._used_at < IDLE_SECONDS
-            and any(replica.endpoint.capacity for replica in self._mirror.view.preference)
+            and any(replica.endpoint.capacity for replica in self._usable())
         )

@@ -288,6 +288,7 @@ class Mirror:
         self._polled_at = self._clock.monotonic()
         self._advance(events)
         self._own_writes.expect_carried(expected)
+        self.view.look_at_clock()
         self._confirm()
 
     def _advance(self, events: Sequence[Event]) -> None:

@@ -110,7 +110,7 @@ class Dispatcher:
         """
         with self._counted():
             self._descriptors.begin_session(self._live)
-            tried: list[Replica] = []
+            tried: list[Lease] = []
             failures: list[NotReached] = []
             missing: NoReplica | None = None
             deadline = self._placement.deadline()
@@ -124,8 +124,10 @@ class Dispatcher:
                         missing = reason
                         break
                     except NotReached as failure:
-                        tried.append(lease.replica)
-                        failures.append(failure)
+                        tried.append(lease)
+                        # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
+                        if failure.trouble is not None or not lease.is_spare:
+                            failures.append(failure)
                         self._note(lease.replica, failure)
                         if failure.trouble is not None and failure.trouble.is_general:
                             break

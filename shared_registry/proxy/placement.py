@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from shared_registry.config.rules import OnLost
 from shared_registry.errors import RegistryError, Saturated
 from shared_registry.leases import Lease, OnPosition
-from shared_registry.model import Replica
 from shared_registry.proxy.opening import Opening
 from shared_registry.registry.facade import SharedReplicaRegistry
 
@@ -89,13 +88,13 @@ class SessionPlacement:
 
     @contextlib.asynccontextmanager
     async def place(
-        self, key: str | None, *, exclude: Collection[Replica], deadline: float, on_position: OnPosition | None
+        self, key: str | None, *, exclude: Collection[Lease], deadline: float, on_position: OnPosition | None
     ) -> AsyncIterator[Lease]:
         """Hold a slot for a session until the context ends.
 
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
-            exclude: Replicas that were tried without success.
+            exclude: Leases on the replicas that were tried without success.
             deadline: The time until which to wait for a slot; see `deadline()`.
             on_position: Called with the session's position in the queue. Must not block.
 
@@ -125,7 +124,7 @@ class SessionPlacement:
             yield lease
 
     async def _acquire(
-        self, key: str | None, exclude: Collection[Replica], seconds: float, on_position: OnPosition | None
+        self, key: str | None, exclude: Collection[Lease], seconds: float, on_position: OnPosition | None
     ) -> Lease:
         # A timeout without a time, which `stop_waiting` sets to 0. It ends the wait inside this task, so that no lease
         # is lost between two tasks.

@@ -17,6 +17,7 @@ from shared_registry.aio.supervise import keep_running
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.leases import Lease, OnPosition
+from shared_registry.leases.attempts import NO_ATTEMPTS, attempts_of
 from shared_registry.model import Replica
 from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks
@@ -161,10 +162,15 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         session: str | None = None,
         *,
         timeout: float = 0.0,
-        exclude: Collection[Replica | str] = (),
+        exclude: Collection[Replica | str | Lease] = (),
         on_position: OnPosition | None = None,
     ) -> Lease:
         """Acquire a lease on the least loaded replica of the first tier that has room. This takes one round trip.
+
+        Healthy replicas come first. If none has room and fewer than `panic_percent` of the replicas are healthy, the
+        session gets one of the others; then `Lease.is_spare` is true. A session that cannot use it asks again with that
+        lease in `exclude`: it gets at most two such replicas, and then waits at the position in the queue that it would
+        have had.
 
         No placement exceeds a replica's capacity, however many routers there are. The lease lives until it is released
         or this router ends, however long that is. A call that is cancelled at any point leaves no lease behind, at the
@@ -177,8 +183,9 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
                 of all routers, first come first served. The timeout also bounds how long a busy router may take to send
                 the request. With 0 the call does not wait for a slot. It then still waits for its turn to send the
                 request, however many other calls of this router come first.
-            exclude: Replicas that were tried without success, by handle, url or name. If the other replicas have no
-                room, the session waits in the queue too. There it takes any slot, also one on an excluded replica.
+            exclude: Replicas that were tried without success, by lease, handle, url or name. If the other replicas have
+                no room, the session waits in the queue too. There it takes any slot of a healthy replica, also one on
+                an excluded replica.
             on_position: Called with the session's position in the queue and the depth of the queue, both from 1. It is
                 called when the session begins to wait, and when these have changed, about once a second. It must not
                 block. An exception that it raises ends the call.
@@ -193,11 +200,11 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        excluded = self._view.known_keys_of(exclude) if exclude else ()
+        attempts = attempts_of(exclude, self._view) if exclude else NO_ATTEMPTS
         return await self._parts.placement.acquirer.acquire(
             session,
-            avoided=self._view.cooling.difference(excluded),
-            excluded=excluded,
+            avoided=self._view.cooling.difference(attempts.excluded),
+            attempts=attempts,
             timeout_seconds=timeout,
             on_position=on_position,
         )

@@ -29,8 +29,8 @@ class Membership:
         self,
         store: Store,
         info: RouterInfo,
-        *,
         settings: RouterConfig,
+        *,
         begin_heartbeat: Callable[[], HeartbeatCheck],
         probers: ProberList,
         clock: Clock,
@@ -56,6 +56,7 @@ class Membership:
         self._affinity_seconds = settings.affinity_seconds
         self._begin_heartbeat = begin_heartbeat
         self._expiry_seconds = settings.router_expiry_seconds
+        self._panic_percent = settings.effective_panic_percent
         self._clock = clock
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
@@ -71,7 +72,10 @@ class Membership:
         try:
             info = replace(self._info, machine=self._probers.machine, probe_print=self._probers.probe_print)
             heartbeat = await self._store.heartbeat(
-                info, expiry_seconds=self._expiry_seconds, probers_version=self._probers.version
+                info,
+                expiry_seconds=self._expiry_seconds,
+                panic_percent=self._panic_percent,
+                probers_version=self._probers.version,
             )
         except StoreError as error:
             end_heartbeat(error)

@@ -16,7 +16,7 @@ POLL_SECONDS = 1.0
 
 def is_selectable(view: View) -> bool:
     """Return whether `select()` has a replica to return."""
-    return bool(view.preference) or view.panic is not None
+    return bool(view.preference) or view.is_spread
 
 
 def is_judged(view: View) -> bool:

@@ -137,7 +137,7 @@ class RegistryReads(RegistryState):
 
     @property
     def panic(self) -> Panic | None:
-        """Why `select()` spreads sessions over all active replicas; `None` if it does not. See `panic_percent`."""
+        """Why sessions may use replicas that are not healthy; `None` if there is no panic. See `panic_percent`."""
         return self._view.panic
 
     @property

@@ -84,7 +84,7 @@ def build_parts(
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
-        settings=settings,
+        settings,
         begin_heartbeat=placement.holder.begin_heartbeat,
         probers=probers,
         clock=clock,
@@ -159,7 +159,12 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
         selection_rng: Used for the random choices of the policies.
     """
     selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
-    view = View(priority, selection, panic_percent=settings.panic_percent)
+    view = View(
+        priority,
+        selection,
+        panic_percent=settings.effective_panic_percent,
+        spreads_in_panic=settings.panic_percent is not None,
+    )
     view.show_configured(settings.replicas)
     return view
 

@@ -7,6 +7,7 @@ policy reads one attribute.
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -37,20 +38,29 @@ class View:
         choose: The router's own policy, prepared; `None` if that policy takes `first`.
         first: The best replica; `None` if no replica is selectable, or while the view is withheld.
         preference: All selectable replicas, best first; empty while the view is withheld.
-        panic: Why sessions are spread over all active replicas; `None` if they are not.
+        panic: Whether so few replicas are healthy that sessions may use others; `None` if not.
         cooling: Canonical urls of replicas in a cooldown, which come last.
         ramping: Canonical urls of replicas whose ready score is above their load, or was lately, because of a ramp.
         removed: The known removals of replicas, by canonical url.
     """
 
-    def __init__(self, policy: Preferring, selection: Selection | None = None, *, panic_percent: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: Preferring,
+        selection: Selection | None = None,
+        *,
+        panic_percent: float = 0.0,
+        spreads_in_panic: bool = True,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """Set up, without replicas.
 
         Args:
             policy: Returns the selectable replicas, best first.
             selection: Chooses among the selectable replicas; by default the first of them.
-            panic_percent: The share of healthy replicas, in percent, below which sessions are spread over all active
-                replicas.
+            panic_percent: The share of healthy replicas, in percent, below which there is panic.
+            spreads_in_panic: Whether selections are spread over all active replicas in a panic.
+            now: Returns the time in seconds since the Unix epoch, to find the replicas that answered within an hour.
         """
         self.selection = selection or Selection()
         self.choose = self.selection.choose
@@ -58,6 +68,8 @@ class View:
         self.ramping: Collection[str] = ()
         self._shares: Mapping[str, float] = {}
         self._panic_percent = panic_percent
+        self._spreads_in_panic = spreads_in_panic
+        self._now = now
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
         self.removed: dict[str, Removal] = {}
@@ -168,6 +180,21 @@ class View:
                 self._show(record.key, record)
         self._prepare()
 
+    def look_at_clock(self) -> None:
+        """Find anew whether there is panic, if a replica has not answered for an hour since the last change."""
+        if self.panic is not None and self._now() > self.panic.until:
+            self._prepare()
+
+    @property
+    def spares(self) -> tuple[Replica, ...]:
+        """The replicas that are not healthy and may take sessions for which no healthy one has room; empty if none."""
+        return self.panic.spares if self.panic else ()
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether selections are spread over all active replicas that answered lately, because of a panic."""
+        return self.panic is not None and self._spreads_in_panic
+
     def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
         """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
@@ -226,14 +253,20 @@ class View:
             preference = tuple(sorted(preference, key=lambda replica: replica.key in self.cooling))
         self.preference = preference
         self.first = self.preference[0] if self.preference else None
-        self.panic = None if self._is_withheld else find_panic(self._ordered, self._panic_percent)
+        self.panic = self._find_panic(len(preference))
         self.selection.prepare(
-            self.panic.replicas if self.panic else preference,
+            self.panic.replicas if self.panic and self._spreads_in_panic else preference,
             cooling=self.cooling,
             shares=self._shares,
-            is_spread=self.panic is not None,
+            is_spread=self.is_spread,
         )
         self.choose = self.selection.choose
+
+    def _find_panic(self, healthy: int) -> Panic | None:
+        # In the usual case so many of all replicas are healthy that the others need not be looked at.
+        if self._is_withheld or healthy * 100 >= self._panic_percent * len(self._ordered):
+            return None
+        return find_panic(self._ordered, self._panic_percent, now=self._now())
 
 
 def _position(replica: Replica) -> tuple[int, str]:

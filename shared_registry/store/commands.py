@@ -156,12 +156,16 @@ class Store(LeaderCommands):
         done, stale, *events = reply.values
         return Opinions(events_of(events, take), done=int(done), stale=int(stale))
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, probers_version: str = "") -> Heartbeat:
+    async def heartbeat(
+        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float = 0.0, probers_version: str = ""
+    ) -> Heartbeat:
         """Send a router's heartbeat, which keeps it alive.
 
         Args:
-            info: The description of the router.
-            expiry_seconds: How long it counts as alive without another heartbeat.
+            info: The data that the router publishes about itself.
+            expiry_seconds: How long after this heartbeat other routers may reap the router.
+            panic_percent: The share of healthy replicas below which sessions get replicas that are not healthy. It is
+                used for all sessions until the next heartbeat of any router.
             probers_version: The version of the list of probers that the router knows.
         """
         try:
@@ -180,6 +184,7 @@ class Store(LeaderCommands):
                     info.machine,
                     info.probe_print,
                     probers_version,
+                    f"{panic_percent:f}".rstrip("0").rstrip("."),
                 ],
             )
             expect(reply, "alive")
@@ -221,6 +226,7 @@ class Store(LeaderCommands):
         *,
         max_queue: int = 0,
         sequence: str = "",
+        takes_spare: bool = True,
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
@@ -234,7 +240,10 @@ class Store(LeaderCommands):
         Args:
             lease_id: An id from `leases.asking.new_lease_id`, the same for all repetitions.
             max_queue: The session joins the queue only if it is shorter than this.
-            sequence: The session's sequence in the queue, if it has one, because the server may have lost it.
+            sequence: The session's sequence in the queue, if it has or had one, because the server may have lost it. A
+                session with a sequence joins the queue even if that is full.
+            takes_spare: Whether the session may get a replica that is not healthy if there is a panic and no healthy
+                replica has a free slot.
             avoided: Canonical urls of replicas that are used only if no other has a free slot.
             excluded: Canonical urls of replicas that are not used at once. A waiting session may still be given one.
             patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
@@ -245,15 +254,30 @@ class Store(LeaderCommands):
         """
         reply = await self._sessions.run(
             "acquire_lease",
-            [self._router, lease_id, str(max_queue), sequence, str(len(avoided)), *avoided, *excluded],
+            [
+                self._router,
+                lease_id,
+                str(max_queue),
+                sequence,
+                "1" if takes_spare else "0",
+                str(len(avoided)),
+                *avoided,
+                *excluded,
+            ],
             patience_seconds=patience_seconds,
             on_sent=on_sent,
         )
-        status = expect(reply, "granted", "held", "waiting", *_DENIALS)
+        status = expect(reply, "granted", "held", "spare", "waiting", *_DENIALS)
+        if status == "spare":
+            key, revision, sequence = reply.values
+            return Grant(key, revision, is_spare=True, sequence=sequence)
         if status == "waiting":
             sequence, position, depth = reply.values
             return Queued(sequence, int(position), int(depth))
-        return Denied(Denial(status), *map(int, reply.values)) if status in _DENIALS else Grant(*reply.values)
+        if status in _DENIALS:
+            return Denied(Denial(status), *map(int, reply.values))
+        key, revision = reply.values
+        return Grant(key, revision)
 
     async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
         """End a lease, or take a waiter out of the queue, if there is one.

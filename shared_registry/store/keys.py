@@ -3,13 +3,16 @@
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), epoch,
                                        next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
                                        reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
-                                       restored:<history_id>
+                                       panic_percent, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
     sr:{<ns>}:ready:primary    zset    url -> in_flight/weight: exactly the primaries that may take a session now
     sr:{<ns>}:ready:secondary  zset    the same for the other replicas
     sr:{<ns>}:full             set     urls that are healthy and active, and at capacity
+    sr:{<ns>}:spare:primary    zset    the same for primaries that are active and not healthy, and have lately answered
+    sr:{<ns>}:spare:secondary  zset    the same for the other replicas of that kind
+    sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
     sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
@@ -57,6 +60,9 @@ class Keys:
         self.ready_primary = f"{self.prefix}ready:primary"
         self.ready_secondary = f"{self.prefix}ready:secondary"
         self.full = f"{self.prefix}full"
+        self.spare_primary = f"{self.prefix}spare:primary"
+        self.spare_secondary = f"{self.prefix}spare:secondary"
+        self.spare_answered = f"{self.prefix}spare:answered"
         self.leader = f"{self.prefix}leader"
         self.routers = f"{self.prefix}routers"
         self.probers = f"{self.prefix}probers"
@@ -93,6 +99,9 @@ class Keys:
             self.ready_primary: "zset",
             self.ready_secondary: "zset",
             self.full: "set",
+            self.spare_primary: "zset",
+            self.spare_secondary: "zset",
+            self.spare_answered: "zset",
             self.leader: "hash",
             self.routers: "zset",
             self.probers: "zset",

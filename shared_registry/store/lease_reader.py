@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,11 @@ class LeaseReader(Reads):
                 return
 
     async def loads(
-        self, endpoints: Mapping[str, ReplicaEndpoint], *, ramping: Collection[str] = ()
+        self,
+        endpoints: Mapping[str, ReplicaEndpoint],
+        *,
+        ramping: Collection[str] = (),
+        spares: Mapping[str, ReplicaEndpoint] | None = None,
     ) -> tuple[dict[str, int], list[str]]:
         """Return the number of sessions on each healthy, active replica among these, and the keys of all routers.
 
@@ -64,8 +69,10 @@ class LeaseReader(Reads):
         Args:
             endpoints: The endpoint of each replica, by canonical url.
             ramping: Canonical urls of the replicas that ramp up.
+            spares: The endpoints of replicas that are not healthy and may take sessions in a panic. The result counts
+                these too. A spare replica without a free slot counts as full.
         """
-        keys = self._keys
+        keys, spares = self._keys, spares or {}
         async with self._channel.bounded():
             pipeline = self._commands.pipeline(transaction=False)
             pipeline.zrange(keys.ready_primary, 0, -1, withscores=True)
@@ -75,11 +82,18 @@ class LeaseReader(Reads):
             ramping = [url for url in ramping if url in endpoints]
             for url in ramping:
                 pipeline.hget(keys.replica(url), "in_flight")
-            primary, secondary, full, routers, *in_flight = await execute(pipeline)
+            for key in (keys.spare_primary, keys.spare_secondary) if spares else ():
+                pipeline.zrange(key, 0, -1, withscores=True)
+            primary, secondary, full, routers, *rest = await execute(pipeline)
+        in_flight, spare_scores = rest[: len(ramping)], rest[len(ramping) :]
         scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
         loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
         loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
         loads |= {url: int(count) for url, count in zip(ramping, in_flight, strict=True) if count and url in loads}
+        loads |= {url: endpoint.capacity for url, endpoint in spares.items()}
+        for url, score in itertools.chain(*spare_scores):
+            if url in spares:
+                loads[url] = round(float(score) * spares[url].weight)
         return loads, routers
 
     async def queue_depth(self) -> int:
@@ -127,5 +141,8 @@ class LeaseReader(Reads):
         """
         key = self._keys.inbox(router)
         entries = stream_entries(await self._block({key: after}, seconds))
-        grants = {entry["lease_id"]: Grant(entry["url"], entry["revision"]) for _, entry in entries}
+        grants = {
+            entry["lease_id"]: Grant(entry["url"], entry["revision"], is_spare=entry.get("is_spare") == "1")
+            for _, entry in entries
+        }
         return entries[-1][0] if entries else after, grants

@@ -157,7 +157,12 @@ class Grant:
     Attributes:
         key: The replica's canonical url.
         revision: The id of the last event about the replica before the slot was taken.
+        is_spare: Whether the replica is not healthy: there is a panic, and no healthy replica had a free slot.
+        sequence: The sequence in the queue with which the session would have waited instead; empty if it would not have
+            waited, or knows its sequence already.
     """
 
     key: str
     revision: str
+    is_spare: bool = False
+    sequence: str = ""

@@ -58,7 +58,7 @@ OURS: dict[str, Any] = {
     "max_staleness_seconds": None,
     "policy": "priority",
     "hash_max_load": None,
-    "panic_percent": 0.0,
+    "panic_percent": None,
     "slow_start_seconds": 0.0,
     "affinity_seconds": 300.0,
     "max_queue": 10_000,
@@ -580,7 +580,7 @@ def test_the_fingerprint_covers_exactly_the_settings_that_routers_share(name: st
 
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
-    assert config().fingerprint() == "2ac4294d3aca"
+    assert config().fingerprint() == "c063e32cc9ad"
     assert config(health_check_interval_seconds=5).fingerprint() == config().fingerprint()
     one, other = {"a": 1, "b": True}, {"b": True, "a": 1}
     assert config(health_check_expect=one).fingerprint() == config(health_check_expect=other).fingerprint()

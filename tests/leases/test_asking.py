@@ -60,6 +60,7 @@ class Router:
             cast("Outage", self),
             cast("Recovery", self),
             max_queue=self.store.max_queue,
+            panic_percent=50.0,
         )
 
     @property
@@ -69,8 +70,8 @@ class Router:
     def left_to_others(self) -> set[str]:
         return self.others
 
-    def choose(self, *, avoided: Collection[str], excluded: Collection[str]) -> object:
-        assert (avoided, excluded) == ([A], [B])
+    def choose(self, *, avoided: Collection[str], excluded: Collection[str], takes_spare: bool) -> object:
+        assert (avoided, excluded, takes_spare) == ([A], [B], True)
         return GRANT if self.can_place_alone else None
 
     def on_position(self, position: int, depth: int) -> None:

@@ -104,6 +104,33 @@ async def test_all_routers_together_use_all_capacity_and_no_more(server: Embedde
         assert leases(space) == {}
 
 
+async def test_in_a_panic_they_share_out_the_replicas_that_are_not_healthy(
+    server: EmbeddedServer, space: Space
+) -> None:
+    async with three_routers(space, server, "share") as registries:
+        for url in (A, B, C):
+            await space.make("unhealthy", url)
+        await until(lambda: all(len(registry._view.spares) == 3 for registry in registries))
+        taken = [lease for one, load in zip(registries, LOADS, strict=True) for lease in await take(one, load)]
+        assert all(lease.is_spare for lease in taken)
+        await (await registries[1].acquire()).release()
+        await until(lambda: have_seen_all(space, registries))
+        server.kill()
+        await until(lambda: all(registry._mirror._trouble for registry in registries))
+        placed = [await take_all(registry) for registry in registries]
+        everything = [*taken, *(one for some in placed for one in some)]
+        assert all(lease.is_degraded and lease.is_spare for lease in everything[len(taken) :])
+        assert Counter(lease.replica.key for lease in everything) == CAPACITIES
+
+        server.start()
+        await space.clients.commands.connection_pool.disconnect()
+        await settle(space, *registries)
+        assert Counter(leases(space).values()) == CAPACITIES
+        for lease in everything:
+            await lease.release()
+        await settle(space, *registries)
+
+
 async def test_with_off_no_session_is_placed(server: EmbeddedServer, space: Space) -> None:
     async with three_routers(space, server, "off") as registries:
         held = await take(registries[0], 2)

@@ -75,13 +75,15 @@ class Router:
     def show(self, capacities: Mapping[str, int]) -> None:
         self.view.replace_all({url: record(url, capacity) for url, capacity in capacities.items()})
 
-    async def loads(self, endpoints: Endpoints, *, ramping: Collection[str]) -> tuple[dict[str, int], list[str]]:
+    async def loads(
+        self, endpoints: Endpoints, *, ramping: Collection[str], spares: Endpoints
+    ) -> tuple[dict[str, int], list[str]]:
         self.reads.append(self.clock.monotonic())
         if self.gate is not None:
             await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return {url: self.in_flight.get(url, 0) for url in endpoints}, self.routers
+        return {url: self.in_flight.get(url, 0) for url in (*endpoints, *spares)}, self.routers
 
     def is_unsettled(self) -> bool:
         return self.outage.is_unsettled
@@ -95,11 +97,11 @@ class Router:
         self.outage.degraded.take(lease_id, url)
 
     def chosen(self, *, avoided: Collection[str] = (), excluded: Collection[str] = ()) -> str | None:
-        replica = self.outage.choose(avoided=avoided, excluded=excluded)
+        replica = self.outage.choose(avoided=avoided, excluded=excluded, takes_spare=True)
         return None if replica is None else replica.key
 
     async def place(self, error: StoreUnavailable) -> Replica:
-        return await self.outage.place(error, avoided=(), excluded=())
+        return await self.outage.place(error, avoided=(), excluded=(), takes_spare=True)
 
     @contextlib.asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:

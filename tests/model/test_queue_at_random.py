@@ -44,9 +44,9 @@ few_in_line = st.sampled_from([99, 99, 99, 2, 6])
 class Waiting(Sessions):
     """Three routers whose sessions have filled three replicas at first, and some of whose wait."""
 
-    @initialize(replicas=everywhere, is_slow=st.booleans())
-    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool) -> None:
-        super().begin(replicas, is_slow)
+    @initialize(replicas=everywhere, is_slow=st.booleans(), panic_percent=st.sampled_from([0, 50, 100]))
+    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool, panic_percent: int) -> None:
+        super().begin(replicas, is_slow, panic_percent)
         for number in (0, 1, 2):
             self.wait(number, tie=number, times=4)
 
@@ -168,7 +168,12 @@ class Waiting(Sessions):
             (
                 10,
                 Sessions.join_and_wait,
-                some.asking(routers, 5) | {"excluded": some.few_urls_or_all, "max_queue": few_in_line},
+                some.asking(routers, 5)
+                | {
+                    "excluded": some.few_urls_or_all,
+                    "max_queue": few_in_line,
+                    "sequence": st.sampled_from(["", "", "", "5"]),
+                },
             ),
             (
                 6,
@@ -210,6 +215,7 @@ class Waiting(Sessions):
             (1, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
             (1, LeaseSteps.forget_session, {"session": some.sessions}),
             (2, Sessions.heal, {}),
+            (3, Sessions.fail, {"urls": some.few_urls_or_all}),
             (3, fail_and_recover, {"by": routers, "key": some.urls, "is_probed": st.booleans()}),
             (
                 4,

@@ -46,8 +46,9 @@ class Sessions(QueueSteps):
 
     router_count = ROUTERS
 
-    @initialize(replicas=everywhere, is_slow=st.booleans())
-    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool) -> None:
+    @initialize(replicas=everywhere, is_slow=st.booleans(), panic_percent=st.sampled_from([0, 50, 100]))
+    def begin(self, replicas: tuple[tuple[str, Spec], ...], is_slow: bool, panic_percent: int) -> None:
+        self.panic_percent = panic_percent
         self.start(0)
         for number in range(1, ROUTERS):
             self.heartbeat(number)
@@ -64,6 +65,13 @@ class Sessions(QueueSteps):
         for _ in range(2):
             results = [(url, 0, "", 1.5) for url in sorted(self.expected.alive())]
             self.report(0, leader=0, jump=1, limits=(3, 2), results=results)
+
+    def fail(self, urls: Sequence[str]) -> None:
+        """Let some replicas fail all at once, which may be a panic."""
+        if not self.expected.leader:
+            self.campaign(0)
+        results = [(url, 0, "refused", 1.5) for url in urls if url in self.expected.alive()]
+        self.report(0, leader=0, jump=1, limits=(1, 2), results=results)
 
     def join_and_acquire(self, number: int, **how: object) -> None:
         """What a router does that is told to be none: it beats, and asks again."""
@@ -129,6 +137,7 @@ class Sessions(QueueSteps):
             (3, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),
             (1, LeaseSteps.forget_session, {"session": some.sessions}),
             (3, heal, {}),
+            (3, fail, {"urls": some.few_urls_or_all}),
             (1, LeaseSteps.probe, {"by": routers, "key": some.urls, "error": some.errors, "times": st.integers(1, 3)}),
             (
                 4,

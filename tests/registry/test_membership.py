@@ -23,6 +23,9 @@ from tests.support.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
 HEARTBEAT, EXPIRY, AFFINITY = 1.0, 5.0, 60.0
+SETTINGS = RouterConfig(
+    heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY, panic_percent=30.0
+)
 
 
 class ScriptedStore:
@@ -43,7 +46,9 @@ class ScriptedStore:
         self.latency = 0.0
         self._clock = clock
 
-    async def heartbeat(self, info: RouterInfo, *, expiry_seconds: float, probers_version: str) -> Heartbeat:
+    async def heartbeat(
+        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float, probers_version: str
+    ) -> Heartbeat:
         assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
@@ -90,7 +95,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
     return Membership(
         cast("Store", store),
         INFO,
-        settings=RouterConfig(heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY),
+        SETTINGS,
         begin_heartbeat=lambda: store.check,
         probers=ProberList(router=INFO.key, machine="m"),
         clock=clock,

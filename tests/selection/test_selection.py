@@ -11,11 +11,23 @@ import pytest
 from shared_registry import AdminState, RouterConfig, UsageError
 from shared_registry.model import Replica, ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.selection import Selection, policy_names
+from shared_registry.selection import Selection, policy_names, priority
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.least_loaded import LeastLoaded
 from shared_registry.selection.round_robin import RoundRobin
-from tests.support.choices import HEALTHY, UNHEALTHY, UNKNOWN, number_of, record, shown, tally, url, view_of
+from shared_registry.selection.view import View
+from tests.support.choices import (
+    ANSWERED_AT,
+    HEALTHY,
+    UNHEALTHY,
+    UNKNOWN,
+    number_of,
+    record,
+    shown,
+    tally,
+    url,
+    view_of,
+)
 
 KEYS = [f"client-{number}" for number in range(400)]
 SPREADING: list[str] = ["round_robin", "least_loaded", "hash"]
@@ -249,6 +261,34 @@ def test_a_fleet_that_was_never_probed_is_not_in_panic() -> None:
     registry = registry_of(*(record(number, status=UNKNOWN) for number in range(9)), record(9), panic_percent=50.0)
     assert registry.panic is None
     assert number_of(registry.select()) == 9
+
+
+def test_replicas_that_have_not_answered_for_an_hour_do_not_count() -> None:
+    dead = [record(number, status=UNHEALTHY, answered_at=ANSWERED_AT - 3700) for number in range(5)]
+    never = [record(5, status=UNHEALTHY, answered_at=None)]
+    registry = registry_of(*dead, *never, record(6), record(7, status=UNHEALTHY), panic_percent=50.0)
+    assert registry.panic is None
+    registry._view.apply([record(6, status=UNHEALTHY, revision=2)])
+    assert {number_of(replica) for replica in registry._view.spares} == {6, 7}
+
+
+def test_panic_goes_on_without_those_whose_hour_has_passed() -> None:
+    now = ANSWERED_AT
+    records = [record(0), record(1, status=UNHEALTHY), record(2, status=UNHEALTHY, answered_at=ANSWERED_AT - 1800)]
+    view = shown(View(priority, Selection(), panic_percent=60.0, now=lambda: now), *records)
+    for later, spares in ((0, {1, 2}), (1799, {1, 2}), (1801, {1}), (3601, set())):
+        now = ANSWERED_AT + later
+        view.look_at_clock()
+        assert {number_of(replica) for replica in view.spares} == spares
+    assert view.panic is None
+
+
+def test_a_fleet_of_which_most_are_healthy_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expect_none(*_: object, **__: object) -> None:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr("shared_registry.selection.view.find_panic", expect_none)
+    registry_of(*states(True, True, False), panic_percent=50.0)
 
 
 def test_a_withheld_view_selects_nothing_in_panic_either() -> None:

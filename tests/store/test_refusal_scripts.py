@@ -74,7 +74,9 @@ stays where it is; see test_queue_scripts.py."""
 
 OTHER_READY_SETS = {"ready_secondary", "full"}
 """What a lease touches only where its replica, a primary, becomes full or is no longer."""
-NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_READY_SETS}
+SPARE_SETS = {"spare_primary", "spare_secondary", "spare_answered"}
+"""What is touched only for replicas that are not healthy, or where a session finds no slot of a healthy one."""
+NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_READY_SETS, *SPARE_SETS}
 """What the end of a lease touches only where somebody waits, or its replica is removed with it, or was full."""
 
 
@@ -149,7 +151,7 @@ async def test_a_key_of_another_type_is_refused_before_writing(space: Space, com
     ("command", "name"),
     [
         (command, name)
-        for command, untouched in (("acquire_lease", set()), ("release_lease", NOT_FOR_A_MERE_RELEASE))
+        for command, untouched in (("acquire_lease", SPARE_SETS), ("release_lease", NOT_FOR_A_MERE_RELEASE))
         for name in refused_keys(command)
         if name not in untouched
     ],
@@ -177,7 +179,7 @@ async def test_a_release_that_removes_a_replica_checks_all_keys(space: Space, na
     await expect_refusal(space, "release_lease", name, ["list"])
 
 
-@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))
+@pytest.mark.parametrize("name", sorted(OTHER_READY_SETS | SPARE_SETS))
 async def test_an_acquire_checks_only_the_keys_it_needs(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
@@ -196,6 +198,27 @@ async def test_an_acquire_that_fills_a_replica_checks_all_keys(space: Space, nam
     with pytest.raises(KeyConflict, match=key_of(space, "acquire_lease", name)):
         await space.store.acquire("0000000b")
     assert space.dump() == before
+
+
+@pytest.mark.parametrize("name", sorted(SPARE_SETS))
+async def test_an_acquire_that_finds_no_slot_needs_the_spare_sets(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.store.set_admin(A, AdminState.DISABLED)
+    spoil(space, key_of(space, "acquire_lease", name), ["list"])
+    before = space.dump()
+    with pytest.raises(KeyConflict, match=key_of(space, "acquire_lease", name)):
+        await space.store.acquire("0000000b")
+    assert space.dump() == before
+
+
+@pytest.mark.parametrize("name", sorted(SPARE_SETS))
+async def test_a_release_from_a_full_unhealthy_replica_needs_the_spare_sets(space: Space, name: str) -> None:
+    await populate(space)
+    space.raw.delete(space.keys.queue)
+    await space.add(request="second", primary=True, capacity=1)
+    await space.make("unhealthy")
+    await expect_refusal(space, "release_lease", name, ["list"])
 
 
 @pytest.mark.parametrize("name", sorted(OTHER_READY_SETS))

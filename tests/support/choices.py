@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from shared_registry.selection import Selection, priority
 from shared_registry.selection.members import Members
 from shared_registry.selection.view import View
 
+ANSWERED_AT = time.time()
 HEALTHY, UNHEALTHY, UNKNOWN = ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY, ReplicaStatus.UNKNOWN
 
 
@@ -27,11 +29,13 @@ def record(
     status: ReplicaStatus = HEALTHY,
     admin: AdminState = AdminState.ACTIVE,
     revision: int = 1,
+    answered_at: float | None = ANSWERED_AT,
     **fields: Any,
 ) -> ReplicaRecord:
     endpoint = ReplicaEndpoint(url(number), primary=primary, weight=weight, order=number)
+    health = ReplicaHealth(status, last_ok_at=None if status is UNKNOWN else answered_at)
     return ReplicaRecord(
-        url(number), endpoint, ReplicaHealth(status), admin=admin, revision=f"{revision}-0", incarnation="i", **fields
+        url(number), endpoint, health, admin=admin, revision=f"{revision}-0", incarnation="i", **fields
     )
 
 

@@ -109,11 +109,9 @@ class Scene:
         for router in routers:
             await self.answered("alive", self.one.heartbeat(prober(router), expiry_seconds=5))
 
-    def acquire(
-        self, lease_id: str, *excluded: str, avoided: Sequence[str] = (), max_queue: int = 0, sequence: str = ""
-    ) -> Awaitable[object]:
+    def acquire(self, lease_id: str, *excluded: str, **how: Any) -> Awaitable[object]:
         """A slot for a session, which waits for it where a line of any length is allowed."""
-        return self.one.acquire(lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded)
+        return self.one.acquire(lease_id, excluded=excluded, **how)
 
     def release(self, lease_id: str, affinity_seconds: float = 60) -> Awaitable[object]:
         return self.one.release(lease_id, affinity_seconds=affinity_seconds)
@@ -144,6 +142,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _departures,
         _doubt,
         _queue,
+        _spares,
         _history,
         _inspection,
         _repair,
@@ -464,6 +463,37 @@ async def _queue(scene: Scene, space: Space) -> None:
     await answered("left", scene.leave("r~2"))
     assert not space.raw.exists(space.keys.inbox("r~2"))
     await answered("released", scene.release("000000a8:third"))
+
+
+async def _spares(scene: Scene, space: Space) -> None:
+    """A panic: no replica is healthy, and D, which takes one session, has answered lately."""
+    answered, waiters, first, second = scene.answered, Waiters(scene), "000000b1", "000000b2:second"
+
+    def heartbeat(router: str) -> Awaitable[object]:
+        return scene.one.heartbeat(info(router), expiry_seconds=5, panic_percent=50)
+
+    for url in (A, B):
+        await answered("set", scene.set_admin(url, AdminState.DISABLED))
+    await space.add(D, capacity=1)
+    for status in ("healthy", "unhealthy"):
+        await space.make(status, D)
+    await answered("alive", heartbeat("r~1"))
+    await answered("no_healthy", scene.acquire(first, takes_spare=False))
+    await answered("spare", scene.acquire(first))
+    await answered("spare", scene.acquire(first))
+    await answered("waiting", scene.acquire(second, max_queue=9))
+    await answered("released", scene.release(first))
+    await answered("spare", scene.acquire(second))
+    await answered("left", scene.leave())
+    await answered("alive", heartbeat("r~1"))
+    await answered("alive", heartbeat("r~2"))
+    await waiters.served_by(heartbeat("r~1"), "alive")
+    space.expire_router("r~2")
+    await answered("reaped", scene.one.reap("r~2", affinity_seconds=60))
+    assert space.raw.zscore(space.keys.spare_secondary, D) == 0
+    await answered("removed", scene.deregister(D))
+    for url in (A, B):
+        await answered("set", scene.set_admin(url, AdminState.ACTIVE))
 
 
 async def _history(scene: Scene, space: Space) -> None:

@@ -132,6 +132,7 @@ class ScriptedAsking:
         *,
         max_queue: int,
         sequence: str,
+        takes_spare: bool,
         avoided: Collection[str],
         excluded: Collection[str],
         patience_seconds: float | None,

@@ -48,7 +48,7 @@ because they may belong to other programs.
 In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list such as
 `[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT` and
 `SHARED_REGISTRY_HEALTH_CHECK_HEADERS` hold a JSON object. The value `none` unsets
-`SHARED_REGISTRY_MAX_STALENESS_SECONDS`. An empty variable is ignored.
+`SHARED_REGISTRY_MAX_STALENESS_SECONDS` and `SHARED_REGISTRY_PANIC_PERCENT`. An empty variable is ignored.
 
 A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`, and a
 `health_check_path` and `health_check_port` in place of the routers' settings. It may have up to 16 labels, such as

@@ -86,11 +86,17 @@ class KnownView:
 
 @dataclass(frozen=True)
 class Ready:
-    """Who may take a session now, with its load, and who could but for its capacity."""
+    """Who may take a session now, with its load, and who could but for its capacity; and who may in a panic.
+
+    No hour passes here.
+    """
 
     primary: dict[str, float]
     secondary: dict[str, float]
     full: set[str]
+    spare_primary: dict[str, float]
+    spare_secondary: dict[str, float]
+    answered: dict[str, Value]
 
 
 def score_of(fields: Fields, in_flight: int) -> float:
@@ -179,15 +185,20 @@ class Keyspace:
         return int(str(self.hashes[url]["in_flight"]))
 
     def ready(self) -> Ready:
-        ready = Ready({}, {}, set())
+        ready = Ready({}, {}, set(), {}, {}, {})
         for url, fields in self.alive().items():
+            in_flight, capacity = self.in_flight(url), int(str(fields["capacity"]))
             if fields["status"] == "healthy" and fields["admin"] == "active":
-                in_flight, capacity = self.in_flight(url), int(str(fields["capacity"]))
                 if 0 < capacity <= in_flight:
                     ready.full.add(url)
                 else:
                     tier = ready.primary if fields["primary"] == "1" else ready.secondary
                     tier[url] = score_of(fields, in_flight)
+            elif fields["admin"] == "active" and "last_ok_at_ms" in fields:
+                ready.answered[url] = fields["last_ok_at_ms"]
+                if not 0 < capacity <= in_flight:
+                    spares = ready.spare_primary if fields["primary"] == "1" else ready.spare_secondary
+                    spares[url] = in_flight / float(str(fields["weight"]))
         return ready
 
     def expected(self) -> dict[str, object]:
@@ -200,6 +211,9 @@ class Keyspace:
             "ready:primary": ready.primary,
             "ready:secondary": ready.secondary,
             "full": ready.full,
+            "spare:primary": ready.spare_primary,
+            "spare:secondary": ready.spare_secondary,
+            "spare:answered": ready.answered,
             "leader": self.leader,
             "routers": self.routers,
             "queue": self.queue,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tests.support.model.keyspace import ORIGIN
 from tests.support.model.queue_rules import CHECKED_AT_ONCE, QueueRules, lease_id_of, router_of, session_of
-from tests.support.model.values import Anything, agree
+from tests.support.model.values import Anything, Value, agree
 
 
 class LeaseRules(QueueRules):
@@ -14,15 +14,19 @@ class LeaseRules(QueueRules):
 
     Attributes:
         granted: The url, and its replica's revision, that the last acquire found or gave; `None` where it was denied.
+        is_spare: Whether that replica is not healthy.
+        sequence: With which the session would have waited instead, as the last acquire must have said.
         depth: How many wait, as the last acquire must have said.
         restored: What the last restoration answered: how many, which urls are over capacity, which are not there.
     """
 
     granted: tuple[str, str] | None = None
+    is_spare: bool = False
+    sequence: Value = ""
     depth: int = 0
     restored: tuple[int, set[str], set[str]] | None = None
 
-    def acquire_lease(
+    def acquire_lease(  # noqa: C901  one command, one rule
         self,
         *,
         router: str,
@@ -31,31 +35,40 @@ class LeaseRules(QueueRules):
         excluded: Collection[str],
         max_queue: int = 0,
         sequence: str = "",
+        takes_spare: bool = True,
     ) -> str:
         self._tick()
         self.granted, self.depth = None, 0
+        self.is_spare, self.sequence = False, ""
         if router not in self.routers:
             return "not_registered"
-        is_behind = False
+        is_behind = is_behind_for_spares = False
         if lease_id not in self.leases.get(router, {}):
-            is_behind, _ = self._serve()
+            is_behind, _, is_behind_for_spares = self._serve()
         held = self.leases.get(router, {}).get(lease_id)
         url = held or (None if is_behind else self._choose(lease_id, avoided, excluded))
         waiter, session = f"{router}/{lease_id}", session_of(lease_id)
+        if held:
+            self.is_spare = self.hashes[held]["status"] != "healthy"
+        elif url is None and takes_spare and not is_behind_for_spares:
+            url = self._choose_spare(lease_id, avoided, excluded)
+            self.is_spare = url is not None
+            if url and max_queue:
+                self.sequence = self._sequence_of(waiter, sequence)
         if url and not held:
             self.queue.pop(waiter, None)
             self.places.pop(session, None)
             self._record(router, lease_id, url)
         if url:
             self.granted = url, str(self.hashes[url].get("revision", ORIGIN))
-            return "held" if held else "granted"
+            return "spare" if self.is_spare else "held" if held else "granted"
         has_room = bool(self.ready().primary or self.ready().secondary)
         if not max_queue:
             self.queue.pop(waiter, None)
         elif waiter not in self.queue and has_room and not is_behind:
             self.depth = len(self.queue)
             return "excluded"
-        elif waiter not in self.queue and len(self.queue) < max_queue:
+        elif waiter not in self.queue and (sequence or len(self.queue) < max_queue):
             self._join(waiter, sequence)
         self.depth = len(self.queue)
         if waiter in self.queue:

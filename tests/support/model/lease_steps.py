@@ -10,6 +10,8 @@ from tests.support.model.values import agree
 
 Answer = Grant | Queued | Denied
 
+NEVER, AT_ONCE, EVEN_LATER = "never", "at once", "even later"
+"""When a session takes a replica that is not healthy: never, only before it waits, or while it waits too."""
 NEVER_WAS = "0000000d0000"
 
 
@@ -30,11 +32,21 @@ class LeaseSteps(Steps):
         excluded: Sequence[str] = (),
         times: int = 1,
         max_queue: int = 0,
+        spare: str = EVEN_LATER,
+        sequence: str = "",
     ) -> None:
         """Ask for some leases, of one session or of none; `tie` says which of the tied replicas they take."""
         for at in range(times):
-            lease_id = self._new_id(tie + at, session)
-            self._ask(number, lease_id, avoided=avoided, excluded=excluded, max_queue=max_queue)
+            lease_id = self._new_id(tie + at, session, spare)
+            self._ask(
+                number,
+                lease_id,
+                avoided=avoided,
+                excluded=excluded,
+                max_queue=max_queue,
+                sequence=sequence,
+                takes_spare=spare != NEVER,
+            )
 
     def probe(self, by: int, key: str, error: str, times: int) -> None:
         """What the leader does most: the same result of one replica some times."""
@@ -63,6 +75,7 @@ class LeaseSteps(Steps):
         excluded: Sequence[str] = (),
         max_queue: int = 0,
         sequence: str = "",
+        takes_spare: bool = True,
     ) -> None:
         router = self.routers[number]
         answers: list[Answer] = []
@@ -70,7 +83,12 @@ class LeaseSteps(Steps):
         async def command() -> None:
             answers.append(
                 await router.store.acquire(
-                    lease_id, max_queue=max_queue, sequence=sequence, avoided=avoided, excluded=excluded
+                    lease_id,
+                    max_queue=max_queue,
+                    sequence=sequence,
+                    takes_spare=takes_spare,
+                    avoided=avoided,
+                    excluded=excluded,
                 )
             )
 
@@ -82,6 +100,7 @@ class LeaseSteps(Steps):
                 excluded=excluded,
                 max_queue=max_queue,
                 sequence=sequence,
+                takes_spare=takes_spare,
             )
             self._expect_answer(number, lease_id, status, answers[-1])
             return status
@@ -91,7 +110,9 @@ class LeaseSteps(Steps):
     def _expect_answer(self, number: int, lease_id: str, status: str, answer: Answer) -> None:
         expected = self.expected
         if expected.granted:
-            assert answer == Grant(*expected.granted)
+            assert isinstance(answer, Grant)
+            assert (answer.key, answer.revision, answer.is_spare) == (*expected.granted, expected.is_spare)
+            assert agree(expected.sequence, answer.sequence)
             self._known[number][lease_id] = answer.key
         elif status == "waiting":
             name = self.routers[number].name
@@ -162,8 +183,8 @@ class LeaseSteps(Steps):
 
         self.do(lambda: self.bench.raw.delete(self.bench.keys.affinity_prefix + session), effect)
 
-    def _new_id(self, tie: int, session: str) -> str:
-        lease_id = f"{tie:08x}{next(self._serial):04x}"
+    def _new_id(self, tie: int, session: str, spare: str = EVEN_LATER) -> str:
+        lease_id = f"{tie:08x}{next(self._serial):04x}" + ("" if spare == EVEN_LATER else "~healthy")
         return f"{lease_id}:{session}" if session else lease_id
 
     def _id(self, number: int, which: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shared_registry.admin.check import Violation
 from shared_registry.admin.inspector import Inspector
-from tests.support.model.queue_rules import QueueRules, router_of
+from tests.support.model.queue_rules import QueueRules, lease_id_of, router_of
 from tests.support.model.values import Dump, exact
 
 Position = tuple[float, str]
@@ -27,8 +27,10 @@ def expect_fair(expected: QueueRules, before: Dump, found: Dump, *, leases_are_p
     if leases_are_put_back:
         return  # these need not have waited
     before_positions, positions = _queue_in(before), _queue_in(found)
-    patient = [positions[one] for one in positions.keys() & before_positions.keys() if may_have_one(router_of(one))]
+    still = [one for one in positions.keys() & before_positions.keys() if may_have_one(router_of(one))]
     for one in _leases_in(found) - _leases_in(before):
+        is_healthy = _status_of(found, one) == "healthy"
+        patient = [positions[other] for other in still if is_healthy or "~healthy" not in other]
         assert not patient or (one in before_positions and before_positions[one] < min(patient)), (
             f"{one} has passed others"
         )
@@ -65,6 +67,13 @@ def _waits_beside_free_slots(found: Dump, may_have_one: Callable[[str], bool]) -
 def _queue_in(dump: Dump) -> dict[str, Position]:
     queue: Any = dump.get("queue", {})
     return {waiter: (sequence, waiter) for waiter, sequence in queue.items()}
+
+
+def _status_of(dump: Dump, lease: str) -> object:
+    """Return the status of the replica that a lease is on."""
+    leases: Any = dump[f"leases:{router_of(lease)}"]
+    replica: Any = dump[f"replica:{leases[lease_id_of(lease)]}"]
+    return replica["status"]
 
 
 def _leases_in(dump: Dump) -> set[str]:

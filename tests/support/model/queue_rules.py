@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from tests.support.model.keyspace import Keyspace
 from tests.support.model.values import Anything, Number, Sum, Value, exact
@@ -54,12 +54,35 @@ class QueueRules(Keyspace):
 
     # --- what several commands do ---
 
+    def _is_panic(self) -> bool:
+        ready = self.ready()
+        healthy = len(ready.primary) + len(ready.secondary) + len(ready.full)
+        counted = healthy + len(ready.answered)
+        return counted > 0 and healthy / counted < float(str(self.meta.get("panic_percent", "0"))) / 100
+
     def _choose(self, lease_id: str, avoided: Collection[str] = (), excluded: Collection[str] = ()) -> str | None:
-        ready, bound = self.ready(), self.affinity.get(session_of(lease_id))
+        ready = self.ready()
+        return self._choose_in(ready.primary, ready.secondary, lease_id, avoided, excluded)
+
+    def _choose_spare(self, lease_id: str, avoided: Collection[str] = (), excluded: Collection[str] = ()) -> str | None:
+        ready = self.ready()
+        if not self._is_panic():
+            return None
+        return self._choose_in(ready.spare_primary, ready.spare_secondary, lease_id, avoided, excluded)
+
+    def _choose_in(
+        self,
+        first: Mapping[str, float],
+        second: Mapping[str, float],
+        lease_id: str,
+        avoided: Collection[str],
+        excluded: Collection[str],
+    ) -> str | None:
+        bound = self.affinity.get(session_of(lease_id))
         for unwanted in ({*avoided, *excluded}, {*excluded}):
-            if bound in ready.primary.keys() | ready.secondary.keys() and bound not in unwanted:
+            if bound in first.keys() | second.keys() and bound not in unwanted:
                 return bound
-            for tier in (ready.primary, ready.secondary):
+            for tier in (first, second):
                 loads = {url: load for url, load in tier.items() if url not in unwanted}
                 if loads:
                     tied = sorted(url for url, load in loads.items() if load == min(loads.values()))
@@ -73,24 +96,40 @@ class QueueRules(Keyspace):
             self.affinity[session] = url
             self.fading.discard(session)
 
-    def _serve(self, *, checked: int = 0) -> tuple[bool, int]:
-        """Give room to who waits longest; return whether somebody comes before any newcomer, and how many got some.
+    def _serve(self, *, checked: int = 0) -> tuple[bool, int, bool]:  # noqa: C901  one rule, told in one piece
+        """Give room to who waits longest.
+
+        Return whether somebody comes before any newcomer, how many got some, and whether somebody comes before any
+        newcomer in a panic too.
 
         So many more were looked at, and dropped, whom the model has taken out already.
         """
         self.is_cut_short = checked == CHECKED_AT_ONCE
         if self.is_cut_short:
-            return True, 0
-        granted = 0
+            return True, 0, True
+        granted, is_left = 0, False
         for checks, waiter in enumerate(self.waiters(), start=1 + checked):
             router, lease_id = router_of(waiter), lease_id_of(waiter)
             if router not in self.routers:
                 del self.queue[waiter]
             elif not self.is_given_up(router):
-                url = self._choose(lease_id)
                 self.is_cut_short = granted == GRANTS_AT_ONCE
-                if self.is_cut_short or url is None:
-                    return True, granted
+                if self.is_cut_short:
+                    return True, granted, True
+                url = self._choose(lease_id)
+                ready = self.ready()
+                has_spares = self._is_panic() and bool(ready.spare_primary or ready.spare_secondary)
+                is_spare = url is None and has_spares and "~healthy" not in lease_id
+                if is_spare:
+                    url = self._choose_spare(lease_id)
+                if url is None and not has_spares:
+                    return True, granted, True
+                if url is None:
+                    is_left = True
+                    if checks == CHECKED_AT_ONCE:
+                        self.is_cut_short = True
+                        return True, granted, True
+                    continue
                 del self.queue[waiter]
                 self._record(router, lease_id, url)
                 self.inboxes.setdefault(router, []).append(
@@ -99,25 +138,29 @@ class QueueRules(Keyspace):
                         "lease_id": lease_id,
                         "url": url,
                         "revision": str(self.hashes[url].get("revision", "0-0")),
+                        **({"is_spare": "1"} if is_spare else {}),
                     }
                 )
                 granted += 1
             if checks == CHECKED_AT_ONCE:
                 self.is_cut_short = True
-                return True, granted
-        return False, granted
+                return True, granted, True
+        return is_left, granted, False
 
     def _join(self, waiter: str, sequence: str) -> None:
         """Take the place that one had, by its own account or since its router died, or the next."""
-        place = self.places.pop(session_of(waiter), None)
+        self.queue[waiter] = self._sequence_of(waiter, sequence)
+        self.places.pop(session_of(waiter), None)
+
+    def _sequence_of(self, waiter: str, sequence: str) -> Sum:
+        """Return the place that one has or had, or the next, which is nobody else's from then on."""
+        place = self.queue.get(waiter) or (known(int(sequence)) if sequence else self.places.get(session_of(waiter)))
         last = exact(self.meta.get("queue_sequence", "0"))
-        if sequence:
-            place = known(int(sequence))
         if place is None:
             place = Sum(Number(max(last + 1, self._now.low), max(last + 1, self._now.high)))
-        if least(place) > last:
+        if least(place) > last or "queue_sequence" not in self.meta:
             self.meta["queue_sequence"] = place
-        self.queue[waiter] = place
+        return place
 
 
 def router_of(waiter: str) -> str:

@@ -293,7 +293,7 @@ class Namespace(LeaseRules):
 
     # --- routers ---
 
-    def heartbeat(self, *, key: str, presented: Fields) -> str:
+    def heartbeat(self, *, key: str, presented: Fields, panic_percent: str = "0") -> str:
         self._tick()
         self._begin_history()
         now, soon = self._now, self._time(EXPIRY_MS)
@@ -304,7 +304,7 @@ class Namespace(LeaseRules):
         if is_late:
             self.meta["heartbeats_resumed_at_ms"] = self._time()
         self.meta |= {"heartbeat_at_ms": self._time(), "reap_after_ms": reap_after}
-        self.meta["reap_until_ms"] = self._time(EXPIRY_MS // 2)
+        self.meta |= {"reap_until_ms": self._time(EXPIRY_MS // 2), "panic_percent": panic_percent}
         for router, expires_at in self.routers.items():
             if exact(expires_at) > soon.high:
                 self.routers[router] = soon
@@ -355,7 +355,7 @@ class Namespace(LeaseRules):
             del self.queue[waiter]
         for gone in inboxes:
             del self.inboxes[gone]
-        _, granted = self._serve()
+        _, granted, _ = self._serve()
         self.repaired = len(unlisted) + len(inboxes) + granted
         if self.repaired:
             self._emit("namespace_repaired", router=router, by=by)

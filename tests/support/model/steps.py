@@ -56,6 +56,7 @@ class Steps(RuleBasedStateMachine):
 
     harness: Harness
     router_count = 2
+    panic_percent = 50
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,8 +292,10 @@ class Steps(RuleBasedStateMachine):
         }
         was_there = info.key in self.expected.routers
         heartbeat = self.do_repeatably(
-            lambda: router.store.heartbeat(info, expiry_seconds=EXPIRY_MS / 1000),
-            lambda: self.expected.heartbeat(key=info.key, presented=presented),
+            lambda: router.store.heartbeat(
+                info, expiry_seconds=EXPIRY_MS / 1000, panic_percent=float(self.panic_percent)
+            ),
+            lambda: self.expected.heartbeat(key=info.key, presented=presented, panic_percent=str(self.panic_percent)),
         )
         assert (heartbeat.history_id, heartbeat.revision, heartbeat.joined) == (
             self.expected.history_id,

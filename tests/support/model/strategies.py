@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared_registry.model import AdminState, Source
 from tests.support.model.keyspace import Spec
+from tests.support.model.lease_steps import AT_ONCE, EVEN_LATER, NEVER
 from tests.support.model.steps import SPELLINGS
 
 Step = tuple[Callable[..., object], dict[str, Any]]
@@ -70,4 +71,5 @@ def asking(routers: st.SearchStrategy[int], at_most: int) -> dict[str, st.Search
         "avoided": few_urls,
         "excluded": few_urls,
         "times": st.integers(1, at_most),
+        "spare": st.sampled_from([EVEN_LATER, EVEN_LATER, AT_ONCE, NEVER]),
     }
