@@ -48,7 +48,7 @@ for i = FIRST_URL, #ARGV do
     else
       redis.call('HDEL', replica, 'slow_start_ms')
     end
-    put_in_place(url, state)
+    put_in_set(url, state)
   end
 end
 return reply

@@ -37,7 +37,7 @@ if not is_drained and stored[4] == '1' then
   return {'draining'}
 end
 if is_drained then
-  bury(replica, replica_url, now_ms, reason)
+  write_tombstone(replica, replica_url, now_ms, reason)
 else
   redis.call('HDEL', replica, 'restored_from')
   redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,

@@ -18,8 +18,8 @@ local key, by, affinity_ms = unpack(ARGV)
 
 local record, leases, inbox = keys.router_prefix .. key, keys.leases_prefix .. key, keys.inbox_prefix .. key
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {record, 'hash', leases, 'hash', inbox, 'stream'})
 if refused then
   return refused

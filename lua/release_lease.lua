@@ -37,7 +37,7 @@ if refused then
 end
 -- In the usual case the queue is empty and the replica is not to be removed with its last session. Then nothing more
 -- is written than this lease and its count, and a replica that had a free slot stays in its ready set.
-local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', place_of(state)
+local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', set_of(state)
 if is_mere_release and place and place ~= keys.full then
   refused = type_refusal({place, 'zset'})
 else

@@ -145,11 +145,11 @@ local function put_back(replica, url, entry)
 end
 
 -- Writes a tombstone. Its event informs the other routers, so that the removal is known even if this router stops.
-local function bury_again(replica, url, entry)
+local function restore_tombstone(replica, url, entry)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
     redis.call('HSET', replica, 'in_flight', '0', unpack(entry.fields))
   end
-  bury(replica, url, now_ms, 'removed in an earlier history')
+  write_tombstone(replica, url, now_ms, 'removed in an earlier history')
 end
 
 begin_history(history_id)
@@ -166,7 +166,7 @@ for _, entry in ipairs(entries) do
     if kind == 'replica' then
       put_back(replica, url, entry)
     else
-      bury_again(replica, url, entry)
+      restore_tombstone(replica, url, entry)
     end
     redis.call('HSET', replica, 'restored_from', table.concat(origin, ' '))
     refresh_ready(replica, url)

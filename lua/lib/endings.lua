@@ -13,14 +13,14 @@ local function count_off(url, state, count)
   if not state[IN_FLIGHT] then
     return nil
   end
-  local replica, was_in = keys.replica_prefix .. url, place_of(state)
+  local replica, was_in = keys.replica_prefix .. url, set_of(state)
   local left = math.max(tonumber(state[IN_FLIGHT]) - count, 0)
   state[IN_FLIGHT] = whole(left)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
   if left == 0 and state[ADMIN] == 'removed' then
     redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS))
   end
-  keep_in_place(was_in, url, state)
+  keep_in_set(was_in, url, state)
   return left
 end
 

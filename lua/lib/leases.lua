@@ -22,7 +22,7 @@ local function unload(url, count, now_ms, router, reply)
   local left = count_off(url, state, count)
   if left == 0 and state[ADMIN] ~= 'removed' and state[REMOVES_WHEN_DRAINED] == '1' then
     local reason = redis.call('HGET', replica, 'admin_reason')
-    bury(replica, url, now_ms, reason)
+    write_tombstone(replica, url, now_ms, reason)
     refresh_ready(replica, url)
     emit_replica(now_ms, replica, url,
       {'kind', 'replica_deregistered', 'router', router, 'by', 'last session ended', 'reason', reason}, reply)

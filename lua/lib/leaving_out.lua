@@ -16,7 +16,7 @@ end
 
 -- Returns the url at that place among replicas with the same score, which begin at rank `first`.
 -- skipped: sorted ranks that do not count.
-local function at_place(tier, first, place, skipped)
+local function at_rank(tier, first, place, skipped)
   local rank = first + place
   for _, other in ipairs(skipped) do
     if other <= rank then
@@ -58,7 +58,7 @@ local function least_loaded_but(tier, lease_id, left_out)
     end
   end
   table.sort(skipped)
-  return at_place(tier, first, spread(lease_id, tied - #skipped), skipped)
+  return at_rank(tier, first, spread(lease_id, tied - #skipped), skipped)
 end
 
 -- Does the same as `choose`, without the urls that are left out.

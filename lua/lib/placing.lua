@@ -50,13 +50,13 @@ local function grant(router, lease_id, url, tier)
     return nil, refused
   end
   state[IN_FLIGHT] = whole(load_of(state) + 1)
-  refused = place_of(state) ~= tier and ready_refusal()
+  refused = set_of(state) ~= tier and ready_refusal()
   if refused then
     return nil, refused
   end
   redis.call('HSET', keys.leases_prefix .. router, lease_id, url)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
-  keep_in_place(tier, url, state)
+  keep_in_set(tier, url, state)
   local session = session_of(lease_id)
   if session then
     redis.call('SET', keys.affinity_prefix .. session, url)

@@ -58,7 +58,7 @@ local function is_spare(state)
 end
 
 -- Returns the key of the set in which a replica of that state belongs; nil if it belongs in none.
-local function place_of(state)
+local function set_of(state)
   local is_ready = state[STATUS] == 'healthy' and state[ADMIN] == 'active'
   if not is_ready and not is_spare(state) then
     return nil
@@ -108,8 +108,8 @@ local function put_among_ready(place, url, state)
 end
 
 -- Puts a url into the set in which its state says that it belongs, and takes it out of the others.
-local function put_in_place(url, state)
-  local place = place_of(state)
+local function put_in_set(url, state)
+  local place = set_of(state)
   if place ~= keys.spare_primary then
     redis.call('ZREM', keys.spare_primary, url)
   end
@@ -125,8 +125,8 @@ local function put_in_place(url, state)
 end
 
 -- Puts a url into the right set after its load has changed. If that is the set in which it was, it writes only there.
-local function keep_in_place(was_in, url, state)
-  local place = place_of(state)
+local function keep_in_set(was_in, url, state)
+  local place = set_of(state)
   if place == was_in then
     if place ~= keys.full then
       add_to(place, url, state)
@@ -134,13 +134,13 @@ local function keep_in_place(was_in, url, state)
   elseif state[STATUS] == 'healthy' and state[ADMIN] == 'active' then
     put_among_ready(place, url, state)
   else
-    put_in_place(url, state)
+    put_in_set(url, state)
   end
 end
 
 -- Puts a url into the set in which its hash says that it belongs. Every script that changes status, admin, weight,
--- capacity, primary or in_flight, or the last answer of a replica that is not healthy, calls this, `put_in_place` or
--- `keep_in_place` afterwards.
+-- capacity, primary or in_flight, or the last answer of a replica that is not healthy, calls this, `put_in_set` or
+-- `keep_in_set` afterwards.
 local function refresh_ready(replica_key, url)
-  put_in_place(url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
+  put_in_set(url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
 end

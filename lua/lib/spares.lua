@@ -48,10 +48,10 @@ local function choose_spare(find)
     end
     looks_left = looks_left - 1
     local state = redis.pcall('HMGET', keys.replica_prefix .. url, unpack(STATE_FIELDS))
-    if state.err or place_of(state) == tier then
+    if state.err or set_of(state) == tier then
       return url, tier
     end
-    put_in_place(url, state)
+    put_in_set(url, state)
   end
   return nil
 end

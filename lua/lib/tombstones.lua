@@ -6,7 +6,7 @@
 -- Takes a url out of `replicas` and marks its hash as removed. The first write is a deletion, because Redis allows a
 -- script to go on when memory is short if its first write is one. The hash expires seven days after the last session on
 -- the replica has ended. Urls that were removed more than seven days ago are deleted from `removed` here.
-local function bury(replica_key, url, now_ms, reason)
+local function write_tombstone(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
   redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
   forget_doubt(replica_key)

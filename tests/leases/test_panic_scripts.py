@@ -50,7 +50,7 @@ async def grant(
 async def refusal(space: Space, *, excluded: Collection[str] = (), takes_spare: bool = True) -> Denial:
     answer = await space.store.acquire(lease_id(), excluded=excluded, takes_spare=takes_spare)
     assert isinstance(answer, Denied), answer
-    return answer.why
+    return answer.reason
 
 
 async def wait(
@@ -290,7 +290,7 @@ async def test_capacity_is_exact_however_many_ask_at_once(space: Space) -> None:
     answers = await asyncio.gather(*(stores[number % 2].acquire(new_lease_id(None)) for number in range(500)))
     granted = Counter(answer.key for answer in answers if isinstance(answer, Grant))
     assert granted == dict.fromkeys(urls, 10)
-    assert {answer.why for answer in answers if isinstance(answer, Denied)} == {Denial.NO_HEALTHY}
+    assert {answer.reason for answer in answers if isinstance(answer, Denied)} == {Denial.NO_HEALTHY}
 
 
 async def test_a_slot_that_is_released_is_given_again(space: Space) -> None:

@@ -15,7 +15,7 @@ from tests.support.model import strategies as some
 from tests.support.model.keyspace import Spec
 from tests.support.model.lease_steps import LeaseSteps
 from tests.support.model.queue_steps import QueueSteps
-from tests.support.model.steps import SPELLINGS, Place, Steps
+from tests.support.model.steps import SPELLINGS, Harness, Steps
 from tests.support.model.strategies import Step
 
 everywhere = st.tuples(
@@ -72,7 +72,7 @@ class Panics(Sessions):
                 },
             ),
             (2, QueueSteps.poll, {"number": routers, "which": some.mostly_first, "brings": st.integers(0, 2)}),
-            (2, QueueSteps.look, {"number": routers, "which": some.mostly_first}),
+            (2, QueueSteps.ask_last, {"number": routers, "which": some.mostly_first}),
             (2, LeaseSteps.ask_again, {"number": routers, "which": some.which}),
             (4, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (4, LeaseSteps.release_all_on, {"key": some.urls, "affinity_seconds": some.affinities}),
@@ -117,5 +117,5 @@ class Panics(Sessions):
 
 
 @takes_long
-def test_in_a_panic_sessions_are_placed_as_the_model_says(place_on: Callable[..., Place]) -> None:
-    run_machine(Panics, place_on(), examples=40, steps=25)
+def test_in_a_panic_sessions_are_placed_as_the_model_says(harness_on: Callable[..., Harness]) -> None:
+    run_machine(Panics, harness_on(), examples=40, steps=25)

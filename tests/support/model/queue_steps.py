@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.support.model.bench import now_ms
-from tests.support.model.lease_steps import EVEN_LATER, NEVER, NEVER_WAS, Answer, LeaseSteps
+from tests.support.model.lease_steps import NEVER_WAS, Answer, LeaseSteps
 from tests.support.model.queue_rules import known
 from tests.support.model.steps import pick
 
