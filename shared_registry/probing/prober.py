@@ -35,7 +35,7 @@ from shared_registry.probing.names import (
     is_literal,
 )
 from shared_registry.probing.outcome import ProbeOutcome
-from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
 from shared_registry.probing.text import one_line, timeout_text
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.probing.websocket import probe_websocket
@@ -261,9 +261,14 @@ class HttpProber:
         return origin.request
 
     async def _reusable(self, origin: _Origin) -> ProbeConnection | None:
-        """Return the kept connection if it leads to where a new one would."""
+        """Return the kept connection if it leads to where a new one would.
+
+        It is used on while this router could not open another one: it still shows that the replica responds.
+        """
         connection = origin.connection
-        if connection is None or not connection.is_idle or connection.exchanges >= EXCHANGES_PER_CONNECTION:
+        if connection is None or not connection.is_idle:
+            return None
+        if connection.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
             return None
         if origin.is_named and connection.address not in await self._look_up(origin, LOOKUP_AGAIN_SECONDS):
             return None
