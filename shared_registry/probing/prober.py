@@ -236,7 +236,12 @@ class HttpProber:
 
     async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
         request = self._request(origin, target)
-        if not fresh and (connection := await self._reusable(origin)) is not None:
+        connection = None if fresh else self._kept(origin)
+        if connection is not None and origin.is_named:
+            # After the lookup, because the connection may end meanwhile.
+            addresses = await self._look_up(origin, LOOKUP_AGAIN_SECONDS)
+            connection = self._kept(origin) if connection.address in addresses else None
+        if connection is not None:
             with suppress(Unanswered):
                 return await self._exchange(origin, connection, request.as_http)
         origin.hang_up()
@@ -260,8 +265,8 @@ class HttpProber:
             origin.request, origin.target = _Request(path, pairs, as_http), target
         return origin.request
 
-    async def _reusable(self, origin: _Origin) -> ProbeConnection | None:
-        """Return the kept connection if it leads to where a new one would.
+    def _kept(self, origin: _Origin) -> ProbeConnection | None:
+        """Return the kept connection if it may carry one more probe.
 
         It is used on while this router could not open another one: it still shows that the replica responds.
         """
@@ -270,10 +275,7 @@ class HttpProber:
             return None
         if connection.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
             return None
-        if origin.is_named and connection.address not in await self._look_up(origin, LOOKUP_AGAIN_SECONDS):
-            return None
-        kept = origin.connection  # it may have ended during the lookup
-        return kept if kept is not None and kept.is_idle else None
+        return connection
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
