@@ -28,6 +28,7 @@ import os
 from collections.abc import Iterable
 
 from shared_registry.config import RouterConfig, from_env
+from shared_registry.config.yaml_file import BLOCKS
 from shared_registry.errors import ConfigError, StoreError, UsageError
 from shared_registry.model import Replica, ReplicaEndpoint, ReplicaHealth, ReplicaStatus
 from shared_registry.probing import HttpProbe
@@ -44,29 +45,7 @@ __all__ = [
     "run_health_check_loop",
 ]
 
-HEALTH_SETTINGS = (
-    "health_check_path",
-    "health_check_interval_seconds",
-    "health_check_timeout_seconds",
-    "failure_threshold",
-    "recovery_threshold",
-    "health_check_expect",
-    "health_check_expect_text",
-    "health_check_expect_pattern",
-    "health_check_statuses",
-    "health_check_type",
-    "health_check_port",
-    "health_check_method",
-    "health_check_headers",
-    "health_check_request_body",
-    "replica_tls_ca_file",
-    "replica_tls_certificate_file",
-    "replica_tls_key_file",
-    "replica_tls_server_name",
-    "replica_tls_verify",
-    "fast_interval_seconds",
-    "probe_concurrency",
-)
+HEALTH_SETTINGS = tuple(setting for keys in BLOCKS.values() for setting in keys.values())
 """The settings that `run_health_check_loop` takes from its config. The first five are those of FastVideo's registry."""
 
 logger = logging.getLogger(__name__)

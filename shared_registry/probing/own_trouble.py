@@ -116,6 +116,11 @@ def resolver_trouble() -> OwnTrouble:
     return OwnTrouble(RESOLVER_REASON, _RESOLVER_REMEDY, is_general=False)
 
 
+def lacks_descriptors() -> bool:
+    """Return whether this process cannot open the descriptors that a connection may need."""
+    return _shortage() is not None
+
+
 class _Leaf(NamedTuple):
     """One cause of a failure.
 

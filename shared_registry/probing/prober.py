@@ -1,6 +1,6 @@
-"""Probes: the interface of a probe, the default implementation, and a guard for any implementation.
+"""The default probe.
 
-The default prober keeps one connection for each origin open between probes. A kept connection would hide that the
+The prober keeps one connection for each origin open between probes. A kept connection would hide that the
 replica accepts no new ones, or that its name has moved, so each carries a few probes only, and none after a failure. It
 uses no HTTP proxy, follows no redirect and reads at most 64 KiB of a body. It decides the result of single probes only;
 other modules apply the thresholds.
@@ -9,7 +9,6 @@ other modules apply the thresholds.
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import ssl
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 import h11
@@ -26,7 +25,6 @@ from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.model import Evidence
 from shared_registry.probing.connection import ProbeConnection, ProbeFailure, Response, Unanswered
 from shared_registry.probing.expectations import Expectations
 from shared_registry.probing.names import (
@@ -36,61 +34,19 @@ from shared_registry.probing.names import (
     NameUnknown,
     is_literal,
 )
-from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
+from shared_registry.probing.outcome import ProbeOutcome
+from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
 from shared_registry.probing.text import one_line, timeout_text
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.probing.websocket import probe_websocket
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
-GRACE_SECONDS = 0.5
-"""The time that `guarded` adds to a probe's timeout. The probe can then report its own timeout, which has details."""
-
 EXCHANGES_PER_CONNECTION = 6
 """How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
-_LOOKING_UP = "looking up the name"
+_LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
-
-
-class HttpProbe(Protocol):
-    """An asynchronous callable that probes one url. Applications may supply their own."""
-
-    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
-        """Probe once.
-
-        Args:
-            url: The replica's url with the health check's path, such as `http://127.0.0.1:8000/health`.
-            timeout: The time limit of the whole probe, in seconds.
-
-        Returns:
-            The latency in milliseconds, and the reason of a failure, or `None` for a success. An exception is a failure
-            as well. An error that is this router's own trouble, such as "too many open files", is not counted.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeOutcome:
-    """The result of one guarded probe.
-
-    Attributes:
-        latency_ms: The duration of the probe, in milliseconds.
-        error: The reason of a failure: one line of at most 200 printable characters. `None` otherwise.
-        trouble: The router's own trouble that prevented the probe, which then neither succeeded nor failed.
-        address: The IP address that was probed last; empty if it is not known.
-    """
-
-    latency_ms: float
-    error: str | None = None
-    trouble: OwnTrouble | None = None
-    address: str = ""
-
-    @property
-    def evidence(self) -> Evidence:
-        """What the probe says of the replica."""
-        if self.trouble is not None:
-            return Evidence.UNSURE
-        return Evidence.OK if self.error is None else Evidence.FAILED
 
 
 class _Request(NamedTuple):
@@ -244,13 +200,18 @@ class HttpProber:
                 error = await self._verdict(origin, target, fresh=fresh or bool(address), address=address)
         except TimeoutError:
             error = f"{timeout_text(timeout)} while {origin.activity}"
-            if origin.activity is _LOOKING_UP and isinstance(
-                failure := self._names.failure_of(origin.host), OwnTrouble
-            ):
-                raise failure from None
+            if (trouble := self._trouble_of(origin)) is not None:
+                raise trouble from None
         except ProbeFailure as failure:
             error = one_line(str(failure))
         return ProbeOutcome((time.perf_counter() - started) * 1000, error, address=origin.address)
+
+    def _trouble_of(self, origin: _Origin) -> OwnTrouble | None:
+        """Return this router's own trouble if that used up the time of a probe."""
+        if origin.activity is _READING_FILES:
+            return OwnTrouble("TLS settings of this router: reading its files takes too long", "check their disk")
+        failure = self._names.failure_of(origin.host) if origin.activity is _LOOKING_UP else None
+        return failure if isinstance(failure, OwnTrouble) else None
 
     async def _verdict(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
         async with origin.lock:
@@ -275,7 +236,12 @@ class HttpProber:
 
     async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
         request = self._request(origin, target)
-        if not fresh and (connection := await self._reusable(origin)) is not None:
+        connection = None if fresh else self._kept(origin)
+        if connection is not None and origin.is_named:
+            # After the lookup, because the connection may end meanwhile.
+            addresses = await self._look_up(origin, LOOKUP_AGAIN_SECONDS)
+            connection = self._kept(origin) if connection.address in addresses else None
+        if connection is not None:
             with suppress(Unanswered):
                 return await self._exchange(origin, connection, request.as_http)
         origin.hang_up()
@@ -299,15 +265,17 @@ class HttpProber:
             origin.request, origin.target = _Request(path, pairs, as_http), target
         return origin.request
 
-    async def _reusable(self, origin: _Origin) -> ProbeConnection | None:
-        """Return the kept connection if it leads to where a new one would."""
+    def _kept(self, origin: _Origin) -> ProbeConnection | None:
+        """Return the kept connection if it may carry one more probe.
+
+        It is used on while this router could not open another one: it still shows that the replica responds.
+        """
         connection = origin.connection
-        if connection is None or not connection.is_idle or connection.exchanges >= EXCHANGES_PER_CONNECTION:
+        if connection is None or not connection.is_idle:
             return None
-        if origin.is_named and connection.address not in await self._look_up(origin, LOOKUP_AGAIN_SECONDS):
+        if connection.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
             return None
-        kept = origin.connection  # it may have ended during the lookup
-        return kept if kept is not None and kept.is_idle else None
+        return connection
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
@@ -317,8 +285,8 @@ class HttpProber:
             raise ProbeFailure(f"ConnectError: {failure}") from failure
 
     async def _connect(self, origin: _Origin, address: str) -> ProbeConnection:
-        origin.activity = "connecting"
         origin.address = ""
+        origin.activity = _READING_FILES
         context = await self._tls.context() if origin.is_https else None
         addresses: tuple[str, ...] = (origin.host,)
         if origin.is_named:
@@ -326,6 +294,8 @@ class HttpProber:
         origin.activity = "connecting"
         if address in addresses:
             addresses = (address,)
+        if len(addresses) == 1:
+            origin.address = addresses[0]
         connection = await ProbeConnection.open(addresses, origin.port, context, self._tls.server_name(origin.host))
         origin.connection, origin.address = connection, connection.address
         return connection
@@ -342,53 +312,6 @@ class HttpProber:
         origin = self._origins.pop(key, None)
         if origin is not None and not origin.lock.locked():
             origin.hang_up()
-
-
-async def guarded(
-    probe: HttpProbe, url: str, timeout: float, *, fresh: bool = False, address: str = ""
-) -> ProbeOutcome:
-    """Run any probe, and always return an outcome.
-
-    An exception, an invalid result, and no result within `timeout` + `GRACE_SECONDS` become errors, unless they are
-    this router's own trouble. If the caller is cancelled, the probe is cancelled, and `CancelledError` is raised. If a
-    probe ignores its cancellation, this waits for the probe.
-
-    Args:
-        probe: The probe.
-        url: See `HttpProbe`.
-        timeout: See `HttpProbe`.
-        fresh: See `HttpProber.ask`; other probes do not receive it.
-        address: See `HttpProber.ask`; other probes do not receive it.
-    """
-    started = time.perf_counter()
-    error: str | None
-    try:
-        async with time_limit(timeout + GRACE_SECONDS) as scope:
-            if isinstance(probe, HttpProber):
-                return await probe.ask(url, timeout=timeout, fresh=fresh, address=address)
-            latency_ms, error = _checked(await probe(url, timeout=timeout))
-        trouble = None if error is None else own_trouble(error, url=url)
-        return ProbeOutcome(latency_ms, None if error is None or trouble else one_line(error), trouble)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        error = "CancelledError: the probe cancelled itself"
-    except Exception as failure:  # noqa: BLE001 - an application's probe may raise anything
-        if isinstance(failure, TimeoutError) and scope.expired():
-            error = f"{timeout_text(timeout)}: the probe did not return"
-        elif (trouble := own_trouble(failure, url=url)) is not None:
-            return ProbeOutcome((time.perf_counter() - started) * 1000, trouble=trouble)
-        else:
-            error = f"{type(failure).__name__}: {failure}"
-    return ProbeOutcome((time.perf_counter() - started) * 1000, one_line(error))
-
-
-def _checked(result: object) -> tuple[float, str | None]:
-    match result:
-        case (float() | int() as latency_ms, None | str() as error) if math.isfinite(latency_ms) and latency_ms >= 0:
-            return float(latency_ms), error
-    raise TypeError(f"the probe returned {result!r}, expected (latency_ms, error or None)")
 
 
 def _split(url: str) -> tuple[str, str]:

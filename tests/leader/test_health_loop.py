@@ -9,7 +9,7 @@ import pytest
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, ReplicaStatus
-from shared_registry.probing import prober as probe_module
+from shared_registry.probing import guard as guard_module
 from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import FAST, INTERVAL, Cluster, Leader, ignore, leading, url_of
 
@@ -194,7 +194,7 @@ async def test_connections_are_kept_for_exactly_the_probed_replicas(clock: FakeC
 async def test_a_misbehaving_probe_is_a_failure_and_others_continue(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch, misbehaviour: str, error: str
 ) -> None:
-    monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(guard_module, "GRACE_SECONDS", 0.0)
     cluster = Cluster(clock, 2)
     leader = Leader(clock, cluster, timeout=0.01)
     ended = asyncio.Event()

@@ -14,7 +14,7 @@ import pytest
 
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.probing import Evidence, HttpProbe, HttpProber, ProbeOutcome, guarded
-from shared_registry.probing import prober as probe_module
+from shared_registry.probing import guard as guard_module
 from shared_registry.probing.connection import reason_of
 from shared_registry.probing.expectations import body_mismatch
 from shared_registry.probing.own_trouble import OwnTrouble
@@ -229,7 +229,7 @@ async def test_the_guard_passes_exceptions_that_end_the_process(error: BaseExcep
 
 
 async def test_a_guarded_probe_that_never_returns_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(guard_module, "GRACE_SECONDS", 0.0)
     was_cancelled = False
 
     async def probe(url: str, *, timeout: float) -> tuple[float, str | None]:

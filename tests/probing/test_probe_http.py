@@ -12,7 +12,7 @@ import pytest
 from shared_registry._version import __version__
 from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber, guarded
-from shared_registry.probing import prober as probe_module
+from shared_registry.probing import guard as guard_module
 from shared_registry.probing.connection import BODY_LIMIT
 from shared_registry.probing.text import MAX_ERROR_LENGTH
 from tests.support.replica_server import ReplicaServer
@@ -275,8 +275,8 @@ async def test_a_replica_can_report_readiness_in_the_body() -> None:
     assert down[1] == "HTTP 503"
 
 
-async def test_a_blocked_event_loop_is_not_the_replicas_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "GRACE_SECONDS", 0.0)
+async def test_an_event_loop_that_stood_still_is_not_the_replicas_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "GRACE_SECONDS", 0.0)
     async with ReplicaServer() as server, HttpProber() as prober:
         url = f"{server.url()}/health"
         assert (await prober(url, timeout=LONG))[1] is None

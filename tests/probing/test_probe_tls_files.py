@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import pty
 import shutil
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -144,13 +148,33 @@ async def test_unusable_files_are_this_routers_own_trouble(
         assert (await probe(prober, server.url)).error is None, "and is read again"
 
 
-async def test_a_key_with_a_password_asks_nobody(authority: Authority) -> None:
+def test_a_key_with_a_password_does_not_ask_at_the_terminal(authority: Authority) -> None:
+    """OpenSSL would ask, and wait for ever, where a router is started at a terminal."""
     certificate, key = authority.sign("router", "DNS:router")
     authority._openssl(f"ec -in {key} -aes256 -passout pass:secret -out {key}.locked")
-    locked = prober_of(verify=False, certificate_file=certificate, key_file=f"{key}.locked")
-    async with scripted(answer_all, tls=authority.server()) as server, locked as prober:
-        async with asyncio.timeout(20):
-            assert (await probe(prober, server.url)).evidence is Evidence.UNSURE
+    program = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "from shared_registry.config import RouterConfig; from shared_registry.probing.tls import default_context;"
+        "config = RouterConfig(replica_tls_certificate_file=sys.argv[1], replica_tls_key_file=sys.argv[2]);"
+        "default_context(config)"
+    )
+    controller, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, certificate, f"{key}.locked"],
+            cwd=Path(__file__).parents[2],
+            check=False,
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            timeout=40,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == 1
+    assert "UnusableFile" in done.stderr
 
 
 async def test_changed_files_are_used_by_new_connections(
@@ -208,7 +232,7 @@ async def test_files_that_hang_do_not_hold_up_the_end(authority: Authority, monk
     try:
         async with asyncio.timeout(20), scripted(answer_all, tls=tls) as server, prober_of(verify=False) as prober:
             outcome = await guarded(prober, f"{server.url}/health", 0.2)
-            assert outcome.error == "timeout after 0.2s while connecting"
+            assert str(outcome.trouble) == "TLS settings of this router: reading its files takes too long"
     finally:
         release.set()
 

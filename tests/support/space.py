@@ -109,6 +109,10 @@ class Space:
         result, times = (self.success(url), 2) if status == "healthy" else (self.failure(url), 3)
         for _ in range(times):
             await self.store.record_outcome(result, THRESHOLDS)
+        if self.fields(url)["status"] != status and "suspicion" in self.fields(url):
+            # Routers that probe were asked, and nobody answers.
+            self.raw.hset(self.keys.replica(url), "suspected_until_ms", self.now_ms() - 1)
+            await self.store.record_outcome(result, THRESHOLDS)
         assert self.fields(url)["status"] == status
 
     def success(self, url: str = A, latency_ms: float = 1.0) -> ProbeResult:
