@@ -36,7 +36,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
-from shared_registry.probing.prober import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64

@@ -104,9 +104,7 @@ async def test_all_routers_together_use_all_capacity_and_no_more(server: Embedde
         assert leases(space) == {}
 
 
-async def test_in_a_panic_they_share_out_the_replicas_that_are_not_healthy(
-    server: EmbeddedServer, space: Space
-) -> None:
+async def test_in_a_panic_routers_share_out_unhealthy_replicas(server: EmbeddedServer, space: Space) -> None:
     async with three_routers(space, server, "share") as registries:
         for url in (A, B, C):
             await space.make("unhealthy", url)

@@ -127,7 +127,7 @@ async def test_a_failure_on_a_healthy_replica_is_no_such_try(registry: SharedRep
     assert (await registry.acquire(exclude=tried)).is_spare
 
 
-async def test_after_two_tries_a_session_waits_at_the_place_it_would_have_had(
+async def test_after_two_tries_a_session_waits_at_its_own_position(
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     await fail(space, registry, A, B, C, D)
@@ -226,7 +226,7 @@ async def test_five_hundred_sessions_on_ten_failed_replicas_stay_within_capacity
 # --- what becomes of the lease ---
 
 
-async def test_a_lease_on_an_unhealthy_replica_is_lost_when_it_fails_again(
+async def test_a_lease_on_an_unhealthy_replica_ends_with_its_failure(
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     await fail(space, registry, A, B, C, D)
@@ -241,7 +241,7 @@ async def test_a_lease_on_an_unhealthy_replica_is_lost_when_it_fails_again(
     await asyncio.wait_for(lease.lost.wait(), 10)
 
 
-async def test_a_lease_on_an_unhealthy_replica_is_lost_when_that_is_removed(
+async def test_a_lease_on_an_unhealthy_replica_ends_with_its_removal(
     registry: SharedReplicaRegistry, space: Space
 ) -> None:
     await fail(space, registry, A, B, C, D)

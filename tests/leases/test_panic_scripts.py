@@ -370,7 +370,7 @@ async def test_a_newcomer_passes_nobody_who_would_take_what_it_takes(space: Spac
     assert (await grant(space)).is_spare
 
 
-async def test_the_place_of_one_that_cannot_use_its_slot_is_kept(space: Space) -> None:
+async def test_a_session_that_cannot_use_its_slot_keeps_its_position(space: Space) -> None:
     await beat(space)
     await fail(space, A, capacity=1)
     given = lease_id()
@@ -405,7 +405,7 @@ async def test_a_lost_reply_costs_nothing(space: Space) -> None:
 # --- what is not in order ---
 
 
-async def test_a_replica_that_is_there_by_mistake_is_put_where_it_belongs(space: Space) -> None:
+async def test_a_replica_in_the_wrong_set_is_moved(space: Space) -> None:
     """As after a router of a version that does not know these sets has changed a status."""
     await beat(space)
     await fail(space, A, B)

@@ -275,7 +275,7 @@ async def test_a_replica_can_report_readiness_in_the_body() -> None:
     assert down[1] == "HTTP 503"
 
 
-async def test_an_event_loop_that_stood_still_is_not_the_replicas_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_event_loop_is_not_the_replicas_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_module, "GRACE_SECONDS", 0.0)
     async with ReplicaServer() as server, HttpProber() as prober:
         url = f"{server.url()}/health"

@@ -148,7 +148,7 @@ async def test_unusable_files_are_this_routers_own_trouble(
         assert (await probe(prober, server.url)).error is None, "and is read again"
 
 
-def test_a_key_with_a_password_does_not_ask_at_the_terminal(authority: Authority) -> None:
+def test_a_key_with_a_password_asks_nobody(authority: Authority) -> None:
     """OpenSSL would ask, and wait for ever, where a router is started at a terminal."""
     certificate, key = authority.sign("router", "DNS:router")
     authority._openssl(f"ec -in {key} -aes256 -passout pass:secret -out {key}.locked")

@@ -89,7 +89,7 @@ async def test_dead_ones_among_them_cost_a_session_two_tries(
     assert 1 <= len(tried) <= 3
 
 
-async def test_where_all_are_dead_a_session_is_refused_as_without_panic(
+async def test_a_session_is_refused_when_all_replicas_are_dead(
     start_router: StartRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with doubtful(4) as dead:

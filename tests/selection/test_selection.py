@@ -263,7 +263,7 @@ def test_a_fleet_that_was_never_probed_is_not_in_panic() -> None:
     assert number_of(registry.select()) == 9
 
 
-def test_replicas_that_have_not_answered_for_an_hour_do_not_count() -> None:
+def test_replicas_silent_for_an_hour_do_not_count() -> None:
     dead = [record(number, status=UNHEALTHY, answered_at=ANSWERED_AT - 3700) for number in range(5)]
     never = [record(5, status=UNHEALTHY, answered_at=None)]
     registry = registry_of(*dead, *never, record(6), record(7, status=UNHEALTHY), panic_percent=50.0)

@@ -213,7 +213,7 @@ async def test_an_acquire_that_finds_no_slot_needs_the_spare_sets(space: Space, 
 
 
 @pytest.mark.parametrize("name", sorted(SPARE_SETS))
-async def test_a_release_from_a_full_unhealthy_replica_needs_the_spare_sets(space: Space, name: str) -> None:
+async def test_a_release_from_a_full_unhealthy_replica_checks_spare_sets(space: Space, name: str) -> None:
     await populate(space)
     space.raw.delete(space.keys.queue)
     await space.add(request="second", primary=True, capacity=1)
