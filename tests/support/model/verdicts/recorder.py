@@ -66,6 +66,7 @@ class Recorder:
         self.redis_since = 0
         self.outage_at = -1
         self.clock_at = 0
+        self.beat_at = self.gap_at = 0
         self.beats: dict[str, tuple[int, str]] = {}
         self.safety = Safety(self)
         self.liveness = Liveness(self)
@@ -79,6 +80,10 @@ class Recorder:
 
     def tick(self) -> None:
         self.liveness.check()
+
+    def is_heartbeat_missing(self) -> bool:
+        """Whether no router has sent one for so long that it counts as an outage."""
+        return self.world.now - self.beat_at > self.world.settings.expiry // 2
 
     def violate(self, name: str, what: str) -> None:
         self.violations.append((name, self.world.now, what))
@@ -143,6 +148,10 @@ class Recorder:
         """Take down what Redis was told, then compare what it made of it."""
         if name in ("read_all", "renew"):
             return
+        if name == "heartbeat":
+            if self.is_heartbeat_missing():
+                self.gap_at = self.world.now
+            self.beat_at = self.world.now
         if name == "heartbeat" and arguments[0]["probes"]:
             self.beats[arguments[0]["key"]] = (self.world.now, arguments[0]["probe_print"])
         self._take_down(caller, name, arguments, reply)
