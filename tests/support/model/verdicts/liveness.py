@@ -48,8 +48,10 @@ class Liveness:
         return max([self.recorder.able_since(process), *paths])
 
     def refuted(self, url: str, by: str) -> None:
-        """A peer reached what this prober had asked about."""
-        self.refuted_at[url, by] = self.world.now
+        """A peer reached what this prober had asked about, and the event reaches the prober."""
+        process = self.recorder.by_key(by)
+        if self.recorder.is_able(process) and process is not None and process.slot not in self.world.deaf:
+            self.refuted_at[url, by] = self.world.now
 
     # L3
 
