@@ -43,6 +43,7 @@ class Facts:
     changed_at: int = 0
     registered_at: int = 0
     failures: int = 0
+    peak: int = 0  # of failures within one command, which may have several results of a replica
     unsure: int = 0
     question: Question | None = None
     refuters: dict[str, str] = field(default_factory=dict)
@@ -159,6 +160,7 @@ class Recorder:
         self.costs.executed(caller, name, arguments, reply)
         for url, replica in self.world.namespace.keys.replicas.items():
             self._compare(url, replica, caller, name, arguments)
+            self.facts[url].peak = self.facts[url].failures
 
     def _take_down(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
         if name == "set_admin":
@@ -185,6 +187,7 @@ class Recorder:
         if incarnation != facts.incarnation:
             return
         facts.failures = facts.failures + 1 if result == "failed" else 0 if result == "ok" else facts.failures
+        facts.peak = max(facts.peak, facts.failures)
         facts.unsure = facts.unsure + 1 if result == "unsure" else 0
         if result == "ok":
             facts.refuters.clear()
