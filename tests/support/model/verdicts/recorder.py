@@ -46,6 +46,7 @@ class Facts:
     peak: int = 0  # of failures within one command, which may have several results of a replica
     unsure: int = 0
     question: Question | None = None
+    before_ok: Question | None = None  # within one command
     refuters: dict[str, str] = field(default_factory=dict)
     dead_since: int | None = None
     ended: set[str] = field(default_factory=set)
@@ -67,6 +68,7 @@ class Recorder:
         self.redis_since = 0
         self.outage_at = -1
         self.clock_at = 0
+        self.clock_shift = 0
         self.beat_at = self.gap_at = 0
         self.beats: dict[str, tuple[int, str]] = {}
         self.safety = Safety(self)
@@ -160,7 +162,7 @@ class Recorder:
         self.costs.executed(caller, name, arguments, reply)
         for url, replica in self.world.namespace.keys.replicas.items():
             self._compare(url, replica, caller, name, arguments)
-            self.facts[url].peak = self.facts[url].failures
+            self.facts[url].peak, self.facts[url].before_ok = self.facts[url].failures, None
 
     def _take_down(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
         if name == "set_admin":
@@ -196,6 +198,7 @@ class Recorder:
     def _end_question(self, facts: Facts) -> None:
         if facts.question is not None:
             facts.ended.add(facts.question.id)
+            facts.before_ok = facts.question
             facts.question = None
 
     def _compare(
@@ -224,6 +227,7 @@ class Recorder:
             before, facts.status = facts.status, replica.status
             self.counts[f"{before} to {replica.status}"] += 1
             if before == "healthy" and name != "register_replica":
+                facts.question = facts.question or facts.before_ok
                 self.safety.turned_unhealthy(url, facts, caller, name)
             if name == "appeal":
                 self.safety.appealed(url, facts, before, arguments)

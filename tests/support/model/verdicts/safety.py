@@ -75,8 +75,9 @@ class Safety:
             return False
         if "failed" in words:
             return True
-        is_over = now - question.at >= settings.timeout + settings.grace
-        is_undisturbed = max(recorder.redis_since, recorder.clock_at) <= question.at
+        shift = recorder.clock_shift if recorder.clock_at > question.at else 0
+        is_over = now - question.at + shift >= settings.timeout + settings.grace
+        is_undisturbed = recorder.redis_since <= question.at and abs(shift) <= settings.expiry // 2
         return is_over and is_undisturbed and not question.is_unsure
 
     def _check_reached(self, url: str, facts: Facts, question: Question) -> None:
