@@ -21,9 +21,11 @@ class Costs:
         self.asked_at: dict[str, int] = {}
         self.opinions: Counter[tuple[str, str]] = Counter()
         self.resigned_at: dict[str, int] = {}
+        self.needed_at: dict[str, int] = {}
         self.reported_at: dict[str, int] = {}
         self.commands: list[tuple[int, str]] = []
         self._length = 0
+        self._quiet = (0, 0)
         self._statuses: list[str] = []
         self._opened = 0
 
@@ -36,7 +38,10 @@ class Costs:
     def opened(self, url: str) -> None:
         recorder, now = self.recorder, self.world.now
         last = self.asked_at.get(url, -(10**9))
-        is_undisturbed = max(recorder.clock_at, recorder.redis_since) + self.world.settings.heartbeat * 2 <= last
+        disturbed_at = max(recorder.clock_at, recorder.redis_since, recorder.gap_at)
+        is_undisturbed = (
+            disturbed_at + self.world.settings.heartbeat * 2 <= last and not recorder.is_heartbeat_missing()
+        )
         if now - last < self.world.settings.interval and is_undisturbed and recorder.facts[url].changed_at <= last:
             recorder.violate("C", f"{url} was suspected twice within {now - last} ms")
         self.asked_at[url] = now
@@ -55,6 +60,8 @@ class Costs:
                     recorder.violate("C", f"a suspicion of {opinion[0]} took too many opinions")
         elif name in ("report_probes", "report_share"):
             self._check_call()
+        elif name == "resign" and reply[0] == "needed" and caller is not None:
+            self.needed_at[caller.key] = world.now
         elif name == "resign" and arguments[1] and reply[0] == "resigned":
             self._check_resignation(caller)
         for event in world.namespace.keys.stream[self._length :]:
@@ -138,11 +145,15 @@ class Costs:
         if len(kinds) > limit:
             self.recorder.violate("C", f"{len(kinds)} events for one disagreement: {dict(Counter(kinds))}")
 
-    def check_quiet(self, since: int) -> None:
+    def begin_quiet(self) -> None:
+        """From now on nothing changes."""
+        self._quiet = (self.world.now, len(self.world.namespace.keys.stream))
+
+    def check_quiet(self) -> None:
         """Where nothing has changed for long, no event is written, and few commands are sent."""
         recorder, world = self.recorder, self.world
-        skew = world.clock_skew
-        late = [event for event in world.namespace.keys.stream if event["at"] - skew > since]
+        since, length = self._quiet
+        late = world.namespace.keys.stream[length:]
         if late:
             kinds = Counter(event["kind"] for event in late)
             recorder.violate("C", f"events although nothing changes: {dict(kinds)}")

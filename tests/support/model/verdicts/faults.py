@@ -95,6 +95,7 @@ class Faults:
     def shift_clock(self, by: int) -> None:
         self.world.clock_skew += by
         self.recorder.clock_at = self.world.now
+        self.recorder.clock_shift = by
 
 
 class Schedule:

@@ -18,6 +18,7 @@ class Inheriting:
         self.process = process
         self.turns: dict[str, int] = {}
         self.watched: set[str] = set()
+        self.under_way: set[str] = set()
 
     def notice(self, url: str, record: Event) -> None:
         if record["prober"] == self.process.key and record["status"] == "healthy":
@@ -29,7 +30,7 @@ class Inheriting:
 
     def hasten(self, urls: Iterable[str]) -> None:
         for url in urls:
-            if url in self.watched:
+            if url in self.watched and url not in self.under_way:
                 self._set(url, 0)
 
     def _set(self, url: str, delay: int) -> None:
@@ -44,10 +45,12 @@ class Inheriting:
         if self.turns[url] != turn:
             return
         incarnation = self.process.view[url]["incarnation"]
+        self.under_way.add(url)
         self.process.probe(url, "heir", lambda result: self._report(url, turn, incarnation, result), is_fresh=True)
 
     def _report(self, url: str, turn: int, incarnation: str, result: str) -> None:
         process, settings = self.process, self.process.settings
+        self.under_way.discard(url)
         if self.turns[url] != turn:
             return
         self._set(url, settings.interval if result == "ok" else settings.fast)

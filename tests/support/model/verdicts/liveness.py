@@ -48,8 +48,10 @@ class Liveness:
         return max([self.recorder.able_since(process), *paths])
 
     def refuted(self, url: str, by: str) -> None:
-        """A peer reached what this prober had asked about."""
-        self.refuted_at[url, by] = self.world.now
+        """A peer reached what this prober had asked about, and the event reaches the prober."""
+        process = self.recorder.by_key(by)
+        if self.recorder.is_able(process) and process is not None and process.slot not in self.world.deaf:
+            self.refuted_at[url, by] = self.world.now
 
     # L3
 
@@ -90,7 +92,8 @@ class Liveness:
         lately = [
             at for (_, key), at in self.refuted_at.items() if key == leader.key and world.now - at <= settings.young
         ]
-        is_wrong = len(lately) >= max(1, len(world.urls) / 4)
+        was_needed = recorder.costs.needed_at.get(leader.key, -1) >= min(lately, default=0)
+        is_wrong = not was_needed and len(lately) >= max(1, len(world.urls) / 4)
         right = [one for one in right if self._stable_since(one) < min(lately, default=world.now)]
         is_unsure = leader.slot in world.network.exhausted and len(urls) >= 4
         if not right or not (is_wrong or is_unsure) or leader.key != self.led_by:

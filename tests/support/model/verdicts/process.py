@@ -165,6 +165,8 @@ class Process:
         def take(state: Event | None) -> None:
             self._is_reading = False
             if state is None:
+                if then is not None:
+                    self.after(200, lambda: self.read_all(then))
                 return
             if state["revision"] >= self.seen:
                 self.seen = state["revision"]

@@ -43,8 +43,10 @@ class Facts:
     changed_at: int = 0
     registered_at: int = 0
     failures: int = 0
+    peak: int = 0  # of failures within one command, which may have several results of a replica
     unsure: int = 0
     question: Question | None = None
+    before_ok: Question | None = None  # within one command
     refuters: dict[str, str] = field(default_factory=dict)
     dead_since: int | None = None
     ended: set[str] = field(default_factory=set)
@@ -66,6 +68,8 @@ class Recorder:
         self.redis_since = 0
         self.outage_at = -1
         self.clock_at = 0
+        self.clock_shift = 0
+        self.beat_at = self.gap_at = 0
         self.beats: dict[str, tuple[int, str]] = {}
         self.safety = Safety(self)
         self.liveness = Liveness(self)
@@ -79,6 +83,10 @@ class Recorder:
 
     def tick(self) -> None:
         self.liveness.check()
+
+    def is_heartbeat_missing(self) -> bool:
+        """Whether no router has sent one for so long that it counts as an outage."""
+        return self.world.now - self.beat_at > self.world.settings.expiry // 2
 
     def violate(self, name: str, what: str) -> None:
         self.violations.append((name, self.world.now, what))
@@ -143,6 +151,10 @@ class Recorder:
         """Take down what Redis was told, then compare what it made of it."""
         if name in ("read_all", "renew"):
             return
+        if name == "heartbeat":
+            if self.is_heartbeat_missing():
+                self.gap_at = self.world.now
+            self.beat_at = self.world.now
         if name == "heartbeat" and arguments[0]["probes"]:
             self.beats[arguments[0]["key"]] = (self.world.now, arguments[0]["probe_print"])
         self._take_down(caller, name, arguments, reply)
@@ -150,6 +162,7 @@ class Recorder:
         self.costs.executed(caller, name, arguments, reply)
         for url, replica in self.world.namespace.keys.replicas.items():
             self._compare(url, replica, caller, name, arguments)
+            self.facts[url].peak, self.facts[url].before_ok = self.facts[url].failures, None
 
     def _take_down(self, caller: Process | None, name: str, arguments: tuple[Any, ...], reply: Any) -> None:
         if name == "set_admin":
@@ -176,6 +189,7 @@ class Recorder:
         if incarnation != facts.incarnation:
             return
         facts.failures = facts.failures + 1 if result == "failed" else 0 if result == "ok" else facts.failures
+        facts.peak = max(facts.peak, facts.failures)
         facts.unsure = facts.unsure + 1 if result == "unsure" else 0
         if result == "ok":
             facts.refuters.clear()
@@ -184,6 +198,7 @@ class Recorder:
     def _end_question(self, facts: Facts) -> None:
         if facts.question is not None:
             facts.ended.add(facts.question.id)
+            facts.before_ok = facts.question
             facts.question = None
 
     def _compare(
@@ -212,6 +227,7 @@ class Recorder:
             before, facts.status = facts.status, replica.status
             self.counts[f"{before} to {replica.status}"] += 1
             if before == "healthy" and name != "register_replica":
+                facts.question = facts.question or facts.before_ok
                 self.safety.turned_unhealthy(url, facts, caller, name)
             if name == "appeal":
                 self.safety.appealed(url, facts, before, arguments)

@@ -44,4 +44,6 @@ class ReportingSessions:
         process.inheriting.hasten([url])
         if process.now - self.told.get(url, -(10**9)) >= 1000:
             self.told[url] = process.now
+            if process.rules.has("sessions call the prober"):
+                process.probing.hasten([url], is_fresh=True)
             process.call("report_own_failure", process.key, url, incarnation, "connect")

@@ -45,8 +45,8 @@ class Safety:
         question, settings = facts.question, self.world.settings
         by = question.by if question is not None else caller.key if caller is not None else ""
         if not self.had_peer(by):
-            if question is None and facts.failures < settings.failure:
-                self.recorder.violate("S1", f"{url} without a peer after {facts.failures} failures")
+            if question is None and facts.peak < settings.failure:
+                self.recorder.violate("S1", f"{url} without a peer after {facts.peak} failures")
             return
         if question is None:
             self.recorder.violate("S1", f"{url} although nobody was asked")
@@ -54,7 +54,7 @@ class Safety:
         if not self._has_grounds(facts, question):
             said = dict(question.said)
             age = self.world.now - question.at
-            self.recorder.violate("S1", f"{url} after {facts.failures} failures, {said} of {question.asked}, {age} ms")
+            self.recorder.violate("S1", f"{url} after {facts.peak} failures, {said} of {question.asked}, {age} ms")
         self._check_reached(url, facts, question)
 
     def _check_outvoted(self, url: str, caller: Process | None) -> None:
@@ -68,15 +68,16 @@ class Safety:
     def _has_grounds(self, facts: Facts, question: Question) -> bool:
         settings, recorder, now = self.world.settings, self.recorder, self.world.now
         words = [question.said.get(key) for key in question.asked]
-        has_asked_reason = facts.failures >= settings.suspects_at or (question.is_unsure and facts.unsure >= 0)
+        has_asked_reason = facts.peak >= settings.suspects_at or (question.is_unsure and facts.unsure >= 0)
         if all(words) and "failed" in words and "ok" not in words and has_asked_reason:
             return True
-        if facts.failures < settings.failure or "ok" in words:
+        if facts.peak < settings.failure or "ok" in words:
             return False
         if "failed" in words:
             return True
-        is_over = now - question.at >= settings.timeout + settings.grace
-        is_undisturbed = max(recorder.redis_since, recorder.clock_at) <= question.at
+        shift = recorder.clock_shift if recorder.clock_at > question.at else 0
+        is_over = now - question.at + shift >= settings.timeout + settings.grace
+        is_undisturbed = recorder.redis_since <= question.at and abs(shift) <= settings.expiry // 2
         return is_over and is_undisturbed and not question.is_unsure
 
     def _check_reached(self, url: str, facts: Facts, question: Question) -> None:

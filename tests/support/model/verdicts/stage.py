@@ -122,7 +122,9 @@ class Stage:
                 self.at(time + self.rng.randrange(every), come)
 
     def end(self, time: int, *, quiet_since: int | None = None) -> Recorder:
+        if quiet_since is not None:
+            self.at(quiet_since, self.recorder.costs.begin_quiet)
         self.world.run(time)
         if quiet_since is not None:
-            self.recorder.costs.check_quiet(quiet_since)
+            self.recorder.costs.check_quiet()
         return self.recorder

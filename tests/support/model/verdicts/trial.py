@@ -32,8 +32,9 @@ def random_trial(seed: int, rules: Rules = ALL_RULES) -> Recorder:
     world.begin()
     recorder.update_deaths()
     world.run(END + SETTLE)
+    recorder.costs.begin_quiet()
     world.run(END + SETTLE + QUIET)
-    recorder.costs.check_quiet(END + SETTLE)
+    recorder.costs.check_quiet()
     return recorder
 
 
