@@ -156,7 +156,7 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
   local replica = keys.replica_prefix .. result.url
   local state = read_state(replica, result.incarnation)
   local is_applied, is_change
-  if state then
+  if state and apply[kind] then
     is_applied, is_change = apply[kind](replica, result, state)
   end
   done = done + 1

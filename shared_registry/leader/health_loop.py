@@ -113,6 +113,7 @@ class HealthLoop:
         self._local_health = self._new_local_health()
         self._router = router
         self._called: set[str] = set()
+        self._needs_fresh: set[str] = set()
         self._is_changed = True
         self._wake = asyncio.Event()
         self._waits_until = math.inf
@@ -147,6 +148,7 @@ class HealthLoop:
         """
         self._local_health = self._new_local_health()
         self._called.clear()
+        self._needs_fresh.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -187,7 +189,9 @@ class HealthLoop:
                 self._is_changed = False
                 self._follow(schedule)
             while self._called:
-                schedule.hasten(self._called.pop(), now=self._clock.monotonic())
+                called = self._called.pop()
+                if schedule.hasten(called, now=self._clock.monotonic()):
+                    self._needs_fresh.add(called)
             key = schedule.pop_due(self._clock.monotonic())
             if key is None:
                 await self._wait_until(schedule.next_due())
@@ -221,9 +225,10 @@ class HealthLoop:
             if record is None or not record.is_probed:  # this changed after the replica became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
-            outcome = await guarded(
-                self._probe, self._settings.url_of(record), self._settings.timeout_seconds, fresh=_is_in_doubt(record)
-            )
+            is_fresh = key in self._needs_fresh or _is_in_doubt(record)
+            self._needs_fresh.discard(key)
+            url, timeout_seconds = self._settings.url_of(record), self._settings.timeout_seconds
+            outcome = await guarded(self._probe, url, timeout_seconds, fresh=is_fresh)
             now, known = self._clock.monotonic(), self._replicas.record(key) or record
             if known.incarnation == record.incarnation:
                 is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)

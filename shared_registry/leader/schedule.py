@@ -97,10 +97,12 @@ class Schedule:
         if now < self.next_due() < math.inf:
             self._set(self._heap[0][1], now)
 
-    def hasten(self, key: str, *, now: float) -> None:
-        """Make a replica due now, because a session failed there. A probe of it that is under way is enough."""
-        if now < self._due.get(key, math.inf) < math.inf:
+    def hasten(self, key: str, *, now: float) -> bool:
+        """Make a replica due now, because a session failed there. Return `False` if it is unknown or being probed."""
+        due = self._due.get(key, math.inf)
+        if now < due < math.inf:
             self._set(key, now)
+        return due < math.inf
 
     def pop_due(self, now: float) -> str | None:
         """Return the replica that has been due for the longest time, or `None`.

@@ -204,7 +204,7 @@ class Peer:
             doubt = record.doubt
             if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
                 wanted[PeerReason.OPINION] = doubt.suspicion, now
-            if doubt.prober == self._router:
+            if doubt.prober == self._router and self._leader != self._router:
                 wanted[PeerReason.REPORT] = "", now + self._interval
             elif self._may_appeal(record):
                 wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)

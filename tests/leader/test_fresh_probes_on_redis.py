@@ -39,3 +39,28 @@ async def test_an_unhealthy_replica_recovers_over_new_connections(server: Embedd
             accepted, requests = replica_server.accepted, len(replica_server.requests)
             await until(lambda: len(replica_server.requests) >= requests + 12)
             assert replica_server.accepted - accepted <= 4, "and is kept again"
+
+
+async def test_a_failed_session_makes_the_leader_connect_anew(server: EmbeddedServer, namespace: str) -> None:
+    """The kept connection may still answer although the replica accepts no new one."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(OK)
+
+    async with scripted(script) as replica_server:
+        config = RouterConfig(
+            redis_url=server.url,
+            namespace=namespace,
+            replicas=[ReplicaEndpoint(replica_server.url)],
+            health_check_interval_seconds=60.0,
+        )
+        other = SharedReplicaRegistry(config, health_checks=False)
+        async with SharedReplicaRegistry(config) as registry, other:
+            [replica] = other.all()
+            await until(lambda: registry.is_leader and replica.is_healthy)
+            accepted = replica_server.accepted
+            await other.report_outcome(replica, False, "refused")
+            await until(lambda: replica_server.accepted == accepted + 1)
+            assert replica.is_healthy
