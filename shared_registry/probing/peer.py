@@ -237,11 +237,12 @@ class Peer:
         """Return in how many seconds it is this router's turn to appeal for a replica that was just judged or is new.
 
         The routers take turns, one an interval. Those that did not reach the replica when they were asked come last.
-        The first one tries at once after a verdict; a new replica is left to its prober for an interval.
+        The first one tries at once after a verdict; a new replica is left to its prober for an interval and a timeout.
         """
-        order = self._order(record)
-        turn = order.index(self._router) + (record.health.status is ReplicaStatus.UNKNOWN)
-        return turn * self._interval
+        wait = self._order(record).index(self._router) * self._interval
+        if record.health.status is ReplicaStatus.UNKNOWN:
+            wait += self._interval + self._settings.thresholds.timeout_seconds
+        return wait
 
     def _order(self, record: ReplicaRecord) -> list[str]:
         others = [*self._probers.peers(), self._router]

@@ -63,9 +63,9 @@ class ProberList:
         self._others = [prober for prober in probers if prober.router != self.router]
 
     @property
-    def is_anybody_probing(self) -> bool:
-        """Whether any router probes, this one included."""
-        return bool(self._others or self.probe_print)
+    def has_others(self) -> bool:
+        """Whether any other router probes, with whatever settings."""
+        return bool(self._others)
 
     def peers(self) -> list[str]:
         """Return the keys of the routers that could answer the same questions as this one, without this one, sorted."""

@@ -22,7 +22,7 @@ from shared_registry.selection.view import View
 from shared_registry.store.commands import Store
 
 REPORT_SECONDS = 1.0
-"""While routers probe, a session's failure only makes the prober probe: one report a second for a replica is enough."""
+"""While other routers probe, a session's failure only makes the prober probe: one report a second is enough."""
 logger = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ class Outcomes:
         else:
             self._cooldown.begin(key)
             self._has_reported.add(key)
-            if self.is_shared and self._probers.is_anybody_probing and self._was_reported_lately(key):
+            if self.is_shared and self._probers.has_others and self._was_reported_lately(key):
                 return
         if self.is_shared:
             error = None if ok else one_line(str(reason)) or "connecting failed"

@@ -384,6 +384,8 @@ def test_events_lists_the_event_stream(
         "by": "ann@desk",
         "reason": "",
         "sit_out_seconds": None,
+        "reported": None,
+        "questions": [],
         "replica": {
             "url": A,
             "name": "gpu-1",

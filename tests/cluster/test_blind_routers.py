@@ -138,9 +138,7 @@ async def test_a_leader_blind_to_one_replica_stays_quiet(server: EmbeddedServer,
         assert await routers.events(EventKind.REPLICA_SUSPECTED, EventKind.REPLICA_CLEARED) <= 4
 
 
-async def test_half_of_the_routers_blind_to_a_quarter_lose_nothing_for_long(
-    server: EmbeddedServer, namespace: str
-) -> None:
+async def test_half_the_routers_blind_to_a_quarter_lose_nothing_long(server: EmbeddedServer, namespace: str) -> None:
     async with fleet(server, namespace, routers=6, replicas=40) as routers:
         keys, rng = urls(40), random.Random(1)
         for name in rng.sample(sorted(routers.registries), 3):

@@ -117,14 +117,14 @@ async def test_another_router_leads_and_the_replicas_stay_healthy(
 async def test_a_replica_dying_behind_kept_connections_is_noticed(
     space: Space, server: EmbeddedServer, replicas: list[ReplicaServer], tmp_path: Path
 ) -> None:
-    """The probes of the other replicas need no descriptor and report that all is well with the leader."""
+    """The leader's other probes need no descriptor, and it cannot probe this one: it asks the other router."""
     async with running(2, replicas, space, server, tmp_path) as routers:
         take_descriptors(routers[0])
         await replicas[2].stop()
         await soon(lambda: healthy(space, replicas) == 3)
-        assert routers[1].lines_of("leading")
-        [resigned] = await events(space, EventKind.LEADER_RESIGNED)
-        assert "times in a row: too many open files" in resigned.reason
+        [unhealthy] = await events(space, EventKind.REPLICA_UNHEALTHY)
+        assert unhealthy.by in routers[1].routers()
+        assert "refused" in unhealthy.reason
 
 
 async def test_nothing_changes_while_no_router_has_descriptors(
@@ -144,18 +144,16 @@ async def test_nothing_changes_while_no_router_has_descriptors(
         await soon(lambda: healthy(space, replicas) == 3)
 
 
-async def test_a_lone_router_leads_again(
+async def test_a_lone_router_stays_the_leader(
     space: Space, server: EmbeddedServer, replicas: list[ReplicaServer], tmp_path: Path
 ) -> None:
     async with running(1, replicas, space, server, tmp_path) as [router]:
         take_descriptors(router)
-        drop_connections(replicas)
-        await soon(lambda: has_said(router, "leading", 2))
-        at = {
-            event.kind: event.at for event in await events(space, EventKind.LEADER_ELECTED, EventKind.LEADER_RESIGNED)
-        }
-        assert LEASE <= at[EventKind.LEADER_ELECTED] - at[EventKind.LEADER_RESIGNED] <= 3 * LEASE
+        for _ in range(4):
+            drop_connections(replicas)
+            await asyncio.sleep(LEASE / 2)  # no condition to wait for: neither verdict nor election may follow
+        assert await events(space, EventKind.LEADER_RESIGNED, EventKind.REPLICA_UNHEALTHY) == []
         give_descriptors(router)
         await replicas[3].stop()
         await soon(lambda: healthy(space, replicas) == 3)
-        assert len(router.lines_of("leading")) == 2
+        assert len(router.lines_of("leading")) == 1

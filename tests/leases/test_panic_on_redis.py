@@ -188,7 +188,9 @@ async def test_who_has_tried_two_waits_for_a_healthy_one(registry: SharedReplica
 
 async def test_a_healthy_one_that_comes_back_takes_the_next(registry: SharedReplicaRegistry, space: Space) -> None:
     await fail(space, registry, A, B, C, D)
-    assert (await registry.acquire()).is_spare
+    lease = await registry.acquire()
+    assert lease.is_spare
+    await lease.release()
     await space.make("healthy", C)
     assert [(lease.replica.key, lease.is_spare) for lease in [await registry.acquire() for _ in range(4)]] == [
         (C, False)

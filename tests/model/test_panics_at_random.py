@@ -117,5 +117,5 @@ class Panics(Sessions):
 
 
 @takes_long
-def test_in_a_panic_sessions_are_placed_as_the_model_says(harness_on: Callable[..., Harness]) -> None:
-    run_machine(Panics, harness_on(), examples=40, steps=25)
+def test_in_a_panic_sessions_are_placed_as_the_model_says(place_on: Callable[..., Harness]) -> None:
+    run_machine(Panics, place_on(), examples=40, steps=25)

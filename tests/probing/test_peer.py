@@ -226,9 +226,9 @@ async def test_successes_in_a_row_are_counted_quickly(clock: FakeClock, cluster:
 
 async def test_a_new_replica_is_left_to_its_prober_at_first(clock: FakeClock, cluster: Cluster) -> None:
     cluster.show(B, status=ReplicaStatus.UNKNOWN)
-    await clock.advance(0.9 * INTERVAL)
+    await clock.advance(INTERVAL + TIMEOUT - 0.1)
     assert cluster.probes == []
-    await clock.advance(2.2 * INTERVAL)
+    await clock.advance(1.2 * INTERVAL)
     assert cluster.kinds()[:1] == [OpinionKind.APPEAL]
 
 

@@ -84,7 +84,7 @@ async def test_dead_ones_among_them_cost_a_session_two_tries(
     found = [(await router.http.get("/who")).status_code for _ in range(30)]
     # A dead one is passed over once this router has failed on it.
     assert set(found) <= {200, 503}
-    assert found[3:] == [200] * 27
+    assert found.count(503) <= 1
     tried = [one for one in caplog.messages if "did not take the session" in one]
     assert 1 <= len(tried) <= 3
 
