@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -279,6 +280,23 @@ async def test_doubt_ends_with_its_reason(verdicts: Verdicts, how: str) -> None:
     assert verdicts.doubt() == set()
 
 
+async def test_a_success_of_the_prober_ends_the_question_for_all(verdicts: Verdicts) -> None:
+    await verdicts.fail(2)
+    await verdicts.probe(verdicts.space.success())
+    (event,) = await verdicts.space.reader.last_events(1)
+    assert (event.kind, event.router, event.by) == (EventKind.REPLICA_CLEARED, LEADER, "")
+    assert event.record is not None
+    assert event.record.doubt.suspicion == ""
+
+
+@pytest.mark.parametrize("spec", [{"health_check_path": "/ready"}, {"health_check_port": 8001}])
+async def test_a_change_of_what_is_probed_ends_doubt(verdicts: Verdicts, spec: dict[str, Any]) -> None:
+    await verdicts.fail(2)
+    endpoint = ReplicaEndpoint(A, **spec)
+    await verdicts.space.store.register(A, endpoint, mode=Source.EXPLICIT, request="again", by="")
+    assert verdicts.doubt() == set()
+
+
 async def test_a_change_of_weight_does_not_end_doubt(verdicts: Verdicts) -> None:
     """Otherwise an automatic scaler could keep a dead replica healthy."""
     await verdicts.fail(2)
@@ -321,6 +339,18 @@ async def test_a_question_from_before_an_outage_is_asked_anew(verdicts: Verdicts
     verdicts.let_an_interval_pass()
     first = verdicts.state()["suspicion"]
     verdicts.space.raw.hset(verdicts.space.keys.meta, "heartbeats_resumed_at_ms", verdicts.space.now_ms())
+    await verdicts.fail(1)
+    assert verdicts.status() == "healthy"
+    assert verdicts.state()["suspicion"] != first
+
+
+async def test_an_outage_that_no_heartbeat_has_noticed_decides_nothing(verdicts: Verdicts) -> None:
+    """The report of a blind leader may reach Redis before the first heartbeat after the outage."""
+    await verdicts.fail(2)
+    verdicts.let_silence_end()
+    verdicts.let_an_interval_pass()
+    first = verdicts.state()["suspicion"]
+    verdicts.space.raw.hset(verdicts.space.keys.meta, "reap_until_ms", verdicts.space.now_ms() - 1)
     await verdicts.fail(1)
     assert verdicts.status() == "healthy"
     assert verdicts.state()["suspicion"] != first

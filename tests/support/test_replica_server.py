@@ -11,6 +11,7 @@ from urllib.parse import quote
 from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber
 from tests.support.scripted_server import LONG
+from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,12 @@ async def test_a_replica_process_is_controlled_and_counted_from_outside() -> Non
             await read_json(port, "/set?status=503&latency_ms=0")
             assert (await prober(f"{url}/health", timeout=LONG))[1] == "HTTP 503"
             # After each failure the next probe connects anew.
-            assert await read_json(port, "/counts") == {"requests": 4, "connections": 2, "open_connections": 0}
+            expected = {"requests": 4, "connections": 2, "open_connections": 0}
+
+            async def is_counted() -> bool:
+                return await read_json(port, "/counts") == expected
+
+            await until(is_counted)
     finally:
         process.terminate()
         await process.wait()
