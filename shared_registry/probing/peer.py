@@ -152,6 +152,7 @@ class Peer:
         self._heap: list[tuple[float, str, str]] = []
         self._answered: dict[str, str] = {}
         self._unreached: set[str] = set()
+        self._unknown: set[str] = set()
         self._opinions: dict[tuple[str, PeerReason], Opinion] = {}
         self._changed: set[str] | None = None
         self._wake = asyncio.Event()
@@ -196,29 +197,41 @@ class Peer:
 
     def _review(self, key: str, record: ReplicaRecord | None) -> None:
         """Decide for which reasons this router probes a replica from now on."""
-        now = self._clock.monotonic()
         is_healthy = record is not None and record.health.status is ReplicaStatus.HEALTHY
-        self._on_reach(key, not (is_healthy and key in self._unreached))
-        wanted: dict[PeerReason, tuple[str, float]] = {}
-        if record is not None and record.is_probed:
-            doubt = record.doubt
-            if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
-                wanted[PeerReason.OPINION] = doubt.suspicion, now
-            if doubt.prober == self._router and self._leader != self._router:
-                wanted[PeerReason.REPORT] = "", now + self._interval
-            elif self._may_appeal(record):
-                wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
-            elif is_healthy and key in self._unreached and self._leader != self._router:
-                wanted[PeerReason.REACH] = "", now + self._interval
+        if not is_healthy and key in self._unreached:
+            # Where nobody reaches the replica there is no disagreement. Once it is back, this router tries again.
+            self._unreached.discard(key)
+            self._unknown.add(key)
+        if record is None:
+            self._answered.pop(key, None)
+            self._unknown.discard(key)
+        self._on_reach(key, key not in self._unreached)
+        wanted = self._wanted(record) if record is not None and record.is_probed else {}
         for reason in PeerReason:
             task = self._tasks.get((key, reason))
             if record is None or reason not in wanted:
                 self._tasks.pop((key, reason), None)
             elif task is None or (task.incarnation, task.id) != (record.incarnation, wanted[reason][0]):
                 self._add(PeerTask(key, record.incarnation, reason, *wanted[reason]))
-        if record is None:
-            self._answered.pop(key, None)
-            self._unreached.discard(key)
+
+    def _wanted(self, record: ReplicaRecord) -> dict[PeerReason, tuple[str, float]]:
+        """Return for which reasons to probe a replica: the id of the question, and when to begin."""
+        key, doubt, now = record.key, record.doubt, self._clock.monotonic()
+        wanted: dict[PeerReason, tuple[str, float]] = {}
+        if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
+            wanted[PeerReason.OPINION] = doubt.suspicion, now
+        if doubt.prober == self._router and self._leader != self._router:
+            wanted[PeerReason.REPORT] = "", now + self._interval
+        elif self._may_appeal(record):
+            wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
+        elif self._has_to_find_out(record):
+            wanted[PeerReason.REACH] = "", now + (self._interval if key in self._unreached else 0)
+        return wanted
+
+    def _has_to_find_out(self, record: ReplicaRecord) -> bool:
+        """Return whether the replica is healthy, and was not reached when this router last tried."""
+        is_healthy = record.health.status is ReplicaStatus.HEALTHY
+        return is_healthy and record.key in self._unreached | self._unknown and self._leader != self._router
 
     def _may_appeal(self, record: ReplicaRecord) -> bool:
         """Return whether to speak for the replica if it is reached. The leader's probes must have the same settings."""
@@ -315,6 +328,7 @@ class Peer:
             case PeerReason.REACH if is_current:
                 self._schedule(task, now + self._interval)
         if outcome.evidence is not Evidence.UNSURE:
+            self._unknown.discard(task.key)
             (self._unreached.discard if is_ok else self._unreached.add)(task.key)
         self._review(task.key, self._replicas.record(task.key))
 

@@ -180,6 +180,28 @@ async def test_a_replica_not_reached_is_chosen_last_until_it_is(clock: FakeClock
     assert len(cluster.probes) == probes, "and then it is left to its prober"
 
 
+async def test_a_recovered_replica_is_tried_before_it_is_avoided(clock: FakeClock, cluster: Cluster) -> None:
+    """While nobody reached it there was no disagreement: only what this router finds now counts."""
+    cluster.down = {A}
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    await clock.advance(2 * INTERVAL)
+    assert cluster.probes
+    cluster.down = set()
+    probes = len(cluster.probes)
+    cluster.show()
+    await clock.settle()
+    assert cluster.reached[A] is True
+    await clock.advance(0.1)
+    assert len(cluster.probes) == probes + 1
+    assert cluster.reached[A] is True
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    cluster.down = {A}
+    await clock.advance(2 * INTERVAL)
+    cluster.show()
+    await clock.advance(0.1)
+    assert cluster.reached[A] is False, "others reach it by now, and this router does not"
+
+
 async def test_the_new_prober_reports_each_interval(clock: FakeClock, cluster: Cluster) -> None:
     cluster.show(prober=ME)
     await clock.advance(4 * INTERVAL + 0.5)
