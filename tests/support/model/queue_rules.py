@@ -97,7 +97,7 @@ class QueueRules(Keyspace):
             self.fading.discard(session)
 
     def _serve(self, *, checked: int = 0) -> tuple[bool, int, bool]:  # noqa: C901  one rule, told in one piece
-        """Give room to who waits longest.
+        """Give free slots to the sessions that have waited longest.
 
         Return whether somebody comes before any newcomer, how many got some, and whether somebody comes before any
         newcomer in a panic too.

@@ -146,7 +146,7 @@ class Namespace:
         return ["written", str(keys.plan.number)]
 
     def participants(self) -> list[str]:
-        """Who has a share: the probers, as far as their health check is the leader's."""
+        """Return the routers that share the probing: those whose health checks have the leader's settings."""
         now = self.keys.now
         return sorted(
             key

@@ -1,4 +1,4 @@
-"""Who is asked, and who should lead: blind leaders, machines and peers that are none."""
+"""Which routers are asked, and which should lead: blind leaders, machines, routers that are no peers."""
 
 from __future__ import annotations
 
