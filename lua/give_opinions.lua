@@ -42,10 +42,7 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
 end
 
 local now_ms = server_now_ms()
-local limits = {
-  failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
-  timeout_ms = tonumber(timeout_ms),
-}
+local limits = limits_of(failure_threshold, recovery_threshold, interval_ms, timeout_ms)
 local word_until_ms = now_ms + word_ms(limits)
 local reply = {'applied', '', ''}
 

@@ -35,10 +35,7 @@ local refused = refusal({
 if refused then
   return refused
 end
-local limits = {
-  failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
-  timeout_ms = tonumber(timeout_ms),
-}
+local limits = limits_of(failure_threshold, recovery_threshold, interval_ms, timeout_ms)
 local result = {
   url = replica_url, incarnation = incarnation, outcome = ok == '1' and 'ok' or 'failed', ok = ok == '1',
   latency = latency_ms, reason = reason,

@@ -48,10 +48,7 @@ for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
 end
 
 local now_ms = server_now_ms()
-local limits = {
-  failure = tonumber(failure_threshold), recovery = tonumber(recovery_threshold), interval_ms = tonumber(interval_ms),
-  timeout_ms = tonumber(timeout_ms),
-}
+local limits = limits_of(failure_threshold, recovery_threshold, interval_ms, timeout_ms)
 local router = holder[4]
 local done, dropped, changes = 0, 0, 0
 local reply = {'applied', '', ''}

@@ -19,6 +19,14 @@ local STATE_READ = {
   'prober', 'prober_until_ms', 'prober_report', 'status_since_ms',
 }
 
+-- Returns thresholds and times of probes, which arrive as text, as numbers.
+local function limits_of(failure, recovery, interval_ms, timeout_ms)
+  return {
+    failure = tonumber(failure), recovery = tonumber(recovery), interval_ms = tonumber(interval_ms),
+    timeout_ms = tonumber(timeout_ms),
+  }
+end
+
 -- Returns the fields of a replica that decide about its health, by name; absent ones are false. Returns nil if the
 -- replica is removed or of another incarnation.
 local function read_state(replica_key, incarnation)
