@@ -8,13 +8,16 @@
 -- A router that can probe is also listed in `probers`; see lib/peers.lua. The reply carries that list only if it has
 -- changed since the version that the router knows.
 --
+-- A router that cannot connect to replicas for reasons of its own says so in `trouble`; an event tells when that begins
+-- and ends.
+--
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free, and stores
 -- the router's `panic_percent`, which all routers should have in common; see lib/spares.lua.
 --
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent
+--         probers_version panic_percent trouble
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
 --         expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
@@ -31,7 +34,7 @@ local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent = unpack(ARGV)
+  probers_version, panic_percent, trouble = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -73,14 +76,18 @@ end
 
 local joined = redis.call('ZSCORE', keys.routers, key) == false
 redis.call('ZADD', keys.routers, whole(now_ms + expiry), key)
-local known_as = redis.call('HMGET', router, 'probe_print', 'machine')
+local known_as = redis.call('HMGET', router, 'probe_print', 'machine', 'trouble')
 if known_as[1] ~= probe_print or known_as[2] ~= machine then
   strike_prober(key)
 end
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
   'probe_print', probe_print)
-redis.call('HDEL', router, 'reap_cursor', 'queue_cursor')
+redis.call('HDEL', router, 'reap_cursor', 'queue_cursor', 'trouble')
+local was_in_trouble, is_in_trouble = known_as[3] ~= false, trouble ~= ''
+if is_in_trouble then
+  redis.call('HSET', router, 'trouble', trouble)
+end
 if probe_print ~= ''
   and redis.call('ZADD', keys.probers, whole(now_ms + expiry), make_prober(probe_print, machine, key)) == 1 then
   redis.call('HINCRBY', keys.meta, 'probers_version', 1)
@@ -88,6 +95,9 @@ end
 if joined then
   redis.call('ZREMRANGEBYSCORE', keys.probers, '-inf', whole(now_ms - FORGOTTEN_MS))
   emit(now_ms, {'kind', 'router_joined', 'router', key})
+end
+if is_in_trouble ~= was_in_trouble then
+  emit(now_ms, {'kind', is_in_trouble and 'router_in_trouble' or 'router_recovered', 'router', key, 'reason', trouble})
 end
 
 serve_queue(now_ms)

@@ -84,8 +84,9 @@ local function has_peers(router)
 end
 
 -- Returns up to three peers to be asked about a replica. Other machines come first, since routers of one machine share
--- its network. The hash of the seed spreads the questions about many replicas over all peers.
-local function peers_to_ask(router, seed)
+-- its network; among them the router `first`, if it is one. The hash of the seed spreads the questions about many
+-- replicas over all peers.
+local function peers_to_ask(router, seed, first)
   local elsewhere, here = peers_of(router)
   local start = 0
   for i = 1, #seed do
@@ -93,8 +94,13 @@ local function peers_to_ask(router, seed)
   end
   local asked = {}
   for _, list in ipairs({elsewhere, here}) do
-    for i = 0, math.min(#list, ASKED_AT_ONCE - #asked) - 1 do
-      asked[#asked + 1] = list[(start + i) % #list + 1]
+    local ordered = {}
+    for i = 0, #list - 1 do
+      local peer = list[(start + i) % #list + 1]
+      table.insert(ordered, peer == first and 1 or #ordered + 1, peer)
+    end
+    for i = 1, math.min(#ordered, ASKED_AT_ONCE - #asked) do
+      asked[#asked + 1] = ordered[i]
     end
   end
   return asked

@@ -136,7 +136,8 @@ local function suspect(replica_key, url, incarnation, state, router, limits, end
     return false
   end
   local id = table.concat({whole(now_ms), router}, '-')
-  local asked = table.concat(peers_to_ask(router, url .. id), ' ')
+  local refuter = state.refuted_prober == router and state.reached_by
+  local asked = table.concat(peers_to_ask(router, url .. id, refuter), ' ')
   redis.call('HDEL', replica_key, 'suspected_until_ms', 'unreached_by', 'reached_by', 'prober', 'prober_until_ms',
     'prober_report')
   redis.call('HSET', replica_key, 'suspicion', id, 'suspected_by', router, 'suspected_at_ms', whole(now_ms),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
@@ -16,6 +16,7 @@ from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
 from shared_registry.store.reader import Gap, Head, Snapshot
+from shared_registry.store.reads import execute
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
@@ -33,6 +34,7 @@ class Overview:
         waiting: How many sessions wait for a slot.
         replicas: All registered replicas, in order.
         panic: Why sessions may use replicas that are not healthy, as the leader declared it; empty without panic.
+        trouble: Why routers cannot connect to replicas for reasons of their own, by router; see `RouterInfo.trouble`.
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
     """
@@ -45,6 +47,7 @@ class Overview:
     replicas: list[ReplicaRecord]
     panic: str = ""
     last_heartbeat_at: float | None = None
+    trouble: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,30 @@ class Observer(Outsider):
         snapshot = await self._snapshot()
         now = await self._reader.server_time()
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
-            live = await self._clients.commands.zcount(self._keys.routers, f"({milliseconds(now)}", "+inf")
+            live = await self._clients.commands.zrangebyscore(self._keys.routers, f"({milliseconds(now)}", "+inf")
         waiting = await self._reader.queue_depth()
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
         panic = await self._reader.panic()
         last_heartbeat_at = await self._reader.last_heartbeat_at()
-        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic, last_heartbeat_at)
+        return Overview(
+            now,
+            snapshot.head,
+            snapshot.leader,
+            len(live),
+            waiting,
+            replicas,
+            panic,
+            last_heartbeat_at,
+            await self._trouble_of(live),
+        )
+
+    async def _trouble_of(self, routers: Sequence[str]) -> dict[str, str]:
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
+            pipeline = self._clients.commands.pipeline(transaction=False)
+            for router in routers:
+                pipeline.hget(self._keys.router(router), "trouble")
+            reasons = await execute(pipeline)
+        return {router: reason for router, reason in zip(routers, reasons, strict=True) if reason}
 
     async def routers(self) -> RouterList:
         """Return the routers. A router that leaves during the call is left out."""

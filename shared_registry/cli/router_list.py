@@ -37,6 +37,7 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
                 "is_leader": _is_leader(found, one),
                 "config_fingerprint": one.info.config_fingerprint,
                 "agrees_with_leader": _agrees_with_leader(found, one),
+                "trouble": one.info.trouble or None,
             }
             for one in found.routers
         ],
@@ -64,8 +65,13 @@ def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
             Text(f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago", "" if left > 0 else "red"),
             Text(info.config_fingerprint + (" differs" if differs else ""), "yellow" if differs else ""),
         )
-    odd = sum(_agrees_with_leader(found, one) is False for one in found.routers)
     lines: list[RenderableType] = [table]
+    lines += [
+        f"{printable(one.info.key)} cannot connect to replicas for reasons of its own: {printable(one.info.trouble)}"
+        for one in found.routers
+        if one.info.trouble
+    ]
+    odd = sum(_agrees_with_leader(found, one) is False for one in found.routers)
     if odd:
         what = "router has" if odd == 1 else "routers have"
         lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")

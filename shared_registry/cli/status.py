@@ -41,6 +41,7 @@ def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any
         "last_heartbeat_at": overview.last_heartbeat_at,
         "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
+        "routers_in_trouble": dict(overview.trouble),
         "replicas": [replica_document(record, Document.STATUS) for record in overview.replicas],
     }
 
@@ -62,6 +63,8 @@ def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
                 f"{printable(overview.panic)}: sessions that find no free slot on a healthy replica use others", "red"
             ),
         )
+    for router, reason in overview.trouble.items():
+        facts.add_row("trouble", Text(f"{printable(router)} cannot connect to replicas: {printable(reason)}", "red"))
     facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
     return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
 

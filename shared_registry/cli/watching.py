@@ -87,8 +87,9 @@ def status(
     """Show the replicas, the leader and the number of routers. The command itself does not join as a router.
 
     --json prints one object: redis, namespace, at, history_id, revision, epoch, leader {router, epoch, elected_at} or
-    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (the reason, or null), and replicas
-    [{STATUS}]. Times are seconds since the epoch on the Redis server's clock. Capacity 0 means no limit.
+    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (the reason, or null),
+    routers_in_trouble {router: why it cannot connect to replicas}, and replicas [{STATUS}]. Times are seconds since the
+    epoch on the Redis server's clock. Capacity 0 means no limit.
     With --watch it prints one such object per line, or {redis, namespace, error, age_seconds} while Redis is away.
     """
     options = given(context, redis, namespace, as_json=as_json)
@@ -137,7 +138,8 @@ def routers(
 
     --json prints one object: redis, namespace, at, leader {router, epoch, elected_at} or null, and routers [{key, host,
     pid, version, url, started_at, last_heartbeat_at, expires_at, is_live, is_leader, config_fingerprint,
-    agrees_with_leader}]. agrees_with_leader is null if there is no leader.
+    agrees_with_leader, trouble}]. agrees_with_leader is null if there is no leader. trouble says why a router cannot
+    connect to replicas, if that is its own fault, such as too many open files; otherwise it is null.
     """
     options = given(context, redis, namespace, as_json=as_json)
     _show(options, config, Observer.routers, routers_document, routers_text)

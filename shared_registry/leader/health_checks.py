@@ -11,11 +11,12 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.duties import Duty, perform
 from shared_registry.leader.election import Election
-from shared_registry.leader.health_loop import HealthLoop, HealthSettings, ProbeListeners
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
+from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.target import probe_print, url_maker
@@ -120,7 +121,7 @@ class HealthChecks:
             probers=self._probers,
             clock=self._clock,
             rng=self._rng,
-            on_reach=self._cooldown.reach,
+            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach),
         )
 
     def _ramps(self, config: RouterConfig) -> Ramps:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,8 +29,8 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import Handled, KnownReplicas
-from shared_registry.probing.trouble_log import TroubleLog
 
 RESULTS_AT_ONCE = 500
 REPORT_INTERVAL_SECONDS = 0.1
@@ -59,21 +59,6 @@ class HealthSettings:
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
-
-
-@dataclass(frozen=True)
-class ProbeListeners:
-    """What is called with the results of probes, apart from the shared state.
-
-    Attributes:
-        trouble_log: Logs probes that this router could not make.
-        on_reach: Called with a replica's canonical url, and whether this router reaches it.
-        retain: Called with the probed urls whenever these change, to close connections to other urls.
-    """
-
-    trouble_log: TroubleLog
-    on_reach: Callable[[str, bool], None]
-    retain: Callable[[Iterable[str]], None] | None = None
 
 
 class HealthLoop:
@@ -247,12 +232,10 @@ class HealthLoop:
 
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
-        if outcome.trouble is not None:
-            self._listeners.trouble_log.note(outcome.trouble)
-        elif outcome.error is None:
-            self._listeners.trouble_log.connected()
+        self._listeners.note(outcome)
+        if outcome.trouble is None and outcome.error is None:
             self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
-        elif self._is_handed_over(record):
+        elif outcome.trouble is None and self._is_handed_over(record):
             self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
         self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)

@@ -28,6 +28,8 @@ class EventKind(enum.Enum):
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
     ROUTER_JOINED = "router_joined"
+    ROUTER_IN_TROUBLE = "router_in_trouble"
+    ROUTER_RECOVERED = "router_recovered"
     ROUTER_LEFT = "router_left"
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"

@@ -35,7 +35,20 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class RouterInfo:
-    """The description of a router for operators."""
+    """The description of a router for operators.
+
+    Attributes:
+        key: Unique for each start of a router.
+        host: The host name.
+        pid: The process id.
+        version: The version of this package.
+        started_at: Seconds since the Unix epoch.
+        url: The url at which the router serves; empty if it does not say.
+        config_fingerprint: A digest of the settings that all routers of a namespace should share.
+        machine: An id of the machine since its start.
+        probe_print: A digest of the settings that decide the result of a probe; empty while the router does not probe.
+        trouble: Why the router cannot connect to replicas, if that is its own trouble; otherwise empty.
+    """
 
     key: str
     host: str
@@ -46,6 +59,7 @@ class RouterInfo:
     config_fingerprint: str = ""
     machine: str = ""
     probe_print: str = ""
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

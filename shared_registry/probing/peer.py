@@ -37,6 +37,7 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
@@ -125,7 +126,7 @@ class Peer:
         probers: ProberList,
         clock: Clock,
         rng: random.Random,
-        on_reach: Callable[[str, bool], None],
+        listeners: ProbeListeners,
     ) -> None:
         """Set up; nothing is probed before `run`.
 
@@ -137,7 +138,7 @@ class Peer:
             probers: The routers that can probe.
             clock: Used for due times and waits.
             rng: Used for jitter.
-            on_reach: Called with a replica's canonical url, and whether this router reaches it.
+            listeners: Called with what the probes find out.
         """
         self._replicas = replicas
         self._send = send
@@ -147,7 +148,7 @@ class Peer:
         self._router = probers.router
         self._clock = clock
         self._rng = rng
-        self._on_reach = on_reach
+        self._listeners = listeners
         self._tasks: dict[tuple[str, PeerReason], PeerTask] = {}
         self._heap: list[tuple[float, str, str]] = []
         self._answered: dict[str, str] = {}
@@ -205,7 +206,7 @@ class Peer:
         if record is None:
             self._answered.pop(key, None)
             self._unknown.discard(key)
-        self._on_reach(key, key not in self._unreached)
+        self._listeners.on_reach(key, key not in self._unreached)
         wanted = self._wanted(record) if record is not None and record.is_probed else {}
         for reason in PeerReason:
             task = self._tasks.get((key, reason))
@@ -311,6 +312,7 @@ class Peer:
         """Tell what a probe has found, and schedule the next one."""
         is_current = self._tasks.get((task.key, task.reason)) is task
         is_ok = outcome.evidence is Evidence.OK
+        self._listeners.note(outcome)
         now, fast = self._clock.monotonic(), self._settings.fast_interval_seconds
         match task.reason:
             case PeerReason.OPINION:

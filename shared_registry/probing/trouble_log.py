@@ -9,6 +9,9 @@ from shared_registry.probing.own_trouble import OwnTrouble
 
 QUIET_SECONDS = 10.0
 """The time without a failure after which a success ends the trouble. Near a limit, failures and successes alternate."""
+FORGET_SECONDS = 60.0
+"""A router that tries no connection any more, because it leads no longer, is not in trouble for ever."""
+LONGEST_REASON = 200
 logger = logging.getLogger(__name__)
 
 
@@ -30,8 +33,15 @@ class TroubleLog:
 
     @property
     def is_on(self) -> bool:
-        """Whether trouble has begun and has not ended yet."""
-        return bool(self._reasons)
+        """Whether trouble has begun, has not ended yet, and was noticed within `FORGET_SECONDS`."""
+        return bool(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """Why this router cannot connect, on one line; empty if there is no trouble, or none was noticed lately."""
+        if self._clock.monotonic() - self._last_at >= max(FORGET_SECONDS, self._quiet_seconds):
+            return ""
+        return "; ".join(sorted(self._reasons))[:LONGEST_REASON]
 
     def note(self, trouble: OwnTrouble) -> None:
         """Count a connection that could not be tried. Log the trouble if its reason is new."""

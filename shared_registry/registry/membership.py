@@ -13,6 +13,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
+from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 
@@ -33,6 +34,7 @@ class Membership:
         *,
         begin_heartbeat: Callable[[], HeartbeatCheck],
         probers: ProberList,
+        trouble_log: TroubleLog,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -46,12 +48,14 @@ class Membership:
             begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
                 error.
             probers: The routers that can probe, kept current by the heartbeats' replies.
+            trouble_log: Whether this router can connect to replicas, which its heartbeats tell.
             clock: Used for waits.
             rng: Used for jitter.
         """
         self._store = store
         self._info = info
         self._probers = probers
+        self._trouble_log = trouble_log
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
         self._begin_heartbeat = begin_heartbeat
@@ -70,7 +74,12 @@ class Membership:
         self._probers.is_changed.clear()
         end_heartbeat = self._begin_heartbeat()
         try:
-            info = replace(self._info, machine=self._probers.machine, probe_print=self._probers.probe_print)
+            info = replace(
+                self._info,
+                machine=self._probers.machine,
+                probe_print=self._probers.probe_print,
+                trouble=self._trouble_log.reason,
+            )
             heartbeat = await self._store.heartbeat(
                 info,
                 expiry_seconds=self._expiry_seconds,

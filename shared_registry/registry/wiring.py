@@ -81,16 +81,17 @@ def build_parts(
 
     placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
     probers = ProberList(router=router_key)
+    trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
         settings,
         begin_heartbeat=placement.holder.begin_heartbeat,
         probers=probers,
+        trouble_log=trouble_log,
         clock=clock,
         rng=rng,
     )
-    trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
     return Parts(
         keys=Keys(settings.namespace),

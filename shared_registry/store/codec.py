@@ -180,6 +180,7 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
         config_fingerprint=read.optional("config_fingerprint", str) or "",
         machine=read.optional("machine", str) or "",
         probe_print=read.optional("probe_print", str) or "",
+        trouble=read.optional("trouble", str) or "",
     )
     return RouterRecord(info, (expires_at_ms - read("expiry_ms", int)) / 1000, expires_at_ms / 1000)
 

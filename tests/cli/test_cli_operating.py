@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,8 +311,8 @@ def test_step_down_without_another_candidate_or_without_a_leader(
 async def populated(space: Space) -> None:
     await space.add(A, name="gpu-1", primary=True, by="ann@desk")
     await space.store.record_outcome(space.success(A), THRESHOLDS)
-    for key in ("router~1", "router~2"):
-        await space.store.heartbeat(info(key), expiry_seconds=60)
+    for key, trouble in (("router~1", ""), ("router~2", "too many open files")):
+        await space.store.heartbeat(replace(info(key), trouble=trouble), expiry_seconds=60)
     space.raw.hset(space.keys.router("router~2"), "config_fingerprint", "another")
     await space.elect()
 
@@ -347,13 +348,19 @@ def test_routers_lists_every_router_and_the_leader(
         "is_leader": True,
         "config_fingerprint": "fingerprint",
         "agrees_with_leader": True,
+        "trouble": None,
     }
+    assert second["trouble"] == "too many open files"
     assert (second["key"], second["is_leader"], second["agrees_with_leader"]) == ("router~2", False, False)
     lines = command("routers").out.splitlines()
     assert lines[1].split()[:2] == ["router~1", "yes"]
     assert lines[1].split()[-1] == "fingerprint"
     assert lines[2].split()[-2:] == ["another", "differs"]
-    assert "1 router has other shared settings" in lines[3]
+    assert "router~2 cannot connect to replicas for reasons of its own: too many open files" in lines[3]
+    assert "1 router has other shared settings" in lines[4]
+    told = json.loads(command("status", "--json").out)
+    assert told["routers_in_trouble"] == {"router~2": "too many open files"}
+    assert "router~2 cannot connect to replicas: too many open files" in command("status").out
     raw.zadd(keys.routers, {"router~2": 1000})
     told = json.loads(command("routers", "--json").out)
     assert [one["is_live"] for one in told["routers"]] == [True, False]
@@ -371,7 +378,14 @@ def test_events_lists_the_event_stream(
     told = json.loads(command("events", "--json").out)
     assert list(told) == ["redis", "namespace", "events"]
     assert [one["kind"] for one in told["events"]] == [
-        *("replica_registered", "replica_healthy", "router_joined", "router_joined", "leader_elected")
+        *(
+            "replica_registered",
+            "replica_healthy",
+            "router_joined",
+            "router_joined",
+            "router_in_trouble",
+            "leader_elected",
+        )
     ]
     first, healthy, *_, elected = told["events"]
     assert first == {
@@ -402,10 +416,10 @@ def test_events_lists_the_event_stream(
     }
     assert elected["replica"] is None
     lines = command("events", "--count", "2").out.splitlines()
-    assert [line.split()[2] for line in lines] == ["router_joined", "leader_elected"]
+    assert [line.split()[2] for line in lines] == ["router_in_trouble", "leader_elected"]
     after = command("events", "--after", healthy["id"], "--count", "2").out.splitlines()
     assert [line.split()[0] for line in after] == [one["id"] for one in told["events"][2:4]]
-    assert len(command("events", "--after", healthy["id"]).out.splitlines()) == 3
+    assert len(command("events", "--after", healthy["id"]).out.splitlines()) == 4
     assert command("events", "--after", elected["id"]).out == ""
     assert command("events", "--count", "0").out == ""
     for words in (["--after", "soon"], ["--count", "-1"], ["-f", "--after", "1-0", "--count", "3"]):
@@ -463,7 +477,7 @@ def test_keys_show_prints_each_command_with_its_reply(
     assert replies["HGETALL", keys.replica(A)]["name"] == "gpu-1"
     assert replies["ZRANGE", keys.ready_primary] == [A, "0"]
     assert {("HGETALL", keys.router("router~1")), ("HGETALL", keys.router("router~2"))} <= replies.keys()
-    assert len(replies["XREVRANGE", keys.events]) == 5
+    assert len(replies["XREVRANGE", keys.events]) == 6
     shown = command("keys", "--show").out.splitlines()
     assert f"  {A}: 0" in shown
     assert "  name: gpu-1" in shown

@@ -104,6 +104,9 @@ async def test_another_router_leads_and_the_replicas_stay_healthy(
         [resigned] = await events(space, EventKind.LEADER_RESIGNED)
         assert resigned.router in routers[0].routers()
         assert resigned.reason.endswith("replicas could not be probed: too many open files")
+        await soon(lambda: space.raw.hget(space.keys.router(resigned.router), "trouble") == "too many open files")
+        [in_trouble] = await events(space, EventKind.ROUTER_IN_TROUBLE)
+        assert (in_trouble.router, in_trouble.reason) == (resigned.router, "too many open files")
         await asyncio.sleep(2 * LEASE)  # no condition to wait for: neither verdict nor election may follow
         assert await events(space, EventKind.REPLICA_UNHEALTHY) == []
         assert len(await events(space, EventKind.LEADER_ELECTED)) == 2

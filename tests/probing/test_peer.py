@@ -28,8 +28,10 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
+from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
+from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Opinions
 from tests.support.fake_clock import START, FakeClock
 
@@ -68,6 +70,7 @@ class Cluster:
         probers = ProberList(router=ME, machine="m")
         probers.probe_print = "same"
         probers.update("1", [ProberInfo("same", "m", router) for router in (LEADER, OTHER, ME)])
+        self.trouble_log = TroubleLog(quiet_seconds=10, clock=clock)
         self.peer = Peer(
             self,
             self.send,
@@ -76,7 +79,7 @@ class Cluster:
             probers=probers,
             clock=clock,
             rng=random.Random(1),
-            on_reach=self.on_reach,
+            listeners=ProbeListeners(self.trouble_log, self.on_reach),
         )
 
     def probed(self) -> list[ReplicaRecord]:
@@ -162,6 +165,13 @@ async def test_own_trouble_is_an_unsure_answer(clock: FakeClock, cluster: Cluste
     await clock.advance(0.2)
     assert [one.is_unsure for one in cluster.said] == [True]
     assert cluster.reached.get(A, True), "this says nothing about the replica"
+    assert cluster.trouble_log.reason == "too many open files"
+    cluster.failure = None
+    cluster.show(suspicion="q2", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(10.2)
+    cluster.show(suspicion="q3", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(0.2)
+    assert not cluster.trouble_log.is_on
 
 
 async def test_a_replica_not_reached_is_chosen_last_until_it_is(clock: FakeClock, cluster: Cluster) -> None:

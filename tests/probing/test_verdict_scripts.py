@@ -221,6 +221,32 @@ async def test_routers_with_other_probes_are_no_peers(verdicts: Verdicts) -> Non
     assert verdicts.status() == "unhealthy"
 
 
+@pytest.mark.parametrize("refuter", [f"router~{number}" for number in range(3, 10)])
+async def test_a_router_that_refuted_the_prober_is_asked_again(verdicts: Verdicts, refuter: str) -> None:
+    await verdicts.join(*(f"router~{number}" for number in range(5, 10)))
+    await verdicts.fail(2)
+    key, state = verdicts.space.keys.replica(A), verdicts.state()
+    verdicts.space.raw.hset(key, "asked", f"{state['asked']} {refuter}")  # whoever the hash has chosen
+    await verdicts.answer(refuter, ok=True)
+    verdicts.let_an_interval_pass()
+    await verdicts.fail(2)
+    assert verdicts.state()["asked"].split()[0] == refuter
+    assert len(set(verdicts.state()["asked"].split())) == 3
+
+
+async def test_who_refuted_another_prober_is_not_preferred(verdicts: Verdicts) -> None:
+    await verdicts.join(*(f"router~{number}" for number in range(5, 10)))
+    key = verdicts.space.keys.replica(A)
+    first = set()
+    for _ in range(40):
+        verdicts.space.raw.hset(key, mapping={"refuted_prober": TWO, "reached_by": FIVE})
+        await verdicts.fail(2)
+        first.add(verdicts.state()["asked"].split()[0])
+        verdicts.let_an_interval_pass()
+        await verdicts.probe(verdicts.space.success(A))
+    assert len(first) > 1
+
+
 async def test_other_machines_are_asked_first(verdicts: Verdicts) -> None:
     await verdicts.join(FIVE, "router~6", machine=f"of-{LEADER}")
     await verdicts.fail(2)

@@ -16,6 +16,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
+from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
@@ -98,6 +99,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         SETTINGS,
         begin_heartbeat=lambda: store.check,
         probers=ProberList(router=INFO.key, machine="m"),
+        trouble_log=TroubleLog(quiet_seconds=10, clock=clock),
         clock=clock,
         rng=random.Random(1),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shared_registry.model import EventKind
@@ -64,6 +66,18 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
         "probe_print": "",
     }
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS
+
+
+async def test_trouble_of_a_router_is_told_once(space: Space) -> None:
+    async def heartbeat_with(trouble: str) -> None:
+        await space.store.heartbeat(replace(info(ONE), trouble=trouble), expiry_seconds=EXPIRY_MS / 1000)
+
+    for trouble in ("", "too many open files", "too many open files; no route", "", ""):
+        await heartbeat_with(trouble)
+        assert space.raw.hget(space.keys.router(ONE), "trouble") == (trouble or None)
+    assert space.event_kinds() == ["router_joined", "router_in_trouble", "router_recovered"]
+    (began,) = [each for each in await space.reader.last_events(9) if each.kind is EventKind.ROUTER_IN_TROUBLE]
+    assert (began.router, began.reason) == (ONE, "too many open files")
 
 
 async def test_a_heartbeat_returns_the_revision_without_creating_one(space: Space) -> None:

@@ -12,7 +12,7 @@ from shared_registry import model
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
 from shared_registry.leader.election import RunningTerm
-from shared_registry.leader.health_loop import HealthLoop, HealthSettings, ProbeListeners
+from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.model import (
     AdminState,
     Event,
@@ -25,6 +25,7 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
+from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Report
 from tests.support.fake_clock import START, FakeClock

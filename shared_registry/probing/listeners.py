@@ -1,0 +1,31 @@
+"""Who is told what this router's probes find out, apart from the shared state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from shared_registry.probing.outcome import ProbeOutcome
+from shared_registry.probing.trouble_log import TroubleLog
+
+
+@dataclass(frozen=True)
+class ProbeListeners:
+    """What is called with the results of probes.
+
+    Attributes:
+        trouble_log: Logs probes that this router could not make.
+        on_reach: Called with a replica's canonical url, and whether this router reaches it.
+        retain: Called with the probed urls whenever these change, to close connections to other urls.
+    """
+
+    trouble_log: TroubleLog
+    on_reach: Callable[[str, bool], None]
+    retain: Callable[[Iterable[str]], None] | None = None
+
+    def note(self, outcome: ProbeOutcome) -> None:
+        """Log where trouble of this router's own begins and ends."""
+        if outcome.trouble is not None:
+            self.trouble_log.note(outcome.trouble)
+        elif outcome.error is None:
+            self.trouble_log.connected()
