@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from shared_registry.store.keys import Keys
+from shared_registry.store.redis_url import RedisAddress, RedisKind, parse_redis_url
 
 EVENTS_SHOWN = "10"
 FIRST_WAITERS = ("0", "9", "WITHSCORES")
@@ -82,46 +81,39 @@ def redis_cli(url: str) -> tuple[list[str], str]:
 
     The password is left out; the note then says where to put it.
     """
-    parts = urlsplit(url)
-    user_part, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = user_part.partition(":")
+    address = parse_redis_url(url)
     notes: list[str] = []
-    options = {"redis+sentinel": _sentinel, "redis+cluster": _cluster, "unix": _socket}.get(parts.scheme, _server)
-    arguments = ["redis-cli", *options(url, hosts, notes.append)]
-    if parts.scheme == "rediss":
-        arguments.append("--tls")
-    if user and password:
-        arguments += ["--user", unquote(user)]
-    if user_part or "password=" in (parts.query or ""):
+    arguments = ["redis-cli", *_where(address, notes), *_tls(address)]
+    if address.username and address.password:
+        arguments += ["--user", address.username]
+    if address.username or address.password:  # some people write the password in the place of the user
         notes.append("put the password into REDISCLI_AUTH")
     return arguments, "; ".join(notes)
 
 
-Note = Callable[[str], None]
+def _where(address: RedisAddress, notes: list[str]) -> list[str]:
+    database = ["-n", str(address.database)]
+    match address.kind:
+        case RedisKind.SOCKET:
+            return ["-s", address.path, *database]
+        case RedisKind.CLUSTER:
+            return ["-c", *_host(address)]
+        case RedisKind.SENTINEL:
+            asked = " ".join(["redis-cli", *_host(address), *_tls(address)])
+            notes.append(f"HOST and PORT of the master: {asked} SENTINEL get-master-addr-by-name {address.master}")
+            return ["-h", "HOST", "-p", "PORT", *database]
+        case RedisKind.SERVER:
+            return [*_host(address), *database]
 
 
-def _server(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
-    parts = urlsplit(url)
-    database = parts.path.strip("/") or parse_qs(parts.query).get("db", ["0"])[0]
-    return [*_host(f"{parts.scheme}://{hosts}", 6379), "-n", database]
+def _host(address: RedisAddress) -> list[str]:
+    host, port = address.hosts[0]
+    return ["-h", host, "-p", str(port)]
 
 
-def _socket(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
-    parts = urlsplit(url)
-    return ["-s", parts.path, "-n", parse_qs(parts.query).get("db", ["0"])[0]]
-
-
-def _cluster(url: str, hosts: str, note: Note) -> list[str]:  # noqa: ARG001
-    return ["-c", *_host(f"redis://{hosts.split(',', maxsplit=1)[0]}", 6379)]
-
-
-def _sentinel(url: str, hosts: str, note: Note) -> list[str]:
-    master, _, database = urlsplit(url).path.strip("/").partition("/")
-    asked = " ".join(["redis-cli", *_host(f"redis://{hosts.split(',', maxsplit=1)[0]}", 26379)])
-    note(f"HOST and PORT of the master: {asked} SENTINEL get-master-addr-by-name {master}")
-    return ["-h", "HOST", "-p", "PORT", "-n", database or "0"]
-
-
-def _host(url: str, default_port: int) -> list[str]:
-    parts = urlsplit(url)
-    return ["-h", parts.hostname or "127.0.0.1", "-p", str(parts.port or default_port)]
+def _tls(address: RedisAddress) -> list[str]:
+    if not address.is_tls:
+        return []
+    files = {"--cacert": "ssl_ca_certs", "--cacertdir": "ssl_ca_path", "--cert": "ssl_certfile", "--key": "ssl_keyfile"}
+    given = [text for option, name in files.items() if name in address.tls for text in (option, address.tls[name])]
+    return ["--tls", *given, *(["--insecure"] if address.tls.get("ssl_cert_reqs") == "none" else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from shared_registry.admin.observer import Observer
 from shared_registry.cli.console import new_console, print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG
 from shared_registry.cli.options import (
@@ -23,8 +25,9 @@ from shared_registry.cli.options import (
     log_to_stderr,
     print_json,
 )
-from shared_registry.config import InvalidSettings, LoadedConfig, load_yaml
-from shared_registry.errors import ConfigError
+from shared_registry.config import InvalidSettings, LoadedConfig, RouterConfig, load_yaml
+from shared_registry.errors import ConfigError, RegistryError
+from shared_registry.store.redis_url import mask_redis_url
 
 commands = typer.Typer(no_args_is_help=True, help="Verify a router's YAML file, or show the settings in force.")
 
@@ -34,9 +37,12 @@ def validate(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A router's YAML file.", show_default=False)],
     *,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also connect to its Redis, and read the namespace.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a router's YAML file alone: it ignores the environment and does not connect to Redis.
+    """Verify a router's YAML file alone: it ignores the environment, and connects to Redis only with --connect.
 
     It reports all problems at once. An unknown key is only a warning, which names the nearest known key. Exits with 1
     if there is a problem, and with 2 if the file cannot be read.
@@ -51,11 +57,17 @@ def validate(
     replicas, problems = 0, []
     with warnings:
         try:
-            replicas = len(load_yaml(file).replicas)
+            config = load_yaml(file)
+            replicas = len(config.replicas)
+            if connect:
+                asyncio.run(_connect(config))
         except InvalidSettings as error:
             problems = [{"message": str(one), "settings": list(one.fields)} for one in error.problems]
         except ConfigError as error:
             problems = [{"message": str(error), "settings": []}]
+        except RegistryError as error:
+            where = mask_redis_url(config.redis_url)
+            problems = [{"message": f"redis_url: {where}: {error}", "settings": ["redis_url"]}]
     if options.as_json:
         verdict = {"file": str(file), "is_valid": not problems, "problems": problems, "warnings": warnings.messages}
         print_json(verdict)
@@ -64,7 +76,8 @@ def validate(
         for problem in problems:
             print_line(str(problem["message"]))
         if not problems:
-            print_line(f"{file}: valid; {replicas} {'replica' if replicas == 1 else 'replicas'}")
+            where = f"; connected to {mask_redis_url(config.redis_url)}" if connect else ""
+            print_line(f"{file}: valid; {replicas} {'replica' if replicas == 1 else 'replicas'}{where}")
     if problems:
         raise typer.Exit(FOUND_WRONG)
 
@@ -96,6 +109,12 @@ def show(
         print_json(_document(loaded))
     else:
         new_console().print(_table(loaded))
+
+
+async def _connect(config: RouterConfig) -> None:
+    """Connect as a router would, and read the namespace."""
+    async with Observer(config) as observer:
+        await observer.head()
 
 
 def _document(loaded: LoadedConfig) -> dict[str, Any]:

@@ -220,9 +220,10 @@ class RouterConfig:
     and change its sessions."""
 
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
-    """The Redis or Valkey that holds the shared state: `redis://`, `rediss://` (TLS), `unix://`,
-    `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`. All routers of a registry must use the same
-    Redis. A password in the url is masked wherever the config is shown."""
+    """The Redis or Valkey that holds the shared state: `redis://`, `rediss://` (TLS), `valkey://`, `valkeys://`,
+    `unix://`, `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`, the last two also as `rediss+`. The
+    page "Redis" (docs/redis.md) has the options. All routers of a registry must use the same Redis. A password in the
+    url is masked wherever the config is shown."""
 
     namespace: Namespace = "default"
     """Name of the registry in that Redis, one for each model or pool: 1 to 64 of `A-Z a-z 0-9 _ . -`. The namespace is

@@ -190,6 +190,7 @@ def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:
         timeout_seconds=settings.redis_timeout_seconds,
         block_seconds=settings.refresh_seconds,
         key=Keys(settings.namespace).meta,
+        name=settings.router_id,
     )
 
 

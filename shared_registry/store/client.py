@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -22,10 +21,11 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from shared_registry.errors import ConfigError
+from shared_registry.store.connections import check_files, connection_class, naming, over_tls
 from shared_registry.store.failover import Failover
 from shared_registry.store.packing import pack_in_c
 from shared_registry.store.pools import PromptSentinel, RenewingPool, RenewingSentinelPool
-from shared_registry.store.redis_url import check_redis_url, mask_redis_url
+from shared_registry.store.redis_url import RedisAddress, RedisKind, mask_redis_url, parse_redis_url
 from shared_registry.store.slot_client import connect_to_owner
 from shared_registry.store.slot_owner import SlotOwner
 
@@ -92,23 +92,25 @@ class Clients:
                     await sentinel.aclose()
 
 
-def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str = "") -> Clients:
+def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str = "", name: str = "") -> Clients:
     """Build the clients for a url. No connection is made before the first command.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`.
+        url: See `redis_url`.
         timeout_seconds: For connecting, and for the reply to a command.
         block_seconds: The longest wait that a blocking read asks of the server.
         key: One of the keys that will be used, which determines the cluster node to connect to. Without it, a
             redirection from a node determines it.
+        name: The router's name, for `CLIENT LIST`.
 
     Raises:
-        ConfigError: The url cannot be used. The message does not show its password.
+        ConfigError: The url, or a file that it names, cannot be used. The message does not show its password.
     """
-    check_redis_url(url)
+    address = parse_redis_url(url)
+    check_files(address)
     failover = Failover()
-    options = _options(timeout_seconds)
-    make = _maker(url, options, key, timeout_seconds, failover)
+    options = {**_options(timeout_seconds), "redis_connect_func": naming(name)}
+    make = _maker(address, options, key, timeout_seconds, failover)
     try:
         return Clients(
             commands=make(),
@@ -170,57 +172,88 @@ def _options(timeout_seconds: float) -> dict[str, Any]:
 
 
 def _maker(
-    url: str, options: dict[str, Any], key: str, timeout_seconds: float, failover: Failover
+    address: RedisAddress, options: dict[str, Any], key: str, timeout_seconds: float, failover: Failover
 ) -> Callable[[], Client]:
-    """Return a function that builds a client for a url at each call."""
-    scheme = urlsplit(url).scheme
-    if scheme == "redis+sentinel":
-        return functools.partial(_sentinel, url, options, timeout_seconds, failover)
-    if scheme == "redis+cluster":
-        return _cluster_maker(url, options, key, timeout_seconds, failover)
-    return functools.partial(_standalone, url, options, failover)
+    """Return a function that builds a client for an address at each call."""
+    credentials = {"username": address.username, "password": address.password}
+    match address.kind:
+        case RedisKind.SENTINEL:
+            return functools.partial(_sentinel, address, options, credentials, timeout_seconds, failover)
+        case RedisKind.CLUSTER:
+            return _cluster_maker(address, {**options, **credentials}, key, timeout_seconds, failover)
+        case _:
+            return functools.partial(_standalone, address, {**options, **credentials}, timeout_seconds, failover)
 
 
-def _standalone(url: str, options: Mapping[str, Any], failover: Failover) -> Client:
-    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    pool: Any = RenewingPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=None, **options, **keepalive)
+def _standalone(
+    address: RedisAddress, options: Mapping[str, Any], timeout_seconds: float, failover: Failover
+) -> Client:
+    where: dict[str, Any] = {"path": address.path}
+    if address.hosts:
+        ((host, port),) = address.hosts
+        where = {"host": host, "port": port, "socket_keepalive": True}
+    pool = RenewingPool(
+        max_connections=MAX_CONNECTIONS,
+        timeout=None,
+        connection_class=connection_class(address, timeout_seconds=timeout_seconds),
+        **{**where, **options, **address.tls, "db": address.database},
+    )
+    return Redis.from_pool(_prepared(pool, failover))
+
+
+def _prepared(pool: Any, failover: Failover) -> Any:
     pool.follow(failover)
     pack_in_c(pool)
-    pool.connection_class(**pool.connection_kwargs)  # raises now if the url has an unknown option
-    return Redis.from_pool(pool)
+    return pool
 
 
 def _cluster_maker(
-    url: str, options: Mapping[str, Any], key: str, timeout_seconds: float, failover: Failover
+    address: RedisAddress, options: Mapping[str, Any], key: str, timeout_seconds: float, failover: Failover
 ) -> Callable[[], Client]:
-    address = _Addresses(url)
-    options = {**options, **address.credentials, "socket_keepalive": True}
-    owner = SlotOwner(address.hosts, key=key, options=options, timeout_seconds=timeout_seconds, failover=failover)
+    options = {**options, **address.tls, "socket_keepalive": True}
+    base = connection_class(address, timeout_seconds=timeout_seconds)
+    owner = SlotOwner(
+        address.hosts,
+        key=key,
+        connect=lambda **where: base(**where, **options),
+        timeout_seconds=timeout_seconds,
+        failover=failover,
+    )
 
     def make() -> Client:
-        client = connect_to_owner(owner, options, max_connections=MAX_CONNECTIONS)
-        client.connection_pool.follow(failover)
-        pack_in_c(client.connection_pool)
+        client = connect_to_owner(owner, base, options, max_connections=MAX_CONNECTIONS)
+        _prepared(client.connection_pool, failover)
         return client
 
     return make
 
 
-def _sentinel(url: str, options: Mapping[str, Any], timeout_seconds: float, failover: Failover) -> Client:
-    address = _Addresses(url)
-    master, _, database = address.path.partition("/")
+def _sentinel(
+    address: RedisAddress,
+    options: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    timeout_seconds: float,
+    failover: Failover,
+) -> Client:
+    tls = {**address.tls, "ssl": True} if address.is_tls else {}
+    at_sentinels = {"username": address.sentinel_username, "password": address.sentinel_password}
     sentinel = PromptSentinel(
-        address.hosts,
+        list(address.hosts),
         timeout_seconds=timeout_seconds,
-        sentinel_kwargs=options,
+        sentinel_kwargs={**options, **at_sentinels, **tls},
         max_connections=MAX_CONNECTIONS_PER_NODE,
         socket_keepalive=True,
-        **address.credentials,
+        **credentials,
         **options,
+        **tls,
     )
-    client = sentinel.master_for(master, connection_pool_class=RenewingSentinelPool, db=int(database or 0))
-    client.connection_pool.follow(failover)
-    pack_in_c(client.connection_pool)
+    client = sentinel.master_for(address.master, connection_pool_class=RenewingSentinelPool, db=address.database)
+    client.connection_pool.connection_class = over_tls(client.connection_pool.connection_class)
+    share = timeout_seconds / (len(address.hosts) + 1)
+    for each in sentinel.sentinels:
+        pool = each.connection_pool
+        pool.connection_class = over_tls(pool.connection_class, timeout_seconds=share)
+    _prepared(client.connection_pool, failover)
     return client
 
 
@@ -239,21 +272,3 @@ def _sentinels_of(client: Client) -> list[Client]:
     """Return the clients of the sentinels that a client asks. redis-py does not close them with the client."""
     pool = getattr(client, "connection_pool", None)
     return list(pool.sentinel_manager.sentinels) if isinstance(pool, SentinelConnectionPool) else []
-
-
-class _Addresses:
-    """The parts of a validated url that may name several hosts."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        user_part, _, host_part = parts.netloc.rpartition("@")
-        username, _, password = user_part.partition(":")
-        self.credentials = {"username": unquote(username) or None, "password": unquote(password) or None}
-        self.path = parts.path.strip("/")
-        default = 26379 if parts.scheme == "redis+sentinel" else 6379
-        self.hosts = [self._host(part, default) for part in host_part.split(",")]
-
-    @staticmethod
-    def _host(text: str, default_port: int) -> tuple[str, int]:
-        parts = urlsplit(f"//{text}")
-        return parts.hostname or "", parts.port or default_port

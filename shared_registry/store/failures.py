@@ -20,6 +20,24 @@ _PASSING_REPLY = re.compile(
 )
 
 
+_TLS_REMEDIES = (
+    ("certificate has expired", "renew the server's certificate, or check this machine's clock"),
+    ("not valid for|mismatch, certificate", "use a name that the certificate has, or ssl_check_hostname=false"),
+    ("CERTIFICATE_VERIFY_FAILED", "name the file of the authority that signed the certificate by ssl_ca_certs"),
+    ("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE", "the server does not speak TLS at this port; write redis://"),
+    ("ALERT_CERTIFICATE_REQUIRED|ALERT_HANDSHAKE_FAILURE", "name a client certificate by ssl_certfile and ssl_keyfile"),
+    ("ALERT_UNKNOWN_CA|ALERT_BAD_CERTIFICATE|ALERT_CERTIFICATE_", "the server does not accept the client certificate"),
+)
+"""What to do about an error of TLS, by a pattern of its text. The first one that matches holds."""
+
+
+def _tls_remedy(text: str) -> str:
+    for pattern, remedy in _TLS_REMEDIES if "SSL" in text else ():
+        if re.search(pattern, text):
+            return f"; {remedy}"
+    return ""
+
+
 def meaning_of(error: Exception) -> StoreError:
     """Return the registry's error for an error of redis-py."""
     text = str(error) or type(error).__name__
@@ -39,7 +57,7 @@ def meaning_of(error: Exception) -> StoreError:
     if is_read_only(error):
         return StoreUnavailable(f"Redis is unavailable: the server is a replica, not the primary: {text}")
     if isinstance(error, passing) or _PASSING_REPLY.search(text):
-        return StoreUnavailable(f"Redis is unavailable: {text}")
+        return StoreUnavailable(f"Redis is unavailable: {text}{_tls_remedy(text)}")
     if text.startswith("WRONGTYPE"):
         return KeyConflict(
             f"a key of this namespace is not of the registry's type: {text}; run `shared-registry check`"

@@ -6,11 +6,11 @@ takes such a connection meanwhile would lose the new connection that it makes.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.exceptions import AuthenticationError, RedisError
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.store.failover import Failover
@@ -94,20 +94,36 @@ class PromptSentinel(Sentinel):
         self.timeout_seconds = timeout_seconds
 
     async def discover_master(self, service_name: str) -> Any:
-        """Return the primary's address."""
+        """Return the primary's address.
+
+        Raises:
+            AuthenticationError: No sentinel names it, and one of them refuses the credentials.
+            MasterNotFoundError: No sentinel names it.
+        """
         share = self.timeout_seconds / (len(self.sentinels) + 1)  # the last is for the primary itself
-        error = MasterNotFoundError(f"No master found for {service_name!r}")
+        reasons: dict[str, str] = {}
+        refusal: AuthenticationError | None = None
         for sentinel in tuple(self.sentinels):
-            alone = copy.copy(self)
-            alone.sentinels = [sentinel]
+            where = "{host}:{port}".format_map(sentinel.connection_pool.connection_kwargs)
             try:
                 async with time_limit(share):
-                    address = await super(PromptSentinel, alone).discover_master(service_name)
-            except MasterNotFoundError as found:
-                error = found
+                    masters: Any = await sentinel.sentinel_masters()
+            except AuthenticationError as error:
+                refusal = error
+                reasons[where] = f"{error}; the url's sentinel_password is for the sentinels"
             except TimeoutError:
-                pass
+                reasons[where] = f"no answer within {share:.2g} s"
+            except (RedisError, OSError) as error:
+                reasons[where] = str(error) or type(error).__name__
             else:
-                self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
-                return address
-        raise error
+                state = masters.get(service_name)
+                if state and self.check_master_state(state, service_name):
+                    self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
+                    return state["ip"], state["port"]
+                reasons[where] = (
+                    "it counts that master as down" if state else f"it watches {', '.join(masters) or 'none'}"
+                )
+        told = "; ".join(f"{where}: {reason}" for where, reason in reasons.items())
+        raise (AuthenticationError if refusal else MasterNotFoundError)(
+            f"no sentinel names the master {service_name!r}: {told}"
+        ) from refusal

@@ -7,11 +7,12 @@ on other nodes too: it asks one node which keys an XREAD names, and asks no othe
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import Connection, Redis
+from redis.asyncio import ConnectionPool, Redis
 
 from shared_registry.store.pools import RenewingPool
 from shared_registry.store.slot_owner import Address, SlotOwner
@@ -28,7 +29,7 @@ class SlotClient(Redis):
     """
 
     owner: SlotOwner
-    node_options: Mapping[str, Any]
+    make_pool: Callable[..., ConnectionPool]
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Execute a command at the node that serves the hash slot, and follow redirections."""
@@ -80,7 +81,7 @@ class SlotClient(Redis):
 
     async def _execute_at(self, address: Address, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """Execute a command at the node to which its key has moved while the hash slot is being migrated."""
-        async with Redis(host=address[0], port=address[1], **self.node_options) as node:
+        async with Redis.from_pool(self.make_pool(host=address[0], port=address[1])) as node:
             pipeline = node.pipeline(transaction=False)
             pipeline.execute_command("ASKING")
             pipeline.execute_command(*args, **options)
@@ -90,21 +91,29 @@ class SlotClient(Redis):
         return reply
 
 
-def connect_to_owner(owner: SlotOwner, options: Mapping[str, Any], *, max_connections: int) -> Any:
-    """Return a client whose connections lead to the node that serves a hash slot."""
+def connect_to_owner(owner: SlotOwner, base: type[Any], options: Mapping[str, Any], *, max_connections: int) -> Any:
+    """Return a client whose connections lead to the node that serves a hash slot.
 
-    class OwnerConnection(Connection):
+    Args:
+        owner: Finds the node.
+        base: The class of connections.
+        options: Options of a connection to any node.
+        max_connections: The maximum number of connections.
+    """
+
+    class OwnerConnection(base):  # type: ignore[misc]
         async def connect(self) -> None:
             if self.is_connected:
                 return
             self.host, self.port = await owner.address()
             try:
-                await super().connect()  # type: ignore[no-untyped-call]
+                await super().connect()
             except BaseException:
                 owner.doubt()
                 raise
 
     pool = RenewingPool(connection_class=OwnerConnection, max_connections=max_connections, timeout=None, **options)
     client: Any = SlotClient.from_pool(pool)
-    client.owner, client.node_options = owner, options
+    client.owner = owner
+    client.make_pool = functools.partial(ConnectionPool, connection_class=base, **options)
     return client

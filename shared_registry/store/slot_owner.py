@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from redis import exceptions
@@ -38,7 +38,7 @@ class SlotOwner:
         hosts: Sequence[Address],
         *,
         key: str,
-        options: Mapping[str, Any],
+        connect: Callable[..., Connection],
         timeout_seconds: float,
         failover: Failover,
     ) -> None:
@@ -47,13 +47,13 @@ class SlotOwner:
         Args:
             hosts: Nodes of the cluster.
             key: A key in the hash slot; empty if a redirection will name the slot.
-            options: Options of a connection to any node.
+            connect: Makes a connection, not connected, to the node with this `host` and `port`.
             timeout_seconds: The maximum time of a call, of which asking the nodes is a part.
             failover: An answer is doubted when the generation of this failover rises.
         """
         self.hosts = hosts
         self._slot = key_slot(key.encode()) if key else None
-        self._options = options
+        self._connect = connect
         self._patience_seconds = timeout_seconds * PATIENCE
         self._failover = failover
         self._known: list[Address] = []
@@ -158,7 +158,7 @@ class SlotOwner:
 
         Each row is [first slot, last slot, [host, port, id, …] of the primary, the same of a replica, …].
         """
-        connection = Connection(host=node[0], port=node[1], **self._options)
+        connection = self._connect(host=node[0], port=node[1])
         try:
             await connection.connect()
             await connection.send_command("CLUSTER", "SLOTS")

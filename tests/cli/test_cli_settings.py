@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import typer.main
 
 from shared_registry.cli.app import app
 from shared_registry.config import RouterConfig
+from shared_registry.embedded import EmbeddedServer
 from tests.support.in_process import invoke
 
 SECRET = "geheim"
@@ -104,6 +106,35 @@ def test_validate_reports_a_file_that_cannot_be_read(tmp_path: Path, name: str) 
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
     assert "cannot be read" in done.err
+
+
+def test_validate_connects_where_asked(tmp_path: Path, own_server: Callable[..., EmbeddedServer]) -> None:
+    server = own_server(config={"requirepass": SECRET})
+    url = f"redis://:{SECRET}@127.0.0.1:{server.port}"
+    path = write(tmp_path, f"router: {{replicas: ['http://a'], redis_url: '{url}'}}")
+    done = invoke("config", "validate", path, "--connect")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{path}: valid; 1 replica; connected to redis://:***@127.0.0.1:{server.port}\n"
+    server.kill()
+    assert invoke("config", "validate", path).code == 0
+    for one, what in ((url, "unavailable"), (url.replace("redis:", "rediss:") + "?ssl_ca_certs=/none", "/none cannot")):
+        path = write(tmp_path, f"router: {{replicas: ['http://a'], redis_url: '{one}', redis_timeout_seconds: 0.5}}")
+        done = invoke("config", "validate", path, "--connect")
+        assert (done.code, len(done.out.splitlines())) == (1, 1)
+        assert what in done.out
+        assert SECRET not in done.all
+    told = json.loads(invoke("config", "validate", path, "--connect", "--json").out)
+    assert told["is_valid"] is False
+
+
+def test_validate_reports_a_server_that_refuses(tmp_path: Path, own_server: Callable[..., EmbeddedServer]) -> None:
+    server = own_server(config={"requirepass": SECRET})
+    path = write(tmp_path, f"router: {{replicas: ['http://a'], redis_url: 'redis://:wrong@127.0.0.1:{server.port}'}}")
+    told = json.loads(invoke("config", "validate", path, "--connect", "--json").out)
+    [problem] = told["problems"]
+    assert problem["settings"] == ["redis_url"]
+    assert "check the user and password" in problem["message"]
+    assert "wrong" not in problem["message"].replace("WRONGPASS", "")
 
 
 # config show

@@ -124,6 +124,22 @@ def test_a_replica_removed_meanwhile_makes_the_command_fail() -> None:
         ("redis://h?password=geheim", "redis-cli -h h -p 6379 -n 0", "REDISCLI_AUTH"),
         ("unix:///run/redis.sock?db=1", "redis-cli -s /run/redis.sock -n 1", ""),
         ("redis+cluster://h1:1,h2:2", "redis-cli -c -h h1 -p 1", ""),
+        ("rediss+cluster://h1", "redis-cli -c -h h1 -p 6379 --tls", ""),
+        (
+            "valkeys://h?ssl_ca_certs=ca&ssl_certfile=c&ssl_keyfile=k",
+            "redis-cli -h h -p 6379 -n 0 --tls --cacert ca --cert c --key k",
+            "",
+        ),
+        (
+            "rediss://h?ssl_ca_path=cas&ssl_cert_reqs=none",
+            "redis-cli -h h -p 6379 -n 0 --tls --cacertdir cas --insecure",
+            "",
+        ),
+        (
+            "rediss+sentinel://h1/main?sentinel_password=geheim&ssl_ca_certs=ca",
+            "redis-cli -h HOST -p PORT -n 0 --tls --cacert ca",
+            "redis-cli -h h1 -p 26379 --tls --cacert ca SENTINEL get-master-addr-by-name main",
+        ),
         (
             "redis+sentinel://:geheim@h1,h2/main/4",
             "redis-cli -h HOST -p PORT -n 4",

@@ -260,7 +260,7 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ({"router_id": ""}, "router_id: "),
         ({"router_id": "x" * 65}, "router_id: "),
         ({"router_id": 7}, "router_id: 7 is not usable"),
-        ({"redis_url": "http://h"}, "redis_url: its scheme is not one of redis, rediss, unix"),
+        ({"redis_url": "http://h"}, "redis_url: its scheme is not one of redis, rediss, valkey, valkeys, unix"),
         ({"health_check_expect": "ready"}, "health_check_expect: must be a mapping"),
         ({"health_check_expect": {1: "x"}}, "health_check_expect: its keys must be text, got 1; quote it"),
         ({"health_check_expect": {"a": None}}, "health_check_expect['a']: must be text, a finite number or true/false"),

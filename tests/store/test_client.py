@@ -206,7 +206,7 @@ async def test_credentials_databases_and_hosts_are_read_from_the_url() -> None:
         wanted = {"username": "user", "password": "s@cret"}
         options = clients.commands.connection_pool.connection_kwargs
         assert {name: options[name] for name in wanted} == wanted
-        assert clients.commands.owner.hosts == [("h1", 7000), ("h2", 6379)]
+        assert clients.commands.owner.hosts == (("h1", 7000), ("h2", 6379))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,8 @@ async def test_credentials_databases_and_hosts_are_read_from_the_url() -> None:
         ("redis://:secret@host:99999/0", "ports"),
         ("redis://:secret@host/mymaster", "database number"),
         ("redis://:secret@host?socket_timeout=soon", "socket_timeout"),
+        ("rediss://:secret@host?ssl_ca_certs=/nowhere.pem", "/nowhere.pem cannot be used: No such file"),
+        ("rediss://:secret@host?ssl_ca_path=/nowhere", "/nowhere cannot be used: No such file"),
         ("redis://:secret@host?no_such_option=1", "no_such_option"),
         ("unix://:secret@/run/redis.sock?no_such_option=1", "no_such_option"),
         ("redis+sentinel://:secret@h1,h2", "master"),

@@ -38,13 +38,13 @@ class Authority:
         words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -config {config}"
         self._openssl(f"{words} -extensions authority -keyout {self._key} -out {self.ca}")
 
-    def sign(self, name: str, alternatives: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-        """Return the files of a new certificate and of its key."""
+    def sign(self, name: str, alternatives: str = "IP:127.0.0.1", *, days: int = 2) -> tuple[Path, Path]:
+        """Return the files of a new certificate, valid for so many days, and of its key."""
         certificate, key, request = (self.folder / f"{name}{end}" for end in (".crt", ".key", ".csr"))
         config = self._configure(name, alternatives)
         words = f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config {config}"
         self._openssl(f"{words} -keyout {key} -out {request}")
-        words = f"x509 -req -in {request} -CA {self.ca} -CAkey {self._key} -CAcreateserial -days 2"
+        words = f"x509 -req -in {request} -CA {self.ca} -CAkey {self._key} -CAcreateserial -days {days}"
         self._openssl(f"{words} -extfile {config} -extensions end -out {certificate}")
         return certificate, key
 

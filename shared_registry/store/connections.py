@@ -1,0 +1,158 @@
+"""What all connections of a registry have in common: their name at the server, and TLS files that are read again.
+
+It adds to redis-py's connection classes what they lack, by public methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,  # noqa: A004  redis-py's
+    NoPermissionError,
+    ResponseError,
+)
+
+from shared_registry.aio.time_limit import time_limit
+from shared_registry.errors import ConfigError
+from shared_registry.store.redis_url import RedisAddress, RedisKind
+
+if TYPE_CHECKING:
+    _Base = SSLConnection
+else:
+    _Base = object
+
+NAME_PREFIX = "shared-registry"
+LONG_SECONDS = 3600.0
+HANDSHAKE_SHARE = 0.8
+"""The share of a call's time in which a TLS connection must be made, so that the call can say what went wrong."""
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+_NO_NAME = re.compile(r"[^!-~]")
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+def naming(name: str) -> Callable[[Any], Awaitable[None]]:
+    """Return redis-py's `redis_connect_func` that gives connections a name, which `CLIENT LIST` shows.
+
+    A user who may not run `CLIENT SETNAME` gets connections without a name.
+
+    Args:
+        name: The name of the router; empty for others.
+    """
+    parts = [NAME_PREFIX, _NO_NAME.sub("-", name)]
+    return functools.partial(_connect_as, ":".join(filter(None, parts)))
+
+
+async def _connect_as(name: str, connection: Any) -> None:
+    try:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "SETNAME", name)
+        with contextlib.suppress(ResponseError):
+            await connection.read_response()
+    except _REFUSALS:
+        raise
+    except ConnectionError as error:
+        if "SSL" in str(error):
+            raise
+        raise ConnectionError(f"{error}; the server closed a new connection: {_reason_to_close(connection)}") from error
+
+
+def _reason_to_close(connection: Any) -> str:
+    if not isinstance(connection, SSLConnection):
+        return "if it expects TLS, write rediss://"
+    if connection.certfile is None:
+        return "if it asks for a client certificate, name one by ssl_certfile and ssl_keyfile"
+    return "it may not accept the client certificate"
+
+
+class _TlsConnection(_Base):
+    """Mixed in before a TLS connection class of redis-py.
+
+    That class reads its files only once for each connection object. And a server without TLS does not answer a
+    handshake at all, which would look like an outage.
+    """
+
+    handshake_seconds: float
+    _stamp: _Stamp = ()
+
+    async def connect(self) -> None:
+        """Connect. The files are read again if they have changed since they were last read."""
+        if not self.is_connected:
+            stamp = tuple(_stamps(self.ssl_context))
+            if stamp != self._stamp:
+                self.ssl_context.context = None
+                self._stamp = stamp
+        try:
+            async with time_limit(self.handshake_seconds):
+                await super().connect()  # type: ignore[no-untyped-call]
+        except TimeoutError as error:
+            where = f"{self.host}:{self.port}"
+            raise ConnectionError(
+                f"no TLS connection to {where} within {self.handshake_seconds:g} s: the server is away, or does "
+                "not speak TLS at this port (if so, write redis://)"
+            ) from error
+
+
+def _stamps(files: Any) -> Iterator[tuple[int, int, int]]:
+    for path in (files.ca_certs, files.ca_path, files.certfile, files.keyfile):
+        try:
+            found = Path(path).stat() if path else None
+        except OSError:
+            found = None
+        yield (found.st_mtime_ns, found.st_size, found.st_ino) if found else (0, 0, 0)
+
+
+def over_tls(base: type[Any], *, timeout_seconds: float = LONG_SECONDS) -> type[Any]:
+    """Return a connection class of redis-py, improved if it is one for TLS.
+
+    Args:
+        base: The class.
+        timeout_seconds: The maximum time of a call, of which connecting is a part. Without it, connecting has no limit
+            here, because it does more, such as asking sentinels.
+    """
+    if not issubclass(base, SSLConnection):
+        return base
+    return type(base.__name__, (_TlsConnection, base), {"handshake_seconds": timeout_seconds * HANDSHAKE_SHARE})
+
+
+def connection_class(address: RedisAddress, *, timeout_seconds: float) -> type[Any]:
+    """Return the class of connections to a server of this address."""
+    if address.kind is RedisKind.SOCKET:
+        return UnixDomainSocketConnection
+    return over_tls(SSLConnection, timeout_seconds=timeout_seconds) if address.is_tls else Connection
+
+
+def check_files(address: RedisAddress) -> None:
+    """Read the TLS files once.
+
+    Raises:
+        ConfigError: A file cannot be read, or is not what it should be.
+    """
+    tls = address.tls
+    try:
+        context = ssl.create_default_context()
+        for name, kind in (("ssl_ca_certs", "cafile"), ("ssl_ca_path", "capath")):
+            if name in tls:
+                Path(tls[name]).stat()
+                context.load_verify_locations(**{kind: tls[name]})
+        name = "ssl_certfile"
+        if name in tls:
+            password = tls.get("ssl_password", "")  # without one, OpenSSL would ask at the terminal
+            context.load_cert_chain(tls[name], tls.get("ssl_keyfile"), password)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"redis_url: {_named(name, tls)} cannot be used: {reason}") from None
+
+
+def _named(name: str, tls: Any) -> str:
+    files = [name, "ssl_keyfile"] if name == "ssl_certfile" and "ssl_keyfile" in tls else [name]
+    return " with ".join(f"{each}={tls[each]}" for each in files)
