@@ -181,7 +181,7 @@ async def test_files_that_change_are_read_for_new_connections(
 
 
 async def test_a_cluster_works_over_tls(tls_server: Callable[..., TlsServer]) -> None:
-    server = tls_server(cluster_enabled="yes", tls_cluster="yes")
+    server = tls_server(cluster_enabled="yes", tls_cluster="yes", cluster_port=free_port())
     with Redis.from_url(server.server.url, decode_responses=True) as raw:
         raw.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await until(lambda: "cluster_state:ok" in str(raw.execute_command("CLUSTER", "INFO")).replace("': '", ":"))
