@@ -9,6 +9,7 @@ calls, not redis-py's socket timeout. With a socket timeout, redis-py sends thro
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,14 @@ MAX_CONNECTIONS_PER_NODE = 64
 CONNECT_PATIENCE = 5
 """How many timeouts redis-py allows for connecting. `bounded` ends an attempt after one timeout; redis-py's limit is
 longer because it also counts time during which the event loop is blocked."""
+
+
+_NO_INFO: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(Redis).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+"""Connections do not send CLIENT SETINFO, a right that servers before 7.2 do not know. Its option was renamed."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,7 @@ def redacted(url: str) -> str:
 
 def _options(timeout_seconds: float) -> dict[str, Any]:
     return {
+        **_NO_INFO,
         "decode_responses": True,
         "encoding_errors": "replace",
         "protocol": 2,

@@ -43,7 +43,10 @@ def meaning_of(error: Exception) -> StoreError:
     text = str(error) or type(error).__name__
     # A cluster client wraps the errors of its nodes.
     if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS) or _REFUSED_REPLY.search(text):
-        return StoreRefused(f"Redis refused: {text}; check the user and password in redis_url, and the user's rights")
+        return StoreRefused(
+            f"Redis refused: {text}; check the user and password in redis_url, and the user's rights "
+            "(`shared-registry acl`)"
+        )
     passing = (
         exceptions.ConnectionError,
         exceptions.TimeoutError,
