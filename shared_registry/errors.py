@@ -9,6 +9,7 @@
     ├── Saturated                          every healthy, active replica is at capacity; try again later
     └── StoreError                         Redis could not execute the operation
         ├── StoreUnavailable               Redis did not answer in time; try again later
+        │   └── SlotMigrating              a cluster moves the namespace to another node; try again later
         ├── StoreRefused                   wrong password, missing rights, unsupported version or schema
         ├── KeyConflict                    a key of this namespace has a type or value that the registry never writes
         └── Fenced                         a write under an epoch that is over; nothing was written
@@ -67,6 +68,13 @@ class StoreError(RegistryError):
 
 class StoreUnavailable(StoreError):
     """Redis did not answer in time. The operation may or may not have happened. Trying again later is safe."""
+
+
+class SlotMigrating(StoreUnavailable):
+    """A Redis Cluster moves the hash slot of this namespace to another node. Nothing was written.
+
+    Redis knows all sessions meanwhile, so none is placed without it.
+    """
 
 
 class StoreRefused(StoreError):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
-from shared_registry.errors import Saturated, StoreError, StoreUnavailable, UsageError
+from shared_registry.errors import Saturated, SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
@@ -87,33 +87,39 @@ class Acquirer:
         Raises:
             Saturated: All replicas stayed full until the timeout, or this router was too busy to ask Redis in time.
             NoHealthyReplica: No replica was healthy and active before the timeout.
-            StoreUnavailable: Redis is away, and this router has no replica that it may use without Redis.
+            StoreUnavailable: Redis was away until the timeout, and this router may use no replica without it.
             UsageError: The registry was stopped during the call.
         """
         deadline = self._clock.monotonic() + timeout_seconds
+        sequence = ""
         while True:
             request = self._asker.request(session, avoided, attempts)
+            request.sequence = sequence or request.sequence
             try:
-                lease = await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
+                return await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
             except Busy as error:
                 raise Saturated(f"{error}; try again later") from error
+            except StoreUnavailable:
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise
             finally:
                 self._give_up(request)
-            if lease is not None:
-                return lease
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                raise StoreUnavailable(SETTLING)
             await self._clock.sleep(min(POLL_SECONDS, left))
             self._asker.expect_open(request)
+            sequence = request.sequence
 
-    async def _try_once(
-        self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
-    ) -> Lease | None:
-        """Return a lease, or `None` if the slot that Redis granted must be left to other routers."""
+    async def _try_once(self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None) -> Lease:
+        """Return a lease.
+
+        Raises:
+            StoreUnavailable: Redis is away, or the slot that it granted must be left to other routers.
+        """
         try:
             found = await self._find(request, deadline, on_position)
             self._asker.expect_open(request)
+        except SlotMigrating:
+            raise
         except StoreUnavailable as error:
             self._asker.expect_open(request)
             replica = await self._outage.place(
@@ -132,7 +138,7 @@ class Acquirer:
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
             # that another router freed, and that router counts the slot in its own share until shares are computed
             # anew.
-            return None
+            raise StoreUnavailable(SETTLING)
         self._outage.end()
         request.sequence = found.sequence or request.sequence
         return self._hold(request, replica, found.revision, is_spare=found.is_spare)
@@ -264,8 +270,10 @@ class Asker:
         """Ask once for a slot, or for a position in the queue if no slot is free; see `ask`."""
         return await self._as_member(request, self._max_queue, patience_seconds)
 
-    def can_place_alone(self, request: SlotRequest) -> bool:
-        """Whether this router may place the session without Redis."""
+    def can_place_alone(self, request: SlotRequest, error: StoreError) -> bool:
+        """Whether this router may place the session without Redis, which failed with this error."""
+        if isinstance(error, SlotMigrating):
+            return False
         replica = self._outage.choose(
             avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare
         )

@@ -79,9 +79,11 @@ class Outage:
         self._requests = self._covered = 0
         self._used_at = -IDLE_SECONDS
         self._is_logged = False
+        self._placed = 0
 
     def begin(self, error: StoreError) -> None:
         """Record that a session is placed without Redis. The first one of an outage is logged."""
+        self._placed += 1
         if not self._is_logged:
             self._is_logged = True
             logger.warning("placement: placing without Redis (%s): %s", self._mode, error)
@@ -90,7 +92,8 @@ class Outage:
         """Record that a session was placed through Redis. The first one after an outage is logged."""
         if self._is_logged:
             self._is_logged = False
-            logger.info("placement: placing through Redis again")
+            logger.info("placement: placing through Redis again; sessions placed without it: %d", self._placed)
+            self._placed = 0
 
     def note_failure(self, error: StoreError) -> None:
         """Record that a write to Redis failed."""

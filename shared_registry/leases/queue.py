@@ -168,7 +168,8 @@ class RouterQueue:
     ) -> Grant | Denied:
         """Ask until the session has a slot or is denied one; ask for the last time at the deadline.
 
-        A session in the queue keeps its position while Redis is away, unless this router can place it without Redis.
+        While Redis is away, a session goes on waiting, with or without a position, unless this router can place it
+        without Redis.
 
         Args:
             asker: Asks Redis.
@@ -178,7 +179,7 @@ class RouterQueue:
 
         Raises:
             Busy: The request could not be sent in time.
-            StoreUnavailable: Redis does not answer, either the first request or the last one.
+            StoreUnavailable: Redis does not answer the last request, or this router can place the session without it.
         """
         with self.waiting(request.lease_id, on_position) as waiter:
             while waiter.grant is None and self._clock.monotonic() < deadline:
@@ -199,7 +200,7 @@ class RouterQueue:
     async def _ask_to_wait(
         self, asker: Asker, request: SlotRequest, waiter: Waiter, deadline: float
     ) -> Grant | Queued | Denied | None:
-        """Return the answer; `None` if a session in the queue got no answer.
+        """Return the answer; `None` if there was none.
 
         This call pauses before it returns if Redis is away, or if only excluded replicas have room. The session then
         asks again.
@@ -211,8 +212,8 @@ class RouterQueue:
             if waiter.entry is None:
                 raise
             return None
-        except StoreUnavailable:
-            if waiter.entry is None or asker.can_place_alone(request):
+        except StoreUnavailable as error:
+            if asker.can_place_alone(request, error):
                 raise
         if answer is None or (isinstance(answer, Denied) and answer.reason is Denial.EXCLUDED):
             # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait.
@@ -298,7 +299,7 @@ class RouterQueue:
 
 async def _until_called(asker: Asker, request: SlotRequest, waiter: Waiter) -> None:
     while not waiter.is_called:
-        if waiter.outage is not None and asker.can_place_alone(request):
+        if waiter.outage is not None and asker.can_place_alone(request, waiter.outage):
             raise waiter.outage
         waiter.report()
         await waiter.wait_changed()

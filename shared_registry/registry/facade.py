@@ -26,6 +26,7 @@ from shared_registry.registry.joining import join
 from shared_registry.registry.reading import RegistryReads
 from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
 from shared_registry.store import client
+from shared_registry.store.address_watch import watch_address
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients
 
@@ -289,6 +290,14 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
                 "loads": self._parts.load_updates.run,
                 "slow start": self._parts.slow_start.run,
             }
+            if self._clients.ask_address is not None:
+                works["sentinels"] = functools.partial(
+                    watch_address,
+                    self._clients.ask_address,
+                    self._clients.failover,
+                    timeout_seconds=self.config.redis_timeout_seconds,
+                    clock=self._clock,
+                )
             if self.health_checks:
                 works["health checks"] = lambda: self._parts.health_checks.run(self.config, self._http_get)
             for name, work in works.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
@@ -65,6 +65,7 @@ class Clients:
         max_connections: The maximum number of connections. It is lower if a client that the caller passed in allows
             fewer.
         failover: Replaces their connections after the primary is lost.
+        ask_address: Asks the sentinels for the primary's address; `None` without sentinels. See `watch_address`.
     """
 
     commands: Client
@@ -74,6 +75,7 @@ class Clients:
     upkeep: Client | None = None
     max_connections: int = MAX_CONNECTIONS
     failover: Failover = field(default_factory=Failover)
+    ask_address: Callable[[], Awaitable[object]] | None = None
 
     @classmethod
     def of(cls, client: Client) -> Self:
@@ -121,12 +123,15 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
     options = {**_options(timeout_seconds), "redis_connect_func": naming(name)}
     make = _maker(address, options, key, timeout_seconds, failover)
     try:
+        commands = make()
+        pool = commands.connection_pool
         return Clients(
-            commands=make(),
+            commands=commands,
             blocking=make(),
             longest_block_seconds=block_seconds,
             upkeep=make(),
             failover=failover,
+            ask_address=pool.get_master_address if isinstance(pool, SentinelConnectionPool) else None,
         )
     except (TypeError, ValueError, exceptions.RedisError) as error:
         raise ConfigError(f"redis_url: {redacted(url)} cannot be used: {error}") from None

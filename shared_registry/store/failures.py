@@ -6,7 +6,7 @@ import re
 
 from redis import exceptions
 
-from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.errors import KeyConflict, SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.store.failover import is_read_only
 
 FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
@@ -57,6 +57,11 @@ def meaning_of(error: Exception) -> StoreError:
         exceptions.OutOfMemoryError,
         OSError,
     )
+    if "non local key" in text:
+        return SlotMigrating(
+            "Redis is unavailable: the hash slot of this namespace is being migrated to another node of the cluster; "
+            "until all of its keys have moved, no node can serve it"
+        )
     if is_read_only(error):
         return StoreUnavailable(f"Redis is unavailable: the server is a replica, not the primary: {text}")
     if isinstance(error, passing) or _PASSING_REPLY.search(text):

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from shared_registry.errors import StoreError, StoreUnavailable, UsageError
+from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.asking import TRIES_TO_JOIN, Asker
 from shared_registry.leases.ledger import Ledger, SlotRequest
 from shared_registry.leases.outage import Outage
@@ -27,6 +27,7 @@ EXCLUDED = Denied(Denial.EXCLUDED)
 NOT_JOINED = Denied(Denial.NOT_REGISTERED)
 THIRD = Queued("77", 3, 9)
 AWAY = StoreUnavailable("away")
+MIGRATING = SlotMigrating("the hash slot moves")
 
 
 class Router:
@@ -263,13 +264,51 @@ async def test_an_error_in_on_position_ends_the_wait(router: Router, clock: Fake
     assert not router.request.is_in_doubt
 
 
-async def test_an_outage_before_the_first_answer_is_an_error(router: Router, clock: FakeClock) -> None:
+async def test_a_newcomer_waits_while_redis_is_away(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [AWAY, AWAY, THIRD, GRANT]
+    task = router.wait()
+    await clock.settle()
+    assert router.request.is_in_doubt
+    await clock.advance(POLL_SECONDS + 0.1)
+    assert (router.store.called, router.heard) == (["wait"] * 2, [])
+    await clock.advance(POLL_SECONDS)
+    assert router.heard[-1][1:] == (3, 9)
+    router.queue.call_all()
+    await clock.settle()
+    assert task.result() == GRANT
+
+
+async def test_a_newcomer_is_placed_without_redis_at_once(router: Router, clock: FakeClock) -> None:
     router.store.answers = [AWAY]
+    router.can_place_alone = True
     task = router.wait()
     await clock.settle()
     with pytest.raises(StoreUnavailable):
         task.result()
     assert router.request.is_in_doubt
+
+
+async def test_nobody_is_placed_alone_while_a_slot_migrates(router: Router, clock: FakeClock) -> None:
+    router.store.answers = [MIGRATING, THIRD, MIGRATING, GRANT]
+    router.can_place_alone = True
+    task = router.wait()
+    await clock.advance(POLL_SECONDS + 0.1)
+    router.queue.call_all()
+    await clock.advance(2 * POLL_SECONDS)
+    assert task.result() == GRANT
+    assert router.store.called == ["wait", "wait", "wait 77", "wait 77"]
+
+
+@pytest.mark.parametrize("error", ["away", "migrating"])
+async def test_an_outage_until_the_deadline_is_told(router: Router, clock: FakeClock, error: str) -> None:
+    failure = {"away": AWAY, "migrating": MIGRATING}[error]
+    router.store.answers, router.store.last_answers = [failure], [failure]
+    task = router.wait()
+    await clock.advance(TIMEOUT - 0.1)
+    assert not task.done()
+    await clock.advance(0.2)
+    with pytest.raises(type(failure)):
+        task.result()
 
 
 async def test_a_waiter_keeps_waiting_while_redis_is_away(router: Router, clock: FakeClock) -> None:
@@ -358,6 +397,7 @@ async def test_a_router_that_was_reaped_rejoins_and_requests_again(
 
 async def test_a_router_that_cannot_rejoin_raises_an_error(router: Router, clock: FakeClock) -> None:
     router.store.answers = [NOT_JOINED]
+    router.can_place_alone = True
     task = router.wait()
     await clock.settle()
     with pytest.raises(StoreUnavailable, match="not among the live ones"):

@@ -401,9 +401,11 @@ async def test_placing_without_redis_is_logged_at_start_and_end(
         for _ in range(3):
             router.outage.end()
         router.outage.begin(AWAY)
+        router.outage.end()
     told = [one.getMessage().partition(" (")[0] for one in caplog.records]
     assert told == [
         "placement: placing without Redis",
-        "placement: placing through Redis again",
+        "placement: placing through Redis again; sessions placed without it: 3",
         "placement: placing without Redis",
+        "placement: placing through Redis again; sessions placed without it: 1",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,10 @@ async def test_a_lost_reply_to_joining_the_queue_leaves_nothing(
 ) -> None:
     blocker = await registry.acquire()
     proxy.cuts_at_reply = True
-    with pytest.raises(StoreUnavailable):
-        await registry.acquire(timeout=LONG)
-    await settle_empty(space, registry)
+    waiting = await wait_in_line(space, registry)
     await blocker.release()
+    await (await waiting).release()
+    await settle_empty(space, registry)
 
 
 async def test_a_lost_wake_up_delays_a_waiter_only_briefly(registry: SharedReplicaRegistry, space: Space) -> None:
@@ -163,6 +164,46 @@ async def test_a_waiter_survives_a_cut_connection_and_an_outage(
     proxy.heal()
     await blocker.release()
     await (await asyncio.wait_for(waiting, 5.0)).release()
+    await settle_empty(space, registry)
+
+
+@pytest.mark.parametrize("mode", ["off", "share"])
+async def test_sessions_that_come_during_an_outage_wait_too(space: Space, proxy: FaultyProxy, mode: str) -> None:
+    """The only slot is in use, so no router has a share that it could use without Redis."""
+    changes = CHANGES | {"degraded_placement": mode, "refresh_seconds": 0.2}
+    async with registry_on(proxy.url, space.keys.namespace, **changes) as registry:
+        blocker = await registry.acquire()
+        await asyncio.sleep(1)  # until the loads are read, by which no slot is free
+        proxy.cut()
+        proxy.refuses = True
+        waiting = [asyncio.create_task(registry.acquire(timeout=LONG)) for _ in range(3)]
+        with pytest.raises(StoreUnavailable):
+            await registry.acquire()
+        await asyncio.sleep(1.5)
+        assert not any(task.done() for task in waiting)
+        proxy.heal()
+        await until(lambda: depth(space) == 3)
+        lease = blocker
+        for _ in waiting:
+            await lease.release()
+            done, pending = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            [task], waiting = done, list(pending)
+            lease = task.result()
+            assert not lease.is_degraded
+        await lease.release()
+        await settle_empty(space, registry)
+
+
+async def test_a_newcomer_learns_that_the_outage_outlasted_its_patience(
+    registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
+) -> None:
+    proxy.cut()
+    proxy.refuses = True
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="Redis is unavailable"):
+        await registry.acquire(timeout=1.5)
+    assert time.monotonic() - started >= 1.5
+    proxy.heal()
     await settle_empty(space, registry)
 
 

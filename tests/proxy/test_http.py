@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import PATIENT, SECONDS, RunningRouter, StartRouter
 from tests.support.backend import CHUNK, Backend, RawBackend
 from tests.support.until import until
@@ -344,6 +346,19 @@ async def test_without_a_replica_the_answer_is_503(start_router: StartRouter) ->
         "message": "no healthy replica can take the session; try again soon",
         "retryable": True,
     }
+
+
+async def test_a_refusal_during_an_outage_names_redis(
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+) -> None:
+    server = own_server()
+    settings = {"redis_url": server.url, "degraded_placement": "off", "redis_timeout_seconds": 0.5}
+    router = await start_router(backend.url, **settings)
+    server.kill()
+    response = await router.http.get("/")
+    assert (response.status_code, response.json()["code"]) == (503, "gpu_unavailable")
+    assert response.json()["message"] == "Redis is unavailable, and no slot can be given without it; try again soon"
+    assert "127.0.0.1" not in response.text
 
 
 @pytest.mark.timeout(180)

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.errors import RegistryError, StoreUnavailable
+from shared_registry.errors import RegistryError, SlotMigrating, StoreUnavailable
 from tests.support.redis_cluster import PRIMARIES, RedisCluster, formed
 from tests.support.space import A, B
 from tests.support.until import until
@@ -172,3 +172,40 @@ async def test_a_callers_cluster_client_does_not_freeze(cluster: RedisCluster, s
     finally:
         for client in clients:
             await client.aclose()
+
+
+async def test_sessions_wait_while_the_hash_slot_migrates(cluster: RedisCluster) -> None:
+    """And keep their positions; those that may not wait are told, and nobody is placed behind Redis's back."""
+    async with two_routers(cluster, shard=0) as (one, other):
+        await one.register(ReplicaEndpoint(A, capacity=1))
+        await one.record_success(one.all()[0], recovery_threshold=1, latency_ms=1.0)
+        await until(lambda: other.select() is not None)
+        holder = await one.acquire()
+        first = asyncio.create_task(other.acquire(timeout=60))
+        await until(other.queue_depth)
+        with cluster.migrating(one.config.namespace, source=0, target=1):
+            later = [asyncio.create_task(each.acquire(timeout=60)) for each in (one, other)]
+            with pytest.raises(SlotMigrating, match="is being migrated"):
+                await one.acquire()
+            with pytest.raises(SlotMigrating):
+                await other.drain(A)
+            await asyncio.sleep(1.5)
+            assert not any(task.done() for task in (first, *later))
+        await until(lambda: _has_depth(one, 3), seconds=30)
+        await holder.release()
+        lease = await asyncio.wait_for(first, 30)
+        for _ in range(2):
+            assert not lease.is_degraded
+            await lease.release()
+            done, pending = await asyncio.wait(later, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            [task], later = done, list(pending)
+            lease = task.result()
+        await lease.release()
+        assert await one.check() == []
+
+
+async def _has_depth(registry: SharedReplicaRegistry, depth: int) -> bool:
+    try:
+        return await registry.queue_depth() == depth
+    except StoreUnavailable:
+        return False

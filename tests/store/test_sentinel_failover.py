@@ -52,6 +52,10 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
                 await until(lambda: bool(pair.raw_new.exists(KEYS.replica(A))), seconds=30)
                 await until(lambda: begins(sentinel), seconds=30)
                 await until(lambda: primary_of(sentinel) == pair.new.port, seconds=30)
+                await asyncio.sleep(2)
+                on_old, on_new = scripts_run(pair.raw_old), scripts_run(pair.raw_new)
+                await until(lambda: scripts_run(pair.raw_new) >= on_new + 6)
+                assert scripts_run(pair.raw_old) == on_old, "it is not demoted yet, and what is written there is lost"
                 pair.demote()
                 await uses(pair, one, other)
     finally:
@@ -112,6 +116,11 @@ async def test_a_blocked_event_loop_condemns_no_sentinel(sentinel_port: int) -> 
                 await asyncio.sleep(0)
             time.sleep(0.6)  # noqa: ASYNC251  longer than a sentinel's share
             assert all(await asyncio.gather(*asking))
+
+
+def scripts_run(raw: Redis) -> int:
+    calls = raw.info("commandstats")
+    return sum(calls.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
 
 
 def begins(sentinel: Redis) -> bool:

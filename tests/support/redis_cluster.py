@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from redis import Redis
 from redis.crc import key_slot
@@ -62,6 +63,19 @@ class RedisCluster:
 
     def is_promoted(self, shard: int) -> bool:
         return bool(self.raws[PRIMARIES + shard].role()[0] == "master")
+
+    @contextlib.contextmanager
+    def migrating(self, namespace: str, *, source: int, target: int) -> Iterator[None]:
+        """Let the hash slot of a namespace migrate from one primary to another; in the end it stays where it was."""
+        slot = key_slot(Keys(namespace).meta.encode())
+        ids = [self.raws[node].execute_command("CLUSTER", "MYID") for node in (source, target)]
+        self.raws[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        self.raws[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        try:
+            yield
+        finally:
+            for node in (source, target):
+                self.raws[node].execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
 
     def close(self) -> None:
         for raw in self.raws:
