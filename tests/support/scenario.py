@@ -398,7 +398,7 @@ async def _doubt(scene: Scene, space: Space) -> None:
 
 
 async def _ejection(scene: Scene, space: Space) -> None:
-    """Sessions of two machines do not reach E, then sessions of two clients fail on it; C is another one."""
+    """Sessions of two machines do not reach E, then sessions of two clients fail on it; D is another one."""
     answered, limits = scene.answered, replace(THRESHOLDS, interval_seconds=5)
     await scene.heartbeat("r~1", "r~2", "r~3")
     for url in (D, E):
@@ -424,7 +424,7 @@ async def _ejection(scene: Scene, space: Space) -> None:
     assert "ejected_until_ms" not in space.fields(E)
     shift("reported_at_ms", -6)
     await fail("r~1", "a", 3)
-    for name in ("reported_at_ms", "sessions_failing_since_ms"):
+    for name in ("sessions_failing_since_ms", "reported_at_ms"):
         shift(name, -2)
     await fail("r~2", "b", 3)
     assert space.fields(E)["ejections"] == "2"
