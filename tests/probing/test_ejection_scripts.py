@@ -21,6 +21,7 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
+from shared_registry.store.codec import restored_entry
 from shared_registry.store.replies import Denied, Grant, Queued
 from tests.support.space import A, B, C, D, E, Space, info, on_server
 
@@ -137,6 +138,15 @@ async def test_two_machines_that_do_not_reach_it_eject(ejecting: Ejecting) -> No
     assert (event.record.ejections, event.record.is_selectable) == (1, False)
     assert ejecting.state()["status"] == "healthy"
     assert ejecting.ready() == {B, C, D}
+
+
+async def test_one_machine_alone_does_not_eject(ejecting: Ejecting) -> None:
+    ejecting.shift(5.0, "last_ok_at_ms")
+    for _ in range(3):
+        await ejecting.unreached(ONE)
+    assert not ejecting.is_ejected()
+    await ejecting.unreached(TWO)
+    assert ejecting.is_ejected()
 
 
 async def test_two_routers_of_one_machine_do_not_eject(ejecting: Ejecting) -> None:
@@ -468,11 +478,37 @@ async def test_a_config_file_does_not_end_an_ejection(ejecting: Ejecting) -> Non
 async def test_a_removal_forgets_ejections(ejecting: Ejecting) -> None:
     await ejecting.eject()
     await ejecting.space.remove(A)
+    ejecting.space.raw.zadd(ejecting.space.keys.ejected, {A: 1})
+    await ejecting.heartbeat()
+    assert "replica_returned" not in ejecting.space.event_kinds()
     await ejecting.space.add(A, capacity=1)
     assert not ejecting.state().keys() & {"ejected_until_ms", "ejections", "returned_at_ms", "unreached_from"}
     ejecting.end_time(E)
     ejecting.space.raw.delete(ejecting.space.keys.replica(E))
     await ejecting.heartbeat()
+
+
+async def test_a_new_registration_knows_no_failed_sessions(ejecting: Ejecting) -> None:
+    await ejecting.unreached(ONE)
+    tombstone = {"admin": "removed", "unreached_from": "m@1", "ejected_until_ms": "1", "ejections": "4"}
+    ejecting.space.raw.hset(ejecting.space.keys.replica(A), mapping=tombstone)
+    await ejecting.space.add(A, capacity=1)
+    assert not ejecting.state().keys() & {"ejected_until_ms", "ejections", "unreached_from"}
+
+
+async def test_a_restored_replica_is_not_ejected(ejecting: Ejecting) -> None:
+    await ejecting.eject()
+    lost = await ejecting.space.reader.snapshot()
+    history_id, revision = lost.head.history_id or "", lost.head.revision
+    ejecting.space.raw.delete(*ejecting.space.dump())
+    entries = [restored_entry("replica", record) for record in lost.records.values()]
+    assert lost.records[A].ejected_until is not None
+    for view_revision in (revision, f"{int(revision.partition('-')[0]) + 1}-0"):
+        await ejecting.space.store.restore(entries, view_history_id=history_id, view_revision=view_revision)
+        assert not ejecting.is_ejected()
+        assert ejecting.ready() == set(REPLICAS)
+        ejecting.space.raw.hset(ejecting.space.keys.replica(A), "ejected_until_ms", ejecting.space.now_ms() + 9000)
+    ejecting.space.raw.hdel(ejecting.space.keys.replica(A), "ejected_until_ms")
 
 
 async def test_a_change_of_status_ends_an_ejection(ejecting: Ejecting) -> None:
