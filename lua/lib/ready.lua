@@ -40,17 +40,17 @@ local function load_of(state)
   return tonumber(state[IN_FLIGHT] or '0')
 end
 
+-- Returns whether a replica may take sessions at any time, its capacity aside.
+local function is_ready(state)
+  return state[STATUS] == 'healthy' and state[ADMIN] == 'active' and not state[EJECTED_UNTIL_MS]
+end
+
 -- Returns the ready score, in_flight / weight. During a ramp it is (in_flight + 1) / (weight * share) - 1 / weight. So
 -- a ramping replica comes after others with the same load, and its score reaches the plain one at the end of the ramp.
 local function score_of(state)
   local in_flight, weight = load_of(state), tonumber(state[WEIGHT])
-  local share = state[SLOW_START_MS] and state[STATUS] == 'healthy' and ramp_share(state)
+  local share = state[SLOW_START_MS] and is_ready(state) and ramp_share(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
-end
-
--- Returns whether a replica may take sessions at any time, its capacity aside.
-local function is_ready(state)
-  return state[STATUS] == 'healthy' and state[ADMIN] == 'active' and not state[EJECTED_UNTIL_MS]
 end
 
 -- Returns whether a replica may take sessions in a panic, its capacity aside. The clock is not read for a ready one.

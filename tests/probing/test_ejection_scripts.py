@@ -428,6 +428,21 @@ async def test_probes_of_an_ejected_replica_keep_its_last_answer(ejecting: Eject
     assert before < answered == float(ejecting.state()["last_ok_at_ms"])
 
 
+async def test_a_ramp_does_not_count_among_spares(ejecting: Ejecting) -> None:
+    await ejecting.space.add(B, capacity=4)
+    fields = {"slow_start_ms": 10**6, "status_since_ms": ejecting.space.now_ms()}
+    ejecting.space.raw.hset(ejecting.space.keys.replica(B), mapping=fields)
+    for number in range(5):
+        await ejecting.space.store.acquire(f"0000000{number}")
+    await ejecting.eject(B)
+    load = float(ejecting.state(B)["in_flight"])
+    assert load > 0
+    assert ejecting.space.raw.zscore(ejecting.space.keys.spare_secondary, B) == load
+    ejecting.end_time(B)
+    await ejecting.heartbeat()
+    assert ejecting.space.raw.zscore(ejecting.space.keys.ready_secondary, B) > load
+
+
 async def test_each_ejection_is_longer_up_to_a_limit(ejecting: Ejecting) -> None:
     seconds = []
     for _ in range(12):

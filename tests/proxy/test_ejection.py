@@ -57,8 +57,8 @@ class Sick(Backend):
             return
         await websocket.accept()
         await websocket.receive()
-        if self.status == 1011:
-            await websocket.close(1011)
+        if self.status >= 1000:
+            await websocket.close(self.status)
         # returning without a close breaks the connection off
 
 
@@ -210,6 +210,25 @@ async def test_a_busy_replica_is_not_ejected(start_router: StartRouter, sick: Si
     for _ in range(2):
         for router, client in itertools.product(routers, ("10.9.9.1", "10.9.9.2")):
             assert await get(router, client) == status
+        await asyncio.sleep(1.1)
+    assert await ejected(routers[0]) == []
+
+
+@pytest.mark.parametrize("code", [1000, 1012, 1013])
+async def test_a_replica_that_closes_sessions_is_not_ejected(
+    start_router: StartRouter, sick: Sick, fine: Backend, code: int
+) -> None:
+    routers = await two_routers(start_router, sick.url, fine.url, ejection_failures=1)
+    sick.is_sick, sick.status = True, code
+    for _ in range(2):
+        for router, client in itertools.product(routers, ("10.9.9.1", "10.9.9.2")):
+            headers = {"x-forwarded-for": client}
+            async with websockets.connect(f"{router.ws}/v1/stream", additional_headers=headers, proxy=None) as session:
+                await session.send("begin")
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await session.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == code
         await asyncio.sleep(1.1)
     assert await ejected(routers[0]) == []
 
