@@ -486,6 +486,7 @@ async def test_a_registration_on_purpose_ends_an_ejection(ejecting: Ejecting) ->
 
 async def test_a_config_file_does_not_end_an_ejection(ejecting: Ejecting) -> None:
     await ejecting.eject()
+    ejecting.space.raw.hset(ejecting.space.keys.replica(A), "source", "seed")
     assert await ejecting.space.add(A, capacity=1, mode=Source.SEED) == []
     assert ejecting.is_ejected()
 
