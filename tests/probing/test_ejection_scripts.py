@@ -149,6 +149,14 @@ async def test_one_machine_alone_does_not_eject(ejecting: Ejecting) -> None:
     assert ejecting.is_ejected()
 
 
+async def test_failures_during_an_ejection_do_not_extend_it(ejecting: Ejecting) -> None:
+    await ejecting.eject()
+    before = ejecting.state()["ejected_until_ms"]
+    await ejecting.eject()
+    assert ejecting.state()["ejected_until_ms"] == before
+    assert "unreached_from" not in ejecting.state()
+
+
 async def test_two_routers_of_one_machine_do_not_eject(ejecting: Ejecting) -> None:
     await ejecting.heartbeat(TWO, machine=f"of-{ONE}")
     for _ in range(3):
@@ -506,10 +514,10 @@ async def test_a_removal_forgets_ejections(ejecting: Ejecting) -> None:
 
 async def test_a_new_registration_knows_no_failed_sessions(ejecting: Ejecting) -> None:
     await ejecting.unreached(ONE)
-    tombstone = {"admin": "removed", "unreached_from": "m@1", "ejected_until_ms": "1", "ejections": "4"}
+    tombstone = {"admin": "removed", "unreached_from": "m@1", "ejections": "4"}
     ejecting.space.raw.hset(ejecting.space.keys.replica(A), mapping=tombstone)
     await ejecting.space.add(A, capacity=1)
-    assert not ejecting.state().keys() & {"ejected_until_ms", "ejections", "unreached_from"}
+    assert not ejecting.state().keys() & {"ejections", "unreached_from"}
 
 
 async def test_a_restored_replica_is_not_ejected(ejecting: Ejecting) -> None:
@@ -559,6 +567,5 @@ async def test_check_finds_and_repairs_an_ejection_without_end(ejecting: Ejectin
     (violation,) = found = await find_violations(ejecting.space.reader, ejecting.space.keys)
     assert (violation.rule, violation.key) == ("ready", ejecting.space.keys.ejected)
     await repair(ejecting.space.store, found, by="me")
-    ejecting.space.raw.zadd(ejecting.space.keys.ejected, {A: 1})
-    await ejecting.heartbeat()
-    assert not ejecting.is_ejected()
+    until_ms = ejecting.space.raw.zscore(ejecting.space.keys.ejected, A)
+    assert until_ms == float(ejecting.state()["ejected_until_ms"])
