@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import cast
 
 from shared_registry.errors import StoreUnavailable
+from shared_registry.leases.attempts import attempts_of
 from shared_registry.mirror.ejections import Ejections
 from shared_registry.mirror.mirror import Listener, Mirror
 from shared_registry.model import Event, EventKind, ReplicaRecord
@@ -133,3 +134,11 @@ def test_an_ejected_replica_counts_and_serves_in_panic() -> None:
     shown(view, replace(record(0), ejected_until=OFFSET), record(1))
     assert str(view.panic) == "1 of 2 active replicas healthy, panic_percent is 60"
     assert [replica.key for replica in view.spares] == [url(0)]
+
+
+def test_an_ejected_replica_that_was_tried_counts_as_a_spare() -> None:
+    view = view_of(Selection("priority", rng=random.Random(1)))
+    shown(view, *(replace(record(number), ejected_until=OFFSET) for number in (0, 1)), record(2))
+    first, second, ready = view.all()
+    assert attempts_of([first, ready], view).may_try_spare
+    assert not attempts_of([first, second], view).may_try_spare
