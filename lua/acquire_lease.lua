@@ -51,9 +51,9 @@ end
 
 -- Returns the reply for a lease that exists.
 local function reply_held(url)
-  local state = redis.call('HMGET', keys.replica_prefix .. url, 'revision', 'status')
+  local state = redis.call('HMGET', keys.replica_prefix .. url, 'revision', 'status', 'ejected_until_ms')
   local revision = state[1] or '0-0'
-  if state[2] == 'healthy' then
+  if state[2] == 'healthy' and not state[3] then
     return {'held', url, revision}
   end
   return {'spare', url, revision, ''}

@@ -11,20 +11,24 @@
 -- A router that cannot connect to replicas for reasons of its own says so in `trouble`; an event tells when that begins
 -- and ends.
 --
+-- It also returns replicas whose ejection is over, so that an ejection ends while any router lives, and whoever
+-- leads; see lib/ejection.lua.
+--
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free, and stores
 -- the router's `panic_percent`, which all routers should have in common; see lib/spares.lua.
 --
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
 --         expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/peers.lua
@@ -32,6 +36,7 @@
 
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
+local RETURNED_AT_ONCE = 50
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
   probers_version, panic_percent, trouble = unpack(ARGV)
@@ -39,7 +44,7 @@ local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
   'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'spare_secondary', 'spare_answered', 'ejected',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -100,6 +105,24 @@ if is_in_trouble ~= was_in_trouble then
   emit(now_ms, {'kind', is_in_trouble and 'router_in_trouble' or 'router_recovered', 'router', key, 'reason', trouble})
 end
 
+-- Puts replicas whose ejection ends by `last_ms` back into the ready sets. `ejected` may name replicas whose ejection
+-- has ended otherwise.
+local function return_ejected(last_ms)
+  for _, over in ipairs(redis.call('ZRANGEBYSCORE', keys.ejected, '-inf', last_ms, 'LIMIT', 0, RETURNED_AT_ONCE)) do
+    redis.call('ZREM', keys.ejected, over)
+    local replica = table.concat({keys.replica_prefix, over})
+    local is_ejected = redis.pcall('HEXISTS', replica, 'ejected_until_ms') == 1
+    if is_ejected then
+      end_ejection(replica, now_ms)
+      refresh_ready(replica, over)
+      emit_replica(now_ms, replica, over, {'kind', 'replica_returned', 'router', key, 'by', '', 'reason', ''}, {})
+    end
+  end
+end
+
+-- If the clock was set back, the ends of ejections lie too far in the future.
+local is_clock_back = last_heartbeat and last_heartbeat > now_ms
+return_ejected(is_clock_back and '+inf' or whole(now_ms))
 serve_queue(now_ms)
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')

@@ -4,33 +4,39 @@
 -- purpose (`is_passive` 0) counts like a probe of a prober with peers; without routers that probe, a failure makes a
 -- replica unhealthy only if no router has recorded a success within an interval, a timeout and a second. The outcome of
 -- a session (`is_passive` 1) changes no status while routers probe. A failure then makes the replica's prober probe at
--- once: the event is emitted at most once an interval. Without routers that probe it is weighed; see lib/health.lua.
+-- once: the event is emitted at most once an interval. Failures of several machines or clients may eject the replica;
+-- see lib/ejecting.lua. Without routers that probe, the outcome of connecting is weighed; see lib/health.lua.
+--
+-- `connected` is empty for the outcome of connecting. For a session that was connected before it is how many sessions
+-- in a row failed on this router, 0 after a success, and `client` names their client, or is `*` for several. With
+-- `max_ejection_percent` 0 no replica is ejected.
 --
 -- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
 --
 -- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold interval_ms timeout_ms
---         router by is_passive
+--         router by is_passive connected client max_ejection_percent base_ejection_ms ejection_failures
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+-- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix
--- COST    O(log replicas + log routers + probers + served * (log replicas + log waiters))
+-- COST    O(log replicas + log routers + probers + ejected replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/verdicts.lua
+-- include lib/ejecting.lua
 -- include lib/queue.lua
 
 local RECENT_MS = 1000
 
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,
-  router, by, is_passive = unpack(ARGV)
+  router, by, is_passive, connected, client, max_ejection_percent, base_ejection_ms, ejection_failures = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
   'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'spare_secondary', 'spare_answered', 'ejected',
 }, {replica, 'hash'})
 if refused then
   return refused
@@ -49,9 +55,26 @@ local is_alone = redis.call('ZCOUNT', keys.routers, '(' .. whole(now_ms), '+inf'
 local origin = {router = router, by = by, reason = reason}
 local reply = {'applied'}
 
--- Changes nothing but lets the prober probe at once, at most once an interval.
+local is_connected = connected ~= ''
+
+-- Returns whether the failures of sessions lately, with this one, have ejected the replica.
+local function has_ejected()
+  local max_percent = tonumber(max_ejection_percent)
+  if max_percent == 0 or state.status ~= 'healthy' or state.admin ~= 'active' or state.ejected_until_ms then
+    return false
+  end
+  local failed = {router = router, client = client, is_connected = is_connected, count = tonumber(connected) or 0}
+  local why, from_ms = note_failure(replica, failed, limits.interval_ms, tonumber(ejection_failures), now_ms)
+  return why
+    and eject(replica, replica_url, why, from_ms, max_percent, tonumber(base_ejection_ms), now_ms, origin, reply)
+end
+
+-- Ejects the replica, or lets the prober probe at once, at most once an interval. Changes no status.
 local function report_failure()
-  if state.prober == router then
+  if has_ejected() then
+    return
+  end
+  if state.prober == router and not is_connected then
     suspect(replica, replica_url, incarnation, state, router, limits, true, now_ms)
   end
   local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
@@ -91,18 +114,29 @@ local function count_failure()
 end
 
 local is_session = is_passive == '1' and not is_alone
+
+local function judge()
+  if is_session then
+    weigh_session()
+  elseif result.ok then
+    apply_success(replica, result, state, limits, now_ms, origin, reply)
+  elseif state.status == 'healthy' and has_peers(router) then
+    weigh_failure(replica, result, state, limits, now_ms, origin, reply)
+  else
+    count_failure()
+  end
+end
+
 if is_session and #read_probers() > 0 then
   if not result.ok then
     report_failure()
+  elseif is_connected then
+    redis.call('HDEL', replica, unpack(RUN_FIELDS))
+  else
+    redis.call('HDEL', replica, 'unreached_from')
   end
-elseif is_session then
-  weigh_session()
-elseif result.ok then
-  apply_success(replica, result, state, limits, now_ms, origin, reply)
-elseif state.status == 'healthy' and has_peers(router) then
-  weigh_failure(replica, result, state, limits, now_ms, origin, reply)
-else
-  count_failure()
+elseif not is_connected then -- without probes, nothing shows that a replica on which connected sessions fail is reached
+  judge()
 end
 emit_suspected(router, now_ms, reply)
 serve_queue(now_ms)

@@ -1,4 +1,5 @@
--- Registers a replica, or changes the spec of a registered one and keeps its health, admin state and load.
+-- Registers a replica, or changes the spec of a registered one and keeps its health, admin state and load. A
+-- registration on purpose ends an ejection.
 --
 -- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
 -- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
@@ -14,6 +15,7 @@
 
 -- include lib/keys.lua
 -- include lib/doubt.lua
+-- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -72,7 +74,8 @@ end
 for _, text in ipairs({'order', whole(placed), 'source', mode}) do
   spec[#spec + 1] = text
 end
-local changed = is_new
+local is_ejected = mode == 'explicit' and redis.call('HEXISTS', replica, 'ejected_until_ms') == 1
+local changed = is_new or is_ejected
 local is_probed_otherwise = false
 for i = 1, #spec, 2 do
   -- A missing field counts as empty: an earlier version that does not know the field may have written the hash.
@@ -110,6 +113,9 @@ elseif is_new then
 end
 if is_probed_otherwise then
   forget_doubt(replica)
+end
+if is_ejected or is_new then
+  forget_ejections(replica)
 end
 if is_new then
   local at = whole(now_ms)

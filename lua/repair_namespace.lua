@@ -1,17 +1,17 @@
 -- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives
--- in_flight from the leases, the ready sets from the hashes, and the sets of replicas and tombstones from both. It ends
--- leases, inboxes and waiters of routers that are not in `routers`, and gives free slots to waiters.
+-- in_flight from the leases, the ready sets and `ejected` from the hashes, and the sets of replicas and tombstones from
+-- both. It ends leases, inboxes and waiters of routers that are not in `routers`, and gives free slots to waiters.
 --
 -- The first `listed` names are routers, the others canonical urls. A hash whose weight or capacity is not a valid
 -- number is left alone. If `first_event` is given, older events are deleted. If anything was wrong, the last event
 -- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(all leases + urls * log replicas + waiters)
 
 -- include lib/keys.lua
@@ -28,7 +28,7 @@ local router, by, first_event, listed = unpack(ARGV, 1, 4)
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'spare_secondary', 'spare_answered', 'ejected',
 })
 for i = FIRST_NAME, #ARGV do
   if i < FIRST_NAME + tonumber(listed) then
@@ -95,6 +95,10 @@ local function ready_state(url)
 end
 
 local function repair_ready(replica, url)
+  local until_ms = redis.call('HGET', replica, 'ejected_until_ms')
+  if is_number(until_ms) then
+    count(redis.call('ZADD', keys.ejected, 'CH', until_ms, url))
+  end
   local before = ready_state(url)
   refresh_ready(replica, url)
   if ready_state(url) ~= before then

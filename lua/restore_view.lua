@@ -26,6 +26,7 @@
 
 -- include lib/keys.lua
 -- include lib/doubt.lua
+-- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/ready.lua
@@ -134,6 +135,7 @@ local function put_back(replica, url, entry)
     redis.call('HDEL', replica, 'failing_witness', unpack(health_names))
   end
   forget_doubt(replica)
+  forget_ejections(replica)
   redis.call('HDEL', replica, 'health_check_path', 'health_check_port')  -- the view may know none
   redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)

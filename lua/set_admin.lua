@@ -1,5 +1,5 @@
 -- Sets the admin state of a replica: active, draining or disabled. Health never overrides it. `active` cancels a
--- removal that waits for the replica's last session.
+-- removal that waits for the replica's last session, and ends an ejection.
 --
 -- KEYS    meta routers events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -12,6 +12,7 @@
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/doubt.lua
+-- include lib/ejection.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/queue.lua
@@ -26,12 +27,13 @@ local refused = refusal({
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from')
+local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from', 'ejected_until_ms')
 if not stored[1] or stored[1] == 'removed' then
   return {'not_found'}
 end
 -- What was only put back may be replaced by a view that knows more: said again on purpose, it stays.
-if stored[1] == state and stored[2] == reason and not stored[3] then
+local is_returned = state == 'active' and stored[4]
+if stored[1] == state and stored[2] == reason and not stored[3] and not is_returned then
   return {'unchanged'}
 end
 
@@ -39,6 +41,9 @@ local now_ms = server_now_ms()
 redis.call('HDEL', replica, 'restored_from')
 if state == 'disabled' then
   forget_doubt(replica)
+end
+if state ~= 'draining' then
+  forget_ejections(replica)
 end
 if state == 'active' then
   redis.call('HDEL', replica, 'removes_when_drained')

@@ -5,7 +5,7 @@ local keys = {
   meta = KEYS[1], replicas = prefix .. 'replicas', removed = prefix .. 'removed', replica_prefix = prefix .. 'replica:',
   ready_primary = prefix .. 'ready:primary', ready_secondary = prefix .. 'ready:secondary', full = prefix .. 'full',
   spare_primary = prefix .. 'spare:primary', spare_secondary = prefix .. 'spare:secondary',
-  spare_answered = prefix .. 'spare:answered',
+  spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected',
   leader = prefix .. 'leader', probers = prefix .. 'probers',
   routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', queue = prefix .. 'queue',
@@ -14,5 +14,5 @@ local keys = {
 local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
-  probers = 'zset', queue = 'zset', events = 'stream',
+  probers = 'zset', ejected = 'zset', queue = 'zset', events = 'stream',
 }

@@ -1,10 +1,10 @@
 -- The ready sets, `full` and the spare sets, which are derived from the replicas' hashes. No other code writes them.
 --
--- The ready sets and `full` hold the replicas that are healthy and active. The spare sets are the same for replicas
--- that are active, not healthy, and have answered a probe within the last hour: in a panic they take the sessions for
--- which no healthy replica has a free slot; see lib/spares.lua. `spare_answered` has the time of their last answer, and
--- holds those at capacity too. No script runs when the hour has passed: the next script that meets such a replica takes
--- it out.
+-- The ready sets and `full` hold the replicas that are healthy, active and not ejected (lib/ejection.lua). The spare
+-- sets are the same for active replicas that are not healthy or ejected, and have answered a probe within the last
+-- hour: in a panic they take the sessions for which no healthy replica has a free slot; see lib/spares.lua.
+-- `spare_answered` has the time of their last answer, and holds those at capacity too. No script runs when the hour has
+-- passed: the next script that meets such a replica takes it out.
 
 -- include lib/refusal.lua
 -- include lib/values.lua
@@ -13,10 +13,10 @@
 -- that a lease needs, so that one read is enough.
 local STATE_FIELDS = {
   'status', 'admin', 'primary', 'weight', 'capacity', 'in_flight', 'revision', 'removes_when_drained', 'slow_start_ms',
-  'status_since_ms', 'last_ok_at_ms',
+  'status_since_ms', 'last_ok_at_ms', 'ejected_until_ms',
 }
 local STATUS, ADMIN, PRIMARY, WEIGHT, CAPACITY, IN_FLIGHT, REVISION, REMOVES_WHEN_DRAINED, SLOW_START_MS,
-  STATUS_SINCE_MS, LAST_OK_AT_MS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+  STATUS_SINCE_MS, LAST_OK_AT_MS, EJECTED_UNTIL_MS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 local LEAST_SHARE = 0.1
 -- How long after its last answer to a probe a replica that is not healthy may still take sessions: one hour.
 local ANSWERED_MS = 3600000
@@ -40,17 +40,22 @@ local function load_of(state)
   return tonumber(state[IN_FLIGHT] or '0')
 end
 
+-- Returns whether a replica may take sessions at any time, its capacity aside.
+local function is_ready(state)
+  return state[STATUS] == 'healthy' and state[ADMIN] == 'active' and not state[EJECTED_UNTIL_MS]
+end
+
 -- Returns the ready score, in_flight / weight. During a ramp it is (in_flight + 1) / (weight * share) - 1 / weight. So
 -- a ramping replica comes after others with the same load, and its score reaches the plain one at the end of the ramp.
 local function score_of(state)
   local in_flight, weight = load_of(state), tonumber(state[WEIGHT])
-  local share = state[SLOW_START_MS] and state[STATUS] == 'healthy' and ramp_share(state)
+  local share = state[SLOW_START_MS] and is_ready(state) and ramp_share(state)
   return share and (in_flight + 1) / (weight * share) - 1 / weight or in_flight / weight
 end
 
--- Returns whether a replica may take sessions in a panic, its capacity aside. The clock is not read for a healthy one.
+-- Returns whether a replica may take sessions in a panic, its capacity aside. The clock is not read for a ready one.
 local function is_spare(state)
-  if state[STATUS] == 'healthy' or state[ADMIN] ~= 'active' then
+  if is_ready(state) or state[ADMIN] ~= 'active' then
     return false
   end
   local answered_at_ms = tonumber(state[LAST_OK_AT_MS] or '')
@@ -59,15 +64,15 @@ end
 
 -- Returns the key of the set in which a replica of that state belongs; nil if it belongs in none.
 local function set_of(state)
-  local is_ready = state[STATUS] == 'healthy' and state[ADMIN] == 'active'
-  if not is_ready and not is_spare(state) then
+  local may_serve = is_ready(state)
+  if not may_serve and not is_spare(state) then
     return nil
   end
   local capacity = tonumber(state[CAPACITY])
   if capacity > 0 and load_of(state) >= capacity then
-    return is_ready and keys.full or nil
+    return may_serve and keys.full or nil
   end
-  if is_ready then
+  if may_serve then
     return state[PRIMARY] == '1' and keys.ready_primary or keys.ready_secondary
   end
   return state[PRIMARY] == '1' and keys.spare_primary or keys.spare_secondary
@@ -131,7 +136,7 @@ local function keep_in_set(was_in, url, state)
     if place ~= keys.full then
       add_to(place, url, state)
     end
-  elseif state[STATUS] == 'healthy' and state[ADMIN] == 'active' then
+  elseif is_ready(state) then
     put_among_ready(place, url, state)
   else
     put_in_set(url, state)
@@ -139,8 +144,8 @@ local function keep_in_set(was_in, url, state)
 end
 
 -- Puts a url into the set in which its hash says that it belongs. Every script that changes status, admin, weight,
--- capacity, primary or in_flight, or the last answer of a replica that is not healthy, calls this, `put_in_set` or
--- `keep_in_set` afterwards.
+-- capacity, primary, in_flight or an ejection, or the last answer of a replica that is not ready, calls this,
+-- `put_in_set` or `keep_in_set` afterwards.
 local function refresh_ready(replica_key, url)
   put_in_set(url, redis.call('HMGET', replica_key, unpack(STATE_FIELDS)))
 end

@@ -1,6 +1,7 @@
 -- A removal leaves a tombstone: the replica's hash with admin `removed`, and the url in `removed`.
 
 -- include lib/doubt.lua
+-- include lib/ejection.lua
 -- include lib/endings.lua
 
 -- Takes a url out of `replicas` and marks its hash as removed. The first write is a deletion, because Redis allows a
@@ -10,6 +11,7 @@ local function write_tombstone(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
   redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
   forget_doubt(replica_key)
+  forget_ejections(replica_key)
   redis.call('HSET', replica_key, 'admin', 'removed', 'admin_since_ms', whole(now_ms), 'admin_reason', reason)
   redis.call('ZREMRANGEBYSCORE', keys.removed, '-inf', whole(now_ms - TOMBSTONE_MS))
   redis.call('ZADD', keys.removed, whole(now_ms), url)

@@ -3,6 +3,7 @@
 -- prober. Nothing keeps a timer in Redis: the next failing result decides. Without peers, results count at once.
 
 -- include lib/doubt.lua
+-- include lib/ejection.lua
 -- include lib/events.lua
 -- include lib/health.lua
 -- include lib/peers.lua
@@ -16,7 +17,7 @@ local URLS_AN_EVENT = 50
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
   'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
-  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms',
+  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms',
 }
 
 -- Returns thresholds and times of probes, which arrive as text, as numbers.
@@ -62,7 +63,8 @@ local function is_prober_heard(state, limits, now_ms)
   return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits) and is_probing(state.prober)
 end
 
--- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt.
+-- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt, and end an
+-- ejection.
 -- origin: router, by, reason, and has_no_ramp if a replica that turns healthy begins no slow start.
 local function write_health(replica_key, url, state, update, status, origin, now_ms, reply)
   local has_ramp = status == 'healthy' and not origin.has_no_ramp
@@ -87,6 +89,7 @@ local function write_health(replica_key, url, state, update, status, origin, now
     redis.call('HDEL', replica_key, 'slow_start_ms')
   end
   forget_doubt(replica_key)
+  end_ejection(replica_key, now_ms)
   if status == 'unhealthy' and state.unreached_by then
     redis.call('HSET', replica_key, 'unreached_by', state.unreached_by)
   end
@@ -191,8 +194,8 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   if status then
     return status
   end
-  if state.status ~= 'healthy' then
-    -- It may have become a replica that answered within the last hour.
+  if state.status ~= 'healthy' or state.ejected_until_ms then
+    -- It may have become a replica that answered within the last hour, and the spare sets have its last answer.
     refresh_ready(replica_key, result.url)
   end
   local is_known_to_others = state.suspicion or (state.prober and state.prober ~= origin.router)

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import itertools
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared_registry.admin.inspector import SPARE_SETS, Inspection, Inspector, LeaseInspection, QueueInspection
@@ -110,7 +110,7 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
         return
     if in_flight < 0:
         yield violation("load", key, f"in_flight is {in_flight}")
-    may_serve = fields.get("status") == "healthy" and fields.get("admin") == "active"
+    may_serve = _may_serve(fields)
     is_full = capacity > 0 and in_flight >= capacity
     is_primary = fields.get("primary") == "1"
     score = _wanted_score(inspection, in_flight, weight, now)
@@ -126,6 +126,18 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
         wanted = "should not be" if inspection.is_full else "should be"
         yield violation("ready", keys.full, f"{inspection.url} {wanted} in it")
     yield from _spare_violations(inspection, keys, score=None if is_full else in_flight / weight, now=now)
+    yield from _ejection_violations(inspection, keys)
+
+
+def _ejection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
+    until_ms = inspection.fields.get("ejected_until_ms", "")
+    if until_ms.isdigit() and inspection.ejected != float(until_ms):
+        text = f"{inspection.url} has {inspection.ejected}, should have {until_ms}, when its ejection ends"
+        yield Violation("ready", keys.ejected, text, url=inspection.url)
+
+
+def _may_serve(fields: Mapping[str, str]) -> bool:
+    return fields.get("status") == "healthy" and fields.get("admin") == "active" and "ejected_until_ms" not in fields
 
 
 def _spare_violations(inspection: Inspection, keys: Keys, *, score: float | None, now: float) -> Iterator[Violation]:
@@ -136,7 +148,7 @@ def _spare_violations(inspection: Inspection, keys: Keys, *, score: float | None
     fields = inspection.fields
     answered_ms = fields.get("last_ok_at_ms", "")
     wanted: dict[str, float | None] = dict.fromkeys(SPARE_SETS)
-    if fields.get("status") != "healthy" and fields.get("admin") == "active" and answered_ms.isdigit():
+    if not _may_serve(fields) and fields.get("admin") == "active" and answered_ms.isdigit():
         if now - int(answered_ms) / 1000 > ANSWERED_SECONDS - ANSWERED_MARGIN_SECONDS:
             return
         tier = "spare_primary" if fields.get("primary") == "1" else "spare_secondary"

@@ -29,6 +29,7 @@ class Inspection:
         ready_primary: Its score in the ready set of primaries; `None` if it is not in the set.
         ready_secondary: Its score in the ready set of the other replicas; `None` if it is not in the set.
         spares: Its score in each spare set in which it is: `spare_primary`, `spare_secondary` or `spare_answered`.
+        ejected: Its score in `ejected`; `None` if it is not in the set.
         is_full: Whether it is in `full`.
         fields: The fields of its hash that are not empty.
     """
@@ -38,6 +39,7 @@ class Inspection:
     ready_primary: float | None
     ready_secondary: float | None
     spares: Mapping[str, float]
+    ejected: float | None
     is_full: bool
     fields: dict[str, str]
 
@@ -109,12 +111,12 @@ class Inspector(Reader):
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
-                *scores, is_full, count = itertools.islice(values, 5 + len(SPARE_SETS))
-                order, primary, secondary, *rest = (float(score) if score else None for score in scores)
+                *scores, is_full, count = itertools.islice(values, 6 + len(SPARE_SETS))
+                order, primary, secondary, *rest, ejected = (float(score) if score else None for score in scores)
                 spares = {name: score for name, score in zip(SPARE_SETS, rest, strict=True) if score is not None}
                 pairs = [(next(values), next(values)) for _ in range(int(count))]
                 fields = {name: value for name, value in pairs if value}
-                found.append(Inspection(url, order, primary, secondary, spares, is_full == "1", fields))
+                found.append(Inspection(url, order, primary, secondary, spares, ejected, is_full == "1", fields))
         return found
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:

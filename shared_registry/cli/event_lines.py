@@ -45,6 +45,8 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
         return f"{label} {spec_text(endpoint)}"
     if event.kind is EventKind.REPLICA_ADMIN:
         return f"{label} {record.admin.value}"
+    if event.kind is EventKind.REPLICA_EJECTED and record.ejected_until is not None:
+        return f"{label} for {record.ejected_until - event.at:.0f} s"
     if event.kind is EventKind.REPLICA_CLEARED:
         return f"{label} reached by {event.router}" + (f", not by {event.by}" if event.by else "")
     return label
@@ -53,7 +55,7 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
 def _doubt(event: Event) -> str:
     """Return what an event says about replicas whose state it does not carry."""
     if event.reported:
-        return f"{event.reported} not reached by a session of {event.router}"
+        return f"{event.reported} failed a session of {event.router}"
     asked = sorted({router for question in event.questions for router in question.asked})
     urls = " ".join(question.key for question in event.questions)
     return f"{urls} not reached by {event.router}, asking {' '.join(asked)}" if urls else ""

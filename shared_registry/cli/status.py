@@ -95,7 +95,7 @@ def _replica_table(overview: Overview) -> Table:
         table.add_row(
             Text(f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url),
             "primary" if endpoint.primary else "secondary",
-            Text(health.status.value, STYLES[health.status]),
+            Text(_status(record, overview.at), "yellow" if record.ejected_until else STYLES[health.status]),
             Text(_admin(record), STYLES.get(record.admin, "")),
             f"{record.in_flight}/{endpoint.capacity}" if endpoint.capacity else str(record.in_flight),
             "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
@@ -105,6 +105,12 @@ def _replica_table(overview: Overview) -> Table:
             *([printable(_doubt(record.doubt))] if has_doubts else []),
         )
     return table
+
+
+def _status(record: ReplicaRecord, now: float) -> str:
+    if record.ejected_until is None:
+        return record.health.status.value
+    return f"{record.health.status.value}, ejected for {duration(max(0.0, record.ejected_until - now))}"
 
 
 def _doubt(doubt: Doubt) -> str:

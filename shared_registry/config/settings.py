@@ -57,7 +57,7 @@ from shared_registry.config.rules import (
     default_router_id,
     validate_endpoint,
 )
-from shared_registry.model import Thresholds
+from shared_registry.model import EjectionLimits, Thresholds
 from shared_registry.store.redis_url import mask_redis_url
 
 __all__ = ["SHARED_SETTINGS", "InvalidSettings", "Problem", "RouterConfig", "validate_endpoint"]
@@ -85,6 +85,9 @@ SHARED_SETTINGS = (
     "affinity_seconds",
     "max_queue",
     "panic_percent",
+    "max_ejection_percent",
+    "base_ejection_seconds",
+    "ejection_failures",
     "slow_start_seconds",
 )
 """Settings that should be equal on all routers of a registry.
@@ -310,6 +313,26 @@ class RouterConfig:
     `round_robin` in place of `priority`. 0 turns panic off for all of them. The last heartbeat's percentage is used for
     sessions that wait. The beginning and the end of panic are events."""
 
+    max_ejection_percent: Percent = 50.0
+    """The most replicas that may be ejected at once, as a percentage of the active ones that answered a probe within
+    the last hour. A healthy replica is ejected if sessions fail on it although its probes succeed: it takes no new
+    sessions for some time. One replica may be ejected in any case, but never the last one that could be selected. In
+    panic, an ejected replica may take sessions like one that is not healthy. One router alone ejects nothing, and
+    neither do routers of which none probes. 0 turns ejections off. A higher value avoids more bad replicas, and leaves
+    less capacity if a common cause makes sessions fail. docs/verdicts.md describes which failures count."""
+
+    base_ejection_seconds: Period = 30.0
+    """Seconds for which a replica is ejected the first time. Each further ejection is longer by the same time, up to
+    ten times this value. The number of ejections falls by one for each such time without an ejection. A higher value
+    keeps sessions away from a bad replica for longer. A lower value uses a repaired one again sooner."""
+
+    ejection_failures: Count = 5
+    """Sessions that fail in a row, over all routers, before a replica is ejected. A session fails if its HTTP response
+    has a status of 500 to 599 other than 501, 503 and 505, if the replica breaks it off, does not respond in time, or
+    closes its WebSocket with code 1011. Failures of one client alone do not eject, because its requests may be at
+    fault. Sessions that cannot be connected are counted otherwise: those of two machines are enough. A lower value
+    ejects sooner, and by chance more often."""
+
     slow_start_seconds: Grace = 0.0
     """Length in seconds of the ramp of a replica that has become healthy. During the ramp its weight grows linearly
     from a tenth to the full weight, while its caches fill and its model warms up. This applies to `acquire()` and to
@@ -478,6 +501,11 @@ class RouterConfig:
         )
 
     @property
+    def ejection_limits(self) -> EjectionLimits:
+        """When a replica is ejected, and for how long."""
+        return EjectionLimits(self.max_ejection_percent, self.base_ejection_seconds, self.ejection_failures)
+
+    @property
     def effective_panic_percent(self) -> float:
         """The percentage for `acquire()` and the queue: `panic_percent`, or 50 if that is not set."""
         return DEFAULT_PANIC_PERCENT if self.panic_percent is None else self.panic_percent
@@ -517,6 +545,9 @@ _LATER: dict[str, object] = {
     "health_check_statuses": ANY_SUCCESS,
     "health_check_expect_text": None,
     "health_check_expect_pattern": None,
+    "max_ejection_percent": 50.0,
+    "base_ejection_seconds": 30.0,
+    "ejection_failures": 5,
 }
 """Shared settings that were added after the first release, with their defaults."""
 

@@ -48,6 +48,7 @@ class HealthChecks:
         self._clock = clock
         self._rng = rng
         self._election: Election | None = None
+        self._loop: HealthLoop | None = None
 
     @property
     def is_running(self) -> bool:
@@ -59,6 +60,11 @@ class HealthChecks:
         """Whether this router is the leader, by its own clock."""
         return self._election is not None and self._election.term is not None
 
+    def distrust(self, key: str) -> None:
+        """Probe this replica on a fresh connection the next time, because a session of this router has failed on it."""
+        if self._loop is not None:
+            self._loop.distrust(key)
+
     async def run(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
         """Take part in elections until cancelled; then report the last probe results, and resign.
 
@@ -67,7 +73,7 @@ class HealthChecks:
             http_get: Replaces the HTTP probe.
         """
         async with contextlib.AsyncExitStack() as stack:
-            loop = await self._health_loop(stack, config, http_get)
+            loop = self._loop = await self._health_loop(stack, config, http_get)
             peer = await self._peer(stack, config, http_get)
             duties: list[Duty] = [
                 loop,
@@ -91,7 +97,7 @@ class HealthChecks:
                         group.create_task(peer.run())
                         await self._election.run()
             finally:
-                self._election = None
+                self._election = self._loop = None
 
     async def _health_loop(
         self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None

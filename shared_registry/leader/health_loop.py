@@ -119,6 +119,10 @@ class HealthLoop:
                 self._local_health.refuted(event.record.key, now=self._clock.monotonic())
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
 
+    def distrust(self, key: str) -> None:
+        """Use a fresh connection for the next probe of this replica, whenever it is due."""
+        self._needs_fresh.add(key)
+
     def _new_local_health(self) -> LocalHealth:
         return LocalHealth(
             failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds

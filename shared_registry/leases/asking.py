@@ -129,7 +129,7 @@ class Acquirer:
             self._reconciler.ask()
             self._outage.begin(error)
             revision = replica.record.revision
-            return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.is_healthy)
+            return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.record.is_selectable)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
             raise StoreUnavailable(SETTLING) if self._outage.left_to_others() else self._router_queue.refusal(found)

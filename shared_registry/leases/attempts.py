@@ -34,7 +34,7 @@ NO_ATTEMPTS = Attempts()
 def attempts_of(exclude: Collection[Replica | str | Lease], view: View) -> Attempts:
     """Return the attempts that the argument `exclude` of `acquire()` names.
 
-    A lease says whether its replica was healthy then. Of a replica that is named otherwise, the present status counts.
+    A lease says whether its replica was healthy then. Of a replica that is named otherwise, its present state counts.
 
     Raises:
         ConfigError: A url is not valid.
@@ -46,7 +46,7 @@ def attempts_of(exclude: Collection[Replica | str | Lease], view: View) -> Attem
     spares = {lease.replica.key for lease in leases if lease.is_spare}
     for key in named - tried:
         replica = view.get(key)
-        if replica is not None and not replica.is_healthy:
+        if replica is not None and (not replica.is_healthy or replica.is_ejected):
             spares.add(key)
     sequences = [int(lease.sequence) for lease in leases if lease.sequence]
     return Attempts(named | tried, len(spares) < MOST_SPARES, str(min(sequences)) if sequences else "")

@@ -156,7 +156,7 @@ class DegradedPlacement:
         first = 0
         limited = (replica for replica in replicas if replica.endpoint.capacity)
         # Healthy ones first: routers that do not agree on a panic still divide the slots of these in the same way.
-        for replica in sorted(limited, key=lambda one: (not one.is_healthy, one.key)):
+        for replica in sorted(limited, key=lambda one: (not one.record.is_selectable, one.key)):
             free = max(replica.endpoint.capacity - self._recorded(replica), 0)
             # The number of slots in first … first + free - 1 whose remainder modulo the count is this rank.
             shares[replica.key] = (first + free - rank + count - 1) // count - (first - rank + count - 1) // count

@@ -236,7 +236,7 @@ class Outage:
         healthy: dict[str, ReplicaEndpoint] = {}
         spares: dict[str, ReplicaEndpoint] = {}
         for replica in replicas:
-            (healthy if replica.is_healthy else spares)[replica.key] = replica.endpoint
+            (healthy if replica.record.is_selectable else spares)[replica.key] = replica.endpoint
         return await self._reader.loads(healthy, ramping=self._mirror.view.ramping, spares=spares)
 
     def _is_too_old(self) -> bool:

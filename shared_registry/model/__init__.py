@@ -5,7 +5,19 @@ Times are float seconds since the Unix epoch on the Redis server's clock. `None`
 
 from shared_registry.model.events import Event, EventKind
 from shared_registry.model.labels import NO_LABELS, Labels
-from shared_registry.model.probes import Evidence, Opinion, OpinionKind, ProbeResult, ProberInfo, Question, Thresholds
+from shared_registry.model.probes import (
+    NO_EJECTION,
+    SEVERAL_CLIENTS,
+    ConnectedSessions,
+    EjectionLimits,
+    Evidence,
+    Opinion,
+    OpinionKind,
+    ProbeResult,
+    ProberInfo,
+    Question,
+    Thresholds,
+)
 from shared_registry.model.replicas import (
     LEAST_RAMP_SHARE,
     NO_DOUBT,
@@ -25,10 +37,14 @@ from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
 __all__ = [
     "LEAST_RAMP_SHARE",
     "NO_DOUBT",
+    "NO_EJECTION",
     "NO_LABELS",
     "ORIGIN",
+    "SEVERAL_CLIENTS",
     "AdminState",
+    "ConnectedSessions",
     "Doubt",
+    "EjectionLimits",
     "Event",
     "EventKind",
     "Evidence",

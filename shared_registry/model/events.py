@@ -25,6 +25,8 @@ class EventKind(enum.Enum):
     REPLICA_CLEARED = "replica_cleared"
     REPLICA_REPORTED = "replica_reported"
     REPLICA_HANDED_BACK = "replica_handed_back"
+    REPLICA_EJECTED = "replica_ejected"
+    REPLICA_RETURNED = "replica_returned"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
     ROUTER_JOINED = "router_joined"
@@ -53,7 +55,7 @@ class Event:
         record: The replica after the change, for replica events.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
-        reported: The canonical url of a replica to which a session failed; empty for other events.
+        reported: The canonical url of a replica on which a session failed; empty for other events.
         questions: The questions about replicas that a prober does not reach.
     """
 

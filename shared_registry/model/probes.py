@@ -101,6 +101,34 @@ class Thresholds:
     timeout_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectedSessions:
+    """The outcome of sessions that were connected to a replica, on one router since its last report.
+
+    Attributes:
+        failures: How many in a row failed; 0 for a success.
+        client: A digest that names their client; `SEVERAL_CLIENTS` if they have several, empty if it is not known.
+    """
+
+    failures: int
+    client: str = ""
+
+
+SEVERAL_CLIENTS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionLimits:
+    """When a replica is ejected, and for how long; see `RouterConfig` for each."""
+
+    max_percent: float = 0.0
+    base_seconds: float = 30.0
+    failures: int = 5
+
+
+NO_EJECTION = EjectionLimits()
+
+
 class ProberInfo(NamedTuple):
     """A router that can probe.
 

@@ -131,6 +131,9 @@ class ReplicaRecord:
         in_flight: The number of sessions on it over all routers, as of the last read.
         slow_start_seconds: The length of its ramp since it turned healthy; `None` if it has no ramp, or the ramp is
             over.
+        ejected_until: Until when the replica takes no new sessions because sessions failed on it, although probes
+            succeed; `None` if it is not ejected.
+        ejections: How often it was ejected lately, on which the length of the next ejection depends.
         revision: The id of the last event that changed its routing-relevant state.
         restored_from: The revision and the history as of which the record is known. Set if the replica was restored
             after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
@@ -151,13 +154,19 @@ class ReplicaRecord:
     removes_when_drained: bool = False
     in_flight: int = 0
     slow_start_seconds: float | None = None
+    ejected_until: float | None = None
+    ejections: int = 0
     revision: str = ORIGIN
     restored_from: str = ""
 
     @property
     def is_selectable(self) -> bool:
-        """Whether the replica is healthy and active, so that `select()` may return it."""
-        return self.health.status is ReplicaStatus.HEALTHY and self.admin is AdminState.ACTIVE
+        """Whether the replica is healthy, active and not ejected, so that `select()` may return it."""
+        return (
+            self.health.status is ReplicaStatus.HEALTHY
+            and self.admin is AdminState.ACTIVE
+            and self.ejected_until is None
+        )
 
     @property
     def is_probed(self) -> bool:
@@ -245,8 +254,13 @@ class Replica:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether its status is healthy, independent of its admin state."""
+        """Whether its status is healthy, independent of its admin state and of ejections."""
         return self.record.health.status is ReplicaStatus.HEALTHY
+
+    @property
+    def is_ejected(self) -> bool:
+        """Whether it takes no new sessions for some time, because sessions failed on it."""
+        return self.record.ejected_until is not None
 
 
 class Removal(NamedTuple):

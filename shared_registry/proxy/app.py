@@ -64,8 +64,8 @@ class Router:
         self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
         front = OwnPages(
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None},
-            http=HttpProxy(config, self.dispatcher, placement, pools),
-            websocket=WebSocketProxy(config, self.dispatcher, placement, tls),
+            http=HttpProxy(config, self.dispatcher, placement, pools, self._reports),
+            websocket=WebSocketProxy(config, self.dispatcher, placement, tls, self._reports),
         )
         self.app = Starlette(
             routes=[Route("/{path:path}", front), WebSocketRoute("/{path:path}", front)],

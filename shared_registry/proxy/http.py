@@ -24,6 +24,7 @@ from shared_registry.proxy import headers
 from shared_registry.proxy.departure import departure_of
 from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.headers import AmbiguousRequest
+from shared_registry.proxy.outcomes import OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica_connection import ReplicaBroke, ReplicaConnection, ReplicaSilent
@@ -143,8 +144,14 @@ class HttpProxy:
     """The ASGI application for all HTTP requests except those for the router's own pages."""
 
     def __init__(
-        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, pools: ReplicaPools
+        self,
+        config: RouterConfig,
+        dispatcher: Dispatcher,
+        placement: SessionPlacement,
+        pools: ReplicaPools,
+        reports: OutcomeReports,
     ) -> None:
+        self._reports = reports
         self._silence_seconds = config.response_timeout_seconds
         self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
@@ -172,8 +179,9 @@ class HttpProxy:
 
     async def _exchange(self, request: Request, reply: ClientResponse) -> None:
         key = request.key(self._session_key)
+        client = client_of(request.scope, key)
         try:
-            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request)) as placed:
+            async with self._dispatcher.connected(key, lambda replica: self._dial(replica, request, client)) as placed:
                 await self._placement.unless_lost(placed.lease, reply.pass_on(placed.connection))
         except Undeliverable as failure:
             await reply.answer(_refusal(failure))
@@ -184,8 +192,22 @@ class HttpProxy:
             await reply.answer(_failure(error))
 
     @contextlib.asynccontextmanager
-    async def _dial(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
-        """Connect to the replica and begin the request. A task sends the body while the context is entered."""
+    async def _dial(self, replica: Replica, request: Request, client: str) -> AsyncIterator[ReplicaConnection]:
+        """Connect to the replica and begin the request, and report how it ends.
+
+        A task sends the body while the context is entered.
+        """
+        try:
+            async with self._sending(replica, request) as connection:
+                yield connection
+        except (ReplicaBroke, ReplicaSilent) as error:
+            self._reports.broken(replica, str(error), client=client)
+            raise
+        if connection.status is not None:
+            self._reports.responded(replica, connection.status, client=client)
+
+    @contextlib.asynccontextmanager
+    async def _sending(self, replica: Replica, request: Request) -> AsyncIterator[ReplicaConnection]:
         connection = await self._begin(replica, request)
         sending = asyncio.create_task(_send_body(connection, request)) if request.has_body else None
         try:

@@ -71,7 +71,7 @@ def label(record: ReplicaRecord) -> str:
 
 
 def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
-    """Return the new status and the new admin state of a replica, if they have changed; otherwise an empty text."""
+    """Return the new status, the new admin state and an ejection, if they have changed; otherwise an empty text."""
     changes = []
     if before is None or before.health.status is not now.health.status:
         reason = f" ({now.last_error})" if now.health.status is ReplicaStatus.UNHEALTHY and now.last_error else ""
@@ -79,4 +79,7 @@ def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
     admin_before = AdminState.ACTIVE if before is None else before.admin
     if admin_before is not now.admin:
         changes.append(now.admin.value + (f" ({now.admin_reason})" if now.admin_reason else ""))
+    until_before = None if before is None else before.ejected_until
+    if until_before != now.ejected_until:
+        changes.append("not ejected any more" if now.ejected_until is None else "ejected, because sessions fail on it")
     return ", ".join(changes)

@@ -40,12 +40,14 @@ class ReplicaConnection(asyncio.Protocol):
     Attributes:
         is_used: Whether the connection has carried an exchange before.
         has_received: Whether any data was received in this exchange.
+        status: The status of the last response; `None` before the first.
         idle_since: The end of the last exchange, on the event loop's clock.
     """
 
     def __init__(self, *, silence_seconds: float) -> None:
         self.is_used = False
         self.has_received = False
+        self.status: int | None = None
         self.idle_since = 0.0
         self._silence_seconds = silence_seconds
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
@@ -145,6 +147,7 @@ class ReplicaConnection(asyncio.Protocol):
                     raise ReplicaBroke(f"it answered with status {event.status_code}")
                 if name := malformed(event.headers):
                     raise ReplicaBroke(f"the value of {name.decode()} has control characters")
+                self.status = event.status_code
                 return event.status_code, list(event.headers)
             if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                 raise ReplicaBroke("it answered with something other than a response")

@@ -29,6 +29,7 @@ from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import closing, headers, tcp
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
+from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
 from shared_registry.proxy.session_key import SessionKey
 from shared_registry.proxy.websocket_client import WebSocketClient, data_of
@@ -38,8 +39,6 @@ PING_SECONDS = 20.0
 """The interval of pings. They keep middleboxes from dropping a silent session. Pongs are not checked: see `tcp`."""
 CLOSE_SECONDS = 2.0
 """How long a replica may take to answer a close frame."""
-BUSY = frozenset({429, 503})
-"""Statuses of a handshake that mean "busy": another replica is tried, and no failure is reported for this one."""
 _AUTHORITY = re.compile(r"[A-Za-z0-9._\[\]:-]+")
 logger = logging.getLogger(__name__)
 
@@ -73,9 +72,15 @@ class WebSocketProxy:
     """The ASGI application for all WebSockets except those to the router's own pages."""
 
     def __init__(
-        self, config: RouterConfig, dispatcher: Dispatcher, placement: SessionPlacement, tls: TlsContexts
+        self,
+        config: RouterConfig,
+        dispatcher: Dispatcher,
+        placement: SessionPlacement,
+        tls: TlsContexts,
+        reports: OutcomeReports,
     ) -> None:
         self._config = config
+        self._reports = reports
         self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
         self._placement = placement
@@ -98,12 +103,16 @@ class WebSocketProxy:
             await self._serve(client, scope, key)
 
     async def _serve(self, client: WebSocketClient, scope: Scope, key: str | None) -> None:
+        name = client_of(scope, key)
         try:
             async with self._dispatcher.connected(
-                key, lambda replica: self._dial(replica, scope, client.subprotocols), on_position=client.set_position
+                key,
+                lambda replica: self._dial(replica, scope, client.subprotocols, name),
+                on_position=client.set_position,
             ) as placed:
                 await client.begin(*_answer_of(placed.connection))
-                await self._placement.unless_lost(placed.lease, _bridge(client, placed.connection))
+                ending = await self._placement.unless_lost(placed.lease, _bridge(client, placed.connection))
+                self._report(placed.lease.replica, ending, name)
         except Undeliverable as failure:
             close_code = closing.RESTART if failure.is_stopping else closing.TRY_LATER
             await client.fail("gpu_unavailable", str(failure), close_code)
@@ -126,11 +135,12 @@ class WebSocketProxy:
 
     @contextlib.asynccontextmanager
     async def _dial(
-        self, replica: Replica, scope: Scope, subprotocols: Sequence[str]
+        self, replica: Replica, scope: Scope, subprotocols: Sequence[str], client: str
     ) -> AsyncIterator[ClientConnection]:
         try:
             connection = await self._connect(replica, scope, subprotocols)
         except InvalidStatus as error:
+            self._reports.responded(replica, error.response.status_code, client=client)
             raise _judged(error) from error
         except TimeoutError as error:
             seconds = self._config.connect_timeout_seconds
@@ -146,6 +156,16 @@ class WebSocketProxy:
         finally:
             if connection.transport is not None:
                 connection.transport.abort()  # by now the close frames have been exchanged, or are not needed
+
+    def _report(self, replica: Replica, ending: Ending, client: str) -> None:
+        """Report how a session ended. If the replica ended it because it restarts or is busy, that says nothing."""
+        if ending.by == "client":
+            self._reports.completed(replica)
+        elif ending.close.code in (None, closing.FAILED):
+            if not ending.is_too_big:
+                self._reports.broken(replica, ending.close.reason or "it closed the session with 1011", client=client)
+        elif ending.close.code not in (closing.RESTART, closing.TRY_LATER):
+            self._reports.completed(replica)
 
     async def _connect(self, replica: Replica, scope: Scope, subprotocols: Sequence[str]) -> ClientConnection:
         parts = urlsplit(replica.url)
@@ -235,7 +255,7 @@ def _answer_of(replica: ClientConnection) -> tuple[str | None, list[tuple[bytes,
     return replica.subprotocol, headers.of_handshake(headers.to_client(pairs, status=101))
 
 
-async def _bridge(client: WebSocketClient, replica: ClientConnection) -> None:
+async def _bridge(client: WebSocketClient, replica: ClientConnection) -> Ending:
     """Pass messages in both directions until one side ends, then end the other side in the same way."""
     ending = await _first_to_end(client, replica)
     if ending.by == "client":
@@ -248,6 +268,7 @@ async def _bridge(client: WebSocketClient, replica: ClientConnection) -> None:
         logger.warning("session: broke on the replica's side: %s", ending.close.reason)
         message = "the replica's message is larger than max_frame_bytes" if ending.is_too_big else "the replica failed"
         await client.fail("worker_failed", message, closing.FAILED, retryable=not ending.is_too_big)
+    return ending
 
 
 async def _first_to_end(client: WebSocketClient, replica: ClientConnection) -> Ending:

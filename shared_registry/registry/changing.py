@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from shared_registry.config import validate_endpoint
@@ -36,8 +37,13 @@ class RegistryChanges(RegistryState):
         replica: Replica,
         ok: bool,  # noqa: FBT001  part of the public API
         reason: str | BaseException = "",
+        *,
+        is_connected: bool = False,
+        client: str = "",
     ) -> None:
-        """Report how connecting a session to a replica went. Never raises; while Redis is away the report is dropped.
+        """Report how connecting a session to a replica went, or how a connected session ended.
+
+        Never raises; while Redis is away the report is dropped.
 
         After a failure this router chooses the replica last for `local_cooldown_seconds`. Among routers that probe, a
         failure changes no status. It makes the replica's prober probe at once. Where no router probes, the failure
@@ -48,13 +54,31 @@ class RegistryChanges(RegistryState):
         failure starts no cooldown and is not counted; it is logged once. It is recognized by the exception, however
         wrapped, or by its text.
 
+        The end of a connected session changes no status and starts no cooldown. Among routers that probe, failures may
+        eject the replica: sessions of two machines that could not be connected, or `ejection_failures` connected
+        sessions in a row that failed, over all routers. See `max_ejection_percent`.
+
         Args:
             replica: The replica that the session was sent to.
-            ok: Whether the session could be connected.
-            reason: Why it could not be connected, for the operator; best the exception itself.
+            ok: Whether the session could be connected; with `is_connected`, whether it ended well.
+            reason: Why not, for the operator; best the exception itself.
+            is_connected: The session was connected before. Report only failures of the replica, such as a response with
+                status 500 or a broken connection. A busy replica has not failed.
+            client: Any text that names the session's client. Connected sessions of one client alone do not eject a
+                replica. By default all sessions of this router count as those of one client.
         """
         thresholds = self.config.thresholds()
-        await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
+        if is_connected:
+            await self._outcomes.connected(replica, thresholds, ok=ok, reason=reason, client=_digest(client))
+        else:
+            await self._outcomes.passive(replica, thresholds, ok=ok, reason=reason)
+
+    def counts_success(self, replica: Replica) -> bool:
+        """Return whether it would change anything to report that a session was connected, or ended well.
+
+        For callers that report outcomes of many sessions. A success counts only after a failure.
+        """
+        return self._outcomes.is_in_trouble or self._outcomes.counts_success(replica.key)
 
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
         """Register a replica, or change the spec of a registered one. Its health and load stay.
@@ -126,3 +150,8 @@ class RegistryChanges(RegistryState):
         key = self._view.key_of(replica)
         if await self._parts.store.set_admin(key, state, by=by, reason=reason) is None:
             raise unknown_replica(key)
+
+
+def _digest(client: str) -> str:
+    """Return a short name for a client, so that Redis does not hold its address."""
+    return hashlib.blake2b(client.encode(), digest_size=6).hexdigest() if client else ""

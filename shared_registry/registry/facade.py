@@ -281,27 +281,32 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._outcomes = inherited
 
     async def _run_tasks(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            works = {
-                "mirror": self._mirror.run,
-                "heartbeat": self._parts.membership.run,
-                "leases": self._parts.placement.run,
-                "cooldown": self._parts.cooldown.run,
-                "loads": self._parts.load_updates.run,
-                "slow start": self._parts.slow_start.run,
-            }
-            if self._clients.ask_address is not None:
-                works["sentinels"] = functools.partial(
-                    watch_address,
-                    self._clients.ask_address,
-                    self._clients.failover,
-                    timeout_seconds=self.config.redis_timeout_seconds,
-                    clock=self._clock,
-                )
-            if self.health_checks:
-                works["health checks"] = lambda: self._parts.health_checks.run(self.config, self._http_get)
-            for name, work in works.items():
-                group.create_task(keep_running(name, work, clock=self._clock, rng=self._rng), name=name)
+        with self._mirror.subscribed(self._outcomes.notice):
+            async with asyncio.TaskGroup() as group:
+                self._begin_tasks(group)
+
+    def _begin_tasks(self, group: asyncio.TaskGroup) -> None:
+        works = {
+            "mirror": self._mirror.run,
+            "heartbeat": self._parts.membership.run,
+            "leases": self._parts.placement.run,
+            "cooldown": self._parts.cooldown.run,
+            "loads": self._parts.load_updates.run,
+            "slow start": self._parts.slow_start.run,
+            "ejections": self._parts.ejections.run,
+        }
+        if self._clients.ask_address is not None:
+            works["sentinels"] = functools.partial(
+                watch_address,
+                self._clients.ask_address,
+                self._clients.failover,
+                timeout_seconds=self.config.redis_timeout_seconds,
+                clock=self._clock,
+            )
+        if self.health_checks:
+            works["health checks"] = lambda: self._parts.health_checks.run(self.config, self._http_get)
+        for name, work in works.items():
+            group.create_task(keep_running(name, work, clock=self._clock, rng=self._rng), name=name)
 
     async def _close(self) -> None:
         self._parts.placement.close()

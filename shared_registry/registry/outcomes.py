@@ -8,12 +8,22 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
 from shared_registry.health import after_failure, after_success
-from shared_registry.model import ProbeResult, Replica, Thresholds
-from shared_registry.probing.own_trouble import own_trouble
+from shared_registry.model import (
+    SEVERAL_CLIENTS,
+    ConnectedSessions,
+    EjectionLimits,
+    Event,
+    EventKind,
+    ProbeResult,
+    Replica,
+    Thresholds,
+)
+from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.text import one_line
 from shared_registry.probing.trouble_log import TroubleLog
@@ -40,10 +50,16 @@ class Outcomes:
         cooldown: Cooldown,
         trouble_log: TroubleLog,
         *,
+        ejection: EjectionLimits,
+        on_failed_session: Callable[[str], None],
         probers: ProberList,
         clock: Clock,
     ) -> None:
         self.is_shared = False
+        self._ejection = ejection
+        self._on_failed_session = on_failed_session
+        self._lasting = _LastingFailures()
+        self._unreached: set[str] = set()
         self._probers = probers
         self._clock = clock
         self._reported_at: dict[str, float] = {}
@@ -69,7 +85,7 @@ class Outcomes:
 
     async def failure(self, replica: Replica, thresholds: Thresholds, *, reason: str | BaseException) -> None:
         """Count a failure."""
-        if self._is_own_trouble(replica, reason):
+        if self._own_trouble(replica, reason) is not None:
             return
         if self.is_shared:
             result = ProbeResult(replica.key, replica.record.incarnation, 0.0, one_line(str(reason)))
@@ -80,16 +96,20 @@ class Outcomes:
     async def passive(self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str | BaseException) -> None:
         """Count the outcome of a session. A success counts only if this router reported a failure before it."""
         key = replica.key
-        if not ok and self._is_own_trouble(replica, reason):
+        if not ok and (trouble := self._own_trouble(replica, reason)) is not None:
+            if not trouble.is_general:  # other replicas may be reached
+                self._cooldown.begin(key)
             return
         if ok:
             self._trouble_log.connected()
             self._cooldown.end(key)
-            if key not in self._has_reported:
+            if key not in self._has_reported and key not in self._unreached:
                 return
             self._has_reported.discard(key)
+            self._unreached.discard(key)
         else:
             self._cooldown.begin(key)
+            self._on_failed_session(key)
             self._has_reported.add(key)
             if self.is_shared and self._probers.has_others and self._was_reported_lately(key):
                 return
@@ -102,6 +122,41 @@ class Outcomes:
         else:
             await self.failure(replica, thresholds, reason=reason)
 
+    async def connected(
+        self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str | BaseException, client: str
+    ) -> None:
+        """Count the outcome of a session that was connected. It changes no status, but may eject the replica.
+
+        Failures are counted here between two reports. A success counts only if a failure was reported before it, by
+        whatever router.
+        """
+        if not self.is_shared or self._ejection.max_percent <= 0:
+            return
+        if ok:
+            sessions = self._lasting.end(replica.key)
+        elif replica.is_ejected or self._own_trouble(replica, reason) is not None:
+            return
+        else:
+            sessions = self._lasting.add(replica.key, client, now=self._clock.monotonic())
+        if sessions is not None:
+            error = None if ok else one_line(str(reason)) or "the session broke"
+            result = ProbeResult(replica.key, replica.record.incarnation, 0.0, error)
+            await self._record(result, thresholds, is_passive=True, sessions=sessions)
+
+    def counts_success(self, key: str) -> bool:
+        """Return whether a success of a session would change anything."""
+        return key in self._lasting or key in self._unreached
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Learn of failures on other routers. For `Mirror.subscribed`."""
+        for event in events:
+            if event.kind is EventKind.REPLICA_REPORTED:
+                self._unreached.add(event.reported)
+                self._lasting.expect_success(event.reported)
+            elif event.kind is EventKind.REPLICA_DEREGISTERED and event.record is not None:
+                self._unreached.discard(event.record.key)
+                self._lasting.end(event.record.key)
+
     def _was_reported_lately(self, key: str) -> bool:
         """Return whether a failure of the replica was reported within a second. Otherwise note that it is now."""
         now = self._clock.monotonic()
@@ -111,18 +166,69 @@ class Outcomes:
         self._reported_at[key] = now
         return False
 
-    def _is_own_trouble(self, replica: Replica, reason: str | BaseException) -> bool:
+    def _own_trouble(self, replica: Replica, reason: str | BaseException) -> OwnTrouble | None:
         trouble = own_trouble(reason, url=replica.url)
         if trouble is not None:
             self._trouble_log.note(trouble)
-        return trouble is not None
+        return trouble
 
-    async def _record(self, result: ProbeResult, thresholds: Thresholds, *, is_passive: bool = False) -> None:
+    async def _record(
+        self,
+        result: ProbeResult,
+        thresholds: Thresholds,
+        *,
+        is_passive: bool = False,
+        sessions: ConnectedSessions | None = None,
+    ) -> None:
         try:
-            await self._store.record_outcome(result, thresholds, is_passive=is_passive)
+            await self._store.record_outcome(
+                result, thresholds, is_passive=is_passive, sessions=sessions, ejection=self._ejection
+            )
         except StoreError as error:
             if not self._is_dropping:
                 self._is_dropping = True
                 logger.warning("router: outcomes are not counted: %s", error)
         else:
             self._is_dropping = False
+
+
+class _LastingFailures:
+    """Failures of connected sessions in a row on this router, by canonical url, and which of them to report when.
+
+    A replica is in it while a success on it would change anything.
+    """
+
+    def __init__(self) -> None:
+        self._unreported: dict[str, ConnectedSessions] = {}
+        self._reported_at: dict[str, float] = {}
+        self._awaited: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._awaited or key in self._unreported
+
+    def expect_success(self, key: str) -> None:
+        """Report the next success on a replica, because some router has reported a failure."""
+        self._awaited.add(key)
+
+    def add(self, key: str, client: str, *, now: float) -> ConnectedSessions | None:
+        """Count a failure. Return what to report; `None` within a second of the last report."""
+        before = self._unreported.get(key)
+        if before is not None:
+            client = client if client == before.client else SEVERAL_CLIENTS
+        sessions = ConnectedSessions(1 if before is None else before.failures + 1, client)
+        if now - self._reported_at.get(key, -math.inf) < REPORT_SECONDS:
+            self._unreported[key] = sessions
+            return None
+        self._unreported.pop(key, None)
+        self._reported_at = {one: at for one, at in self._reported_at.items() if now - at < REPORT_SECONDS}
+        self._reported_at[key] = now
+        self._awaited.add(key)
+        return sessions
+
+    def end(self, key: str) -> ConnectedSessions | None:
+        """Forget the failures after a success. Return what to report; `None` if no failure was reported."""
+        self._unreported.pop(key, None)
+        if key not in self._awaited:
+            return None
+        self._awaited.discard(key)
+        return ConnectedSessions(0)

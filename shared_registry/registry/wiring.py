@@ -14,6 +14,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.health_checks import HealthChecks
 from shared_registry.leases import Placement
+from shared_registry.mirror.ejections import Ejections
 from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
@@ -49,6 +50,7 @@ class Parts:
     cooldown: Cooldown
     load_updates: LoadUpdates
     slow_start: SlowStart
+    ejections: Ejections
     outcomes: Outcomes
     writability: Writability
 
@@ -93,6 +95,9 @@ def build_parts(
         rng=rng,
     )
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
+    health_checks = HealthChecks(
+        store, mirror, cooldown, probers=probers, trouble_log=trouble_log, clock=clock, rng=rng
+    )
     return Parts(
         keys=Keys(settings.namespace),
         clients=clients,
@@ -102,19 +107,27 @@ def build_parts(
         mirror=mirror,
         placement=placement,
         membership=membership,
-        health_checks=HealthChecks(
-            store,
-            mirror,
-            cooldown,
-            probers=probers,
-            trouble_log=trouble_log,
-            clock=clock,
-            rng=rng,
-        ),
+        health_checks=health_checks,
         cooldown=cooldown,
         slow_start=SlowStart(reader, mirror, clock=clock),
+        ejections=Ejections(
+            reader,
+            mirror,
+            base_seconds=settings.base_ejection_seconds,
+            grace_seconds=2 * settings.heartbeat_seconds,
+            clock=clock,
+        ),
         load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(store, view, cooldown, trouble_log, probers=probers, clock=clock),
+        outcomes=Outcomes(
+            store,
+            view,
+            cooldown,
+            trouble_log,
+            ejection=settings.ejection_limits,
+            on_failed_session=health_checks.distrust,
+            probers=probers,
+            clock=clock,
+        ),
         writability=writability,
     )
 
@@ -175,6 +188,7 @@ def reset_view(view: View) -> None:
     view.withhold(False)  # noqa: FBT003  the state to set
     view.cool(())
     view.ramp({}, ())
+    view.end_ejections({})
 
 
 def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:

@@ -2,7 +2,7 @@
 
 Only active replicas that answered a probe within the last hour are counted and used. So replicas that have been dead
 for long change nothing, and neither does a fleet that was just registered. A healthy replica counts whenever it
-answered.
+answered. An ejected replica counts as one that is not healthy.
 Redis decides by the same rule for `acquire()` and the queue; see `lua/lib/spares.lua`.
 """
 
@@ -40,7 +40,7 @@ class Panic:
     @property
     def spares(self) -> tuple[Replica, ...]:
         """Those of `replicas` that are not healthy."""
-        return tuple(replica for replica in self.replicas if not replica.is_healthy)
+        return tuple(replica for replica in self.replicas if not replica.record.is_selectable)
 
 
 def find_panic(replicas: Iterable[Replica], percent: float, *, now: float) -> Panic | None:
@@ -58,7 +58,7 @@ def find_panic(replicas: Iterable[Replica], percent: float, *, now: float) -> Pa
     for replica in replicas:
         if replica.admin is not AdminState.ACTIVE:
             continue
-        if replica.is_healthy:
+        if replica.record.is_selectable:
             healthy += 1
             counted.append(replica)
         elif (answered_at := replica.health.last_ok_at) is not None and now - answered_at <= ANSWERED_SECONDS:

@@ -78,6 +78,7 @@ class View:
         self._ordered: tuple[Replica, ...] = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
         self._is_withheld = False
+        self._ended: Mapping[str, float] = {}
         self.cooling: frozenset[str] = frozenset()
         self._is_sorted = True
 
@@ -195,6 +196,31 @@ class View:
         """Whether selections are spread over all active replicas that answered lately, because of a panic."""
         return self.panic is not None and self._spreads_in_panic
 
+    @property
+    def ejected(self) -> dict[str, float]:
+        """The end of each ejection by canonical url, in seconds since the Unix epoch on the Redis server's clock."""
+        return {
+            replica.key: replica.record.ejected_until
+            for replica in self._ordered
+            if replica.record.ejected_until is not None
+        }
+
+    def end_ejections(self, ended: Mapping[str, float]) -> None:
+        """End these ejections in this view, also if records are read again that show them.
+
+        Args:
+            ended: The end of each ejection by canonical url, as the records have it. They replace those of the last
+                call.
+        """
+        self._ended = ended
+        changed = False
+        for key in ended:
+            if (replica := self._replicas.get(key)) and replica.record.ejected_until == ended[key]:
+                replica.record = replace(replica.record, ejected_until=None)
+                changed = True
+        if changed:
+            self._prepare()
+
     def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
         """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
@@ -219,7 +245,7 @@ class View:
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
-        replica.record = record
+        replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._is_sorted = False
         self.removed.pop(key, None)
@@ -241,7 +267,12 @@ class View:
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order
-        replica.record = record
+        replica.record = self._without_ended(record)
+
+    def _without_ended(self, record: ReplicaRecord) -> ReplicaRecord:
+        if record.ejected_until is None or self._ended.get(record.key) != record.ejected_until:
+            return record
+        return replace(record, ejected_until=None)
 
     def _prepare(self) -> None:
         """Update order and preference from the records. Sort only if the order can have changed."""

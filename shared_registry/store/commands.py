@@ -13,7 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from shared_registry.errors import StoreError
 from shared_registry.model import (
+    NO_EJECTION,
     AdminState,
+    ConnectedSessions,
+    EjectionLimits,
     Event,
     Opinion,
     ProbeResult,
@@ -129,16 +132,33 @@ class Store(LeaderCommands):
         return None if status == "not_found" else events_of(reply.values, take)
 
     async def record_outcome(
-        self, result: ProbeResult, thresholds: Thresholds, *, by: str = "", is_passive: bool = False
+        self,
+        result: ProbeResult,
+        thresholds: Thresholds,
+        *,
+        by: str = "",
+        is_passive: bool = False,
+        sessions: ConnectedSessions | None = None,
+        ejection: EjectionLimits = NO_EJECTION,
     ) -> list[Event]:
-        """Count one outcome. Return the event of a status change, if there is one.
+        """Count one outcome. Return the events of a report, a status change or an ejection, if there are any.
 
         Do not repeat this call: a repeated outcome counts twice. While several routers are alive, passive evidence of
         one router alone never changes a status.
+
+        Args:
+            result: The outcome.
+            thresholds: Thresholds and times of probes.
+            by: The person or program that reports it.
+            is_passive: It is the outcome of a session.
+            sessions: Which sessions it is the outcome of; `None` for the outcome of connecting, or of no session.
+            ejection: When the replica is ejected. Not at all by default.
         """
-        words = [*outcome_words(result), *limit_words(thresholds)]
+        words = [*outcome_words(result), *limit_words(thresholds), self._router, by, flag(is_passive)]
+        words += ["", ""] if sessions is None else [str(sessions.failures), sessions.client]
+        words += [f"{ejection.max_percent:g}", milliseconds(ejection.base_seconds), str(ejection.failures)]
         take = self._begin_write()
-        reply = await self._sessions.run("record_outcome", [result.key, *words, self._router, by, flag(is_passive)])
+        reply = await self._sessions.run("record_outcome", [result.key, *words])
         return events_of(reply.values, take) if expect(reply, "applied", "not_found") == "applied" else []
 
     async def give_opinions(self, opinions: Sequence[Opinion], thresholds: Thresholds) -> Opinions:

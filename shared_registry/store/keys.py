@@ -13,6 +13,7 @@
     sr:{<ns>}:spare:primary    zset    the same for primaries that are active and not healthy, and have lately answered
     sr:{<ns>}:spare:secondary  zset    the same for the other replicas of that kind
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
+    sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
     sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
@@ -63,6 +64,7 @@ class Keys:
         self.spare_primary = f"{self.prefix}spare:primary"
         self.spare_secondary = f"{self.prefix}spare:secondary"
         self.spare_answered = f"{self.prefix}spare:answered"
+        self.ejected = f"{self.prefix}ejected"
         self.leader = f"{self.prefix}leader"
         self.routers = f"{self.prefix}routers"
         self.probers = f"{self.prefix}probers"
@@ -102,6 +104,7 @@ class Keys:
             self.spare_primary: "zset",
             self.spare_secondary: "zset",
             self.spare_answered: "zset",
+            self.ejected: "zset",
             self.leader: "hash",
             self.routers: "zset",
             self.probers: "zset",

@@ -162,6 +162,8 @@ FIELDS = (
     _record("admin_since_ms", TIME, Group.OPERATION, attribute="admin_since"),
     _record("admin_reason", TEXT, Group.OPERATION, documents=Document.STATUS),
     _record("removes_when_drained", FLAG, Group.OPERATION),
+    _record("ejected_until_ms", TIME, Group.PRESENT, attribute="ejected_until", documents=Document.BOTH),
+    _record("ejections", COUNT, Group.PRESENT, documents=Document.STATUS),
     _health("last_ok_at_ms", TIME, attribute="last_ok_at"),
     _health("last_failure_at_ms", TIME, attribute="last_failure_at"),
     _health("last_latency_ms", LATENCY),
@@ -182,7 +184,17 @@ FIELDS = (
     _record("restored_from", TEXT, Group.PRESENT),
 )
 """All fields, in the order in which JSON documents show them."""
-ONLY_FOR_SCRIPTS = ("spec_request", "failing_witness", "prober_report", "reported_at_ms")
+ONLY_FOR_SCRIPTS = (
+    "spec_request",
+    "failing_witness",
+    "prober_report",
+    "reported_at_ms",
+    "sessions_failing_since_ms",
+    "session_failures",
+    "failing_client",
+    "unreached_from",
+    "returned_at_ms",
+)
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 
 HELD_BY: Mapping[type, tuple[ReplicaField, ...]] = MappingProxyType(

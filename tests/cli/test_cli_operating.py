@@ -412,6 +412,7 @@ def test_events_lists_the_event_stream(
             "health_check_port": None,
             "status": "unknown",
             "admin": "active",
+            "ejected_until": None,
         },
     }
     assert elected["replica"] is None

@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,10 @@ def event(
         (
             event(EventKind.REPLICA_ADMIN, record=ReplicaRecord("http://c", C, admin=AdminState.DRAINING)),
             "replica_admin         http://c draining",
+        ),
+        (
+            event(EventKind.REPLICA_EJECTED, record=replace(RECORD, ejected_until=30.0), by="proxy", reason="why"),
+            "replica_ejected       gpu-1 http://a for 30 s by proxy: why",
         ),
         (
             event(EventKind.REPLICA_UNHEALTHY, record=RECORD, reason="a\x1b[0m"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from tests.support.scripted_server import OK, Peer, scripted
+from tests.support.scripted_server import OK, Peer, ScriptedServer, scripted
 from tests.support.until import until
 
 SICK = OK.replace(b"200 OK", b"503 No")
@@ -64,3 +64,33 @@ async def test_a_failed_session_makes_the_leader_connect_anew(server: EmbeddedSe
             await other.report_outcome(replica, False, "refused")
             await until(lambda: replica_server.accepted == accepted + 1)
             assert replica.is_healthy
+
+
+async def test_a_lone_routers_failed_session_makes_it_connect_anew(server: EmbeddedServer, namespace: str) -> None:
+    """At the time at which the probe is due, since one router alone probes as the original does."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(OK)
+
+    async with scripted(script) as replica_server:
+        config = RouterConfig(
+            redis_url=server.url,
+            namespace=namespace,
+            replicas=[ReplicaEndpoint(replica_server.url)],
+            health_check_interval_seconds=0.2,
+        )
+        async with SharedReplicaRegistry(config) as registry:
+            [replica] = registry.all()
+            await until(lambda: registry.is_leader and replica.is_healthy)
+            for _ in range(4):  # every sixth probe connects anew anyhow
+                accepted = replica_server.accepted
+                await registry.report_outcome(replica, False, "refused")
+                await two_probes(replica_server)
+                assert replica_server.accepted > accepted
+
+
+async def two_probes(replica_server: ScriptedServer) -> None:
+    before = len(replica_server.requests)
+    await until(lambda: len(replica_server.requests) >= before + 2)

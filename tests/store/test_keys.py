@@ -21,6 +21,7 @@ SPELLED = {
     "spare_primary": ("sr:{a.B-1_}:spare:primary", "zset"),
     "spare_secondary": ("sr:{a.B-1_}:spare:secondary", "zset"),
     "spare_answered": ("sr:{a.B-1_}:spare:answered", "zset"),
+    "ejected": ("sr:{a.B-1_}:ejected", "zset"),
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
     "probers": ("sr:{a.B-1_}:probers", "zset"),

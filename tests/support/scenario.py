@@ -14,6 +14,8 @@ from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueIns
 from shared_registry.errors import Fenced
 from shared_registry.model import (
     AdminState,
+    ConnectedSessions,
+    EjectionLimits,
     Opinion,
     OpinionKind,
     ProbeResult,
@@ -141,6 +143,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _leases,
         _departures,
         _doubt,
+        _ejection,
         _queue,
         _spares,
         _history,
@@ -390,6 +393,53 @@ async def _doubt(scene: Scene, space: Space) -> None:
     await answered("needed", one.resign("t5", reason="why", handicap_seconds=60))
     await answered("resigned", one.resign("t5"))
     await answered("removed", scene.deregister(D, when_drained=False))
+    for router in ("r~1", "r~2", "r~3"):
+        await answered("left", scene.leave(router))
+
+
+async def _ejection(scene: Scene, space: Space) -> None:
+    """Sessions of two machines do not reach E, then sessions of two clients fail on it; D is another one."""
+    answered, limits = scene.answered, replace(THRESHOLDS, interval_seconds=5)
+    await scene.heartbeat("r~1", "r~2", "r~3")
+    for url in (D, E):
+        await space.add(url)
+        await space.make("healthy", url)
+
+    def fail(router: str, client: str = "", failures: int = 1) -> Awaitable[object]:
+        sessions = ConnectedSessions(failures, client) if client else None
+        outcome = scene.store(router).record_outcome(
+            space.failure(E), limits, is_passive=True, sessions=sessions, ejection=EjectionLimits(50, 30, 5)
+        )
+        return answered("applied", outcome)
+
+    def shift(name: str, seconds: float) -> None:
+        space.raw.hset(space.keys.replica(E), name, space.now_ms() + int(1000 * seconds))
+
+    await fail("r~1")
+    shift("last_ok_at_ms", 1)
+    await fail("r~2")
+    assert space.fields(E)["ejections"] == "1"
+    space.raw.zadd(space.keys.ejected, {E: 1})
+    await scene.heartbeat("r~1")
+    assert "ejected_until_ms" not in space.fields(E)
+    shift("reported_at_ms", -6)
+    await fail("r~1", "a", 3)
+    for name in ("sessions_failing_since_ms", "reported_at_ms"):
+        shift(name, -2)
+    await fail("r~2", "b", 3)
+    assert space.fields(E)["ejections"] == "2"
+    space.raw.delete(space.keys.ejected)
+    assert await answered("repaired", scene.one.repair(urls=[E], routers=[], first_event="", by="me"))
+    assert space.raw.zscore(space.keys.ejected, E) == float(space.fields(E)["ejected_until_ms"])
+    await answered("set", scene.set_admin(E, AdminState.ACTIVE))
+    await answered(
+        "applied",
+        scene.one.record_outcome(
+            space.success(E), limits, is_passive=True, sessions=ConnectedSessions(0), ejection=EjectionLimits(50, 30, 5)
+        ),
+    )
+    for url in (D, E):
+        await answered("removed", scene.deregister(url))
     for router in ("r~1", "r~2", "r~3"):
         await answered("left", scene.leave(router))
 
