@@ -87,10 +87,7 @@ end
 -- its network. The hash of the seed spreads the questions about many replicas over all peers.
 local function peers_to_ask(router, seed)
   local elsewhere, here = peers_of(router)
-  local start = 0
-  for i = 1, #seed do
-    start = (start * 31 + string.byte(seed, i)) % 2147483647
-  end
+  local start = hash_of(seed)
   local asked = {}
   for _, list in ipairs({elsewhere, here}) do
     for i = 0, math.min(#list, ASKED_AT_ONCE - #asked) - 1 do

@@ -5,6 +5,7 @@ Times are float seconds since the Unix epoch on the Redis server's clock. `None`
 
 from shared_registry.model.events import Event, EventKind
 from shared_registry.model.labels import NO_LABELS, Labels
+from shared_registry.model.plan import Plan, Share, planned_prober, prober_of
 from shared_registry.model.probes import Evidence, Opinion, OpinionKind, ProbeResult, ProberInfo, Question, Thresholds
 from shared_registry.model.replicas import (
     LEAST_RAMP_SHARE,
@@ -36,6 +37,7 @@ __all__ = [
     "Leader",
     "Opinion",
     "OpinionKind",
+    "Plan",
     "ProbeResult",
     "ProberInfo",
     "Question",
@@ -47,8 +49,11 @@ __all__ = [
     "ReplicaStatus",
     "RouterInfo",
     "RouterRecord",
+    "Share",
     "Source",
     "Term",
     "Thresholds",
     "is_later",
+    "planned_prober",
+    "prober_of",
 ]

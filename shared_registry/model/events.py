@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from shared_registry.model.plan import Plan
 from shared_registry.model.probes import Question
 from shared_registry.model.replicas import Doubt, ReplicaRecord
 
@@ -27,6 +28,7 @@ class EventKind(enum.Enum):
     REPLICA_HANDED_BACK = "replica_handed_back"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
+    PLAN_CHANGED = "plan_changed"
     ROUTER_JOINED = "router_joined"
     ROUTER_LEFT = "router_left"
     ROUTER_EXPIRED = "router_expired"
@@ -53,6 +55,7 @@ class Event:
         history_id: The history that the change belongs to; empty if that is not known.
         reported: The canonical url of a replica to which a session failed; empty for other events.
         questions: The questions about replicas that a prober does not reach.
+        plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
     """
 
     id: str
@@ -68,6 +71,7 @@ class Event:
     history_id: str = ""
     reported: str = ""
     questions: tuple[Question, ...] = ()
+    plan: Plan | None = None
 
     def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
         """Return the replicas after the event.

@@ -46,6 +46,7 @@ class RouterInfo:
     config_fingerprint: str = ""
     machine: str = ""
     probe_print: str = ""
+    probing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,7 @@ class Store(LeaderCommands):
                     info.probe_print,
                     probers_version,
                     f"{panic_percent:f}".rstrip("0").rstrip("."),
+                    info.probing,
                 ],
             )
             expect(reply, "alive")

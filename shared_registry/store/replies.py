@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared_registry.model import Event, Leader, ProberInfo
+from shared_registry.model import Event, Leader, Plan, ProberInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,14 @@ class Report:
     done: int = 0
     dropped: int = 0
     is_duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """The routers that can share the probing, sorted by key, and the present plan, if there is one."""
+
+    routers: Sequence[str]
+    plan: Plan | None
 
 
 class Resignation(enum.Enum):

@@ -21,6 +21,7 @@ from shared_registry.model import (
     Leader,
     Opinion,
     OpinionKind,
+    Plan,
     ProberInfo,
     ReplicaEndpoint,
     ReplicaHealth,
@@ -55,6 +56,7 @@ class Cluster:
 
     def __init__(self, clock: FakeClock) -> None:
         self.leader: Leader | None = Leader(LEADER, 1, 0.0)
+        self.plan: Plan | None = None
         self.records: dict[str, ReplicaRecord] = {}
         self.said: list[Said] = []
         self.probes: list[tuple[float, str]] = []
