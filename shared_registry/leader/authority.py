@@ -99,7 +99,7 @@ class Participation:
     """The right of a router that has a share of the plan and is not the leader.
 
     It lasts as long as the plan names the router, and its last heartbeat is not older than its expiry. From then on the
-    leader may have given its share to others.
+    leader may have given its share to others. What is over does not begin again: another object does.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class Participation:
         self._is_leader = is_leader
         self._share_batches = share_batches
         self._clock = clock
+        self._is_over = False
 
     def __str__(self) -> str:
         return "the share of the plan"
@@ -134,7 +135,9 @@ class Participation:
         """See `Authority`."""
         plan = self._known.plan
         is_named = plan is not None and self._probers.router in plan.routers
-        return is_named and self._clock.monotonic() < self._probers.alive_until and not self._is_leader()
+        is_alive = self._clock.monotonic() < self._probers.alive_until
+        self._is_over = self._is_over or not is_named or not is_alive or self._is_leader()
+        return not self._is_over
 
     @property
     def mandate(self) -> Mandate:

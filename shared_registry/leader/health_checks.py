@@ -125,14 +125,15 @@ class HealthChecks:
         )
 
     def _shared_probing(self, loop: HealthLoop) -> SharedProbing:
-        share = Participation(
+        make_share = functools.partial(
+            Participation,
             self._mirror,
             self._probers,
             is_leader=lambda: self.is_leader,
             share_batches=self._share_batches,
             clock=self._clock,
         )
-        return SharedProbing(loop, share, clock=self._clock)
+        return SharedProbing(loop, make_share, clock=self._clock)
 
     async def _peer(self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> Peer:
         probe, _ = await _probe(stack, config, http_get)

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from shared_registry.aio.clock import Clock, wait_until
@@ -165,9 +165,9 @@ class LeaderProbing:
 class SharedProbing:
     """Probes this router's share of the plan whenever it has one and is not the leader. Only one `run` at a time."""
 
-    def __init__(self, loop: HealthLoop, share: Authority, *, clock: Clock) -> None:
+    def __init__(self, loop: HealthLoop, make_share: Callable[[], Authority], *, clock: Clock) -> None:
         self._loop = loop
-        self._share = share
+        self._make_share = make_share
         self._clock = clock
         self._wake = asyncio.Event()
 
@@ -181,8 +181,9 @@ class SharedProbing:
         """Probe until cancelled. The results so far are reported before the call ends."""
         while True:
             self._wake.clear()
-            if self._share.is_current:
-                await self._loop.run(self._share)
+            share = self._make_share()
+            if share.is_current:
+                await self._loop.run(share)
             await wait_until(self._clock, self._clock.monotonic() + LONGEST_WAIT_SECONDS, self._wake)
 
 
