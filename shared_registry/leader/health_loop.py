@@ -127,7 +127,7 @@ class HealthLoop:
 
     def notice(self, events: Sequence[Event]) -> None:
         """Read the replicas anew. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.record is not None for event in events):
+        if not events or any(event.record is not None or event.kind is EventKind.PLAN_CHANGED for event in events):
             self._is_changed = True
             self._wake.set()
         for event in events:
