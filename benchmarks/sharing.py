@@ -2,8 +2,8 @@
 
 Both fleets run at once, with default settings: three routers, each a process of its own, on two namespaces, and two
 processes of replicas on 127.0.x.y. A window of whole intervals shows the CPU of each router (`time.process_time`) and
-how many probes it made. Then one of the two that share is killed. From then on each replica's own times say for how long
-nobody probed it, until the other router has probed all replicas for three intervals.
+how many probes it made. Then one of the two that share is killed. From then on each replica's own times say for how
+long nobody probed it, until the other router has probed all replicas for three intervals.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 -- Lists the routers that can share the probing, and the present plan, for the leader. Writes nothing.
 --
 -- A router can take part if it is alive, its own setting is to share, and its probes have the settings of the leader's.
+-- `next_expiry_ms` says in how many milliseconds the first of them expires unless it sends a heartbeat; empty if none
+-- does.
 --
 -- KEYS    meta leader probers router_prefix plan
 -- ARGV    token epoch
--- RETURNS listed, routers, router…, field, value…  |  fenced  |  wrong_type …|wrong_schema …
+-- RETURNS listed, routers, next_expiry_ms, router…, field, value…  |  fenced  |  wrong_type …|wrong_schema …
 -- WRITES
 -- COST    O(probers + routers of the plan)
 
@@ -25,16 +27,20 @@ end
 
 local leader = holder[3]
 local leader_print = redis.call('HGET', keys.router_prefix .. leader, 'probe_print')
-local count = 0
-local reply = {'listed', ''}
+local count, next_expiry = 0, nil
+local reply = {'listed', '', ''}
 for _, member in ipairs(read_probers()) do
   local print, _, router = parse_prober(member)
   if router and print == leader_print and redis.call('HGET', keys.router_prefix .. router, 'probing') == 'shared' then
     count = count + 1
     reply[#reply + 1] = router
+    local expiry = tonumber(redis.call('ZSCORE', keys.probers, member)) - server_now_ms()
+    if expiry > 0 and expiry < (next_expiry or expiry + 1) then
+      next_expiry = expiry
+    end
   end
 end
-reply[2] = whole(count)
+reply[2], reply[3] = whole(count), next_expiry and whole(next_expiry) or ''
 for _, text in ipairs(redis.call('HGETALL', keys.plan)) do
   reply[#reply + 1] = text
 end

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -29,6 +30,8 @@ is always accepted."""
 REPLICA_WEIGHT = len(BUCKETS)
 """The weight of a replica beside that of its bucket, which is 1: empty buckets are divided evenly too."""
 LONGEST_WAIT_SECONDS = 1.0
+MARGIN_SECONDS = 0.02
+"""How long after a router's expiry to look for it, so that it has expired by then."""
 DEPARTURES = (EventKind.ROUTER_LEFT, EventKind.ROUTER_EXPIRED)
 logger = logging.getLogger(__name__)
 
@@ -118,16 +121,18 @@ class PlanKeeper:
         """
         while term.is_current:
             self._wake.clear()
+            wait_seconds = self._heartbeat_seconds
             try:
                 if self._is_shared:
-                    await self._keep(term)
+                    wait_seconds = min(wait_seconds, await self._keep(term))
                 elif self._replicas.plan is not None:
                     await self._store.write_plan(term, {})
             except StoreUnavailable as error:
                 logger.debug("probing: the plan is kept as it is: %s", error)
-            await wait_until(self._clock, self._clock.monotonic() + self._heartbeat_seconds, self._wake)
+            await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._wake)
 
-    async def _keep(self, term: RunningTerm) -> None:
+    async def _keep(self, term: RunningTerm) -> float:
+        """Divide anew if necessary, and return in how many seconds a router expires unless it sends a heartbeat."""
         found = await self._store.participants(term)
         former = found.plan.shares if found.plan is not None else {}
         shares = divide(
@@ -136,6 +141,7 @@ class PlanKeeper:
         is_of_term = found.plan is not None and found.plan.epoch == term.epoch
         if shares != former or (shares and not is_of_term):
             await self._store.write_plan(term, shares)
+        return math.inf if found.next_expiry_seconds is None else found.next_expiry_seconds + MARGIN_SECONDS
 
 
 def _count(keys: Iterable[str]) -> Counter[str]:

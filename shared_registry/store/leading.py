@@ -106,9 +106,10 @@ class LeaderCommands:
         reply = await self._run_leading("list_participants", [term.token, str(term.epoch)])
         if expect(reply, "listed", "fenced") == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its question about participants was refused")
-        count, *words = reply.values
+        count, next_ms, *words = reply.values
         routers, fields = words[: int(count)], words[int(count) :]
-        return Participants(sorted(routers), parse_plan(dict(zip(fields[::2], fields[1::2], strict=True))))
+        plan = parse_plan(dict(zip(fields[::2], fields[1::2], strict=True)))
+        return Participants(sorted(routers), plan, int(next_ms) / 1000 if next_ms else None)
 
     async def write_plan(self, term: Term, shares: Mapping[str, str]) -> bool:
         """Store which router probes the replicas of each bucket. Return whether that was a change.

@@ -45,10 +45,18 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Participants:
-    """The routers that can share the probing, sorted by key, and the present plan, if there is one."""
+    """The routers that can share the probing.
+
+    Attributes:
+        routers: Their keys, sorted.
+        plan: The present plan; `None` if there is none.
+        next_expiry_seconds: In how many seconds the first of them expires unless it sends a heartbeat; `None` if nobody
+            expires now.
+    """
 
     routers: Sequence[str]
     plan: Plan | None
+    next_expiry_seconds: float | None = None
 
 
 class Resignation(enum.Enum):
