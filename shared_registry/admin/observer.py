@@ -11,7 +11,7 @@ from typing import Any
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.errors import StoreError
-from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
+from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
@@ -35,6 +35,7 @@ class Overview:
         panic: Why sessions may use replicas that are not healthy, as the leader declared it; empty without panic.
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
     """
 
     at: float
@@ -45,6 +46,7 @@ class Overview:
     replicas: list[ReplicaRecord]
     panic: str = ""
     last_heartbeat_at: float | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ class Observer(Outsider):
         replicas = sorted(snapshot.records.values(), key=lambda record: (record.endpoint.order or 0, record.key))
         panic = await self._reader.panic()
         last_heartbeat_at = await self._reader.last_heartbeat_at()
-        return Overview(now, snapshot.head, snapshot.leader, live, waiting, replicas, panic, last_heartbeat_at)
+        head, leader, plan = snapshot.head, snapshot.leader, snapshot.plan
+        return Overview(now, head, leader, live, waiting, replicas, panic, last_heartbeat_at, plan)
 
     async def routers(self) -> RouterList:
         """Return the routers. A router that leaves during the call is left out."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Callable
 
+from rich.console import Console
+
 from shared_registry import EventKind
+from shared_registry.admin.observer import Observer
+from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.proxy.status import Queue, status_document
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.sharing_routers import QUICK, sharing
 from tests.support.until import until
@@ -178,3 +184,21 @@ async def test_a_participant_cut_off_from_redis_stops_probing(server: EmbeddedSe
         back = time.monotonic()
         await fleet.until_shared_by(fleet.routers)
         await until(lambda: len(cut_off.probed_since(back)) == 5)
+
+
+async def test_the_status_names_who_probes_each_replica(server: EmbeddedServer, namespace: str) -> None:
+    async with sharing(server, namespace, routers=2, replicas=6) as fleet:
+        await fleet.until_shared_by(fleet.routers)
+        registry, plan = fleet.leader.registry, fleet.leader.plan
+        expected = {url: plan.prober_of(url) for url in fleet.urls}
+        async with Observer(registry.config) as observer:
+            overview = await observer.overview()
+        shown = overview_document(registry.config, overview)["replicas"]
+        assert {one["url"]: one["prober"] for one in shown} == expected
+        page = status_document(registry, url="", live_sessions=0, queue=Queue(0, 0))
+        assert {one["url"]: one["prober"] for one in page["replicas"]} == expected
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(overview_text(registry.config, overview))
+        text = console.export_text()
+        assert "shared: " + ", ".join(f"{key} 3" for key in sorted(expected.values())[::3]) in text
+        assert all(text.count(key) > 3 for key in set(expected.values()))
