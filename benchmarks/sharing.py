@@ -20,7 +20,8 @@ from shared_registry.embedded import EmbeddedServer
 REPLICAS = 1_000
 TITLE = f"{REPLICAS:,} replicas, `probing: shared` (2 routers)"
 SETTLING_INTERVALS = 2.5
-ABOUT_HALF = Target(0.6, of="ratio")
+ABOUT_HALF = Target(0.65, of="ratio")
+"""Half of the probes, and what each router needs for its mirror, heartbeats and loads however few it probes."""
 UNEVEN_PERCENT = Target(5.0)
 IN_TIME = Target(1.0, of="ratio")
 

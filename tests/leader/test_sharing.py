@@ -298,7 +298,7 @@ async def test_what_a_plan_brings_is_probed_in_its_slot(clock: FakeClock) -> Non
         assert {key for at, key in leader.probe.starts if at >= began} == set(cluster.records)
 
 
-async def test_an_overdue_replica_that_a_plan_brings_is_probed_at_once(clock: FakeClock) -> None:
+async def test_an_overdue_replica_of_a_new_share_is_probed_at_once(clock: FakeClock) -> None:
     cluster = Cluster(clock, 6, probed_ago=1.0)
     cluster.plan = plan(7, 0)
     async with leading(clock, cluster) as leader:

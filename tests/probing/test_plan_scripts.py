@@ -122,7 +122,7 @@ async def test_only_the_leader_lists_and_writes(planned: Planned) -> None:
     assert planned.space.dump() == before
 
 
-async def test_a_change_of_the_plan_is_one_event_with_all_shares(planned: Planned) -> None:
+async def test_a_new_plan_is_one_event_with_all_shares(planned: Planned) -> None:
     plan = await planned.give(LEADER, a=TWO)
     assert await planned.give(LEADER, a=TWO) == plan, "the same plan is not written again"
     (event,) = await planned.events(EventKind.PLAN_CHANGED)

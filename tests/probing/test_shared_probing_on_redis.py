@@ -47,7 +47,7 @@ async def test_a_router_that_comes_gets_a_share(server: EmbeddedServer, namespac
         assert fleet.longest_gap(began, time.monotonic()) < 2 * INTERVAL + 2.0, "a busy machine gets 2 s more"
 
 
-async def test_the_share_of_a_router_that_leaves_is_taken_over_at_once(server: EmbeddedServer, namespace: str) -> None:
+async def test_others_take_the_share_of_a_leaving_router_over(server: EmbeddedServer, namespace: str) -> None:
     async with sharing(server, namespace, routers=3, replicas=30) as fleet:
         await fleet.until_shared_by(fleet.routers)
         gone = fleet.others[0]
@@ -144,7 +144,7 @@ async def test_routers_with_other_health_checks_get_no_share(server: EmbeddedSer
         assert len(fleet.healthy(fleet.routers[2])) == 10
 
 
-async def test_after_redis_has_lost_its_data_the_work_is_shared_again(
+async def test_after_a_loss_of_data_the_work_is_shared_again(
     own_server: Callable[..., EmbeddedServer], namespace: str
 ) -> None:
     server = own_server()
