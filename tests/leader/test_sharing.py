@@ -267,10 +267,10 @@ async def test_results_count_under_the_plan_in_which_their_probes_began(clock: F
     cluster = Cluster(clock, 6, probed_ago=INTERVAL)
     cluster.plan = plan(7, 0, 1)
     leader = Leader(clock, cluster)
-    leader.probe.latency |= {url_of(number): 1.0 for number in range(6)}
+    leader.probe.latency |= {url_of(0): 1.0, url_of(1): 1.0, url_of(2): 0.52}
     await leader.lead()
     await clock.advance(0.5)
-    change(cluster, plan(8, 1, 2))
+    change(cluster, plan(8, 1, 2))  # the probe of the new replica ends before results are reported
     await clock.advance(2.0)
     sent = {(one.epoch, key) for one in cluster.sent for key in one.keys}
     assert sent == {(7, url_of(0)), (7, url_of(1)), (8, url_of(2))}, "a batch has the results of one plan"
@@ -279,6 +279,20 @@ async def test_results_count_under_the_plan_in_which_their_probes_began(clock: F
     await clock.advance(3 * INTERVAL)
     assert len(leader.probe.starts_of(0)) == probes, "it is not the leader's any more"
     await leader.stop()
+
+
+async def test_batches_of_shares_go_on_in_the_next_term(clock: FakeClock) -> None:
+    """Redis would take a batch of the same number for a repeated one."""
+    cluster = Cluster(clock, 2)
+    cluster.plan = plan(7, 0, 1)
+    leader = Leader(clock, cluster)
+    for epoch in (1, 2):
+        await leader.lead(epoch)
+        await clock.advance(2 * INTERVAL)
+        await leader.stop()
+    numbers = [sent.batch for sent in cluster.sent]
+    assert numbers == sorted(set(numbers))
+    assert {(sent.token, sent.epoch) for sent in cluster.sent} == {(ME, 7)}
 
 
 async def test_what_a_plan_brings_is_probed_in_its_slot(clock: FakeClock) -> None:
@@ -298,7 +312,7 @@ async def test_what_a_plan_brings_is_probed_in_its_slot(clock: FakeClock) -> Non
         assert {key for at, key in leader.probe.starts if at >= began} == set(cluster.records)
 
 
-async def test_an_overdue_replica_of_a_new_share_is_probed_at_once(clock: FakeClock) -> None:
+async def test_an_overdue_replica_of_a_new_share_comes_first(clock: FakeClock) -> None:
     cluster = Cluster(clock, 6, probed_ago=1.0)
     cluster.plan = plan(7, 0)
     async with leading(clock, cluster) as leader:

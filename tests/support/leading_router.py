@@ -200,6 +200,7 @@ class Leader:
         self.clock = clock
         self.cluster = cluster
         self.probe = Probe(clock)
+        self.share_batches = itertools.count(1)
         self.retained: list[set[str]] = []
         self.reached: list[tuple[str, bool]] = []
         settings = HealthSettings(
@@ -229,7 +230,7 @@ class Leader:
 
     async def go_on(self) -> None:
         """Begin the work anew in the same term."""
-        lead = Lead(self.term, self.cluster, router="r~1", share_batches=itertools.count(1))
+        lead = Lead(self.term, self.cluster, router="r~1", share_batches=self.share_batches)
         self.task = asyncio.ensure_future(self.loop.run(lead))
         await self.clock.settle()
 
