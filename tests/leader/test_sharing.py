@@ -267,7 +267,7 @@ async def test_results_count_under_the_plan_in_which_their_probes_began(clock: F
     cluster = Cluster(clock, 6, probed_ago=INTERVAL)
     cluster.plan = plan(7, 0, 1)
     leader = Leader(clock, cluster)
-    leader.probe.latency |= {url_of(0): 1.0, url_of(1): 1.0, url_of(2): 0.52}
+    leader.probe.latency |= {url_of(0): 1.03, url_of(1): 1.03, url_of(2): 0.55}
     await leader.lead()
     await clock.advance(0.5)
     change(cluster, plan(8, 1, 2))  # the probe of the new replica ends before results are reported
