@@ -32,6 +32,7 @@ from benchmarks import (
     propagation,
     router,
     selecting,
+    sharing,
     waiting,
 )
 from benchmarks.rows import Row, machine_facts, show
@@ -51,6 +52,7 @@ SUBJECTS: dict[str, Subject] = {
     "policies": policies,
     "failover": failover,
     "fleet": fleet,
+    "sharing": sharing,
     "placement": placement,
     "waiting": waiting,
     "propagation": propagation,
@@ -61,7 +63,7 @@ SUBJECTS: dict[str, Subject] = {
     "idle": idle,
     "outage": outage,
 }
-WAITING = ("failover", "fleet", "idle", "outage")
+WAITING = ("failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
 INTERRUPTED = 130
 REPORT_WIDTH = 130

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import time
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
-from tests.support.replica_server import ReplicaServer
+from tests.support.replica_server import MockReplica, ReplicaServer
 
 WATCH_SECONDS = 0.001
 
@@ -14,8 +16,10 @@ WATCH_SECONDS = 0.001
 async def main() -> None:
     """Serve until the parent is gone."""
     lines = await parent_input()
-    await lines.readline()
+    settings = json.loads(await lines.readline())
     async with ReplicaServer("0.0.0.0") as server:
+        if settings.get("is_watched"):
+            server.replicas.default_factory = lambda: MockReplica(requested_at=[])
 
         def total() -> int:
             return sum(replica.requests for replica in server.replicas.values())
@@ -30,8 +34,17 @@ async def main() -> None:
             await until(lambda: total() > known, poll_seconds=WATCH_SECONDS)
             return {"at": time.monotonic()}
 
+        async def longest_gap() -> Answer:
+            """Say for how long any replica was not probed, since it was probed last before the last such question."""
+            now = time.monotonic()
+            times = [replica.requested_at for replica in server.replicas.values() if replica.requested_at]
+            gaps = [later - earlier for at in times for earlier, later in itertools.pairwise([*at, now])]
+            for at in times:
+                del at[:-1]
+            return {"seconds": max(gaps)}
+
         write_answer({"port": server.port})
-        await serve({"requests": requests, "next_probe": next_probe}, lines)
+        await serve({"requests": requests, "next_probe": next_probe, "longest_gap": longest_gap}, lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A process of one router: a `SharedReplicaRegistry` and nothing else, which tells its parent how it fares.
 
 Its settings come as the first line: `config` (of `RouterConfig`), `replicas` (urls, the first one primary),
-`health_checks`, and `is_traced` to count what `start` allocates.
+`health_checks`, `is_traced` to count what `start` allocates, and `is_counting` to count its probes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tracemalloc
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.model import ReplicaEndpoint
+from shared_registry.probing import HttpProber
 
 WATCH_SECONDS = 0.01
 LONG_SECONDS = 600.0
@@ -32,13 +33,26 @@ class LogCount(logging.Handler):
         self.lines += 1
 
 
+class CountedProbes:
+    """The ordinary probe, and how often it was made. Its connections end with the process."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        self.count = 0
+        self._prober = HttpProber(config)
+
+    async def __call__(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        self.count += 1
+        return await self._prober(url, timeout=timeout)
+
+
 async def main() -> None:
     """Run the router until the parent is gone, or SIGTERM comes; stop it cleanly then."""
     lines = await parent_input()
     settings = json.loads(await lines.readline())
     replicas = [ReplicaEndpoint(url, primary=at == 0) for at, url in enumerate(settings.get("replicas", ()))]
     config = RouterConfig(replicas=replicas, **settings["config"])
-    registry = SharedReplicaRegistry(config, health_checks=settings.get("health_checks", True))
+    probes = CountedProbes(config) if settings.get("is_counting") else None
+    registry = SharedReplicaRegistry(config, http_get=probes, health_checks=settings.get("health_checks", True))
     leases: list[Lease] = []
     log = LogCount()
     logging.getLogger("shared_registry").setLevel(logging.INFO)
@@ -54,7 +68,8 @@ async def main() -> None:
 
     async def usage() -> Answer:
         """Say how much CPU this process has used, and how many lines it has logged."""
-        return {"cpu": time.process_time(), "at": time.monotonic(), "lines": log.lines}
+        count = probes.count if probes else None
+        return {"cpu": time.process_time(), "at": time.monotonic(), "lines": log.lines, "probes": count}
 
     async def all_healthy() -> Answer:
         """Wait until every replica is healthy here."""

@@ -20,7 +20,7 @@
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent trouble
+--         probers_version panic_percent trouble probing
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
 --         expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
@@ -39,7 +39,7 @@ local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 50
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent, trouble = unpack(ARGV)
+  probers_version, panic_percent, trouble, probing = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -87,7 +87,7 @@ if known_as[1] ~= probe_print or known_as[2] ~= machine then
 end
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
-  'probe_print', probe_print)
+  'probe_print', probe_print, 'probing', probing)
 redis.call('HDEL', router, 'reap_cursor', 'queue_cursor', 'trouble')
 local was_in_trouble, is_in_trouble = known_as[3] ~= false, trouble ~= ''
 if is_in_trouble then

@@ -17,12 +17,10 @@
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
--- include lib/verdicts.lua
--- include lib/queue.lua
+-- include lib/reports.lua
 
 local FIRST_RESULT = 8
 local RESULT_WIDTH = 5
-local CHANGES_AT_ONCE = 50
 
 local token, epoch, batch, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 7)
 
@@ -40,33 +38,26 @@ end
 if tonumber(batch) <= tonumber(holder[3]) then
   return {'duplicate', holder[5] or '0'}
 end
+local results = {}
 for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
-  refused = type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
-  if refused then
-    return refused
-  end
-end
-
-local now_ms = server_now_ms()
-local limits = limits_of(failure_threshold, recovery_threshold, interval_ms, timeout_ms)
-local router = holder[4]
-local done, dropped, changes = 0, 0, 0
-local reply = {'applied', '', ''}
-for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
-  local result = {
+  results[#results + 1] = {
     url = ARGV[i], incarnation = ARGV[i + 1], outcome = ARGV[i + 2], latency = ARGV[i + 3], reason = ARGV[i + 4],
   }
-  local is_there, status =
-    apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms, {router = router}, reply)
-  done = done + 1
-  dropped = dropped + (is_there and 0 or 1)
-  changes = changes + (status and 1 or 0)
-  if changes == CHANGES_AT_ONCE then
-    break
-  end
 end
-redis.call('HSET', keys.leader, 'batch', batch, 'batch_done', whole(done))
-emit_suspected(router, now_ms, reply)
-serve_queue(now_ms)
-reply[2], reply[3] = whole(done), whole(dropped)
+refused = results_refusal(results)
+if refused then
+  return refused
+end
+
+local function covers_all()
+  return true
+end
+
+local function store_done(done)
+  redis.call('HSET', keys.leader, 'batch', batch, 'batch_done', done)
+end
+
+local limits = limits_of(failure_threshold, recovery_threshold, interval_ms, timeout_ms)
+local reply = {'applied', '', ''}
+apply_results(results, holder[4], limits, covers_all, store_done, reply)
 return reply

@@ -88,10 +88,7 @@ end
 -- replicas over all peers.
 local function peers_to_ask(router, seed, first)
   local elsewhere, here = peers_of(router)
-  local start = 0
-  for i = 1, #seed do
-    start = (start * 31 + string.byte(seed, i)) % 2147483647
-  end
+  local start = hash_of(seed)
   local asked = {}
   for _, list in ipairs({elsewhere, here}) do
     local ordered = {}

@@ -15,3 +15,12 @@ end
 local function whole(number)
   return string.format('%.0f', number)
 end
+
+-- Returns a number from 0 to 2^31 - 2 that spreads texts evenly. It is the same on every server and in Python.
+local function hash_of(text)
+  local hash = 0
+  for i = 1, #text do
+    hash = (hash * 31 + string.byte(text, i)) % 2147483647
+  end
+  return hash
+end

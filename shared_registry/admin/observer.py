@@ -11,7 +11,7 @@ from typing import Any
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.errors import StoreError
-from shared_registry.model import Event, Leader, ReplicaRecord, RouterRecord
+from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
@@ -37,6 +37,7 @@ class Overview:
         trouble: Why routers cannot connect to replicas for reasons of their own, by router; see `RouterInfo.trouble`.
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
     """
 
     at: float
@@ -48,6 +49,7 @@ class Overview:
     panic: str = ""
     last_heartbeat_at: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Observer(Outsider):
             panic,
             last_heartbeat_at,
             await self._trouble_of(live),
+            snapshot.plan,
         )
 
     async def _trouble_of(self, routers: Sequence[str]) -> dict[str, str]:

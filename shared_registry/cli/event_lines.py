@@ -27,6 +27,7 @@ def event_document(event: Event) -> dict[str, Any]:
         "replica": record and replica_document(record, Document.EVENT),
         "reported": event.reported or None,
         "questions": [{"url": one.key, "asked": list(one.asked)} for one in event.questions],
+        "participants": sorted(event.plan.routers) if event.plan else None,
     }
 
 
@@ -64,6 +65,8 @@ def _doubt(event: Event) -> str:
 def _router(event: Event) -> str:
     if event.kind is EventKind.LEADER_ELECTED:
         return f"{event.router} in epoch {event.epoch}"
+    if event.kind is EventKind.PLAN_CHANGED:
+        return f"shared by {' '.join(sorted(event.plan.routers))}" if event.plan else "the leader probes all replicas"
     if event.sit_out_seconds is not None:
         return f"{event.router} asked to step down, sits out {event.sit_out_seconds:g} s"
     return event.router

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,7 +14,7 @@ from shared_registry.admin.observer import Overview
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.config import RouterConfig
-from shared_registry.model import NO_DOUBT, AdminState, Doubt, ReplicaRecord, ReplicaStatus
+from shared_registry.model import NO_DOUBT, AdminState, Doubt, ReplicaRecord, ReplicaStatus, prober_of
 from shared_registry.store.redis_url import mask_redis_url
 from shared_registry.store.replica_fields import Document, replica_document
 
@@ -42,7 +43,7 @@ def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any
         "queue": {"depth": overview.waiting},
         "panic": overview.panic or None,
         "routers_in_trouble": dict(overview.trouble),
-        "replicas": [replica_document(record, Document.STATUS) for record in overview.replicas],
+        "replicas": [replica_document(record, Document.STATUS, overview.plan) for record in overview.replicas],
     }
 
 
@@ -55,6 +56,8 @@ def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
         facts.add_row("", "the namespace is empty: start a router, or check the url and the namespace")
     facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
     facts.add_row("routers", _routers(overview))
+    if overview.plan is not None:
+        facts.add_row("probing", Text(_shares(overview)))
     facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "empty")
     if overview.panic:
         facts.add_row(
@@ -78,6 +81,13 @@ def _routers(overview: Overview) -> Text:
     return Text(f"{silence}: no router runs, or Redis refuses writes (see the routers' logs and /readyz)", "red")
 
 
+def _shares(overview: Overview) -> str:
+    """Return how many replicas each router probes while they share the work."""
+    probers = Counter(prober_of(record, overview.plan, None) for record in overview.replicas if record.is_probed)
+    counts = [f"{printable(router)} {count}" for router, count in sorted(probers.items())]
+    return f"shared: {', '.join(counts)}" if counts else "shared"
+
+
 def _replica_table(overview: Overview) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("replica", "tier", "status", "admin"):
@@ -90,6 +100,8 @@ def _replica_table(overview: Overview) -> Table:
     has_doubts = any(record.doubt is not NO_DOUBT for record in overview.replicas)
     if has_doubts:
         table.add_column("doubt", overflow="fold")
+    if overview.plan is not None:
+        table.add_column("prober", overflow="fold")
     for record in overview.replicas:
         endpoint, health = record.endpoint, record.health
         table.add_row(
@@ -103,6 +115,7 @@ def _replica_table(overview: Overview) -> Table:
             str(health.consecutive_failures),
             *([str(endpoint.labels)] if has_labels else []),
             *([printable(_doubt(record.doubt))] if has_doubts else []),
+            *([printable(prober_of(record, overview.plan, None))] if overview.plan is not None else []),
         )
     return table
 

@@ -224,6 +224,7 @@ DegradedMode = Annotated[
     Literal["share", "off", "unlimited"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
+Probing = Literal["leader", "shared"]
 PolicyName = Annotated[str, PlainValidator(check_policy)]
 MaxLoad = Annotated[float, Field(gt=1, le=100)]
 Percent = Annotated[float, Field(ge=0, le=100)]

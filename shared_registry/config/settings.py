@@ -50,6 +50,7 @@ from shared_registry.config.rules import (
     Period,
     PolicyName,
     Port,
+    Probing,
     RedisUrl,
     RouterId,
     Seconds,
@@ -89,6 +90,7 @@ SHARED_SETTINGS = (
     "base_ejection_seconds",
     "ejection_failures",
     "slow_start_seconds",
+    "probing",
 )
 """Settings that should be equal on all routers of a registry.
 
@@ -135,7 +137,7 @@ class RouterConfig:
     `health_check_expect`. A replica may have a `health_check_path` of its own."""
 
     health_check_interval_seconds: Seconds = 5.0
-    """Seconds between two probes of a replica whose status is settled. Only the leader probes, so the cost is
+    """Seconds between two probes of a replica whose status is settled. One router probes a replica, so the cost is
     replicas / interval probes per second for any number of routers. A replica that hangs becomes unhealthy after at
     most about
 
@@ -269,8 +271,17 @@ class RouterConfig:
     replicas cost few probes. If it exceeds `health_check_interval_seconds`, that value is used instead
     (`effective_fast_interval_seconds`)."""
 
+    probing: Probing = "leader"
+    """Which router probes a replica. With `leader`, the default, the leader probes all of them. With `shared` the
+    leader divides the replicas evenly among the routers whose health checks have the same settings and that are set to
+    `shared` themselves, so that each needs a part of the CPU that one leader needs. The verdicts are the same. The
+    leader's setting decides; a router that is set to `leader` gets no share. When a router dies, others probe its
+    replicas within `router_expiry_seconds` and a heartbeat, while the death of a leader that probes alone stops all
+    probes for `lease_seconds`. Set `shared` if probing takes the leader much of a core, from some thousand replicas
+    on."""
+
     probe_concurrency: Count = 256
-    """The most probes that run at once while this router is the leader. Every replica is probed on schedule while
+    """The most probes of one router that run at once. Every replica is probed on schedule while
 
         answering replicas x latency / interval + silent replicas x timeout / interval <= probe_concurrency
 
@@ -548,6 +559,7 @@ _LATER: dict[str, object] = {
     "max_ejection_percent": 50.0,
     "base_ejection_seconds": 30.0,
     "ejection_failures": 5,
+    "probing": "leader",
 }
 """Shared settings that were added after the first release, with their defaults."""
 

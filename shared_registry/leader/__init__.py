@@ -1,1 +1,1 @@
-"""Leader election and the work of the leader: the health loop and its schedule, ramps, the panic watch."""
+"""Leader election, the work of the leader, and the health loop, which other routers run for their shares."""

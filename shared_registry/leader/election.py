@@ -310,8 +310,8 @@ class Election:
                 delay = self._backoff.next_seconds()
             else:
                 self._end_trouble()
-                if self._deposition.is_set():
-                    return
+                if self._deposition.is_set() or not term.is_current:
+                    return  # the reply came late: a duty may have seen the end of the term, and has stopped
                 term.deadline = self._deadline(asked_at)
                 delay = self._renew_interval_seconds
 

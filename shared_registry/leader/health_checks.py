@@ -1,22 +1,25 @@
-"""A router's health checks: it campaigns for leader, probes for all while it leads, and answers as a peer meanwhile."""
+"""A router's health checks: it campaigns for leader, probes as the leader or by its share, and answers as a peer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
+import itertools
 import random
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
+from shared_registry.leader.authority import Participation
 from shared_registry.leader.duties import Duty, perform
 from shared_registry.leader.election import Election
 from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
+from shared_registry.leader.sharing import LeaderProbing, PlanKeeper, SharedProbing
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
-from shared_registry.probing.listeners import ProbeListeners
+from shared_registry.probing.listeners import ProbeListeners, Retain
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.target import probe_print, url_maker
@@ -49,6 +52,7 @@ class HealthChecks:
         self._rng = rng
         self._election: Election | None = None
         self._loop: HealthLoop | None = None
+        self._share_batches = itertools.count(1)
 
     @property
     def is_running(self) -> bool:
@@ -73,13 +77,14 @@ class HealthChecks:
             http_get: Replaces the HTTP probe.
         """
         async with contextlib.AsyncExitStack() as stack:
-            loop = self._loop = await self._health_loop(stack, config, http_get)
+            probe, retain = await _probe(stack, config, http_get)
+            loop = self._loop = self._health_loop(config, probe, retain)
+            probing = LeaderProbing(loop, self._mirror, router=self._router, share_batches=self._share_batches)
+            shared = None
+            if config.probing == "shared":
+                shared = self._shared_probing(self._health_loop(config, probe, retain))
             peer = await self._peer(stack, config, http_get)
-            duties: list[Duty] = [
-                loop,
-                PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng),
-                self._ramps(config),
-            ]
+            duties = self._duties(config, probing)
             self._election = Election(
                 self._store,
                 router=self._router,
@@ -91,38 +96,58 @@ class HealthChecks:
                 rng=self._rng,
             )
             listeners = [*(duty.notice for duty in duties), self._election.notice, peer.notice]
+            if shared is not None:
+                listeners.append(shared.notice)
             try:
                 with self._mirror.subscribed(*listeners), self._probers.taking_part(probe_print(config)):
                     async with asyncio.TaskGroup() as group:
                         group.create_task(peer.run())
+                        if shared is not None:
+                            group.create_task(shared.run())
                         await self._election.run()
             finally:
                 self._election = self._loop = None
 
-    async def _health_loop(
-        self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
-    ) -> HealthLoop:
-        prober = None
-        if http_get is None:
-            prober = http_get = await stack.enter_async_context(HttpProber(config))
+    def _duties(self, config: RouterConfig, probing: LeaderProbing) -> list[Duty]:
+        plan = PlanKeeper(
+            self._store,
+            self._mirror,
+            is_shared=config.probing == "shared",
+            heartbeat_seconds=config.heartbeat_seconds,
+            clock=self._clock,
+        )
+        panic = PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng)
+        return [probing, plan, panic, self._ramps(config)]
+
+    def _health_loop(self, config: RouterConfig, probe: HttpProbe, retain: Retain | None) -> HealthLoop:
         return HealthLoop(
             self._mirror,
             self._store.report,
-            http_get,
+            probe,
             _health_settings(config),
             router=self._router,
-            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, prober.retain if prober else None),
+            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, retain),
             clock=self._clock,
             rng=self._rng,
         )
 
+    def _shared_probing(self, loop: HealthLoop) -> SharedProbing:
+        make_share = functools.partial(
+            Participation,
+            self._mirror,
+            self._probers,
+            is_leader=lambda: self.is_leader,
+            share_batches=self._share_batches,
+            clock=self._clock,
+        )
+        return SharedProbing(loop, make_share, clock=self._clock)
+
     async def _peer(self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> Peer:
-        if http_get is None:
-            http_get = await stack.enter_async_context(HttpProber(config))
+        probe, _ = await _probe(stack, config, http_get)
         return Peer(
             self._mirror,
             self._store.give_opinions,
-            http_get,
+            probe,
             _peer_settings(config),
             probers=self._probers,
             clock=self._clock,
@@ -133,6 +158,16 @@ class HealthChecks:
     def _ramps(self, config: RouterConfig) -> Ramps:
         view = self._mirror.view
         return Ramps(self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng)
+
+
+async def _probe(
+    stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
+) -> tuple[HttpProbe, Retain | None]:
+    """Return a probe with connections of its own, and how to close those to other urls."""
+    if http_get is not None:
+        return http_get, None
+    prober = await stack.enter_async_context(HttpProber(config))
+    return prober, prober.retain
 
 
 def _health_settings(config: RouterConfig) -> HealthSettings:

@@ -1,4 +1,8 @@
-"""The leader's health loop: probes the replicas that are due, and reports the results in batches under its term."""
+"""The health loop: probes the replicas that are due, and reports the results in batches.
+
+The leader runs it in its terms, for all replicas or for its share of the plan. Every other router with a share of the
+plan runs it for that share. `Authority` is all that differs.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ from typing import Protocol
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import Fenced, StoreError, StoreUnavailable
+from shared_registry.leader.authority import Authority, Mandate
 from shared_registry.leader.duties import end_of_term
-from shared_registry.leader.election import RunningTerm, StandAside
+from shared_registry.leader.election import StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import (
@@ -25,7 +30,7 @@ from shared_registry.model import (
     ProbeResult,
     ReplicaRecord,
     ReplicaStatus,
-    Term,
+    Share,
     Thresholds,
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
@@ -45,7 +50,7 @@ class ProbedReplicas(KnownReplicas, Protocol):
         """Read anew when each replica was last probed, and return the server's time."""
 
 
-SendReport = Callable[[Term, int, Sequence[ProbeResult], Thresholds], Awaitable[Handled]]
+SendReport = Callable[[Mandate, int, Sequence[ProbeResult], Thresholds], Awaitable[Handled]]
 """See `Store.report`."""
 
 
@@ -62,7 +67,7 @@ class HealthSettings:
 
 
 class HealthLoop:
-    """Probes for the cluster while this router is the leader. `run` once per term."""
+    """Probes for the cluster while this router has the authority. Only one `run` at a time."""
 
     def __init__(
         self,
@@ -106,7 +111,7 @@ class HealthLoop:
 
     def notice(self, events: Sequence[Event]) -> None:
         """Read the replicas anew. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.record is not None for event in events):
+        if not events or any(event.record is not None or event.kind is EventKind.PLAN_CHANGED for event in events):
             self._is_changed = True
             self._wake.set()
         for event in events:
@@ -128,11 +133,11 @@ class HealthLoop:
             failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
         )
 
-    async def run(self, term: RunningTerm) -> None:
-        """Probe until cancelled or until the term is over. The results so far are reported before the call ends.
+    async def run(self, authority: Authority) -> None:
+        """Probe until cancelled or until the authority is over. The results so far are reported before the call ends.
 
         Raises:
-            Fenced: Another leader was elected, and Redis refused this router's results.
+            Fenced: Another leader was elected, and Redis refused the results of this one.
             StandAside: Too many probes fail because of this router's own trouble, so another router should lead.
         """
         self._local_health = self._new_local_health()
@@ -143,11 +148,11 @@ class HealthLoop:
             fast_interval=self._settings.fast_interval_seconds,
             rng=self._rng,
         )
-        reports = _Reports(self._send_report, term, self._settings.thresholds)
+        reports = _Reports(self._send_report, authority, self._settings.thresholds)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._report(reports, term))
-                await self._probe_due(term, schedule, reports, group)
+                group.create_task(self._report(reports, authority))
+                await self._probe_due(authority, schedule, reports, group)
         except BaseExceptionGroup as failures:
             end = end_of_term(failures)
             if end is None:
@@ -156,27 +161,28 @@ class HealthLoop:
                 raise end from None
             self.refused_reports += 1
             reports.discard()
-            raise Fenced(f"epoch {term.epoch} is over; its probe results were refused") from None
+            raise Fenced(f"{authority} is over; its probe results were refused") from None
         finally:
             with contextlib.suppress(StoreError):
                 await reports.send_all()
 
     async def _probe_due(
-        self, term: RunningTerm, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
+        self, authority: Authority, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
     ) -> None:
-        with contextlib.suppress(StoreError):
-            server_now = await self._replicas.read_probe_times()
-            schedule.follow(self._replicas.probed(), now=self._clock.monotonic(), server_now=server_now)
-            schedule.hasten_next(self._clock.monotonic())
-        self._is_changed = True
+        mandate = authority.mandate
+        await self._take_over(authority, schedule)
+        schedule.hasten_next(self._clock.monotonic())
         slots = asyncio.Semaphore(self._settings.concurrency)
-        while term.is_current:
+        while authority.is_current:
             complaint = self._local_health.complaint(len(schedule), now=self._clock.monotonic())
-            if complaint is not None and not term.is_last_resort:
-                raise StandAside(complaint)
+            if complaint is not None:
+                authority.stand_aside(complaint)
+            if mandate != authority.mandate:
+                mandate = authority.mandate
+                await self._take_over(authority, schedule)
             if self._is_changed:
                 self._is_changed = False
-                self._follow(schedule)
+                self._follow(authority, schedule)
             while self._called:
                 called = self._called.pop()
                 if schedule.hasten(called, now=self._clock.monotonic()):
@@ -186,10 +192,20 @@ class HealthLoop:
                 await self._wait_until(schedule.next_due())
                 continue
             await slots.acquire()
-            group.create_task(self._probe_one(key, term, schedule, reports, slots))
+            group.create_task(self._probe_one(key, authority, schedule, reports, slots))
 
-    def _follow(self, schedule: Schedule) -> None:
-        records = [record for record in self._replicas.probed() if record.is_probed]
+    async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
+        """Schedule the replicas that are new here by when they were probed last."""
+        with contextlib.suppress(StoreError):
+            server_now = await self._replicas.read_probe_times()
+            schedule.follow(self._covered(authority), now=self._clock.monotonic(), server_now=server_now)
+        self._is_changed = True
+
+    def _covered(self, authority: Authority) -> list[ReplicaRecord]:
+        return [record for record in self._replicas.probed() if record.is_probed and authority.covers(record.key)]
+
+    def _follow(self, authority: Authority, schedule: Schedule) -> None:
+        records = self._covered(authority)
         schedule.follow(records, now=self._clock.monotonic())
         self._local_health.retain(record.key for record in records)
         for record in records:
@@ -205,13 +221,13 @@ class HealthLoop:
         await wait_until(self._clock, self._waits_until, self._wake)
 
     async def _probe_one(
-        self, key: str, term: RunningTerm, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
+        self, key: str, authority: Authority, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
     ) -> None:
         try:
-            record = self._replicas.record(key)
-            if not term.is_current:  # the term ended while this probe waited for the semaphore
+            record, mandate = self._replicas.record(key), authority.mandate
+            if not authority.is_current:  # it ended while this probe waited for the semaphore
                 return
-            if record is None or not record.is_probed:  # this changed after the replica became due
+            if record is None or not record.is_probed or not authority.covers(key):  # changed since it became due
                 schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
                 return
             is_fresh = key in self._needs_fresh or _is_in_doubt(record)
@@ -226,9 +242,9 @@ class HealthLoop:
                 schedule.put_back(key, due=now)
             self._judge_oneself(known, outcome, replicas=len(schedule))
             if outcome.trouble is None:
-                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error))
+                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error), mandate)
             elif self._local_health.is_lasting(key):
-                reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True))
+                reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True), mandate)
             if schedule.next_due() < self._waits_until:
                 self._wake.set()
         finally:
@@ -250,10 +266,10 @@ class HealthLoop:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
 
-    async def _report(self, reports: _Reports, term: RunningTerm) -> None:
+    async def _report(self, reports: _Reports, authority: Authority) -> None:
         backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
         delay = REPORT_INTERVAL_SECONDS
-        while term.is_current:
+        while authority.is_current:
             await self._clock.sleep(delay)
             try:
                 await reports.send_all()
@@ -279,35 +295,54 @@ def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
 
 
 class _Reports:
-    """Sends results to Redis in numbered batches, one at a time, and none after the end of the term.
+    """Sends results to Redis in numbered batches, one at a time, and none after the end of the authority.
 
-    A batch whose reply was lost is sent again unchanged, under the same number.
+    A batch has the results of one mandate, that under which their probes began. A batch whose reply was lost is sent
+    again unchanged, under the same number.
     """
 
-    def __init__(self, send: SendReport, term: RunningTerm, thresholds: Thresholds) -> None:
+    def __init__(self, send: SendReport, authority: Authority, thresholds: Thresholds) -> None:
         self._send = send
-        self._term = term
+        self._authority = authority
         self._thresholds = thresholds
-        self._results: list[ProbeResult] = []
+        self._results: list[tuple[Mandate, ProbeResult]] = []
         self._batch: Sequence[ProbeResult] = ()
+        self._mandate: Mandate | None = None
+        self._number = 0
 
-    def add(self, result: ProbeResult) -> None:
-        self._results.append(result)
+    def add(self, result: ProbeResult, mandate: Mandate) -> None:
+        self._results.append((mandate, result))
 
     def discard(self) -> None:
         self._results, self._batch = [], ()
 
     async def send_all(self) -> None:
-        """Send all results, as long as the term is current.
+        """Send all results, as long as the authority is current. Results under a plan that is over are dropped.
 
         Raises:
             StoreUnavailable: Not all results arrived. The next call goes on where this one ended.
             Fenced: Another router is the leader.
         """
-        while (self._batch or self._results) and self._term.is_current:
-            if not self._batch:
-                self._batch, self._results = self._results[:RESULTS_AT_ONCE], self._results[RESULTS_AT_ONCE:]
-                self._term.batch += 1
-            report = await self._send(self._term, self._term.batch, self._batch, self._thresholds)
+        while (self._batch or self._results) and self._authority.is_current:
+            mandate = self._mandate
+            if not self._batch or mandate is None:
+                mandate = self._fill_batch()
+            try:
+                report = await self._send(mandate, self._number, self._batch, self._thresholds)
+            except Fenced:
+                if not isinstance(mandate, Share):
+                    raise
+                self._batch = ()
+                continue
             rest = self._batch[report.done :] if report.done else ()
-            self._batch, self._results = (), [*rest, *self._results]
+            self._batch = ()
+            self._results[:0] = [(mandate, result) for result in rest]
+
+    def _fill_batch(self) -> Mandate:
+        mandate = self._results[0][0]
+        same = [result for one, result in self._results if one == mandate]
+        others = [(one, result) for one, result in self._results if one != mandate]
+        self._batch = same[:RESULTS_AT_ONCE]
+        self._results = [*((mandate, result) for result in same[RESULTS_AT_ONCE:]), *others]
+        self._mandate, self._number = mandate, self._authority.next_batch(mandate)
+        return mandate

@@ -28,7 +28,17 @@ from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.mirror.own_writes import OwnWrites
-from shared_registry.model import ORIGIN, Event, EventKind, Leader, Replica, ReplicaEndpoint, ReplicaRecord, is_later
+from shared_registry.model import (
+    ORIGIN,
+    Event,
+    EventKind,
+    Leader,
+    Plan,
+    Replica,
+    ReplicaEndpoint,
+    ReplicaRecord,
+    is_later,
+)
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader
 
@@ -46,6 +56,7 @@ class Mirror:
         history_id: The history that the view shows; `None` before the first read.
         epoch: The highest epoch seen.
         leader: The last known leader; `None` if there is none.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
         is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
     """
 
@@ -78,6 +89,7 @@ class Mirror:
         self.history_id: str | None = None
         self.epoch = 0
         self.leader: Leader | None = None
+        self.plan: Plan | None = None
         self.is_stale = False
         self._reader = reader
         self._refresh_seconds = refresh_seconds
@@ -149,6 +161,7 @@ class Mirror:
         self.revision = snapshot.head.revision
         self.epoch = max(self.epoch, snapshot.head.epoch)
         self.leader = snapshot.leader
+        self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
         self.view.replace_all(snapshot.records, snapshot.removed)
         self.view.apply(self._records(written_meanwhile))
@@ -321,6 +334,8 @@ class Mirror:
                 self.leader = Leader(event.router, event.epoch, event.at)
             elif event.kind is EventKind.LEADER_RESIGNED:
                 self.leader = None
+            elif event.kind is EventKind.PLAN_CHANGED:
+                self.plan = event.plan
         self.view.apply(self._records(events))
         self._notify(events)
 

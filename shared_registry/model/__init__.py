@@ -5,6 +5,7 @@ Times are float seconds since the Unix epoch on the Redis server's clock. `None`
 
 from shared_registry.model.events import Event, EventKind
 from shared_registry.model.labels import NO_LABELS, Labels
+from shared_registry.model.plan import Plan, Share, planned_prober, prober_of
 from shared_registry.model.probes import (
     NO_EJECTION,
     SEVERAL_CLIENTS,
@@ -52,6 +53,7 @@ __all__ = [
     "Leader",
     "Opinion",
     "OpinionKind",
+    "Plan",
     "ProbeResult",
     "ProberInfo",
     "Question",
@@ -63,8 +65,11 @@ __all__ = [
     "ReplicaStatus",
     "RouterInfo",
     "RouterRecord",
+    "Share",
     "Source",
     "Term",
     "Thresholds",
     "is_later",
+    "planned_prober",
+    "prober_of",
 ]

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from shared_registry.model.plan import Plan
 from shared_registry.model.probes import Question
 from shared_registry.model.replicas import Doubt, ReplicaRecord
 
@@ -29,6 +30,7 @@ class EventKind(enum.Enum):
     REPLICA_RETURNED = "replica_returned"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
+    PLAN_CHANGED = "plan_changed"
     ROUTER_JOINED = "router_joined"
     ROUTER_IN_TROUBLE = "router_in_trouble"
     ROUTER_RECOVERED = "router_recovered"
@@ -57,6 +59,7 @@ class Event:
         history_id: The history that the change belongs to; empty if that is not known.
         reported: The canonical url of a replica on which a session failed; empty for other events.
         questions: The questions about replicas that a prober does not reach.
+        plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
     """
 
     id: str
@@ -72,6 +75,7 @@ class Event:
     history_id: str = ""
     reported: str = ""
     questions: tuple[Question, ...] = ()
+    plan: Plan | None = None
 
     def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
         """Return the replicas after the event.

@@ -60,6 +60,7 @@ class RouterInfo:
     machine: str = ""
     probe_print: str = ""
     trouble: str = ""
+    probing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

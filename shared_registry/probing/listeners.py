@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.trouble_log import TroubleLog
 
+Retain = Callable[[Iterable[str]], None]
+
 
 @dataclass(frozen=True)
 class ProbeListeners:
@@ -21,7 +23,7 @@ class ProbeListeners:
 
     trouble_log: TroubleLog
     on_reach: Callable[[str, bool], None]
-    retain: Callable[[Iterable[str]], None] | None = None
+    retain: Retain | None = None
 
     def note(self, outcome: ProbeOutcome) -> None:
         """Log where trouble of this router's own begins and ends."""

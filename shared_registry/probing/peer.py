@@ -27,14 +27,17 @@ from shared_registry.errors import StoreError
 from shared_registry.model import (
     AdminState,
     Event,
+    EventKind,
     Evidence,
     Leader,
     Opinion,
     OpinionKind,
+    Plan,
     ProbeResult,
     ReplicaRecord,
     ReplicaStatus,
     Thresholds,
+    planned_prober,
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
@@ -54,6 +57,10 @@ class KnownReplicas(Protocol):
     @property
     def leader(self) -> Leader | None:
         """The last known leader; `None` if there is none."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """How routers share the probing; `None` if the leader probes all replicas."""
 
     def probed(self) -> Iterable[ReplicaRecord]:
         """Return the records of all replicas as known now."""
@@ -161,7 +168,7 @@ class Peer:
 
     def notice(self, events: Sequence[Event]) -> None:
         """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events:
+        if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
             self._changed = None
         elif self._changed is not None:
             for event in events:
@@ -221,7 +228,7 @@ class Peer:
         wanted: dict[PeerReason, tuple[str, float]] = {}
         if self._router in doubt.asked and self._answered.get(key) != doubt.suspicion:
             wanted[PeerReason.OPINION] = doubt.suspicion, now
-        if doubt.prober == self._router and self._leader != self._router:
+        if doubt.prober == self._router and self._planned(key) != self._router:
             wanted[PeerReason.REPORT] = "", now + self._interval
         elif self._may_appeal(record):
             wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
@@ -232,16 +239,18 @@ class Peer:
     def _has_to_find_out(self, record: ReplicaRecord) -> bool:
         """Return whether the replica is healthy, and was not reached when this router last tried."""
         is_healthy = record.health.status is ReplicaStatus.HEALTHY
-        return is_healthy and record.key in self._unreached | self._unknown and self._leader != self._router
+        return (
+            is_healthy and record.key in self._unreached | self._unknown and self._planned(record.key) != self._router
+        )
 
     def _may_appeal(self, record: ReplicaRecord) -> bool:
-        """Return whether to speak for the replica if it is reached. The leader's probes must have the same settings."""
+        """Return whether to speak for the replica if it is reached. Its prober's probes must have the same settings."""
         is_out = record.health.status is not ReplicaStatus.HEALTHY and record.admin is AdminState.ACTIVE
-        return is_out and self._leader in self._probers.peers()
+        return is_out and self._planned(record.key) in self._probers.peers()
 
-    @property
-    def _leader(self) -> str:
-        return self._replicas.leader.router if self._replicas.leader else ""
+    def _planned(self, key: str) -> str:
+        """Return the router that probes a replica for all, unless the replica was handed over."""
+        return planned_prober(key, self._replicas.plan, self._replicas.leader)
 
     @property
     def _interval(self) -> float:
@@ -260,7 +269,8 @@ class Peer:
 
     def _order(self, record: ReplicaRecord) -> list[str]:
         others = [*self._probers.peers(), self._router]
-        candidates = [router for router in others if router != self._leader]
+        planned = self._planned(record.key)
+        candidates = [router for router in others if router != planned]
 
         def rank(router: str) -> tuple[bool, bytes]:
             seed = f"{record.key} {record.status_since} {router}"

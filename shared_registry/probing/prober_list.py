@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class ProberList:
         machine: This router's machine.
         probe_print: A digest of the settings of this router's probes; empty while it does not probe.
         version: The version of the list that is known.
+        alive_until: Until then, on the monotonic clock, the others do not take this router for dead.
         is_changed: Set when a heartbeat should be sent soon, because this router begins or ends to probe.
     """
 
@@ -42,6 +44,7 @@ class ProberList:
         self.machine = machine_id() if machine is None else machine
         self.probe_print = ""
         self.version = ""
+        self.alive_until = -math.inf
         self.is_changed = asyncio.Event()
         self.router = router
         self._others: Sequence[ProberInfo] = ()

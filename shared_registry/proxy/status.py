@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shared_registry.model import ReplicaRecord
+from shared_registry.model import Plan, ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.replica_fields import Document, replica_document
 
@@ -33,7 +33,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
     """
     leader = registry.leader
     return {
-        "replicas": [_replica_document(replica.record) for replica in registry.all()],
+        "replicas": [_replica_document(replica.record, registry.plan) for replica in registry.all()],
         "queue": asdict(queue),
         "router": registry.router_key,
         "url": url,
@@ -76,6 +76,6 @@ def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
     return {**document, "warning": "; ".join(warnings)} if warnings else document
 
 
-def _replica_document(record: ReplicaRecord) -> dict[str, Any]:
-    ours = replica_document(record, Document.STATUS)
+def _replica_document(record: ReplicaRecord, plan: Plan | None) -> dict[str, Any]:
+    ours = replica_document(record, Document.STATUS, plan)
     return {name: ours[name] for name in THE_ORIGINALS} | ours

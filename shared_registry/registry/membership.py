@@ -61,6 +61,7 @@ class Membership:
         self._begin_heartbeat = begin_heartbeat
         self._expiry_seconds = settings.router_expiry_seconds
         self._panic_percent = settings.effective_panic_percent
+        self._probing = settings.probing
         self._clock = clock
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
@@ -73,12 +74,14 @@ class Membership:
         """
         self._probers.is_changed.clear()
         end_heartbeat = self._begin_heartbeat()
+        sent_at = self._clock.monotonic()
         try:
             info = replace(
                 self._info,
                 machine=self._probers.machine,
                 probe_print=self._probers.probe_print,
                 trouble=self._trouble_log.reason,
+                probing=self._probing,
             )
             heartbeat = await self._store.heartbeat(
                 info,
@@ -90,6 +93,7 @@ class Membership:
             end_heartbeat(error)
             raise
         end_heartbeat(heartbeat)
+        self._probers.alive_until = sent_at + self._expiry_seconds
         if heartbeat.probers is not None:
             self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat

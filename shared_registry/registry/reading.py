@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection
 
 from shared_registry.admin.check import Violation, find_violations
-from shared_registry.model import Event, Leader, Replica
+from shared_registry.model import Event, Leader, Plan, Replica
 from shared_registry.registry import readiness
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.selection import Panic
@@ -109,6 +109,11 @@ class RegistryReads(RegistryState):
     def leader(self) -> Leader | None:
         """The leader, as last received. A leader that died is shown until the next one is elected."""
         return self._mirror.leader
+
+    @property
+    def plan(self) -> Plan | None:
+        """How routers share the probing, as last received; `None` if the leader probes all replicas."""
+        return self._mirror.plan
 
     @property
     def revision(self) -> str:

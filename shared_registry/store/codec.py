@@ -5,7 +5,7 @@ A value that cannot be parsed was not written by this package. It raises a `KeyC
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shared_registry.errors import KeyConflict
@@ -15,6 +15,7 @@ from shared_registry.model import (
     Event,
     EventKind,
     Leader,
+    Plan,
     ProberInfo,
     Question,
     ReplicaEndpoint,
@@ -89,6 +90,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         history_id=read.optional("history_id", str) or "",
         reported=read.optional("reported", str) or "",
         questions=read.optional("questions", _parse_questions) or (),
+        plan=_event_plan(read),
     )
 
 
@@ -100,6 +102,29 @@ def _parse_questions(text: str) -> tuple[Question, ...]:
         until = None if until_ms == "-" else int(until_ms) / 1000
         questions.append(Question(key, incarnation, suspicion, until, tuple(asked)))
     return tuple(questions)
+
+
+def _event_plan(read: _Fields) -> Plan | None:
+    """Parse the plan of one event: a line for each router, with its key and its buckets; see lua/write_plan.lua."""
+    shares = read.optional("shares", lambda text: [line.partition(" ")[::2] for line in text.splitlines()])
+    return Plan(read("plan", int), read("epoch", int), _owners(shares)) if shares else None
+
+
+def parse_plan(fields: Mapping[str, str]) -> Plan | None:
+    """Return the plan from its hash; `None` if there is none. See lua/lib/plan.lua.
+
+    Raises:
+        KeyConflict: A field is missing or malformed.
+    """
+    if not fields:
+        return None
+    read = _Fields("plan", fields)
+    shares = [(name.removeprefix("share:"), text) for name, text in fields.items() if name.startswith("share:")]
+    return Plan(read("number", int), read("epoch", int), _owners(shares))
+
+
+def _owners(shares: Iterable[Sequence[str]]) -> dict[str, str]:
+    return {bucket: router for router, buckets in shares for bucket in buckets.split()}
 
 
 def parse_prober(text: str) -> ProberInfo:
@@ -181,6 +206,7 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
         machine=read.optional("machine", str) or "",
         probe_print=read.optional("probe_print", str) or "",
         trouble=read.optional("trouble", str) or "",
+        probing=read.optional("probing", str) or "",
     )
     return RouterRecord(info, (expires_at_ms - read("expiry_ms", int)) / 1000, expires_at_ms / 1000)
 

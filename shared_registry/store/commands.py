@@ -206,6 +206,7 @@ class Store(LeaderCommands):
                     probers_version,
                     f"{panic_percent:f}".rstrip("0").rstrip("."),
                     info.trouble,
+                    info.probing,
                 ],
             )
             expect(reply, "alive")

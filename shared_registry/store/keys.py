@@ -17,6 +17,7 @@
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
     sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
+    sr:{<ns>}:plan             hash    how routers share the probing; see lua/lib/plan.lua
     sr:{<ns>}:router:<key>     hash    description of a router; reap_cursor and queue_cursor while it is removed
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url of the replica on which a session is or was; expires some time after its end
@@ -68,6 +69,7 @@ class Keys:
         self.leader = f"{self.prefix}leader"
         self.routers = f"{self.prefix}routers"
         self.probers = f"{self.prefix}probers"
+        self.plan = f"{self.prefix}plan"
         self.router_prefix = f"{self.prefix}router:"
         self.leases_prefix = f"{self.prefix}leases:"
         self.affinity_prefix = f"{self.prefix}affinity:"
@@ -108,6 +110,7 @@ class Keys:
             self.leader: "hash",
             self.routers: "zset",
             self.probers: "zset",
+            self.plan: "hash",
             self.queue: "zset",
             self.events: "stream",
         }

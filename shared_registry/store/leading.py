@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced
-from shared_registry.model import Leader, ProbeResult, Term, Thresholds
+from shared_registry.model import Leader, ProbeResult, Share, Term, Thresholds
 from shared_registry.store.answers import BeginWrite, events_of, evidence_words, expect, limit_words, new_token
 from shared_registry.store.channel import Channel, Reply
-from shared_registry.store.codec import milliseconds
-from shared_registry.store.replies import Elected, Held, Report, Resignation
+from shared_registry.store.codec import milliseconds, parse_plan
+from shared_registry.store.replies import Elected, Held, Participants, Report, Resignation
 
 
 class LeaderCommands:
@@ -97,23 +97,67 @@ class LeaderCommands:
             raise Fenced(f"epoch {term.epoch} is over; its update of slow start was refused")
         return list(reply.values)
 
-    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
+    async def participants(self, term: Term) -> Participants:
+        """Return the routers that can share the probing, and the present plan.
+
+        Raises:
+            Fenced: The term is over.
+        """
+        reply = await self._run_leading("list_participants", [term.token, str(term.epoch)])
+        if expect(reply, "listed", "fenced") == "fenced":
+            raise Fenced(f"epoch {term.epoch} is over; its question about participants was refused")
+        count, next_ms, *words = reply.values
+        routers, fields = words[: int(count)], words[int(count) :]
+        plan = parse_plan(dict(zip(fields[::2], fields[1::2], strict=True)))
+        return Participants(sorted(routers), plan, int(next_ms) / 1000 if next_ms else None)
+
+    async def write_plan(self, term: Term, shares: Mapping[str, str]) -> bool:
+        """Store which router probes the replicas of each bucket. Return whether that was a change.
+
+        Args:
+            term: The leader's term.
+            shares: For each bucket, the key of its router. Without any the leader probes all replicas.
+
+        Raises:
+            Fenced: The term is over; nothing was written.
+        """
+        buckets: dict[str, list[str]] = {}
+        for bucket, router in sorted(shares.items()):
+            buckets.setdefault(router, []).append(bucket)
+        words = [word for router, owned in sorted(buckets.items()) for word in (router, " ".join(owned))]
+        reply = await self._run_leading("write_plan", [term.token, str(term.epoch), *words])
+        status = expect(reply, "written", "unchanged", "fenced")
+        if status == "fenced":
+            raise Fenced(f"epoch {term.epoch} is over; its plan was refused")
+        return status == "written"
+
+    async def report(
+        self, mandate: Term | Share, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds
+    ) -> Report:
         """Apply a batch of probe results. A repeated call does not apply it again.
 
         Not all results are applied if many replicas change their status; see `Report.done`. The rest belongs in the
         next batch.
 
+        Args:
+            mandate: The leader's term, or this router's share of the plan under which the probes began.
+            batch: The number of the batch. It rises within a term, and over all shares of a router.
+            results: The results.
+            thresholds: The thresholds and times of probes.
+
         Raises:
-            Fenced: The term is over; nothing was written.
+            Fenced: The term or the plan is over; nothing was written.
         """
-        args = [term.token, str(term.epoch), str(batch), *limit_words(thresholds)]
+        name, args = _mandate_words(mandate)
+        args += [str(batch), *limit_words(thresholds)]
         for result in results:
             args += [result.key, result.incarnation, *evidence_words(result)]
         take = self._begin_write()
-        reply = await self._run_leading("report_probes", args)
+        reply = await self._run_leading(name, args)
         status = expect(reply, "applied", "duplicate", "fenced")
         if status == "fenced":
-            raise Fenced(f"epoch {term.epoch} is over; its {len(results)} probe results were refused")
+            over = f"epoch {mandate.epoch}" if isinstance(mandate, Term) else f"plan {mandate.number}"
+            raise Fenced(f"{over} is over; its {len(results)} probe results were refused")
         if status == "duplicate":
             return Report(done=int(reply.values[0]), is_duplicate=True)
         done, dropped, *events = reply.values
@@ -126,3 +170,10 @@ class LeaderCommands:
         because the process has no free file descriptors could not open a new one.
         """
         return await completed(self._control.run(name, args))
+
+
+def _mandate_words(mandate: Term | Share) -> tuple[str, list[str]]:
+    """Return the command for reports under a mandate, and the words that show the mandate."""
+    if isinstance(mandate, Term):
+        return "report_probes", [mandate.token, str(mandate.epoch)]
+    return "report_share", [mandate.router, str(mandate.number)]

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
-from shared_registry.model import ORIGIN, AdminState, Event, Leader, Removal, ReplicaRecord
+from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Removal, ReplicaRecord
 from shared_registry.store.channel import bounded
-from shared_registry.store.codec import parse_event, parse_leader, parse_record
+from shared_registry.store.codec import parse_event, parse_leader, parse_plan, parse_record
 from shared_registry.store.failover import is_lost
 from shared_registry.store.keys import SCHEMA, wrong_schema
 from shared_registry.store.lease_reader import LeaseReader
@@ -51,12 +51,14 @@ class Snapshot:
         records: The records of the registered replicas, by canonical url.
         removed: The replicas that were removed within seven days, by canonical url.
         leader: The leader at that time.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
     """
 
     head: Head
     records: dict[str, ReplicaRecord]
     removed: dict[str, Removal]
     leader: Leader | None
+    plan: Plan | None = None
 
 
 class Reader(LeaseReader):
@@ -79,6 +81,11 @@ class Reader(LeaseReader):
         """Return the present leader; `None` if there is none."""
         async with self._channel.bounded():
             return parse_leader(await self._commands.hgetall(self._keys.leader))
+
+    async def plan(self) -> Plan | None:
+        """Return how routers share the probing; `None` if the leader probes all replicas."""
+        async with self._channel.bounded():
+            return parse_plan(await self._commands.hgetall(self._keys.plan))
 
     async def panic(self) -> str:
         """Return the reason for panic that the leader declared; empty if there is no panic."""
@@ -146,11 +153,11 @@ class Reader(LeaseReader):
                     raise Gap
                 revision = event.id
                 _advance(records, removed, event)
-        leader = await self.leader()
+        leader, plan = await self.leader(), await self.plan()
         after = await self.head()
         if after.history_id != before.history_id:
             raise Gap
-        return Snapshot(Head(after.history_id, revision, after.epoch), records, removed, leader)
+        return Snapshot(Head(after.history_id, revision, after.epoch), records, removed, leader, plan)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
         """Return the removals up to that revision."""

@@ -16,11 +16,13 @@ from shared_registry.model import (
     AdminState,
     Doubt,
     Labels,
+    Plan,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
     ReplicaStatus,
     Source,
+    prober_of,
 )
 
 
@@ -238,9 +240,18 @@ def spec_text(endpoint: ReplicaEndpoint) -> str:
     return ", ".join(text for text in texts if text)
 
 
-def replica_document(record: ReplicaRecord, which: Document) -> dict[str, Any]:
-    """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock."""
-    return {field.attribute: field.form.show(field.of(record)) for field in FIELDS if which & field.documents}
+def replica_document(record: ReplicaRecord, which: Document, plan: Plan | None = None) -> dict[str, Any]:
+    """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock.
+
+    Args:
+        record: The replica.
+        which: The document.
+        plan: How routers share the probing; its routers are named as probers.
+    """
+    document = {field.attribute: field.form.show(field.of(record)) for field in FIELDS if which & field.documents}
+    if plan is not None and "prober" in document:
+        document["prober"] = prober_of(record, plan, None)
+    return document
 
 
 def documented(which: Document) -> list[str]:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared_registry.model import Event, Leader, ProberInfo
+from shared_registry.model import Event, Leader, Plan, ProberInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,22 @@ class Report:
     done: int = 0
     dropped: int = 0
     is_duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """The routers that can share the probing.
+
+    Attributes:
+        routers: Their keys, sorted.
+        plan: The present plan; `None` if there is none.
+        next_expiry_seconds: In how many seconds the first of them expires unless it sends a heartbeat; `None` if nobody
+            expires now.
+    """
+
+    routers: Sequence[str]
+    plan: Plan | None
+    next_expiry_seconds: float | None = None
 
 
 class Resignation(enum.Enum):

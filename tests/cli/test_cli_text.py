@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import os
 import re
@@ -20,7 +21,7 @@ from shared_registry.cli.redis_cli import key_commands, redis_cli
 from shared_registry.cli.status import overview_document
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import AdminState, Event, EventKind, ReplicaEndpoint, ReplicaRecord
+from shared_registry.model import AdminState, Event, EventKind, Plan, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Head
 from shared_registry.store.redis_url import check_redis_url
@@ -72,6 +73,11 @@ def event(
         (event(EventKind.ROUTER_JOINED), "router_joined         r~1"),
         (event(EventKind.LEADER_ELECTED), "leader_elected        r~1 in epoch 12"),
         (event(EventKind.LEADER_RESIGNED), "leader_resigned       r~1"),
+        (
+            dataclasses.replace(event(EventKind.PLAN_CHANGED), plan=Plan(1, 12, {"00": "r~2", "01": "r~1"})),
+            "plan_changed          shared by r~1 r~2",
+        ),
+        (event(EventKind.PLAN_CHANGED), "plan_changed          the leader probes all replicas"),
         (
             event(EventKind.LEADER_RESIGNED, sit_out=9.0, by="ann", reason="why"),
             "leader_resigned       r~1 asked to step down, sits out 9 s by ann: why",

@@ -48,6 +48,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "heartbeat_seconds": ("2.", 2.0),
     "router_expiry_seconds": ("10", 10.0),
     "fast_interval_seconds": ("0.5", 0.5),
+    "probing": ("shared", "shared"),
     "probe_concurrency": ("8", 8),
     "refresh_seconds": ("2", 2.0),
     "max_staleness_seconds": ("30", 30.0),

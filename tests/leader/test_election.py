@@ -460,3 +460,21 @@ async def test_twenty_candidates_with_faulty_connections_have_one_leader_at_once
     assert set(led) <= set(lock.elections)
     for router in routers:
         await router.stop()
+
+
+async def test_a_term_that_a_pause_has_ended_never_goes_on(clock: FakeClock, router: Router) -> None:
+    """A renewal was sent before the pause, and its reply is read after it: by then a duty may have stopped."""
+    await router.start()
+    (first,) = router.terms
+    router.store.error = StoreUnavailable("away")
+    await clock.advance(BELIEF - 1.0)
+    router.store.error, router.store.delay_after = None, 0.5
+    renewals = len(router.store.times("renew"))
+    await clock.run_until(lambda: len(router.store.times("renew")) > renewals)
+    clock.jump(first.deadline - clock.monotonic() + 0.1)
+    assert not first.is_current
+    router.store.delay_after = 0.0
+    await clock.advance(2 * LEASE)
+    assert not first.is_current
+    assert len(router.terms) == 2, "it was elected again, and begins anew"
+    assert router.election.term is router.terms[-1]

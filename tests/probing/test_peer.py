@@ -21,6 +21,7 @@ from shared_registry.model import (
     Leader,
     Opinion,
     OpinionKind,
+    Plan,
     ProberInfo,
     ReplicaEndpoint,
     ReplicaHealth,
@@ -28,6 +29,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
+from shared_registry.model.plan import BUCKETS
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
@@ -57,6 +59,7 @@ class Cluster:
 
     def __init__(self, clock: FakeClock) -> None:
         self.leader: Leader | None = Leader(LEADER, 1, 0.0)
+        self.plan: Plan | None = None
         self.records: dict[str, ReplicaRecord] = {}
         self.said: list[Said] = []
         self.probes: list[tuple[float, str]] = []
@@ -316,3 +319,44 @@ async def test_a_full_read_brings_questions_that_no_event_brought(clock: FakeClo
     cluster.peer.notice(())
     await clock.advance(0.2)
     assert [one.id for one in cluster.said] == ["q1"]
+
+
+def share(cluster: Cluster, router: str) -> None:
+    """Give all replicas to one router."""
+    cluster.plan = Plan(7, 1, dict.fromkeys(BUCKETS, router))
+    cluster.peer.notice([Event("1-1", EventKind.PLAN_CHANGED, 0.0, "0-0", LEADER, 1, plan=cluster.plan)])
+
+
+async def test_nobody_appeals_for_replicas_of_its_own_share(clock: FakeClock, cluster: Cluster) -> None:
+    """Its own probes say the same; the leader, whose share it is not, appeals."""
+    share(cluster, ME)
+    cluster.down = {A}
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    await clock.advance(6 * INTERVAL)
+    assert cluster.probes == []
+    cluster.leader = Leader(ME, 2, 0.0)
+    share(cluster, OTHER)
+    await clock.advance(6 * INTERVAL)
+    assert len(cluster.probes) >= 3, "in turns with the router that led before"
+
+
+async def test_a_router_reports_only_beside_its_own_share(clock: FakeClock, cluster: Cluster) -> None:
+    """The health loop reports on what is in its share, also on what was handed over to it before."""
+    cluster.show(prober=ME)
+    await clock.advance(INTERVAL + 0.5)
+    assert cluster.kinds() == [OpinionKind.REPORT]
+    share(cluster, ME)
+    await clock.advance(4 * INTERVAL)
+    assert cluster.kinds() == [OpinionKind.REPORT]
+    cluster.leader = Leader(ME, 2, 0.0)
+    share(cluster, OTHER)
+    await clock.advance(2 * INTERVAL + 0.5)
+    assert cluster.kinds() == [OpinionKind.REPORT] * 3, "the leader too"
+
+
+async def test_only_peers_of_a_replicas_prober_appeal(clock: FakeClock, cluster: Cluster) -> None:
+    share(cluster, "lenient~1")
+    cluster.down = {A}
+    cluster.show(status=ReplicaStatus.UNHEALTHY)
+    await clock.advance(6 * INTERVAL)
+    assert cluster.probes == []

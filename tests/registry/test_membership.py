@@ -50,7 +50,7 @@ class ScriptedStore:
     async def heartbeat(
         self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float, probers_version: str
     ) -> Heartbeat:
-        assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m"), EXPIRY, "")
+        assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m", probing="leader"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
         if self.error:

@@ -25,6 +25,7 @@ SPELLED = {
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
     "probers": ("sr:{a.B-1_}:probers", "zset"),
+    "plan": ("sr:{a.B-1_}:plan", "hash"),
     "queue": ("sr:{a.B-1_}:queue", "zset"),
     "events": ("sr:{a.B-1_}:events", "stream"),
 }

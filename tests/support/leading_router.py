@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from shared_registry import model
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.health import after_failure, after_success
+from shared_registry.leader.authority import Lead, Mandate
 from shared_registry.leader.election import RunningTerm
 from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.model import (
@@ -69,6 +71,7 @@ class Cluster:
 
     def __init__(self, clock: FakeClock, replicas: int, *, probed_ago: float | None = None) -> None:
         self.leader: model.Leader | None = None
+        self.plan: model.Plan | None = None
         self.records: dict[str, ReplicaRecord] = {}
         self.sent: list[Sent] = []
         self.applied = 0
@@ -117,8 +120,11 @@ class Cluster:
             raise self.read_error
         return self._clock.monotonic() + SERVER_OFFSET
 
-    async def report(self, term: Term, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds) -> Report:
-        self.sent.append(Sent(self._clock.monotonic() - START, term.token, term.epoch, batch, list(results)))
+    async def report(
+        self, mandate: Mandate, batch: int, results: Sequence[ProbeResult], thresholds: Thresholds
+    ) -> Report:
+        token, epoch = (mandate.token, mandate.epoch) if isinstance(mandate, Term) else (mandate.router, mandate.number)
+        self.sent.append(Sent(self._clock.monotonic() - START, token, epoch, batch, list(results)))
         self.reports_under_way += 1
         self.most_reports_under_way = max(self.most_reports_under_way, self.reports_under_way)
         try:
@@ -195,6 +201,7 @@ class Leader:
         self.clock = clock
         self.cluster = cluster
         self.probe = Probe(clock)
+        self.share_batches = itertools.count(1)
         self.retained: list[set[str]] = []
         self.reached: list[tuple[str, bool]] = []
         settings = HealthSettings(
@@ -220,12 +227,12 @@ class Leader:
 
     async def lead(self, epoch: int = 1, *, seconds: float = FOREVER) -> None:
         self.term = RunningTerm(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)
-        self.task = asyncio.ensure_future(self.loop.run(self.term))
-        await self.clock.settle()
+        await self.go_on()
 
     async def go_on(self) -> None:
         """Begin the work anew in the same term."""
-        self.task = asyncio.ensure_future(self.loop.run(self.term))
+        lead = Lead(self.term, self.cluster, router="r~1", share_batches=self.share_batches)
+        self.task = asyncio.ensure_future(self.loop.run(lead))
         await self.clock.settle()
 
     async def stop(self) -> None:

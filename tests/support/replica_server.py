@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -29,7 +30,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 @dataclass
 class MockReplica:
-    """What one address answers, and what it was asked. Change it at any time."""
+    """What one address answers, and what it was asked; with a list, also when. Change it at any time."""
 
     status: int = 200
     body: str = '{"status": "ok"}'
@@ -38,6 +39,7 @@ class MockReplica:
     is_hanging: bool = False
     requests: int = 0
     connections: int = 0
+    requested_at: list[float] | None = None
     open_connections: set[_Connection] = field(default_factory=set)
 
     def drop_connections(self) -> None:
@@ -126,6 +128,8 @@ class _Connection(asyncio.Protocol):
             self._send(200, json.dumps(counts | {"open_connections": open_connections}))
         else:
             replica.requests += 1
+            if replica.requested_at is not None:
+                replica.requested_at.append(time.monotonic())
             replica.connections += not self.is_counted
             self.is_counted = True
             self._answer_counted(replica, path)

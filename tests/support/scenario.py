@@ -22,9 +22,11 @@ from shared_registry.model import (
     ReplicaEndpoint,
     ReplicaRecord,
     RouterInfo,
+    Share,
     Source,
     Term,
 )
+from shared_registry.model.plan import BUCKETS, bucket_of
 from shared_registry.store.channel import scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
@@ -95,6 +97,12 @@ class Scene:
         assert [word for _, word in self._runner.answers[before:]] == [status]
         return result
 
+    async def share(self, *routers: str) -> None:
+        """Let routers send heartbeats that offer to share the probing."""
+        for router in routers:
+            described = replace(prober(router), probing="shared")
+            await self.answered("alive", self.one.heartbeat(described, expiry_seconds=5))
+
     async def refused(self, status: str, call: Awaitable[object]) -> None:
         """Likewise, of a call that raises what that word means."""
         before = len(self._runner.answers)
@@ -144,6 +152,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _departures,
         _doubt,
         _ejection,
+        _sharing,
         _queue,
         _spares,
         _history,
@@ -461,6 +470,44 @@ class Waiters:
         assert not space.raw.exists(space.keys.queue)
 
 
+async def _sharing(scene: Scene, space: Space) -> None:
+    """Two of three routers share the probing of D, until the leader ends that."""
+    answered, one = scene.answered, scene.one
+    await scene.share("r~1", "r~2")
+    await scene.heartbeat("r~3")
+    await space.add(D)
+    term = await scene.elect("t6")
+    former = Term(term.epoch, "other")
+    await scene.refused("fenced", one.participants(former))
+    await scene.refused("fenced", one.write_plan(former, {}))
+    assert not await answered("unchanged", one.write_plan(term, {}))
+    found = await answered("listed", one.participants(term))
+    assert (found.routers, found.plan) == (["r~1", "r~2"], None)
+    shares = dict.fromkeys(BUCKETS, "r~1") | {bucket_of(D): "r~2"}
+    assert await answered("written", one.write_plan(term, shares))
+    assert not await answered("unchanged", one.write_plan(term, shares))
+    plan = (await answered("listed", one.participants(term))).plan
+    assert plan is not None
+    assert (plan.epoch, plan.shares) == (term.epoch, shares)
+    other, limits = scene.store("r~2"), replace(THRESHOLDS, interval_seconds=60.0, timeout_seconds=60.0)
+    good, bad = space.success(D), space.failure(D)
+    batches = [[good, ProbeResult("http://unknown", "x", 1.0)], [bad, bad], [good], []]
+    for number, results in enumerate(batches, 1):
+        report = await answered("applied", other.report(Share(plan.number, "r~2"), number, results, limits))
+        assert (report.done, report.dropped) == (len(results), number == 1)
+    await answered("duplicate", other.report(Share(plan.number, "r~2"), 1, batches[0], limits))
+    dropped = await answered("applied", one.report(Share(plan.number, "r~1"), 1, [good], limits))
+    assert dropped.dropped == 1
+    await scene.refused("fenced", other.report(Share(plan.number + 1, "r~2"), 9, [good], limits))
+    assert await answered("written", one.write_plan(term, dict.fromkeys(BUCKETS, "r~1")))
+    assert (await answered("applied", other.report(Share(plan.number, "r~2"), 9, [good], limits))).dropped == 0
+    assert await answered("written", one.write_plan(term, {}))
+    await answered("resigned", one.resign("t6"))
+    await answered("removed", scene.deregister(D, when_drained=False))
+    for router in ("r~1", "r~2", "r~3"):
+        await answered("left", scene.leave(router))
+
+
 async def _queue(scene: Scene, space: Space) -> None:
     """The queue, and every command that serves somebody; only A has room, and any number of it."""
     answered, one, waiters, first = scene.answered, scene.one, Waiters(scene), "000000a1:first"
@@ -499,6 +546,7 @@ async def _queue(scene: Scene, space: Space) -> None:
     await waiters.served_by(scene.store("r~2").give_opinions([], THRESHOLDS), "applied")
     term = await scene.elect("t3")
     await waiters.served_by(one.report(term, 99, [space.success(A)], THRESHOLDS), "applied")
+    await _serve_by_share(scene, waiters, term)
     await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")
     space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
     await waiters.served_by(scene.leave(), "left")
@@ -513,6 +561,16 @@ async def _queue(scene: Scene, space: Space) -> None:
     await answered("left", scene.leave("r~2"))
     assert not space.raw.exists(space.keys.inbox("r~2"))
     await answered("released", scene.release("000000a8:third"))
+
+
+async def _serve_by_share(scene: Scene, waiters: Waiters, term: Term) -> None:
+    answered, one = scene.answered, scene.one
+    await answered("written", one.write_plan(term, dict.fromkeys(BUCKETS, "r~2")))
+    plan = (await answered("listed", one.participants(term))).plan
+    assert plan is not None
+    result = scene.space.success(A)
+    await waiters.served_by(scene.store("r~2").report(Share(plan.number, "r~2"), 99, [result], THRESHOLDS), "applied")
+    await answered("written", one.write_plan(term, {}))
 
 
 async def _spares(scene: Scene, space: Space) -> None:

@@ -1,0 +1,44 @@
+-- A batch of a prober's results: what the scripts have in common that differ in who may report.
+
+-- include lib/keys.lua
+-- include lib/refusal.lua
+-- include lib/verdicts.lua
+-- include lib/queue.lua
+
+local CHANGES_AT_ONCE = 50
+
+-- Returns nil, or the reply for a replica whose key has another type.
+local function results_refusal(results)
+  for _, result in ipairs(results) do
+    local refused = type_refusal({keys.replica_prefix .. result.url, 'hash'})
+    if refused then
+      return refused
+    end
+  end
+  return nil
+end
+
+-- Applies results of a router, and completes the reply: how many were handled, how many of these were dropped, events.
+-- is_covered: returns whether the router may report on a url; other results are dropped.
+-- store_done: called with the number of results that were handled.
+local function apply_results(results, router, limits, is_covered, store_done, reply)
+  local now_ms = server_now_ms()
+  local done, dropped, changes = 0, 0, 0
+  for _, result in ipairs(results) do
+    local is_there, status
+    if is_covered(result.url) then
+      is_there, status =
+        apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms, {router = router}, reply)
+    end
+    done = done + 1
+    dropped = dropped + (is_there and 0 or 1)
+    changes = changes + (status and 1 or 0)
+    if changes == CHANGES_AT_ONCE then
+      break
+    end
+  end
+  store_done(whole(done))
+  emit_suspected(router, now_ms, reply)
+  serve_queue(now_ms)
+  reply[2], reply[3] = whole(done), whole(dropped)
+end
