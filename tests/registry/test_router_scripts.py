@@ -64,6 +64,7 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
         "expiry_ms": str(EXPIRY_MS),
         "machine": "",
         "probe_print": "",
+        "probing": "",
     }
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS
 

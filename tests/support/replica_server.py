@@ -80,8 +80,10 @@ class ReplicaServer:
         """Refuse new connections and drop the open ones; `start()` serves again on the same port."""
         if self._server is not None:
             self._server.close()
-            for replica in self.replicas.values():
-                replica.drop_connections()
+            for _ in range(3):  # a connection that was accepted last is made one turn of the event loop later
+                for replica in self.replicas.values():
+                    replica.drop_connections()
+                await asyncio.sleep(0)
             await self._server.wait_closed()
             self._server = None
 

@@ -35,13 +35,15 @@ def write_event(router: SharedReplicaRegistry, what: str) -> None:
 
 
 async def report_leadership(router: SharedReplicaRegistry) -> None:
-    is_leader = False
+    is_leader, last_epoch = False, 0
     while True:
         if router.is_leader != is_leader:
             # That it leads it knows first from the reply to its campaign; the epoch comes with the event stream.
-            is_known = router.leader is not None and router.leader.router == router.router_key
+            leader = router.leader
+            is_known = leader is not None and leader.router == router.router_key and leader.epoch != last_epoch
             if is_leader or is_known:
                 is_leader = not is_leader
+                last_epoch = leader.epoch if leader is not None else last_epoch
                 write_event(router, "leading" if is_leader else "following")
         await asyncio.sleep(POLL_SECONDS)
 
