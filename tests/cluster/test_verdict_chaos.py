@@ -83,7 +83,11 @@ async def all_are_well(world: World) -> None:
             and all(place.process.view == wanted for place in world.places)
         )
 
-    await until(holds, "all replicas are healthy everywhere, and nobody doubts", seconds=25.0)
+    try:
+        await until(holds, "all replicas are healthy everywhere, and nobody doubts", seconds=25.0)
+    except AssertionError:
+        world.note(f"shown: {[place.process.view for place in world.places]}, in Redis: {world.sampler.last}")
+        raise
 
 
 async def nothing_happens(world: World, space: Space) -> list[str]:

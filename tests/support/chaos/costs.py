@@ -24,31 +24,23 @@ def questions_keep_a_distance(history: History) -> Iterator[str]:
             last.pop((event.record.key, event.record.incarnation), None)
 
 
-def disagreements_stay_quiet(history: History) -> Iterator[str]:
-    """A leader that does not reach one replica costs three questions at the most, and one more after each change."""
-    for leader, term in history.terms:
-        leading = history.world.place_of(leader)
-        if leading is None:
+def the_wrong_hand_over(history: History) -> Iterator[str]:
+    """A router that is wrong about a replica twice in a row loses it to the one that reaches it."""
+    wrong: dict[str, tuple[str, str, float]] = {}
+    for event in history.events:
+        if event.record is None:
             continue
-        for url in history.urls:
-            for blind in history.world.paths.path(leading.number, url).bad.within(term):
-                asked = sum(
-                    question.key == url and blind.begin <= event.at <= blind.end
-                    for event in history.of_kind(EventKind.REPLICA_SUSPECTED)
-                    for question in event.questions
-                )
-                changes = history.disturbances.count(blind.begin - WORD, blind.end)
-                changes += sum(
-                    history.failing(place, url).count(blind.begin - WORD, blind.end)
-                    for place in history.world.places
-                    if place is not leading
-                )
-                changes += sum(
-                    event.record is not None and event.record.key == url and blind.begin <= event.at <= blind.end
-                    for event in history.of_kind(EventKind.REPLICA_ADMIN, EventKind.REPLICA_REGISTERED)
-                )
-                if asked > 3 + changes:
-                    yield f"{asked} questions about {url} from {history.times(blind)}, with {changes} changes"
+        url, doubt = event.record.key, event.record.doubt
+        before = wrong.pop(url, None)
+        if event.kind is not EventKind.REPLICA_CLEARED or not event.by:
+            continue
+        wrong[url] = event.by, event.record.incarnation, event.at
+        place = history.world.place_of(event.by)
+        if place is None or before is None or before[:2] != (event.by, event.record.incarnation):
+            continue
+        is_wrong_throughout = history.world.paths.path(place.number, url).bad.covers(before[2], event.at)
+        if is_wrong_throughout and doubt.prober != event.router:
+            yield f"at {history.at(event.at)} {event.by} is wrong about {url} again, and {doubt.prober!r} probes it"
 
 
 def questions_end(history: History) -> Iterator[str]:

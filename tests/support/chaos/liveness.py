@@ -25,19 +25,27 @@ def the_dead_are_unhealthy(history: History) -> Iterator[str]:
         for span in history.serving(url):
             for dead in alive.gaps(span.begin, span.end):
                 waited = sum(gap.length for gap in history.idle.gaps(dead.begin, dead.end))
-                # The word of a router that was ended or stopped counts for a while, and a new leader begins anew.
-                more = history.disturbances.count(dead.begin - WORD, dead.end) * (WORD + INTERVAL)
-                if waited > bound + more + history.noise(dead.begin, dead.end):
+                if waited > bound + _more(history, url, dead) + history.noise(*dead):
                     yield f"{url} is dead for all and healthy from {history.times(dead)} ({waited:.1f} s of work)"
 
 
-def appeal_seconds(history: History, span: Span) -> float:
+def _more(history: History, url: str, dead: Span) -> float:
+    """Return what a hand-over, a new leader, and asked routers that have just ended add."""
+    near = [sample for sample in history.samples if dead.begin - 0.2 <= sample.at <= dead.end]
+    was_handed_over = any(sample.prober(url) for sample in near)
+    new_leaders = sum(dead.begin <= term.begin <= dead.end for _, term in history.terms)
+    has_ended = history.disturbances.overlaps(dead.begin - WORD, dead.end)
+    return WORD * was_handed_over + INTERVAL * new_leaders + 1.0 * has_ended
+
+
+def appeal_seconds(history: History, url: str, span: Span) -> float:
     """Return how long it may take until each router has had its turn, and has reached the replica often enough.
 
     A replica that is new is left to its prober for an interval and a timeout before.
     """
     turns = history.most_probers(span.begin - 1, span.end) + 1
-    return turns * INTERVAL + TIMEOUT + (RECOVERY - 1) * FAST + INTERVAL + TIMEOUT
+    is_new = any(one.status(url) == "unknown" for one in history.samples if span.begin - 0.2 <= one.at <= span.end)
+    return turns * INTERVAL + TIMEOUT + (RECOVERY - 1) * FAST + (INTERVAL + TIMEOUT) * is_new
 
 
 def the_reached_are_healthy(history: History) -> Iterator[str]:
@@ -45,7 +53,7 @@ def the_reached_are_healthy(history: History) -> Iterator[str]:
     for url, place in itertools.product(history.urls, history.world.places):
         for span in history.out(url):
             for reached in (history.unreached(place, url) | history.vacant).gaps(*span):
-                if reached.length > appeal_seconds(history, reached) + history.noise(*reached):
+                if reached.length > appeal_seconds(history, url, reached) + history.noise(*reached):
                     yield f"{url} is out from {history.times(reached)}, r{place.number} reaches it"
 
 
@@ -55,7 +63,7 @@ def selects_find_what_is_reached(history: History) -> Iterator[str]:
         for empty, url, prober in itertools.product(_empty_selects(history, place), history.urls, history.world.places):
             mute = [history.mute(place), history.vacant, history.inactive(url)]
             for reached in union([history.unreached(prober, url), *mute]).gaps(*empty):
-                if reached.length > appeal_seconds(history, reached) + history.noise(*reached):
+                if reached.length > appeal_seconds(history, url, reached) + history.noise(*reached):
                     when = history.times(reached)
                     yield f"r{place.number} selects nothing from {when}, although r{prober.number} reaches {url}"
 

@@ -22,7 +22,7 @@ RULES = (
     liveness.somebody_leads,
     liveness.the_wrong_resign,
     costs.questions_keep_a_distance,
-    costs.disagreements_stay_quiet,
+    costs.the_wrong_hand_over,
     costs.questions_end,
 )
 

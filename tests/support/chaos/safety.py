@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from shared_registry.model import Event, EventKind
+from shared_registry.model import Event, EventKind, ReplicaStatus
 from tests.support.chaos.history import History
 from tests.support.chaos.spans import Span, union
 from tests.support.chaos.world import CAPACITY, FAST, TIMEOUT, Place
@@ -41,14 +41,17 @@ def _could_fail(history: History, place: Place, url: str, at: float) -> bool:
 def verdicts_have_asked(history: History) -> Iterator[str]:
     """Peers were asked, and no router that was asked and reached the replica all the time was passed over."""
     questions: dict[str, tuple[float, tuple[str, ...]]] = {}
+    healthy: set[str] = set()
     for event in history.events:
         for question in event.questions:
             questions[question.key] = event.at, question.asked
         if event.record is None:
             continue
         url = event.record.key
-        if event.kind is EventKind.REPLICA_UNHEALTHY:
+        if event.kind is EventKind.REPLICA_UNHEALTHY and url in healthy:
             yield from _verdict_after(history, event, url, questions.get(url))
+        is_healthy = event.record.health.status is ReplicaStatus.HEALTHY
+        (healthy.add if is_healthy else healthy.discard)(url)
         if event.kind is not EventKind.REPLICA_CLEARED:
             questions.pop(url, None)
 

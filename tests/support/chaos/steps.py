@@ -32,16 +32,22 @@ class Steps:
         self._rng = world.rng
         self._is_redis_busy = False
 
-    def all(self) -> list[Step]:
+    def in_each_run(self) -> list[Step]:
+        """Return the steps after which verdicts by several routers decide."""
         return [
-            self.fail_one_path,
             self.fail_one_path_of_the_leader,
             self.blind_the_leader,
+            self.kill_a_replica,
+            self.bring_a_replica_back_for_one_router,
+            self.kill_a_replica_and_the_router_that_probes_it,
+        ]
+
+    def in_some_runs(self) -> list[Step]:
+        return [
+            self.fail_one_path,
             self.blind_a_router,
             self.blind_half_to_a_quarter,
-            self.kill_a_replica,
             self.kill_most_replicas,
-            self.kill_a_replica_and_the_router_that_probes_it,
             self.pause_briefly,
             self.pause_past_expiry,
             self.kill_a_router,
@@ -70,7 +76,8 @@ class Steps:
 
     async def blind_the_leader(self) -> None:
         place = self._world.leading_place or self._world.places[0]
-        await self._fail("all paths of the leader", self._world.paths_of(place), LONG)
+        async with self._kept([place]):
+            await self._fail("all paths of the leader", self._world.paths_of(place), LONG)
 
     async def blind_a_router(self) -> None:
         place = self._rng.choice(self._world.places)
@@ -95,6 +102,21 @@ class Steps:
         url = self._rng.choice(self._world.urls)
         await self._fail("replica", self._everybody_to([url]), LONG)
 
+    async def bring_a_replica_back_for_one_router(self) -> None:
+        """A replica that was dead for all is reached by a router that does not lead."""
+        url = self._rng.choice(self._world.urls)
+        leading = self._world.leading_place
+        place = self._rng.choice([one for one in self._world.places if one is not leading])
+        others = [one.number for one in self._world.places if one is not place]
+        async with self._kept([place]), self._noted(f"{url} back for r{place.number} only"):
+            far = asyncio.create_task(self._fail("others", self._world.paths.some(others, [url]), LONG + 6.0))
+            (near,) = self._world.paths.some([place.number], [url])
+            await near.fail("refused")
+            with contextlib.suppress(AssertionError):  # others may be in the way
+                await until(lambda: self._world.sampler.last.status(url) == "unhealthy", seconds=6.0)
+            await near.heal("refused")
+            await far
+
     async def kill_most_replicas(self) -> None:
         urls = self._rng.sample(self._world.urls, len(self._world.urls) * 3 // 4)
         await self._fail("most replicas", self._everybody_to(urls), LONG)
@@ -112,7 +134,7 @@ class Steps:
         try:
             if prober is None:
                 return
-            replica = asyncio.create_task(self._fail("replica", self._everybody_to([url]), LONG))
+            replica = asyncio.create_task(self._fail("replica", self._everybody_to([url]), LONG + 3.0))
             await self._end_and_replace(prober, signal.SIGKILL)
             await replica
         finally:
@@ -259,6 +281,16 @@ class Steps:
 
     # Helpers
 
+    @contextlib.asynccontextmanager
+    async def _kept(self, places: list[Place]) -> AsyncIterator[None]:
+        """Let nothing else be done to these routers meanwhile, except to their paths and to Redis."""
+        kept = [place for place in places if not place.is_busy]
+        for place in kept:
+            place.is_busy = True
+        yield
+        for place in kept:
+            place.is_busy = False
+
     def _seconds(self, least: float, most: float) -> float:
         return self._rng.uniform(least, most)
 
@@ -292,11 +324,13 @@ class Steps:
 
 async def make_trouble(steps: Steps, rng: random.Random, seconds: float) -> None:
     """Let everything break, each in its turn, several at a time; all is well again when it returns."""
-    kinds = steps.all()
+    certain, possible = steps.in_each_run(), steps.in_some_runs()
     deadline = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
-        for step in itertools.cycle(rng.sample(kinds, len(kinds))):
-            group.create_task(step())
-            await asyncio.sleep(rng.uniform(0.4, 1.2))
-            if time.monotonic() > deadline:
-                break
+        while time.monotonic() < deadline:
+            some = rng.sample(possible, len(certain))
+            for step in itertools.chain(*zip(rng.sample(certain, len(certain)), some, strict=True)):
+                group.create_task(step())
+                await asyncio.sleep(rng.uniform(0.5, 1.0))
+                if time.monotonic() > deadline:
+                    break
