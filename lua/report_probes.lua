@@ -57,7 +57,7 @@ for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
     url = ARGV[i], incarnation = ARGV[i + 1], outcome = ARGV[i + 2], latency = ARGV[i + 3], reason = ARGV[i + 4],
   }
   local is_there, status =
-    apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms, {router = router}, reply)
+    apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms, {router = router, is_leader = true}, reply)
   done = done + 1
   dropped = dropped + (is_there and 0 or 1)
   changes = changes + (status and 1 or 0)

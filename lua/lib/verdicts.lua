@@ -183,6 +183,7 @@ local function is_outdated(state, now_ms)
 end
 
 -- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.
+-- A hand-over goes on only by a report of its router. That router may have become the leader: then it has ended.
 local function apply_success(replica_key, result, state, limits, now_ms, origin, reply)
   local status, failures, successes = next_health(state.status, state.failures, state.successes, true, limits)
   write_health(replica_key, result.url, state, success_fields(failures, successes, result, now_ms), status, origin,
@@ -194,9 +195,10 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
     -- It may have become a replica that answered within the last hour.
     refresh_ready(replica_key, result.url)
   end
-  local is_known_to_others = state.suspicion or (state.prober and state.prober ~= origin.router)
+  local keeps_prober = state.prober == origin.router and not origin.is_leader
+  local is_known_to_others = state.suspicion or (state.prober and not keeps_prober)
   if is_known_to_others or state.refuted_prober or state.unreached_by then
-    if state.prober == origin.router then
+    if keeps_prober then
       redis.call('HDEL', replica_key, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
     else
       redis.call('HDEL', replica_key, unpack(DOUBT_FIELDS))
@@ -226,7 +228,8 @@ end
 
 -- Applies one result of a prober. Returns nil if the result is dropped, because the replica is removed or another
 -- incarnation; otherwise true, and the new status if it has changed.
--- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason. origin: router, by.
+-- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason.
+-- origin: router, by, is_leader.
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   local state = read_state(replica_key, result.incarnation)

@@ -20,7 +20,7 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
-from shared_registry.store.replies import Opinions
+from shared_registry.store.replies import Elected, Opinions
 from tests.support.space import A, B, Space, info, on_server
 
 INTERVAL, TIMEOUT = 5.0, 2.0
@@ -403,6 +403,21 @@ async def test_reports_of_the_new_prober_count_once(verdicts: Verdicts) -> None:
     assert state["suspected_by"] == TWO
     assert set(state["asked"].split()) == {LEADER, THREE, FOUR}
     assert "prober" not in state
+
+
+async def test_a_prober_that_becomes_the_leader_leaves_no_doubt(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    verdicts.space.raw.delete(verdicts.space.keys.leader)
+    store = verdicts.space.store_of(TWO)
+    elected = await store.campaign("other", lease_seconds=60, seen_epoch=0)
+    assert isinstance(elected, Elected)
+    for batch in (1, 2):
+        await store.report(Term(elected.epoch, "other"), batch, [verdicts.space.success()], LIMITS)
+        assert verdicts.doubt() == set()
+    (event,) = await verdicts.space.reader.last_events(1)
+    assert (event.kind, event.router, event.by) == (EventKind.REPLICA_CLEARED, TWO, "")
+    assert event.record is not None
+    assert event.record.doubt.prober == "", "mirrors take that over"
 
 
 @pytest.mark.parametrize("end", ["silent", "dead", "clock set back"])
