@@ -37,7 +37,7 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.x.y.z and another process's limits")
 
-CHAOS_SECONDS = float(os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SECONDS", "60" if IS_LONG else "9"))
+CHAOS_SECONDS = float(os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SECONDS", "60" if IS_LONG else "7"))
 SEED = os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SEED", "")
 SEEDS = [int(SEED)] if SEED else list(range(1, 11 if IS_LONG else 4))
 NAMESPACE = "chaos"

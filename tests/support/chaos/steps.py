@@ -33,14 +33,10 @@ class Steps:
         self._is_redis_busy = False
 
     def in_each_run(self) -> list[Step]:
-        """Return the steps after which verdicts by several routers decide."""
-        return [
-            self.fail_one_path_of_the_leader,
-            self.blind_the_leader,
-            self.kill_a_replica,
-            self.bring_a_replica_back_for_one_router,
-            self.kill_a_replica_and_the_router_that_probes_it,
-        ]
+        """Return the steps after which verdicts by several routers decide, in any order, but the longest first."""
+        longest = [self.bring_a_replica_back_for_one_router, self.kill_a_replica_and_the_router_that_probes_it]
+        others = [self.fail_one_path_of_the_leader, self.blind_the_leader, self.kill_a_replica]
+        return [*self._rng.sample(longest, 2), *self._rng.sample(others, 3)]
 
     def in_some_runs(self) -> list[Step]:
         return [
@@ -76,8 +72,11 @@ class Steps:
 
     async def blind_the_leader(self) -> None:
         place = self._world.leading_place or self._world.places[0]
+        keeps_redis = not self._is_redis_busy and self._rng.random() < 0.7
+        self._is_redis_busy |= keeps_redis
         async with self._kept([place]):
             await self._fail("all paths of the leader", self._world.paths_of(place), LONG)
+        self._is_redis_busy &= not keeps_redis
 
     async def blind_a_router(self) -> None:
         place = self._rng.choice(self._world.places)
@@ -109,11 +108,11 @@ class Steps:
         place = self._rng.choice([one for one in self._world.places if one is not leading])
         others = [one.number for one in self._world.places if one is not place]
         async with self._kept([place]), self._noted(f"{url} back for r{place.number} only"):
-            far = asyncio.create_task(self._fail("others", self._world.paths.some(others, [url]), LONG + 6.0))
+            far = asyncio.create_task(self._fail("others", self._world.paths.some(others, [url]), LONG + 4.0))
             (near,) = self._world.paths.some([place.number], [url])
             await near.fail("refused")
             with contextlib.suppress(AssertionError):  # others may be in the way
-                await until(lambda: self._world.sampler.last.status(url) == "unhealthy", seconds=6.0)
+                await until(lambda: self._world.sampler.last.status(url) == "unhealthy", seconds=4.0)
             await near.heal("refused")
             await far
 
@@ -324,12 +323,12 @@ class Steps:
 
 async def make_trouble(steps: Steps, rng: random.Random, seconds: float) -> None:
     """Let everything break, each in its turn, several at a time; all is well again when it returns."""
-    certain, possible = steps.in_each_run(), steps.in_some_runs()
     deadline = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         while time.monotonic() < deadline:
-            some = rng.sample(possible, len(certain))
-            for step in itertools.chain(*zip(rng.sample(certain, len(certain)), some, strict=True)):
+            certain = steps.in_each_run()
+            some = rng.sample(steps.in_some_runs(), len(certain))
+            for step in itertools.chain(*zip(certain, some, strict=True)):
                 group.create_task(step())
                 await asyncio.sleep(rng.uniform(0.5, 1.0))
                 if time.monotonic() > deadline:
