@@ -69,7 +69,8 @@ async def world_of(server: EmbeddedServer, directory: Path, seed: int) -> AsyncI
             await all_are_well(world)
             yield world, steps, space
         finally:
-            sampling.cancel()
+            sampler.is_over = True
+            await sampling
 
 
 async def all_are_well(world: World) -> None:

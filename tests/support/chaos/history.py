@@ -66,8 +66,12 @@ class History:
         )
 
     def failing(self, place: Place, url: str) -> Spans:
-        """Return when a probe of this router could fail."""
-        return self.world.paths.path(place.number, url).bad | self.world.paths.late
+        """Return when a probe of this router could fail.
+
+        It could also while its resolver hangs: if the first lookup of a name begins as others are still answered, the
+        name counts as one that does not exist.
+        """
+        return union([self.world.paths.path(place.number, url).bad, self.world.paths.late, place.nameless])
 
     def unreached(self, place: Place, url: str) -> Spans:
         """Return when this router might not reach a replica, for whatever reason."""

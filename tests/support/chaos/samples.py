@@ -89,19 +89,20 @@ class Sample:
 
 @dataclass
 class Sampler:
-    """Reads samples. `away` counts the times when Redis did not answer."""
+    """Reads samples until `is_over`. `away` counts the times when Redis did not answer."""
 
     url: str
     keys: Keys
     samples: list[Sample] = field(default_factory=list)
     away: int = 0
+    is_over: bool = False
 
     @property
     def last(self) -> Sample:
         return self.samples[-1]
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read until it is over."""
         client = Redis.from_url(
             self.url,
             decode_responses=True,
@@ -110,7 +111,7 @@ class Sampler:
             retry=Retry(NoBackoff(), 0),
         )
         async with client:
-            while True:
+            while not self.is_over:
                 began = time.monotonic()
                 try:
                     found = parse(json.loads(await client.eval(_READ, 0, self.keys.prefix)))

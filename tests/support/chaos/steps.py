@@ -36,7 +36,8 @@ class Steps:
         """Return the steps after which verdicts by several routers decide, in any order, but the longest first."""
         longest = [self.bring_a_replica_back_for_one_router, self.kill_a_replica_and_the_router_that_probes_it]
         others = [self.fail_one_path_of_the_leader, self.blind_the_leader, self.kill_a_replica]
-        return [*self._rng.sample(longest, 2), *self._rng.sample(others, 3)]
+        others.append(self._rng.choice([self.squeeze_the_leader, self.squeeze_all_routers]))
+        return [*self._rng.sample(longest, 2), *self._rng.sample(others, 4)]
 
     def in_some_runs(self) -> list[Step]:
         return [
@@ -49,7 +50,6 @@ class Steps:
             self.kill_a_router,
             self.restart_a_router,
             self.squeeze_a_router,
-            self.squeeze_all_routers,
             self.break_a_resolver,
             self.cut_off_a_router,
             self.pause_redis,
@@ -107,14 +107,14 @@ class Steps:
         leading = self._world.leading_place
         place = self._rng.choice([one for one in self._world.places if one is not leading])
         others = [one.number for one in self._world.places if one is not place]
-        async with self._kept([place]), self._noted(f"{url} back for r{place.number} only"):
-            far = asyncio.create_task(self._fail("others", self._world.paths.some(others, [url]), LONG + 4.0))
-            (near,) = self._world.paths.some([place.number], [url])
-            await near.fail("refused")
+        (near,), far = self._world.paths.some([place.number], [url]), self._world.paths.some(others, [url])
+        async with self._kept([place]), self._noted(f"back for r{place.number} only: {url}"):
+            await asyncio.gather(*(path.fail("refused") for path in [near, *far]))
             with contextlib.suppress(AssertionError):  # others may be in the way
                 await until(lambda: self._world.sampler.last.status(url) == "unhealthy", seconds=4.0)
             await near.heal("refused")
-            await far
+            await asyncio.sleep(LONG)
+            await asyncio.gather(*(path.heal("refused") for path in far))
 
     async def kill_most_replicas(self) -> None:
         urls = self._rng.sample(self._world.urls, len(self._world.urls) * 3 // 4)
@@ -180,14 +180,16 @@ class Steps:
             if place is not None:
                 await self._squeeze([place])
 
+    async def squeeze_the_leader(self) -> None:
+        place = self._world.leading_place
+        if place is not None:
+            async with self._kept([place]), self._noted(f"the leader r{place.number} without descriptors"):
+                await self._squeeze([place])
+
     async def squeeze_all_routers(self) -> None:
         places = [place for place in self._world.places if not place.is_busy]
-        for place in places:
-            place.is_busy = True
-        async with self._noted("all without descriptors"):
+        async with self._kept(places), self._noted("all without descriptors"):
             await self._squeeze(places)
-        for place in places:
-            place.is_busy = False
 
     async def _squeeze(self, places: list[Place]) -> None:
         for place in places:
