@@ -32,6 +32,7 @@ from benchmarks import (
     propagation,
     router,
     selecting,
+    verdicts,
     waiting,
 )
 from benchmarks.rows import Row, machine_facts, show
@@ -60,6 +61,7 @@ SUBJECTS: dict[str, Subject] = {
     "router": router,
     "idle": idle,
     "outage": outage,
+    "verdicts": verdicts,
 }
 WAITING = ("failover", "fleet", "idle", "outage")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
