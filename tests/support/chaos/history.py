@@ -39,7 +39,8 @@ class History:
 
     def noise(self, begin: float, end: float) -> float:
         """Return by how much longer than meant things may take, because this machine is busy."""
-        return 1.0 + 2 * self.world.paths.late.seconds(begin - 1, end)
+        late = [self.world.paths.late, *self.late.values()]
+        return 1.0 + 2 * max(spans.seconds(begin - 1, end) for spans in late)
 
     @cached_property
     def late(self) -> dict[int, Spans]:
@@ -56,7 +57,7 @@ class History:
 
     def mute(self, place: Place) -> Spans:
         """Return when this router could not do its work at all, or not write to Redis."""
-        found = [place.gone, place.stopped, place.cut_off, self.late[place.number]]
+        found = [place.gone, place.stopped, place.cut_off]
         return union([*(spans.longer(SETTLING_SECONDS) for spans in found), self.redis_away])
 
     def unsound(self, place: Place) -> Spans:

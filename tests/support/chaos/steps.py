@@ -31,12 +31,13 @@ class Steps:
         self._operator = operator
         self._rng = world.rng
         self._is_redis_busy = False
+        self._kept_urls: set[str] = set()
 
     def in_each_run(self) -> list[Step]:
         """Return the steps after which verdicts by several routers decide, in any order, but the longest first."""
         longest = [self.bring_a_replica_back_for_one_router, self.kill_a_replica_and_the_router_that_probes_it]
         others = [self.fail_one_path_of_the_leader, self.blind_the_leader, self.kill_a_replica]
-        others.append(self._rng.choice([self.squeeze_the_leader, self.squeeze_all_routers]))
+        others.append(self.squeeze_all_routers)
         return [*self._rng.sample(longest, 2), *self._rng.sample(others, 4)]
 
     def in_some_runs(self) -> list[Step]:
@@ -50,6 +51,7 @@ class Steps:
             self.kill_a_router,
             self.restart_a_router,
             self.squeeze_a_router,
+            self.squeeze_the_leader,
             self.break_a_resolver,
             self.cut_off_a_router,
             self.pause_redis,
@@ -84,7 +86,7 @@ class Steps:
 
     async def blind_half_to_a_quarter(self) -> None:
         places = self._rng.sample(range(len(self._world.places)), len(self._world.places) // 2)
-        urls = self._rng.sample(self._world.urls, len(self._world.urls) // 4)
+        urls = self._rng.sample(self._free_urls(), len(self._world.urls) // 4)
         await self._fail("half to a quarter", self._world.paths.some(places, urls), LONG)
 
     async def _fail(self, what: str, paths: Iterable[Path], seconds: float) -> None:
@@ -98,7 +100,7 @@ class Steps:
     # Replicas
 
     async def kill_a_replica(self) -> None:
-        url = self._rng.choice(self._world.urls)
+        url = self._rng.choice(self._free_urls())
         await self._fail("replica", self._everybody_to([url]), LONG)
 
     async def bring_a_replica_back_for_one_router(self) -> None:
@@ -108,6 +110,9 @@ class Steps:
         place = self._rng.choice([one for one in self._world.places if one is not leading])
         others = [one.number for one in self._world.places if one is not place]
         (near,), far = self._world.paths.some([place.number], [url]), self._world.paths.some(others, [url])
+        keeps_redis = not self._is_redis_busy
+        self._is_redis_busy = True
+        self._kept_urls.add(url)
         async with self._kept([place]), self._noted(f"back for r{place.number} only: {url}"):
             await asyncio.gather(*(path.fail("refused") for path in [near, *far]))
             with contextlib.suppress(AssertionError):  # others may be in the way
@@ -115,15 +120,17 @@ class Steps:
             await near.heal("refused")
             await asyncio.sleep(LONG)
             await asyncio.gather(*(path.heal("refused") for path in far))
+        self._kept_urls.discard(url)
+        self._is_redis_busy &= not keeps_redis
 
     async def kill_most_replicas(self) -> None:
-        urls = self._rng.sample(self._world.urls, len(self._world.urls) * 3 // 4)
+        urls = self._rng.sample(self._free_urls(), len(self._world.urls) * 3 // 4)
         await self._fail("most replicas", self._everybody_to(urls), LONG)
 
     async def kill_a_replica_and_the_router_that_probes_it(self) -> None:
         """A replica that was handed over dies with the router that probes it; without one, hand one over first."""
         leading = self._world.leading_place or self._world.places[0]
-        url = self._rng.choice(self._world.urls)
+        url = self._rng.choice(self._free_urls())
         blind = self._world.paths.some([leading.number], [url])
         async with self._noted(f"handing over {url} from r{leading.number}"):
             await asyncio.gather(*(path.fail("refused") for path in blind))
@@ -182,7 +189,7 @@ class Steps:
 
     async def squeeze_the_leader(self) -> None:
         place = self._world.leading_place
-        if place is not None:
+        if place is not None and not place.is_busy:
             async with self._kept([place]), self._noted(f"the leader r{place.number} without descriptors"):
                 await self._squeeze([place])
 
@@ -225,7 +232,7 @@ class Steps:
     # Redis
 
     async def pause_redis(self) -> None:
-        seconds = self._rng.choice([1.0, EXPIRY * 1.3])
+        seconds = 1.0 if self._is_redis_busy else self._rng.choice([1.0, EXPIRY * 1.3])
 
         async def pause() -> None:
             os.kill(self._world.server.pid, signal.SIGSTOP)
@@ -243,6 +250,8 @@ class Steps:
         await self._without_redis("Redis killed and started again", restart)
 
     async def _without_redis(self, what: str, trouble: Callable[[], Awaitable[None]]) -> None:
+        with contextlib.suppress(AssertionError):  # something else went on for long
+            await until(lambda: not self._is_redis_busy, seconds=LONG + 2.0)
         if self._is_redis_busy:
             return
         self._is_redis_busy = True
@@ -264,7 +273,7 @@ class Steps:
         await self._operate("deregister", self._operator.deregister)
 
     async def _operate(self, what: str, change: Callable[[str], Awaitable[object]]) -> None:
-        url = self._rng.choice(self._world.urls)
+        url = self._rng.choice(self._free_urls())
         async with self._noted(f"{what} {url}"):
             await self._try(change(url))
             await asyncio.sleep(self._seconds(0.3, 1.5))
@@ -281,6 +290,9 @@ class Steps:
             await command
 
     # Helpers
+
+    def _free_urls(self) -> list[str]:
+        return [url for url in self._world.urls if url not in self._kept_urls]
 
     @contextlib.asynccontextmanager
     async def _kept(self, places: list[Place]) -> AsyncIterator[None]:
@@ -332,6 +344,6 @@ async def make_trouble(steps: Steps, rng: random.Random, seconds: float) -> None
             some = rng.sample(steps.in_some_runs(), len(certain))
             for step in itertools.chain(*zip(certain, some, strict=True)):
                 group.create_task(step())
-                await asyncio.sleep(rng.uniform(0.5, 1.0))
+                await asyncio.sleep(rng.uniform(0.4, 0.8))
                 if time.monotonic() > deadline:
                     break
