@@ -216,9 +216,7 @@ class Walk:
             assert old["status"] == new["status"]
             assert old["consecutive_failures"] == new["consecutive_failures"]
         if word.outcome == "unsure":
-            assert old.get("last_error") == new.get("last_error"), (
-                "what an unsure router lacks is no error of the replica"
-            )
+            assert old.get("last_error") == new.get("last_error"), "not the replica's error"
         if word.kind == "probe" and word.outcome == "ok" and word.incarnation == old["incarnation"]:
             self.count("leader reaches it")
             assert new.keys() & DOUBT == set(), "a success of the leader ends all doubt"
