@@ -19,10 +19,13 @@ VERDICT = TIMEOUT + 0.1 + FAST + 2 * TIMEOUT
 
 
 def verdicts_have_failures(history: History) -> Iterator[str]:
-    """Whoever is said not to have reached a replica could fail to."""
+    """Whoever is said not to have reached a replica could fail to.
+
+    A router that asked because it could not probe has not failed: the answers of others decide, and `by` names one.
+    """
     for event in history.of_kind(EventKind.REPLICA_UNHEALTHY):
         assert event.record is not None
-        url, blamed = event.record.key, {event.router, event.by, *event.record.doubt.unreached_by} - {""}
+        url, blamed = event.record.key, {event.by or event.router, *event.record.doubt.unreached_by}
         for router in blamed:
             place = history.world.place_of(router)
             if place is None:
