@@ -18,8 +18,9 @@ test: venv  ## run all tests, five files at a time; they start their own servers
 test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003
 	$(BIN)/python -m pytest -m compose tests/compose
 
-test-long: venv  ## for much longer: the model, leases while all breaks, the demo interrupted at every step
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py tests/demo/test_demo.py
+test-long: venv  ## for much longer: the model, leases and verdicts while all breaks, the demo interrupted at every step
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py \
+	    tests/cluster/test_verdict_chaos.py tests/demo/test_demo.py
 
 check: venv  ## lint, formatting, types, import layers, Lua: exactly what CI checks
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ from benchmarks import (
     router,
     selecting,
     sharing,
+    verdicts,
     waiting,
 )
 from benchmarks.rows import Row, machine_facts, show
@@ -62,6 +63,7 @@ SUBJECTS: dict[str, Subject] = {
     "router": router,
     "idle": idle,
     "outage": outage,
+    "verdicts": verdicts,
 }
 WAITING = ("failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""

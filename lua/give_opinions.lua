@@ -91,8 +91,13 @@ local function apply_opinion(replica, result, state)
   redis.call('HSET', replica, 'asked', table.concat(others, ' '))
   if #others == 0 and state.unreached_by then
     local failures = math.max(state.failures, limits.failure)
-    write_health(replica, result.url, state, failure_fields(failures, result, now_ms), 'unhealthy',
-      {router = state.suspected_by, by = router, reason = result.reason}, now_ms, reply)
+    local by, reason = router, result.reason
+    if result.outcome ~= 'failed' then
+      -- The last answer says nothing; those before it decide.
+      by, reason = string.match(state.unreached_by, '%S+$'), redis.call('HGET', replica, 'last_error') or ''
+    end
+    write_health(replica, result.url, state, failure_fields(failures, {reason = reason}, now_ms), 'unhealthy',
+      {router = state.suspected_by, by = by, reason = reason}, now_ms, reply)
     return true, true
   end
   return true

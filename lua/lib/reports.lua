@@ -28,7 +28,8 @@ local function apply_results(results, router, limits, is_covered, store_done, re
     local is_there, status
     if is_covered(result.url) then
       is_there, status =
-        apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms, {router = router}, reply)
+        apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms,
+          {router = router, is_regular = true}, reply)
     end
     done = done + 1
     dropped = dropped + (is_there and 0 or 1)

@@ -187,6 +187,8 @@ local function is_outdated(state, now_ms)
 end
 
 -- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.
+-- A hand-over goes on only by a report of its router. If that router probes the replica
+-- anyway by now, as the leader or by the plan, the hand-over has ended.
 local function apply_success(replica_key, result, state, limits, now_ms, origin, reply)
   local status, failures, successes = next_health(state.status, state.failures, state.successes, true, limits)
   write_health(replica_key, result.url, state, success_fields(failures, successes, result, now_ms), status, origin,
@@ -198,9 +200,10 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
     -- It may have become a replica that answered within the last hour, and the spare sets have its last answer.
     refresh_ready(replica_key, result.url)
   end
-  local is_known_to_others = state.suspicion or (state.prober and state.prober ~= origin.router)
+  local keeps_prober = state.prober == origin.router and not origin.is_regular
+  local is_known_to_others = state.suspicion or (state.prober and not keeps_prober)
   if is_known_to_others or state.refuted_prober or state.unreached_by then
-    if state.prober == origin.router then
+    if keeps_prober then
       redis.call('HDEL', replica_key, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
     else
       redis.call('HDEL', replica_key, unpack(DOUBT_FIELDS))
@@ -230,7 +233,8 @@ end
 
 -- Applies one result of a prober. Returns nil if the result is dropped, because the replica is removed or another
 -- incarnation; otherwise true, and the new status if it has changed.
--- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason. origin: router, by.
+-- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason.
+-- origin: router, by, is_regular (the router probes the replica anyway: as the leader, or by the plan).
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   local state = read_state(replica_key, result.incarnation)

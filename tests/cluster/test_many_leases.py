@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import random
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
@@ -75,6 +76,7 @@ async def make_trouble(cluster: Cluster, replicas: Fleet, rng: random.Random) ->
         cluster.kill_and_replace,
         cluster.pause_briefly,
         cluster.pause_past_expiry,
+        *([cluster.run_out_of_descriptors] if sys.platform == "linux" else []),
         *network_troubles(cluster.proxies, rng),
         *(of_replica(trouble) for trouble in replicas.troubles()),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ class Cluster:
         os.kill(process.pid, signal.SIGSTOP)
         await asyncio.sleep(seconds)
         os.kill(process.pid, signal.SIGCONT)
+        process.is_busy = False
+
+    async def run_out_of_descriptors(self) -> None:
+        """Let a process open nothing more for a while: what it cannot probe or connect says nothing of replicas."""
+        process = self._rng.choice(self.processes)
+        if process.is_busy or not process.is_running:
+            return
+        process.is_busy = True
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (0, hard))
+        await asyncio.sleep(0.6)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
         process.is_busy = False
 
     def close(self) -> None:

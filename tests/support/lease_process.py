@@ -163,10 +163,12 @@ async def run(settings: dict[str, Any]) -> None:
 class LeaseProcess:
     """Such a process, as its parent sees it. It ends with the parent, whatever happens."""
 
+    program = "tests.support.lease_process"
+
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         self.output = output
         self.is_busy = False
-        command = [sys.executable, "-m", "tests.support.lease_process", json.dumps(settings)]
+        command = [sys.executable, "-m", self.program, json.dumps(settings)]
         with output.open("wb") as file:
             self._process = BoundProcess(command, cwd=_ROOT, output=file)
 

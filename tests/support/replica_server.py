@@ -71,6 +71,10 @@ class ReplicaServer:
     def replica(self, host: str = "127.0.0.1") -> MockReplica:
         return self.replicas[host]
 
+    @property
+    def is_listening(self) -> bool:
+        return self._server is not None
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=4096)
@@ -102,6 +106,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._received = b""
         self.is_counted = False
+        self.is_unanswered = False
         self.transport: asyncio.Transport
         self._replica: MockReplica
 
@@ -146,6 +151,8 @@ class _Connection(asyncio.Protocol):
             loop.call_later(replica.latency_seconds, self._send, replica.status, replica.body)
         elif not replica.is_hanging:
             self._send(replica.status, replica.body)
+        else:
+            self.is_unanswered = True
 
     def _send(self, status: int, body: str) -> None:
         if not self.transport.is_closing():
