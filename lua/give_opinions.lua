@@ -10,7 +10,7 @@
 -- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
---         … (url incarnation kind id outcome latency_ms error)
+--         … (url incarnation kind id outcome latency_ms error address)
 -- RETURNS applied, done, stale, event…  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -22,7 +22,7 @@
 -- include lib/queue.lua
 
 local FIRST_WORD = 6
-local WORD_WIDTH = 7
+local WORD_WIDTH = 8
 local CHANGES_AT_ONCE = 50
 
 local router, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 5)
@@ -75,7 +75,8 @@ local function apply_opinion(replica, result, state)
     return nil
   end
   if result.outcome == 'ok' then
-    redis.call('HDEL', replica, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
+    redis.call('HDEL', replica, 'suspicion', 'suspected_by', 'suspected_until_ms', 'suspected_address', 'asked',
+      'unreached_by')
     redis.call('HSET', replica, 'reached_by', router, 'refuted_prober', state.suspected_by,
       unpack(success_fields(0, state.successes, result, now_ms)))
     if state.refuted_prober == state.suspected_by then
@@ -153,7 +154,7 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
   local kind = ARGV[i + 2]
   local result = {
     url = ARGV[i], incarnation = ARGV[i + 1], id = ARGV[i + 3], outcome = ARGV[i + 4], latency = ARGV[i + 5],
-    reason = ARGV[i + 6],
+    reason = ARGV[i + 6], address = ARGV[i + 7],
   }
   local replica = keys.replica_prefix .. result.url
   local state = read_state(replica, result.incarnation)

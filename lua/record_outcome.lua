@@ -75,7 +75,7 @@ local function report_failure()
     return
   end
   if state.prober == router and not is_connected then
-    suspect(replica, replica_url, incarnation, state, router, limits, true, now_ms)
+    suspect(replica, result, state, router, limits, true, now_ms)
   end
   local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
   if not last or last > now_ms or now_ms - last >= limits.interval_ms then

@@ -9,7 +9,7 @@
 -- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    token epoch batch failure_threshold recovery_threshold interval_ms timeout_ms
---         … (url incarnation outcome latency_ms error)
+--         … (url incarnation outcome latency_ms error address)
 -- RETURNS applied, done, dropped, event…  |  duplicate, done  |  fenced  |  wrong_type …|wrong_schema …
 -- WRITES  meta leader events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -20,7 +20,7 @@
 -- include lib/reports.lua
 
 local FIRST_RESULT = 8
-local RESULT_WIDTH = 5
+local RESULT_WIDTH = 6
 
 local token, epoch, batch, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 7)
 
@@ -42,6 +42,7 @@ local results = {}
 for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
   results[#results + 1] = {
     url = ARGV[i], incarnation = ARGV[i + 1], outcome = ARGV[i + 2], latency = ARGV[i + 3], reason = ARGV[i + 4],
+    address = ARGV[i + 5],
   }
 end
 refused = results_refusal(results)

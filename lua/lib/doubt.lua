@@ -5,6 +5,7 @@
 -- suspected_by         key of the prober whose probes fail
 -- suspected_at_ms      when the last question was asked; stays afterwards, so that questions keep a distance
 -- suspected_until_ms   silence until then counts as agreement; absent if silence decides nothing
+-- suspected_address    IP address that was probed, where the url has a name; absent if it is not known
 -- asked                keys of the routers that have not answered yet, separated by spaces
 -- unreached_by         keys of the routers that answered that they do not reach the replica
 -- reached_by           key of the router that reached the replica while its prober did not
@@ -14,8 +15,8 @@
 -- prober_report        number of its last report
 
 local DOUBT_FIELDS = {
-  'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober', 'prober',
-  'prober_until_ms', 'prober_report',
+  'suspicion', 'suspected_by', 'suspected_until_ms', 'suspected_address', 'asked', 'unreached_by', 'reached_by',
+  'refuted_prober', 'prober', 'prober_until_ms', 'prober_report',
 }
 
 -- Deletes all of it, because what was asked and answered no longer says anything about the replica.

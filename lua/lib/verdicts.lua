@@ -132,26 +132,29 @@ end
 local suspected = {}
 
 -- Asks peers whether they reach a replica; a hand-over ends. Returns false if the last question is too recent.
--- ends_by_silence: whether no answer counts as agreement after some time.
-local function suspect(replica_key, url, incarnation, state, router, limits, ends_by_silence, now_ms)
+-- result: url, incarnation, address. ends_by_silence: whether no answer counts as agreement after some time.
+local function suspect(replica_key, result, state, router, limits, ends_by_silence, now_ms)
   local last = tonumber(state.suspected_at_ms or '')
   if last and last <= now_ms and now_ms - last < limits.interval_ms then
     return false
   end
   local id = table.concat({whole(now_ms), router}, '-')
   local refuter = state.refuted_prober == router and state.reached_by
-  local asked = table.concat(peers_to_ask(router, url .. id, refuter), ' ')
-  redis.call('HDEL', replica_key, 'suspected_until_ms', 'unreached_by', 'reached_by', 'prober', 'prober_until_ms',
-    'prober_report')
+  local asked = table.concat(peers_to_ask(router, result.url .. id, refuter), ' ')
+  redis.call('HDEL', replica_key, 'suspected_until_ms', 'suspected_address', 'unreached_by', 'reached_by', 'prober',
+    'prober_until_ms', 'prober_report')
   redis.call('HSET', replica_key, 'suspicion', id, 'suspected_by', router, 'suspected_at_ms', whole(now_ms),
     'asked', asked)
   local until_ms = ends_by_silence and whole(now_ms + limits.timeout_ms + SILENCE_MS) or '-'
   if ends_by_silence then
     redis.call('HSET', replica_key, 'suspected_until_ms', until_ms)
   end
-  suspected[#suspected + 1] = {
-    key = replica_key, id = id, question = table.concat({url, incarnation, id, until_ms, asked}, ' '),
-  }
+  local has_address = result.address and result.address ~= ''
+  if has_address then
+    redis.call('HSET', replica_key, 'suspected_address', result.address)
+  end
+  local parts = {result.url, result.incarnation, id, until_ms, has_address and result.address or '-', asked}
+  suspected[#suspected + 1] = {key = replica_key, id = id, question = table.concat(parts, ' ')}
   return true
 end
 
@@ -204,7 +207,8 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   local is_known_to_others = state.suspicion or (state.prober and not keeps_prober)
   if is_known_to_others or state.refuted_prober or state.unreached_by then
     if keeps_prober then
-      redis.call('HDEL', replica_key, 'suspicion', 'suspected_by', 'suspected_until_ms', 'asked', 'unreached_by')
+      redis.call('HDEL', replica_key, 'suspicion', 'suspected_by', 'suspected_until_ms', 'suspected_address', 'asked',
+        'unreached_by')
     else
       redis.call('HDEL', replica_key, unpack(DOUBT_FIELDS))
     end
@@ -225,7 +229,7 @@ local function weigh_failure(replica_key, result, state, limits, now_ms, origin,
   elseif is_open and until_ms then
     status = nil
   elseif failures >= math.max(1, limits.failure - 1) then
-    suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, true, now_ms)
+    suspect(replica_key, result, state, origin.router, limits, true, now_ms)
   end
   write_health(replica_key, result.url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
   return status
@@ -233,7 +237,7 @@ end
 
 -- Applies one result of a prober. Returns nil if the result is dropped, because the replica is removed or another
 -- incarnation; otherwise true, and the new status if it has changed.
--- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason.
+-- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason, address (empty if it is not known).
 -- origin: router, by, is_regular (the router probes the replica anyway: as the leader, or by the plan).
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
@@ -255,7 +259,7 @@ local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   if result.outcome == 'unsure' then
     local is_decided_by_silence = state.suspicion and state.suspected_until_ms
     if is_weighed and (not is_decided_by_silence or is_outdated(state, now_ms)) then
-      suspect(replica_key, result.url, result.incarnation, state, origin.router, limits, false, now_ms)
+      suspect(replica_key, result, state, origin.router, limits, false, now_ms)
     end
     return true
   end

@@ -242,7 +242,9 @@ class HealthLoop:
                 schedule.put_back(key, due=now)
             self._judge_oneself(known, outcome, replicas=len(schedule))
             if outcome.trouble is None:
-                reports.add(ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error), mandate)
+                address = outcome.named_address(url)
+                result = ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error, address=address)
+                reports.add(result, mandate)
             elif self._local_health.is_lasting(key):
                 reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True), mandate)
             if schedule.next_due() < self._waits_until:

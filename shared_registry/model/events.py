@@ -96,6 +96,7 @@ class Event:
             suspected_by=self.router,
             suspected_at=self.at,
             suspected_until=question.until,
+            suspected_address=question.address,
             asked=question.asked,
             refuted_prober=before.refuted_prober,
         )

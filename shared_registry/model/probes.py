@@ -28,6 +28,7 @@ class Question:
         incarnation: The replica's incarnation.
         suspicion: The id of the question, which answers carry.
         until: See `Doubt.suspected_until`.
+        address: See `Doubt.suspected_address`.
         asked: The routers that shall answer.
     """
 
@@ -35,6 +36,7 @@ class Question:
     incarnation: str
     suspicion: str
     until: float | None
+    address: str
     asked: tuple[str, ...]
 
 
@@ -48,6 +50,7 @@ class ProbeResult:
         latency_ms: How long it took; 0 if nobody measured it.
         error: The reason of a failure; `None` for a success.
         is_unsure: The probe could not be made, because of this router's own trouble; `error` says why.
+        address: The IP address that was probed, if the url has a name and the address is known; otherwise empty.
     """
 
     key: str
@@ -55,6 +58,7 @@ class ProbeResult:
     latency_ms: float
     error: str | None = None
     is_unsure: bool = False
+    address: str = ""
 
 
 class OpinionKind(enum.Enum):

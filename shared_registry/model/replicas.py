@@ -98,6 +98,8 @@ class Doubt:
         suspected_by: The router whose probes fail.
         suspected_at: When the last question was asked.
         suspected_until: Silence until then counts as agreement; `None` if silence decides nothing.
+        suspected_address: The IP address that was probed, where the url has a name; empty if it is not known. Those
+            that are asked probe the same, if the name has it for them.
         asked: The routers that have not answered yet.
         unreached_by: The routers that answered that they do not reach the replica.
         reached_by: The router that reached the replica while its prober did not.
@@ -110,6 +112,7 @@ class Doubt:
     suspected_by: str = ""
     suspected_at: float | None = None
     suspected_until: float | None = None
+    suspected_address: str = ""
     asked: tuple[str, ...] = ()
     unreached_by: tuple[str, ...] = ()
     reached_by: str = ""

@@ -41,6 +41,10 @@ class ProbeOutcome:
     trouble: OwnTrouble | None = None
     address: str = ""
 
+    def named_address(self, url: str) -> str:
+        """Return the address that was probed if the url names its host otherwise; empty if there is nothing to add."""
+        return "" if self.address and self.address in url else self.address
+
     @property
     def evidence(self) -> Evidence:
         """What the probe says of the replica."""

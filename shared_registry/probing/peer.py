@@ -314,11 +314,13 @@ class Peer:
             record = self._replicas.record(task.key)
             if record is not None:
                 url = self._settings.url_of(record)
-                self._on_outcome(task, await guarded(self._probe, url, timeout_seconds, fresh=True))
+                address = record.doubt.suspected_address if task.reason is PeerReason.OPINION else ""
+                outcome = await guarded(self._probe, url, timeout_seconds, fresh=True, address=address)
+                self._on_outcome(task, outcome, outcome.named_address(url))
         finally:
             slots.release()
 
-    def _on_outcome(self, task: PeerTask, outcome: ProbeOutcome) -> None:
+    def _on_outcome(self, task: PeerTask, outcome: ProbeOutcome, address: str) -> None:
         """Tell what a probe has found, and schedule the next one."""
         is_current = self._tasks.get((task.key, task.reason)) is task
         is_ok = outcome.evidence is Evidence.OK
@@ -327,15 +329,15 @@ class Peer:
         match task.reason:
             case PeerReason.OPINION:
                 self._answered[task.key] = task.id
-                self._tell_later(task, OpinionKind.OPINION, task.id, outcome)
+                self._tell_later(task, OpinionKind.OPINION, task.id, outcome, address)
             case PeerReason.REPORT if is_current:
                 task.count = max(task.count + 1, round(now * 1000))  # rises over all hand-overs to this router
-                self._tell_later(task, OpinionKind.REPORT, str(task.count), outcome)
+                self._tell_later(task, OpinionKind.REPORT, str(task.count), outcome, address)
                 self._schedule(task, now + (self._interval if is_ok else fast))
             case PeerReason.APPEAL if is_current:
                 task.count = task.count + 1 if is_ok else 0
                 if is_ok:
-                    self._tell_later(task, OpinionKind.APPEAL, str(task.count), outcome)
+                    self._tell_later(task, OpinionKind.APPEAL, str(task.count), outcome, address)
                 self._schedule(task, now + (fast if is_ok else max(1, len(self._probers.peers())) * self._interval))
             case PeerReason.REACH if is_current:
                 self._schedule(task, now + self._interval)
@@ -344,10 +346,14 @@ class Peer:
             (self._unreached.discard if is_ok else self._unreached.add)(task.key)
         self._review(task.key, self._replicas.record(task.key))
 
-    def _tell_later(self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome) -> None:
+    def _tell_later(
+        self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome, address: str
+    ) -> None:
         error = outcome.error if outcome.trouble is None else str(outcome.trouble)
         is_unsure = outcome.evidence is Evidence.UNSURE
-        result = ProbeResult(task.key, task.incarnation, outcome.latency_ms, error, is_unsure=is_unsure)
+        result = ProbeResult(
+            task.key, task.incarnation, outcome.latency_ms, error, is_unsure=is_unsure, address=address
+        )
         self._opinions[task.key, task.reason] = Opinion(kind, opinion_id, result)
         self._has_opinions.set()
 

@@ -42,9 +42,9 @@ def outcome_words(result: ProbeResult) -> list[str]:
 
 
 def evidence_words(result: ProbeResult) -> list[str]:
-    """Return what a probe says about a replica as commands expect it: outcome, latency and error."""
+    """Return what a probe says about a replica as commands expect it: outcome, latency, error and address."""
     outcome = "unsure" if result.is_unsure else "ok" if result.error is None else "failed"
-    return [outcome, f"{result.latency_ms:.3f}", result.error or ""]
+    return [outcome, f"{result.latency_ms:.3f}", result.error or "", result.address if outcome == "failed" else ""]
 
 
 def limit_words(thresholds: Thresholds) -> list[str]:

@@ -98,9 +98,9 @@ def _parse_questions(text: str) -> tuple[Question, ...]:
     """Parse the questions of one event, a line each; see `suspect` in lua/lib/verdicts.lua."""
     questions = []
     for line in text.splitlines():
-        key, incarnation, suspicion, until_ms, *asked = line.split(" ")
+        key, incarnation, suspicion, until_ms, address, *asked = line.split(" ")
         until = None if until_ms == "-" else int(until_ms) / 1000
-        questions.append(Question(key, incarnation, suspicion, until, tuple(asked)))
+        questions.append(Question(key, incarnation, suspicion, until, "" if address == "-" else address, tuple(asked)))
     return tuple(questions)
 
 

@@ -178,6 +178,7 @@ FIELDS = (
     _doubt("suspected_by", REMARK, documents=Document.STATUS),
     _doubt("suspected_at_ms", TIME, attribute="suspected_at"),
     _doubt("suspected_until_ms", TIME, attribute="suspected_until"),
+    _doubt("suspected_address", REMARK),
     _doubt("asked", NAMES, documents=Document.STATUS),
     _doubt("unreached_by", NAMES, documents=Document.STATUS),
     _doubt("reached_by", REMARK, documents=Document.STATUS),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from shared_registry.aio.clock import SystemClock
+from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import (
     AdminState,
@@ -30,12 +32,16 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.model.plan import BUCKETS
+from shared_registry.probing import HttpProber
 from shared_registry.probing.listeners import ProbeListeners
+from shared_registry.probing.names import Names
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Opinions
 from tests.support.fake_clock import START, FakeClock
+from tests.support.replica_server import ReplicaServer
+from tests.support.until import until
 
 INTERVAL, FAST, TIMEOUT = 5.0, 1.0, 2.0
 LEADER, ME, OTHER = "leader~1", "me~1", "other~1"
@@ -360,3 +366,58 @@ async def test_only_peers_of_a_replicas_prober_appeal(clock: FakeClock, cluster:
     cluster.show(status=ReplicaStatus.UNHEALTHY)
     await clock.advance(6 * INTERVAL)
     assert cluster.probes == []
+
+
+@pytest.mark.parametrize(("address", "is_ok"), [("127.0.0.2", True), ("127.0.0.3", False), ("127.0.0.4", True)])
+async def test_the_address_of_a_question_is_probed(address: str, is_ok: bool) -> None:
+    """Where the name has it: on this machine it has two addresses, of which the first one answers."""
+    said: list[Opinion] = []
+
+    async def send(opinions: Sequence[Opinion], thresholds: Thresholds) -> Opinions:
+        said.extend(opinions)
+        return Opinions(done=len(opinions))
+
+    async with ReplicaServer("127.0.0.2") as replica:
+        url = replica.url("replica.test")
+        known = Known(
+            ReplicaRecord(url, ReplicaEndpoint(url), incarnation="1", health=ReplicaHealth(ReplicaStatus.HEALTHY))
+        )
+        known.ask(Doubt(suspicion="q1", suspected_by=LEADER, suspected_address=address, asked=(ME,)))
+        names = Names(lookup=lambda _: ["127.0.0.2", "127.0.0.3"])
+        async with HttpProber(RouterConfig(), names=names) as prober:
+            peer = Peer(
+                known,
+                send,
+                prober,
+                PeerSettings(lambda record: f"{record.key}/health", FAST, Thresholds(3, 2, INTERVAL, TIMEOUT)),
+                probers=ProberList(router=ME, machine="m"),
+                clock=SystemClock(),
+                rng=random.Random(1),
+                listeners=ProbeListeners(TroubleLog(quiet_seconds=10, clock=SystemClock()), lambda *_: None),
+            )
+            running = asyncio.create_task(peer.run())
+            await until(lambda: said)
+            running.cancel()
+            await asyncio.wait([running])
+    [opinion] = said
+    assert (opinion.result.error is None) is is_ok
+    assert opinion.result.address == ("127.0.0.2" if is_ok else "127.0.0.3")
+
+
+class Known:
+    """One replica, as a mirror shows it."""
+
+    leader = Leader(LEADER, 1, 0.0)
+    plan = None
+
+    def __init__(self, record: ReplicaRecord) -> None:
+        self._record = record
+
+    def ask(self, doubt: Doubt) -> None:
+        self._record = replace(self._record, doubt=doubt)
+
+    def probed(self) -> list[ReplicaRecord]:
+        return [self._record]
+
+    def record(self, key: str) -> ReplicaRecord | None:
+        return self._record if key == self._record.key else None

@@ -46,6 +46,38 @@ async def test_a_failure_before_the_last_asks_three_peers(verdicts: Verdicts) ->
     assert silence == (TIMEOUT + 0.75) * 1000
 
 
+@pytest.mark.parametrize("address", ["127.0.0.9", ""])
+async def test_a_question_names_the_address_that_was_probed(verdicts: Verdicts, address: str) -> None:
+    for _ in range(2):
+        await verdicts.probe(replace(verdicts.space.failure(), address=address))
+    [event] = [one for one in await verdicts.space.reader.last_events(10) if one.questions]
+    record = (await verdicts.space.reader.snapshot()).records[A]
+    assert verdicts.state().get("suspected_address") == (address or None)
+    assert event.questions[0].address == record.doubt.suspected_address == address
+    assert next(event.records(lambda _: record)).doubt.suspected_address == address
+    await verdicts.answer(TWO, ok=True)
+    assert "suspected_address" not in verdicts.state()
+
+
+async def test_a_later_question_forgets_the_former_address(verdicts: Verdicts) -> None:
+    for _ in range(2):
+        await verdicts.probe(replace(verdicts.space.failure(), address="127.0.0.9"))
+    verdicts.let_an_interval_pass()
+    verdicts.space.raw.hset(verdicts.space.keys.meta, "heartbeats_resumed_at_ms", verdicts.space.now_ms())
+    await verdicts.fail(1)
+    assert "suspicion" in verdicts.state()
+    assert "suspected_address" not in verdicts.state()
+
+
+async def test_a_router_handed_a_replica_names_the_address_too(verdicts: Verdicts) -> None:
+    await verdicts.hand_over(TWO)
+    verdicts.let_an_interval_pass()
+    for number in range(1, 3):
+        result = replace(verdicts.space.failure(), address="127.0.0.9")
+        await verdicts.say(TWO, OpinionKind.REPORT, str(number), result)
+    assert verdicts.state()["suspected_address"] == "127.0.0.9"
+
+
 async def test_the_question_is_one_event_and_changes_no_ready_set(verdicts: Verdicts) -> None:
     before = verdicts.space.ready(), verdicts.space.raw.zscore(verdicts.space.keys.ready_secondary, A)
     await verdicts.fail(2)

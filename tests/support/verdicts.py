@@ -16,6 +16,7 @@ DOUBT = {
     "suspicion",
     "suspected_by",
     "suspected_until_ms",
+    "suspected_address",
     "asked",
     "unreached_by",
     "reached_by",
