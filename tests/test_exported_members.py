@@ -31,6 +31,7 @@ EXPORTED = {
         "RouterConfig",
         "Saturated",
         "SharedReplicaRegistry",
+        "SlotMigrating",
         "StoreError",
         "StoreRefused",
         "StoreUnavailable",

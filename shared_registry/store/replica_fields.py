@@ -73,6 +73,7 @@ OPTIONAL_PORT = Form(lambda text: int(text) if text else None, lambda value: Non
 FLAG = Form(lambda text: text == "1", lambda value: "1" if value else "0")
 NUMBER = Form(float, lambda value: repr(float(value)))
 COUNT = Form(int)
+ABSENT_COUNT = Form(int, lambda count: str(count) if count else None)
 ORDER = Form(int, lambda value: str(value or 0))
 TIME = Form(lambda text: int(text) / 1000, lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}")
 LABELS = Form(Labels.parse, str, dict)
@@ -165,7 +166,7 @@ FIELDS = (
     _record("admin_reason", TEXT, Group.OPERATION, documents=Document.STATUS),
     _record("removes_when_drained", FLAG, Group.OPERATION),
     _record("ejected_until_ms", TIME, Group.PRESENT, attribute="ejected_until", documents=Document.BOTH),
-    _record("ejections", COUNT, Group.PRESENT, documents=Document.STATUS),
+    _record("ejections", ABSENT_COUNT, Group.PRESENT, documents=Document.STATUS),
     _health("last_ok_at_ms", TIME, attribute="last_ok_at"),
     _health("last_failure_at_ms", TIME, attribute="last_failure_at"),
     _health("last_latency_ms", LATENCY),

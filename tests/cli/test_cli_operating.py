@@ -400,6 +400,7 @@ def test_events_lists_the_event_stream(
         "sit_out_seconds": None,
         "reported": None,
         "questions": [],
+        "participants": None,
         "replica": {
             "url": A,
             "name": "gpu-1",

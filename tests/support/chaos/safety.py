@@ -127,7 +127,9 @@ def ready_sets_follow_status(history: History) -> Iterator[str]:
     """What may serve is in a ready set or in `full`, nothing else is, whether it is suspected or not."""
     for sample in history.samples:
         for url, fields in sample.replicas.items():
-            may_serve = fields["status"] == "healthy" and fields["admin"] == "active"
+            may_serve = (
+                fields["status"] == "healthy" and fields["admin"] == "active" and "ejected_until_ms" not in fields
+            )
             is_full = int(fields["in_flight"]) >= int(fields["capacity"]) > 0
             if (url in sample.ready) is not (may_serve and not is_full) or (url in sample.full) is not (
                 may_serve and is_full

@@ -289,6 +289,7 @@ class Steps(RuleBasedStateMachine):
             "config_fingerprint": "print",
             "machine": "",
             "probe_print": "",
+            "probing": "",
         }
         was_there = info.key in self.expected.routers
         heartbeat = self.do_repeatably(
