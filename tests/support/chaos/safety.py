@@ -41,6 +41,9 @@ def _could_fail(history: History, place: Place, url: str, at: float) -> bool:
     return history.failing(place, url).overlaps(least, at)
 
 
+LEAVE_QUESTIONS = (EventKind.REPLICA_CLEARED, EventKind.REPLICA_EJECTED, EventKind.REPLICA_RETURNED)
+
+
 def verdicts_have_asked(history: History) -> Iterator[str]:
     """Peers were asked, and no router that was asked and reached the replica all the time was passed over."""
     questions: dict[str, tuple[float, tuple[str, ...]]] = {}
@@ -55,7 +58,7 @@ def verdicts_have_asked(history: History) -> Iterator[str]:
             yield from _verdict_after(history, event, url, questions.get(url))
         is_healthy = event.record.health.status is ReplicaStatus.HEALTHY
         (healthy.add if is_healthy else healthy.discard)(url)
-        if event.kind is not EventKind.REPLICA_CLEARED:
+        if event.kind not in LEAVE_QUESTIONS:
             questions.pop(url, None)
 
 
