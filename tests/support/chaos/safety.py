@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from shared_registry.model import Event, EventKind, ReplicaStatus
+from shared_registry.model import AdminState, Event, EventKind, ReplicaStatus
 from tests.support.chaos.history import History
 from tests.support.chaos.spans import Span, union
 from tests.support.chaos.world import CAPACITY, FAST, TIMEOUT, Place
@@ -41,7 +41,13 @@ def _could_fail(history: History, place: Place, url: str, at: float) -> bool:
     return history.failing(place, url).overlaps(least, at)
 
 
-LEAVE_QUESTIONS = (EventKind.REPLICA_CLEARED, EventKind.REPLICA_EJECTED, EventKind.REPLICA_RETURNED)
+LEAVE_QUESTIONS = (
+    EventKind.REPLICA_CLEARED,
+    EventKind.REPLICA_EJECTED,
+    EventKind.REPLICA_RETURNED,
+    EventKind.REPLICA_HANDED_BACK,
+)
+"""Events after which a question may go on. Nor does it end when a replica is drained or enabled."""
 
 
 def verdicts_have_asked(history: History) -> Iterator[str]:
@@ -58,7 +64,8 @@ def verdicts_have_asked(history: History) -> Iterator[str]:
             yield from _verdict_after(history, event, url, questions.get(url))
         is_healthy = event.record.health.status is ReplicaStatus.HEALTHY
         (healthy.add if is_healthy else healthy.discard)(url)
-        if event.kind not in LEAVE_QUESTIONS:
+        ends_it = event.kind is not EventKind.REPLICA_ADMIN or event.record.admin is AdminState.DISABLED
+        if event.kind not in LEAVE_QUESTIONS and ends_it:
             questions.pop(url, None)
 
 
