@@ -24,7 +24,6 @@ from tests.support.space import Space, on_server
 
 TESTS = Path(__file__).parent
 LONGEST = (
-    "cluster/test_verdict_chaos.py",
     "store/test_cluster_failover.py",
     "cluster/test_out_of_descriptors.py",
     "cli/test_cli.py",

@@ -115,6 +115,7 @@ async def nothing_happens(world: World, space: Space) -> list[str]:
 
 
 @takes_long
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_verdicts_hold_whatever_fails(
     own_server: Callable[..., EmbeddedServer], tmp_path: Path, seed: int
