@@ -1,9 +1,10 @@
 -- Decides whether a replica is ejected because sessions fail on it. See lib/ejection.lua for the fields.
 --
 -- A healthy, active replica is ejected if its prober's probes have succeeded since the prober was called, and either
--- sessions from two machines could not connect within two intervals, or a number of connected sessions in a row failed,
--- of several clients, on whatever routers. A success ends the run of failures. It is reported by routers that have read
--- the event `replica_reported`; so a run of connected sessions counts a second after its event at the earliest.
+-- sessions from two machines could not connect within two intervals (three seconds at least), or a number of connected
+-- sessions in a row failed, of several clients, on whatever routers. A success ends the run of failures. It is reported
+-- by routers that have read the event `replica_reported`; so a run of connected sessions counts a second after it
+-- at the earliest.
 --
 -- No more than `max_percent` of the active replicas that answered within the last hour are ejected at once, but one may
 -- be in any case, and never the last one that is ready.
@@ -14,6 +15,8 @@
 -- include lib/values.lua
 
 local OBJECTION_MS = 1000
+-- The least time within which two machines count together: a router reports a replica at most once a second.
+local LEAST_WINDOW_MS = 3000
 -- How long a failure is remembered if no session succeeds. Routers that have joined since do not report successes.
 local RUN_MS = 300000
 -- The longest ejection, as a multiple of the first.
@@ -57,7 +60,8 @@ local function note_failure(replica_key, failed, interval_ms, least_failures, no
     end
   else
     local machine = redis.call('HGET', table.concat({keys.router_prefix, failed.router}), 'machine') or failed.router
-    local text, count, first_ms = unreached_machines(run[4], machine, now_ms - 2 * interval_ms, now_ms)
+    local text, count, first_ms = unreached_machines(run[4], machine,
+      now_ms - math.max(2 * interval_ms, LEAST_WINDOW_MS), now_ms)
     update[#update + 1] = 'unreached_from'
     update[#update + 1] = text
     if count >= 2 then

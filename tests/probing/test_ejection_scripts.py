@@ -192,6 +192,20 @@ async def test_reports_of_long_ago_do_not_eject(ejecting: Ejecting) -> None:
         assert ejecting.is_ejected() is is_ejected
 
 
+@pytest.mark.parametrize(("seconds", "is_ejected"), [(2.5, True), (3.5, False)])
+async def test_reports_a_second_apart_count_together(ejecting: Ejecting, seconds: float, is_ejected: bool) -> None:
+    """A router reports at most once a second, which may be longer than two intervals."""
+    quick = replace(LIMITS, interval_seconds=0.2)
+    await ejecting.unreached(ONE)
+    machine, _, at = ejecting.state()["unreached_from"].partition("@")
+    long_ago = f"{machine}@{int(at) - int(seconds * 1000)}"
+    ejecting.space.raw.hset(ejecting.space.keys.replica(A), "unreached_from", long_ago)
+    await ejecting.probe(ejecting.space.success())
+    store, failure = ejecting.space.store_of(TWO), ejecting.space.failure()
+    await store.record_outcome(failure, quick, is_passive=True, ejection=EJECTION)
+    assert ejecting.is_ejected() is is_ejected
+
+
 async def test_a_session_that_connects_takes_reports_back(ejecting: Ejecting) -> None:
     await ejecting.unreached(ONE)
     await ejecting.probe(ejecting.space.success())
