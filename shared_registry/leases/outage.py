@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from shared_registry.aio.clock import Clock
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable
 from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
@@ -96,7 +96,9 @@ class Outage:
             self._placed = 0
 
     def note_failure(self, error: StoreError) -> None:
-        """Record that a write to Redis failed."""
+        """Record that a write to Redis failed. While a hash slot migrates, no router places anything without Redis."""
+        if isinstance(error, SlotMigrating):
+            return
         if not self.is_unsettled:
             self._unsettled_since = self._clock.monotonic()
         self._failed_at = self._clock.monotonic()

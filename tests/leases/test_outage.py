@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Literal, cast
 
 import pytest
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable
 from shared_registry.leases import outage as module
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import IDLE_SECONDS, SETTLING_SECONDS, Outage
@@ -409,3 +409,14 @@ async def test_placing_without_redis_is_logged_at_start_and_end(
         "placement: placing without Redis",
         "placement: placing through Redis again; sessions placed without it: 1",
     ]
+
+
+async def test_a_migrating_slot_leaves_no_replica_to_others(router: Router) -> None:
+    """Nobody places anything without Redis meanwhile, so what it grants afterwards can be used at once."""
+    router.show({A: 1, B: 1, C: 1})
+    error = SlotMigrating("the hash slot moves")
+    error.__cause__ = ResponseError("Attempted to access a non local key in a cluster node script")
+    router.outage.note_failure(error)
+    assert (router.outage.was_refused, router.outage.is_unsettled) == (False, False)
+    router.outage.note_failure(refusal())
+    assert (router.outage.was_refused, router.outage.is_unsettled) == (True, True)
