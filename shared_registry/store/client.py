@@ -211,7 +211,7 @@ def _standalone(
         max_connections=MAX_CONNECTIONS,
         timeout=None,
         connection_class=connection_class(address, timeout_seconds=timeout_seconds),
-        **{**where, **options, **address.tls, "db": address.database},
+        **{**where, **options, "db": address.database},
     )
     return Redis.from_pool(_prepared(pool, failover))
 
@@ -225,7 +225,7 @@ def _prepared(pool: Any, failover: Failover) -> Any:
 def _cluster_maker(
     address: RedisAddress, options: Mapping[str, Any], key: str, timeout_seconds: float, failover: Failover
 ) -> Callable[[], Client]:
-    options = {**options, **address.tls, "socket_keepalive": True}
+    options = {**options, "socket_keepalive": True}
     base = connection_class(address, timeout_seconds=timeout_seconds)
     owner = SlotOwner(
         address.hosts,
@@ -250,7 +250,7 @@ def _sentinel(
     timeout_seconds: float,
     failover: Failover,
 ) -> Client:
-    tls = {**address.tls, "ssl": True} if address.is_tls else {}
+    tls = {"ssl": True} if address.is_tls else {}
     at_sentinels = {"username": address.sentinel_username, "password": address.sentinel_password}
     sentinel = PromptSentinel(
         list(address.hosts),
@@ -263,11 +263,11 @@ def _sentinel(
         **tls,
     )
     client = sentinel.master_for(address.master, connection_pool_class=RenewingSentinelPool, db=address.database)
-    client.connection_pool.connection_class = over_tls(client.connection_pool.connection_class)
+    client.connection_pool.connection_class = over_tls(client.connection_pool.connection_class, address.tls)
     share = timeout_seconds / (len(address.hosts) + 1)
     for each in sentinel.sentinels:
         pool = each.connection_pool
-        pool.connection_class = over_tls(pool.connection_class, timeout_seconds=share)
+        pool.connection_class = over_tls(pool.connection_class, address.tls, timeout_seconds=share)
     _prepared(client.connection_pool, failover)
     return client
 

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ HANDSHAKE_SHARE = 0.8
 """The share of a call's time in which a TLS connection must be made, so that the call can say what went wrong."""
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 _NO_NAME = re.compile(r"[^!-~]")
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_VERIFY_MODES = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -77,19 +79,20 @@ def _reason_to_close(connection: Any) -> str:
 class _TlsConnection(_Base):
     """Mixed in before a TLS connection class of redis-py.
 
-    That class reads its files only once for each connection object. And a server without TLS does not answer a
-    handshake at all, which would look like an outage.
+    Versions of that class know different options, and read their files only once for each connection object. And a
+    server without TLS does not answer a handshake at all, which would look like an outage.
     """
 
+    tls: Mapping[str, Any]
     handshake_seconds: float
-    _stamp: _Stamp = ()
+    _stamp: _Stamp | None = None
 
     async def connect(self) -> None:
         """Connect. The files are read again if they have changed since they were last read."""
         if not self.is_connected:
-            stamp = tuple(_stamps(self.ssl_context))
+            stamp = tuple(_stamps(self.tls))
             if stamp != self._stamp:
-                self.ssl_context.context = None
+                self.ssl_context.context = _context(self.tls)
                 self._stamp = stamp
         try:
             async with time_limit(self.handshake_seconds):
@@ -102,33 +105,48 @@ class _TlsConnection(_Base):
             ) from error
 
 
-def _stamps(files: Any) -> Iterator[tuple[int, int, int]]:
-    for path in (files.ca_certs, files.ca_path, files.certfile, files.keyfile):
+def _context(tls: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    verify_mode = _VERIFY_MODES[tls.get("ssl_cert_reqs", "required")]
+    context.check_hostname = verify_mode is not ssl.CERT_NONE and tls.get("ssl_check_hostname", True)
+    context.verify_mode = verify_mode
+    if "ssl_certfile" in tls:
+        # Without a password, OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"), tls.get("ssl_password", ""))
+    if "ssl_ca_certs" in tls or "ssl_ca_path" in tls:
+        context.load_verify_locations(tls.get("ssl_ca_certs"), tls.get("ssl_ca_path"))
+    return context
+
+
+def _stamps(tls: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    for name in _FILES:
         try:
-            found = Path(path).stat() if path else None
+            found = Path(tls[name]).stat() if name in tls else None
         except OSError:
             found = None
         yield (found.st_mtime_ns, found.st_size, found.st_ino) if found else (0, 0, 0)
 
 
-def over_tls(base: type[Any], *, timeout_seconds: float = LONG_SECONDS) -> type[Any]:
+def over_tls(base: type[Any], tls: Mapping[str, Any], *, timeout_seconds: float = LONG_SECONDS) -> type[Any]:
     """Return a connection class of redis-py, improved if it is one for TLS.
 
     Args:
         base: The class.
+        tls: See `RedisAddress.tls`.
         timeout_seconds: The maximum time of a call, of which connecting is a part. Without it, connecting has no limit
             here, because it does more, such as asking sentinels.
     """
     if not issubclass(base, SSLConnection):
         return base
-    return type(base.__name__, (_TlsConnection, base), {"handshake_seconds": timeout_seconds * HANDSHAKE_SHARE})
+    members = {"tls": tls, "handshake_seconds": timeout_seconds * HANDSHAKE_SHARE}
+    return type(base.__name__, (_TlsConnection, base), members)
 
 
 def connection_class(address: RedisAddress, *, timeout_seconds: float) -> type[Any]:
     """Return the class of connections to a server of this address."""
     if address.kind is RedisKind.SOCKET:
         return UnixDomainSocketConnection
-    return over_tls(SSLConnection, timeout_seconds=timeout_seconds) if address.is_tls else Connection
+    return over_tls(SSLConnection, address.tls, timeout_seconds=timeout_seconds) if address.is_tls else Connection
 
 
 def check_files(address: RedisAddress) -> None:
@@ -137,22 +155,13 @@ def check_files(address: RedisAddress) -> None:
     Raises:
         ConfigError: A file cannot be read, or is not what it should be.
     """
-    tls = address.tls
-    try:
-        context = ssl.create_default_context()
-        for name, kind in (("ssl_ca_certs", "cafile"), ("ssl_ca_path", "capath")):
-            if name in tls:
-                Path(tls[name]).stat()
-                context.load_verify_locations(**{kind: tls[name]})
-        name = "ssl_certfile"
-        if name in tls:
-            password = tls.get("ssl_password", "")  # without one, OpenSSL would ask at the terminal
-            context.load_cert_chain(tls[name], tls.get("ssl_keyfile"), password)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"redis_url: {_named(name, tls)} cannot be used: {reason}") from None
-
-
-def _named(name: str, tls: Any) -> str:
-    files = [name, "ssl_keyfile"] if name == "ssl_certfile" and "ssl_keyfile" in tls else [name]
-    return " with ".join(f"{each}={tls[each]}" for each in files)
+    for names in (("ssl_ca_certs",), ("ssl_ca_path",), ("ssl_certfile", "ssl_keyfile", "ssl_password")):
+        given = {name: address.tls[name] for name in names if name in address.tls}
+        try:
+            for name in given.keys() & set(_FILES):
+                Path(given[name]).stat()
+            _context(given)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            shown = " with ".join(f"{name}={text}" for name, text in given.items() if name in _FILES)
+            raise ConfigError(f"redis_url: {shown} cannot be used: {reason}") from None
