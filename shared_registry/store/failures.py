@@ -57,7 +57,7 @@ def meaning_of(error: Exception) -> StoreError:
         exceptions.OutOfMemoryError,
         OSError,
     )
-    if "non local key" in text:
+    if isinstance(error, exceptions.AskError) or "non local key" in text:
         return SlotMigrating(
             "Redis is unavailable: the hash slot of this namespace is being migrated to another node of the cluster; "
             "until all of its keys have moved, no node can serve it"

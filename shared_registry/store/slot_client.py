@@ -20,12 +20,16 @@ from shared_registry.store.slot_owner import Address, SlotOwner
 REDIRECTS = 5
 RETRIES = 8
 RETRY_SECONDS = 0.05
+SCRIPT_COMMANDS = ("EVAL", "EVALSHA")
+"""They are not sent after a key that has moved while its hash slot is being migrated. The other keys of the namespace
+may not have moved yet: the script would find them missing, and make them anew, so that they could not move any more."""
 
 
 class SlotClient(Redis):
     """A client of the node that serves the hash slot.
 
-    It follows redirections, which is safe because a redirected command was not executed.
+    It follows redirections, which is safe because a redirected command was not executed. While the hash slot is being
+    migrated, scripts are not redirected: `AskError` is raised.
     """
 
     owner: SlotOwner
@@ -41,6 +45,8 @@ class SlotClient(Redis):
                     raise
                 self.owner.moved(error)
             except exceptions.AskError as error:
+                if args[0] in SCRIPT_COMMANDS:
+                    raise
                 return await self._execute_at(self.owner.address_of(error), args, options)
             except exceptions.TryAgainError:
                 if redirect + 1 >= RETRIES:

@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import RegistryError, SlotMigrating, StoreUnavailable
+from shared_registry.store.keys import Keys
 from tests.support.redis_cluster import PRIMARIES, RedisCluster, formed
 from tests.support.space import A, B
 from tests.support.until import until
@@ -202,6 +203,33 @@ async def test_sessions_wait_while_the_hash_slot_migrates(cluster: RedisCluster)
             lease = task.result()
         await lease.release()
         assert await one.check() == []
+
+
+async def test_a_migration_that_moves_the_first_keys_loses_nothing(cluster: RedisCluster) -> None:
+    """The new node would run scripts on the keys that have moved, and make the others anew, which then cannot move."""
+    async with two_routers(cluster, shard=0) as (one, other):
+        namespace = one.config.namespace
+        await one.register(ReplicaEndpoint(A, capacity=2))
+        await one.record_success(one.all()[0], recovery_threshold=1, latency_ms=1.0)
+        await until(lambda: other.select() is not None)
+        lease = await one.acquire()
+        with cluster.migrating(namespace, source=0, target=1):
+            assert cluster.move_key(Keys(namespace).meta, source=0, target=1)
+            for _ in range(3):
+                with pytest.raises(SlotMigrating):
+                    await other.acquire()
+                with pytest.raises(SlotMigrating):
+                    await other.drain(A)
+                await asyncio.sleep(0.5)  # heartbeats are due meanwhile
+            waiting = asyncio.create_task(other.acquire(timeout=60))
+            await asyncio.sleep(0.5)
+            assert cluster.finish_migration(namespace, source=0, target=1) == []
+            placed = await asyncio.wait_for(waiting, 30)
+        assert not placed.is_degraded
+        await work(one, other)
+        assert await one.check() == []
+        for each in (lease, placed):
+            await each.release()
 
 
 async def _has_depth(registry: SharedReplicaRegistry, depth: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from redis import Redis
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
@@ -76,6 +77,25 @@ class RedisCluster:
         finally:
             for node in (source, target):
                 self.raws[node].execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def move_key(self, key: str, *, source: int, target: int) -> bool:
+        """Move one key of a migrating hash slot; return whether it could be moved."""
+        try:
+            reply = self.raws[source].execute_command("MIGRATE", "127.0.0.1", self.nodes[target].port, key, 0, 5000)
+        except ResponseError:  # the target has a key of that name
+            return False
+        return str(reply) in ("OK", "NOKEY")
+
+    def finish_migration(self, namespace: str, *, source: int, target: int) -> list[str]:
+        """Move the keys that are left, and give the hash slot to its new node; return the keys that could not move."""
+        slot = key_slot(Keys(namespace).meta.encode())
+        keys = self.raws[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        if stuck := [key for key in keys if not self.move_key(key, source=source, target=target)]:
+            return stuck
+        owner = self.raws[target].execute_command("CLUSTER", "MYID")
+        for raw in self.raws[:PRIMARIES]:
+            raw.execute_command("CLUSTER", "SETSLOT", slot, "NODE", owner)
+        return []
 
     def close(self) -> None:
         for raw in self.raws:
