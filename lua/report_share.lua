@@ -20,7 +20,6 @@
 -- include lib/reports.lua
 
 local FIRST_RESULT = 8
-local RESULT_WIDTH = 6
 
 local router, number, batch, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 7)
 
@@ -40,13 +39,7 @@ local last = redis.call('HMGET', keys.plan, 'batch:' .. router, 'batch_done:' ..
 if tonumber(batch) <= tonumber(last[1] or '0') then
   return {'duplicate', last[2] or '0'}
 end
-local results = {}
-for i = FIRST_RESULT, #ARGV, RESULT_WIDTH do
-  results[#results + 1] = {
-    url = ARGV[i], incarnation = ARGV[i + 1], outcome = ARGV[i + 2], latency = ARGV[i + 3], reason = ARGV[i + 4],
-    address = ARGV[i + 5],
-  }
-end
+local results = parse_results(FIRST_RESULT)
 refused = results_refusal(results)
 if refused then
   return refused

@@ -6,6 +6,19 @@
 -- include lib/queue.lua
 
 local CHANGES_AT_ONCE = 50
+local RESULT_WIDTH = 6
+
+-- Returns the results in the arguments from this one on; see apply_probe in lib/verdicts.lua for their fields.
+local function parse_results(first)
+  local results = {}
+  for i = first, #ARGV, RESULT_WIDTH do
+    results[#results + 1] = {
+      url = ARGV[i], incarnation = ARGV[i + 1], outcome = ARGV[i + 2], latency = ARGV[i + 3], reason = ARGV[i + 4],
+      address = ARGV[i + 5],
+    }
+  end
+  return results
+end
 
 -- Returns nil, or the reply for a replica whose key has another type.
 local function results_refusal(results)

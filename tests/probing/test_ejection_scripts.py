@@ -572,6 +572,8 @@ async def test_a_wrong_type_of_hash_does_not_stop_heartbeats(ejecting: Ejecting)
     ejecting.space.raw.set(ejecting.space.keys.replica(E), "text")
     ejecting.space.raw.zadd(ejecting.space.keys.ejected, {E: 1})
     await ejecting.heartbeat()
+    assert ejecting.space.raw.zcard(ejecting.space.keys.ejected) == 0
+    assert ejecting.space.raw.get(ejecting.space.keys.replica(E)) == "text"
     ejecting.space.raw.delete(ejecting.space.keys.replica(E))
 
 

@@ -119,6 +119,7 @@ def test_a_repeated_group_has_the_width_the_body_reads(name: str) -> None:
         assert group[:4] == ["kind", "url", "restored_from", "count,"]
         assert "FIRST_ENTRY, HEAD_WIDTH = 7, 4\n" in text
     else:
+        text = code_of(assemble(name))  # reports share the code that reads results
         assert re.search(rf"_WIDTH = {len(group)}\n", text)
         offsets = {int(offset or 0) for offset in re.findall(r"ARGV\[i(?: \+ (\d+))?\]", text)}
         assert offsets == set(range(len(group)))
