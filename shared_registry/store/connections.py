@@ -104,6 +104,21 @@ class _TlsConnection(_Base):
                 "not speak TLS at this port (if so, write redis://)"
             ) from error
 
+    async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:  # noqa: FBT001, FBT002  redis-py's
+        """Close the connection without the goodbye of TLS.
+
+        asyncio would keep the socket open for up to 30 s until the server answers the goodbye, so that a server that
+        hangs would cost a descriptor for every failed call.
+        """
+        writer = self._writer
+        await super().disconnect(True, *args, **options)  # noqa: FBT003
+        if writer is None:
+            return
+        writer.transport.abort()
+        if not nowait:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
 
 def _context(tls: Mapping[str, Any]) -> ssl.SSLContext:
     context = ssl.create_default_context()

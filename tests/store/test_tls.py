@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.redis
 TIMEOUT = 2.0
+HASTE = 0.3
+GOODBYE_SECONDS = 30.0  # how long asyncio waits for the answer
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +86,13 @@ def tls_server(tls_binary: Path, authority: Authority) -> Iterator[Callable[...,
         yield start
 
 
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
 @contextlib.asynccontextmanager
-async def connected(url: str, name: str = "") -> AsyncIterator[Clients]:
-    clients = client.connect(url, timeout_seconds=TIMEOUT, block_seconds=1.0, name=name)
+async def connected(url: str, name: str = "", timeout_seconds: float = TIMEOUT) -> AsyncIterator[Clients]:
+    clients = client.connect(url, timeout_seconds=timeout_seconds, block_seconds=1.0, name=name)
     try:
         yield clients
     finally:
@@ -178,6 +186,27 @@ async def test_files_that_change_are_read_for_new_connections(
             shutil.copy(new, tmp_path / "new")
             (tmp_path / "new").replace(old)
         await verify_server(clients.commands, timeout_seconds=TIMEOUT)
+
+
+async def test_a_hanging_server_costs_no_descriptors(tls_server: Callable[..., TlsServer]) -> None:
+    server = tls_server()
+    async with connected(server.url(), timeout_seconds=HASTE) as clients:
+        before = descriptors()
+        await asyncio.gather(*(clients.commands.ping() for _ in range(5)))
+        os.kill(server.server.pid, signal.SIGSTOP)
+        calls = (verify_server(clients.commands, timeout_seconds=HASTE) for _ in range(5))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        await until(lambda: not descriptors() - before, seconds=GOODBYE_SECONDS / 2)
+
+
+async def test_closing_does_not_wait_for_a_hanging_server(tls_server: Callable[..., TlsServer]) -> None:
+    server = tls_server()
+    async with connected(server.url()) as clients:
+        await clients.commands.ping()
+        os.kill(server.server.pid, signal.SIGSTOP)
+        async with asyncio.timeout(TIMEOUT):
+            await clients.close()
 
 
 async def test_a_cluster_works_over_tls(tls_server: Callable[..., TlsServer]) -> None:
