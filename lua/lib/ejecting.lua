@@ -1,7 +1,8 @@
 -- Decides whether a replica is ejected because sessions fail on it. See lib/ejection.lua for the fields.
 --
 -- A healthy, active replica is ejected if its prober's probes have succeeded since the prober was called, and either
--- sessions from two machines could not connect within two intervals (three seconds at least), or a number of connected
+-- sessions from two machines could not connect within two intervals (three seconds at least), each to a replica that a
+-- probe of the same router reached afterwards, or a number of connected
 -- sessions in a row failed, of several clients, on whatever routers. A success ends the run of failures. It is reported
 -- by routers that have read the event `replica_reported`; so a run of connected sessions counts a second after it
 -- at the earliest.
@@ -22,9 +23,10 @@ local RUN_MS = 300000
 -- The longest ejection, as a multiple of the first.
 local LONGEST_EJECTION = 10
 
--- Returns the machines from which the replica was not reached since then, with this one, and their number.
-local function unreached_machines(text, machine, since_ms, now_ms)
-  local seen, count, first_ms = {table.concat({machine, whole(now_ms)}, '@')}, 1, now_ms
+-- Returns the machines whose sessions did not reach the replica since then, with this one, their number, and the time
+-- of the first of these sessions.
+local function unreached_machines(text, machine, failed_ms, since_ms, now_ms)
+  local seen, count, first_ms = {table.concat({machine, whole(failed_ms)}, '@')}, 1, failed_ms
   for other, at in string.gmatch(text or '', '(%S+)@(%d+)') do
     local at_ms = tonumber(at)
     if other ~= machine and at_ms >= since_ms and at_ms <= now_ms then
@@ -35,7 +37,7 @@ local function unreached_machines(text, machine, since_ms, now_ms)
   return table.concat(seen, ' '), count, first_ms
 end
 
--- Records a failed session. failed: router, client, is_connected, count (of failures in a row on that router).
+-- Records a failed session. failed: router, client, is_connected, count (of failures in a row on that router), at_ms.
 -- Returns why the replica should be ejected, or nil, and the earliest time at which a probe counts.
 local function note_failure(replica_key, failed, interval_ms, least_failures, now_ms)
   local run = redis.call('HMGET', replica_key, 'sessions_failing_since_ms', 'session_failures', 'failing_client',
@@ -60,7 +62,7 @@ local function note_failure(replica_key, failed, interval_ms, least_failures, no
     end
   else
     local machine = redis.call('HGET', table.concat({keys.router_prefix, failed.router}), 'machine') or failed.router
-    local text, count, first_ms = unreached_machines(run[4], machine,
+    local text, count, first_ms = unreached_machines(run[4], machine, failed.at_ms,
       now_ms - math.max(2 * interval_ms, LEAST_WINDOW_MS), now_ms)
     update[#update + 1] = 'unreached_from'
     update[#update + 1] = text

@@ -139,6 +139,7 @@ class Store(LeaderCommands):
         by: str = "",
         is_passive: bool = False,
         sessions: ConnectedSessions | None = None,
+        failed_ago_seconds: float | None = 0.0,
         ejection: EjectionLimits = NO_EJECTION,
     ) -> list[Event]:
         """Count one outcome. Return the events of a report, a status change or an ejection, if there are any.
@@ -152,10 +153,13 @@ class Store(LeaderCommands):
             by: The person or program that reports it.
             is_passive: It is the outcome of a session.
             sessions: Which sessions it is the outcome of; `None` for the outcome of connecting, or of no session.
+            failed_ago_seconds: How long ago a session could not connect, if a probe of this router has reached the
+                replica since then; `None` if not. Without such a probe the failure does not count towards an ejection.
             ejection: When the replica is ejected. Not at all by default.
         """
         words = [*outcome_words(result), *limit_words(thresholds), self._router, by, flag(is_passive)]
         words += ["", ""] if sessions is None else [str(sessions.failures), sessions.client]
+        words += ["" if failed_ago_seconds is None else milliseconds(failed_ago_seconds)]
         words += [f"{ejection.max_percent:g}", milliseconds(ejection.base_seconds), str(ejection.failures)]
         take = self._begin_write()
         reply = await self._sessions.run("record_outcome", [result.key, *words])

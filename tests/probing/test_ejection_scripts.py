@@ -61,9 +61,13 @@ class Ejecting:
         self.batch += 1
         await self.space.store.report(Term(self.epoch, "token"), self.batch, results, LIMITS)
 
-    async def unreached(self, router: str, url: str = A, *, limits: EjectionLimits = EJECTION) -> list[Event]:
-        """Let a session of a router fail to connect."""
-        return await self.outcome(router, self.space.failure(url), None, limits)
+    async def unreached(
+        self, router: str, url: str = A, *, ago: float | None = 0.0, limits: EjectionLimits = EJECTION
+    ) -> list[Event]:
+        """Let a session of a router fail to connect; a probe of that router has reached the replica since, or not."""
+        return await self.space.store_of(router).record_outcome(
+            self.space.failure(url), LIMITS, by="proxy", is_passive=True, failed_ago_seconds=ago, ejection=limits
+        )
 
     async def broken(self, router: str, client: str, count: int = 1, url: str = A) -> list[Event]:
         """Let connected sessions of a router fail."""
@@ -138,6 +142,39 @@ async def test_two_machines_that_do_not_reach_it_eject(ejecting: Ejecting) -> No
     assert (event.record.ejections, event.record.is_selectable) == (1, False)
     assert ejecting.state()["status"] == "healthy"
     assert ejecting.ready() == {B, C, D}
+
+
+async def test_a_machine_whose_probe_fails_is_no_witness(ejecting: Ejecting) -> None:
+    """Two routers that no path leads to the replica call its prober, however often, and eject nothing."""
+    kinds = []
+    for router in (ONE, TWO, THREE) * 3:
+        kinds += [event.kind for event in await ejecting.unreached(router, ago=None)]
+        await ejecting.probe(ejecting.space.success())
+    assert kinds == [EventKind.REPLICA_REPORTED]
+    assert "unreached_from" not in ejecting.state()
+    await ejecting.unreached(ONE)
+    await ejecting.probe(ejecting.space.success())
+    await ejecting.unreached(TWO, ago=None)
+    assert not ejecting.is_ejected(), "one has reached it"
+    await ejecting.unreached(TWO)
+    assert ejecting.is_ejected()
+
+
+async def test_the_time_of_the_session_counts(ejecting: Ejecting) -> None:
+    """A probe of the prober between a session's failure and the testimony is late enough, an older session too old."""
+    await ejecting.unreached(ONE, ago=None)
+    await ejecting.probe(ejecting.space.success())
+    await ejecting.unreached(ONE, ago=1.0)
+    long_ago = 2 * INTERVAL + 1
+    machine, _, at = ejecting.state()["unreached_from"].partition("@")
+    assert int(at) <= ejecting.space.now_ms() - 1000
+    ejecting.space.raw.hset(
+        ejecting.space.keys.replica(A), "unreached_from", f"{machine}@{int(at) - int(long_ago * 1000)}"
+    )
+    await ejecting.unreached(TWO, ago=0.5)
+    assert not ejecting.is_ejected()
+    await ejecting.unreached(ONE, ago=0.8)
+    assert ejecting.is_ejected()
 
 
 async def test_one_machine_alone_does_not_eject(ejecting: Ejecting) -> None:
