@@ -18,7 +18,7 @@ from shared_registry.store.replies import Elected
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0
-RESULTS_AT_ONCE = 500
+RESULTS_AT_ONCE = 100
 COMMANDS_AT_ONCE = 500
 LOG_LENGTH = 100_000
 

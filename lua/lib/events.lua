@@ -27,8 +27,9 @@ local function emit(now_ms, fields)
   return id, entry
 end
 
--- Appends an event to a reply, as id, length, entry.
+-- Appends an event to a reply, as id, length, entry. `reply.events` counts the events; Redis does not send it.
 local function append_event(reply, id, entry)
+  reply.events = (reply.events or 0) + 1
   reply[#reply + 1] = id
   reply[#reply + 1] = whole(#entry)
   for i = 1, #entry do

@@ -45,7 +45,7 @@ from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
-OPINIONS_AT_ONCE = 200
+OPINIONS_AT_ONCE = 100
 ANSWER_SECONDS = 0.05
 """How long an opinion waits for others, to be sent together."""
 LONGEST_WAIT_SECONDS = 1.0
@@ -397,18 +397,21 @@ class Peer:
 
     async def _tell(self) -> None:
         """Send opinions as they come, several at once. While Redis is away, keep the last of each replica."""
-        backoff = Backoff(rng=self._rng)
+        backoff, is_behind = Backoff(rng=self._rng), False
         while True:
             await self._has_opinions.wait()
-            await self._clock.sleep(ANSWER_SECONDS)
+            if not is_behind:
+                await self._clock.sleep(ANSWER_SECONDS)
             batch = [*self._opinions.items()][:OPINIONS_AT_ONCE]
             try:
                 answer = await self._send([opinion for _, opinion in batch], self._settings.thresholds)
             except StoreError as error:
+                is_behind = False
                 logger.debug("probing: opinions are kept: %s", error)
                 await self._clock.sleep(backoff.next_seconds())
                 continue
             backoff.reset()
+            is_behind = answer.done < len(batch) or len(batch) == OPINIONS_AT_ONCE
             for key, opinion in batch[: answer.done]:
                 if self._opinions.get(key) is opinion:
                     del self._opinions[key]
