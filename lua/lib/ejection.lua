@@ -8,7 +8,8 @@
 -- sessions_failing_since_ms  the first failure since a session has succeeded
 -- session_failures           failures of connected sessions since then
 -- failing_client             the client of all these failures; `*` if there are several
--- unreached_from             the machines from which sessions could not connect: "<machine>@<ms> …"
+-- unreached_from             the machines from which sessions could not connect, although a probe of the same router
+--                            reached the replica afterwards: "<machine>@<ms> …"
 
 local RUN_FIELDS = {'sessions_failing_since_ms', 'session_failures', 'failing_client', 'unreached_from'}
 
