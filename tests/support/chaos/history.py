@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -164,6 +165,10 @@ class History:
     def most_probers(self, begin: float, end: float) -> int:
         """Return how many probers there were at the most."""
         return max((len(sample.probers) for sample in self.samples if begin <= sample.at <= end), default=0)
+
+    def sample_at(self, at: float) -> Sample:
+        """Return the last sample until then."""
+        return self.samples[max(0, bisect.bisect_right(self.samples, at, key=lambda sample: sample.at) - 1)]
 
     def at(self, at: float) -> str:
         return f"{at - self.world.began_at:.2f}"

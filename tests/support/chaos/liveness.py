@@ -105,15 +105,17 @@ def the_wrong_resign(history: History) -> Iterator[str]:
             moments = sorted({at for spans in wrong.values() for one in spans for at in one})
             for begin in moments:
                 end = begin + bound + history.noise(begin, begin + bound)
-                own = [url for url in history.urls if _probes_throughout(history, leader, url, Span(begin, end))]
+                own = [url for url in history.urls if _judges(history, leader, url, Span(begin, end))]
                 if own and end <= term.end and 2 * sum(wrong[url].covers(begin, end) for url in own) >= len(own):
                     yield f"{leader} leads from {history.times(Span(begin, end))}, although r{place.number} is right"
 
 
-def _probes_throughout(history: History, router: str, url: str, span: Span) -> bool:
-    return any(
+def _judges(history: History, router: str, url: str, span: Span) -> bool:
+    """Return whether a router had to probe a replica all that time, and it was not handed over to another before."""
+    is_its_own = any(
         one == router and held.begin <= span.begin and span.end <= held.end for one, held in history.planned(url)
     )
+    return is_its_own and not history.sample_at(span.begin).prober(url)
 
 
 def _wrong_about(history: History, leading: Place, place: Place, url: str, term: Span) -> Spans:
