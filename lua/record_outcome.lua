@@ -90,6 +90,9 @@ local function report_failure()
   local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
   if not last or last > now_ms or now_ms - last >= limits.interval_ms then
     redis.call('HSET', replica, 'reported_at_ms', whole(now_ms))
+    if tonumber(max_ejection_percent) > 0 then
+      note_announcement(replica, now_ms)
+    end
     local id, entry = emit(now_ms, {'kind', 'replica_reported', 'router', router, 'by', by, 'reason', reason,
       'reported', replica_url})
     append_event(reply, id, entry)

@@ -95,7 +95,7 @@ class Ejecting:
                 self.space.raw.hset(self.space.keys.replica(url), name, int(fields[name]) + int(seconds * 1000))
 
     def let_a_second_pass(self, url: str = A) -> None:
-        self.shift(-1.0, "reported_at_ms", "sessions_failing_since_ms", url=url)
+        self.shift(-1.0, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms", url=url)
 
     async def eject(self, url: str = A) -> list[Event]:
         """Eject a replica by sessions of two machines that do not reach it, while its probes succeed."""
@@ -305,22 +305,34 @@ async def test_other_routers_have_a_second_to_object(ejecting: Ejecting) -> None
     assert ejecting.is_ejected()
 
 
+async def test_further_reports_do_not_put_an_ejection_off(ejecting: Ejecting) -> None:
+    """Where several routers report, one report or another is always younger than a second."""
+    await ejecting.broken(ONE, "a", 4)
+    await ejecting.probe(ejecting.space.success())
+    ejecting.let_a_second_pass()
+    ejecting.shift(-INTERVAL, "reported_at_ms")
+    (event,) = await ejecting.unreached(THREE, ago=None)
+    assert event.kind is EventKind.REPLICA_REPORTED
+    (event,) = await ejecting.broken(TWO, "b")
+    assert event.kind is EventKind.REPLICA_EJECTED
+
+
 async def test_a_run_that_was_not_announced_does_not_eject(ejecting: Ejecting) -> None:
     """Its event was left out, because another run had one within the interval."""
     await ejecting.broken(ONE, "a", 4)
-    ejecting.shift(-2.0, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-2.0, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     await ejecting.completed(THREE)
     await ejecting.probe(ejecting.space.success())
     for client in "ab":
         assert await ejecting.broken(ONE, client, 9) == []
-    ejecting.shift(-INTERVAL, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-INTERVAL, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     (event,) = await ejecting.broken(ONE, "a")
     assert event.kind is EventKind.REPLICA_REPORTED
 
 
 async def test_failures_of_long_ago_are_forgotten(ejecting: Ejecting) -> None:
     await ejecting.broken(ONE, "a", 4)
-    ejecting.shift(-301, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-301, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     await ejecting.broken(TWO, "b", 4)
     assert ejecting.state()["session_failures"] == "4"
 
