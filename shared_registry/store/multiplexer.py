@@ -146,13 +146,14 @@ class Multiplexer:
     async def close(self) -> None:
         """End all calls, and return the connections to the pool."""
         self._line = None
-        tasks = list(self._tasks.values())
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._tasks.values() if task.get_loop() is loop]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _replace(self, old: _Line | None) -> _Line:
-        if old is not None:
+        if old is not None and old.is_of_this_loop:
             old.retire()
         line = self._line = _Line(self._pool, self._failover.generation, self._seconds)
         task = self._tasks[line] = asyncio.get_running_loop().create_task(line.run())
@@ -188,9 +189,14 @@ class _Line:
         self._idle: asyncio.Future[None] | None = None
 
     @property
+    def is_of_this_loop(self) -> bool:
+        """Whether it belongs to the event loop that runs. Another one may have been closed before its tasks ended."""
+        return self._loop is asyncio.get_running_loop()
+
+    @property
     def is_open(self) -> bool:
         """Whether the line takes calls."""
-        return not self._is_retired and self._loop is asyncio.get_running_loop()
+        return not self._is_retired and self.is_of_this_loop
 
     def add(self, answer: PendingReply) -> None:
         """Add a call."""

@@ -242,6 +242,23 @@ async def test_a_connection_that_nobody_needs_any_more_is_closed(clients: Client
     await until(lambda: not multiplexer._tasks)
 
 
+def test_an_event_loop_after_another_uses_a_connection_of_its_own(redis: EmbeddedServer) -> None:
+    connected = client.connect(redis.url, timeout_seconds=LONG, block_seconds=1.0)
+    multiplexer = multiplexer_of(connected)
+
+    async def use(text: str) -> str:
+        return await echo(multiplexer, text)
+
+    async def use_and_close(text: str) -> str:
+        try:
+            return await use(text)
+        finally:
+            await connected.close()
+
+    assert asyncio.run(use("first")) == "first"
+    assert asyncio.run(use_and_close("second")) == "second"
+
+
 async def test_pipelines_share_the_connection(lasting: Clients, raw: Redis) -> None:
     pipeline = lasting.commands.pipeline(transaction=False)
     pipeline.hset("hash", mapping={"a": "1"})
