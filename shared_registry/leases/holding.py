@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from shared_registry.aio.completion import completed
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import StoreError
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger
-from shared_registry.leases.outage import Outage
+from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import ORIGIN, AdminState, Event, EventKind, ReplicaRecord, ReplicaStatus, is_later
@@ -84,7 +84,7 @@ class Holder:
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
             if isinstance(heartbeat, StoreError):
-                if isinstance(heartbeat, StoreUnavailable):
+                if isinstance(heartbeat, AWAY):
                     self._outage.note_failure(heartbeat)
                 return
             low, high = self._ledger.bounds(mark)
