@@ -13,7 +13,7 @@ from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import ORIGIN, AdminState, Event, EventKind, ReplicaRecord, ReplicaStatus, is_later
 from shared_registry.store.commands import Store
-from shared_registry.store.failures import was_refused
+from shared_registry.store.failures import was_not_sent, was_refused
 from shared_registry.store.replies import Heartbeat
 
 
@@ -95,21 +95,20 @@ class Holder:
 
     async def end(self, lease: Lease) -> None:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
-        was_unsettled = self._outage.is_unsettled or self._mirror.is_cut_off
         if not self._ledger.begin_end(lease.id):
             return
         was_taken_since = self._outage.degraded.give_back(lease.id)
-        # A release that may have reached Redis frees the slot for other routers, so this router must not use it again.
-        await completed(self._release(lease, was_unsettled=was_unsettled, was_taken_since=was_taken_since))
+        await completed(self._release(lease, was_taken_since=was_taken_since))
 
-    async def _release(self, lease: Lease, *, was_unsettled: bool, was_taken_since: bool) -> None:
+    async def _release(self, lease: Lease, *, was_taken_since: bool) -> None:
         try:
             await self._store.release(lease.id, affinity_seconds=self._affinity_seconds)
         except BaseException as error:
             self._ledger.fail_to_end(lease.id)
             if isinstance(error, StoreError):
                 self._outage.note_failure(error)
-                if not was_taken_since and (was_unsettled or was_refused(error)):
+                # A release that may have reached Redis frees the slot for other routers.
+                if not was_taken_since and (was_refused(error) or was_not_sent(error)):
                     self._ledger.keep(lease.id, lease.replica.key)
             self._reconciler.ask()
             if not isinstance(error, StoreError):

@@ -10,8 +10,9 @@ operators, one for heartbeats, leadership and reports, and one for calls that re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from shared_registry.errors import StoreError
+from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -36,9 +37,10 @@ from shared_registry.store.answers import (
     new_token,
     outcome_words,
 )
-from shared_registry.store.channel import Channel
+from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_prober
+from shared_registry.store.failures import was_cut_off
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -274,7 +276,8 @@ class Store(LeaderCommands):
         Raises:
             Busy: The call did not get its turn in time.
         """
-        reply = await self._sessions.run(
+        reply = await _run(
+            self._sessions,
             "acquire_lease",
             [
                 self._router,
@@ -314,7 +317,7 @@ class Store(LeaderCommands):
         """
         channel = self._recovery if is_recovery else self._sessions
         take = self._begin_write()
-        reply = await channel.run("release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
+        reply = await _run(channel, "release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
         expect(reply, "released", "abandoned", "not_found")
         return events_of(reply.values, take)
 
@@ -375,3 +378,16 @@ _DEPARTURES = {
     "not_found": Departure.REFUSED,
 }
 _DENIALS = tuple(denial.value for denial in Denial)
+
+
+async def _run(channel: Channel, name: str, args: Sequence[str], **options: Any) -> Reply:
+    """Run a command, and once more if its connection broke with the call on it.
+
+    A broken connection is no outage: Redis may serve all other routers. A second run changes nothing more.
+    """
+    try:
+        return await channel.run(name, args, **options)
+    except StoreUnavailable as error:
+        if not was_cut_off(error):
+            raise
+    return await channel.run(name, args, **options)
