@@ -37,6 +37,17 @@ refused("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "maxmemory")
 refused("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "is a replica")
 
 
+@SCENARIOS.add(limit_seconds=2)
+async def replica_without_data(redis: Deployment, world: World) -> None:
+    """Its primary cannot be reached, and it is not allowed to reply with old data: MASTERDOWN."""
+    redis.raw.config_set("replica-serve-stale-data", "no")
+    redis.raw.replicaof("127.0.0.1", 1)
+    await until(lambda: all(router.logged("Link with MASTER is down") for router in world.routers), "it is logged")
+    await asyncio.sleep(2)
+    redis.raw.replicaof("NO", "ONE")
+    world.named()
+
+
 @SCENARIOS.add(limit_seconds=2, reason="MISCONF")
 async def snapshot_failed(redis: Deployment, world: World) -> None:
     """The server could not write its snapshot, as on a full disk."""
