@@ -78,8 +78,8 @@ async def long_script(redis: Deployment, world: World) -> None:
         running = asyncio.create_task(asyncio.to_thread(run_for_ever, other))
         await asyncio.sleep(3)
         redis.raw.execute_command("SCRIPT", "KILL")
-        world.named()
         await running
+        world.named()
 
 
 @SCENARIOS.add(limit_seconds=2)

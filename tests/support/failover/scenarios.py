@@ -63,15 +63,17 @@ class Cost:
     """What a scenario cost."""
 
     name: str
-    seconds: float
+    seconds: tuple[float, ...]
     limit_seconds: float
     oldest_seconds: float
 
     def __str__(self) -> str:
-        mark = " " if self.seconds <= self.limit_seconds else "!"
+        longest = max(self.seconds)
+        mark = " " if longest <= self.limit_seconds else "!"
+        written, led, seen = self.seconds
         return (
-            f"{self.seconds:6.2f} s {mark} of {self.limit_seconds:g} s   oldest view {self.oldest_seconds:4.1f} s   "
-            f"{self.name}"
+            f"{longest:6.2f} s {mark} of {self.limit_seconds:g} s   written {written:.2f}, led {led:.2f}, "
+            f"seen {seen:.2f}   oldest view {self.oldest_seconds:3.1f} s   {self.name}"
         )
 
 

@@ -129,10 +129,10 @@ class World:
         """Return whether every router has served a session since then."""
         return {router for at, router in self.clients.outcomes.served if at > since} == set(range(ROUTERS))
 
-    async def until_right_again(self) -> float:
+    async def until_right_again(self) -> tuple[float, ...]:
         """Return how long it took until each router wrote, one of them was the leader, and all of them saw a change."""
         done = await asyncio.gather(self._until_written(), self._until_led(), self._until_seen())
-        return max(done) - self.named_at
+        return tuple(at - self.named_at for at in done)
 
     async def _until_written(self) -> float:
         await until(lambda: all(self._trace(each.key) != self._traces[each.key] for each in self.routers), "a write")
