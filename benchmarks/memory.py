@@ -43,7 +43,7 @@ async def measure(*, is_quick: bool) -> list[Row]:
             stream_bytes: int = await client.memory_usage(Keys(NAMESPACE).events, samples=0)
             in_redis = await _used_bytes(client) - before - stream_bytes
             entries: int = await client.xlen(Keys(NAMESPACE).events)
-            costs = await _session_costs(server.url, client, count)
+            costs = await session_costs(server.url, client, count, "sessions")
             in_router = await _router_bytes(server.url, NAMESPACE) - empty
     return [
         Row(f"a replica in a router ({count:,} there)", in_router / count, "bytes"),
@@ -53,9 +53,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
     ]
 
 
-async def _session_costs(redis_url: str, client: Client, count: int) -> dict[str, float]:
+async def session_costs(redis_url: str, client: Client, count: int, namespace: str) -> dict[str, float]:
     """Return the bytes in Redis of a lease, a waiter, the affinity of an ended session, and a router."""
-    namespace = "sessions"
     await fill(redis_url, SLOTS_OF, namespace, capacity=count // SLOTS_OF)
     store = _store(client, namespace, "router~0")
     await _heartbeat(store, 0)
