@@ -4,7 +4,7 @@
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-compose test-long check bench fmt clean venv
+.PHONY: help demo test test-compose test-failover test-long check bench fmt clean venv
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ test: venv  ## run all tests, five files at a time; they start their own servers
 
 test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003
 	$(BIN)/python -m pytest -m compose tests/compose
+
+test-failover: venv  ## break Redis in every way, under routers with sessions; prints how long until all is right again
+	$(BIN)/python -m pytest --quiet --numprocesses=3 --dist=load -m "" tests/failover
 
 test-long: venv  ## for much longer: the model, leases and verdicts while all breaks, the demo interrupted at every step
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py \

@@ -25,6 +25,8 @@ from tests.support.space import Space, on_server
 TESTS = Path(__file__).parent
 LONGEST = (
     "store/test_cluster_failover.py",
+    "failover/test_sentinels.py",
+    "failover/test_cluster.py",
     "cluster/test_out_of_descriptors.py",
     "cli/test_cli.py",
     "leases/test_refused_writes.py",

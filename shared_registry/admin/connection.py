@@ -36,7 +36,7 @@ class Outsider:
     async def __aenter__(self) -> Self:
         """Connect, and refuse a server that the registry does not support, or a namespace of another schema."""
         try:
-            await verify_server(self._clients.commands, timeout_seconds=self._timeout_seconds)
+            await verify_server(self._clients.commands, self._keys.meta, timeout_seconds=self._timeout_seconds)
             with contextlib.suppress(KeyConflict):  # `check` can name the key
                 await self._reader.head()
         except BaseException:

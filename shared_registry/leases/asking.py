@@ -12,7 +12,7 @@ from shared_registry.errors import Saturated, SlotMigrating, StoreError, StoreUn
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
-from shared_registry.leases.outage import Outage
+from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.queue import POLL_SECONDS, OnPosition, RouterQueue
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.leases.recovery import Recovery
@@ -87,6 +87,7 @@ class Acquirer:
             Saturated: All replicas stayed full until the timeout, or this router was too busy to ask Redis in time.
             NoHealthyReplica: No replica was healthy and active before the timeout.
             StoreUnavailable: Redis was away until the timeout, and this router may use no replica without it.
+            StoreRefused: The same, because Redis refused this router's password or rights.
             UsageError: The registry was stopped during the call.
         """
         deadline = self._clock.monotonic() + timeout_seconds
@@ -98,7 +99,7 @@ class Acquirer:
                 return await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
             except Busy as error:
                 raise Saturated(f"{error}; try again later") from error
-            except StoreUnavailable:
+            except AWAY:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     raise
@@ -119,7 +120,7 @@ class Acquirer:
             self._asker.expect_open(request)
         except SlotMigrating:
             raise
-        except StoreUnavailable as error:
+        except AWAY as error:
             self._asker.expect_open(request)
             replica = await self._outage.place(
                 error, avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import StoreError
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger
-from shared_registry.leases.outage import Outage
+from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import ORIGIN, AdminState, Event, EventKind, ReplicaRecord, ReplicaStatus, is_later
 from shared_registry.store.commands import Store
-from shared_registry.store.failures import was_refused
+from shared_registry.store.failures import was_not_sent, was_refused
 from shared_registry.store.replies import Heartbeat
 
 
@@ -83,7 +83,7 @@ class Holder:
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
             if isinstance(heartbeat, StoreError):
-                if isinstance(heartbeat, StoreUnavailable):
+                if isinstance(heartbeat, AWAY):
                     self._outage.note_failure(heartbeat)
                 return
             low, high = self._ledger.bounds(mark)
@@ -94,11 +94,9 @@ class Holder:
 
     async def end(self, lease: Lease) -> None:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
-        was_unsettled = self._outage.is_unsettled or self._mirror.is_cut_off
         if not self._ledger.begin_end(lease.id):
             return
         was_taken_since = self._outage.degraded.give_back(lease.id)
-        # A release that may have reached Redis frees the slot for other routers, so this router must not use it again.
         lease_id, ledger = lease.id, self._ledger
         try:
             await self._store.release(
@@ -107,7 +105,8 @@ class Holder:
         except StoreError as error:
             ledger.fail_to_end(lease_id)
             self._outage.note_failure(error)
-            if not was_taken_since and (was_unsettled or was_refused(error)):
+            # A release that may have reached Redis frees the slot for other routers.
+            if not was_taken_since and (was_refused(error) or was_not_sent(error)):
                 ledger.keep(lease_id, lease.replica.key)
             self._reconciler.ask()
         except BaseException:

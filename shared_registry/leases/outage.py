@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from shared_registry.aio.clock import Clock
-from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable
+from shared_registry.errors import SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
@@ -32,6 +32,9 @@ It is longer than any router takes to retry to put back its unrecorded leases.
 """
 MOST_LEFT_TO_OTHERS = 100
 """How many replicas one request may leave to other routers. If there are more, the request leaves none."""
+AWAY = (StoreUnavailable, StoreRefused)
+"""The errors after which a session is placed as in an outage. A router whose password or rights were changed while it
+ran is cut off from Redis like one whose network is down, and its replicas are as good as before."""
 logger = logging.getLogger(__name__)
 
 
@@ -117,7 +120,12 @@ class Outage:
         return bool(self._ledger.unrecorded or self._ledger.kept)
 
     async def place(
-        self, error: StoreUnavailable, *, avoided: Collection[str], excluded: Collection[str], takes_spare: bool
+        self,
+        error: StoreUnavailable | StoreRefused,
+        *,
+        avoided: Collection[str],
+        excluded: Collection[str],
+        takes_spare: bool,
     ) -> Replica:
         """Return the replica on which this router places a session without Redis.
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, call_at
-from shared_registry.errors import NoHealthyReplica, Saturated, StoreError, StoreUnavailable
+from shared_registry.errors import NoHealthyReplica, Saturated, StoreError
+from shared_registry.leases.outage import AWAY
 from shared_registry.leases.speed import QueueSpeed
 from shared_registry.model import ORIGIN, Event
 from shared_registry.store.lane import Busy
@@ -212,7 +213,7 @@ class RouterQueue:
             if waiter.entry is None:
                 raise
             return None
-        except StoreUnavailable as error:
+        except AWAY as error:
             if asker.can_place_alone(request, error):
                 raise
         if answer is None or (isinstance(answer, Denied) and answer.reason is Denial.EXCLUDED):

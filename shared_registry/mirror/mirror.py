@@ -111,11 +111,6 @@ class Mirror:
         """How long ago the view was last known to be current; `None` before the first read."""
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
 
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the last attempt to follow Redis failed."""
-        return self._trouble is not None
-
     @contextlib.contextmanager
     def subscribed(self, *listeners: Listener) -> Iterator[None]:
         """Within the block, call these listeners with the events of every step.

@@ -163,7 +163,8 @@ def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
     if not failures and missing is not None and missing.is_saturated:
         return "every healthy replica is full; try again soon"
     if not failures and missing is not None and missing.is_redis_away:
-        return "Redis is unavailable, and no slot can be given without it; try again soon"
+        refusal = "refuses this router" if missing.is_locked_out else "is unavailable"
+        return f"Redis {refusal}, and no slot can be given without it; try again soon"
     if failures and (trouble := failures[-1].trouble) is not None:
         return f"this router cannot connect to replicas now: {trouble}; try again soon"
     if not failures:

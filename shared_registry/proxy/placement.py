@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine
 from typing import Any, TypeVar
 
 from shared_registry.config.rules import OnLost
-from shared_registry.errors import RegistryError, Saturated, StoreError
+from shared_registry.errors import RegistryError, Saturated, StoreError, StoreRefused
 from shared_registry.leases import Lease, OnPosition
 from shared_registry.proxy.opening import Opening
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -22,6 +22,7 @@ class NoReplica(Exception):
     Attributes:
         is_saturated: Whether there are healthy replicas, but all of them are full.
         is_redis_away: Whether Redis cannot be asked for a slot, and this router has none that it may use without it.
+        is_locked_out: The same, because Redis refuses this router's password or rights.
         is_stopping: Whether the session waited, or would have to wait, but this router stops.
         retry_after_seconds: An estimate of the time until a replica has a free slot; `None` if it is unknown.
     """
@@ -32,12 +33,14 @@ class NoReplica(Exception):
         *,
         is_saturated: bool = False,
         is_redis_away: bool = False,
+        is_locked_out: bool = False,
         is_stopping: bool = False,
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(reason)
         self.is_saturated = is_saturated
         self.is_redis_away = is_redis_away
+        self.is_locked_out = is_locked_out
         self.is_stopping = is_stopping
         self.retry_after_seconds = retry_after_seconds
 
@@ -122,7 +125,11 @@ class SessionPlacement:
                 retry_after_seconds=error.retry_after_seconds,
             ) from error
         except RegistryError as error:
-            raise NoReplica(str(error), is_redis_away=isinstance(error, StoreError)) from error
+            raise NoReplica(
+                str(error),
+                is_redis_away=isinstance(error, StoreError),
+                is_locked_out=isinstance(error, StoreRefused),
+            ) from error
         async with lease:
             yield lease
 

@@ -196,6 +196,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
                 waiters; or this router was too busy to send the request in time.
             NoHealthyReplica: No replica was healthy and active in time.
             StoreUnavailable: Redis is away, and `degraded_placement` allows no replica.
+            StoreRefused: The same, because Redis refuses this router's password or rights, which were changed.
             UsageError: The registry is not started, was stopped during the call, or the timeout is not usable.
         """
         self._expect_started()

@@ -14,6 +14,7 @@ from shared_registry.model import ReplicaEndpoint, Source
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
 from shared_registry.store.answers import new_token
+from shared_registry.store.keys import Keys
 from shared_registry.store.verification import verify_server
 from shared_registry.urls import canonical_url
 
@@ -31,7 +32,8 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
     is_in_trouble = False
     while True:
         try:
-            await verify_server(parts.clients.commands, timeout_seconds=settings.redis_timeout_seconds)
+            key = Keys(settings.namespace).meta
+            await verify_server(parts.clients.commands, key, timeout_seconds=settings.redis_timeout_seconds)
             while not await _take_part(parts, settings):
                 pass
         except StoreUnavailable as error:

@@ -10,9 +10,9 @@ operators, one for heartbeats, leadership and reports, and one for calls that re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from shared_registry.errors import StoreError
+from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -40,6 +40,7 @@ from shared_registry.store.answers import (
 from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_prober
+from shared_registry.store.failures import was_cut_off
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -301,7 +302,8 @@ class Store(LeaderCommands):
             if progress is not None and reply.status != Denial.NOT_REGISTERED.value:
                 progress.settled()
 
-        reply = await self._sessions.run(
+        reply = await _run(
+            self._sessions,
             "acquire_lease",
             [
                 self._router,
@@ -359,7 +361,8 @@ class Store(LeaderCommands):
             if on_end is not None and reply.status in _ENDINGS:
                 on_end()
 
-        reply = await channel.run(
+        reply = await _run(
+            channel,
             "release_lease",
             args,
             on_reply=None if on_end is None else on_reply,
@@ -440,3 +443,16 @@ _DEPARTURES = {
 }
 _ENDINGS = ("released", "abandoned", "not_found")
 _DENIALS = tuple(denial.value for denial in Denial)
+
+
+async def _run(channel: Channel, name: str, args: Sequence[str], **options: Any) -> Reply:
+    """Run a command, and once more if its connection broke with the call on it.
+
+    A broken connection is no outage: Redis may serve all other routers. A second run changes nothing more.
+    """
+    try:
+        return await channel.run(name, args, **options)
+    except StoreUnavailable as error:
+        if not was_cut_off(error):
+            raise
+    return await channel.run(name, args, **options)

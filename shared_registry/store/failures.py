@@ -8,6 +8,7 @@ from redis import exceptions
 
 from shared_registry.errors import KeyConflict, SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.store.failover import is_read_only
+from shared_registry.store.multiplexer import NotSent
 
 FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 _REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
@@ -20,6 +21,17 @@ _PASSING_REPLY = re.compile(
 )
 
 
+_NOT_SENT = re.compile(
+    "connecting to |no TLS connection to |no sentinel names |no node of the cluster says |"
+    "the server closed a new connection|max number of clients"
+)
+"""Errors of a connection that was not made: those of redis-py, of this package, and of a server that takes no more."""
+_REFUSED_CONNECTIONS = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+    exceptions.MaxConnectionsError,
+)
 _TLS_REMEDIES = (
     ("certificate has expired", "renew the server's certificate, or check this machine's clock"),
     ("not valid for|mismatch, certificate", "use a name that the certificate has, or ssl_check_hostname=false"),
@@ -76,3 +88,19 @@ def meaning_of(error: Exception) -> StoreError:
 def was_refused(error: StoreError) -> bool:
     """Return whether the server itself replied with an error. Then nothing was done, and other calls get the same."""
     return isinstance(error.__cause__, exceptions.ResponseError)
+
+
+def was_not_sent(error: StoreError) -> bool:
+    """Return whether the server certainly did not receive the call, because no connection to it could be made.
+
+    False if that cannot be determined: a server that hangs executes what was sent to it when it goes on.
+    """
+    cause = error.__cause__
+    if isinstance(cause, (NotSent, *_REFUSED_CONNECTIONS)):
+        return True
+    return isinstance(cause, exceptions.ConnectionError | OSError) and bool(_NOT_SENT.search(str(cause)))
+
+
+def was_cut_off(error: StoreError) -> bool:
+    """Return whether a connection broke with the call on it. The call may have been executed or not."""
+    return isinstance(error.__cause__, exceptions.ConnectionError | OSError) and not was_not_sent(error)

@@ -29,6 +29,10 @@ class NoReply(exceptions.TimeoutError):
     """A command was not answered within the maximum time of a call."""
 
 
+class NotSent(exceptions.ConnectionError):
+    """The connection failed, or could not be made, before the command was sent."""
+
+
 class PendingReply(asyncio.Future[Any]):
     """The reply to one command, or the error reply.
 
@@ -257,14 +261,15 @@ class _Line:
 
     def _fail_all(self, error: Exception | None) -> None:
         self._alarm.call_off(self._end_if_done)
-        for batch in (*self._batches, *self._unsent):
-            self._alarm.call_off(batch.ring)
-            for answer in batch.answers:
-                if not answer.done():
-                    kind = NoReply if isinstance(error, NoReply) else exceptions.ConnectionError
-                    failure = kind(str(error) if error else "the connection was closed")
-                    failure.__cause__ = error
-                    answer.failed(failure)
+        text = str(error) if error else "the connection was closed"
+        for batches, kind in ((self._batches, exceptions.ConnectionError), (self._unsent, NotSent)):
+            for batch in batches:
+                self._alarm.call_off(batch.ring)
+                for answer in batch.answers:
+                    if not answer.done():
+                        failure = (NoReply if isinstance(error, NoReply) else kind)(text)
+                        failure.__cause__ = error
+                        answer.failed(failure)
         self._batches.clear()
         self._unsent.clear()
         self._sent.clear()

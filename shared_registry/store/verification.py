@@ -15,15 +15,23 @@ OLDEST_VERSION = (6, 2)
 logger = logging.getLogger(__name__)
 
 
-async def verify_server(client: Client, *, timeout_seconds: float) -> None:
+async def verify_server(client: Client, key: str, *, timeout_seconds: float) -> None:
     """Refuse a server that the registry cannot use. Log a warning for a server that may drop keys.
+
+    Args:
+        client: Its server is asked; if it is a cluster's client, the node that serves the key.
+        key: One of the keys that will be used.
+        timeout_seconds: The maximum time.
 
     Raises:
         StoreRefused: The server is older than Redis 6.2, or the credentials are wrong.
         StoreUnavailable: The server did not answer in time.
     """
     async with bounded(timeout_seconds):
-        options = {"target_nodes": RedisCluster.RANDOM} if isinstance(client, RedisCluster) else {}  # the caller's
+        options = {}
+        if isinstance(client, RedisCluster):  # the caller's
+            await client.initialize()
+            options = {"target_nodes": client.get_node_from_key(key)}
         server = await client.info("server", **options)
         memory = await client.info("memory", **options)
     version = str(server.get("redis_version", ""))

@@ -18,7 +18,7 @@ from tests.support.command import SECRET, Done, is_one_error
 from tests.support.in_process import Command, invoke
 from tests.support.router_process import RouterProcess
 from tests.support.space import THRESHOLDS, Space, info, on_server
-from tests.support.until import until
+from tests.support.until import until, wait_for
 
 A, B, C = "http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"
 OwnServer = Callable[..., EmbeddedServer]
@@ -323,6 +323,21 @@ def in_space(server: EmbeddedServer, namespace: str, work: Callable[[Space], Awa
             await work(space)
 
     asyncio.run(run())
+
+
+def test_status_suspects_refused_writes_while_no_router_lives(own_server: OwnServer) -> None:
+    server = own_server()
+    variables = {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": "refusing"}
+
+    async def heartbeat(space: Space) -> None:
+        await space.store.heartbeat(info(), expiry_seconds=1.0)
+        space.raw.config_set("min-replicas-to-write", 1)
+
+    in_space(server, "refusing", heartbeat)
+    wait_for(lambda: "the last heartbeat was written" in invoke("status", **variables).out)
+    done = invoke("status", **variables)
+    assert done.code == 0
+    assert "Redis refuses writes" in " ".join(done.out.split())
 
 
 def test_routers_lists_every_router_and_the_leader(

@@ -165,10 +165,11 @@ async def test_a_lost_reply_to_acquire_leaks_nothing(
     registry: SharedReplicaRegistry, space: Space, proxy: FaultyProxy
 ) -> None:
     await registry.acquire()
-    proxy.cuts_at_reply = True
+    proxy.cuts_at_reply = proxy.refuses = True
     with pytest.raises(StoreUnavailable):
         await registry.acquire()
     assert not proxy.cuts_at_reply
+    proxy.heal()
     await settle(space, registry)
     assert len(held(registry)) == 1
 
@@ -178,9 +179,10 @@ async def test_a_lost_reply_during_degraded_placement_leaks_nothing(space: Space
     namespace = space.keys.namespace
     async with registry_on(proxy.url, namespace, degraded_placement="unlimited") as registry:
         for _ in range(8):
-            proxy.cuts_at_reply = True
+            proxy.cuts_at_reply = proxy.refuses = True
             lease = await registry.acquire()
             assert lease.is_degraded
+            proxy.heal()
             await settle(space, registry)
         assert len(held(registry)) == 8
 

@@ -132,9 +132,10 @@ async def test_an_acquire_of_unknown_outcome_triggers_a_comparison(server: Embed
         registry_on(proxy.url, space.keys.namespace, degraded_placement="off") as registry,
     ):
         await registry.acquire()
-        proxy.cuts_at_reply = True
+        proxy.cuts_at_reply = proxy.refuses = True
         with pytest.raises(StoreUnavailable):
             await registry.acquire()
+        proxy.heal()
         await settle(space, registry)
         assert len(leases(space)) == 1
 

@@ -25,6 +25,7 @@ WAYS = {
     "NOREPLICAS": (("CONFIG SET min-replicas-to-write 1"), ("CONFIG SET min-replicas-to-write 0")),
     "READONLY": (("REPLICAOF 127.0.0.1 1"), ("REPLICAOF NO ONE")),
     "OOM": (("CONFIG SET maxmemory 1"), ("CONFIG SET maxmemory 0")),
+    "NOPERM": (("ACL SETUSER default -evalsha -eval"), ("ACL SETUSER default +evalsha +eval")),
 }
 
 

@@ -11,6 +11,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from redis import Redis
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import PATIENT, SECONDS, RunningRouter, StartRouter
@@ -348,17 +351,31 @@ async def test_without_a_replica_the_answer_is_503(start_router: StartRouter) ->
     }
 
 
+@pytest.mark.parametrize("is_locked_out", [False, True], ids=["away", "locked out"])
 async def test_a_refusal_during_an_outage_names_redis(
-    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend
+    own_server: Callable[..., EmbeddedServer], start_router: StartRouter, backend: Backend, is_locked_out: bool
 ) -> None:
     server = own_server()
     settings = {"redis_url": server.url, "degraded_placement": "off", "redis_timeout_seconds": 0.5}
     router = await start_router(backend.url, **settings)
-    server.kill()
+    if is_locked_out:
+        with Redis.from_url(server.url) as raw:
+            raw.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    else:
+        server.kill()
     response = await router.http.get("/")
+    trouble = "refuses this router" if is_locked_out else "is unavailable"
+    reason = f"Redis {trouble}, and no slot can be given without it; try again soon"
     assert (response.status_code, response.json()["code"]) == (503, "gpu_unavailable")
-    assert response.json()["message"] == "Redis is unavailable, and no slot can be given without it; try again soon"
+    assert response.json()["message"] == reason
     assert "127.0.0.1" not in response.text
+    async with connect(router.ws, proxy=None) as client:
+        error = json.loads(await client.recv())
+        assert (error["code"], error["message"], error["retryable"]) == ("gpu_unavailable", reason, True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, "gpu_unavailable")
 
 
 @pytest.mark.timeout(180)

@@ -53,7 +53,7 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     keys = Keys(namespace)
     store = Store(clients, keys, router="router~1", timeout_seconds=5.0)
     reader = Inspector(clients, keys, timeout_seconds=5.0)
-    await verify_server(clients.commands, timeout_seconds=5.0)
+    await verify_server(clients.commands, "any", timeout_seconds=5.0)
     (registered,) = await store.register(A, ReplicaEndpoint(A), mode=Source.EXPLICIT, request="first")
     elected = await store.campaign(new_token(), lease_seconds=60, seen_epoch=0)
     assert isinstance(elected, Elected)
@@ -132,7 +132,7 @@ async def test_a_cluster_with_another_password_is_refused(own_server: OwnServer)
         pytest.skip(f"this server cannot form a cluster: {error}")
     async with connected(f"redis+cluster://:wrong@127.0.0.1:{server.port}") as clients:
         with pytest.raises(StoreRefused, match="password"):
-            await verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, "any", timeout_seconds=5.0)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ async def test_a_sentinel_finds_the_primary(sentinel_port: int) -> None:
 async def test_a_sentinel_that_does_not_know_the_master_fails(sentinel_port: int) -> None:
     async with connected(f"redis+sentinel://127.0.0.1:{sentinel_port}/other") as clients:
         with pytest.raises(StoreUnavailable, match="other"):
-            await verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, "any", timeout_seconds=5.0)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ async def test_a_sentinel_that_does_not_know_the_master_fails(sentinel_port: int
 async def test_a_server_that_is_not_there_is_unavailable(url: str) -> None:
     async with connected(url) as clients:
         with pytest.raises(StoreUnavailable):
-            await verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, "any", timeout_seconds=5.0)
 
 
 async def test_tls_is_used_where_the_url_says_so() -> None:
@@ -332,7 +332,7 @@ async def test_a_server_that_may_drop_keys_is_warned_of(
 ) -> None:
     async with connected(own_server(config={"maxmemory-policy": "allkeys-lru"}).url) as clients:
         with caplog.at_level(logging.WARNING):
-            await verify_server(clients.commands, timeout_seconds=5.0)
+            await verify_server(clients.commands, "any", timeout_seconds=5.0)
     (record,) = caplog.records
     assert "allkeys-lru" in record.getMessage()
     assert "noeviction" in record.getMessage()
@@ -348,7 +348,7 @@ async def test_a_server_that_is_too_old_is_refused(version: str, is_refused: boo
 
     outcome = pytest.raises(StoreRefused, match=version) if is_refused else contextlib.nullcontext()
     with outcome:
-        await verify_server(Old(), timeout_seconds=1.0)
+        await verify_server(Old(), "any", timeout_seconds=1.0)
 
 
 IN_A_SCRIPT = "Error running script (call to f_0): @user_script:9: @user_script: 9: "

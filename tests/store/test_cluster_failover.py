@@ -175,6 +175,24 @@ async def test_a_callers_cluster_client_does_not_freeze(cluster: RedisCluster, s
             await client.aclose()
 
 
+@pytest.mark.usefixtures("forgotten_nodes")
+@pytest.mark.parametrize("is_callers", [False, True], ids=["url", "client"])
+async def test_the_node_of_the_namespace_is_verified(
+    cluster: RedisCluster, caplog: pytest.LogCaptureFixture, is_callers: bool
+) -> None:
+    for node in (0, PRIMARIES):
+        cluster.raws[node].config_set("maxmemory-policy", "allkeys-lru")
+    for shard in (1, 2, 0):
+        async with contextlib.AsyncExitStack() as stack:
+            client = None
+            if is_callers:
+                client = RedisClusterClient(host="127.0.0.1", port=cluster.nodes[2].port, decode_responses=True)
+                stack.push_async_callback(client.aclose)
+            config = RouterConfig(redis_url=cluster.url, namespace=cluster.namespace_on(shard))
+            await stack.enter_async_context(SharedReplicaRegistry(config, health_checks=False, redis=client))
+            assert ("maxmemory-policy is allkeys-lru" in caplog.text) == (shard == 0)
+
+
 async def test_sessions_wait_while_the_hash_slot_migrates(cluster: RedisCluster) -> None:
     """And keep their positions; those that may not wait are told, and nobody is placed behind Redis's back."""
     async with two_routers(cluster, shard=0) as (one, other):

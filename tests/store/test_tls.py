@@ -101,7 +101,7 @@ async def connected(url: str, name: str = "", timeout_seconds: float = TIMEOUT) 
 
 async def verify(url: str) -> None:
     async with connected(url) as clients:
-        await verify_server(clients.commands, timeout_seconds=TIMEOUT)
+        await verify_server(clients.commands, "any", timeout_seconds=TIMEOUT)
 
 
 async def place_one(url: str) -> None:
@@ -180,12 +180,12 @@ async def test_files_that_change_are_read_for_new_connections(
     certificate, key = authority.sign("client", days=-1)
     async with connected(server.url(ssl_certfile=certificate, ssl_keyfile=key)) as clients:
         with pytest.raises(StoreUnavailable):
-            await verify_server(clients.commands, timeout_seconds=TIMEOUT)
+            await verify_server(clients.commands, "any", timeout_seconds=TIMEOUT)
         renewed = Authority.sign(authority, "renewed")
         for new, old in zip(renewed, (certificate, key), strict=True):
             shutil.copy(new, tmp_path / "new")
             (tmp_path / "new").replace(old)
-        await verify_server(clients.commands, timeout_seconds=TIMEOUT)
+        await verify_server(clients.commands, "any", timeout_seconds=TIMEOUT)
 
 
 async def test_a_hanging_server_costs_no_descriptors(tls_server: Callable[..., TlsServer]) -> None:
@@ -194,7 +194,7 @@ async def test_a_hanging_server_costs_no_descriptors(tls_server: Callable[..., T
         before = descriptors()
         await asyncio.gather(*(clients.commands.ping() for _ in range(5)))
         os.kill(server.server.pid, signal.SIGSTOP)
-        calls = (verify_server(clients.commands, timeout_seconds=HASTE) for _ in range(5))
+        calls = (verify_server(clients.commands, "any", timeout_seconds=HASTE) for _ in range(5))
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
         await until(lambda: not descriptors() - before, seconds=GOODBYE_SECONDS / 2)
@@ -295,6 +295,6 @@ async def test_an_outage_is_told_as_one(own_server: Callable[..., EmbeddedServer
         server.kill()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
-            await verify_server(clients.commands, timeout_seconds=TIMEOUT)
+            await verify_server(clients.commands, "any", timeout_seconds=TIMEOUT)
     assert "rediss" not in str(caught.value)
     assert time.monotonic() - started < TIMEOUT

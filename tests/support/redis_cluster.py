@@ -33,6 +33,12 @@ class RedisCluster:
         names = (f"n{number}" for number in range(1000))
         return next(name for name in names if key_slot(Keys(name).meta.encode()) * PRIMARIES // SLOTS == shard)
 
+    @staticmethod
+    def namespace_in_first(slots: int) -> str:
+        """Return a namespace whose hash slot is one of the first ones, which are the first to be moved."""
+        names = (f"n{number}" for number in range(1_000_000))
+        return next(name for name in names if key_slot(Keys(name).meta.encode()) < slots)
+
     async def form(self) -> None:
         """Make the nodes one cluster, and wait until all of them say that it is well."""
         for number, raw in enumerate(self.raws[:PRIMARIES]):
