@@ -458,7 +458,7 @@ async def _ejection(scene: Scene, space: Space) -> None:
     assert "ejected_until_ms" not in space.fields(E)
     shift("reported_at_ms", -6)
     await fail("r~1", "a", 3)
-    for name in ("sessions_failing_since_ms", "reported_at_ms"):
+    for name in ("sessions_failing_since_ms", "reported_at_ms", "announced_at_ms"):
         shift(name, -2)
     await fail("r~2", "b", 3)
     assert space.fields(E)["ejections"] == "2"
