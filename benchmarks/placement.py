@@ -1,10 +1,10 @@
 """What a lease costs, beside a script that does nothing; what a router's life and death cost; what is never exceeded.
 
-A registry and `return 1` share a client, and with one task a connection. The sizes and the two take turns in short
-rounds, so that what disturbs the machine disturbs them alike; medians count. All replicas are primaries, so that the
-least loaded one is looked for among all of them. Beside them too: the commands without which no session is placed.
-Fifty tasks wait for each other on one core: their figures are the wait of one in fifty. Server time is what INFO
-commandstats adds to EVALSHA.
+A registry has its own connections; `return 1` has a client of redis-py, and with one task one connection. The sizes and
+the two take turns in short rounds, so that what disturbs the machine disturbs them alike; medians count. All replicas
+are primaries, so that the least loaded one is looked for among all of them. Beside them too: the commands without which
+no session is placed. Fifty tasks wait for each other on one core: their figures are the wait of one in fifty. Server
+time is what INFO commandstats adds to EVALSHA.
 
 See `placement_load` for what follows: eight processes that compete for too few slots, in three ways.
 """
@@ -27,7 +27,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.leases.ledger import new_lease_id
 from shared_registry.model import RouterInfo
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.commands import CALLS_AT_ONCE, Store
+from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.replies import Departure
 
@@ -36,6 +36,7 @@ SIZES = (10, 1_000, 10_000)
 TASKS = (1, 50)
 ROUNDS, ROUNDS_QUICK = 60, 6
 CALLS_A_ROUND = 100
+CALLS_AT_ONCE = 32
 SERVER_CALLS, SERVER_CALLS_QUICK = 2_000, 200
 LEASES, LEASES_QUICK = 50_000, 10_000
 LEASES_AT_ONCE = 500
@@ -75,8 +76,8 @@ async def _costs(redis_url: str, rounds: int, *, is_quick: bool) -> list[Row]:
         registries = {}
         for size in SIZES:
             await fill(redis_url, size, f"of-{size}", primaries=size)
-            config = RouterConfig(namespace=f"of-{size}")
-            registry = SharedReplicaRegistry(config, redis=client, health_checks=False)
+            config = RouterConfig(redis_url=redis_url, namespace=f"of-{size}")
+            registry = SharedReplicaRegistry(config, health_checks=False)
             registries[size] = await stack.enter_async_context(registry)
         digest = await client.script_load("return 1")
         bare = BarePlacement(client, Keys(f"of-{SIZES[0]}"), _router("bare~1"), timeout_seconds=PATIENCE_SECONDS)
@@ -100,7 +101,7 @@ async def _costs(redis_url: str, rounds: int, *, is_quick: bool) -> list[Row]:
 
 async def _round(client: Client, digest: str, registry: SharedReplicaRegistry, tasks: int, times: Times) -> None:
     """Let so many tasks call `return 1`, and then acquire and release, at once."""
-    slots = asyncio.Semaphore(CALLS_AT_ONCE)  # as the store has: more calls would wait in the pool, which is not fair
+    slots = asyncio.Semaphore(CALLS_AT_ONCE)  # more calls would wait in the pool, which is not fair
 
     async def call_one() -> None:
         for _ in range(CALLS_A_ROUND // tasks):
