@@ -40,6 +40,7 @@ NOTHING = Target(0)
 LEADS = Target(12.0)
 OUT = Target(30.0)
 STEADY_EVENTS = Target(0)
+FEW_PERCENT = Target(1.0)
 
 
 class Paths:
@@ -171,7 +172,13 @@ async def _half_blind(*, is_quick: bool) -> list[Row]:
     where = "4 of 8 routers do not reach 25 of 100 replicas: "
     return [
         Row(f"{where}longest time out", longest, "s", target=OUT, note=f"{len(ever)} were out at all"),
-        Row(f"{where}sessions that connected nowhere", refused, "", target=NOTHING, note=f"of {len(tries)}"),
+        Row(
+            f"{where}sessions that connected nowhere",
+            100 * refused / len(tries),
+            "%",
+            target=FEW_PERCENT,
+            note=f"{refused} of {len(tries)}, each with {TRIES} tries",
+        ),
         Row(f"{where}replicas tried by a session", statistics.mean(tries), "", note=f"at most {max(tries)}"),
     ]
 
