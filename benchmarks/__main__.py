@@ -33,6 +33,7 @@ from benchmarks import (
     router,
     selecting,
     sharing,
+    throughput,
     verdicts,
     waiting,
 )
@@ -55,6 +56,7 @@ SUBJECTS: dict[str, Subject] = {
     "fleet": fleet,
     "sharing": sharing,
     "placement": placement,
+    "throughput": throughput,
     "waiting": waiting,
     "propagation": propagation,
     "mirror-start": mirror_start,

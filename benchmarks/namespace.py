@@ -18,7 +18,7 @@ from shared_registry.store.replies import Elected
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0
-RESULTS_AT_ONCE = 500
+RESULTS_AT_ONCE = 100
 COMMANDS_AT_ONCE = 500
 LOG_LENGTH = 100_000
 
@@ -35,10 +35,10 @@ def distant_urls(count: int) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def client_of(redis_url: str) -> AsyncIterator[Client]:
-    """Connect a client."""
+    """Connect a client that makes a connection for each call under way, as a caller's own would."""
     clients = connect(redis_url, timeout_seconds=PATIENCE_SECONDS, block_seconds=1.0)
     try:
-        yield clients.commands
+        yield clients.blocking
     finally:
         await clients.close()
 

@@ -23,12 +23,21 @@
 --         leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
--- include lib/keys.lua
--- include lib/placing.lua
+-- include lib/usual.lua
 
 local FIRST_URL = 7
 
 local router, lease_id, max_queue, sequence, takes_spare, avoided = unpack(ARGV, 1, 6)
+
+if #ARGV < FIRST_URL and may_be_usual(lease_id) and is_registered(router) then
+  local url, revision = grant_usual(router, lease_id)
+  if url then
+    return {'granted', url, revision}
+  end
+end
+
+-- include lib/keys.lua
+-- include lib/placing.lua
 
 local leases = keys.leases_prefix .. router
 local session = session_of(lease_id)

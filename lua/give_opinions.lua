@@ -23,7 +23,6 @@
 
 local FIRST_WORD = 6
 local WORD_WIDTH = 8
-local CHANGES_AT_ONCE = 50
 
 local router, failure_threshold, recovery_threshold, interval_ms, timeout_ms = unpack(ARGV, 1, 5)
 
@@ -67,12 +66,12 @@ local function hand_over(replica)
   redis.call('HSET', replica, 'prober', router, 'prober_until_ms', whole(word_until_ms), 'prober_report', '0')
 end
 
--- Each `apply_` function applies one word. It returns nil for a stale word; otherwise true, and whether much changed.
+-- Each `apply_` function applies one word. It returns whether the word is not stale.
 
 local function apply_opinion(replica, result, state)
   local others = state.suspicion == result.id and without_self(words_in(state.asked))
   if not others then
-    return nil
+    return false
   end
   if result.outcome == 'ok' then
     redis.call('HDEL', replica, 'suspicion', 'suspected_by', 'suspected_until_ms', 'suspected_address', 'asked',
@@ -83,7 +82,7 @@ local function apply_opinion(replica, result, state)
       hand_over(replica)
     end
     emit_cleared(replica, result.url, router, state.suspected_by, now_ms, reply)
-    return true, true
+    return true
   end
   if result.outcome == 'failed' then
     state.unreached_by = joined(state.unreached_by, router)
@@ -99,7 +98,7 @@ local function apply_opinion(replica, result, state)
     end
     write_health(replica, result.url, state, failure_fields(failures, {reason = reason}, now_ms), 'unhealthy',
       {router = state.suspected_by, by = by, reason = reason}, now_ms, reply)
-    return true, true
+    return true
   end
   return true
 end
@@ -107,7 +106,7 @@ end
 local function apply_report(replica, result, state)
   if state.prober ~= router or not is_prober_heard(state, limits, now_ms)
     or tonumber(result.id) <= tonumber(state.prober_report or '0') then
-    return nil
+    return false
   end
   redis.call('HSET', replica, 'prober_report', result.id)
   if result.outcome ~= 'unsure' then
@@ -115,10 +114,12 @@ local function apply_report(replica, result, state)
   end
   local origin = {router = router, reason = result.reason, prober_until_ms = word_until_ms}
   if result.outcome == 'ok' then
-    return true, apply_success(replica, result, state, limits, now_ms, origin, reply)
+    apply_success(replica, result, state, limits, now_ms, origin, reply)
+    return true
   end
   if result.outcome == 'failed' then
-    return true, weigh_failure(replica, result, state, limits, now_ms, origin, reply)
+    weigh_failure(replica, result, state, limits, now_ms, origin, reply)
+    return true
   end
   return true
 end
@@ -136,20 +137,20 @@ end
 
 local function apply_appeal(replica, result, state)
   if state.status == 'healthy' or state.admin ~= 'active' or result.outcome ~= 'ok' or not is_as_strict() then
-    return nil
+    return false
   end
   local is_soon = state.status == 'unhealthy'
     and now_ms - tonumber(state.status_since_ms or '0') <= limits.interval_ms * limits.failure
   if state.status == 'unhealthy' and not is_soon and tonumber(result.id) < limits.recovery then
-    return nil
+    return false
   end
   write_health(replica, result.url, state, success_fields(0, 0, result, now_ms), 'healthy',
     {router = router, reason = '', prober_until_ms = word_until_ms, has_no_ramp = is_soon}, now_ms, reply)
-  return true, true
+  return true
 end
 
 local apply = {opinion = apply_opinion, report = apply_report, appeal = apply_appeal}
-local done, stale, changes = 0, 0, 0
+local done, stale = 0, 0
 for i = FIRST_WORD, #ARGV, WORD_WIDTH do
   local kind = ARGV[i + 2]
   local result = {
@@ -158,14 +159,10 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
   }
   local replica = keys.replica_prefix .. result.url
   local state = read_state(replica, result.incarnation)
-  local is_applied, is_change
-  if state and apply[kind] then
-    is_applied, is_change = apply[kind](replica, result, state)
-  end
+  local is_applied = state and apply[kind] and apply[kind](replica, result, state)
   done = done + 1
   stale = stale + (is_applied and 0 or 1)
-  changes = changes + (is_change and 1 or 0)
-  if changes == CHANGES_AT_ONCE then
+  if is_enough(reply) then
     break
   end
 end

@@ -8,7 +8,9 @@
 -- see lib/ejecting.lua. Without routers that probe, the outcome of connecting is weighed; see lib/health.lua.
 --
 -- `connected` is empty for the outcome of connecting. For a session that was connected before it is how many sessions
--- in a row failed on this router, 0 after a success, and `client` names their client, or is `*` for several. With
+-- in a row failed on this router, 0 after a success, and `client` names their client, or is `*` for several.
+-- `failed_ago_ms` is how long ago a session could not connect, if a probe of this router has reached the replica since
+-- then. It is empty if not: the failure then makes the prober probe, but does not count towards an ejection. With
 -- `max_ejection_percent` 0 no replica is ejected.
 --
 -- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
@@ -16,7 +18,8 @@
 -- KEYS    meta routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold interval_ms timeout_ms
---         router by is_passive connected client max_ejection_percent base_ejection_ms ejection_failures
+--         router by is_passive connected client failed_ago_ms max_ejection_percent base_ejection_ms
+--         ejection_failures
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -31,7 +34,8 @@
 local RECENT_MS = 1000
 
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,
-  router, by, is_passive, connected, client, max_ejection_percent, base_ejection_ms, ejection_failures = unpack(ARGV)
+  router, by, is_passive, connected, client, failed_ago_ms, max_ejection_percent, base_ejection_ms,
+  ejection_failures = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
@@ -60,10 +64,16 @@ local is_connected = connected ~= ''
 -- Returns whether the failures of sessions lately, with this one, have ejected the replica.
 local function has_ejected()
   local max_percent = tonumber(max_ejection_percent)
+  if not is_connected and failed_ago_ms == '' then
+    return false
+  end
   if max_percent == 0 or state.status ~= 'healthy' or state.admin ~= 'active' or state.ejected_until_ms then
     return false
   end
-  local failed = {router = router, client = client, is_connected = is_connected, count = tonumber(connected) or 0}
+  local failed = {
+    router = router, client = client, is_connected = is_connected, count = tonumber(connected) or 0,
+    at_ms = now_ms - (tonumber(failed_ago_ms) or 0),
+  }
   local why, from_ms = note_failure(replica, failed, limits.interval_ms, tonumber(ejection_failures), now_ms)
   return why
     and eject(replica, replica_url, why, from_ms, max_percent, tonumber(base_ejection_ms), now_ms, origin, reply)
@@ -80,6 +90,9 @@ local function report_failure()
   local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
   if not last or last > now_ms or now_ms - last >= limits.interval_ms then
     redis.call('HSET', replica, 'reported_at_ms', whole(now_ms))
+    if tonumber(max_ejection_percent) > 0 then
+      note_announcement(replica, now_ms)
+    end
     local id, entry = emit(now_ms, {'kind', 'replica_reported', 'router', router, 'by', by, 'reason', reason,
       'reported', replica_url})
     append_event(reply, id, entry)

@@ -11,10 +11,16 @@
 --         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
--- include lib/keys.lua
--- include lib/endings.lua
+-- include lib/usual.lua
 
 local router, lease_id, affinity_ms = unpack(ARGV)
+
+if may_be_usual(lease_id) and release_usual(router, lease_id) then
+  return {'released'}
+end
+
+-- include lib/keys.lua
+-- include lib/endings.lua
 
 local leases = keys.leases_prefix .. router
 local schema, url = redis.pcall('HGET', keys.meta, 'schema'), redis.pcall('HGET', leases, lease_id)

@@ -1,10 +1,11 @@
 -- Decides whether a replica is ejected because sessions fail on it. See lib/ejection.lua for the fields.
 --
 -- A healthy, active replica is ejected if its prober's probes have succeeded since the prober was called, and either
--- sessions from two machines could not connect within two intervals (three seconds at least), or a number of connected
+-- sessions from two machines could not connect within two intervals (three seconds at least), each to a replica that a
+-- probe of the same router reached afterwards, or a number of connected
 -- sessions in a row failed, of several clients, on whatever routers. A success ends the run of failures. It is reported
--- by routers that have read the event `replica_reported`; so a run of connected sessions counts a second after it
--- at the earliest.
+-- by routers that have read an event `replica_reported`; so a run of connected sessions counts a second after the
+-- first such event of the run at the earliest.
 --
 -- No more than `max_percent` of the active replicas that answered within the last hour are ejected at once, but one may
 -- be in any case, and never the last one that is ready.
@@ -22,9 +23,10 @@ local RUN_MS = 300000
 -- The longest ejection, as a multiple of the first.
 local LONGEST_EJECTION = 10
 
--- Returns the machines from which the replica was not reached since then, with this one, and their number.
-local function unreached_machines(text, machine, since_ms, now_ms)
-  local seen, count, first_ms = {table.concat({machine, whole(now_ms)}, '@')}, 1, now_ms
+-- Returns the machines whose sessions did not reach the replica since then, with this one, their number, and the time
+-- of the first of these sessions.
+local function unreached_machines(text, machine, failed_ms, since_ms, now_ms)
+  local seen, count, first_ms = {table.concat({machine, whole(failed_ms)}, '@')}, 1, failed_ms
   for other, at in string.gmatch(text or '', '(%S+)@(%d+)') do
     local at_ms = tonumber(at)
     if other ~= machine and at_ms >= since_ms and at_ms <= now_ms then
@@ -35,16 +37,17 @@ local function unreached_machines(text, machine, since_ms, now_ms)
   return table.concat(seen, ' '), count, first_ms
 end
 
--- Records a failed session. failed: router, client, is_connected, count (of failures in a row on that router).
+-- Records a failed session. failed: router, client, is_connected, count (of failures in a row on that router), at_ms.
 -- Returns why the replica should be ejected, or nil, and the earliest time at which a probe counts.
 local function note_failure(replica_key, failed, interval_ms, least_failures, now_ms)
   local run = redis.call('HMGET', replica_key, 'sessions_failing_since_ms', 'session_failures', 'failing_client',
-    'unreached_from', 'reported_at_ms')
+    'unreached_from', 'announced_at_ms')
   local since_ms = tonumber(run[1] or '')
   if not since_ms or since_ms > now_ms or now_ms - since_ms > RUN_MS then
-    since_ms, run[2], run[3] = now_ms, false, false
+    since_ms, run[2], run[3], run[5] = now_ms, false, false, false
+    redis.call('HDEL', replica_key, 'announced_at_ms')
   end
-  local reported_ms = tonumber(run[5] or '') or 0
+  local announced_ms = tonumber(run[5] or '')
   local update = {'sessions_failing_since_ms', whole(since_ms)}
   local why, from_ms
   if failed.is_connected then
@@ -54,22 +57,28 @@ local function note_failure(replica_key, failed, interval_ms, least_failures, no
     for _, text in ipairs({'session_failures', whole(count), 'failing_client', client}) do
       update[#update + 1] = text
     end
-    local is_announced = reported_ms >= since_ms and now_ms - reported_ms >= OBJECTION_MS
+    local is_announced = announced_ms and now_ms - announced_ms >= OBJECTION_MS
     if count >= least_failures and client == '*' and is_announced then
-      why, from_ms = string.format('%d sessions in a row failed', count), reported_ms
+      why, from_ms = string.format('%d sessions in a row failed', count), announced_ms
     end
   else
     local machine = redis.call('HGET', table.concat({keys.router_prefix, failed.router}), 'machine') or failed.router
-    local text, count, first_ms = unreached_machines(run[4], machine,
+    local text, count, first_ms = unreached_machines(run[4], machine, failed.at_ms,
       now_ms - math.max(2 * interval_ms, LEAST_WINDOW_MS), now_ms)
     update[#update + 1] = 'unreached_from'
     update[#update + 1] = text
     if count >= 2 then
-      why, from_ms = string.format('sessions of %d machines could not connect', count), math.max(reported_ms, first_ms)
+      why = string.format('sessions of %d machines could not connect', count)
+      from_ms = math.max(announced_ms or 0, first_ms)
     end
   end
   redis.call('HSET', replica_key, unpack(update))
   return why, from_ms
+end
+
+-- Records that routers are told of the failures, unless they were told of an earlier one of the same run.
+local function note_announcement(replica_key, now_ms)
+  redis.call('HSETNX', replica_key, 'announced_at_ms', whole(now_ms))
 end
 
 -- Returns whether one more replica may be ejected.

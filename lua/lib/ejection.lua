@@ -8,9 +8,13 @@
 -- sessions_failing_since_ms  the first failure since a session has succeeded
 -- session_failures           failures of connected sessions since then
 -- failing_client             the client of all these failures; `*` if there are several
--- unreached_from             the machines from which sessions could not connect: "<machine>@<ms> …"
+-- announced_at_ms            when routers were first told of these failures
+-- unreached_from             the machines from which sessions could not connect, although a probe of the same router
+--                            reached the replica afterwards: "<machine>@<ms> …"
 
-local RUN_FIELDS = {'sessions_failing_since_ms', 'session_failures', 'failing_client', 'unreached_from'}
+local RUN_FIELDS = {
+  'sessions_failing_since_ms', 'session_failures', 'failing_client', 'announced_at_ms', 'unreached_from',
+}
 
 -- Ends an ejection, if there is one, and forgets failed sessions. The caller puts the replica into the right set.
 local function end_ejection(replica_key, now_ms)

@@ -9,7 +9,7 @@ local MAX_EVENTS = '10000'
 local NOT_IN_EVENTS = {
   in_flight = true, revision = true, spec_request = true, failing_witness = true, prober_report = true,
   reported_at_ms = true, sessions_failing_since_ms = true, session_failures = true, failing_client = true,
-  unreached_from = true, returned_at_ms = true,
+  announced_at_ms = true, unreached_from = true, returned_at_ms = true,
 }
 
 -- Appends one event and advances the revision.
@@ -27,8 +27,9 @@ local function emit(now_ms, fields)
   return id, entry
 end
 
--- Appends an event to a reply, as id, length, entry.
+-- Appends an event to a reply, as id, length, entry. `reply.events` counts the events; Redis does not send it.
 local function append_event(reply, id, entry)
+  reply.events = (reply.events or 0) + 1
   reply[#reply + 1] = id
   reply[#reply + 1] = whole(#entry)
   for i = 1, #entry do

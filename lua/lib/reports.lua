@@ -5,7 +5,6 @@
 -- include lib/verdicts.lua
 -- include lib/queue.lua
 
-local CHANGES_AT_ONCE = 50
 local RESULT_WIDTH = 6
 
 -- Returns the results in the arguments from this one on; see apply_probe in lib/verdicts.lua for their fields.
@@ -36,18 +35,16 @@ end
 -- store_done: called with the number of results that were handled.
 local function apply_results(results, router, limits, is_covered, store_done, reply)
   local now_ms = server_now_ms()
-  local done, dropped, changes = 0, 0, 0
+  local done, dropped = 0, 0
   for _, result in ipairs(results) do
-    local is_there, status
+    local is_there = nil
     if is_covered(result.url) then
-      is_there, status =
-        apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms,
-          {router = router, is_regular = true}, reply)
+      is_there = apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms,
+        {router = router, is_regular = true}, reply)
     end
     done = done + 1
     dropped = dropped + (is_there and 0 or 1)
-    changes = changes + (status and 1 or 0)
-    if changes == CHANGES_AT_ONCE then
+    if is_enough(reply) then
       break
     end
   end

@@ -13,6 +13,9 @@
 -- silently would come at the very end of the silence (interval 1 s), and jitter would decide about it.
 local SILENCE_MS = 750
 local URLS_AN_EVENT = 50
+-- A script that applies many results stops after so many events about replicas, or as many questions as fit into one
+-- event, so that it blocks the server for some milliseconds only.
+local EVENTS_AT_ONCE = 25
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
@@ -158,6 +161,11 @@ local function suspect(replica_key, result, state, router, limits, ends_by_silen
   return true
 end
 
+-- Returns whether a script has changed so much that the other results belong in its next call.
+local function is_enough(reply)
+  return (reply.events or 0) >= EVENTS_AT_ONCE or #suspected >= URLS_AN_EVENT
+end
+
 -- Emits the questions of this script, up to 50 an event: an event for each would block the server for long if many
 -- replicas fail at once. A script that may ask calls this at its end.
 local function emit_suspected(router, now_ms, reply)
@@ -197,7 +205,7 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   write_health(replica_key, result.url, state, success_fields(failures, successes, result, now_ms), status, origin,
     now_ms, reply)
   if status then
-    return status
+    return
   end
   if state.status ~= 'healthy' or state.ejected_until_ms then
     -- It may have become a replica that answered within the last hour, and the spare sets have its last answer.
@@ -216,7 +224,6 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   if is_known_to_others then
     emit_cleared(replica_key, result.url, origin.router, '', now_ms, reply)
   end
-  return nil
 end
 
 -- Applies a failure of a healthy replica's prober that has peers.
@@ -232,22 +239,22 @@ local function weigh_failure(replica_key, result, state, limits, now_ms, origin,
     suspect(replica_key, result, state, origin.router, limits, true, now_ms)
   end
   write_health(replica_key, result.url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
-  return status
 end
 
--- Applies one result of a prober. Returns nil if the result is dropped, because the replica is removed or another
--- incarnation; otherwise true, and the new status if it has changed.
+-- Applies one result of a prober. Returns whether it counts: it is dropped if the replica is removed or of another
+-- incarnation.
 -- result: url, incarnation, outcome ('ok', 'failed', 'unsure'), latency, reason, address (empty if it is not known).
 -- origin: router, by, is_regular (the router probes the replica anyway: as the leader, or by the plan).
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   local state = read_state(replica_key, result.incarnation)
   if not state then
-    return nil
+    return false
   end
   origin.reason = result.reason
   if result.outcome == 'ok' then
-    return true, apply_success(replica_key, result, state, limits, now_ms, origin, reply)
+    apply_success(replica_key, result, state, limits, now_ms, origin, reply)
+    return true
   end
   if state.prober and state.prober ~= origin.router then
     if is_prober_heard(state, limits, now_ms) then
@@ -264,9 +271,10 @@ local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
     return true
   end
   if is_weighed then
-    return true, weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
+    weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
+    return true
   end
   local status, failures = next_health(state.status, state.failures, state.successes, false, limits)
   write_health(replica_key, result.url, state, failure_fields(failures, result, now_ms), status, origin, now_ms, reply)
-  return true, status
+  return true
 end

@@ -341,8 +341,8 @@ class RouterConfig:
     """Sessions that fail in a row, over all routers, before a replica is ejected. A session fails if its HTTP response
     has a status of 500 to 599 other than 501, 503 and 505, if the replica breaks it off, does not respond in time, or
     closes its WebSocket with code 1011. Failures of one client alone do not eject, because its requests may be at
-    fault. Sessions that cannot be connected are counted otherwise: those of two machines are enough. A lower value
-    ejects sooner, and by chance more often."""
+    fault. Sessions that cannot be connected are counted otherwise: those of two machines are enough, if probes of
+    the same routers reach the replica. A lower value ejects sooner, and by chance more often."""
 
     slow_start_seconds: Grace = 0.0
     """Length in seconds of the ramp of a replica that has become healthy. During the ramp its weight grows linearly

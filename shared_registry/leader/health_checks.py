@@ -19,7 +19,7 @@ from shared_registry.leader.ramps import Ramps
 from shared_registry.leader.sharing import LeaderProbing, PlanKeeper, SharedProbing
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
-from shared_registry.probing.listeners import ProbeListeners, Retain
+from shared_registry.probing.listeners import ProbeListeners, Retain, Testify
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.target import probe_print, url_maker
@@ -39,6 +39,7 @@ class HealthChecks:
         *,
         probers: ProberList,
         trouble_log: TroubleLog,
+        testify: Testify,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -48,10 +49,12 @@ class HealthChecks:
         self._router = probers.router
         self._probers = probers
         self._trouble_log = trouble_log
+        self._testify = testify
         self._clock = clock
         self._rng = rng
         self._election: Election | None = None
         self._loop: HealthLoop | None = None
+        self._peer: Peer | None = None
         self._share_batches = itertools.count(1)
 
     @property
@@ -65,9 +68,19 @@ class HealthChecks:
         return self._election is not None and self._election.term is not None
 
     def distrust(self, key: str) -> None:
-        """Probe this replica on a fresh connection the next time, because a session of this router has failed on it."""
+        """Probe this replica at once, because a session of this router could not connect to it.
+
+        Connections that are kept for probes do not count for its next probe as its prober.
+        """
         if self._loop is not None:
             self._loop.distrust(key)
+        if self._peer is not None:
+            self._peer.distrust(key)
+
+    def _reach(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
+        """Record what a health loop found out. As a peer this router goes on from there."""
+        if self._peer is not None:
+            self._peer.learn(key, is_reached)
 
     async def run(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
         """Take part in elections until cancelled; then report the last probe results, and resign.
@@ -77,13 +90,13 @@ class HealthChecks:
             http_get: Replaces the HTTP probe.
         """
         async with contextlib.AsyncExitStack() as stack:
+            peer = self._peer = await self._make_peer(stack, config, http_get)
             probe, retain = await _probe(stack, config, http_get)
             loop = self._loop = self._health_loop(config, probe, retain)
             probing = LeaderProbing(loop, self._mirror, router=self._router, share_batches=self._share_batches)
             shared = None
             if config.probing == "shared":
                 shared = self._shared_probing(self._health_loop(config, probe, retain))
-            peer = await self._peer(stack, config, http_get)
             duties = self._duties(config, probing)
             self._election = Election(
                 self._store,
@@ -106,7 +119,7 @@ class HealthChecks:
                             group.create_task(shared.run())
                         await self._election.run()
             finally:
-                self._election = self._loop = None
+                self._election = self._loop = self._peer = None
 
     def _duties(self, config: RouterConfig, probing: LeaderProbing) -> list[Duty]:
         plan = PlanKeeper(
@@ -126,7 +139,7 @@ class HealthChecks:
             probe,
             _health_settings(config),
             router=self._router,
-            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, retain),
+            listeners=ProbeListeners(self._trouble_log, self._reach, retain),
             clock=self._clock,
             rng=self._rng,
         )
@@ -142,7 +155,9 @@ class HealthChecks:
         )
         return SharedProbing(loop, make_share, clock=self._clock)
 
-    async def _peer(self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> Peer:
+    async def _make_peer(
+        self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
+    ) -> Peer:
         probe, _ = await _probe(stack, config, http_get)
         return Peer(
             self._mirror,
@@ -152,7 +167,7 @@ class HealthChecks:
             probers=self._probers,
             clock=self._clock,
             rng=self._rng,
-            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach),
+            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, testify=self._testify),
         )
 
     def _ramps(self, config: RouterConfig) -> Ramps:

@@ -37,7 +37,7 @@ from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import Handled, KnownReplicas
 
-RESULTS_AT_ONCE = 500
+RESULTS_AT_ONCE = 100
 REPORT_INTERVAL_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 1.0
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from shared_registry.aio.clock import Clock
-from shared_registry.aio.completion import completed
 from shared_registry.errors import Saturated, SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import Lease
@@ -304,30 +303,35 @@ class Asker:
         If the caller is cancelled before the request was sent, do not send it.
         """
         left_to_others = self._outage.left_to_others() if self._outage.was_refused else ()
-        is_sent = False
+        return await self._store.acquire(
+            request.lease_id,
+            max_queue=max_queue,
+            sequence=request.sequence if max_queue else "",
+            takes_spare=request.takes_spare,
+            avoided=request.avoided,
+            excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
+            patience_seconds=patience_seconds,
+            progress=_RequestProgress(self, self._ledger, request),
+        )
 
-        def on_sent() -> None:
-            nonlocal is_sent
-            self.expect_open(request)
-            is_sent = request.is_in_doubt = True
-            self._ledger.ask(request.lease_id)
 
-        async def answer_to() -> Grant | Queued | Denied:
-            answer = await self._store.acquire(
-                request.lease_id,
-                max_queue=max_queue,
-                sequence=request.sequence if max_queue else "",
-                takes_spare=request.takes_spare,
-                avoided=request.avoided,
-                excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
-                patience_seconds=patience_seconds,
-                on_sent=on_sent,
-            )
-            if not _is_not_registered(answer):
-                request.is_in_doubt = False
-            return answer
+class _RequestProgress:
+    """Records how far a request has come."""
 
-        return await completed(answer_to(), is_begun=lambda: is_sent)
+    __slots__ = ("_asker", "_ledger", "_request")
+
+    def __init__(self, asker: Asker, ledger: Ledger, request: SlotRequest) -> None:
+        self._asker = asker
+        self._ledger = ledger
+        self._request = request
+
+    def sent(self) -> None:
+        self._asker.expect_open(self._request)
+        self._request.is_in_doubt = True
+        self._ledger.ask(self._request.lease_id)
+
+    def settled(self) -> None:
+        self._request.is_in_doubt = False
 
 
 async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger
@@ -98,23 +97,22 @@ class Holder:
         if not self._ledger.begin_end(lease.id):
             return
         was_taken_since = self._outage.degraded.give_back(lease.id)
-        await completed(self._release(lease, was_taken_since=was_taken_since))
-
-    async def _release(self, lease: Lease, *, was_taken_since: bool) -> None:
+        lease_id, ledger = lease.id, self._ledger
         try:
-            await self._store.release(lease.id, affinity_seconds=self._affinity_seconds)
-        except BaseException as error:
-            self._ledger.fail_to_end(lease.id)
-            if isinstance(error, StoreError):
-                self._outage.note_failure(error)
-                # A release that may have reached Redis frees the slot for other routers.
-                if not was_taken_since and (was_refused(error) or was_not_sent(error)):
-                    self._ledger.keep(lease.id, lease.replica.key)
+            await self._store.release(
+                lease_id, affinity_seconds=self._affinity_seconds, on_end=lambda: ledger.end(lease_id)
+            )
+        except StoreError as error:
+            ledger.fail_to_end(lease_id)
+            self._outage.note_failure(error)
+            # A release that may have reached Redis frees the slot for other routers.
+            if not was_taken_since and (was_refused(error) or was_not_sent(error)):
+                ledger.keep(lease_id, lease.replica.key)
             self._reconciler.ask()
-            if not isinstance(error, StoreError):
-                raise
-        else:
-            self._ledger.end(lease.id)
+        except BaseException:
+            ledger.fail_to_end(lease_id)
+            self._reconciler.ask_to_end()
+            raise
 
     def _is_gone(self, lease: Lease) -> bool:
         replica = self._mirror.view.get(lease.replica.key)

@@ -18,8 +18,6 @@ class Lease:
         replica: The replica that the session uses.
         session: The session's name that the caller gave, if any.
         acquired_at: When the lease was acquired, in seconds since the Unix epoch on this machine's clock.
-        lost: An event that is set when the replica turns unhealthy or is removed after the lease was acquired. It is
-            information only: the session may go on, and the lease holds the slot until it is released.
         is_degraded: Whether the session was placed while Redis was away, by the loads that this router read last.
         is_spare: Whether the replica was not healthy when the session got it: there is a panic, and no healthy replica
             had a free slot. The replica may be dead.
@@ -29,11 +27,11 @@ class Lease:
 
     __slots__ = (
         "_end",
+        "_lost",
         "acquired_at",
         "id",
         "is_degraded",
         "is_spare",
-        "lost",
         "replica",
         "revision",
         "sequence",
@@ -57,7 +55,7 @@ class Lease:
         self.session = session
         self.acquired_at = acquired_at
         self.revision = revision
-        self.lost = asyncio.Event()
+        self._lost: asyncio.Event | None = None
         self.is_degraded = is_degraded
         self.is_spare = is_spare
         self.sequence = ""
@@ -65,6 +63,16 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease {self.id[:8]} on {self.replica.url}>"
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """An event that is set when the replica turns unhealthy or is removed after the lease was acquired.
+
+        It is information only: the session may go on, and the lease holds the slot until it is released.
+        """
+        if self._lost is None:
+            self._lost = asyncio.Event()  # on demand: few sessions look at it
+        return self._lost
 
     async def release(self) -> None:
         """End the lease. A second call does nothing.

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.trouble_log import TroubleLog
 
 Retain = Callable[[Iterable[str]], None]
+
+
+class Testify(Protocol):
+    """Counts a session that could not connect to a replica, which this router's probe has reached since."""
+
+    def __call__(self, key: str, *, probed_at: float) -> Awaitable[None]:
+        """Count it. `probed_at` is when the probe began, on the monotonic clock."""
+
+
+async def _ignore(key: str, *, probed_at: float) -> None:
+    """Count nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +31,13 @@ class ProbeListeners:
         trouble_log: Logs probes that this router could not make.
         on_reach: Called with a replica's canonical url, and whether this router reaches it.
         retain: Called with the probed urls whenever these change, to close connections to other urls.
+        testify: Called when a probe has reached a replica to which a session could not connect before.
     """
 
     trouble_log: TroubleLog
     on_reach: Callable[[str, bool], None]
     retain: Retain | None = None
+    testify: Testify = _ignore
 
     def note(self, outcome: ProbeOutcome) -> None:
         """Log where trouble of this router's own begins and ends."""

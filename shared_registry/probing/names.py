@@ -5,6 +5,9 @@ hosts file nor the other sources of names of this machine. It blocks, so it runs
 that were answered quickly last time, new names, and slow names have separate shares of these threads. One lookup of a
 name runs at a time. The last answer is kept while a lookup hangs or the resolver fails.
 
+A name that is not answered is at fault only if another one was answered whose lookup began clearly later, because the
+resolver may break between two lookups that begin together. Without such a lookup, one of another name is begun.
+
 Not promised: a new name waits while three quarters of `MOST_THREADS` lookups hang at once.
 """
 
@@ -30,6 +33,8 @@ SAME_ANSWER_SECONDS = 1.0
 """The age up to which an answer serves other new connections, so that many replicas behind one name need one lookup."""
 PATIENCE_SECONDS = 0.25
 """How long a probe waits for a lookup before it uses the last answer."""
+TOGETHER_SECONDS = 0.25
+"""Lookups that begin within so much time begin together: that one is answered says nothing of the others."""
 SLOW_SECONDS = 1.0
 """The duration from which a lookup counts as slow."""
 MOST_THREADS = 256
@@ -88,6 +93,7 @@ class _Name:
         ended: Done when the lookup under way ends.
         requested_at: When the lookup under way was requested.
         began_at: When the lookup under way began; infinity while it waits for a thread.
+        is_in_file: Whether the hosts file has the name, so that an answer says nothing of the resolver.
     """
 
     host: str
@@ -100,6 +106,7 @@ class _Name:
     ended: asyncio.Future[None] | None = None
     requested_at: float = 0.0
     began_at: float = math.inf
+    is_in_file: bool = False
 
 
 @dataclass
@@ -114,7 +121,11 @@ class Names:
     _names: dict[str, _Name] = field(default_factory=dict)
     _waiting: dict[_Kind, deque[_Name]] = field(default_factory=lambda: {kind: deque() for kind in _Kind})
     _running: Counter[_Kind] = field(default_factory=Counter)
-    _resolver_answered_at: float = -math.inf
+    _answer_began_at: float = -math.inf
+    """When the latest lookup began that the resolver has answered."""
+    _test: _Name | None = None
+    """The name that was looked up last to find out whether the resolver responds."""
+    _is_closed: bool = False
 
     def retain(self, hosts: Iterable[str]) -> None:
         """Forget all names but these, except those whose lookup is under way."""
@@ -123,7 +134,8 @@ class Names:
             del self._names[host]
 
     def close(self) -> None:
-        """Begin no more lookups. The threads of those under way end by themselves; nobody waits for them."""
+        """Begin no more lookups by oneself. The threads of those under way end by themselves; nobody waits for them."""
+        self._is_closed = True
         for waiting in self._waiting.values():
             while waiting:
                 self._end(waiting.popleft())
@@ -156,6 +168,7 @@ class Names:
         name = self._names.get(host) or _Name(host)
         if name.began_at < math.inf and self._is_resolver_up(name):
             return NameUnknown("the lookup of the name hangs, others do not")
+        self._look_up_another(name)
         return resolver_trouble()
 
     def _start(self, name: _Name) -> asyncio.Future[None]:
@@ -195,24 +208,42 @@ class Names:
         except RuntimeError as error:
             done(error)
 
+    def _look_up_another(self, failing: _Name) -> None:
+        """Find out whether the resolver responds, by the name whose last answer from it is the oldest."""
+        if (
+            self._is_closed
+            or self._is_resolver_up(failing)
+            or (self._test is not None and self._test.ended is not None)
+        ):
+            return
+        others = [
+            name
+            for name in self._names.values()
+            if name is not failing and name.kind is _Kind.QUICK and name.ended is None and not name.is_in_file
+        ]
+        if others and self._now() - failing.failing_since >= TOGETHER_SECONDS:
+            self._test = min(others, key=lambda name: name.answered_at)
+            self._start(self._test)
+
     def _count_as_slow(self, name: _Name) -> None:
         """Free the place of a lookup that hangs for other names of its kind."""
         self._running[name.kind] -= 1
         name.kind = _Kind.SLOW
         self._running[name.kind] += 1
         self._run_waiting()
+        self._look_up_another(name)
 
     def _take(self, name: _Name, result: tuple[Sequence[str], bool] | Exception, began_at: float) -> None:
         now = self._now()
         if isinstance(result, Exception):
-            self._take_failure(name, result)
+            self._take_failure(name, result, began_at)
         else:
-            addresses, is_in_file = result
+            addresses, name.is_in_file = result
             name.addresses, name.answered_at = tuple(addresses), began_at
             name.failure = name.trouble = None
             name.failing_since = math.inf
-            if not is_in_file:
-                self._resolver_answered_at = now
+            if not name.is_in_file:
+                self._answer_began_at = max(self._answer_began_at, began_at)
         is_quick = now - began_at < SLOW_SECONDS and name.trouble is None
         name.kind = _Kind.QUICK if is_quick else _Kind.SLOW
         self._end(name)
@@ -223,15 +254,16 @@ class Names:
             name.ended.set_result(None)
         name.ended = None
 
-    def _take_failure(self, name: _Name, failure: Exception) -> None:
+    def _take_failure(self, name: _Name, failure: Exception, began_at: float) -> None:
         """Drop the last answer only if this failure is one as well."""
         name.failure, name.trouble = failure, own_trouble(failure)
         if name.trouble is None and isinstance(failure, socket.gaierror) and failure.errno not in _RESOLVER_FAILURES:
             name.addresses = ()
-            self._resolver_answered_at = self._now()
+            self._answer_began_at = max(self._answer_began_at, began_at)
 
     def _failure(self, name: _Name) -> Exception:
         if name.trouble is not None and not (_is_temporary(name.failure) and self._is_resolver_up(name)):
+            self._look_up_another(name)
             return name.trouble
         if name.failure is None:
             return NameUnknown("the name has no address")
@@ -239,8 +271,8 @@ class Names:
         return NameUnknown((words or str(name.failure)).lower())
 
     def _is_resolver_up(self, name: _Name) -> bool:
-        """Return whether another name was answered since this one fails. Answers of the hosts file do not count."""
-        return self._resolver_answered_at >= max(name.failing_since, self._now() - LOOKUP_AGAIN_SECONDS)
+        """Return whether another name was looked up and answered since this one fails, not by the hosts file."""
+        return self._answer_began_at >= max(name.failing_since + TOGETHER_SECONDS, self._now() - LOOKUP_AGAIN_SECONDS)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

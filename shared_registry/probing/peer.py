@@ -1,9 +1,10 @@
 """What a router knows about replicas that another router probes. Every router that runs health checks is such a peer.
 
-It probes a replica in four cases. Another router's probes fail, and this one is asked (an opinion). It was the one that
+It probes a replica in five cases. Another router's probes fail, and this one is asked (an opinion). It was the one that
 reached a replica that its prober did not, twice (a hand-over: it is the prober now). The replica is not healthy, and it
-is this router's turn to try (an appeal). It did not reach the replica when it was asked, and chooses it last until it
-does. `docs/verdicts.md` explains the rules, and `lua/give_opinions.lua` decides what each word changes.
+is this router's turn to try (an appeal). It did not reach the replica the last time, and chooses it last until it does.
+A session of its own could not connect. `docs/verdicts.md` explains the rules, and `lua/give_opinions.lua` decides what
+each word changes.
 
 All of it is separate from the leader's health loop: other tasks, other connections, another limit of probes at once.
 """
@@ -44,10 +45,12 @@ from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
-OPINIONS_AT_ONCE = 200
+OPINIONS_AT_ONCE = 100
 ANSWER_SECONDS = 0.05
 """How long an opinion waits for others, to be sent together."""
 LONGEST_WAIT_SECONDS = 1.0
+NEW_PROBERS = (EventKind.LEADER_ELECTED, EventKind.PLAN_CHANGED)
+"""Events after which replicas may have other probers."""
 logger = logging.getLogger(__name__)
 
 
@@ -97,6 +100,7 @@ class PeerReason(enum.Enum):
     REPORT = "report"
     APPEAL = "appeal"
     REACH = "reach"
+    SESSION = "session"
 
 
 @dataclass
@@ -109,7 +113,7 @@ class PeerTask:
         reason: Why it is probed.
         id: The id of the question, for an opinion.
         due: When the next probe begins, on the monotonic clock; infinity while one is under way.
-        count: The number of the last report, or of successes in a row.
+        count: The number of the last report, of successes in a row, or of sessions that failed during the probe.
     """
 
     key: str
@@ -168,7 +172,7 @@ class Peer:
 
     def notice(self, events: Sequence[Event]) -> None:
         """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
+        if not events or any(event.kind in NEW_PROBERS for event in events):
             self._changed = None
         elif self._changed is not None:
             for event in events:
@@ -177,6 +181,24 @@ class Peer:
                     self._changed.add(event.record.key)
         if self._changed is None or self._changed:
             self._wake.set()
+
+    def distrust(self, key: str) -> None:
+        """Probe a replica once, because a session of this router could not connect to it.
+
+        If the replica is reached, the failure was not this router's own, and counts; see `ProbeListeners.testify`.
+        """
+        record, task = self._replicas.record(key), self._tasks.get((key, PeerReason.SESSION))
+        if record is None or not _is_probed_and_healthy(record) or not self._probers.has_others:
+            return
+        if task is None:
+            self._add(PeerTask(key, record.incarnation, PeerReason.SESSION, "", self._clock.monotonic()))
+        elif task.due == math.inf:
+            task.count += 1
+
+    def learn(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
+        """Record whether this router reached a replica as its prober, for the time when it no longer probes it."""
+        self._unknown.discard(key)
+        self._set_reached(key, is_reached=is_reached)
 
     async def run(self) -> None:
         """Probe and tell until cancelled."""
@@ -208,12 +230,11 @@ class Peer:
         is_healthy = record is not None and record.health.status is ReplicaStatus.HEALTHY
         if not is_healthy and key in self._unreached:
             # Where nobody reaches the replica there is no disagreement. Once it is back, this router tries again.
-            self._unreached.discard(key)
             self._unknown.add(key)
+            self._set_reached(key, is_reached=True)
         if record is None:
             self._answered.pop(key, None)
             self._unknown.discard(key)
-        self._listeners.on_reach(key, key not in self._unreached)
         wanted = self._wanted(record) if record is not None and record.is_probed else {}
         for reason in PeerReason:
             task = self._tasks.get((key, reason))
@@ -234,7 +255,14 @@ class Peer:
             wanted[PeerReason.APPEAL] = "", now + self._first_turn(record)
         elif self._has_to_find_out(record):
             wanted[PeerReason.REACH] = "", now + (self._interval if key in self._unreached else 0)
+        session = self._tasks.get((key, PeerReason.SESSION))
+        if session is not None and session.incarnation == record.incarnation and _is_probed_and_healthy(record):
+            wanted[PeerReason.SESSION] = "", now
         return wanted
+
+    def _set_reached(self, key: str, *, is_reached: bool) -> None:
+        (self._unreached.discard if is_reached else self._unreached.add)(key)
+        self._listeners.on_reach(key, is_reached)
 
     def _has_to_find_out(self, record: ReplicaRecord) -> bool:
         """Return whether the replica is healthy, and was not reached when this router last tried."""
@@ -315,8 +343,12 @@ class Peer:
             if record is not None:
                 url = self._settings.url_of(record)
                 address = record.doubt.suspected_address if task.reason is PeerReason.OPINION else ""
+                began_at = self._clock.monotonic()
                 outcome = await guarded(self._probe, url, timeout_seconds, fresh=True, address=address)
+                is_current = self._tasks.get((task.key, task.reason)) is task
                 self._on_outcome(task, outcome, outcome.named_address(url))
+                if task.reason is PeerReason.SESSION and is_current and outcome.evidence is Evidence.OK:
+                    await self._listeners.testify(task.key, probed_at=began_at)
         finally:
             slots.release()
 
@@ -341,9 +373,15 @@ class Peer:
                 self._schedule(task, now + (fast if is_ok else max(1, len(self._probers.peers())) * self._interval))
             case PeerReason.REACH if is_current:
                 self._schedule(task, now + self._interval)
-        if outcome.evidence is not Evidence.UNSURE:
+            case PeerReason.SESSION if is_current and task.count:
+                task.count = 0
+                self._schedule(task, now)
+            case PeerReason.SESSION if is_current:
+                del self._tasks[task.key, task.reason]
+        is_left_to_loop = task.reason is PeerReason.SESSION and self._planned(task.key) == self._router
+        if outcome.evidence is not Evidence.UNSURE and not is_left_to_loop:
             self._unknown.discard(task.key)
-            (self._unreached.discard if is_ok else self._unreached.add)(task.key)
+            self._set_reached(task.key, is_reached=is_ok)
         self._review(task.key, self._replicas.record(task.key))
 
     def _tell_later(
@@ -359,20 +397,27 @@ class Peer:
 
     async def _tell(self) -> None:
         """Send opinions as they come, several at once. While Redis is away, keep the last of each replica."""
-        backoff = Backoff(rng=self._rng)
+        backoff, is_behind = Backoff(rng=self._rng), False
         while True:
             await self._has_opinions.wait()
-            await self._clock.sleep(ANSWER_SECONDS)
+            if not is_behind:
+                await self._clock.sleep(ANSWER_SECONDS)
             batch = [*self._opinions.items()][:OPINIONS_AT_ONCE]
             try:
                 answer = await self._send([opinion for _, opinion in batch], self._settings.thresholds)
             except StoreError as error:
+                is_behind = False
                 logger.debug("probing: opinions are kept: %s", error)
                 await self._clock.sleep(backoff.next_seconds())
                 continue
             backoff.reset()
+            is_behind = answer.done < len(batch) or len(batch) == OPINIONS_AT_ONCE
             for key, opinion in batch[: answer.done]:
                 if self._opinions.get(key) is opinion:
                     del self._opinions[key]
             if not self._opinions:
                 self._has_opinions.clear()
+
+
+def _is_probed_and_healthy(record: ReplicaRecord) -> bool:
+    return record.is_probed and record.health.status is ReplicaStatus.HEALTHY

@@ -46,17 +46,18 @@ class RegistryChanges(RegistryState):
         Never raises; while Redis is away the report is dropped.
 
         After a failure this router chooses the replica last for `local_cooldown_seconds`. Among routers that probe, a
-        failure changes no status. It makes the replica's prober probe at once. Where no router probes, the failure
-        counts towards `failure_threshold` for all routers. Among several live routers, the failures of one router alone
-        do not reach that threshold. A later success takes this router's own failures back.
+        failure changes no status; the replica's prober and this router probe at once. Where no router probes, the
+        failure counts towards `failure_threshold` for all routers. Among several live routers, the failures of one
+        router alone do not reach that threshold. A later success takes this router's own failures back.
 
         A router that is out of file descriptors, memory, local ports or routes has not reached the replica. Such a
         failure starts no cooldown and is not counted; it is logged once. It is recognized by the exception, however
         wrapped, or by its text.
 
         The end of a connected session changes no status and starts no cooldown. Among routers that probe, failures may
-        eject the replica: sessions of two machines that could not be connected, or `ejection_failures` connected
-        sessions in a row that failed, over all routers. See `max_ejection_percent`.
+        eject the replica: sessions of two machines that could not be connected, on routers whose own probes have
+        reached the replica since, or `ejection_failures` connected sessions in a row that failed, over all routers. See
+        `max_ejection_percent`.
 
         Args:
             replica: The replica that the session was sent to.

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
@@ -34,6 +35,15 @@ from shared_registry.store.commands import Store
 REPORT_SECONDS = 1.0
 """While other routers probe, a session's failure only makes the prober probe: one report a second is enough."""
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSession:
+    """A session that could not connect. `at` is on the monotonic clock."""
+
+    result: ProbeResult
+    thresholds: Thresholds
+    at: float
 
 
 class Outcomes:
@@ -68,6 +78,7 @@ class Outcomes:
         self._cooldown = cooldown
         self._trouble_log = trouble_log
         self._has_reported: set[str] = set()
+        self._failed: dict[str, FailedSession] = {}
         self._is_dropping = False
 
     async def success(self, replica: Replica, thresholds: Thresholds, *, latency_ms: float) -> None:
@@ -107,20 +118,38 @@ class Outcomes:
                 return
             self._has_reported.discard(key)
             self._unreached.discard(key)
+            self._failed.pop(key, None)
         else:
             self._cooldown.begin(key)
-            self._on_failed_session(key)
             self._has_reported.add(key)
             if self.is_shared and self._probers.has_others and self._was_reported_lately(key):
                 return
+        error = None if ok else one_line(str(reason)) or "connecting failed"
+        result = ProbeResult(key, replica.record.incarnation, 0.0, error)
+        if not ok:
+            self._failed[key] = FailedSession(result, thresholds, self._clock.monotonic())
+            self._on_failed_session(key)
         if self.is_shared:
-            error = None if ok else one_line(str(reason)) or "connecting failed"
-            result = ProbeResult(key, replica.record.incarnation, 0.0, error)
             await self._record(result, thresholds, is_passive=True)
         elif ok:
             await self.success(replica, thresholds, latency_ms=0.0)
         else:
             await self.failure(replica, thresholds, reason=reason)
+
+    async def testify(self, key: str, *, probed_at: float) -> None:
+        """Count a failure to connect towards an ejection, because a probe of this router has reached the replica since.
+
+        Args:
+            key: The replica's canonical url.
+            probed_at: When the probe began, on the monotonic clock.
+        """
+        failed = self._failed.get(key)
+        if failed is None or failed.at > probed_at or not self.is_shared:
+            return
+        del self._failed[key]
+        if self._ejection.max_percent > 0:
+            ago = self._clock.monotonic() - failed.at
+            await self._record(failed.result, failed.thresholds, is_passive=True, failed_ago_seconds=ago)
 
     async def connected(
         self, replica: Replica, thresholds: Thresholds, *, ok: bool, reason: str | BaseException, client: str
@@ -155,6 +184,7 @@ class Outcomes:
                 self._lasting.expect_success(event.reported)
             elif event.kind is EventKind.REPLICA_DEREGISTERED and event.record is not None:
                 self._unreached.discard(event.record.key)
+                self._failed.pop(event.record.key, None)
                 self._lasting.end(event.record.key)
 
     def _was_reported_lately(self, key: str) -> bool:
@@ -179,10 +209,16 @@ class Outcomes:
         *,
         is_passive: bool = False,
         sessions: ConnectedSessions | None = None,
+        failed_ago_seconds: float | None = None,
     ) -> None:
         try:
             await self._store.record_outcome(
-                result, thresholds, is_passive=is_passive, sessions=sessions, ejection=self._ejection
+                result,
+                thresholds,
+                is_passive=is_passive,
+                sessions=sessions,
+                failed_ago_seconds=failed_ago_seconds,
+                ejection=self._ejection,
             )
         except StoreError as error:
             if not self._is_dropping:

@@ -81,6 +81,9 @@ def build_parts(
     async def heartbeat() -> None:
         await membership.heartbeat()
 
+    async def testify(key: str, *, probed_at: float) -> None:
+        await outcomes.testify(key, probed_at=probed_at)
+
     placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
     probers = ProberList(router=router_key)
     trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
@@ -96,7 +99,17 @@ def build_parts(
     )
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
     health_checks = HealthChecks(
-        store, mirror, cooldown, probers=probers, trouble_log=trouble_log, clock=clock, rng=rng
+        store, mirror, cooldown, probers=probers, trouble_log=trouble_log, testify=testify, clock=clock, rng=rng
+    )
+    outcomes = Outcomes(
+        store,
+        view,
+        cooldown,
+        trouble_log,
+        ejection=settings.ejection_limits,
+        on_failed_session=health_checks.distrust,
+        probers=probers,
+        clock=clock,
     )
     return Parts(
         keys=Keys(settings.namespace),
@@ -118,16 +131,7 @@ def build_parts(
             clock=clock,
         ),
         load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
-        outcomes=Outcomes(
-            store,
-            view,
-            cooldown,
-            trouble_log,
-            ejection=settings.ejection_limits,
-            on_failed_session=health_checks.distrust,
-            probers=probers,
-            clock=clock,
-        ),
+        outcomes=outcomes,
         writability=writability,
     )
 

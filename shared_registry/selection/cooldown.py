@@ -11,6 +11,9 @@ import math
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.selection.view import View
 
+REACH_SECONDS = 0.05
+"""How long what one probe has found out waits for others, because each change costs time for each replica."""
+
 
 class Cooldown:
     """Starts and ends cooldowns in the view, so that a selection reads no clock. Only one `run` at a time."""
@@ -29,6 +32,7 @@ class Cooldown:
         self._until: dict[str, float] = {}
         self._unreached: set[str] = set()
         self._is_changed = asyncio.Event()
+        self._is_pending = False
 
     def begin(self, key: str) -> None:
         """Begin the cooldown of a replica, or extend it."""
@@ -44,14 +48,21 @@ class Cooldown:
             self._show()
 
     def reach(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
-        """Record whether a probe of this router reaches a replica. Until one does, the replica is chosen last."""
+        """Record whether a probe of this router reaches a replica. Until one does, the replica is chosen last.
+
+        `run` tells the view soon, of the results of many probes at once.
+        """
         if is_reached is (key in self._unreached):
             (self._unreached.discard if is_reached else self._unreached.add)(key)
-            self._show()
+            self._is_pending = True
+            self._is_changed.set()
 
     async def run(self) -> None:
-        """End each cooldown when it is over, until cancelled."""
+        """End each cooldown when it is over, and tell the view what probes find out, until cancelled."""
         while True:
+            if self._is_pending:
+                await self._clock.sleep(REACH_SECONDS)
+                self._show()
             self._is_changed.clear()
             now = self._clock.monotonic()
             if over := [key for key, until in self._until.items() if until <= now]:
@@ -62,5 +73,6 @@ class Cooldown:
             await wait_until(self._clock, min(due, now + 3600), self._is_changed)
 
     def _show(self) -> None:
+        self._is_pending = False
         self._view.cool(self._until.keys() | self._unreached)
         self._is_changed.set()

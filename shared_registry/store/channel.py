@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from redis import exceptions
 
+from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreUnavailable
 from shared_registry.store.client import Client
 from shared_registry.store.failover import Failover
@@ -21,6 +22,9 @@ from shared_registry.store.failures import FAILURES, meaning_of
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane, SharedAlarm
 from shared_registry.store.lua import assemble, command_names
+from shared_registry.store.multiplexed import MultiplexedClient, Script, ScriptCall
+from shared_registry.store.multiplexer import NoReply
+from shared_registry.store.together import Split, Together
 
 
 class Reply(NamedTuple):
@@ -28,13 +32,6 @@ class Reply(NamedTuple):
 
     status: str
     values: list[str]
-
-
-class Script(NamedTuple):
-    """A command's text and its digest."""
-
-    text: str
-    digest: str
 
 
 @functools.cache
@@ -70,9 +67,10 @@ class Channel:
         """
         self.lane = lane
         self._client = client
+        self._multiplexed = client if isinstance(client, MultiplexedClient) else None
         self._key = keys.meta
         self._timeout_seconds = timeout_seconds
-        self._failover = failover
+        self._failover = failover or Failover()
         self._scripts = scripts()
 
     def bounded(self, *, patience_seconds: float | None = None) -> bounded:
@@ -81,6 +79,19 @@ class Channel:
             self._timeout_seconds, lane=self.lane, patience_seconds=patience_seconds, failover=self._failover
         )
 
+    def together(self, name: str, args: Sequence[str], split: Split) -> Together | None:
+        """Return what sends calls together, if the client can do that; see `Together`.
+
+        Args:
+            name: The command for many calls.
+            args: Its arguments before those of the calls.
+            split: See `Together`.
+        """
+        if self._multiplexed is None:
+            return None
+        script = self._scripts[name]
+        return Together(self._multiplexed.multiplexer, script.text, script.digest, (self._key, *args), split)
+
     async def run(
         self,
         name: str,
@@ -88,29 +99,90 @@ class Channel:
         *,
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
+        together: Together | None = None,
+        argument: str = "",
     ) -> Reply:
         """Call a command by its digest, or by its text if the server does not know it after a restart or a failover.
 
-        If the call is cancelled, the command may or may not have been executed.
+        If the call is cancelled, the command may or may not have been executed. With `on_reply`, a cancellation takes
+        effect when the reply has come.
 
         Args:
             name: The name of the command's file in `lua/`.
             args: The arguments (ARGV) in the order of the file's header.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
             on_sent: Called when the call gets its turn, before it is sent. If it raises, the call is not sent.
+            on_reply: Called with the reply, also if the caller has been cancelled meanwhile.
+            together: Sends the call together with others of its kind, if they are usual.
+            argument: The argument of the call then.
 
         Raises:
             StoreError: See `bounded`.
         """
-        script = self._scripts[name]
-        async with self.bounded(patience_seconds=patience_seconds):
+        script, words = self._scripts[name], (self._key, *args)
+        if self._multiplexed is not None:
+            listen = None if on_reply is None else lambda reply: on_reply(Reply(reply[0], reply[1:]))
+            call = ScriptCall(script, words, listen, together, argument)
+            return await self._run_multiplexed(self._multiplexed, call, patience_seconds, on_sent)
+        is_sent = False
+
+        async def run() -> Reply:
+            nonlocal is_sent
+            async with self.bounded(patience_seconds=patience_seconds):
+                if on_sent is not None:
+                    on_sent()
+                is_sent = True
+                try:
+                    reply = await self._client.evalsha(script.digest, 1, *words)
+                except exceptions.NoScriptError:
+                    reply = await self._client.eval(script.text, 1, *words)
+            if on_reply is not None:
+                on_reply(Reply(reply[0], reply[1:]))
+            return Reply(reply[0], reply[1:])
+
+        return await (run() if on_reply is None else completed(run(), is_begun=lambda: is_sent))
+
+    async def _run_multiplexed(
+        self,
+        client: MultiplexedClient,
+        call: ScriptCall,
+        patience_seconds: float | None,
+        on_sent: Callable[[], None] | None,
+    ) -> Reply:
+        lane, failover = self.lane, self._failover
+        if not lane.enter():
+            await lane.wait(patience_seconds)
+        replies, answers, sweeps = lane.replies, failover.answers, failover.sweeps
+        try:
+            if failover.is_due:
+                await failover.renew()
+                sweeps = failover.sweeps
             if on_sent is not None:
                 on_sent()
             try:
-                reply = await self._client.evalsha(script.digest, 1, self._key, *args)
+                reply = await client.call_script(call, is_known=True)
             except exceptions.NoScriptError:
-                reply = await self._client.eval(script.text, 1, self._key, *args)
-        return Reply(reply[0], reply[1:])
+                reply = await client.call_script(call._replace(together=None), is_known=False)
+        except FAILURES as error:
+            is_late = isinstance(error, NoReply)
+            if is_late:
+                lane.unanswered(replies, str(error))
+            elif isinstance(error, exceptions.ResponseError):
+                lane.answered()
+            else:
+                lane.failed(str(meaning_of(error)))
+            failover.ended(error, is_late=is_late, answers=answers, sweeps=sweeps)
+            raise StoreUnavailable(str(error)) if is_late else meaning_of(error) from error
+        else:
+            lane.answered()
+            if sweeps == failover.sweeps:
+                failover.answers += 1  # as `ended` does; this saves a call in the usual case
+            else:
+                failover.ended(None, is_late=False, answers=answers, sweeps=sweeps)
+            return Reply(reply[0], reply[1:])
+        finally:
+            lane.leave()
 
 
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): …`

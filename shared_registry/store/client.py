@@ -1,9 +1,10 @@
 """Builds the redis-py clients of a registry.
 
-A registry has three clients, so that neither a blocking read nor the commands of sessions delay the heartbeats.
-No client retries by itself, because redis-py would repeat a command whose reply was lost. `bounded` limits the time of
-calls, not redis-py's socket timeout. With a socket timeout, redis-py sends through `asyncio.wait_for`, which on Python
-3.11 can drop a cancellation.
+A registry has three clients, so that neither a blocking read nor the commands of sessions delay the heartbeats. Each
+has one connection: calls share it (see `multiplexer`), but for blocking reads.
+No client retries by itself, because redis-py would repeat a command whose reply was lost. `bounded` and `Multiplexer`
+limit the time of calls, not redis-py's socket timeout. With a socket timeout, redis-py sends through
+`asyncio.wait_for`, which on Python 3.11 can drop a cancellation.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from redis.backoff import NoBackoff
 from shared_registry.errors import ConfigError
 from shared_registry.store.connections import check_files, connection_class, naming, over_tls
 from shared_registry.store.failover import Failover
+from shared_registry.store.multiplexed import MultiplexedClient
+from shared_registry.store.multiplexer import Multiplexer
 from shared_registry.store.packing import pack_in_c
 from shared_registry.store.pools import PromptSentinel, RenewingPool, RenewingSentinelPool
 from shared_registry.store.redis_url import RedisAddress, RedisKind, mask_redis_url, parse_redis_url
-from shared_registry.store.slot_client import connect_to_owner
+from shared_registry.store.slot_client import MultiplexedSlotClient, SlotClient, connect_to_owner
 from shared_registry.store.slot_owner import SlotOwner
 
 Client: TypeAlias = Any
@@ -62,8 +65,7 @@ class Clients:
         is_owned: The clients were built here and are closed with the registry. A client that the caller passed in is
             not closed.
         upkeep: For heartbeats, leadership, reports and other reads; `None` if `commands` is used for these.
-        max_connections: The maximum number of connections. It is lower if a client that the caller passed in allows
-            fewer.
+        max_connections: The maximum number of connections, of which each call uses one; `None` if calls share one.
         failover: Replaces their connections after the primary is lost.
         ask_address: Asks the sentinels for the primary's address; `None` without sentinels. See `watch_address`.
     """
@@ -73,14 +75,14 @@ class Clients:
     longest_block_seconds: float
     is_owned: bool = True
     upkeep: Client | None = None
-    max_connections: int = MAX_CONNECTIONS
+    max_connections: int | None = None
     failover: Failover = field(default_factory=Failover)
     ask_address: Callable[[], Awaitable[object]] | None = None
 
     @classmethod
     def of(cls, client: Client) -> Self:
         """Return clients that all are this one. It is not closed with the registry."""
-        return cls(client, client, math.inf, is_owned=False)
+        return cls(client, client, math.inf, is_owned=False, max_connections=MAX_CONNECTIONS)
 
     @property
     def control(self) -> Client:
@@ -122,14 +124,20 @@ def connect(url: str, *, timeout_seconds: float, block_seconds: float, key: str 
     failover = Failover()
     options = {**_options(timeout_seconds), "redis_connect_func": naming(name)}
     make = _maker(address, options, key, timeout_seconds, failover)
+
+    def multiplexed() -> Client:
+        client = make(is_multiplexed=True)
+        client.multiplexer = Multiplexer(client.connection_pool, seconds=timeout_seconds, failover=failover)
+        return client
+
     try:
-        commands = make()
+        commands = multiplexed()
         pool = commands.connection_pool
         return Clients(
             commands=commands,
-            blocking=make(),
+            blocking=make(is_multiplexed=False),
             longest_block_seconds=block_seconds,
-            upkeep=make(),
+            upkeep=multiplexed(),
             failover=failover,
             ask_address=pool.get_master_address if isinstance(pool, SentinelConnectionPool) else None,
         )
@@ -188,8 +196,8 @@ def _options(timeout_seconds: float) -> dict[str, Any]:
 
 def _maker(
     address: RedisAddress, options: dict[str, Any], key: str, timeout_seconds: float, failover: Failover
-) -> Callable[[], Client]:
-    """Return a function that builds a client for an address at each call."""
+) -> Callable[..., Client]:
+    """Return a function that builds a client for an address at each call, with or without one shared connection."""
     credentials = {"username": address.username, "password": address.password}
     match address.kind:
         case RedisKind.SENTINEL:
@@ -201,7 +209,12 @@ def _maker(
 
 
 def _standalone(
-    address: RedisAddress, options: Mapping[str, Any], timeout_seconds: float, failover: Failover
+    address: RedisAddress,
+    options: Mapping[str, Any],
+    timeout_seconds: float,
+    failover: Failover,
+    *,
+    is_multiplexed: bool,
 ) -> Client:
     where: dict[str, Any] = {"path": address.path}
     if address.hosts:
@@ -213,7 +226,7 @@ def _standalone(
         connection_class=connection_class(address, timeout_seconds=timeout_seconds),
         **{**where, **options, "db": address.database},
     )
-    return Redis.from_pool(_prepared(pool, failover))
+    return (MultiplexedClient if is_multiplexed else Redis).from_pool(_prepared(pool, failover))
 
 
 def _prepared(pool: Any, failover: Failover) -> Any:
@@ -224,7 +237,7 @@ def _prepared(pool: Any, failover: Failover) -> Any:
 
 def _cluster_maker(
     address: RedisAddress, options: Mapping[str, Any], key: str, timeout_seconds: float, failover: Failover
-) -> Callable[[], Client]:
+) -> Callable[..., Client]:
     options = {**options, "socket_keepalive": True}
     base = connection_class(address, timeout_seconds=timeout_seconds)
     owner = SlotOwner(
@@ -235,8 +248,9 @@ def _cluster_maker(
         failover=failover,
     )
 
-    def make() -> Client:
-        client = connect_to_owner(owner, base, options, max_connections=MAX_CONNECTIONS)
+    def make(*, is_multiplexed: bool) -> Client:
+        client_class = MultiplexedSlotClient if is_multiplexed else SlotClient
+        client = connect_to_owner(client_class, owner, base, options, max_connections=MAX_CONNECTIONS)
         _prepared(client.connection_pool, failover)
         return client
 
@@ -249,6 +263,8 @@ def _sentinel(
     credentials: Mapping[str, Any],
     timeout_seconds: float,
     failover: Failover,
+    *,
+    is_multiplexed: bool,
 ) -> Client:
     tls = {"ssl": True} if address.is_tls else {}
     at_sentinels = {"username": address.sentinel_username, "password": address.sentinel_password}
@@ -262,7 +278,12 @@ def _sentinel(
         **options,
         **tls,
     )
-    client = sentinel.master_for(address.master, connection_pool_class=RenewingSentinelPool, db=address.database)
+    client = sentinel.master_for(
+        address.master,
+        redis_class=MultiplexedClient if is_multiplexed else Redis,
+        connection_pool_class=RenewingSentinelPool,
+        db=address.database,
+    )
     client.connection_pool.connection_class = over_tls(client.connection_pool.connection_class, address.tls)
     share = timeout_seconds / (len(address.hosts) + 1)
     for each in sentinel.sentinels:

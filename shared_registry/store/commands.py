@@ -10,7 +10,7 @@ operators, one for heartbeats, leadership and reports, and one for calls that re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import (
@@ -48,12 +48,24 @@ from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
 from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Opinions, Queued, Restored
 from shared_registry.store.writability import Writability
 
-CALLS_AT_ONCE = 32
+CALLS_AT_ONCE = 256
+"""Enough for thousands of sessions a second with a Redis that is 10 ms away, and few enough that all of them are
+answered in a small part of a call's time."""
 CONTROL_CALLS_AT_ONCE = 8
 """More than the number of tasks that send such calls, so that none of them waits for another."""
 RECOVERIES_AT_ONCE = 8
 CONNECTIONS_BESIDE = 8
 """The connections kept for heartbeats, reads and blocking reads if all calls share a client with few connections."""
+
+
+class Progress(Protocol):
+    """Learns how far an `acquire` has come."""
+
+    def sent(self) -> None:
+        """Handle that the call gets its turn. Before that, nothing can have happened in Redis."""
+
+    def settled(self) -> None:
+        """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
 class Store(LeaderCommands):
@@ -84,7 +96,9 @@ class Store(LeaderCommands):
         self._router = router
         self._writability = writability
         self._begin_write = begin_write
-        share = max(1, (clients.max_connections - CONNECTIONS_BESIDE) // 2)
+        share = CALLS_AT_ONCE
+        if clients.max_connections is not None:
+            share = max(1, (clients.max_connections - CONNECTIONS_BESIDE) // 2)
 
         def channel(client: Client, size: int) -> Channel:
             lane = Lane(size, seconds=timeout_seconds)
@@ -93,6 +107,8 @@ class Store(LeaderCommands):
         self._sessions = channel(clients.commands, min(CALLS_AT_ONCE, share))
         self._control = channel(clients.control, CONTROL_CALLS_AT_ONCE)
         self._recovery = channel(clients.control, min(RECOVERIES_AT_ONCE, share))
+        self._acquiring = self._sessions.together("acquire_leases", [router], _grants)
+        self._releasing = self._sessions.together("release_leases", [router], _releases)
 
     async def register(
         self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
@@ -141,6 +157,7 @@ class Store(LeaderCommands):
         by: str = "",
         is_passive: bool = False,
         sessions: ConnectedSessions | None = None,
+        failed_ago_seconds: float | None = 0.0,
         ejection: EjectionLimits = NO_EJECTION,
     ) -> list[Event]:
         """Count one outcome. Return the events of a report, a status change or an ejection, if there are any.
@@ -154,10 +171,13 @@ class Store(LeaderCommands):
             by: The person or program that reports it.
             is_passive: It is the outcome of a session.
             sessions: Which sessions it is the outcome of; `None` for the outcome of connecting, or of no session.
+            failed_ago_seconds: How long ago a session could not connect, if a probe of this router has reached the
+                replica since then; `None` if not. Without such a probe the failure does not count towards an ejection.
             ejection: When the replica is ejected. Not at all by default.
         """
         words = [*outcome_words(result), *limit_words(thresholds), self._router, by, flag(is_passive)]
         words += ["", ""] if sessions is None else [str(sessions.failures), sessions.client]
+        words += ["" if failed_ago_seconds is None else milliseconds(failed_ago_seconds)]
         words += [f"{ejection.max_percent:g}", milliseconds(ejection.base_seconds), str(ejection.failures)]
         take = self._begin_write()
         reply = await self._sessions.run("record_outcome", [result.key, *words])
@@ -254,7 +274,7 @@ class Store(LeaderCommands):
         avoided: Collection[str] = (),
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
-        on_sent: Callable[[], None] | None = None,
+        progress: Progress | None = None,
     ) -> Grant | Queued | Denied:
         """Give a session a slot. If there is none and the session may wait, put it in the queue.
 
@@ -271,11 +291,17 @@ class Store(LeaderCommands):
             avoided: Canonical urls of replicas that are used only if no other has a free slot.
             excluded: Canonical urls of replicas that are not used at once. A waiting session may still be given one.
             patience_seconds: How long the call may wait for its turn; `None` for as long as Redis answers.
-            on_sent: Called when the call gets its turn. Before that, nothing can have happened in Redis.
+            progress: Learns how far the call has come. With it, a cancellation of a call that was sent takes effect
+                when Redis has replied.
 
         Raises:
             Busy: The call did not get its turn in time.
         """
+
+        def on_reply(reply: Reply) -> None:
+            if progress is not None and reply.status != Denial.NOT_REGISTERED.value:
+                progress.settled()
+
         reply = await _run(
             self._sessions,
             "acquire_lease",
@@ -290,7 +316,10 @@ class Store(LeaderCommands):
                 *excluded,
             ],
             patience_seconds=patience_seconds,
-            on_sent=on_sent,
+            on_sent=None if progress is None else progress.sent,
+            on_reply=None if progress is None else on_reply,
+            together=None if avoided or excluded or has_name(lease_id) else self._acquiring,
+            argument=lease_id,
         )
         status = expect(reply, "granted", "held", "spare", "waiting", *_DENIALS)
         if status == "spare":
@@ -304,7 +333,14 @@ class Store(LeaderCommands):
         key, revision = reply.values
         return Grant(key, revision)
 
-    async def release(self, lease_id: str, *, affinity_seconds: float = 0.0, is_recovery: bool = False) -> list[Event]:
+    async def release(
+        self,
+        lease_id: str,
+        *,
+        affinity_seconds: float = 0.0,
+        is_recovery: bool = False,
+        on_end: Callable[[], None] | None = None,
+    ) -> list[Event]:
         """End a lease, or take a waiter out of the queue, if there is one.
 
         Return the event if the replica was removed with the lease, which was its last.
@@ -314,11 +350,26 @@ class Store(LeaderCommands):
             affinity_seconds: How long the session's affinity to its replica is kept.
             is_recovery: No session holds the lease any more. Such calls use a lane of their own, so that the slot does
                 not wait behind the calls of sessions.
+            on_end: Called when Redis has received the end, also if the caller has been cancelled meanwhile. The
+                cancellation takes effect then, not before.
         """
         channel = self._recovery if is_recovery else self._sessions
         take = self._begin_write()
-        reply = await _run(channel, "release_lease", [self._router, lease_id, milliseconds(affinity_seconds)])
-        expect(reply, "released", "abandoned", "not_found")
+        args = [self._router, lease_id, milliseconds(affinity_seconds)]
+
+        def on_reply(reply: Reply) -> None:
+            if on_end is not None and reply.status in _ENDINGS:
+                on_end()
+
+        reply = await _run(
+            channel,
+            "release_lease",
+            args,
+            on_reply=None if on_end is None else on_reply,
+            together=None if is_recovery or has_name(lease_id) else self._releasing,
+            argument=lease_id,
+        )
+        expect(reply, *_ENDINGS)
         return events_of(reply.values, take)
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
@@ -370,6 +421,19 @@ class Store(LeaderCommands):
         self._sessions.lane.end_waits(reason)
 
 
+def has_name(lease_id: str) -> bool:
+    """Return whether it is the lease of a named session; see `ledger.new_lease_id`."""
+    return ":" in lease_id
+
+
+def _grants(reply: Sequence[str]) -> list[list[str]]:
+    return [[reply[0], reply[at], reply[at + 1]] for at in range(1, len(reply), 2)]
+
+
+def _releases(reply: Sequence[str]) -> list[list[str]]:
+    return [[reply[0]]] * int(reply[1])
+
+
 _DEPARTURES = {
     "reaped": Departure.DONE,
     "left": Departure.DONE,
@@ -377,6 +441,7 @@ _DEPARTURES = {
     "alive": Departure.REFUSED,
     "not_found": Departure.REFUSED,
 }
+_ENDINGS = ("released", "abandoned", "not_found")
 _DENIALS = tuple(denial.value for denial in Denial)
 
 

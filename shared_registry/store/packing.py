@@ -18,18 +18,28 @@ else:
     _Base = object
 
 
+def pack(args: tuple[Any, ...]) -> bytes:
+    """Return a command as bytes to send. Its name may be two words, such as SCRIPT LOAD.
+
+    Raises:
+        TypeError: An argument has a type that is not supported in C.
+        ValueError: An argument is too long.
+    """
+    name = args[0]
+    packed: bytes = pack_command((*name.split(), *args[1:]) if " " in name else args)
+    return packed
+
+
 class _PacksInC(_Base):
     """Mixed in before a connection class of redis-py, to pack commands in C."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command as bytes to send."""
-        name = args[0]
-        if isinstance(name, str):
+        if isinstance(args[0], str):
             try:
-                # A name may be two words: SCRIPT LOAD.
-                return [pack_command((*name.split(), *args[1:]) if " " in name else args)]
+                return [pack(args)]
             except (TypeError, ValueError):
-                pass  # not supported in C; redis-py packs it, or raises its own error
+                pass  # redis-py packs it, or raises its own error
         return super().pack_command(*args)
 
 

@@ -196,6 +196,7 @@ ONLY_FOR_SCRIPTS = (
     "sessions_failing_since_ms",
     "session_failures",
     "failing_client",
+    "announced_at_ms",
     "unreached_from",
     "returned_at_ms",
 )

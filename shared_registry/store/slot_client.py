@@ -14,6 +14,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
 
+from shared_registry.store.multiplexed import MultiplexedClient, ScriptCall
 from shared_registry.store.pools import RenewingPool
 from shared_registry.store.slot_owner import Address, SlotOwner
 
@@ -37,17 +38,23 @@ class SlotClient(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Execute a command at the node that serves the hash slot, and follow redirections."""
+        execute = functools.partial(super().execute_command, *args, **options)
+        try:
+            return await self._redirected(execute)
+        except exceptions.AskError as error:
+            if isinstance(error, exceptions.MovedError) or args[0] in SCRIPT_COMMANDS:
+                raise
+            return await self._execute_at(self.owner.address_of(error), args, options)
+
+    async def _redirected(self, execute: Callable[[], Awaitable[Any]]) -> Any:
+        """Execute, and again at the right node after a redirection other than ASK."""
         for redirect in range(REDIRECTS + RETRIES):
             try:
-                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-            except exceptions.MovedError as error:
-                if redirect >= REDIRECTS:
+                return await execute()
+            except exceptions.AskError as error:
+                if not isinstance(error, exceptions.MovedError) or redirect >= REDIRECTS:
                     raise
                 self.owner.moved(error)
-            except exceptions.AskError as error:
-                if args[0] in SCRIPT_COMMANDS:
-                    raise
-                return await self._execute_at(self.owner.address_of(error), args, options)
             except exceptions.TryAgainError:
                 if redirect + 1 >= RETRIES:
                     raise
@@ -97,10 +104,26 @@ class SlotClient(Redis):
         return reply
 
 
-def connect_to_owner(owner: SlotOwner, base: type[Any], options: Mapping[str, Any], *, max_connections: int) -> Any:
+class MultiplexedSlotClient(SlotClient, MultiplexedClient):  # type: ignore[misc]  # redis-py's
+    """A `SlotClient` over one connection."""
+
+    async def call_script(self, call: ScriptCall, *, is_known: bool) -> Any:
+        """Execute a script at the node that serves the hash slot."""
+        return await self._redirected(functools.partial(super().call_script, call, is_known=is_known))
+
+
+def connect_to_owner(
+    client_class: type[SlotClient],
+    owner: SlotOwner,
+    base: type[Any],
+    options: Mapping[str, Any],
+    *,
+    max_connections: int,
+) -> Any:
     """Return a client whose connections lead to the node that serves a hash slot.
 
     Args:
+        client_class: The class of the client.
         owner: Finds the node.
         base: The class of connections.
         options: Options of a connection to any node.
@@ -119,7 +142,7 @@ def connect_to_owner(owner: SlotOwner, base: type[Any], options: Mapping[str, An
                 raise
 
     pool = RenewingPool(connection_class=OwnerConnection, max_connections=max_connections, timeout=None, **options)
-    client: Any = SlotClient.from_pool(pool)
+    client: Any = client_class.from_pool(pool)
     client.owner = owner
     client.make_pool = functools.partial(ConnectionPool, connection_class=base, **options)
     return client

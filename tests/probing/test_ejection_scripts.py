@@ -61,9 +61,13 @@ class Ejecting:
         self.batch += 1
         await self.space.store.report(Term(self.epoch, "token"), self.batch, results, LIMITS)
 
-    async def unreached(self, router: str, url: str = A, *, limits: EjectionLimits = EJECTION) -> list[Event]:
-        """Let a session of a router fail to connect."""
-        return await self.outcome(router, self.space.failure(url), None, limits)
+    async def unreached(
+        self, router: str, url: str = A, *, ago: float | None = 0.0, limits: EjectionLimits = EJECTION
+    ) -> list[Event]:
+        """Let a session of a router fail to connect; a probe of that router has reached the replica since, or not."""
+        return await self.space.store_of(router).record_outcome(
+            self.space.failure(url), LIMITS, by="proxy", is_passive=True, failed_ago_seconds=ago, ejection=limits
+        )
 
     async def broken(self, router: str, client: str, count: int = 1, url: str = A) -> list[Event]:
         """Let connected sessions of a router fail."""
@@ -91,7 +95,7 @@ class Ejecting:
                 self.space.raw.hset(self.space.keys.replica(url), name, int(fields[name]) + int(seconds * 1000))
 
     def let_a_second_pass(self, url: str = A) -> None:
-        self.shift(-1.0, "reported_at_ms", "sessions_failing_since_ms", url=url)
+        self.shift(-1.0, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms", url=url)
 
     async def eject(self, url: str = A) -> list[Event]:
         """Eject a replica by sessions of two machines that do not reach it, while its probes succeed."""
@@ -138,6 +142,39 @@ async def test_two_machines_that_do_not_reach_it_eject(ejecting: Ejecting) -> No
     assert (event.record.ejections, event.record.is_selectable) == (1, False)
     assert ejecting.state()["status"] == "healthy"
     assert ejecting.ready() == {B, C, D}
+
+
+async def test_a_machine_whose_probe_fails_is_no_witness(ejecting: Ejecting) -> None:
+    """Two routers that no path leads to the replica call its prober, however often, and eject nothing."""
+    kinds = []
+    for router in (ONE, TWO, THREE) * 3:
+        kinds += [event.kind for event in await ejecting.unreached(router, ago=None)]
+        await ejecting.probe(ejecting.space.success())
+    assert kinds == [EventKind.REPLICA_REPORTED]
+    assert "unreached_from" not in ejecting.state()
+    await ejecting.unreached(ONE)
+    await ejecting.probe(ejecting.space.success())
+    await ejecting.unreached(TWO, ago=None)
+    assert not ejecting.is_ejected(), "one has reached it"
+    await ejecting.unreached(TWO)
+    assert ejecting.is_ejected()
+
+
+async def test_the_time_of_the_session_counts(ejecting: Ejecting) -> None:
+    """A probe of the prober between a session's failure and the testimony is late enough, an older session too old."""
+    await ejecting.unreached(ONE, ago=None)
+    await ejecting.probe(ejecting.space.success())
+    await ejecting.unreached(ONE, ago=1.0)
+    long_ago = 2 * INTERVAL + 1
+    machine, _, at = ejecting.state()["unreached_from"].partition("@")
+    assert int(at) <= ejecting.space.now_ms() - 1000
+    ejecting.space.raw.hset(
+        ejecting.space.keys.replica(A), "unreached_from", f"{machine}@{int(at) - int(long_ago * 1000)}"
+    )
+    await ejecting.unreached(TWO, ago=0.5)
+    assert not ejecting.is_ejected()
+    await ejecting.unreached(ONE, ago=0.8)
+    assert ejecting.is_ejected()
 
 
 async def test_one_machine_alone_does_not_eject(ejecting: Ejecting) -> None:
@@ -268,22 +305,34 @@ async def test_other_routers_have_a_second_to_object(ejecting: Ejecting) -> None
     assert ejecting.is_ejected()
 
 
+async def test_further_reports_do_not_put_an_ejection_off(ejecting: Ejecting) -> None:
+    """Where several routers report, one report or another is always younger than a second."""
+    await ejecting.broken(ONE, "a", 4)
+    await ejecting.probe(ejecting.space.success())
+    ejecting.let_a_second_pass()
+    ejecting.shift(-INTERVAL, "reported_at_ms")
+    (event,) = await ejecting.unreached(THREE, ago=None)
+    assert event.kind is EventKind.REPLICA_REPORTED
+    (event,) = await ejecting.broken(TWO, "b")
+    assert event.kind is EventKind.REPLICA_EJECTED
+
+
 async def test_a_run_that_was_not_announced_does_not_eject(ejecting: Ejecting) -> None:
     """Its event was left out, because another run had one within the interval."""
     await ejecting.broken(ONE, "a", 4)
-    ejecting.shift(-2.0, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-2.0, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     await ejecting.completed(THREE)
     await ejecting.probe(ejecting.space.success())
     for client in "ab":
         assert await ejecting.broken(ONE, client, 9) == []
-    ejecting.shift(-INTERVAL, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-INTERVAL, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     (event,) = await ejecting.broken(ONE, "a")
     assert event.kind is EventKind.REPLICA_REPORTED
 
 
 async def test_failures_of_long_ago_are_forgotten(ejecting: Ejecting) -> None:
     await ejecting.broken(ONE, "a", 4)
-    ejecting.shift(-301, "reported_at_ms", "sessions_failing_since_ms")
+    ejecting.shift(-301, "reported_at_ms", "announced_at_ms", "sessions_failing_since_ms")
     await ejecting.broken(TWO, "b", 4)
     assert ejecting.state()["session_failures"] == "4"
 

@@ -132,8 +132,44 @@ async def test_a_resolver_that_answers_for_others_is_well(
     with pytest.raises(OwnTrouble):
         await names.addresses("a.test", max_age_seconds=0.0)
     await names.addresses(other, max_age_seconds=0.0)
+    with pytest.raises(OwnTrouble):
+        await names.addresses("a.test", max_age_seconds=0.0)  # the resolver may have broken between the two
+    await asyncio.sleep(module.TOGETHER_SECONDS)
+    await names.addresses(other, max_age_seconds=0.0)
     with pytest.raises(OwnTrouble if is_own else NameUnknown):
         await names.addresses("a.test", max_age_seconds=0.0)
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_another_name_is_looked_up_to_find_out(names: Names, resolver: Resolver) -> None:
+    await names.addresses("b.test", max_age_seconds=0.0)
+    await names.addresses("localhost", max_age_seconds=0.0)
+    resolver.answers["a.test"] = SILENT
+    with pytest.raises(OwnTrouble):
+        await names.addresses("a.test", max_age_seconds=0.0)
+    await asyncio.sleep(module.TOGETHER_SECONDS)
+    with pytest.raises(OwnTrouble):
+        await names.addresses("a.test", max_age_seconds=0.0)
+    await until(lambda: names._names["b.test"].ended is None)
+    with pytest.raises(NameUnknown):
+        await names.addresses("a.test", max_age_seconds=0.0)
+    assert (resolver.asked["b.test"], resolver.asked["localhost"]) == (2, 1), "not one of the hosts file"
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_one_lookup_at_once_finds_out(names: Names, resolver: Resolver) -> None:
+    others = [f"other-{n}.test" for n in range(10)]
+    for name in others:
+        await names.addresses(name, max_age_seconds=0.0)
+    failing = [f"failing-{n}.test" for n in range(10)]
+    resolver.hanging = set(others)
+    resolver.answers = dict.fromkeys(failing, SILENT)
+    for _ in range(3):
+        for name in failing:
+            with pytest.raises(OwnTrouble):
+                await names.addresses(name, max_age_seconds=0.0)
+        await asyncio.sleep(module.TOGETHER_SECONDS)
+    assert sorted(resolver.asked[name] for name in others) == [1] * 9 + [2]
 
 
 async def test_hanging_names_leave_threads_to_all_others(names: Names, resolver: Resolver) -> None:
@@ -258,6 +294,30 @@ async def test_a_first_lookup_that_hangs_is_unsure(resolver: Resolver) -> None:
         assert (await guarded(prober, "http://b.test:9/health", SHORT)).evidence is Evidence.FAILED
         outcome = await guarded(prober, "http://a.test:9/health", SHORT)
         assert outcome.error == f"timeout after {SHORT}s while looking up the name", "others are answered"
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_lookups_that_begin_together_do_not_blame_a_name(resolver: Resolver) -> None:
+    """The resolver breaks after it has answered some of them."""
+    urls = [f"http://{name}.test:9/health" for name in "abcd"]
+    resolver.hanging = {"a.test", "c.test"}
+    async with HttpProber(names=Names(resolver)) as prober:
+        together = [asyncio.create_task(guarded(prober, url, module.SLOW_SECONDS + 1)) for url in urls]
+        await until(lambda: resolver.asked.total() == 4 and resolver.at_once.total() == 2)
+        resolver.hanging |= {"b.test", "d.test"}
+        outcomes = await asyncio.gather(*together)
+        assert [one.evidence for one in outcomes] == [Evidence.UNSURE, Evidence.FAILED] * 2, "nobody listens at b and d"
+        assert str(outcomes[0].trouble) == RESOLVER_REASON
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_one_hanging_name_is_found_out_within_a_probe(resolver: Resolver) -> None:
+    resolver.hanging = {"a.test"}
+    async with HttpProber(names=Names(resolver)) as prober:
+        await guarded(prober, "http://b.test:9/health", SHORT)
+        outcome = await guarded(prober, "http://a.test:9/health", module.SLOW_SECONDS + 1)
+    assert (outcome.evidence, outcome.error) == (Evidence.FAILED, "timeout after 2.0s while looking up the name")
+    assert resolver.asked["b.test"] == 2
 
 
 async def test_a_hanging_lookup_does_not_hold_up_the_end() -> None:

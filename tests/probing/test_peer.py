@@ -70,6 +70,7 @@ class Cluster:
         self.said: list[Said] = []
         self.probes: list[tuple[float, str]] = []
         self.reached: dict[str, bool] = {}
+        self.testified: list[tuple[float, str]] = []
         self.down: set[str] = set()
         self.failure: Exception | None = None
         self.error: StoreUnavailable | None = None
@@ -88,8 +89,9 @@ class Cluster:
             probers=probers,
             clock=clock,
             rng=random.Random(1),
-            listeners=ProbeListeners(self.trouble_log, self.on_reach),
+            listeners=ProbeListeners(self.trouble_log, self.on_reach, testify=self.testify),
         )
+        self.probers = probers
 
     def probed(self) -> list[ReplicaRecord]:
         return list(self.records.values())
@@ -99,6 +101,9 @@ class Cluster:
 
     def on_reach(self, key: str, is_reached: bool) -> None:
         self.reached[key] = is_reached
+
+    async def testify(self, key: str, *, probed_at: float) -> None:
+        self.testified.append((probed_at - START, key))
 
     async def probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
         key = url.removesuffix("/health")
@@ -366,6 +371,96 @@ async def test_only_peers_of_a_replicas_prober_appeal(clock: FakeClock, cluster:
     cluster.show(status=ReplicaStatus.UNHEALTHY)
     await clock.advance(6 * INTERVAL)
     assert cluster.probes == []
+
+
+async def test_a_failed_session_makes_a_router_probe_once(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.peer.distrust(A)
+    await clock.advance(3 * INTERVAL)
+    assert [key for _, key in cluster.probes] == [A]
+    assert cluster.testified == cluster.probes, "with the time at which the probe began"
+    assert cluster.said == []
+
+
+async def test_a_blind_router_does_not_testify(clock: FakeClock, cluster: Cluster) -> None:
+    """It chooses the replica last, and tries until it reaches it; that says nothing about a session of long ago."""
+    cluster.down = {A}
+    for _ in range(3):
+        cluster.peer.distrust(A)
+        await clock.advance(0.1)
+    assert (cluster.testified, cluster.reached[A]) == ([], False)
+    await clock.advance(INTERVAL)
+    cluster.down = set()
+    await clock.advance(INTERVAL)
+    assert (cluster.testified, cluster.reached[A]) == ([], True)
+
+
+async def test_own_trouble_is_no_testimony(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.failure = OSError(errno.EMFILE, "Too many open files")
+    cluster.peer.distrust(A)
+    await clock.advance(INTERVAL)
+    assert cluster.testified == []
+    assert A not in cluster.reached
+
+
+async def test_sessions_that_fail_during_a_probe_get_another(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.latency = 1.0
+    cluster.peer.distrust(A)
+    await clock.advance(0.5)
+    for _ in range(3):
+        cluster.peer.distrust(A)
+    await clock.advance(3.0)
+    assert [at for at, _ in cluster.testified] == pytest.approx([0.1, 1.1])
+
+
+async def test_a_prober_too_probes_after_a_failed_session(clock: FakeClock, cluster: Cluster) -> None:
+    """What its health loop found out remains: who is chosen last is left to that."""
+    cluster.leader = Leader(ME, 2, 0.0)
+    cluster.peer.learn(A, False)
+    cluster.peer.distrust(A)
+    await clock.advance(1.0)
+    assert [key for _, key in cluster.testified] == [A]
+    assert not cluster.reached[A]
+
+
+@pytest.mark.parametrize("what", ["unhealthy", "disabled", "unknown", "alone"])
+async def test_no_testimony_where_it_would_change_nothing(clock: FakeClock, cluster: Cluster, what: str) -> None:
+    if what == "alone":
+        cluster.probers.update("2", [])
+    elif what == "disabled":
+        cluster.records[A] = replace(cluster.records[A], admin=AdminState.DISABLED)
+    elif what == "unhealthy":
+        cluster.records[A] = replace(cluster.records[A], health=ReplicaHealth(ReplicaStatus.UNHEALTHY))
+    cluster.peer.distrust(B if what == "unknown" else A)
+    await clock.advance(0.2)
+    assert (cluster.probes, cluster.testified) == ([], [])
+
+
+async def test_a_replica_registered_anew_gets_no_testimony(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.latency = 1.0
+    cluster.peer.distrust(A)
+    await clock.advance(0.2)
+    cluster.peer.distrust(A)
+    cluster.tell(replace(cluster.records[A], incarnation="2"))
+    cluster.records[A] = replace(cluster.records[A], incarnation="2")
+    await clock.advance(5.0)
+    assert len(cluster.probes) == 1
+    assert cluster.testified == []
+
+
+async def test_a_former_leader_goes_on_avoiding_what_it_missed(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.leader = Leader(ME, 2, 0.0)
+    cluster.down = {A}
+    cluster.peer.learn(A, False)
+    cluster.tell(cluster.records[A])
+    await clock.advance(3 * INTERVAL)
+    assert (cluster.probes, cluster.reached[A]) == ([], False), "its health loop probes"
+    cluster.leader = Leader(OTHER, 3, 0.0)
+    cluster.peer.notice([Event("2-1", EventKind.LEADER_ELECTED, 0.0, "1-1", OTHER, 3)])
+    await clock.advance(INTERVAL + 0.5)
+    assert (len(cluster.probes), cluster.reached[A]) == (1, False)
+    cluster.down = set()
+    await clock.advance(INTERVAL)
+    assert cluster.reached[A]
 
 
 @pytest.mark.parametrize(("address", "is_ok"), [("127.0.0.2", True), ("127.0.0.3", False), ("127.0.0.4", True)])

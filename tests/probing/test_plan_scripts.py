@@ -228,16 +228,16 @@ async def test_the_leader_reports_under_its_term_as_before(planned: Planned) -> 
     assert (report.done, report.dropped) == (1, 0)
 
 
-async def test_a_call_stops_after_fifty_changes(planned: Planned) -> None:
+async def test_a_call_of_a_share_stops_after_some_changes(planned: Planned) -> None:
     urls = [f"http://10.1.0.{number}:8000" for number in range(60)]
     for url in urls:
         await planned.space.add(url)
     plan = await planned.give(TWO)
     results = [planned.space.success(url) for url in urls]
     report = await planned.report(TWO, plan, *results, batch=1)
-    assert (report.done, len(report.events)) == (50, 50)
+    assert (report.done, len(report.events)) == (25, 25)
     again = await planned.report(TWO, plan, *results, batch=1)
-    assert (again.is_duplicate, again.done) == (True, 50)
+    assert (again.is_duplicate, again.done) == (True, 25)
 
 
 @pytest.mark.parametrize("url", [A, B, "http://[::1]:80", "https://ü.example:8443", "http://127.0.3.77:65535"])

@@ -12,7 +12,9 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import (
     AdminState,
     EventKind,
+    Opinion,
     OpinionKind,
+    ProbeResult,
     ReplicaEndpoint,
     Source,
     Term,
@@ -520,3 +522,31 @@ async def test_a_thousand_questions_at_once_are_few_events(verdicts: Verdicts) -
     events = [event for event in await space.reader.last_events(5) if event.questions]
     assert [len(event.questions) for event in events] == [50, 50, 20]
     assert {space.fields(url)["revision"] for url in urls} == {event.id for event in events}
+
+
+async def test_no_call_changes_much(verdicts: Verdicts) -> None:
+    """Whatever a result leads to that is an event: a question, its end, a hand-over's end."""
+    space = verdicts.space
+    urls = [f"http://127.1.{n // 250}.{n % 250}:8000" for n in range(60)]
+    for url in urls:
+        await space.add(url)
+        space.raw.hset(space.keys.replica(url), mapping={"status": "healthy", "consecutive_failures": 1})
+
+    async def first_call(*results: ProbeResult) -> tuple[int, int]:
+        verdicts.batch += 1
+        report = await space.store.report(Term(verdicts.epoch, "token"), verdicts.batch, results, LIMITS)
+        await verdicts.probe(*results[report.done :])
+        return report.done, len(report.events)
+
+    assert await first_call(*map(space.failure, urls)) == (50, 1)
+    assert await first_call(*map(space.success, urls)) == (25, 25)
+    for url in urls:
+        long_ago = {"suspected_at_ms": 1, "prober": TWO, "prober_until_ms": 1}
+        space.raw.hset(space.keys.replica(url), mapping=long_ago)
+    assert await first_call(*map(space.failure, urls)) == (25, 25)
+    question = {"suspicion": "q", "suspected_by": LEADER, "asked": TWO}
+    for url in urls:
+        space.raw.hset(space.keys.replica(url), mapping=question)
+    opinions = [Opinion(OpinionKind.OPINION, "q", space.success(url)) for url in urls]
+    answer = await space.store_of(TWO).give_opinions(opinions, LIMITS)
+    assert (answer.done, len(answer.events)) == (25, 25)

@@ -45,7 +45,7 @@ async def ended(router: RouterProcess) -> int:
 async def is_refused(router: RouterProcess) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(router.url).port)
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset while it waited to be accepted
         return True
     writer.close()
     return False

@@ -57,6 +57,11 @@ async def use(registry: SharedReplicaRegistry) -> Lease:
     return lease
 
 
+async def answers(url: str, *, timeout: float) -> tuple[float, str | None]:
+    """Probe a replica that is well."""
+    return 1.0, None
+
+
 async def all_kinds(calls: list[Awaitable[Lease]]) -> Counter[str]:
     async with asyncio.timeout(PATIENCE_SECONDS):
         return Counter(await asyncio.gather(*(kind_of(call) for call in calls)))
@@ -83,6 +88,29 @@ async def test_overload_is_no_outage(space: Space, proxy: FaultyProxy) -> None:
         assert heartbeats >= 10  # behind the sessions it would be two or three
         await settle(space, registry)
         assert leases(space) == {}
+
+
+async def test_a_busy_router_has_four_connections_at_most(space: Space, server: EmbeddedServer) -> None:
+    def connections() -> int:
+        names = [one["name"] for one in space.raw.client_list()]
+        return sum(name == "shared-registry:busy" for name in names)
+
+    config = RouterConfig(
+        redis_url=server.url,
+        namespace=space.keys.namespace,
+        router_id="busy",
+        heartbeat_seconds=0.2,
+        refresh_seconds=0.2,
+    )
+    async with SharedReplicaRegistry(config, http_get=answers) as registry:
+        calls = asyncio.gather(*(use(registry) for _ in range(1500)))
+        most = 0
+        while not calls.done():
+            most = max(most, connections())
+            await asyncio.sleep(0.02)
+        assert 2 <= most <= 4
+        await calls
+        await settle(space, registry)
 
 
 async def test_a_callers_small_connection_pool_is_no_outage(space: Space, server: EmbeddedServer) -> None:

@@ -14,6 +14,7 @@ from shared_registry.model import (
     Event,
     EventKind,
     ProbeResult,
+    ProberInfo,
     Replica,
     ReplicaEndpoint,
     Thresholds,
@@ -37,7 +38,10 @@ class Reporting:
     def __init__(self, limits: EjectionLimits = LIMITS) -> None:
         self.clock = FakeClock()
         self.sent: list[ConnectedSessions | None] = []
+        self.ages: list[float | None] = []
         self.distrusted: list[str] = []
+        self.probers = ProberList(router="r~1", machine="m")
+        self.probers.update("1", [ProberInfo("same", "m", "r~2")])
         self.view = view_of(Selection("priority", rng=random.Random(1)))
         shown(self.view, record(0), record(1))
         self.replica = self.view.all()[0]
@@ -48,21 +52,34 @@ class Reporting:
             TroubleLog(quiet_seconds=10.0, clock=self.clock),
             ejection=limits,
             on_failed_session=self.distrusted.append,
-            probers=ProberList(router="r~1", machine="m"),
+            probers=self.probers,
             clock=self.clock,
         )
         self.outcomes.is_shared = True
 
     async def record_outcome(
-        self, result: ProbeResult, thresholds: Thresholds, *, sessions: ConnectedSessions | None, **options: Any
+        self,
+        result: ProbeResult,
+        thresholds: Thresholds,
+        *,
+        sessions: ConnectedSessions | None,
+        failed_ago_seconds: float | None,
+        **options: Any,
     ) -> list[Event]:
         if sessions is not None:
             assert (result.error is None) is (sessions.failures == 0)
         self.sent.append(sessions)
+        self.ages.append(failed_ago_seconds)
         return []
 
     async def end(self, *, ok: bool, client: str = "a", reason: str | BaseException = "HTTP 500") -> None:
         await self.outcomes.connected(self.replica, Thresholds(), ok=ok, reason=reason, client=client)
+
+    async def connect(self, *, ok: bool) -> None:
+        await self.outcomes.passive(self.replica, Thresholds(), ok=ok, reason="refused")
+
+    async def testify(self, probed_at: float) -> None:
+        await self.outcomes.testify(self.replica.key, probed_at=probed_at)
 
     def report_elsewhere(self) -> None:
         event = Event("2-0", EventKind.REPLICA_REPORTED, 0.0, "1-0", "r~2", 1, reported=self.replica.key)
@@ -162,3 +179,40 @@ async def test_a_session_that_did_not_connect_distrusts_the_replica() -> None:
     await reporting.outcomes.passive(reporting.replica, Thresholds(), ok=False, reason="refused")
     assert reporting.distrusted == [reporting.replica.key]
     assert reporting.sent == [None]
+
+
+async def test_a_probe_that_began_later_makes_a_failure_count() -> None:
+    reporting = Reporting()
+    await reporting.connect(ok=False)
+    await reporting.clock.advance(0.5)
+    now = reporting.clock.monotonic()
+    await reporting.testify(now - 0.6)
+    assert reporting.ages == [None], "the probe began before the session failed"
+    for _ in range(2):
+        await reporting.testify(now - 0.4)
+    assert reporting.ages == [None, pytest.approx(0.5)], "once for each report"
+
+
+async def test_a_session_that_connects_ends_the_testimony() -> None:
+    reporting = Reporting()
+    await reporting.connect(ok=False)
+    await reporting.connect(ok=True)
+    await reporting.testify(reporting.clock.monotonic())
+    assert reporting.ages == [None, None]
+
+
+async def test_without_ejections_nobody_testifies() -> None:
+    reporting = Reporting(EjectionLimits(max_percent=0.0))
+    await reporting.connect(ok=False)
+    await reporting.testify(reporting.clock.monotonic())
+    assert reporting.ages == [None]
+
+
+async def test_a_second_has_one_report_and_one_probe() -> None:
+    reporting = Reporting()
+    for _ in range(3):
+        await reporting.connect(ok=False)
+    assert (len(reporting.sent), len(reporting.distrusted)) == (1, 1)
+    await reporting.clock.advance(1.0)
+    await reporting.connect(ok=False)
+    assert (len(reporting.sent), len(reporting.distrusted)) == (2, 2)

@@ -31,6 +31,7 @@ TEXT = {
     "keys.router_prefix",
     "lease_id",
     "leader",
+    "namespace",
     "other",
     "least",
     "one.session",

@@ -19,9 +19,10 @@ from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import AdminState, ProbeResult, ReplicaEndpoint, Source, Term
 from shared_registry.store import client
 from shared_registry.store.answers import new_token
-from shared_registry.store.channel import Script, scripts
+from shared_registry.store.channel import scripts
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
+from shared_registry.store.multiplexed import Script
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
 from tests.support.faulty_proxy import FaultyProxy

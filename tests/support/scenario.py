@@ -27,10 +27,11 @@ from shared_registry.model import (
     Term,
 )
 from shared_registry.model.plan import BUCKETS, bucket_of
-from shared_registry.store.channel import scripts
+from shared_registry.store.channel import Channel, scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
+from shared_registry.store.lane import Lane
 from shared_registry.store.replies import Departure, Elected
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
@@ -97,6 +98,13 @@ class Scene:
         assert [word for _, word in self._runner.answers[before:]] == [status]
         return result
 
+    async def run(self, name: str, *args: str) -> list[str]:
+        """Run a command that is called for several sessions at once, and return the values of its reply."""
+        channel = Channel(
+            self._runner, self.space.keys, Lane(1, seconds=PATIENCE_SECONDS), timeout_seconds=PATIENCE_SECONDS
+        )
+        return (await channel.run(name, args)).values
+
     async def share(self, *routers: str) -> None:
         """Let routers send heartbeats that offer to share the probing."""
         for router in routers:
@@ -158,6 +166,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _history,
         _inspection,
         _repair,
+        _together,
     ):
         await part(scene, space)
 
@@ -274,6 +283,22 @@ async def _routers(scene: Scene, space: Space) -> None:
     space.expire_router("r~2")
     await answered("reaped", reap())
     await answered("left", scene.leave())
+
+
+async def _together(scene: Scene, space: Space) -> None:
+    """Several leases in one call, on a replica of each tier."""
+    leases = ["r~1", *(f"{number:08x}" for number in range(100, 106))]
+    await scene.heartbeat("r~1")
+    for url, is_primary in (("http://127.0.0.8:1", False), ("http://127.0.0.8:2", True)):
+        for registered in space.raw.zrange(space.keys.replicas, 0, -1):
+            await scene.one.set_admin(registered, AdminState.DISABLED)
+        await space.add(url, primary=is_primary, capacity=6)
+        await space.make("healthy", url)
+        await scene.answered("granted", scene.run("acquire_leases", *leases))
+        assert space.fields(url)["in_flight"] == "6"
+        assert space.raw.sismember(space.keys.full, url)
+        await scene.answered("released", scene.run("release_leases", *leases))
+        assert space.fields(url)["in_flight"] == "0"
 
 
 async def _leases(scene: Scene, space: Space) -> None:

@@ -52,8 +52,11 @@ class Verdicts:
         self.epoch = await self.space.elect()
 
     async def probe(self, *results: ProbeResult, limits: Thresholds = LIMITS) -> None:
-        self.batch += 1
-        await self.space.store.report(Term(self.epoch, "token"), self.batch, results, limits)
+        """Report results of the leader, in as many calls as it takes."""
+        while results:
+            self.batch += 1
+            report = await self.space.store.report(Term(self.epoch, "token"), self.batch, results, limits)
+            results = results[report.done :]
 
     async def fail(self, times: int, url: str = A) -> None:
         for _ in range(times):

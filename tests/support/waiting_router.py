@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 from shared_registry.aio.clock import finish_by
+from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError
 from shared_registry.leases.queue import RouterQueue
 from shared_registry.model import ORIGIN
-from shared_registry.store.commands import Store
+from shared_registry.store.commands import Progress, Store
 from shared_registry.store.reader import Reader
-from shared_registry.store.replies import Denied, Grant, Queued
+from shared_registry.store.replies import Denial, Denied, Grant, Queued
 from tests.support.fake_clock import FakeClock
 
 ROUTER = "r~1"
@@ -136,17 +137,28 @@ class ScriptedAsking:
         avoided: Collection[str],
         excluded: Collection[str],
         patience_seconds: float | None,
-        on_sent: Callable[[], None],
+        progress: Progress,
     ) -> Grant | Queued | Denied:
+        is_sent = False
+
+        async def call() -> Grant | Queued | Denied:
+            nonlocal is_sent
+            await self.until_its_turn()
+            progress.sent()
+            is_sent = True
+            assert lease_id == "a"
+            if max_queue:
+                assert max_queue == self.max_queue
+                answer = await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
+            else:
+                assert not sequence
+                answer = await self._answer(self.last_answers, "acquire", avoided, excluded)
+            if not (isinstance(answer, Denied) and answer.reason is Denial.NOT_REGISTERED):
+                progress.settled()
+            return answer
+
         self.patience.append(patience_seconds)
-        await self.until_its_turn()
-        on_sent()
-        assert lease_id == "a"
-        if not max_queue:
-            assert not sequence
-            return await self._answer(self.last_answers, "acquire", avoided, excluded)
-        assert max_queue == self.max_queue
-        return await self._answer(self.answers, f"wait {sequence}".rstrip(), avoided, excluded)
+        return await completed(call(), is_begun=lambda: is_sent)
 
     async def _answer(
         self, answers: list[Answer], call: str, avoided: Collection[str], excluded: Collection[str]

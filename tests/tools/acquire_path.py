@@ -51,9 +51,9 @@ async def followed(work: Coroutine[Any, Any, T]) -> tuple[T, CallPath]:
         if event != "call" or not _is_followed.get():
             return
         file = frame.f_code.co_filename
-        if file.startswith(_CLIENT) and frame.f_code.co_name == "evalsha":
+        if frame.f_code.co_name == "call_script":
             entered = path.back
-        elif file.startswith(_PACKAGE) and not _is_below_client(frame):
+        if file.startswith(_PACKAGE) and not _is_below_client(frame):
             name = file.removeprefix(_PACKAGE)
             if name not in entered:
                 entered.append(name)

@@ -57,6 +57,6 @@ def questions_end(history: History) -> Iterator[str]:
             (place,) = places
             if place is None:
                 continue
-            for reached in (history.unreached(place, url) | history.idle).gaps(*span):
+            for reached in (history.unreached(place, url) | history.idle(url)).gaps(*span):
                 if reached.length > INTERVAL + TIMEOUT + WORD + history.noise(*reached):
                     yield f"{url} is suspected from {history.times(reached)}, r{place.number} reaches it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -67,12 +68,8 @@ class History:
         )
 
     def failing(self, place: Place, url: str) -> Spans:
-        """Return when a probe of this router could fail.
-
-        It could also while its resolver hangs: if the first lookup of a name begins as others are still answered, the
-        name counts as one that does not exist.
-        """
-        return union([self.world.paths.path(place.number, url).bad, self.world.paths.late, place.nameless])
+        """Return when a probe of this router could fail."""
+        return self.world.paths.path(place.number, url).bad | self.world.paths.late
 
     def unreached(self, place: Place, url: str) -> Spans:
         """Return when this router might not reach a replica, for whatever reason."""
@@ -108,15 +105,22 @@ class History:
         """Return when a replica was not registered, drained or disabled."""
         return Spans(self.spans_where(lambda sample: not sample.is_active(url)))
 
-    @cached_property
-    def idle(self) -> Spans:
-        """When no leader probed for all."""
-        found = [self.vacant]
-        for leader, span in self.terms:
-            place = self.world.place_of(leader)
+    def idle(self, url: str) -> Spans:
+        """Return when nobody probed a replica, or could not: the leader, or its router in the plan."""
+        found = [Spans(self.spans_where(lambda sample: not sample.planned(url)))]
+        for router, span in self.planned(url):
+            place = self.world.place_of(router)
             if place is not None:
-                found.append(self.unsound(place).within(span))
+                found += [self.unsound(place).within(span), Spans(self._life(router).gaps(*span))]
         return union(found)
+
+    def _life(self, router: str) -> Spans:
+        """Return from when to when a router ran."""
+        place = self.world.place_of(router)
+        ready = [line for line in self.lines[place.number] if line["what"] == "ready"] if place is not None else []
+        began = [(line["router"], line["at"]) for line in ready]
+        ends = [*(at for _, at in began[1:]), self.end]
+        return Spans(Span(at, end) for (one, at), end in zip(began, ends, strict=True) if one == router)
 
     def times(self, span: Span) -> str:
         return f"{self.at(span.begin)} to {self.at(span.end)}"
@@ -129,13 +133,21 @@ class History:
     @cached_property
     def terms(self) -> list[tuple[str, Span]]:
         """Which router was the leader, and when, as sampled."""
+        return self._holders(lambda sample: sample.leader)
+
+    def planned(self, url: str) -> list[tuple[str, Span]]:
+        """Return which router had to probe a replica, and when, as sampled, apart from hand-overs."""
+        return self._holders(lambda sample: sample.planned(url))
+
+    def _holders(self, router_of: Callable[[Sample], str]) -> list[tuple[str, Span]]:
         found: list[tuple[str, Span]] = []
         for sample in self.samples:
-            if found and found[-1][0] == sample.leader:
-                found[-1] = sample.leader, Span(found[-1][1].begin, sample.at)
+            router = router_of(sample)
+            if found and found[-1][0] == router:
+                found[-1] = router, Span(found[-1][1].begin, sample.at)
             else:
-                found.append((sample.leader, Span(sample.at, sample.at)))
-        return [(leader, span) for leader, span in found if leader]
+                found.append((router, Span(sample.at, sample.at)))
+        return [(router, span) for router, span in found if router]
 
     @cached_property
     def disturbances(self) -> Spans:
@@ -153,6 +165,10 @@ class History:
     def most_probers(self, begin: float, end: float) -> int:
         """Return how many probers there were at the most."""
         return max((len(sample.probers) for sample in self.samples if begin <= sample.at <= end), default=0)
+
+    def sample_at(self, at: float) -> Sample:
+        """Return the last sample until then."""
+        return self.samples[max(0, bisect.bisect_right(self.samples, at, key=lambda sample: sample.at) - 1)]
 
     def at(self, at: float) -> str:
         return f"{at - self.world.began_at:.2f}"

@@ -14,9 +14,10 @@ ANSWER = 0.3
 
 
 def the_dead_are_unhealthy(history: History) -> Iterator[str]:
-    """Dead for all: unhealthy in time. Time counts while a leader works that can probe."""
+    """Dead for all: unhealthy in time. Time counts while its prober works."""
     bound = INTERVAL + THRESHOLD * TIMEOUT + (THRESHOLD - 1) * FAST + 1.2
     for url in history.urls:
+        idle = history.idle(url)
         alive = Spans(
             gap
             for place in history.world.places
@@ -24,18 +25,18 @@ def the_dead_are_unhealthy(history: History) -> Iterator[str]:
         )
         for span in history.serving(url):
             for dead in alive.gaps(span.begin, span.end):
-                waited = sum(gap.length for gap in history.idle.gaps(dead.begin, dead.end))
+                waited = sum(gap.length for gap in idle.gaps(dead.begin, dead.end))
                 if waited > bound + _more(history, url, dead) + history.noise(*dead):
                     yield f"{url} is dead for all and healthy from {history.times(dead)} ({waited:.1f} s of work)"
 
 
 def _more(history: History, url: str, dead: Span) -> float:
-    """Return what a hand-over, a new leader, and asked routers that have just ended add."""
+    """Return what a hand-over, a new prober, and asked routers that have just ended add."""
     near = [sample for sample in history.samples if dead.begin - 0.2 <= sample.at <= dead.end]
     was_handed_over = any(sample.prober(url) for sample in near)
-    new_leaders = sum(dead.begin <= term.begin <= dead.end for _, term in history.terms)
+    new_probers = sum(dead.begin <= term.begin <= dead.end for _, term in history.planned(url))
     has_ended = history.disturbances.overlaps(dead.begin - WORD, dead.end)
-    return WORD * was_handed_over + INTERVAL * new_leaders + 1.0 * has_ended
+    return WORD * was_handed_over + INTERVAL * new_probers + 1.0 * has_ended
 
 
 def appeal_seconds(history: History, url: str, span: Span) -> float:
@@ -90,7 +91,7 @@ def somebody_leads(history: History) -> Iterator[str]:
 
 
 def the_wrong_resign(history: History) -> Iterator[str]:
-    """A leader that does not reach half of the replicas, all of which another router reaches, hands over the lead."""
+    """A leader that does not reach half of the replicas that it probes, as another router does, hands over the lead."""
     resigned = [(event.router, event.at) for event in history.of_kind(EventKind.LEADER_RESIGNED)]
     bound = 2 * INTERVAL + THRESHOLD * (TIMEOUT + FAST) + ANSWER + LEASE / 2
     for leader, term in history.terms:
@@ -100,12 +101,21 @@ def the_wrong_resign(history: History) -> Iterator[str]:
                 continue
             if any(one == place.router and 0 <= term.end - at <= 10 * LEASE + 1 for one, at in resigned):
                 continue  # it has a handicap
-            wrong = [_wrong_about(history, leading, place, url, term) for url in history.urls]
-            moments = sorted({at for spans in wrong for one in spans for at in one})
+            wrong = {url: _wrong_about(history, leading, place, url, term) for url in history.urls}
+            moments = sorted({at for spans in wrong.values() for one in spans for at in one})
             for begin in moments:
                 end = begin + bound + history.noise(begin, begin + bound)
-                if end <= term.end and 2 * sum(spans.covers(begin, end) for spans in wrong) >= len(history.urls):
+                own = [url for url in history.urls if _judges(history, leader, url, Span(begin, end))]
+                if own and end <= term.end and 2 * sum(wrong[url].covers(begin, end) for url in own) >= len(own):
                     yield f"{leader} leads from {history.times(Span(begin, end))}, although r{place.number} is right"
+
+
+def _judges(history: History, router: str, url: str, span: Span) -> bool:
+    """Return whether a router had to probe a replica all that time, and it was not handed over to another before."""
+    is_its_own = any(
+        one == router and held.begin <= span.begin and span.end <= held.end for one, held in history.planned(url)
+    )
+    return is_its_own and not history.sample_at(span.begin).prober(url)
 
 
 def _wrong_about(history: History, leading: Place, place: Place, url: str, term: Span) -> Spans:

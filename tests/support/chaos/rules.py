@@ -14,6 +14,7 @@ RULES = (
     safety.verdicts_have_asked,
     safety.questions_have_failures,
     safety.leaders_are_fenced,
+    safety.ejections_have_witnesses,
     safety.ready_sets_follow_status,
     safety.capacity_holds,
     liveness.the_dead_are_unhealthy,

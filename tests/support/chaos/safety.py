@@ -12,6 +12,8 @@ from tests.support.chaos.world import CAPACITY, FAST, TIMEOUT, Place
 from tests.support.lease_history import Load, Reading, excesses, is_reported, most_at_once, placements
 
 SILENCE = 0.75
+WINDOW = 3.0
+"""Within how much time two machines that do not connect count together; see `lua/lib/ejecting.lua`."""
 ANSWER = 0.3
 """Until an event has arrived, a peer has probed, and its opinion is written, at a replica that answers."""
 VERDICT = TIMEOUT + 0.1 + FAST + 2 * TIMEOUT
@@ -101,13 +103,15 @@ def questions_have_failures(history: History) -> Iterator[str]:
 
 
 def leaders_are_fenced(history: History) -> Iterator[str]:
-    """Epochs rise, each has one leader, and only it or a router to which the replica was handed over judges."""
+    """Epochs rise, each has one leader, and only a replica's prober judges: it, one of a plan, or after a hand-over."""
     leaders: dict[int, str] = {}
     epoch = 0
     handed: dict[str, set[str]] = defaultdict(set)
     for sample in history.samples:
         for url in sample.replicas:
             handed[url].add(sample.prober(url))
+            if sample.shares:
+                handed[url].add(sample.planned(url))
     for event in history.events:
         if event.record is not None:
             handed[event.record.key].add(event.record.doubt.prober)
@@ -121,6 +125,26 @@ def leaders_are_fenced(history: History) -> Iterator[str]:
             if event.router not in may:
                 yield f"at {history.at(event.at)} {event.router} judged {event.record.key} in {event.epoch}, not {may}"
     yield from _batches_rise(history)
+
+
+def ejections_have_witnesses(history: History) -> Iterator[str]:
+    """Sessions that could not connect eject only where two routers failed to reach a replica, and then reached it."""
+    for event in history.of_kind(EventKind.REPLICA_EJECTED):
+        if event.record is None or "could not connect" not in event.reason:
+            continue
+        begin = event.at - WINDOW - TIMEOUT - history.noise(event.at, event.at)
+        witnesses = [
+            place for place in history.world.places if _may_testify(history, place, event.record.key, begin, event.at)
+        ]
+        if len(witnesses) < 2:
+            numbers = [place.number for place in witnesses]
+            yield f"at {history.at(event.at)} {event.record.key} is ejected, only {numbers} reached it after a failure"
+
+
+def _may_testify(history: History, place: Place, url: str, begin: float, end: float) -> bool:
+    failing = history.failing(place, url) | history.late[place.number]
+    bad = history.world.paths.path(place.number, url).bad
+    return any(bad.gaps(max(one.begin, begin), end) for one in failing.within(Span(begin, end)))
 
 
 def _batches_rise(history: History) -> Iterator[str]:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from shared_registry.model.plan import bucket_of
 from shared_registry.store.keys import Keys
 
 EVERY_SECONDS = 0.05
@@ -42,6 +43,7 @@ for _, url in ipairs(redis.call('SMEMBERS', prefix .. 'full')) do full[url] = 1 
 local now = redis.call('TIME')
 return cjson.encode({
   now = now[1] .. '.' .. string.format('%06d', tonumber(now[2])), leader = hash(prefix .. 'leader'),
+  plan = hash(prefix .. 'plan'),
   probers = redis.call('ZRANGE', prefix .. 'probers', 0, -1), replicas = replicas, full = full, leases = leases,
   primary = members('ready:primary'), secondary = members('ready:secondary'),
   revision = redis.call('HGET', prefix .. 'meta', 'revision'), keys = #redis.call('KEYS', prefix .. '*')})
@@ -58,6 +60,7 @@ class Sample:
         leader_epoch: Its epoch.
         batch: The number of its last report.
         probers: The keys of the routers in `probers`.
+        shares: The buckets of each router in the plan, by its key; empty if there is no plan.
         replicas: The hashes of all registered replicas, by url.
         ready: The urls in both ready sets.
         leases: How many leases name each url.
@@ -69,6 +72,7 @@ class Sample:
     leader_epoch: int
     batch: int
     probers: frozenset[str]
+    shares: Mapping[str, frozenset[str]]
     replicas: Mapping[str, Mapping[str, str]]
     ready: frozenset[str]
     full: frozenset[str]
@@ -81,6 +85,12 @@ class Sample:
 
     def status(self, url: str) -> str:
         return self.replicas.get(url, {}).get("status", "")
+
+    def planned(self, url: str) -> str:
+        """Return the router that probes a replica which was not handed over; empty if there is none."""
+        if not self.shares:
+            return self.leader
+        return next((router for router, buckets in self.shares.items() if bucket_of(url) in buckets), "")
 
     def prober(self, url: str) -> str:
         """Return the router to which a replica was handed over; empty if it was not."""
@@ -133,6 +143,11 @@ def parse(found: dict[str, Any]) -> Sample:
         leader_epoch=int(leader.get("epoch", 0)),
         batch=int(leader.get("batch", 0)),
         probers=frozenset(member.split(" ")[2] for member in found["probers"]),
+        shares={
+            name.removeprefix("share:"): frozenset(buckets.split())
+            for name, buckets in found["plan"].items()
+            if name.startswith("share:")
+        },
         replicas=without_mark("replicas"),
         ready=frozenset(without_mark("primary")) | frozenset(without_mark("secondary")),
         full=frozenset(without_mark("full")),

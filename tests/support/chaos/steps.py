@@ -36,7 +36,7 @@ class Steps:
     def in_each_run(self) -> list[Step]:
         """Return the steps after which verdicts by several routers decide, in any order, but the longest first."""
         longest = [self.bring_a_replica_back_for_one_router, self.kill_a_replica_and_the_router_that_probes_it]
-        others = [self.fail_one_path_of_the_leader, self.blind_the_leader, self.kill_a_replica]
+        others = [self.fail_one_path_of_the_prober, self.blind_the_leader, self.kill_a_replica]
         others.append(self.squeeze_all_routers)
         return [*self._rng.sample(longest, 2), *self._rng.sample(others, 4)]
 
@@ -67,10 +67,10 @@ class Steps:
         place, url = self._rng.choice(self._world.places), self._rng.choice(self._world.urls)
         await self._fail("path", self._world.paths.some([place.number], [url]), self._seconds(1, LONG))
 
-    async def fail_one_path_of_the_leader(self) -> None:
-        place = self._world.leading_place or self._world.places[0]
+    async def fail_one_path_of_the_prober(self) -> None:
         url = self._rng.choice(self._world.urls)
-        await self._fail("the leader's path", self._world.paths.some([place.number], [url]), LONG)
+        place = self._world.probing_place(url)
+        await self._fail("the prober's path", self._world.paths.some([place.number], [url]), LONG)
 
     async def blind_the_leader(self) -> None:
         place = self._world.leading_place or self._world.places[0]
@@ -104,10 +104,10 @@ class Steps:
         await self._fail("replica", self._everybody_to([url]), LONG)
 
     async def bring_a_replica_back_for_one_router(self) -> None:
-        """A replica that was dead for all is reached by a router that does not lead."""
+        """A replica that was dead for all is reached by a router that does not probe it."""
         url = self._rng.choice(self._world.urls)
-        leading = self._world.leading_place
-        place = self._rng.choice([one for one in self._world.places if one is not leading])
+        probing = self._world.probing_place(url)
+        place = self._rng.choice([one for one in self._world.places if one is not probing])
         others = [one.number for one in self._world.places if one is not place]
         (near,), far = self._world.paths.some([place.number], [url]), self._world.paths.some(others, [url])
         keeps_redis = not self._is_redis_busy
@@ -129,10 +129,10 @@ class Steps:
 
     async def kill_a_replica_and_the_router_that_probes_it(self) -> None:
         """A replica that was handed over dies with the router that probes it; without one, hand one over first."""
-        leading = self._world.leading_place or self._world.places[0]
         url = self._rng.choice(self._free_urls())
-        blind = self._world.paths.some([leading.number], [url])
-        async with self._noted(f"handing over {url} from r{leading.number}"):
+        probing = self._world.probing_place(url)
+        blind = self._world.paths.some([probing.number], [url])
+        async with self._noted(f"handing over {url} from r{probing.number}"):
             await asyncio.gather(*(path.fail("refused") for path in blind))
             with contextlib.suppress(AssertionError):  # others may be in the way
                 await until(lambda: self._world.sampler.last.prober(url), seconds=LONG)

@@ -92,7 +92,8 @@ class Place:
             "patience_seconds": 0.5,
             "seed": self.number,
             "config": SETTINGS
-            | {"redis_url": self.proxy.url, "namespace": self._world.namespace, "router_id": f"r{self.number}"},
+            | {"redis_url": self.proxy.url, "namespace": self._world.namespace, "router_id": f"r{self.number}"}
+            | {"probing": self._world.probing},
         }
         output = self._world.directory / f"router-{self.number}-{len(self.all)}.jsonl"
         self.all.append(ChaosRouter(output, settings))
@@ -119,6 +120,7 @@ class World:
     """Everything of one run.
 
     Attributes:
+        probing: The setting of all routers.
         steps: What was done, as lines, with times since the begin.
         redis_away: When Redis did not answer anybody.
     """
@@ -131,7 +133,10 @@ class World:
         paths: Paths,
         sampler: Sampler,
         rng: random.Random,
+        *,
+        probing: str = "leader",
     ) -> None:
+        self.probing = probing
         self.directory = directory
         self.server = server
         self.namespace = namespace
@@ -160,6 +165,10 @@ class World:
     @property
     def leading_place(self) -> Place | None:
         return self.place_of(self.sampler.last.leader)
+
+    def probing_place(self, url: str) -> Place:
+        """Return the place whose router probes a replica that was not handed over; any if there is none."""
+        return self.place_of(self.sampler.last.planned(url)) or self.places[0]
 
     async def start(self, proxies: list[FaultyProxy]) -> None:
         self.places += [Place(number, self, proxy) for number, proxy in enumerate(proxies)]

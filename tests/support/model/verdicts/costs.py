@@ -137,6 +137,12 @@ class Costs:
 
         watch()
 
+    def forbid_ejections(self) -> None:
+        """V11: where a replica is well, failed sessions of routers that do not reach it eject nothing."""
+        keys = self.world.namespace.keys
+        if ejected := [event for event in keys.stream if event["kind"] == "replica_ejected"]:
+            self.recorder.violate("V11", f"{len(ejected)} ejections, although probes of the witnesses fail")
+
     def check_disagreement(self, since: int, limit: int) -> None:
         """What one lasting disagreement about a replica costs in all."""
         world = self.world

@@ -319,7 +319,10 @@ class Namespace:
         return ["noted"]
 
     def report_own_failure(self, router: str, url: str, incarnation: str, kind: str) -> Reply:
-        """A session of this router failed: noted, reported, ejected, unhealthy or stale."""
+        """A session of this router failed: noted, reported, ejected, unhealthy or stale.
+
+        kind: `connect`, or `witness` for the same failure, after a probe of the router has reached the replica.
+        """
         replica = self._find(url, incarnation)
         if replica is None or replica.admin != "active":
             return ["stale"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,3 +48,10 @@ class ReportingSessions:
             if process.rules.has("sessions call the prober"):
                 process.probing.hasten([url], is_fresh=True)
             process.call("report_own_failure", process.key, url, incarnation, "connect")
+            if process.probes:
+                process.probe(url, "session", partial(self._testify, url, incarnation), is_fresh=True)
+
+    def _testify(self, url: str, incarnation: str, result: str) -> None:
+        """Report the failure again: a probe since then shows that it was not this router's own."""
+        if result == "ok" and self.process.rules.has("witnesses probe"):
+            self.process.call("report_own_failure", self.process.key, url, incarnation, "witness")

@@ -63,6 +63,7 @@ RULES = {
     "sessions call the prober": "V11: a failed connect makes the prober probe at once",
     "reports once an interval": "V11: reports become one event an interval",
     "two machines eject": "V11: what fails for sessions of two machines although probes succeed is ejected",
+    "witnesses probe": "V11: a failed connect counts only where a probe of its router reaches the replica afterwards",
     "ejection has a limit": "V11: never more than half of the active replicas are ejected",
     "an ejection ends": "V11: an ejection is for a time",
     "fresh successes outvote": "V11: without peers a recent success of another router keeps a replica healthy",

@@ -12,9 +12,11 @@ def weigh_session(weighing: Weighing, replica: Replica, router: str, kind: str) 
     probers = [key for key in keys.routers if key != router and weighing.lives(key)]
     if not probers or not rules.has("sessions judge nothing"):
         return _judge(weighing, replica, router)
-    known = keys.routers.get(router)
-    replica.reports[known.machine if known else router] = keys.now
-    if _is_to_eject(weighing, replica, kind):
+    counts = kind == "witness" or not rules.has("witnesses probe")
+    if counts:
+        known = keys.routers.get(router)
+        replica.reports[known.machine if known else router] = keys.now
+    if counts and _is_to_eject(weighing, replica):
         replica.ejections += 1
         span = settings.ejection * replica.ejections if rules.has("an ejection ends") else NEVER
         replica.ejected_until = keys.now + span
@@ -44,7 +46,7 @@ def _judge(weighing: Weighing, replica: Replica, router: str) -> str:
     return "unhealthy"
 
 
-def _is_to_eject(weighing: Weighing, replica: Replica, kind: str) -> bool:
+def _is_to_eject(weighing: Weighing, replica: Replica) -> bool:
     """Whether two machines reported it lately although probes succeed, and few enough are ejected."""
     keys, settings, rules = weighing.keys, weighing.settings, weighing.rules
     if not rules.has("two machines eject") or replica.status != "healthy" or replica.ejected_until > keys.now:

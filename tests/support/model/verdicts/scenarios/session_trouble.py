@@ -17,6 +17,16 @@ def sessions_of_a_blind_router(seed: int, rules: Rules) -> Recorder:
     return stage.end(BEGIN + 40_000)
 
 
+def sessions_of_two_blind_machines(seed: int, rules: Rules) -> Recorder:
+    """Two routers do not reach a replica, the leader does; sessions come to the two alone, or to all."""
+    stage = Stage(seed, rules, routers=4, replicas=3)
+    stage.begin()
+    stage.at(stage.moment, stage.blind, [2, 3], stage.urls[:1])
+    stage.sessions([2, 3] if seed % 2 == 0 else [0, 1, 2, 3], begin=BEGIN, end=BEGIN + 60_000, every=400)
+    stage.at(BEGIN + 65_000, stage.recorder.costs.forbid_ejections)
+    return stage.end(BEGIN + 70_000)
+
+
 def broken_sessions(seed: int, rules: Rules) -> Recorder:
     """Sessions fail although probes succeed, on all replicas or on one, for some time."""
     stage = Stage(seed, rules, routers=4, replicas=4)

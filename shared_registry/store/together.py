@@ -1,0 +1,126 @@
+"""Sends calls of one kind that are made in one turn of the event loop as one command.
+
+Most of what such a call costs the server is not the call's own work. A command for many calls does the usual ones, and
+stops at the first that is not usual; that one and those after it are sent again, each as a command of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis import exceptions
+
+from shared_registry.store.multiplexer import Multiplexer, OnReply, PendingReply
+from shared_registry.store.packing import pack
+
+LEAST = 4
+"""The number of calls from which on a command for many costs less."""
+MOST = 16
+"""The number of calls in one command, so that no other client waits long."""
+
+Split = Callable[[Sequence[str]], list[list[str]]]
+
+
+class Together:
+    """Collects calls. Safe for concurrent use within an event loop."""
+
+    def __init__(self, multiplexer: Multiplexer, text: str, digest: str, words: Sequence[str], split: Split) -> None:
+        """Collect nothing yet.
+
+        Args:
+            multiplexer: Sends the commands.
+            text: The script for many calls.
+            digest: Its digest.
+            words: Its key, and the arguments before those of the calls.
+            split: Returns the replies of the calls that were done, in their order, from the reply of that script.
+        """
+        self.multiplexer = multiplexer
+        self.text = text
+        self.digest = digest
+        self.words = words
+        self.split = split
+        self._calls: list[_Call] = []
+
+    def call(self, single: tuple[str, ...], argument: str, on_reply: OnReply | None) -> PendingReply:
+        """Add a call.
+
+        Args:
+            single: The command for this call alone.
+            argument: Its argument for the script for many calls.
+            on_reply: See `PendingReply`.
+        """
+        call = _Call(single, argument, on_reply)
+        if not self._calls:
+            call.get_loop().call_soon(self._send)
+        self._calls.append(call)
+        return call
+
+    def _send(self) -> None:
+        calls, self._calls = [call for call in self._calls if not call.done()], []
+        for start in range(0, len(calls), MOST):
+            group = calls[start : start + MOST]
+            if len(group) < LEAST:
+                for call in group:
+                    self.multiplexer.submit(call)
+            else:
+                self.multiplexer.submit(_Group(self, group))
+
+
+class _Call(PendingReply):
+    """One call, which is sent alone or in a group."""
+
+    is_bounded = True
+
+    def __init__(self, single: tuple[str, ...], argument: str, on_reply: OnReply | None) -> None:
+        super().__init__()
+        self._single = single
+        self.argument = argument
+        self.on_reply = on_reply
+
+    def packed(self) -> bytes:
+        return pack(self._single)
+
+
+class _Group(PendingReply):
+    """The answer to several calls."""
+
+    is_bounded = True
+
+    def __init__(self, together: Together, calls: list[_Call]) -> None:
+        super().__init__()
+        self._together = together
+        self._calls = calls
+        self._script = ("EVALSHA", together.digest)
+
+    def begin(self) -> None:
+        self._calls = [call for call in self._calls if not call.done()]
+        for call in self._calls:
+            call.begin()
+
+    def packed(self) -> bytes:
+        return pack((*self._script, "1", *self._together.words, *(call.argument for call in self._calls)))
+
+    def done(self) -> bool:
+        return all(call.done() for call in self._calls)
+
+    def answered(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self.failed(reply)
+            return
+        replies = self._together.split(reply)
+        for call, own in zip(self._calls, replies, strict=False):
+            call.answered(own)
+        for call in self._calls[len(replies) :]:
+            if not call.done():
+                self._together.multiplexer.submit(call)
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, exceptions.NoScriptError):
+            self._script = ("EVAL", self._together.text)
+            self._together.multiplexer.submit(self)
+            return
+        for call in self._calls:
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            call.failed(own)

@@ -1,0 +1,183 @@
+"""The short way of the usual acquire and release does exactly what the long way does, also for several at once."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from shared_registry.model import AdminState
+from shared_registry.store.lua import assemble
+from tests.support.lease_commands import EXPIRY_SECONDS, ONE, TWO
+from tests.support.space import A, Dump, Space, info
+from tests.support.space import B as OTHER
+
+pytestmark = pytest.mark.redis
+STEPS = 60
+URLS = [f"http://127.0.0.{number}:8000" for number in range(1, 8)]
+
+
+def long_way(name: str) -> str:
+    """Return a command without its short way."""
+    text, count = re.subn(r"(?ms)^if [^\n]*may_be_usual.*?^end\n", "", assemble(name), count=1)
+    assert count == 1
+    return text
+
+
+class Twins:
+    """Two namespaces with the same content: one takes the short way where it can, the other one never."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._other = space.keys.prefix.replace("{", "{other-", 1)
+
+    def delete(self) -> None:
+        """Delete the other namespace."""
+        for key in self.space.raw.scan_iter(match=f"{self._other}*", count=1000):
+            self.space.raw.delete(key)
+
+    def copy(self) -> None:
+        """Make the other namespace like the first."""
+        self.delete()
+        for key in self.space.dump():
+            assert self.space.raw.copy(key, self._translated(key))
+
+    def run(self, name: str, *args: str) -> list[str]:
+        """Run a command in both, and compare replies and contents."""
+        meta = self.space.keys.meta
+        reply: list[str] = self.space.raw.eval(assemble(name), 1, meta, *args)
+        twin = self.space.raw.eval(long_way(name), 1, self._translated(meta), *args)
+        if reply[0] == "waiting":  # its sequence is the time
+            assert twin[0] == "waiting"
+            self.copy()
+        else:
+            assert twin == reply
+            self.compare()
+        return reply
+
+    def run_each(self, name: str, router: str, lease_ids: list[str]) -> list[str]:
+        """Run a command for several at once, and in the other namespace the one for each of those that it did."""
+        meta = self.space.keys.meta
+        first, *values = self.space.raw.eval(assemble(f"{name}s"), 1, meta, router, *lease_ids)
+        done = lease_ids[: len(values) // 2 if first == "granted" else int(values[0])]
+        rest = [] if name == "release_lease" else ["0", "", "1", "0"]
+        for at, lease_id in enumerate(done):
+            args = [router, lease_id, *(rest or ["0"])]
+            reply = self.space.raw.eval(long_way(name), 1, self._translated(meta), *args)
+            assert reply == ([first] if name == "release_lease" else [first, *values[2 * at : 2 * at + 2]])
+        self.compare()
+        return done
+
+    def compare(self) -> None:
+        """Fail unless both have the same content, apart from the times in the inboxes."""
+        ours = {self._translated(key): value for key, value in self.space.dump().items() if ":inbox:" not in key}
+        theirs: Dump = {}
+        for key in sorted(self.space.raw.scan_iter(match=f"{self._other}*", count=1000)):
+            if ":inbox:" not in key:
+                theirs[key] = self.space._value(key)
+        assert ours == theirs
+
+    def _translated(self, key: str) -> str:
+        return self._other + key.removeprefix(self.space.keys.prefix)
+
+
+@pytest.fixture
+def twins(space: Space) -> Iterator[Twins]:
+    twins = Twins(space)
+    yield twins
+    twins.delete()
+
+
+async def populate(space: Space, chance: random.Random, *, is_uniform: bool) -> None:
+    """Register replicas: all alike, or some of them unhealthy, draining, ramping up or over their capacity."""
+    for router in (ONE, TWO):
+        await space.store_of(router).heartbeat(info(router), expiry_seconds=EXPIRY_SECONDS)
+    tier, capacity = chance.choice((0.0, 0.5, 1.0)), chance.choice((0, 2))
+    for url in URLS:
+        if is_uniform:
+            await space.add(url, primary=tier == 1.0, capacity=capacity)
+            await space.make("healthy", url)
+            continue
+        most, weight = chance.choice((0, 0, 1, 2, 5)), chance.choice((0.1, 1.0, 1.0, 3.0))
+        await space.add(url, primary=chance.random() < tier, capacity=most, weight=weight)
+        if chance.random() < 0.8:
+            await space.make(chance.choice(("healthy", "healthy", "healthy", "unhealthy")), url)
+        if chance.random() < 0.15:
+            await space.store.set_admin(url, AdminState.DRAINING)
+        if chance.random() < 0.3:
+            space.raw.hset(space.keys.replica(url), "slow_start_ms", chance.choice((1, 10**9)))
+
+
+@pytest.mark.parametrize("seed", range(16))
+async def test_the_short_way_does_what_the_long_way_does(space: Space, twins: Twins, seed: int) -> None:
+    chance, held = random.Random(seed), dict[str, str]()
+    await populate(space, chance, is_uniform=seed % 2 == 0)
+    twins.copy()
+    for step in range(STEPS):
+        if chance.random() < 0.1:  # as if a smaller capacity had been registered
+            space.raw.hset(space.keys.replica(chance.choice(URLS)), "capacity", chance.choice((0, 1, 3)))
+            twins.copy()
+        router = chance.choice((ONE, ONE, TWO, "router~gone"))
+        new = f"{chance.getrandbits(32):08x}{step:08x}" + chance.choice(("", "", "", ":session", "~healthy"))
+        match chance.randrange(8):
+            case 0 | 1 | 2:
+                excluded = [chance.choice(URLS)] if chance.random() < 0.2 else []
+                queue = chance.choice(("0", "0", "3"))
+                reply = twins.run("acquire_lease", router, new, queue, "", "1", "0", *excluded)
+                if reply[0] in ("granted", "spare", "waiting"):
+                    held[new] = router
+            case 3 if held:
+                lease_id = chance.choice(list(held))
+                twins.run("acquire_lease", held[lease_id], lease_id, "0", "", "1", "0")
+            case 4 | 5 if held:
+                lease_id = chance.choice(list(held))
+                twins.run("release_lease", held.pop(lease_id), lease_id, chance.choice(("0", "500000")))
+            case 6:
+                several = [f"{chance.getrandbits(32):08x}{step:07x}{number}" for number in range(chance.randint(1, 6))]
+                done = twins.run_each("acquire_lease", router, several)
+                held |= dict.fromkeys(done, router)
+            case 7 if held:
+                own = [one for one, holder in held.items() if holder == router][: chance.randint(1, 6)]
+                for one in twins.run_each("release_lease", router, own) if own else []:
+                    del held[one]
+
+
+async def test_several_at_once_take_the_short_way(space: Space, twins: Twins) -> None:
+    """Or the tests above would compare nothing."""
+    await space.store.heartbeat(info(ONE), expiry_seconds=EXPIRY_SECONDS)
+    await space.add(A, capacity=3)
+    await space.make("healthy", A)
+    twins.copy()
+    ids = [f"{number:08x}" for number in range(5)]
+    assert twins.run_each("acquire_lease", ONE, ids) == ids[:3]
+    assert twins.run_each("acquire_lease", ONE, ids[:1]) == [], "a lease that is held is not usual"
+    assert twins.run_each("release_lease", ONE, ids) == ids[:3]
+
+
+@pytest.mark.parametrize("command", ["acquire_leases", "release_leases"])
+@pytest.mark.parametrize("key", ["meta", "routers", "queue", "ready_primary", "full", "replica", "leases"])
+async def test_keys_of_other_types_stop_the_short_way(space: Space, command: str, key: str) -> None:
+    for url in (A, OTHER):
+        await space.add(url, primary=True, capacity=2)
+        await space.make("healthy", url)
+    await space.store.heartbeat(info(ONE), expiry_seconds=EXPIRY_SECONDS)
+    held = [f"{number:08x}" for number in range(3)]
+    for lease_id in held:
+        await space.store.acquire(lease_id)
+    if command == "release_leases" and key == "routers":
+        return  # it does not read them
+    keys = {"replica": space.keys.replica(A), "leases": space.keys.leases(ONE)}
+    name = keys.get(key) or str(getattr(space.keys, key))
+    space.raw.delete(name)
+    space.raw.set(name, "a string")
+    if key == "replica":
+        space.raw.zrem(space.keys.ready_primary, OTHER)
+        space.raw.zadd(space.keys.ready_primary, {A: 0})
+        held = [one for one in held if space.raw.hget(space.keys.leases(ONE), one) == A]
+    before = space.dump()
+    ids = held if command == "release_leases" else ["000000ff", "000000fe"]
+    reply = space.raw.eval(assemble(command), 1, space.keys.meta, ONE, *ids)
+    assert reply == (["granted"] if command == "acquire_leases" else ["released", "0"])
+    assert space.dump() == before
