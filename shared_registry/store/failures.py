@@ -8,7 +8,7 @@ from redis import exceptions
 
 from shared_registry.errors import KeyConflict, SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.store.failover import is_read_only
-from shared_registry.store.multiplexer import NotSent
+from shared_registry.store.multiplexer import Closed, NotSent
 
 FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 _REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
@@ -23,7 +23,7 @@ _PASSING_REPLY = re.compile(
 
 _NOT_SENT = re.compile(
     "connecting to |no TLS connection to |no sentinel names |no node of the cluster says |"
-    "the server closed a new connection|max number of clients"
+    "the server closed a new connection|max number of clients|no connection could be made"
 )
 """Errors of a connection that was not made: those of redis-py, of this package, and of a server that takes no more."""
 _REFUSED_CONNECTIONS = (
@@ -32,6 +32,7 @@ _REFUSED_CONNECTIONS = (
     exceptions.BusyLoadingError,
     exceptions.MaxConnectionsError,
 )
+_OF_CONNECTIONS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 _TLS_REMEDIES = (
     ("certificate has expired", "renew the server's certificate, or check this machine's clock"),
     ("not valid for|mismatch, certificate", "use a name that the certificate has, or ssl_check_hostname=false"),
@@ -96,11 +97,15 @@ def was_not_sent(error: StoreError) -> bool:
     False if that cannot be determined: a server that hangs executes what was sent to it when it goes on.
     """
     cause = error.__cause__
-    if isinstance(cause, (NotSent, *_REFUSED_CONNECTIONS)):
+    if isinstance(cause, NotSent) or any(
+        isinstance(one, _REFUSED_CONNECTIONS) for one in (cause, getattr(cause, "__cause__", None))
+    ):
         return True
-    return isinstance(cause, exceptions.ConnectionError | OSError) and bool(_NOT_SENT.search(str(cause)))
+    return isinstance(cause, _OF_CONNECTIONS) and bool(_NOT_SENT.search(str(cause)))
 
 
 def was_cut_off(error: StoreError) -> bool:
     """Return whether a connection broke with the call on it. The call may have been executed or not."""
-    return isinstance(error.__cause__, exceptions.ConnectionError | OSError) and not was_not_sent(error)
+    cause = error.__cause__
+    is_broken = isinstance(cause, exceptions.ConnectionError | OSError) and not isinstance(cause, Closed)
+    return is_broken and not was_not_sent(error)

@@ -33,6 +33,10 @@ class NotSent(exceptions.ConnectionError):
     """The connection failed, or could not be made, before the command was sent."""
 
 
+class Closed(exceptions.ConnectionError):
+    """The connections were closed while the command was under way."""
+
+
 class PendingReply(asyncio.Future[Any]):
     """The reply to one command, or the error reply.
 
@@ -261,15 +265,12 @@ class _Line:
 
     def _fail_all(self, error: Exception | None) -> None:
         self._alarm.call_off(self._end_if_done)
-        text = str(error) if error else "the connection was closed"
         for batches, kind in ((self._batches, exceptions.ConnectionError), (self._unsent, NotSent)):
             for batch in batches:
                 self._alarm.call_off(batch.ring)
                 for answer in batch.answers:
                     if not answer.done():
-                        failure = (NoReply if isinstance(error, NoReply) else kind)(text)
-                        failure.__cause__ = error
-                        answer.failed(failure)
+                        answer.failed(_failure(error, kind))
         self._batches.clear()
         self._unsent.clear()
         self._sent.clear()
@@ -316,3 +317,12 @@ class _Line:
             self._alarm.call_off(self._batches.popleft().ring)
         if self._is_retired:
             self._end_if_done()
+
+
+def _failure(error: Exception | None, kind: type[exceptions.ConnectionError]) -> Exception:
+    """Return an error for one caller: errors that several tasks raise at once would mix up their tracebacks."""
+    if error is None:
+        return Closed("the client was closed")
+    failure = NoReply(str(error)) if isinstance(error, NoReply) else kind(str(error))
+    failure.__cause__ = error
+    return failure

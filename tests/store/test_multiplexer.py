@@ -16,7 +16,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.store import client
 from shared_registry.store.client import Clients
 from shared_registry.store.multiplexed import MultiplexedClient
-from shared_registry.store.multiplexer import Multiplexer, NoReply, NotSent
+from shared_registry.store.multiplexer import Closed, Multiplexer, NoReply, NotSent
 from shared_registry.store.packing import pack
 from tests.support.programs import free_port
 from tests.support.until import until
@@ -228,7 +228,7 @@ async def test_closing_ends_all_calls(lasting: Clients, redis: EmbeddedServer) -
     await asyncio.sleep(0.05)
     await multiplexer.close()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    assert {type(outcome) for outcome in outcomes} == {exceptions.ConnectionError}
+    assert {type(outcome) for outcome in outcomes} == {Closed}
     assert not multiplexer._tasks
 
 
