@@ -1,4 +1,4 @@
-"""Probes run on both event loops that routers run on, where uvloop is installed."""
+"""Probes run on both event loops that routers run on, where uvloop is installed. Scripts run in the server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ import pytest
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
+WITHOUT_PROBES = ("_scripts", "_on_redis", "_at_random")
+
+
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
     factories: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+    if item.path.stem.endswith(WITHOUT_PROBES):
+        return factories
     try:
         import uvloop
     except ImportError:
