@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.support.failover.world import World
 from tests.support.until import until
 
 SCENARIOS = Scenarios(standalone)
+LOADING_SLOWLY: dict[str, str | int] = {"loading-process-events-interval-bytes": 1024, "key-load-delay": 20_000}
+"""Settings for debugging: how often a server that loads replies to clients, and how long each key takes."""
 
 
 def refused(words: str, back: str, reason: str, *, is_short: bool = False) -> Act:
@@ -64,11 +67,15 @@ async def snapshot_failed(redis: Deployment, world: World) -> None:
 @SCENARIOS.add(limit_seconds=2)
 async def restarted_and_loading(redis: Deployment, world: World) -> None:
     """With all data; the loading takes some seconds."""
+    if not redis.raw.config_get(next(iter(LOADING_SLOWLY))):
+        pytest.skip("this server cannot be told to load slowly")
+    redis.server._config |= LOADING_SLOWLY
     for number in range(150):
-        redis.raw.set(f"ballast-{number}", "x" * 2000)
+        redis.raw.set(f"ballast-{number}", secrets.token_hex(1000))
     await asyncio.to_thread(redis.server.stop)
     await asyncio.to_thread(redis.server.start)
     world.named()
+    assert all(router.logged("loading the dataset") for router in world.routers)
 
 
 @SCENARIOS.add(limit_seconds=2)

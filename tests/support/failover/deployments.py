@@ -148,8 +148,8 @@ LOW_SLOTS = 20
 
 @contextlib.asynccontextmanager
 async def standalone(start: StartServer, directory: Path, binary: Path) -> AsyncIterator[Deployment]:
-    """Run one server, with settings that let it load slowly."""
-    server = start(config={"save": "3600 1", "loading-process-events-interval-bytes": 1024, "key-load-delay": 20_000})
+    """Run one server, which saves its data when it ends."""
+    server = start(config={"save": "3600 1"})
     with contextlib.closing(Deployment([server])) as deployment:
         yield deployment
 
