@@ -4,7 +4,7 @@
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-compose test-failover test-long check bench fmt clean venv
+.PHONY: help demo test test-all test-compose test-failover test-long check bench fmt clean venv
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,10 @@ help:  ## say what there is
 demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
 	@$(BIN)/shared-registry demo
 
-test: venv  ## run all tests, five files at a time; they start their own servers
+test: venv  ## run most tests, five files at a time; they start their own servers
+	MARKER='not slow' .ci/test $(BIN)/python
+
+test-all: venv  ## run all tests, which takes twice as long
 	.ci/test $(BIN)/python
 
 test-compose: venv  ## build and run docker-compose.yml and test the cluster; needs Docker and ports 9001-9003

@@ -45,6 +45,31 @@ LONGEST = (
 )
 """The files that take longest begin first: begun late, one of them would run alone in the end."""
 
+SLOW = (
+    "cli/test_cli_live.py",
+    "cli/test_cli_operating.py",
+    "cluster",
+    "demo",
+    "docs/test_examples.py",
+    "failover",
+    "fastvideo/test_original_behaviour.py",
+    "fastvideo/test_original_health_loop.py",
+    "leases/test_refused_writes.py",
+    "mirror/test_lost_twice.py",
+    "mirror/test_mirror_under_faults.py",
+    "model",
+    "packaging",
+    "probing/test_shared_probing_on_redis.py",
+    "registry/test_busy_router.py",
+    "registry/test_health_rules_at_random.py",
+    "store/test_cluster_failover.py",
+    "store/test_refusal_scripts.py",
+    "store/test_repeated_scripts.py",
+    "store/test_rights.py",
+    "store/test_usual_scripts.py",
+)
+"""Folders and files that together take as long as all others: `make test` leaves them out, `make test-all` does not."""
+
 use_profile()  # before any test module is imported, whose decorators take it over
 
 
@@ -54,11 +79,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("alone") and item.path.parent.name != "cluster":
             raise pytest.UsageError(f"{item.nodeid}: .ci/test looks for tests that run alone in tests/cluster only")
+        path = item.path.relative_to(TESTS).as_posix()
+        if path in SLOW or path.partition("/")[0] in SLOW:
+            item.add_marker("slow")
         if "redis_binary" in getattr(item, "fixturenames", ()):
             item.add_marker("redis")
+    if missing := [name for name in (*LONGEST, *SLOW) if not (TESTS / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONGEST or SLOW name what is not there: {', '.join(missing)}")
     ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
-    if missing := [str(path) for path in ranks if not path.exists()]:
-        raise pytest.UsageError(f"tests/conftest.py: LONGEST names what is not there: {', '.join(missing)}")
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 

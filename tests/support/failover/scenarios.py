@@ -45,7 +45,7 @@ class Scenario:
         loses_writes: Whether acknowledged writes may be lost, so that leases are put back beyond a capacity.
         reason: Words of Redis's refusal that the routers' pages must show; empty if Redis refuses nothing.
         oldest_seconds: The highest age that any view may have.
-        is_short: Whether `make test` runs it.
+        is_short: Whether `make test-all` runs it.
     """
 
     name: str
