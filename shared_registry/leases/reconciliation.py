@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -21,6 +22,7 @@ from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
 
 EVERY_SECONDS = 60.0
+AFTER_MOVE_SECONDS = 3.0
 RESTORED_AT_ONCE = 500
 RELEASED_AT_ONCE = 8
 TRIES = 3
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares Redis with the ledger when asked, and once a minute.
+    """Compares Redis with the ledger when asked, after a move to another server, and once a minute.
 
     Only one `run` at a time; `reconcile` may be called concurrently.
     """
@@ -67,6 +69,7 @@ class Reconciler:
         self._backoff = Backoff(rng=rng)
         self._is_asked = asyncio.Event()
         self._is_in_doubt = False
+        self._due_at = math.inf
         self._lock = asyncio.Lock()
         self._putting_back = asyncio.Lock()
         self._unanswered: set[str] = set()
@@ -78,19 +81,27 @@ class Reconciler:
         self._is_in_doubt = True
         self._is_asked.set()
 
+    def note_move(self) -> None:
+        """Compare soon, and once more when calls to the former server have ended. See `Failover.on_moved`.
+
+        No count would show the difference: a lease whose release was lost, and a waiter, count alike.
+        """
+        self._due_at = min(self._due_at, self._clock.monotonic() + AFTER_MOVE_SECONDS)
+        self.ask()
+
     def ask_to_end(self) -> None:
         """Ask that the releases of ended leases are sent soon, without a comparison."""
         self._is_asked.set()
 
     async def run(self) -> None:
         """Compare when asked, and once a minute, until cancelled."""
-        due_at = self._clock.monotonic() + EVERY_SECONDS
+        self._due_at = self._clock.monotonic() + EVERY_SECONDS
         while True:
-            await wait_until(self._clock, due_at, self._is_asked)
-            is_due = self._clock.monotonic() >= due_at
+            await wait_until(self._clock, self._due_at, self._is_asked)
+            is_due = self._clock.monotonic() >= self._due_at
             try:
                 if is_due:
-                    due_at = self._clock.monotonic() + EVERY_SECONDS
+                    self._due_at = self._clock.monotonic() + EVERY_SECONDS
                 await self._catch_up(is_due=is_due)
             except StoreError as error:
                 if not self._is_in_trouble:

@@ -85,6 +85,7 @@ def build_parts(
         await outcomes.testify(key, probed_at=probed_at)
 
     placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
+    clients.failover.on_moved.append(placement.reconciler.note_move)
     probers = ProberList(router=router_key)
     trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     membership = Membership(

@@ -60,6 +60,7 @@ class Failover:
         sweeps: Rises when a generation ends, and again after idle connections were first closed.
         answers: The number of calls that Redis has answered.
         asks_after_errors: A failed connection is a reason for `renew` too.
+        on_moved: Called when a generation ends: the next server may lack writes that the last one has acknowledged.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +74,7 @@ class Failover:
         self._renewals: list[Callable[[], Awaitable[None]]] = []
         self._pause = FIRST_PAUSE_SECONDS
         self._lost_at = self._next_at = float("-inf")
+        self.on_moved: list[Callable[[], None]] = []
 
     def add(self, renewal: Callable[[], Awaitable[None]]) -> None:
         """Add a function that `renew` calls. It closes idle connections of an earlier generation."""
@@ -123,6 +125,8 @@ class Failover:
         self.generation += 1
         self.sweeps += 1
         self.is_due = self._is_first_sweep = True
+        for call in self.on_moved:
+            call()
 
     def lose(self, reason: str) -> None:
         """Record that the server is lost. Do nothing during the pause after an earlier loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -68,6 +69,25 @@ async def test_a_reconnect_triggers_a_comparison(server: EmbeddedServer, space: 
         await plant(space, registry.router_key)
         proxy.cut()
         await until(lambda: ORPHANED not in leases(space))
+        await settle(space, registry)
+
+
+async def test_a_move_to_another_server_triggers_a_comparison(server: EmbeddedServer, space: Space) -> None:
+    """No connection fails in a planned move, and while a session waits, no count shows a lease too many."""
+    async with registry_on(server.url, space.keys.namespace, heartbeat_seconds=HEARTBEAT) as registry:
+        taken = [await registry.acquire() for _ in range(2)]
+        for url in {lease.replica.key for lease in taken}:
+            await space.add(url, capacity=1)
+        waiting = asyncio.create_task(registry.acquire(timeout=30))
+        await until(registry.queue_depth)
+        await plant(space, registry.router_key)
+        await asyncio.sleep(3 * HEARTBEAT)  # heartbeats count it, and find nothing wrong
+        assert ORPHANED in leases(space)
+        registry._clients.failover.moved()
+        await until(lambda: ORPHANED not in leases(space))
+        for lease in taken:
+            await lease.release()
+        await (await waiting).release()
         await settle(space, registry)
 
 
