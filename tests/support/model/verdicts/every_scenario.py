@@ -21,5 +21,5 @@ SCENARIOS: dict[str, Callable[[int, Rules], Recorder]] = {
     name: scenario
     for module in (asking, questions, own_trouble, hand_overs, appeals, crowds, session_trouble, sharing)
     for name, scenario in vars(module).items()
-    if getattr(scenario, "__module__", "") == module.__name__
+    if getattr(scenario, "__module__", "") == module.__name__ and not name.startswith("_")
 }

@@ -51,6 +51,9 @@ class Replica:
     slow_start: bool = False
     reports: dict[str, int] = field(default_factory=dict)
     reported_at: int = LONG_AGO
+    run: int = 0
+    run_clients: set[str] = field(default_factory=set)
+    announced_at: int | None = None
     outcome_ok_at: int = LONG_AGO
     ejected_until: int = LONG_AGO
     ejections: int = 0

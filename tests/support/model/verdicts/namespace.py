@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tests.support.model.verdicts.keyspace import LONG_AGO, Event, Keyspace, Lock, Plan, Replica, RouterHash
 from tests.support.model.verdicts.placement import Placement
-from tests.support.model.verdicts.sessions import weigh_session
+from tests.support.model.verdicts.sessions import end_run, weigh_broken_session, weigh_session
 from tests.support.model.verdicts.settings import ALL_RULES, Rules, Settings
 from tests.support.model.verdicts.weighing import Weighing
 
@@ -330,3 +330,22 @@ class Namespace:
         reply = [weigh_session(self.weighing, replica, router, kind)]
         self.weighing.end()
         return reply
+
+    def report_broken(self, router: str, url: str, incarnation: str, client: str) -> Reply:
+        """A session broke after it was connected: noted, reported, ejected or stale."""
+        replica = self._find(url, incarnation)
+        if replica is None or replica.admin != "active":
+            return ["stale"]
+        self.weighing.begin()
+        reply = [weigh_broken_session(self.weighing, replica, router, client)]
+        self.weighing.end()
+        return reply
+
+    def report_served(self, router: str, url: str, incarnation: str) -> Reply:
+        """A session went well, of a router that knows of broken ones."""
+        replica = self._find(url, incarnation)
+        if replica is None:
+            return ["stale"]
+        if self.rules.has("a success ends a run"):
+            end_run(replica)
+        return ["noted"]

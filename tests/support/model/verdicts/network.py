@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 QUICK = 5
@@ -21,7 +22,8 @@ class Network:
     - `listener` is closed, but old connections go on.
     - `sick` fails the health check of all but lenient routers, whose health check is another one.
 
-    Sessions on what is `broken` fail although probes succeed.
+    Sessions on what is `broken` cannot connect although probes succeed. What is in `crashing` takes sessions, and says
+    which of them break: those of some routers, or of some clients.
     """
 
     timeout: int
@@ -31,6 +33,7 @@ class Network:
     exhausted: set[int] = field(default_factory=set)
     lenient: set[int] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
+    crashing: dict[str, Callable[[int, str], bool]] = field(default_factory=dict)
     slowness: int = 20
     lives: dict[str, int] = field(default_factory=dict)
     tries: int = 0

@@ -156,6 +156,7 @@ class Process:
         elif kind == "replica_cleared" and event["not_by"] == self.key:
             self.leading.note_refuted(event["replicas"])
         elif kind == "replica_reported":
+            self.sessions.watched.update(event["replicas"])
             self.probing.hasten(event["replicas"], is_fresh=True)
             self.inheriting.hasten(event["replicas"])
         for url in event.get("replicas", {}):

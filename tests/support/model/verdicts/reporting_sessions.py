@@ -15,6 +15,7 @@ class ReportingSessions:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.told: dict[str, int] = {}
+        self.watched: set[str] = set()
 
     def choose(self, rng_pick: int) -> str | None:
         """A healthy replica; what this router does not reach comes last."""
@@ -26,7 +27,7 @@ class ReportingSessions:
             healthy = [url for url in healthy if url not in process.unreached] or healthy
         return healthy[rng_pick % len(healthy)] if healthy else None
 
-    def come(self, rng_pick: int) -> None:
+    def come(self, rng_pick: int, client: str = "") -> None:
         """One session arrives."""
         process = self.process
         url = self.choose(rng_pick)
@@ -38,6 +39,8 @@ class ReportingSessions:
         if url in process.world.network.broken:
             result = "broken"
         incarnation = process.view[url]["incarnation"]
+        if result == "ok":
+            self._serve(url, incarnation, client)
         if result == "ok" and not process.world.probing_slots:
             process.call("record_success", process.key, url, incarnation)
         if result in ("ok", "unsure"):
@@ -50,6 +53,17 @@ class ReportingSessions:
             process.call("report_own_failure", process.key, url, incarnation, "connect")
             if process.probes:
                 process.probe(url, "session", partial(self._testify, url, incarnation), is_fresh=True)
+
+    def _serve(self, url: str, incarnation: str, client: str) -> None:
+        """Let a connected session break, or go well. A success counts only where a broken session was reported."""
+        process = self.process
+        breaks = process.world.network.crashing.get(url)
+        if breaks is not None and breaks(process.slot, client):
+            self.watched.add(url)
+            process.call("report_broken", process.key, url, incarnation, client or process.key)
+        elif url in self.watched:
+            self.watched.discard(url)
+            process.call("report_served", process.key, url, incarnation)
 
     def _testify(self, url: str, incarnation: str, result: str) -> None:
         """Report the failure again: a probe since then shows that it was not this router's own."""

@@ -29,6 +29,8 @@ class Settings:
     urls_an_event: int = 50
     answers_at_once: int = 64
     ejection: int = 30_000
+    run: int = 5
+    objection: int = 1000
     ejection_percent: int = 50
     panic_percent: int = 50
     answered_within: int = 3_600_000

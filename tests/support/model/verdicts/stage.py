@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -110,14 +110,16 @@ class Stage:
         for slot in slots:
             self.faults.set_in(group, slot, is_in=False)
 
-    def sessions(self, slots: list[int], *, begin: int, end: int, every: int = 1000) -> None:
+    def sessions(
+        self, slots: list[int], *, begin: int, end: int, every: int = 1000, clients: Sequence[str] = ("",)
+    ) -> None:
         for slot in slots:
-            for time in range(begin, end, every):
-                pick = self.rng.randrange(1000)
+            for number, time in enumerate(range(begin, end, every)):
+                pick, client = self.rng.randrange(1000), clients[number % len(clients)]
 
-                def come(slot: int = slot, pick: int = pick) -> None:
+                def come(slot: int = slot, pick: int = pick, client: str = client) -> None:
                     if (process := self.world.processes.get(slot)) is not None:
-                        process.sessions.come(pick)
+                        process.sessions.come(pick, client)
 
                 self.at(time + self.rng.randrange(every), come)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.support.model.verdicts.recorder import Recorder
 from tests.support.model.verdicts.seating import Seating
 from tests.support.model.verdicts.settings import Rules
@@ -37,6 +39,53 @@ def broken_sessions(seed: int, rules: Rules) -> Recorder:
     stage.sessions([1, 2, 3], begin=BEGIN, end=BEGIN + 90_000, every=700)
     stage.recorder.costs.watch_ejections(BEGIN + 30_000)
     return stage.end(BEGIN + 150_000)
+
+
+def crashing_sessions(seed: int, rules: Rules) -> Recorder:
+    """Connected sessions break although probes succeed, on one replica, for some time."""
+    stage = Stage(seed, rules, routers=3, replicas=3)
+    stage.begin()
+    stage.at(stage.moment, _crash, stage, lambda *_: True)
+    stage.at(BEGIN + 30_000, stage.world.network.crashing.clear)
+    stage.sessions([1, 2], begin=BEGIN, end=BEGIN + 90_000, every=500, clients="abc")
+    stage.recorder.costs.watch_ejections(BEGIN + 30_000)
+    return stage.end(BEGIN + 150_000)
+
+
+def one_clients_sessions_crash(seed: int, rules: Rules) -> Recorder:
+    """All sessions are of one client, whose requests no replica can handle."""
+    stage = Stage(seed, rules, routers=3, replicas=2)
+    stage.begin()
+    stage.at(stage.moment, _crash, stage, lambda *_: True)
+    stage.sessions([1, 2], begin=BEGIN, end=BEGIN + 40_000, every=500, clients="a")
+    stage.at(BEGIN + 45_000, stage.recorder.costs.forbid_ejections)
+    return stage.end(BEGIN + 50_000)
+
+
+def every_other_session_crashes(seed: int, rules: Rules) -> Recorder:
+    """Sessions of two clients break, and those of two others are served."""
+    stage = Stage(seed, rules, routers=3, replicas=1)
+    stage.begin()
+    stage.at(stage.moment, _crash, stage, lambda _, client: client in "ac")
+    stage.sessions([1], begin=BEGIN, end=BEGIN + 40_000, every=1000, clients="abcd")
+    stage.at(BEGIN + 45_000, stage.recorder.costs.forbid_ejections)
+    return stage.end(BEGIN + 50_000)
+
+
+def sessions_of_one_router_crash(seed: int, rules: Rules) -> Recorder:
+    """All sessions of one router break, in bursts, and those of another are served."""
+    stage = Stage(seed, rules, routers=3, replicas=1)
+    stage.begin()
+    stage.at(stage.moment, _crash, stage, lambda slot, _: slot == 1)
+    for burst in range(BEGIN, BEGIN + 40_000, 8000):
+        stage.sessions([1], begin=burst, end=burst + 800, every=100, clients="abc")
+    stage.sessions([2], begin=BEGIN, end=BEGIN + 40_000, every=200)
+    stage.at(BEGIN + 45_000, stage.recorder.costs.forbid_ejections)
+    return stage.end(BEGIN + 50_000)
+
+
+def _crash(stage: Stage, breaks: Callable[[int, str], bool]) -> None:
+    stage.world.network.crashing[stage.urls[0]] = breaks
 
 
 def nobody_probes(seed: int, rules: Rules) -> Recorder:
