@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from urllib.parse import urlsplit
 
+from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.probing.connection import reason_of
@@ -84,7 +85,7 @@ class ReplicaPools:
         silence = self._config.response_timeout_seconds
         try:
             context = await self._tls.context() if parts.scheme == "https" else None
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 return await ReplicaConnection.open(
                     host,
                     port,

@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
+from shared_registry import Replica, ReplicaEndpoint, RouterConfig
+from shared_registry.probing.tls import TlsContexts
+from shared_registry.proxy.pools import ReplicaPools
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
@@ -88,6 +92,19 @@ async def test_a_silent_replica_is_passed_over_in_time(start_router: StartRouter
             return await failures(router) == 1
 
         await until(is_counted, "the failure is counted")
+
+
+async def test_a_pause_of_the_event_loop_passes_over_no_replica(second: Backend) -> None:
+    """Wherever it comes while the router connects: the replica has accepted by then."""
+    config = RouterConfig(connect_timeout_seconds=0.2)
+    pools = ReplicaPools(config, TlsContexts(config))
+    replica = Replica(ReplicaEndpoint(second.url))
+    for turns in range(6):
+        taking = asyncio.create_task(pools.take(replica))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251  what pauses the loop
+        (await taking).abort()
 
 
 @pytest.mark.parametrize(("status", "is_counted"), [(500, True), (502, True), (503, False), (429, False)])
