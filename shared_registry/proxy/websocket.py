@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
+from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import own_trouble
@@ -176,24 +177,25 @@ class WebSocketProxy:
         options: dict[str, Any] = {}
         if context is not None:
             options = {"ssl": context, "server_hostname": self._tls.server_name(parts.hostname or "")}
-        connection = await _Connect(
-            _uri(replica, scope),
-            host=parts.hostname,
-            port=parts.port or DEFAULT_PORTS[parts.scheme],
-            additional_headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in kept],
-            user_agent_header=None,
-            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
-            compression=None,
-            proxy=None,
-            open_timeout=self._config.connect_timeout_seconds,
-            close_timeout=CLOSE_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=None,
-            max_size=self._config.max_frame_bytes,
-            max_queue=0,
-            create_connection=_Connection,
-            **options,
-        )
+        async with time_limit(self._config.connect_timeout_seconds):
+            connection = await _Connect(
+                _uri(replica, scope),
+                host=parts.hostname,
+                port=parts.port or DEFAULT_PORTS[parts.scheme],
+                additional_headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in kept],
+                user_agent_header=None,
+                subprotocols=[Subprotocol(name) for name in subprotocols] or None,
+                compression=None,
+                proxy=None,
+                open_timeout=None,
+                close_timeout=CLOSE_SECONDS,
+                ping_interval=PING_SECONDS,
+                ping_timeout=None,
+                max_size=self._config.max_frame_bytes,
+                max_queue=0,
+                create_connection=_Connection,
+                **options,
+            )
         tcp.apply(self._tcp_options, connection.transport.get_extra_info("socket"))
         return connection
 
