@@ -68,14 +68,15 @@ class PendingReply(asyncio.Future[Any]):
         self._is_under_way = self.on_reply is not None
 
     def answered(self, reply: Any) -> None:
-        """Record the reply."""
+        """Record the reply. One that comes after the end of the call is dropped."""
+        if self.done():
+            return
         if isinstance(reply, Exception):
             self.failed(reply)
             return
         if self.on_reply is not None:
             self.on_reply(reply)
-        if not self.done():
-            self.set_result(reply)
+        self.set_result(reply)
 
     def failed(self, error: Exception) -> None:
         """Record that there is no reply."""

@@ -157,12 +157,16 @@ async def test_late_replies_reach_no_other_call(clients: Clients, raw: Redis) ->
     multiplexer = multiplexer_of(clients)
     await echo(multiplexer, "connected")
     raw.client_pause(int(3 * TIMEOUT * 1000), all=True)
-    late = [echo(multiplexer, f"late {number}") for number in range(50)]
+    heard: list[str] = []
+    late = [echo(multiplexer, f"late {number}", heard.append) for number in range(50)]
+    patient = multiplexer.call(pack(("ECHO", "patient")))  # so that the connection is read to the end
     outcomes = await asyncio.gather(*late, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {NoReply}
+    assert await patient == "patient"
     for number in range(30):
         outcome = (await asyncio.gather(echo(multiplexer, str(number)), return_exceptions=True))[0]
         assert outcome == str(number) or isinstance(outcome, NoReply)
+    assert heard == [], "a caller that was told that there is no reply learns of none later"
 
 
 async def test_a_lost_connection_ends_its_calls_at_once(lasting: Clients, redis: EmbeddedServer) -> None:
