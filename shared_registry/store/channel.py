@@ -21,8 +21,8 @@ from shared_registry.store.failover import Failover
 from shared_registry.store.failures import FAILURES, meaning_of
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane, SharedAlarm
-from shared_registry.store.lua import assemble, command_names
-from shared_registry.store.multiplexed import MultiplexedClient, Script, ScriptCall
+from shared_registry.store.lua import Script, assemble, command_names
+from shared_registry.store.multiplexed import MultiplexedClient, ScriptCall
 from shared_registry.store.multiplexer import NoReply
 from shared_registry.store.together import Split, Together
 
@@ -89,8 +89,7 @@ class Channel:
         """
         if self._multiplexed is None:
             return None
-        script = self._scripts[name]
-        return Together(self._multiplexed.multiplexer, script.text, script.digest, (self._key, *args), split)
+        return Together(self._multiplexed.multiplexer, self._scripts[name], (self._key, *args), split)
 
     async def run(
         self,

@@ -16,6 +16,13 @@ _INCLUDE = re.compile(r"-- include (lib/[a-z_]+\.lua)\n")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
+class Script(NamedTuple):
+    """A command's text and its digest."""
+
+    text: str
+    digest: str
+
+
 class SourceLine(NamedTuple):
     """One line of an assembled command, with the file and the line number from which it comes."""
 

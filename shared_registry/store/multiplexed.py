@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 from redis import exceptions
 from redis.asyncio import Redis
 
+from shared_registry.store.lua import Script
 from shared_registry.store.multiplexer import Multiplexer, OnReply
 from shared_registry.store.packing import pack
 from shared_registry.store.together import Together
-
-
-class Script(NamedTuple):
-    """A command's text and its digest."""
-
-    text: str
-    digest: str
 
 
 class ScriptCall(NamedTuple):

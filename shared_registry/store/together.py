@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import exceptions
 
+from shared_registry.store.lua import Script
 from shared_registry.store.multiplexer import Multiplexer, OnReply, PendingReply
 from shared_registry.store.packing import pack
 
@@ -25,19 +26,17 @@ Split = Callable[[Sequence[str]], list[list[str]]]
 class Together:
     """Collects calls. Safe for concurrent use within an event loop."""
 
-    def __init__(self, multiplexer: Multiplexer, text: str, digest: str, words: Sequence[str], split: Split) -> None:
+    def __init__(self, multiplexer: Multiplexer, script: Script, words: Sequence[str], split: Split) -> None:
         """Collect nothing yet.
 
         Args:
             multiplexer: Sends the commands.
-            text: The script for many calls.
-            digest: Its digest.
+            script: The script for many calls.
             words: Its key, and the arguments before those of the calls.
             split: Returns the replies of the calls that were done, in their order, from the reply of that script.
         """
         self.multiplexer = multiplexer
-        self.text = text
-        self.digest = digest
+        self.script = script
         self.words = words
         self.split = split
         self._calls: list[_Call] = []
@@ -91,7 +90,7 @@ class _Group(PendingReply):
         super().__init__()
         self._together = together
         self._calls = calls
-        self._script = ("EVALSHA", together.digest)
+        self._script = ("EVALSHA", together.script.digest)
 
     def begin(self) -> None:
         self._calls = [call for call in self._calls if not call.done()]
@@ -117,7 +116,7 @@ class _Group(PendingReply):
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, exceptions.NoScriptError):
-            self._script = ("EVAL", self._together.text)
+            self._script = ("EVAL", self._together.script.text)
             self._together.multiplexer.submit(self)
             return
         for call in self._calls:

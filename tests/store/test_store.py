@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis import Redis
@@ -22,9 +20,10 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.channel import scripts
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.multiplexed import Script
+from shared_registry.store.lua import Script
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
+from tests.support.failover.scenarios import stopped
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.losing_proxy import LosingProxy, Loss
 from tests.support.space import THRESHOLDS, A, B, Space, info, on_server
@@ -131,15 +130,6 @@ async def test_every_call_on_a_silent_server_is_bounded(own_server: OwnServer) -
             answers = await asyncio.gather(*calls, return_exceptions=True)
             assert time.monotonic() - begun < 1.0 + BLOCK_MARGIN_SECONDS + 10.0, "not one lane of calls after the other"
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-
-
-@contextlib.contextmanager
-def stopped(server: EmbeddedServer) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 async def until_it_answers(space: Space) -> None:
