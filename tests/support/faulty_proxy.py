@@ -16,8 +16,9 @@ class FaultyProxy:
     Attributes:
         delay_seconds: How long every piece waits, in each direction.
         piece_bytes: The most that is passed on at once; small is a trickle.
-        loses_commands: What clients send is swallowed; the connection stays.
-        loses_replies: What the server sends is swallowed; the connection stays.
+        loses_commands: What clients send is swallowed; the connection stays. As with TCP, where nothing arrives before
+            what was sent earlier, what is sent later on this connection is swallowed too.
+        loses_replies: The same for what the server sends.
         cuts_at_reply: The next reply ends its connection instead of arriving: the command was executed.
         refuses: New connections are closed at once.
         connections: How many were accepted.
@@ -94,12 +95,14 @@ class FaultyProxy:
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool) -> None:
         """Pass on what comes until an end is closed."""
+        is_lost = False
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
                 if is_reply and self.cuts_at_reply:
                     self.cuts_at_reply = False
                     return
-                if self.loses_replies if is_reply else self.loses_commands:
+                is_lost |= self.loses_replies if is_reply else self.loses_commands
+                if is_lost:
                     continue
                 for at in range(0, len(data), self.piece_bytes):
                     if self.delay_seconds:
