@@ -4,12 +4,18 @@
 -- another type included, is left to the rest of the command. Nothing has been written by then, because only the first
 -- write can fail.
 
+-- include lib/schema.lua
+
 local namespace = string.sub(KEYS[1], 1, -5)
 
--- Returns whether the sessions of these leases have no names, the queue is empty, and the namespace has this schema.
+local function is_usable(schema)
+  return type(schema) == 'string' and can_use(schema)
+end
+
+-- Returns whether the sessions of these leases have no names, the queue is empty, and the schema can be used.
 local function may_be_usual(lease_ids)
   return not string.find(lease_ids, ':', 1, true) and redis.pcall('ZCARD', namespace .. 'queue') == 0
-    and redis.pcall('HGET', KEYS[1], 'schema') == '2'
+    and is_usable(redis.pcall('HGET', KEYS[1], 'schema'))
 end
 
 local function may_write_full()
