@@ -91,7 +91,7 @@ if known_as[1] ~= probe_print or known_as[2] ~= machine then
 end
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
-  'probe_print', probe_print, 'probing', probing)
+  'probe_print', probe_print, 'probing', probing, 'schemas', table.concat({OLDEST_SCHEMA, SCHEMA}, '-'))
 redis.call('HDEL', router, 'reap_cursor', 'queue_cursor', 'trouble')
 local was_in_trouble, is_in_trouble = known_as[3] ~= false, trouble ~= ''
 if is_in_trouble then

@@ -20,6 +20,7 @@ from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint
 from shared_registry.store.answers import new_token
 from shared_registry.store.channel import bounded
 from shared_registry.store.commands import Store
+from shared_registry.store.replies import Upgrade
 from shared_registry.urls import canonical_url
 
 SIT_OUT_LEASES = 3.0
@@ -194,6 +195,10 @@ class Operator(Outsider):
         if await repair(self._store, found, by=self.by):
             found = await find_violations(self._reader, self._keys)
         return found
+
+    async def upgrade(self, *, is_dry_run: bool = False) -> Upgrade:
+        """Give the namespace the newest schema of this version, unless a router of an older version lives."""
+        return await self._store.upgrade(by=self.by, is_dry_run=is_dry_run)
 
     async def step_down(self, *, sit_out_seconds: float | None = None, reason: str = "") -> Deposition | None:
         """End the term of the present leader; return `None` if there is no leader.

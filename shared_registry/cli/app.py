@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from shared_registry._version import __version__
-from shared_registry.cli import checking, key_list, leader, replicas, rights, settings_commands, watching
+from shared_registry.cli import checking, key_list, leader, replicas, rights, settings_commands, upgrading, watching
 from shared_registry.cli.console import new_console
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK, exit_code
 from shared_registry.cli.options import (
@@ -103,6 +103,6 @@ def demo(
     raise typer.Exit(INTERRUPTED if is_observed is None else OK if is_observed else FOUND_WRONG)
 
 
-for module in (watching, checking, replicas, leader, key_list, rights):
+for module in (watching, checking, replicas, leader, upgrading, key_list, rights):
     app.add_typer(module.commands)
 app.add_typer(settings_commands.commands, name="config")

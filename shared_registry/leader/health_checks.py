@@ -17,6 +17,7 @@ from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
 from shared_registry.leader.sharing import LeaderProbing, PlanKeeper, SharedProbing
+from shared_registry.leader.upgrading import Upgrader
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.listeners import ProbeListeners, Retain, Testify
@@ -130,7 +131,8 @@ class HealthChecks:
             clock=self._clock,
         )
         panic = PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng)
-        return [probing, plan, panic, self._ramps(config)]
+        upgrader = Upgrader(self._store, router=self._router, clock=self._clock, rng=self._rng)
+        return [probing, plan, panic, self._ramps(config), upgrader]
 
     def _health_loop(self, config: RouterConfig, probe: HttpProbe, retain: Retain | None) -> HealthLoop:
         return HealthLoop(

@@ -38,6 +38,7 @@ class EventKind(enum.Enum):
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"
     NAMESPACE_REPAIRED = "namespace_repaired"
+    NAMESPACE_UPGRADED = "namespace_upgraded"
     PANIC_BEGAN = "panic_began"
     PANIC_ENDED = "panic_ended"
 

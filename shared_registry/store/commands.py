@@ -44,7 +44,18 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
-from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Opinions, Queued, Restored
+from shared_registry.store.replies import (
+    Denial,
+    Denied,
+    Departure,
+    Grant,
+    Heartbeat,
+    Opinions,
+    Queued,
+    Restored,
+    Upgrade,
+    UpgradeOutcome,
+)
 from shared_registry.store.together import Together
 from shared_registry.store.writability import Writability
 
@@ -413,6 +424,21 @@ class Store(LeaderCommands):
         )
         expect(reply, "repaired")
         return int(reply.values[0])
+
+    async def upgrade(self, *, by: str, quiet_seconds: float = 0.0, is_dry_run: bool = False) -> Upgrade:
+        """Give the namespace the newest schema that this version knows, unless a router lives that does not know it.
+
+        Args:
+            by: The person or program that requested it.
+            quiet_seconds: How long no such router may have lived.
+            is_dry_run: Whether only to find out.
+        """
+        reply = await self._control.run(
+            "upgrade_namespace", [self._router, by, milliseconds(quiet_seconds), flag(is_dry_run)]
+        )
+        outcome = UpgradeOutcome(expect(reply, *(one.value for one in UpgradeOutcome)))
+        before, now, *rest = reply.values
+        return Upgrade(outcome, before, now, rest if outcome is UpgradeOutcome.OLDER else ())
 
     def end_waits(self, reason: str) -> None:
         """End every session's wait for a turn with a `StoreUnavailable` that gives `reason` as the reason."""

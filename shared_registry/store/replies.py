@@ -166,6 +166,34 @@ class Restored:
     not_there: Sequence[str]
 
 
+class UpgradeOutcome(enum.Enum):
+    """What an upgrade has done."""
+
+    UPGRADED = "upgraded"
+    POSSIBLE = "possible"
+    CURRENT = "current"
+    EARLY = "early"
+    OLDER = "older"
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The result of an upgrade of the namespace.
+
+    Attributes:
+        outcome: `POSSIBLE` means that a dry run found nothing in the way, `EARLY` that a router of an older version
+            lived too lately, `OLDER` that one lives.
+        before: The schema before.
+        now: The schema afterwards, or that it would have.
+        older: The keys of the routers that know no such schema.
+    """
+
+    outcome: UpgradeOutcome
+    before: str
+    now: str
+    older: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """A slot that a session got.

@@ -45,6 +45,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     ),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
+    "upgrade_namespace": lambda space: space.store.upgrade(by="me"),
     "write_plan": lambda space: space.store.write_plan(TERM, {"00": "router~1"}),
 }
 # These read only, and `check` has looked at the types before.
@@ -100,6 +101,7 @@ async def populate(space: Space) -> None:
     await space.store.write_plan(TERM, dict.fromkeys(BUCKETS, "router~1"))
     space.raw.hset(space.keys.plan, "number", EPOCH)
     await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    space.raw.hset(space.keys.meta, "schema", f"1-{SCHEMA}")  # so that there is something to upgrade
     await space.store.acquire(LEASE)
     await space.store.heartbeat(info("router~2"), expiry_seconds=60)
     space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})

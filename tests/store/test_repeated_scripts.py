@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared_registry.model import AdminState, Source
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import command_names
-from shared_registry.store.replies import Departure, Elected, Held, Resignation
+from shared_registry.store.replies import Departure, Elected, Held, Resignation, UpgradeOutcome
 from tests.support.scenario import ScriptRunner, run_scenario
 from tests.support.space import THRESHOLDS, A, Dump, Space, info
 
@@ -15,7 +15,13 @@ COUNTS_TWICE = {"record_outcome"}
 """The exception: the same outcome may rightly happen twice, so it is never repeated."""
 GOES_ON = "partial"
 """The answer of one that did as much as one call may; the next call does more of the same."""
-MOVES_WITH_TIME = {"heartbeat_at_ms", "reap_after_ms", "reap_until_ms", "heartbeats_resumed_at_ms"}
+MOVES_WITH_TIME = {
+    "heartbeat_at_ms",
+    "reap_after_ms",
+    "reap_until_ms",
+    "heartbeats_resumed_at_ms",
+    "older_router_at_ms",
+}
 
 
 class Twice(ScriptRunner):
@@ -107,6 +113,15 @@ async def test_a_repeated_candidacy_returns_its_election_or_the_successor(space:
     assert isinstance(await space.store.campaign("mine", lease_seconds=60, seen_epoch=0), Held)
     assert not await space.store.renew("mine", lease_seconds=60)
     assert await space.store.resign("mine") is Resignation.LOST
+    assert space.dump() == before
+
+
+async def test_a_repeated_upgrade_changes_nothing(space: Space) -> None:
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    space.raw.hset(space.keys.meta, "schema", "1-2")
+    assert (await space.store.upgrade(by="me")).outcome is UpgradeOutcome.UPGRADED
+    before = space.dump()
+    assert (await space.store.upgrade(by="me")).outcome is UpgradeOutcome.CURRENT
     assert space.dump() == before
 
 

@@ -23,6 +23,7 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lua import Script
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS
 from shared_registry.store.replies import Elected
+from shared_registry.store.schema import SCHEMA
 from tests.support.failover.scenarios import stopped
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.losing_proxy import LosingProxy, Loss
@@ -50,6 +51,7 @@ async def populate(space: Space) -> None:
     await space.elect()
     space.raw.hset(space.keys.leader, "epoch", EPOCH)
     await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    space.raw.hset(space.keys.meta, "schema", f"1-{SCHEMA}")  # so that there is something to upgrade
     await space.store.heartbeat(info("router~2"), expiry_seconds=60)
     space.expire_router("router~2")
 
@@ -66,6 +68,7 @@ CALLS: dict[str, Call] = {
     "leave": lambda space: space.store.leave(),
     "resign": lambda space: space.store.resign("token"),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
+    "upgrade": lambda space: space.store.upgrade(by="me"),
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
     "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),

@@ -280,9 +280,22 @@ async def _routers(scene: Scene, space: Space) -> None:
     await answered("alive", reap())
     space.raw.zadd(space.keys.routers, {"r~1": space.now_ms() + 10**9})
     await scene.heartbeat("r~2")
+    await _upgrade(scene, space)
     space.expire_router("r~2")
     await answered("reaped", reap())
     await answered("left", scene.leave())
+
+
+async def _upgrade(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
+    await answered("current", one.upgrade(by="me"))
+    space.raw.hset(space.keys.meta, "schema", "1-2")
+    space.raw.hset(space.keys.router("r~2"), "schemas", "1-1")
+    await answered("older", one.upgrade(by="me"))
+    space.raw.hdel(space.keys.router("r~2"), "schemas")
+    await answered("early", one.upgrade(by="me", quiet_seconds=60))
+    await answered("possible", one.upgrade(by="me", is_dry_run=True))
+    await answered("upgraded", one.upgrade(by="me"))
 
 
 async def _together(scene: Scene, space: Space) -> None:

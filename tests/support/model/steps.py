@@ -19,6 +19,7 @@ from shared_registry.errors import Fenced
 from shared_registry.model import AdminState, Event, ProbeResult, ReplicaEndpoint, RouterInfo, Source, Term, Thresholds
 from shared_registry.store.client import Clients
 from shared_registry.store.replies import Departure, Elected, Held
+from shared_registry.store.schema import OLDEST_SCHEMA, SCHEMA
 from tests.support.model.bench import Bench, Router, now_ms
 from tests.support.model.keyspace import Spec
 from tests.support.model.rules import EXPIRY_MS, LEASE_MS, Outcome
@@ -290,6 +291,7 @@ class Steps(RuleBasedStateMachine):
             "machine": "",
             "probe_print": "",
             "probing": "",
+            "schemas": f"{OLDEST_SCHEMA}-{SCHEMA}",
         }
         was_there = info.key in self.expected.routers
         heartbeat = self.do_repeatably(
