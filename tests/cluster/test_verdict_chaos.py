@@ -149,6 +149,35 @@ async def test_verdicts_hold_whatever_fails(
         assert found == []
 
 
+@takes_long
+@pytest.mark.alone
+async def test_a_prober_without_names_keeps_its_replica(
+    own_server: Callable[..., EmbeddedServer], tmp_path: Path
+) -> None:
+    """Its sessions fail, and nobody can tell why from their errors. Its probes go on by the last answer."""
+    async with world_of(own_server(data_dir=tmp_path / "data"), tmp_path, 1) as (world, _, space):
+        url = world.urls[1]
+        (blind,) = world.paths.some([world.probing_place(url).number], [url])
+        await blind.fail("refused")
+        await until(lambda: world.sampler.last.prober(url), "the replica is handed over", seconds=15.0)
+        place = world.place_of(world.sampler.last.prober(url))
+        assert place is not None
+        place.set_resolver("hang")
+        failed = (EventKind.REPLICA_REPORTED.value, place.router, url)
+        await until(lambda: failed in events_of(space), "a session of the new prober failed", seconds=15.0)
+        assert (EventKind.REPLICA_SUSPECTED.value, place.router, "") not in events_of(space)
+        assert world.sampler.last.prober(url) == place.router
+        place.set_resolver("up")
+        await blind.heal("refused")
+        await all_are_well(world)
+
+
+def events_of(space: Space) -> list[tuple[str, str, str]]:
+    """Return each event's kind and router, and the replica that it reports."""
+    entries = space.raw.xrange(space.keys.events)
+    return [(entry["kind"], entry.get("router", ""), entry.get("reported", "")) for _, entry in entries]
+
+
 def figures(history: History) -> str:
     kinds = EventKind
     counts = {
