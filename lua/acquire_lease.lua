@@ -29,8 +29,51 @@ local FIRST_URL = 7
 
 local router, lease_id, max_queue, sequence, takes_spare, avoided = unpack(ARGV, 1, 6)
 
-if #ARGV < FIRST_URL and may_be_usual(lease_id) and is_registered(router) then
-  local url, revision = grant_usual(router, lease_id)
+-- Gives the session a slot of the least loaded replica of the first tier that has one. Returns its url and revision, or
+-- nil if that is not usual.
+local function grant_usual()
+  local tier = 'ready:primary'
+  local loads = redis.pcall('ZRANGE', namespace .. tier, 0, 3, 'WITHSCORES')
+  if not loads[1] and not loads.err then
+    tier = 'ready:secondary'
+    loads = redis.pcall('ZRANGE', namespace .. tier, 0, 3, 'WITHSCORES')
+  end
+  local url, load, equal = loads[1], loads[2], 1
+  if not url then
+    return nil
+  end
+  -- The lease id decides between equal loads.
+  while loads[2 * equal + 2] == load do
+    equal = equal + 1
+  end
+  if equal == 4 then
+    equal = redis.call('ZCOUNT', namespace .. tier, '-inf', load)
+  end
+  local place = tonumber(string.sub(lease_id, 1, 8), 16) % equal
+  url = loads[2 * place + 1] or redis.call('ZRANGE', namespace .. tier, place, place)[1]
+
+  local count, most, weight, own_tier, revision = read_usual(url)
+  if own_tier ~= tier then
+    return nil
+  end
+  count = count + 1
+  if (most > 0 and count > most) or (count == most and not may_write_full())
+    or redis.pcall('HSETNX', namespace .. 'leases:' .. router, lease_id, url) ~= 1 then
+    return nil
+  end
+  redis.call('HSET', namespace .. 'replica:' .. url, 'in_flight', count)
+  if count == most then
+    redis.call('ZREM', namespace .. tier, url)
+    redis.call('SADD', namespace .. 'full', url)
+  else
+    redis.call('ZADD', namespace .. tier, count / weight, url)
+  end
+  return url, revision
+end
+
+if #ARGV < FIRST_URL and may_be_usual(lease_id)
+  and type(redis.pcall('ZSCORE', namespace .. 'routers', router)) == 'string' then
+  local url, revision = grant_usual()
   if url then
     return {'granted', url, revision}
   end

@@ -37,6 +37,10 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 50
+-- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
+-- a hash table for good. Ids of named sessions are so long as well. From so many leases on that saves time.
+local MANY_LEASES = 32
+local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
   probers_version, panic_percent, trouble, probing = unpack(ARGV)
@@ -125,8 +129,14 @@ local is_clock_back = last_heartbeat and last_heartbeat > now_ms
 return_ejected(is_clock_back and '+inf' or whole(now_ms))
 serve_queue(now_ms)
 
+local held = redis.call('HLEN', leases)
+if held >= MANY_LEASES then
+  redis.call('HSET', leases, '-', LONG_VALUE)
+  redis.call('HDEL', leases, '-')
+end
+
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
-local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(redis.call('HLEN', leases)),
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
   table.concat({history[1], history[3] or '0'}, '-'), '0'}
 if reply[#reply - 1] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)

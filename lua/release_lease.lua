@@ -15,7 +15,32 @@
 
 local router, lease_id, affinity_ms = unpack(ARGV)
 
-if may_be_usual(lease_id) and release_usual(router, lease_id) then
+-- Ends the lease. Returns whether that is usual.
+local function release_usual()
+  local leases = namespace .. 'leases:' .. router
+  local url = redis.pcall('HGET', leases, lease_id)
+  if type(url) ~= 'string' then
+    return false
+  end
+  local count, most, weight, tier = read_usual(url)
+  if not count then
+    return false
+  end
+  count = count - 1
+  local was_full = most > 0 and count + 1 >= most
+  if count < 0 or (was_full and (count >= most or not may_write_full()))
+    or type(redis.pcall('ZADD', namespace .. tier, count / weight, url)) ~= 'number' then
+    return false
+  end
+  if was_full then
+    redis.call('SREM', namespace .. 'full', url)
+  end
+  redis.call('HDEL', leases, lease_id)
+  redis.call('HSET', namespace .. 'replica:' .. url, 'in_flight', count)
+  return true
+end
+
+if may_be_usual(lease_id) and release_usual() then
   return {'released'}
 end
 

@@ -1,8 +1,7 @@
 -- The checks that every script makes before its first write, because Redis does not roll back a script that fails.
 
+-- include lib/schema.lua
 -- include lib/keys.lua
-
-local SCHEMA = '2'
 
 -- For each type, the command that returns a key's length. It fails for a key of another type, and it costs less than
 -- TYPE, which replies with a table.
@@ -39,9 +38,9 @@ local function read_refusal(answer, key, expected)
   return nil
 end
 
--- Returns nil, or the reply for a namespace of another schema.
+-- Returns nil, or the reply for a namespace of a schema that these commands cannot use.
 local function schema_refusal(schema)
-  return schema and schema ~= SCHEMA and {'wrong_schema', schema, SCHEMA} or nil
+  return schema and not can_use(schema) and {'wrong_schema', schema} or nil
 end
 
 -- Returns nil, or the reply that refuses. The types are checked first, then the schema.

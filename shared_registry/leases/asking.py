@@ -143,12 +143,12 @@ class Acquirer:
         request.sequence = found.sequence or request.sequence
         return self._hold(request, replica, found.revision, is_spare=found.is_spare)
 
-    async def _find(
+    def _find(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
-    ) -> Grant | Denied:
+    ) -> Awaitable[Grant | Denied]:
         if deadline is None:
-            return await self._asker.ask(request)
-        return await self._router_queue.wait(self._asker, request, deadline, on_position)
+            return self._asker.ask(request)
+        return self._router_queue.wait(self._asker, request, deadline, on_position)
 
     def _hold(
         self,
@@ -266,9 +266,9 @@ class Asker:
             raise StoreError("Redis gave a position in the queue to a session that does not wait")
         return answer
 
-    async def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Grant | Queued | Denied:
+    def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Awaitable[Grant | Queued | Denied]:
         """Ask once for a slot, or for a position in the queue if no slot is free; see `ask`."""
-        return await self._as_member(request, self._max_queue, patience_seconds)
+        return self._as_member(request, self._max_queue, patience_seconds)
 
     def can_place_alone(self, request: SlotRequest, error: StoreError) -> bool:
         """Whether this router may place the session without Redis, which failed with this error."""
@@ -295,15 +295,15 @@ class Asker:
             await _within(patience_seconds, self._recovery.rejoin())
         raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
 
-    async def _receive_answer(
+    def _receive_answer(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
-    ) -> Grant | Queued | Denied:
+    ) -> Awaitable[Grant | Queued | Denied]:
         """Ask Redis and receive the answer, even if the caller is cancelled after the request was sent.
 
         If the caller is cancelled before the request was sent, do not send it.
         """
         left_to_others = self._outage.left_to_others() if self._outage.was_refused else ()
-        return await self._store.acquire(
+        return self._store.acquire(
             request.lease_id,
             max_queue=max_queue,
             sequence=request.sequence if max_queue else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
         needs_healthy: While the session waits in the queue, it must not be given a replica that is not healthy. The id
             carries this, because the scripts that serve the queue know no more of a waiter than its id.
     """
-    random = secrets.token_hex(16) + ("~healthy" if needs_healthy else "")
+    random = os.urandom(16).hex() + ("~healthy" if needs_healthy else "")
     if session is None:
         return random
     return f"{random}:{hashlib.sha256(session.encode(errors='surrogatepass')).hexdigest()}"

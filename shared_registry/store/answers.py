@@ -9,7 +9,7 @@ from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.store.channel import Reply
 from shared_registry.store.codec import milliseconds, parse_events
-from shared_registry.store.keys import wrong_schema
+from shared_registry.store.schema import wrong_schema
 
 TakeEvents = Callable[[Sequence[Event]], None]
 BeginWrite = Callable[[], TakeEvents]
@@ -58,7 +58,7 @@ def expect(reply: Reply, *words: str) -> str:
 
     Raises:
         KeyConflict: A key has another type than the registry's.
-        StoreRefused: The namespace has another schema.
+        StoreRefused: The namespace has a schema that this version cannot use.
         StoreError: The status word is unknown.
     """
     if reply.status in words:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from redis import exceptions
 
@@ -18,12 +18,12 @@ from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreUnavailable
 from shared_registry.store.client import Client
 from shared_registry.store.failover import Failover
-from shared_registry.store.failures import FAILURES, meaning_of
+from shared_registry.store.failures import FAILURES, meaning_of, was_cut_off
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane, SharedAlarm
 from shared_registry.store.lua import Script, assemble, command_names
-from shared_registry.store.multiplexed import MultiplexedClient, ScriptCall
-from shared_registry.store.multiplexer import NoReply
+from shared_registry.store.multiplexed import MultiplexedClient
+from shared_registry.store.multiplexer import NoReply, OnReply
 from shared_registry.store.together import Split, Together
 
 
@@ -98,9 +98,9 @@ class Channel:
         *,
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
-        on_reply: Callable[[Reply], None] | None = None,
-        together: Together | None = None,
-        argument: str = "",
+        on_reply: OnReply | None = None,
+        together: tuple[Together, str] | None = None,
+        repeats: bool = False,
     ) -> Reply:
         """Call a command by its digest, or by its text if the server does not know it after a restart or a failover.
 
@@ -112,18 +112,32 @@ class Channel:
             args: The arguments (ARGV) in the order of the file's header.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
             on_sent: Called when the call gets its turn, before it is sent. If it raises, the call is not sent.
-            on_reply: Called with the reply, also if the caller has been cancelled meanwhile.
-            together: Sends the call together with others of its kind, if they are usual.
-            argument: The argument of the call then.
+            on_reply: Called with the words of the reply, also if the caller has been cancelled meanwhile.
+            together: Sends the call together with others of its kind, if they are usual; and its argument then.
+            repeats: Whether to run the command once more if the connection broke with the call on it. That is no
+                outage: Redis may serve all other routers. A second run must change nothing more.
 
         Raises:
             StoreError: See `bounded`.
         """
+        run = self._run_bounded if self._multiplexed is None else self._run_multiplexed
         script, words = self._scripts[name], (self._key, *args)
-        if self._multiplexed is not None:
-            listen = None if on_reply is None else lambda reply: on_reply(Reply(reply[0], reply[1:]))
-            call = ScriptCall(script, words, listen, together, argument)
-            return await self._run_multiplexed(self._multiplexed, call, patience_seconds, on_sent)
+        try:
+            return await run(script, words, patience_seconds, on_sent, on_reply, together)
+        except StoreUnavailable as error:
+            if not repeats or not was_cut_off(error):
+                raise
+        return await run(script, words, patience_seconds, on_sent, on_reply, together)
+
+    async def _run_bounded(
+        self,
+        script: Script,
+        words: tuple[str, ...],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None] | None,
+        on_reply: OnReply | None,
+        _: tuple[Together, str] | None,
+    ) -> Reply:
         is_sent = False
 
         async def run() -> Reply:
@@ -137,19 +151,21 @@ class Channel:
                 except exceptions.NoScriptError:
                     reply = await self._client.eval(script.text, 1, *words)
             if on_reply is not None:
-                on_reply(Reply(reply[0], reply[1:]))
+                on_reply(reply)
             return Reply(reply[0], reply[1:])
 
         return await (run() if on_reply is None else completed(run(), is_begun=lambda: is_sent))
 
     async def _run_multiplexed(
         self,
-        client: MultiplexedClient,
-        call: ScriptCall,
+        script: Script,
+        words: tuple[str, ...],
         patience_seconds: float | None,
         on_sent: Callable[[], None] | None,
+        on_reply: OnReply | None,
+        together: tuple[Together, str] | None,
     ) -> Reply:
-        lane, failover = self.lane, self._failover
+        client, lane, failover = cast(MultiplexedClient, self._client), self.lane, self._failover
         if not lane.enter():
             await lane.wait(patience_seconds)
         replies, answers, sweeps = lane.replies, failover.answers, failover.sweeps
@@ -160,9 +176,9 @@ class Channel:
             if on_sent is not None:
                 on_sent()
             try:
-                reply = await client.call_script(call, is_known=True)
+                reply = await client.call_script(script, words, on_reply, together)
             except exceptions.NoScriptError:
-                reply = await client.call_script(call._replace(together=None), is_known=False)
+                reply = await client.call_script(script, words, on_reply, is_known=False)
         except FAILURES as error:
             is_late = isinstance(error, NoReply)
             if is_late:

@@ -10,9 +10,9 @@ operators, one for heartbeats, leadership and reports, and one for calls that re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.errors import StoreError
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -37,15 +37,15 @@ from shared_registry.store.answers import (
     new_token,
     outcome_words,
 )
-from shared_registry.store.channel import Channel, Reply
+from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_prober
-from shared_registry.store.failures import was_cut_off
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
 from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
 from shared_registry.store.replies import Denial, Denied, Departure, Grant, Heartbeat, Opinions, Queued, Restored
+from shared_registry.store.together import Together
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 256
@@ -298,12 +298,11 @@ class Store(LeaderCommands):
             Busy: The call did not get its turn in time.
         """
 
-        def on_reply(reply: Reply) -> None:
-            if progress is not None and reply.status != Denial.NOT_REGISTERED.value:
+        def on_reply(words: Sequence[str]) -> None:
+            if progress is not None and words[0] != _NOT_REGISTERED:
                 progress.settled()
 
-        reply = await _run(
-            self._sessions,
+        reply = await self._sessions.run(
             "acquire_lease",
             [
                 self._router,
@@ -318,8 +317,8 @@ class Store(LeaderCommands):
             patience_seconds=patience_seconds,
             on_sent=None if progress is None else progress.sent,
             on_reply=None if progress is None else on_reply,
-            together=None if avoided or excluded or has_name(lease_id) else self._acquiring,
-            argument=lease_id,
+            together=None if avoided or excluded else _usual(self._acquiring, lease_id),
+            repeats=True,
         )
         status = expect(reply, "granted", "held", "spare", "waiting", *_DENIALS)
         if status == "spare":
@@ -357,20 +356,19 @@ class Store(LeaderCommands):
         take = self._begin_write()
         args = [self._router, lease_id, milliseconds(affinity_seconds)]
 
-        def on_reply(reply: Reply) -> None:
-            if on_end is not None and reply.status in _ENDINGS:
+        def on_reply(words: Sequence[str]) -> None:
+            if on_end is not None and words[0] in _ENDINGS:
                 on_end()
 
-        reply = await _run(
-            channel,
+        reply = await channel.run(
             "release_lease",
             args,
             on_reply=None if on_end is None else on_reply,
-            together=None if is_recovery or has_name(lease_id) else self._releasing,
-            argument=lease_id,
+            together=None if is_recovery else _usual(self._releasing, lease_id),
+            repeats=True,
         )
         expect(reply, *_ENDINGS)
-        return events_of(reply.values, take)
+        return events_of(reply.values, take) if reply.values else []
 
     async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
         """Restore leases that this router holds. Return `None` if the router is not registered.
@@ -426,6 +424,10 @@ def has_name(lease_id: str) -> bool:
     return ":" in lease_id
 
 
+def _usual(together: Together | None, lease_id: str) -> tuple[Together, str] | None:
+    return None if together is None or has_name(lease_id) else (together, lease_id)
+
+
 def _grants(reply: Sequence[str]) -> list[list[str]]:
     return [[reply[0], reply[at], reply[at + 1]] for at in range(1, len(reply), 2)]
 
@@ -442,17 +444,5 @@ _DEPARTURES = {
     "not_found": Departure.REFUSED,
 }
 _ENDINGS = ("released", "abandoned", "not_found")
+_NOT_REGISTERED = Denial.NOT_REGISTERED.value
 _DENIALS = tuple(denial.value for denial in Denial)
-
-
-async def _run(channel: Channel, name: str, args: Sequence[str], **options: Any) -> Reply:
-    """Run a command, and once more if its connection broke with the call on it.
-
-    A broken connection is no outage: Redis may serve all other routers. A second run changes nothing more.
-    """
-    try:
-        return await channel.run(name, args, **options)
-    except StoreUnavailable as error:
-        if not was_cut_off(error):
-            raise
-    return await channel.run(name, args, **options)

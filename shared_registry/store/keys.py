@@ -33,10 +33,8 @@ from __future__ import annotations
 
 import re
 
-from shared_registry.errors import ConfigError, StoreRefused
+from shared_registry.errors import ConfigError
 
-SCHEMA = "2"
-"""The version of the data format. `lua/lib/refusal.lua` has the same number, and writes and checks it."""
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -121,11 +119,3 @@ class Keys:
         if key.startswith(self.inbox_prefix):
             return "stream"
         return fixed.get(key)
-
-
-def wrong_schema(found: str) -> StoreRefused:
-    """Return the error for a namespace of another schema."""
-    return StoreRefused(
-        f"this namespace was written by schema {found}, this version writes {SCHEMA}; "
-        "use the version that wrote it, or another namespace"
-    )

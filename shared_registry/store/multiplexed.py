@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -12,24 +12,6 @@ from shared_registry.store.lua import Script
 from shared_registry.store.multiplexer import Multiplexer, OnReply
 from shared_registry.store.packing import pack
 from shared_registry.store.together import Together
-
-
-class ScriptCall(NamedTuple):
-    """One call of a script.
-
-    Attributes:
-        script: The script.
-        words: The key, and the arguments.
-        on_reply: See `PendingReply`.
-        together: Sends the call together with others of its kind.
-        argument: Its argument then.
-    """
-
-    script: Script
-    words: tuple[str, ...]
-    on_reply: OnReply | None = None
-    together: Together | None = None
-    argument: str = ""
 
 
 class MultiplexedClient(Redis):
@@ -44,18 +26,29 @@ class MultiplexedClient(Redis):
         """Execute a command."""
         return self._parsed(await self.multiplexer.call(pack(args)), args[0], options)
 
-    async def call_script(self, call: ScriptCall, *, is_known: bool) -> Any:
+    def call_script(
+        self,
+        script: Script,
+        words: tuple[str, ...],
+        on_reply: OnReply | None = None,
+        together: tuple[Together, str] | None = None,
+        *,
+        is_known: bool = True,
+    ) -> Awaitable[Any]:
         """Execute a script within the maximum time of a call.
 
         Args:
-            call: The call.
+            script: The script.
+            words: The key, and the arguments.
+            on_reply: See `PendingReply`.
+            together: Sends the call together with others of its kind; and its argument then.
             is_known: Whether the server should know the script.
         """
-        name, script = ("EVALSHA", call.script.digest) if is_known else ("EVAL", call.script.text)
-        words = (name, script, "1", *call.words)
-        if call.together is not None:
-            return await call.together.call(words, call.argument, call.on_reply)
-        return await self.multiplexer.call(pack(words), is_bounded=True, on_reply=call.on_reply)
+        name, text = ("EVALSHA", script.digest) if is_known else ("EVAL", script.text)
+        command = (name, text, "1", *words)
+        if together is not None:
+            return together[0].call(command, together[1], on_reply)
+        return self.multiplexer.call(pack(command), is_bounded=True, on_reply=on_reply)
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
         """Return a pipeline, which may have no transaction."""

@@ -41,6 +41,7 @@ class PendingReply(asyncio.Future[Any]):
     """The reply to one command, or the error reply.
 
     Attributes:
+        command: The packed command.
         is_bounded: The call ends with `NoReply` after the maximum time of a call. Otherwise its caller bounds it.
         on_reply: Called with the reply, also if the caller has been cancelled meanwhile. Such an answer can be
             cancelled only before its command is sent. After that, the caller's cancellation takes effect when the
@@ -49,11 +50,8 @@ class PendingReply(asyncio.Future[Any]):
 
     is_bounded = False
     on_reply: OnReply | None = None
+    command = b""
     _is_under_way = False
-
-    def __init__(self, command: bytes = b"") -> None:
-        super().__init__()
-        self.command = command
 
     def packed(self) -> bytes:
         """Return the command."""
@@ -132,7 +130,8 @@ class Multiplexer:
             ConnectionError: The connection failed, or could not be made. What was sent may have been executed.
             ResponseError: The error reply.
         """
-        answer = PendingReply(command)
+        answer = PendingReply()
+        answer.command = command
         if is_bounded:
             answer.is_bounded = True
             answer.on_reply = on_reply

@@ -14,9 +14,9 @@ from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Remov
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import parse_event, parse_leader, parse_plan, parse_record
 from shared_registry.store.failover import is_lost
-from shared_registry.store.keys import SCHEMA, wrong_schema
 from shared_registry.store.lease_reader import LeaseReader
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, execute, stream_entries
+from shared_registry.store.schema import expect_schema
 
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
@@ -71,7 +71,7 @@ class Reader(LeaseReader):
         """Return history id, revision and epoch.
 
         Raises:
-            StoreRefused: The namespace has another schema, which this version cannot read.
+            StoreRefused: The namespace has a schema that this version cannot use.
         """
         async with self._channel.bounded():
             values = await self._commands.hmget(self._keys.meta, *HEAD_FIELDS)
@@ -220,8 +220,7 @@ class Reader(LeaseReader):
 
 def _head(values: Sequence[str | None]) -> Head:
     schema, history_id, revision, epoch = values
-    if schema not in (None, SCHEMA):
-        raise wrong_schema(schema)
+    expect_schema(schema)
     try:
         return Head(history_id, revision or ORIGIN, int(epoch or 0))
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
 
-from shared_registry.store.multiplexed import MultiplexedClient, ScriptCall
+from shared_registry.store.multiplexed import MultiplexedClient
 from shared_registry.store.pools import RenewingPool
 from shared_registry.store.slot_owner import Address, SlotOwner
 
@@ -107,9 +107,9 @@ class SlotClient(Redis):
 class MultiplexedSlotClient(SlotClient, MultiplexedClient):  # type: ignore[misc]  # redis-py's
     """A `SlotClient` over one connection."""
 
-    async def call_script(self, call: ScriptCall, *, is_known: bool) -> Any:
+    def call_script(self, *args: Any, **options: Any) -> Awaitable[Any]:
         """Execute a script at the node that serves the hash slot."""
-        return await self._redirected(functools.partial(super().call_script, call, is_known=is_known))
+        return self._redirected(functools.partial(super().call_script, *args, **options))
 
 
 def connect_to_owner(

@@ -37,6 +37,7 @@ TEXT = {
     "one.session",
     "session",
     "status",
+    "tier",
     "name",
     "prefix",
     "result.url",

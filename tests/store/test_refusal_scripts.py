@@ -11,8 +11,8 @@ from shared_registry.errors import KeyConflict, StoreRefused
 from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult, Share, Term
 from shared_registry.model.plan import BUCKETS
 from shared_registry.store.codec import removed_entry
-from shared_registry.store.keys import SCHEMA
 from shared_registry.store.lua import LUA_DIR, command_names
+from shared_registry.store.schema import OLDEST_SCHEMA, SCHEMA
 from tests.support.lua_header import read_header
 from tests.support.space import THRESHOLDS, A, Space, info, on_server
 
@@ -252,21 +252,45 @@ async def test_a_namespace_of_another_schema_is_refused(space: Space, command: s
     await populate(space)
     space.raw.hset(space.keys.meta, "schema", "3")
     before = space.dump()
-    with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
+    with pytest.raises(StoreRefused, match=r"schema 3, .* uses schema 2: a newer version has upgraded it"):
         await CALLS[command](space)
     assert space.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("schema", "remedy"),
+    [("1", "upgrade it first"), ("0-1", "upgrade it first"), ("3-4", "a newer version"), ("two", "is not a number")],
+)
+async def test_the_message_about_a_schema_is_true(space: Space, schema: str, remedy: str) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", schema)
+    for use in (lambda space: space.reader.head(), CALLS["acquire_lease"], CALLS["heartbeat"]):
+        with pytest.raises(StoreRefused, match=f"schema {schema}, .*{remedy}"):
+            await use(space)
+
+
+@pytest.mark.parametrize("schema", ["2", "1-2", "2-3", "1-9"])
+async def test_data_that_this_version_may_use_are_used(space: Space, schema: str) -> None:
+    await populate(space)
+    space.raw.hset(space.keys.meta, "schema", schema)
+    await space.reader.head()
+    for command in ("acquire_lease", "heartbeat", "register_replica"):
+        await CALLS[command](space)
+    assert space.raw.hget(space.keys.meta, "schema") == schema
 
 
 async def test_a_namespace_of_another_schema_is_not_read(space: Space) -> None:
     await populate(space)
     space.raw.hset(space.keys.meta, "schema", "3")
     for read in (space.reader.head, space.reader.snapshot):
-        with pytest.raises(StoreRefused, match="schema 3, this version writes 2"):
+        with pytest.raises(StoreRefused, match=r"schema 3, .* uses schema 2: a newer version has upgraded it"):
             await read()
 
 
 def test_lua_and_python_mean_the_same_schema() -> None:
-    assert f"local SCHEMA = '{SCHEMA}'" in (LUA_DIR / "lib/refusal.lua").read_text()
+    text = (LUA_DIR / "lib/schema.lua").read_text()
+    assert f"local SCHEMA = '{SCHEMA}'" in text
+    assert f"local OLDEST_SCHEMA = '{OLDEST_SCHEMA}'" in text
 
 
 @pytest.mark.parametrize("command", sorted(CALLS.keys() - {"list_participants"}))

@@ -181,3 +181,19 @@ async def test_keys_of_other_types_stop_the_short_way(space: Space, command: str
     reply = space.raw.eval(assemble(command), 1, space.keys.meta, ONE, *ids)
     assert reply == (["granted"] if command == "acquire_leases" else ["released", "0"])
     assert space.dump() == before
+
+
+async def test_heartbeats_make_many_leases_a_hash_table(space: Space) -> None:
+    """Redis searches a small hash from its start for each lease."""
+    await space.add(A)
+    await space.make("healthy", A)
+    await space.store.heartbeat(info(ONE), expiry_seconds=EXPIRY_SECONDS)
+    leases = space.keys.leases(ONE)
+    held = {f"{number:032x}": A for number in range(100)}
+    for lease_id in held:
+        await space.store.acquire(lease_id)
+    assert space.raw.object("encoding", leases) in ("listpack", "ziplist")
+    heartbeat = await space.store.heartbeat(info(ONE), expiry_seconds=EXPIRY_SECONDS)
+    assert heartbeat.leases == len(held)
+    assert space.raw.object("encoding", leases) == "hashtable"
+    assert space.raw.hgetall(leases) == held
