@@ -84,9 +84,6 @@ local function report_failure()
   if has_ejected() then
     return
   end
-  if state.prober == router and not is_connected then
-    suspect(replica, result, state, router, limits, true, now_ms)
-  end
   local last = tonumber(redis.call('HGET', replica, 'reported_at_ms') or '')
   if not last or last > now_ms or now_ms - last >= limits.interval_ms then
     redis.call('HSET', replica, 'reported_at_ms', whole(now_ms))

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared_registry.aio.daemon_thread import start_call
-from shared_registry.probing.own_trouble import OwnTrouble, own_trouble, resolver_trouble
+from shared_registry.probing.own_trouble import RESOLVER_REASON, OwnTrouble, own_trouble, resolver_trouble
 
 LOOKUP_AGAIN_SECONDS = 30.0
 """The age of an answer from which a name is looked up again."""
@@ -86,9 +86,11 @@ class _Name:
     Attributes:
         addresses: The last answer; empty if there is none, or if the name does not exist any more.
         answered_at: When the last answer was requested.
-        failing_since: When the first lookup since the last answer began.
+        silent_since: When the first lookup began to which the resolver did not respond: after the last answer, after a
+            lookup that this router could not make, or when the name was last at fault. Infinity if there is none.
         failure: The exception of the last lookup, if it failed.
         trouble: Set if that was this router's own trouble.
+        is_at_fault: Whether the resolver did not respond to the last lookup, and responds for other names.
         kind: The kind of the next lookup, or of the one under way.
         ended: Done when the lookup under way ends.
         requested_at: When the lookup under way was requested.
@@ -99,9 +101,10 @@ class _Name:
     host: str
     addresses: tuple[str, ...] = ()
     answered_at: float = -math.inf
-    failing_since: float = math.inf
+    silent_since: float = math.inf
     failure: Exception | None = None
     trouble: OwnTrouble | None = None
+    is_at_fault: bool = False
     kind: _Kind = _Kind.NEW
     ended: asyncio.Future[None] | None = None
     requested_at: float = 0.0
@@ -166,7 +169,7 @@ class Names:
     def failure_of(self, host: str) -> NameUnknown | OwnTrouble:
         """Return the failure of a name whose lookup has not ended in time, and that has no last answer."""
         name = self._names.get(host) or _Name(host)
-        if name.began_at < math.inf and self._is_resolver_up(name):
+        if self._is_resolver_up(name.began_at):
             return NameUnknown("the lookup of the name hangs, others do not")
         self._look_up_another(name)
         return resolver_trouble()
@@ -189,7 +192,6 @@ class Names:
     def _run(self, name: _Name) -> None:
         loop = asyncio.get_running_loop()
         name.began_at = began_at = self._now()
-        name.failing_since = min(name.failing_since, began_at)
         self._running[name.kind] += 1
         alarm = loop.call_later(SLOW_SECONDS, self._count_as_slow, name)
         lookup = self.lookup or system_lookup
@@ -210,18 +212,15 @@ class Names:
 
     def _look_up_another(self, failing: _Name) -> None:
         """Find out whether the resolver responds, by the name whose last answer from it is the oldest."""
-        if (
-            self._is_closed
-            or self._is_resolver_up(failing)
-            or (self._test is not None and self._test.ended is not None)
-        ):
+        since = failing.began_at if failing.began_at < math.inf else failing.silent_since
+        if self._is_closed or self._is_resolver_up(since) or (self._test is not None and self._test.ended is not None):
             return
         others = [
             name
             for name in self._names.values()
             if name is not failing and name.kind is _Kind.QUICK and name.ended is None and not name.is_in_file
         ]
-        if others and self._now() - failing.failing_since >= TOGETHER_SECONDS:
+        if others and self._now() - since >= TOGETHER_SECONDS:
             self._test = min(others, key=lambda name: name.answered_at)
             self._start(self._test)
 
@@ -241,7 +240,7 @@ class Names:
             addresses, name.is_in_file = result
             name.addresses, name.answered_at = tuple(addresses), began_at
             name.failure = name.trouble = None
-            name.failing_since = math.inf
+            name.silent_since, name.is_at_fault = math.inf, False
             if not name.is_in_file:
                 self._answer_began_at = max(self._answer_began_at, began_at)
         is_quick = now - began_at < SLOW_SECONDS and name.trouble is None
@@ -257,29 +256,30 @@ class Names:
     def _take_failure(self, name: _Name, failure: Exception, began_at: float) -> None:
         """Drop the last answer only if this failure is one as well."""
         name.failure, name.trouble = failure, own_trouble(failure)
-        if name.trouble is None and isinstance(failure, socket.gaierror) and failure.errno not in _RESOLVER_FAILURES:
+        since, name.silent_since, name.is_at_fault = min(name.silent_since, began_at), math.inf, False
+        if name.trouble is not None and str(name.trouble) == RESOLVER_REASON:
+            name.is_at_fault = self._is_resolver_up(since)
+            name.silent_since = began_at if name.is_at_fault else since
+            if not name.addresses:
+                asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._look_up_another, name)
+        elif name.trouble is None and isinstance(failure, socket.gaierror) and failure.errno not in _RESOLVER_FAILURES:
             name.addresses = ()
             self._answer_began_at = max(self._answer_began_at, began_at)
 
     def _failure(self, name: _Name) -> Exception:
-        if name.trouble is not None and not (_is_temporary(name.failure) and self._is_resolver_up(name)):
-            self._look_up_another(name)
+        if name.trouble is not None and not name.is_at_fault:
             return name.trouble
         if name.failure is None:
             return NameUnknown("the name has no address")
         words = name.failure.strerror if isinstance(name.failure, OSError) else None
         return NameUnknown((words or str(name.failure)).lower())
 
-    def _is_resolver_up(self, name: _Name) -> bool:
-        """Return whether another name was looked up and answered since this one fails, not by the hosts file."""
-        return self._answer_began_at >= max(name.failing_since + TOGETHER_SECONDS, self._now() - LOOKUP_AGAIN_SECONDS)
+    def _is_resolver_up(self, since: float) -> bool:
+        """Return whether a name was answered, not by the hosts file, whose lookup began clearly later than this."""
+        return self._answer_began_at >= max(since + TOGETHER_SECONDS, self._now() - LOOKUP_AGAIN_SECONDS)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _is_temporary(failure: Exception | None) -> bool:
-    return isinstance(failure, socket.gaierror) and failure.errno == socket.EAI_AGAIN
 
 
 def _is_in_hosts_file(host: str) -> bool:

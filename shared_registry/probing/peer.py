@@ -179,6 +179,9 @@ class Peer:
                 self._changed.update(question.key for question in event.questions)
                 if event.record is not None:
                     self._changed.add(event.record.key)
+        for event in events:
+            if event.kind is EventKind.REPLICA_REPORTED:
+                self._hasten_report(event.reported)
         if self._changed is None or self._changed:
             self._wake.set()
 
@@ -187,6 +190,7 @@ class Peer:
 
         If the replica is reached, the failure was not this router's own, and counts; see `ProbeListeners.testify`.
         """
+        self._hasten_report(key)
         record, task = self._replicas.record(key), self._tasks.get((key, PeerReason.SESSION))
         if record is None or not _is_probed_and_healthy(record) or not self._probers.has_others:
             return
@@ -194,6 +198,16 @@ class Peer:
             self._add(PeerTask(key, record.incarnation, PeerReason.SESSION, "", self._clock.monotonic()))
         elif task.due == math.inf:
             task.count += 1
+
+    def _hasten_report(self, key: str) -> None:
+        """Make the next probe of a replica due now if it was handed over to this router, unless one is under way.
+
+        A session that failed is a reason to probe, not a failure of the replica: it may have failed for a reason of its
+        router's own which its error does not show, such as a resolver that hangs.
+        """
+        task = self._tasks.get((key, PeerReason.REPORT))
+        if task is not None and self._clock.monotonic() < task.due < math.inf:
+            self._schedule(task, self._clock.monotonic())
 
     def learn(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
         """Record whether this router reached a replica as its prober, for the time when it no longer probes it."""

@@ -43,8 +43,10 @@ pytestmark = [
 
 CHAOS_SECONDS = float(os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SECONDS", "60" if IS_LONG else "7"))
 SEED = os.environ.get("SHARED_REGISTRY_TEST_CHAOS_SEED", "")
+USUAL_SEED = 2
+"""The seed of the one run that is not only for those who ask for long tests. Its routers share the probing."""
 SEEDS = [int(SEED)] if SEED else list(range(1, 11 if IS_LONG else 4))
-RUNS = [pytest.param(one, marks=() if SEED else pytest.mark.long) for one in SEEDS]
+RUNS = [pytest.param(one, marks=() if SEED or one == USUAL_SEED else pytest.mark.long) for one in SEEDS]
 NAMESPACE = "chaos"
 QUIET_SECONDS = 3 * INTERVAL
 
@@ -147,6 +149,35 @@ async def test_verdicts_hold_whatever_fails(
             found += violations(history)
             print("\n".join([f"\nseed {seed}, probing: {world.probing}", *world.steps, figures(history), *found]))  # noqa: T201
         assert found == []
+
+
+@takes_long
+@pytest.mark.alone
+async def test_a_prober_without_names_keeps_its_replica(
+    own_server: Callable[..., EmbeddedServer], tmp_path: Path
+) -> None:
+    """Its sessions fail, and nobody can tell why from their errors. Its probes go on by the last answer."""
+    async with world_of(own_server(data_dir=tmp_path / "data"), tmp_path, 1) as (world, _, space):
+        url = world.urls[1]
+        (blind,) = world.paths.some([world.probing_place(url).number], [url])
+        await blind.fail("refused")
+        await until(lambda: world.sampler.last.prober(url), "the replica is handed over", seconds=15.0)
+        place = world.place_of(world.sampler.last.prober(url))
+        assert place is not None
+        place.set_resolver("hang")
+        failed = (EventKind.REPLICA_REPORTED.value, place.router, url)
+        await until(lambda: failed in events_of(space), "a session of the new prober failed", seconds=15.0)
+        assert (EventKind.REPLICA_SUSPECTED.value, place.router, "") not in events_of(space)
+        assert world.sampler.last.prober(url) == place.router
+        place.set_resolver("up")
+        await blind.heal("refused")
+        await all_are_well(world)
+
+
+def events_of(space: Space) -> list[tuple[str, str, str]]:
+    """Return each event's kind and router, and the replica that it reports."""
+    entries = space.raw.xrange(space.keys.events)
+    return [(entry["kind"], entry.get("router", ""), entry.get("reported", "")) for _, entry in entries]
 
 
 def figures(history: History) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from shared_registry.probing import Evidence, HttpProber, guarded
 from shared_registry.probing import names as module
 from shared_registry.probing.names import Names, NameUnknown
 from shared_registry.probing.own_trouble import RESOLVER_REASON, OwnTrouble
+from tests.support.descriptors import out_of_descriptors
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import LONG, SHORT, answer_all, scripted
 from tests.support.until import until
@@ -147,10 +149,7 @@ async def test_another_name_is_looked_up_to_find_out(names: Names, resolver: Res
     resolver.answers["a.test"] = SILENT
     with pytest.raises(OwnTrouble):
         await names.addresses("a.test", max_age_seconds=0.0)
-    await asyncio.sleep(module.TOGETHER_SECONDS)
-    with pytest.raises(OwnTrouble):
-        await names.addresses("a.test", max_age_seconds=0.0)
-    await until(lambda: names._names["b.test"].ended is None)
+    await until(lambda: resolver.asked["b.test"] == 2 and names._names["b.test"].ended is None)
     with pytest.raises(NameUnknown):
         await names.addresses("a.test", max_age_seconds=0.0)
     assert (resolver.asked["b.test"], resolver.asked["localhost"]) == (2, 1), "not one of the hosts file"
@@ -294,6 +293,54 @@ async def test_a_first_lookup_that_hangs_is_unsure(resolver: Resolver) -> None:
         assert (await guarded(prober, "http://b.test:9/health", SHORT)).evidence is Evidence.FAILED
         outcome = await guarded(prober, "http://a.test:9/health", SHORT)
         assert outcome.error == f"timeout after {SHORT}s while looking up the name", "others are answered"
+
+
+NO_DESCRIPTOR = OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.usefixtures("is_connected")
+@pytest.mark.parametrize("first", [NO_DESCRIPTOR, SILENT])
+async def test_a_name_is_not_blamed_for_an_earlier_trouble(resolver: Resolver, first: Exception) -> None:
+    """Between two troubles of this router other names are answered, and this one is not looked up."""
+    resolver.answers["a.test"] = first
+    async with HttpProber(names=Names(resolver)) as prober:
+        assert (await guarded(prober, "http://a.test:9/health", SHORT)).evidence is Evidence.UNSURE
+        await asyncio.sleep(module.TOGETHER_SECONDS)
+        assert (await guarded(prober, "http://b.test:9/health", SHORT)).evidence is Evidence.FAILED, "nobody listens"
+        resolver.hanging = {"a.test", "b.test"}
+        for _ in range(2):
+            outcome = await guarded(prober, "http://a.test:9/health", SHORT)
+            assert (outcome.evidence, str(outcome.trouble)) == (Evidence.UNSURE, RESOLVER_REASON)
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_a_lack_of_descriptors_blames_no_name(names: Names, resolver: Resolver) -> None:
+    """Without one, the system's resolver fails as it does where no server responds."""
+    resolver.answers["a.test"] = SILENT
+    for _ in range(2):
+        with out_of_descriptors(), pytest.raises(OwnTrouble, match="too many open files"):
+            await names.addresses("a.test", max_age_seconds=0.0)
+        await asyncio.sleep(module.TOGETHER_SECONDS)
+        await names.addresses("b.test", max_age_seconds=0.0)
+
+
+@pytest.mark.usefixtures("is_connected")
+async def test_an_answer_between_two_outages_blames_a_name_once(names: Names, resolver: Resolver) -> None:
+    """The name failed before and after that answer, as it does where only its own server is dead."""
+    await names.addresses("b.test", max_age_seconds=0.0)
+    resolver.answers = {"a.test": SILENT, "b.test": SILENT}
+    with pytest.raises(OwnTrouble):
+        await names.addresses("a.test", max_age_seconds=0.0)
+    await asyncio.sleep(module.TOGETHER_SECONDS)
+    resolver.answers["b.test"] = HERE
+    await names.addresses("b.test", max_age_seconds=0.0)
+    resolver.answers["b.test"] = SILENT
+    with pytest.raises(NameUnknown):
+        await names.addresses("a.test", max_age_seconds=0.0)
+    for _ in range(2):
+        with pytest.raises(OwnTrouble):
+            await names.addresses("a.test", max_age_seconds=0.0)
+        await asyncio.sleep(module.TOGETHER_SECONDS)
 
 
 @pytest.mark.usefixtures("is_connected")

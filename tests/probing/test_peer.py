@@ -131,6 +131,9 @@ class Cluster:
     def tell(self, record: ReplicaRecord) -> None:
         self.peer.notice([Event("1-1", EventKind.REPLICA_UPDATED, 0.0, "0-0", LEADER, 1, record=record)])
 
+    def reports(self) -> list[Said]:
+        return [one for one in self.said if one.kind is OpinionKind.REPORT]
+
     def kinds(self) -> list[OpinionKind]:
         return [one.kind for one in self.said]
 
@@ -239,6 +242,32 @@ async def test_the_new_prober_reports_each_interval(clock: FakeClock, cluster: C
     count = len(cluster.said)
     await clock.advance(4 * INTERVAL)
     assert len(cluster.said) == count
+
+
+@pytest.mark.parametrize("whose", ["own", "another router's"])
+async def test_a_failed_session_hastens_the_new_probers_report(clock: FakeClock, cluster: Cluster, whose: str) -> None:
+    cluster.show(prober=ME)
+    await clock.advance(1.5 * INTERVAL)
+    cluster.down = {A}
+    reports = len(cluster.reports())
+    if whose == "own":
+        cluster.peer.distrust(A)
+    else:
+        cluster.peer.notice([Event("2-1", EventKind.REPLICA_REPORTED, 0.0, "0-0", OTHER, 1, reported=A)])
+    await clock.advance(0.1)
+    assert [one.is_ok for one in cluster.reports()[reports:]] == [False]
+    await clock.advance(FAST + 0.1)
+    assert len(cluster.reports()) == reports + 2, "and then at the fast interval"
+
+
+async def test_a_failed_session_hastens_no_report_under_way(clock: FakeClock, cluster: Cluster) -> None:
+    cluster.show(prober=ME)
+    cluster.latency = 1.0
+    await clock.advance(INTERVAL + 0.5)
+    for _ in range(3):
+        cluster.peer.notice([Event("2-1", EventKind.REPLICA_REPORTED, 0.0, "0-0", OTHER, 1, reported=A)])
+    await clock.advance(1.0)
+    assert (len(cluster.probes), len(cluster.reports())) == (1, 1)
 
 
 async def test_routers_take_turns_to_appeal(clock: FakeClock, cluster: Cluster) -> None:

@@ -418,11 +418,15 @@ async def test_an_unsure_prober_does_not_extend_its_word(verdicts: Verdicts) -> 
     assert int(verdicts.state()["prober_until_ms"]) == int(before) - 500
 
 
-async def test_a_failed_session_of_the_new_prober_asks(verdicts: Verdicts) -> None:
+async def test_a_failed_session_of_the_new_prober_decides_nothing(verdicts: Verdicts) -> None:
+    """It makes this prober probe, as it makes any other: it may have failed for a reason of its router's own."""
     await verdicts.hand_over(TWO)
     verdicts.let_an_interval_pass()
+    before = verdicts.state()
     await verdicts.space.store_of(TWO).record_outcome(verdicts.space.failure(), LIMITS, is_passive=True)
-    assert verdicts.state()["suspected_by"] == TWO
+    changed = {name for name, value in verdicts.state().items() if before.get(name) != value}
+    assert changed - {"reported_at_ms", "announced_at_ms"} == set()
+    assert verdicts.state()["prober"] == TWO
 
 
 async def make_unhealthy(verdicts: Verdicts) -> None:

@@ -419,6 +419,8 @@ async def _doubt(scene: Scene, space: Space) -> None:
     await give("r~3", OpinionKind.REPORT, good, "1", stale=1)
     assert space.fields(D)["status"] == "healthy"
     await answered("applied", scene.store("r~3").record_outcome(bad, limits, is_passive=True))
+    for number in ("2", "3"):
+        await give("r~3", OpinionKind.REPORT, bad, number)
     assert doubt() == {"refuted_prober": "r~1"}
     await answer("r~1", bad)
     await answer("r~2", bad)

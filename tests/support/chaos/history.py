@@ -170,6 +170,11 @@ class History:
         """Return the last sample until then."""
         return self.samples[max(0, bisect.bisect_right(self.samples, at, key=lambda sample: sample.at) - 1)]
 
+    def error_of(self, url: str, at: float) -> str:
+        """Return the last failure of a replica's probes just after a time, as sampled."""
+        after = (sample.replicas.get(url, {}) for sample in self.samples if sample.at >= at)
+        return next((fields.get("last_error", "") for fields in after if fields), "")
+
     def at(self, at: float) -> str:
         return f"{at - self.world.began_at:.2f}"
 

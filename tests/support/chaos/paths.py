@@ -70,7 +70,12 @@ class Path:
                 connection.transport.abort()
 
     def drop_connections(self) -> None:
-        self.server.replica(self.host).drop_connections()
+        """Close all connections. A new one that has not asked yet may be that of a probe, which fails by it."""
+        replica = self.server.replica(self.host)
+        if any(not connection.is_counted for connection in replica.open_connections):
+            now = time.time()
+            self.bad.add(now, now)
+        replica.drop_connections()
 
     @property
     def requests(self) -> int:

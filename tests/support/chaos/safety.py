@@ -99,7 +99,8 @@ def questions_have_failures(history: History) -> Iterator[str]:
             if place is None or question.until is None:
                 continue
             if not _could_fail(history, place, question.key, event.at):
-                yield f"at {history.at(event.at)} {event.router} suspected {question.key}, which it reached"
+                error = history.error_of(question.key, event.at)
+                yield f"at {history.at(event.at)} {event.router} suspected {question.key}, which it reached: {error}"
 
 
 def leaders_are_fenced(history: History) -> Iterator[str]:
