@@ -25,6 +25,7 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.registry.life import Life
 from shared_registry.store.keys import Keys
 from tests.support.command import environment
 from tests.support.forking_process import A, healthy_probe
@@ -403,3 +404,37 @@ asyncio.run(main())
         assert done.stderr == ""
     assert "shared_registry/registry" not in done.stderr
     wait_for(traces.none)
+
+
+async def test_an_end_that_is_asked_for_twice_is_not_disturbed() -> None:
+    may_close, closings = asyncio.Event(), []
+
+    async def join() -> None:
+        pass
+
+    async def close() -> None:
+        await may_close.wait()
+        closings.append("done")
+
+    life = Life("life", join=join, work=asyncio.Event().wait, close=close)  # type: ignore[arg-type]
+    await life.joined()
+    for _ in range(3):
+        life.end()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert (life.is_running, life.is_ending, life.is_over) == (False, True, False)
+    may_close.set()
+    await life.over()
+    assert closings == ["done"]
+
+
+async def test_a_life_ended_before_its_first_step_closes_too() -> None:
+    closings = []
+
+    async def close() -> None:
+        closings.append("done")
+
+    life = Life("life", close=close)
+    life.end()
+    await life.over()
+    assert closings == ["done"]
