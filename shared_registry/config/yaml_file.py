@@ -26,7 +26,7 @@ from yaml.representer import SafeRepresenter
 from shared_registry.config.draft import ENDPOINT_KINDS, SETTING_KINDS, Draft, Origin, OriginKind, read_endpoints
 from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
-from shared_registry.config.yaml_syntax import Document
+from shared_registry.config.yaml_syntax import YamlSource
 from shared_registry.errors import ConfigError
 from shared_registry.model import Labels
 
@@ -82,7 +82,7 @@ TEXTS = frozenset(
         "router.health_check.expect{}",
     }
 )
-"""The places of texts, as `Document.changed_values` takes them."""
+"""The places of texts, as `YamlSource.changed_values` takes them."""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Draft:
@@ -100,7 +100,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Draft:
 
 def _parse(name: str) -> tuple[object, list[Problem]]:
     try:
-        document = Document(Path(name).read_bytes())
+        document = YamlSource(Path(name).read_bytes())
         repeated, changed = document.repeated_keys(), document.changed_values("router", TEXTS)
         value = document.value()
     except OSError as error:

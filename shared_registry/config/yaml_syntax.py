@@ -36,7 +36,7 @@ class Surprise:
     text: str
 
 
-class Document:
+class YamlSource:
     """One YAML document. It is checked before it is turned into values."""
 
     def __init__(self, content: bytes) -> None:
@@ -79,16 +79,16 @@ class Document:
         for path, node in _walk(_child(self._root, block), block):
             if isinstance(node, SequenceNode):
                 for index, item in enumerate(node.value):
-                    self._check(item, f"{path}[{index}]", found, is_text=True, instead=f"{_TAG}str")
+                    _check(item, f"{path}[{index}]", found, is_text=True, instead=f"{_TAG}str")
             elif isinstance(node, MappingNode):
                 for key, value in node.value:
                     if key.tag == _MERGE:
                         continue
                     below = _below(path, str(key.value))
                     if f"{_INDEX.sub('[]', path)}{{}}" in texts:
-                        self._check(key, below, found, is_text=True, instead=f"{_TAG}str")
+                        _check(key, below, found, is_text=True, instead=f"{_TAG}str")
                     is_text = not texts.isdisjoint({_INDEX.sub("[]", below), _INDEX.sub("[]", path) + ".*"})
-                    self._check(value, below, found, is_text=is_text, instead=_NULL)
+                    _check(value, below, found, is_text=is_text, instead=_NULL)
         return found
 
     def value(self) -> object:
@@ -102,24 +102,26 @@ class Document:
         finally:
             self._loader.dispose()
 
-    def _check(self, node: Node, path: str, found: list[Surprise], *, is_text: bool, instead: str) -> None:
-        if not isinstance(node, ScalarNode) or node.style is not None:
-            return
-        kind = node.tag.removeprefix(_TAG)
-        problem = _problem_of(node, kind) or (self._problem_of_text(node, kind) if is_text else "")
-        if problem:
-            node.tag = instead
-            found.append(Surprise(node.start_mark.line + 1, path, problem))
 
-    def _problem_of_text(self, node: ScalarNode, kind: str) -> str:
-        if kind == "bool":
-            truth = "true" if self._loader.construct_object(node) else "false"
-            return f'{node.value} is read as {truth}; write "{node.value}"'
-        if kind in ("int", "float"):
-            number = _value_of(node)
-            if str(number) != node.value:
-                return f'{node.value} is read as the number {number}; write "{node.value}"'
-        return ""
+def _check(node: Node, path: str, found: list[Surprise], *, is_text: bool, instead: str) -> None:
+    if not isinstance(node, ScalarNode) or node.style is not None:
+        return
+    kind = node.tag.removeprefix(_TAG)
+    problem = _problem_of(node, kind) or (_problem_of_text(node, kind) if is_text else "")
+    if problem:
+        node.tag = instead
+        found.append(Surprise(node.start_mark.line + 1, path, problem))
+
+
+def _problem_of_text(node: ScalarNode, kind: str) -> str:
+    if kind == "bool":
+        truth = "true" if _value_of(node) else "false"
+        return f'{node.value} is read as {truth}; write "{node.value}"'
+    if kind in ("int", "float"):
+        number = _value_of(node)
+        if str(number) != node.value:
+            return f'{node.value} is read as the number {number}; write "{node.value}"'
+    return ""
 
 
 def _problem_of(node: ScalarNode, kind: str) -> str:

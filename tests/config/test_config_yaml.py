@@ -342,6 +342,8 @@ def test_all_surprises_of_a_file_are_reported_once(path: Path) -> None:
         "refresh_seconds: ",
     ):
         assert found.count(f"- {path}: {name}" if "line" in name else f"- {name}") == 1, (name, found)
+    assert "- port" not in found
+    assert "- namespace" not in found, "a value is not reported once more as one of a wrong type"
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ If a value is wrong, the router does not start. One message lists all wrong valu
 unknown key inside `router:` causes a warning that names the nearest known key. Other top-level blocks are ignored,
 because they may belong to other programs.
 
-A key that stands twice, anywhere in the file, is refused with both lines. So is a value in `router:` that YAML 1.1 reads
-as something else than it looks like: `90:01` (5401), `010` (8), a date, and `no`, `on`, `1.10` or `1_000` where a text is
-expected. Put such a text in quotes.
+A key that stands twice, anywhere in the file, is refused with both lines. A value in `router:` is refused if YAML 1.1
+reads it as something else than it looks like: `90:01` (5401), `010` (8), a date, and `no`, `on`, `1.10` or `1_000`
+where a text is expected. Put such a text in quotes.
 
 In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list such as
 `[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT` and

@@ -241,6 +241,7 @@ class Namespace(LeaseRules):
             "token": token,
             "epoch": epoch,
             "elected_at_ms": self._time(),
+            "lease_ms": str(LEASE_MS),
             "batch": "0",
         }
         self._emit("leader_elected", router=router)
