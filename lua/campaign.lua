@@ -5,8 +5,8 @@
 -- milliseconds. So epochs rise even if a failover or a restart without data lost the last one. The client makes one
 -- token per candidacy. A repeated call with the token of the leader returns `elected` and restarts the lease.
 --
--- If the clock was set back, a lease may have more time left than its holder asked for. It is then shortened to what the
--- holder asked for, whatever the candidate's own setting is.
+-- If the clock was set back, a lease may have more time left than its holder asked for. It is then shortened to what
+-- the holder asked for, whatever the candidate's own setting is.
 --
 -- KEYS    meta leader events
 -- ARGV    router token lease_ms seen_epoch history_id

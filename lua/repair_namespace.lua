@@ -75,11 +75,7 @@ local function repair_membership(replica, url, in_flight)
   count(redis.call('ZREM', keys.replicas, url))
   if state[1] then
     count(redis.call('ZADD', keys.removed, 'NX', whole(now_ms), url))
-    if in_flight > 0 then
-      count(redis.call('PERSIST', replica))
-    elseif redis.call('PTTL', replica) < 0 then
-      count(redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS)))
-    end
+    count(redis.call('PERSIST', replica))
   end
 end
 

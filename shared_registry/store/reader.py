@@ -49,7 +49,7 @@ class Snapshot:
     Attributes:
         head: The history and that revision.
         records: The records of the registered replicas, by canonical url.
-        removed: The replicas that were removed within seven days, by canonical url.
+        removed: The replicas that were removed, by canonical url.
         leader: The leader at that time.
         plan: How routers share the probing; `None` if the leader probes all replicas.
     """
@@ -109,7 +109,7 @@ class Reader(LeaseReader):
         return await self._members(self._keys.replicas)
 
     async def removed(self) -> list[str]:
-        """Return the canonical urls of the replicas that were removed within seven days."""
+        """Return the canonical urls of the replicas that were removed, the earliest first."""
         return await self._members(self._keys.removed)
 
     async def _members(self, key: str) -> list[str]:

@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         ("lease_seconds: .nan", "lease_seconds: must be a finite number"),
         ("lease_seconds: 'inf'", "lease_seconds: must be a number, got 'inf'"),
         ("lease_seconds: '1e999'", "lease_seconds: must be a finite number"),
-        ("host: yes", "host: True is no address"),
+        ("host: yes", "line 2: router.host: yes is read as true"),
         ("redis_url: redis://:secret@h:x", "redis_url: names no valid host:port"),
         (
             "health_check: {interval_seconds: 0}",
