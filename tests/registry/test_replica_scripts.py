@@ -10,7 +10,6 @@ from shared_registry.model import AdminState, EventKind, ReplicaEndpoint, Replic
 from shared_registry.store.codec import parse_record
 from tests.support.space import A, B, C, Space
 
-
 pytestmark = pytest.mark.usefixtures("stays_sound")
 
 
@@ -223,6 +222,16 @@ async def test_a_replica_added_again_loses_an_earlier_versions_expiry(space: Spa
     space.raw.pexpire(space.keys.replica(A), 60_000)
     await space.add()
     assert space.raw.pttl(space.keys.replica(A)) == -1
+
+
+async def test_a_replica_that_drains_keeps_who_removes_it(space: Space) -> None:
+    await space.add()
+    space.plant_load(A, 1)
+    await space.store.deregister(A, space.incarnation(A), by="me", when_drained=True)
+    assert space.fields(A)["removed_by"] == "me"
+    space.plant_load(A, 0)
+    await space.store.deregister(A, space.incarnation(A), by="you")
+    assert space.fields(A)["removed_by"] == "you"
 
 
 async def test_no_removal_ends_by_time(space: Space) -> None:

@@ -54,6 +54,11 @@ In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, o
 `SHARED_REGISTRY_HEALTH_CHECK_HEADERS` hold a JSON object. The value `none` unsets
 `SHARED_REGISTRY_MAX_STALENESS_SECONDS` and `SHARED_REGISTRY_PANIC_PERCENT`. An empty variable is ignored.
 
+What an operator has changed or removed wins over the file, however long ago that was. A router that starts logs each
+replica that its file does not get, or not as the file says, with the reason: who removed it and when, or which values
+an operator has set. If routers have different lists, the values of the router that started last are used, and it logs
+what it changed.
+
 A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`, and a
 `health_check_path` and `health_check_port` in place of the routers' settings. It may have up to 16 labels, such as
 `{zone: a, gpu: h100}`, for people and policies. A label's name has 1 to 128 letters, digits and `-_./`, and begins and

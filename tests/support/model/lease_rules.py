@@ -100,7 +100,6 @@ class LeaseRules(QueueRules):
             there.add(url)
             if elsewhere != url:
                 self._record(router, lease_id, url)
-                self.expiring.discard(url)
                 if elsewhere:
                     self._unload(elsewhere, 1, router)
                 count += 1
