@@ -5,6 +5,9 @@
 -- milliseconds. So epochs rise even if a failover or a restart without data lost the last one. The client makes one
 -- token per candidacy. A repeated call with the token of the leader returns `elected` and restarts the lease.
 --
+-- If the clock was set back, a lease may have more time left than its holder asked for. It is then shortened to what
+-- the holder asked for, whatever the candidate's own setting is.
+--
 -- KEYS    meta leader events
 -- ARGV    router token lease_ms seen_epoch history_id
 -- RETURNS elected, epoch  |  held, router, epoch, elected_at_ms, remaining_ms  |  wrong_type …|wrong_schema …
@@ -21,16 +24,16 @@ local refused = refusal({'leader', 'events'})
 if refused then
   return refused
 end
-local holder = redis.call('HMGET', keys.leader, 'router', 'token', 'epoch', 'elected_at_ms')
+local holder = redis.call('HMGET', keys.leader, 'router', 'token', 'epoch', 'elected_at_ms', 'lease_ms')
 if holder[2] == token then
   redis.call('PEXPIRE', keys.leader, lease_ms)
   return {'elected', holder[3]}
 end
 if holder[2] then
-  local remaining = redis.call('PTTL', keys.leader)
-  if remaining < 0 or remaining > tonumber(lease_ms) then
-    remaining = tonumber(lease_ms)
-    redis.call('PEXPIRE', keys.leader, lease_ms)
+  local remaining, longest = redis.call('PTTL', keys.leader), tonumber(holder[5] or lease_ms)
+  if remaining < 0 or remaining > longest then
+    remaining = longest
+    redis.call('PEXPIRE', keys.leader, whole(longest))
   end
   return {'held', holder[1], holder[3], holder[4], whole(remaining)}
 end
@@ -41,7 +44,7 @@ local epoch = whole(math.max(last + 1, now_ms, tonumber(seen_epoch) + 1))
 begin_history(history_id)
 redis.call('HSET', keys.meta, 'epoch', epoch)
 redis.call('HSET', keys.leader, 'router', router, 'token', token, 'epoch', epoch, 'elected_at_ms', whole(now_ms),
-  'batch', '0')
+  'batch', '0', 'lease_ms', lease_ms)
 redis.call('PEXPIRE', keys.leader, lease_ms)
 emit(now_ms, {'kind', 'leader_elected', 'router', router})
 return {'elected', epoch}

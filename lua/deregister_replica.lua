@@ -1,5 +1,5 @@
 -- Removes one incarnation of a replica. Its hash stays as a tombstone, so that a seed does not register it again and
--- late results are dropped. The tombstone expires seven days after the last session on the replica has ended.
+-- late results are dropped. The tombstone stays until an operator registers the replica again.
 -- With `when_drained` 1 and sessions on it, the replica drains; the call that ends its last session removes it.
 --
 -- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full spare_primary spare_secondary
@@ -38,10 +38,11 @@ if not is_drained and stored[4] == '1' then
 end
 if is_drained then
   write_tombstone(replica, replica_url, now_ms, reason)
+  redis.call('HSET', replica, 'removed_by', by)
 else
   redis.call('HDEL', replica, 'restored_from')
   redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,
-    'removes_when_drained', '1')
+    'removes_when_drained', '1', 'removed_by', by)
 end
 refresh_ready(replica, replica_url)
 local reply = {is_drained and 'removed' or 'draining'}

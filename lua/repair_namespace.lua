@@ -61,8 +61,8 @@ local function repair_field(replica, field, value)
   end
 end
 
--- Makes `replicas`, `removed` and the expiry of the hash agree with the hash.
-local function repair_membership(replica, url, in_flight)
+-- Makes `replicas` and `removed` agree with the hash, which never expires.
+local function repair_membership(replica, url)
   local state = redis.call('HMGET', replica, 'admin', 'order')
   if state[1] and state[1] ~= 'removed' then
     local order = is_number(state[2]) and state[2] or redis.call('ZSCORE', keys.replicas, url) or '0'
@@ -75,11 +75,7 @@ local function repair_membership(replica, url, in_flight)
   count(redis.call('ZREM', keys.replicas, url))
   if state[1] then
     count(redis.call('ZADD', keys.removed, 'NX', whole(now_ms), url))
-    if in_flight > 0 then
-      count(redis.call('PERSIST', replica))
-    elseif redis.call('PTTL', replica) < 0 then
-      count(redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS)))
-    end
+    count(redis.call('PERSIST', replica))
   end
 end
 
@@ -118,7 +114,7 @@ for i = FIRST_NAME + tonumber(listed), #ARGV do
   local state = redis.call('HMGET', replica, 'weight', 'capacity', 'admin')
   local in_flight = leases[url] or 0
   if not state[3] or (is_number(state[1]) and tonumber(state[1]) > 0 and is_number(state[2])) then
-    repair_membership(replica, url, in_flight)
+    repair_membership(replica, url)
     if state[3] then
       repair_field(replica, 'in_flight', whole(in_flight))
     end

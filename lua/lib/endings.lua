@@ -4,9 +4,6 @@
 -- include lib/sessions.lua
 -- include lib/ready.lua
 
--- Seven days: the hash of a removed replica stays for this time after the last session on it has ended.
-local TOMBSTONE_MS = 604800000
-
 -- Lowers the count of sessions of a replica, removed or not, whose state was read before. Returns how many sessions
 -- are left, or nil if the replica has no count.
 local function count_off(url, state, count)
@@ -17,9 +14,6 @@ local function count_off(url, state, count)
   local left = math.max(tonumber(state[IN_FLIGHT]) - count, 0)
   state[IN_FLIGHT] = whole(left)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
-  if left == 0 and state[ADMIN] == 'removed' then
-    redis.call('PEXPIRE', replica, whole(TOMBSTONE_MS))
-  end
   keep_in_set(was_in, url, state)
   return left
 end

@@ -15,7 +15,7 @@ from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterReco
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
-from shared_registry.store.reader import Gap, Head, Snapshot
+from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
 from shared_registry.store.reads import execute
 
 SNAPSHOT_TRIES = 20
@@ -125,6 +125,19 @@ class LeaseRecord:
         return _digest_of(self.id)
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalList:
+    """The replicas that operators removed and that nobody has added again.
+
+    Attributes:
+        at: The time of the moment, in seconds on the Redis server's clock.
+        removed: The removed replicas, the earliest removal first.
+    """
+
+    at: float
+    removed: list[Tombstone]
+
+
 class Observer(Outsider):
     """`async with Observer(config) as observer: await observer.overview()`."""
 
@@ -170,6 +183,11 @@ class Observer(Outsider):
             if fields:
                 found.append(parse_router(key, fields, expires_at_ms))
         return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
+
+    async def removals(self) -> RemovalList:
+        """Return the replicas that were removed. One that is added again during the call is left out."""
+        tombstones = await self._reader.tombstones(await self._reader.removed())
+        return RemovalList(await self._reader.server_time(), tombstones)
 
     async def leases(self) -> list[LeaseRecord]:
         """Return all leases, sorted by router, replica and id.

@@ -106,7 +106,7 @@ class Operator(Outsider):
 
         Args:
             names: Names, and urls in any spelling.
-            also_removed: Whether to find also replicas that were removed within the last seven days.
+            also_removed: Whether to find also replicas that were removed.
 
         Raises:
             ConfigError: A url is not valid.

@@ -35,7 +35,17 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], *, clock:
                 raise
             logger.exception("%s failed; starting it again", name)  # not this task was cancelled, but one it awaited
         except Exception:
+            if not _has_loop():
+                return  # the event loop was closed under the work, which is deleted
             logger.exception("%s failed; starting it again", name)
         if clock.monotonic() - started_at > LONGEST_PAUSE_SECONDS:
             backoff.reset()
         await clock.sleep(backoff.next_seconds())
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

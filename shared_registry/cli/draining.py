@@ -24,7 +24,7 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
 
     Raises:
         StoreUnavailable: Redis did not answer; the replicas continue to drain.
-        UnknownReplica: A replica was removed more than seven days ago, or never registered.
+        UnknownReplica: A replica was never registered.
     """
     deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
     async with Operator(settings) as operator:

@@ -61,9 +61,7 @@ def key_commands(keys: Keys) -> list[KeyCommand]:
             "when active replicas that are not healthy last answered a probe (ms)",
             ("ZRANGE", keys.spare_answered, "0", "-1", "WITHSCORES"),
         ),
-        KeyCommand(
-            "replicas removed within seven days, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")
-        ),
+        KeyCommand("replicas that operators removed, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")),
         KeyCommand("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),
         KeyCommand("milliseconds until the leader's time ends unless renewed; -2: no leader", ("PTTL", keys.leader)),
         KeyCommand("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),

@@ -116,7 +116,7 @@ def remove(
 
     The outcomes are removed, draining and unchanged. With --when-drained, a replica that has sessions is draining, or
     unchanged if it was draining for its removal already; `enable` cancels the removal. A replica that was removed
-    within the last seven days is unchanged.
+    before is unchanged. `status --removed` lists them.
 
     --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.

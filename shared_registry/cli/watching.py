@@ -33,6 +33,7 @@ from shared_registry.cli.options import (
     seconds_above_zero,
 )
 from shared_registry.cli.queue_list import queue_document, queue_text
+from shared_registry.cli.removal_list import removals_document, removals_text
 from shared_registry.cli.router_list import routers_document, routers_text
 from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.cli.waiting import wait_ready
@@ -79,6 +80,9 @@ def status(
             show_default=False,
         ),
     ] = None,
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Show instead the replicas that operators removed: when, by whom and why.")
+    ] = False,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
@@ -91,10 +95,17 @@ def status(
     routers_in_trouble {router: why it cannot connect to replicas}, and replicas [{STATUS}]. Times are seconds since the
     epoch on the Redis server's clock. Capacity 0 means no limit.
     With --watch it prints one such object per line, or {redis, namespace, error, age_seconds} while Redis is away.
+    With --removed it prints one object: redis, namespace, at, and removed [{url, name, removed_at, by, reason}]. A
+    removal has no end: `add` brings the replica back.
     """
     options = given(context, redis, namespace, as_json=as_json)
     if interval is not None and not watch:
         raise UsageError("--interval: is the time between two updates of --watch; add --watch")
+    if removed:
+        if watch:
+            raise UsageError("--removed: is a list of this moment; leave --watch out")
+        _show(options, config, Observer.removals, removals_document, removals_text)
+        return
     if watch:
         log_to_stderr()
         settings = options.load(config)

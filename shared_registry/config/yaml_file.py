@@ -23,9 +23,10 @@ from pathlib import Path
 import yaml
 from yaml.representer import SafeRepresenter
 
-from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
+from shared_registry.config.draft import ENDPOINT_KINDS, SETTING_KINDS, Draft, Origin, OriginKind, read_endpoints
 from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
+from shared_registry.config.yaml_syntax import YamlSource
 from shared_registry.errors import ConfigError
 from shared_registry.model import Labels
 
@@ -69,6 +70,20 @@ _IN_BLOCKS = {setting for keys in BLOCKS.values() for setting in keys.values()}
 ROUTER_KEYS = tuple(item.name for item in fields(RouterConfig) if item.name not in _IN_BLOCKS)
 """The settings that are read from the `router` block under their own names."""
 
+TEXTS = frozenset(
+    {
+        *(f"router.{name}" for name in ROUTER_KEYS if SETTING_KINDS[name] is str),
+        *(f"router.{block}.{key}" for block, keys in BLOCKS.items() for key in keys if SETTING_KINDS[keys[key]] is str),
+        *(f"router.replicas[].{name}" for name, kind in ENDPOINT_KINDS.items() if kind is str),
+        "router.replicas[].labels.*",
+        "router.replicas[].labels{}",
+        "router.health_check.headers.*",
+        "router.health_check.headers{}",
+        "router.health_check.expect{}",
+    }
+)
+"""The places of texts, as `YamlSource.changed_values` takes them."""
+
 
 def read_yaml(path: str | os.PathLike[str]) -> Draft:
     """Read the `router` block of a file.
@@ -77,12 +92,17 @@ def read_yaml(path: str | os.PathLike[str]) -> Draft:
         ConfigError: The file cannot be read, is not YAML, or has no such block. Wrong values are listed in the draft.
     """
     name = os.fspath(path)
-    return _Reader(name).read(_router_block(name, _parse(name)))
+    value, problems = _parse(name)
+    draft = _Reader(name).read(_router_block(name, value))
+    draft.problems += problems
+    return draft
 
 
-def _parse(name: str) -> object:
+def _parse(name: str) -> tuple[object, list[Problem]]:
     try:
-        return yaml.safe_load(Path(name).read_bytes())
+        document = YamlSource(Path(name).read_bytes())
+        repeated, changed = document.repeated_keys(), document.changed_values("router", TEXTS)
+        value = document.value()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except yaml.MarkedYAMLError as error:
@@ -94,6 +114,9 @@ def _parse(name: str) -> object:
         raise ConfigError(f"{name}: not text: {error.reason} at {error.position}; save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not usable YAML ({type(error).__name__}); simplify or quote its values") from None
+    if repeated:
+        raise ConfigError("; ".join(f"{name}: {one.path}: {one.text}" for one in repeated))
+    return value, [Problem(f"{name}: line {one.line}: {one.path}: {one.text}") for one in changed]
 
 
 def _router_block(name: str, document: object) -> Mapping[object, object]:

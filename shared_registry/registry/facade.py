@@ -23,6 +23,7 @@ from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks
 from shared_registry.registry.changing import RegistryChanges
 from shared_registry.registry.joining import join
+from shared_registry.registry.life import Life
 from shared_registry.registry.reading import RegistryReads
 from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
 from shared_registry.store import client
@@ -31,6 +32,11 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients
 
 logger = logging.getLogger(__name__)
+
+ELSEWHERE = (
+    "the registry was started in another event loop, which still exists; use it there, or await stop() there before "
+    "you start it here"
+)
 
 
 class SharedReplicaRegistry(RegistryReads, RegistryChanges):
@@ -44,8 +50,18 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
     A registry may be built before a fork. Each process that starts it is then a router of its own. If a registry was in
     use before the fork, its copy raises `UsageError` until it is started.
 
-    A registry is not thread-safe: use it from one event loop. The asynchronous methods raise `StoreUnavailable` when
-    Redis does not answer within `redis_timeout_seconds`. Except for `record_*`, a call may then be repeated.
+    After `stop` it shows its last view, and `acquire` raises `UsageError`. It may be started again, also in another
+    event loop, and is then another router. Two starts at once are one start and one `UsageError`; a `stop` ends a
+    `start` that is under way. At the end of `asyncio.run` or another cancellation of all tasks, a registry that was not
+    stopped leaves as by `stop`. If the process or the event loop ends without that, it is reaped by the other routers
+    after `router_expiry_seconds`, which frees its sessions' slots; or its next `start` or `stop` in another event loop
+    leaves for it.
+
+    A registry is not thread-safe: use it from one event loop. While it is started in one, `start`, `stop` and `acquire`
+    raise `UsageError` in another. A Redis client that the caller passed in belongs to the event loop in which it is
+    connected; close it there before the registry is started in another. The asynchronous methods raise
+    `StoreUnavailable` when Redis does not answer within `redis_timeout_seconds`. Except for `record_*`, a call may then
+    be repeated.
     """
 
     def __init__(
@@ -86,56 +102,65 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._shown = configured_view(self.config, self._selection_rng)
         self._router_key = ""
         self._parent: int | None = None
-        self._is_starting = False
-        self._tasks: asyncio.Task[None] | None = None
+        self._life: Life | None = None
         self._use(self._assemble(self.config.router_id, clients_of(self.config, redis)))
         forks.watch(self)
 
-    async def start(self, *, timeout_seconds: float | None = None) -> None:
+    async def start(self, *, timeout_seconds: float | None = None, wait_healthy: float | None = None) -> None:
         """Join the routers, register the configured replicas that are new, and read the shared state.
 
-        The call keeps trying while Redis is away. On return the view is current, and is kept current until `stop`.
+        The call keeps trying while Redis is away. On return the view is current, and is kept current until `stop`. If a
+        `stop` is under way, the call first waits for its end.
 
         Args:
             timeout_seconds: How long to try; `None` tries forever.
+            wait_healthy: How many seconds to wait then until `select()` has a replica to return. A new registry has
+                none before the leader has probed its replicas. If there is none in that time, a warning is logged and
+                the registry is started all the same.
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time. Nothing is left running.
             StoreRefused: The credentials are wrong, or the server is older than Redis 6.2. Nothing is left running.
             KeyConflict: A key of the namespace is of another type. Nothing is left running.
-            UsageError: The registry was already started, or its Redis client was in use before a fork.
+            UsageError: The registry was already started, or is being started; or it was stopped during the call. Or it
+                runs in another event loop. Or its Redis client was in use before a fork, or in an event loop that is
+                closed.
         """
-        if self._tasks is not None or self._is_starting:
-            raise UsageError("the registry was started already; call stop() first")
-        self._become_router()
-        self._is_starting = True
+        life = None
         try:
             async with asyncio.timeout(timeout_seconds) as scope:
-                await join(self._parts, self.config, clock=self._clock, rng=self._rng)
+                life = await self._begin_life()
+                await life.joined()
         except BaseException as error:
-            await self._close()
+            if life is not None:
+                life.end()
+                await life.over()
             if isinstance(error, TimeoutError) and scope.expired():
                 where = client.redacted(self.config.redis_url)
                 raise StoreUnavailable(f"Redis at {where} could not be used within {timeout_seconds:g} s") from error
             raise
-        finally:
-            self._is_starting = False
-        self._tasks = asyncio.create_task(self._run_tasks(), name=f"shared_registry {self.router_key}")
-        self._tasks.add_done_callback(_log_death)
-        self._outcomes.is_shared = True
+        if wait_healthy is not None and not await self.wait_ready(timeout_seconds=wait_healthy):
+            logger.warning("no replica can be selected %g s after the start", wait_healthy)
 
     async def stop(self) -> None:
-        """Resign if this router is the leader, leave the routers, and close the connections.
+        """Resign if this router is the leader, leave the routers, and close all connections. It is bounded in time.
 
-        The call does nothing if the registry is not started. It is bounded in time.
+        On return nothing of the registry is running, and Redis does not list this router. That holds for a call during
+        `start` too, which ends that `start`. Calls at the same time wait for the same end. If a call is cancelled, the
+        registry goes on stopping, and another call waits for the rest. The call does nothing if the registry is not
+        started, except that it closes the connections of methods that were called without a start.
+
+        Raises:
+            UsageError: The registry runs in another event loop. Await `stop` there.
         """
-        tasks, self._tasks = self._tasks, None
-        if tasks is None:
+        if self._parent is not None:
             return
-        self._outcomes.is_shared = False
-        tasks.cancel()
-        await asyncio.gather(tasks, return_exceptions=True)
-        await self._close()
+        life = self._present_life()
+        if life is None:
+            await self._clients.close()
+            return
+        life.end()
+        await life.over()
 
     async def __aenter__(self) -> Self:
         """Start the registry."""
@@ -155,8 +180,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
 
     @property
     def is_started(self) -> bool:
-        """Whether the registry follows the shared state: from the end of `start` to `stop`."""
-        return self._tasks is not None
+        """Whether the registry follows the shared state: from the end of `start` to the beginning of `stop`."""
+        return self._life is not None and self._life.is_running
 
     async def acquire(
         self,
@@ -250,6 +275,47 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         self._clients, self._reader, self._view, self._mirror = parts.clients, parts.reader, parts.view, parts.mirror
         self._outcomes = parts.outcomes
 
+    async def _begin_life(self) -> Life:
+        """Begin a new life as soon as the one before is over.
+
+        Raises:
+            UsageError: The registry cannot be started here and now.
+        """
+        while (life := self._present_life()) is not None:
+            if not life.is_ending:
+                raise UsageError("the registry was started already; call stop() first")
+            await life.over()
+        if self._redis is not None and self._life and not self._life.is_here and self._clients.are_connected():
+            raise UsageError(
+                "the Redis client that this registry was given is connected in another event loop; close it there, or "
+                "build client and registry in this one"
+            )
+        self._become_router()
+        self._life = Life(
+            f"shared_registry {self.router_key}", join=self._join, work=self._run_tasks, close=self._close
+        )
+        return self._life
+
+    def _present_life(self) -> Life | None:
+        """Return the life that is not over.
+
+        If the event loop was closed too early for its end, that is a life that does nothing but leave the routers.
+
+        Raises:
+            UsageError: The life belongs to another event loop.
+        """
+        if self._life is None or self._life.is_over:
+            return None
+        if self._life.is_abandoned:
+            if self._redis is not None:
+                return None  # its connections cannot be used here
+            self._use(self._assemble(self._router_key, clients_of(self.config, None)))
+            self._life = Life(f"shared_registry {self.router_key}, leaving", close=self._close)
+            self._life.end()
+        elif not self._life.is_here:
+            raise UsageError(ELSEWHERE)
+        return self._life
+
     def _become_router(self) -> None:
         """Make a router key, random seeds and parts for this process, because a forked copy is another router."""
         clients = self._clients
@@ -273,18 +339,25 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         if self._parent is not None:
             self._parent = parent
             return
-        if self._tasks is None and not self._is_starting and not self._clients.are_connected():
+        if (self._life is None or self._life.is_over) and not self._clients.are_connected():
             return
-        forks.keep(self._parts, self._tasks)
-        self._tasks, self._is_starting, self._parent = None, False, parent
+        forks.keep(self._parts, self._life)
+        self._life, self._parent = None, parent
         inherited: Any = forks.Inherited(parent)
         self._parts = self._clients = self._reader = self._view = self._mirror = inherited
         self._outcomes = inherited
 
+    async def _join(self) -> None:
+        await join(self._parts, self.config, clock=self._clock, rng=self._rng)
+
     async def _run_tasks(self) -> None:
-        with self._mirror.subscribed(self._outcomes.notice):
-            async with asyncio.TaskGroup() as group:
-                self._begin_tasks(group)
+        self._outcomes.is_shared = True
+        try:
+            with self._mirror.subscribed(self._outcomes.notice):
+                async with asyncio.TaskGroup() as group:
+                    self._begin_tasks(group)
+        finally:
+            self._outcomes.is_shared = False
 
     def _begin_tasks(self, group: asyncio.TaskGroup) -> None:
         works = {
@@ -311,17 +384,16 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
 
     async def _close(self) -> None:
         self._parts.placement.close()
-        with contextlib.suppress(StoreError):
-            await self._parts.membership.leave()
-        await self._clients.close()
+        try:
+            with contextlib.suppress(StoreError):
+                await self._parts.membership.leave()
+        finally:
+            await self._clients.close()
 
     def _expect_started(self) -> None:
         if self._parent is not None:
             raise forks.refusal(self._parent)
-        if not self.is_started:
+        if self._life is None or not self._life.is_running or self._life.is_abandoned:
             raise UsageError("the registry is not started; await start() first")
-
-
-def _log_death(tasks: asyncio.Task[None]) -> None:
-    if not tasks.cancelled() and (error := tasks.exception()) is not None:
-        logger.critical("the registry's background tasks have died; stop() and start() it again", exc_info=error)
+        if not self._life.is_here:
+            raise UsageError(ELSEWHERE)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import ReplicaEndpoint, Source
+from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
 from shared_registry.store.answers import new_token
 from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Tombstone
 from shared_registry.store.verification import verify_server
 from shared_registry.urls import canonical_url
 
@@ -34,7 +37,7 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
         try:
             key = Keys(settings.namespace).meta
             await verify_server(parts.clients.commands, key, timeout_seconds=settings.redis_timeout_seconds)
-            while not await _take_part(parts, settings):
+            while (notices := await _take_part(parts, settings)) is None:
                 pass
         except StoreUnavailable as error:
             if not is_in_trouble:
@@ -42,30 +45,70 @@ async def join(parts: Parts, settings: RouterConfig, *, clock: Clock, rng: rando
                 logger.warning("redis: waiting for %s: %s", client.redacted(settings.redis_url), error)
             await clock.sleep(backoff.next_seconds())
         else:
+            for notice in notices:
+                logger.warning("config: %s", notice)
             return
 
 
-async def _take_part(parts: Parts, settings: RouterConfig) -> bool:
-    """Send a heartbeat, register the configured replicas, and read; return whether all of that met one history."""
+async def _take_part(parts: Parts, settings: RouterConfig) -> list[str] | None:
+    """Send a heartbeat, register the configured replicas, and read.
+
+    Return what the config asks for and does not get; `None` if not all of that met one history.
+    """
     heartbeat = await parts.membership.heartbeat()
-    await _seed(parts, settings)
+    notices = await _seed(parts, settings)
     await parts.mirror.load()
-    return parts.mirror.history_id == heartbeat.history_id
+    return notices if parts.mirror.history_id == heartbeat.history_id else None
 
 
-async def _seed(parts: Parts, settings: RouterConfig) -> None:
-    """Register the configured replicas that are not registered as configured.
+async def _seed(parts: Parts, settings: RouterConfig) -> list[str]:
+    """Register the configured replicas that are not registered as configured. Return what differs from the config.
 
     This must come before the mirror loads the shared state: otherwise the view would lack these replicas for a moment.
     """
-    registered = await parts.reader.records([canonical_url(endpoint.url) for endpoint in settings.replicas])
-    for endpoint in settings.replicas:
-        key = canonical_url(endpoint.url)
+    configured = {canonical_url(endpoint.url): endpoint for endpoint in settings.replicas}
+    registered = await parts.reader.records(list(configured))
+    removed = {
+        one.key: one for one in await parts.reader.tombstones([key for key in configured if key not in registered])
+    }
+    notices = []
+    for key, endpoint in configured.items():
         known = registered.get(key)
-        if known is None or not _is_spec_of(known.endpoint, endpoint):
+        differences = _differences(known.endpoint, endpoint) if known else []
+        if known is None or differences:
             await parts.store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
+        if key in removed:
+            notices.append(_removed_text(removed[key]))
+        elif known is not None and differences:
+            notices.append(_differing_text(known, endpoint, differences))
+    return notices
 
 
-def _is_spec_of(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> bool:
-    order = known.order if configured.order is None else configured.order
-    return known == dataclasses.replace(configured, order=order)
+def _differences(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> list[str]:
+    """Return the attributes that differ, with both values."""
+    wanted = dataclasses.replace(configured, order=known.order if configured.order is None else configured.order)
+    names = [field.name for field in dataclasses.fields(ReplicaEndpoint)]
+    pairs = ((name, getattr(known, name), getattr(wanted, name)) for name in names)
+    return [f"{name} {old!r} is registered, {new!r} configured" for name, old, new in pairs if old != new]
+
+
+def _removed_text(removed: Tombstone) -> str:
+    when = "" if removed.at is None else f" at {datetime.fromtimestamp(removed.at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    by = f" by {removed.by}" if removed.by else ""
+    reason = f" ({removed.reason})" if removed.reason else ""
+    name = f" {removed.name}" if removed.name else ""
+    return (
+        f"replica{name} {removed.url} was removed{when}{by}{reason} and stays removed; "
+        "delete it from the config, or bring it back with `shared-registry add`"
+    )
+
+
+def _differing_text(known: ReplicaRecord, configured: ReplicaEndpoint, differences: Sequence[str]) -> str:
+    which = f"{configured.name} {configured.url}" if configured.name else configured.url
+    facts = "; ".join(differences)
+    if known.source is Source.EXPLICIT:
+        return f"replica {which} stays as an operator has set it: {facts}; change it with `shared-registry add`"
+    return (
+        f"replica {which} was registered from another config, and now has the values of this one for all routers: "
+        f"{facts}; give all routers the same list"
+    )

@@ -5,7 +5,7 @@
                                        reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
                                        panic_percent, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
-    sr:{<ns>}:removed          zset    url -> removed_at_ms, for seven days
+    sr:{<ns>}:removed          zset    url -> removed_at_ms, until it is added again
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
     sr:{<ns>}:ready:primary    zset    url -> in_flight/weight: exactly the primaries that may take a session now
     sr:{<ns>}:ready:secondary  zset    the same for the other replicas

@@ -49,7 +49,7 @@ class Snapshot:
     Attributes:
         head: The history and that revision.
         records: The records of the registered replicas, by canonical url.
-        removed: The replicas that were removed within seven days, by canonical url.
+        removed: The replicas that were removed, by canonical url.
         leader: The leader at that time.
         plan: How routers share the probing; `None` if the leader probes all replicas.
     """
@@ -59,6 +59,27 @@ class Snapshot:
     removed: dict[str, Removal]
     leader: Leader | None
     plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is left of a removed replica.
+
+    Attributes:
+        key: Its canonical url.
+        url: Its url as it was registered.
+        name: Its name; empty if it had none.
+        at: When it was removed, in seconds on the Redis server's clock; `None` if that is not known.
+        by: Who removed it; empty if that is not known.
+        reason: Why.
+    """
+
+    key: str
+    url: str
+    name: str
+    at: float | None
+    by: str
+    reason: str
 
 
 class Reader(LeaseReader):
@@ -109,8 +130,26 @@ class Reader(LeaseReader):
         return await self._members(self._keys.replicas)
 
     async def removed(self) -> list[str]:
-        """Return the canonical urls of the replicas that were removed within seven days."""
+        """Return the canonical urls of the replicas that were removed, the earliest first."""
         return await self._members(self._keys.removed)
+
+    async def tombstones(self, urls: Sequence[str]) -> list[Tombstone]:
+        """Return the tombstones of those of these replicas that are removed, by their canonical urls."""
+        found = []
+        for at in range(0, len(urls), RECORDS_AT_ONCE):
+            chunk = urls[at : at + RECORDS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for url in chunk:
+                    names = ("admin", "url", "name", "admin_since_ms", "removed_by", "admin_reason")
+                    pipeline.hmget(self._keys.replica(url), names)
+                replies = await pipeline.execute(raise_on_error=False)  # a malformed one is reported by `check`
+            for key, reply in zip(chunk, replies, strict=True):
+                if isinstance(reply, list) and reply[0] == AdminState.REMOVED.value:
+                    url, name, since_ms, by, reason = (text or "" for text in reply[1:])
+                    since = int(since_ms) / 1000 if since_ms.isdigit() else None
+                    found.append(Tombstone(key, url or key, name, since, by, reason))
+        return found
 
     async def _members(self, key: str) -> list[str]:
         urls: list[str] = []

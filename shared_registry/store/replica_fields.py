@@ -199,6 +199,7 @@ ONLY_FOR_SCRIPTS = (
     "announced_at_ms",
     "unreached_from",
     "returned_at_ms",
+    "removed_by",
 )
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 

@@ -167,7 +167,7 @@ def test_replicas_may_be_urls_or_mappings(path: Path, item: str, endpoint: Repli
         (b"a: 1\n---\nrouter: {}", "not YAML: line 2"),
         (b"router: {host: \xff}", "not text"),
         (b"router: {host: \x00}", "not text"),
-        (b"router: {host: 2001-99-99}", "not usable YAML (ValueError)"),
+        (b"router: {}\nother: {day: 2001-99-99}", "not usable YAML (ValueError)"),
         (b"[" * 5000, "not usable YAML (RecursionError)"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
         ("lease_seconds: .nan", "lease_seconds: must be a finite number"),
         ("lease_seconds: 'inf'", "lease_seconds: must be a number, got 'inf'"),
         ("lease_seconds: '1e999'", "lease_seconds: must be a finite number"),
-        ("host: yes", "host: True is no address"),
+        ("host: yes", "line 2: router.host: yes is read as true"),
         ("redis_url: redis://:secret@h:x", "redis_url: names no valid host:port"),
         (
             "health_check: {interval_seconds: 0}",
@@ -265,3 +265,107 @@ def test_unknown_keys_are_named_with_the_nearest_known_one(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert warning in caplog.text
     assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("router:\n  replicas: [http://a]\n  port: 1\n  replicas: [http://b]\n", "router.replicas", "lines 2 and 4"),
+        ("router:\n  namespace: prod\nrouter:\n  port: 9001\n", "router", "lines 1 and 3"),
+        ("router: {}\nother:\n- a: {x: 1,\n     x: 2}\n", "other[0].a.x", "lines 3 and 4"),
+        ("router: {port: 1, port: 1}", "router.port", "line 1"),
+        ("router:\n  replicas:\n  - url: http://a\n    url: http://b\n", "router.replicas[0].url", "lines 3 and 4"),
+        ("router:\n  port: 1\n  'port': 2\n", "router.port", "lines 2 and 3"),
+        ("router: {}\na: {1: x, 0x1: y}\n", "a.0x1", "line 2"),
+        ("a: &a {port: 1}\nb: &b {host: h}\nrouter:\n  <<: *a\n  <<: *b\n", "router.<<", "lines 4 and 5"),
+        ("a: &a {port: 1, port: 2}\nrouter:\n  <<: *a\n", "a.port", "line 1"),
+        ('{"router": {"port": 1,\n"port": 2}}', "router.port", "lines 1 and 2"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(path: Path, text: str, key: str, lines: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path, text)
+    assert f"{path}: {key}: stands twice, in {lines}; " in str(caught.value)
+
+
+def test_merged_mappings_may_be_overridden(path: Path) -> None:
+    text = """
+        a: &a {port: 1, host: a}
+        b: &b {port: 2, namespace: b}
+        router: {<<: [*a, *b], port: 3}
+        """
+    config = load(path, text)
+    assert (config.port, config.host, config.namespace) == (3, "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "read"),
+    [
+        ("port: 90:01", "port", "90:01 is read as a number of base 60"),
+        ("port: 010", "port", "010 is read as the octal number 8"),
+        ("lease_seconds: 1:30.5", "lease_seconds", "1:30.5 is read as a number of base 60"),
+        ("health_check: {interval_seconds: 1:05}", "health_check.interval_seconds", "1:05 is read as a number"),
+        ("namespace: no", "namespace", 'no is read as false; write "no"'),
+        ("namespace: 2026-11-01", "namespace", '2026-11-01 is read as a date; write "2026-11-01"'),
+        ("router_id: 1.50", "router_id", 'read as the number 1.5; write "1.50"'),
+        ("router_id: 1_000", "router_id", 'read as the number 1000; write "1_000"'),
+        ("router_id: 0x1F", "router_id", 'read as the number 31; write "0x1F"'),
+        ("replicas: [10:20]", "replicas[0]", "10:20 is read as a number of base 60"),
+        ("replicas: [{url: http://a, name: on}]", "replicas[0].name", "on is read as true"),
+        ("replicas: [{url: http://a, name: 007}]", "replicas[0].name", "007 is read as the octal number 7"),
+        ("replicas: [{url: http://a, labels: {zone: no}}]", "replicas[0].labels.zone", "no is read as false"),
+        ("replicas: [{url: http://a, labels: {off: x}}]", "replicas[0].labels.off", "off is read as false"),
+        ("replicas: [{url: http://a, labels: {v: 1.10}}]", "replicas[0].labels.v", "1.10 is read as the number 1.1"),
+        ("health_check: {headers: {X-Debug: yes}}", "health_check.headers.X-Debug", "yes is read as true"),
+        ("health_check: {expect: {on: 1}}", "health_check.expect.on", "on is read as true"),
+        ("health_check: {expect: {since: 2026-11-01}}", "health_check.expect.since", "is read as a date"),
+        ("<<: {port: 012}", "port", "012 is read as the octal number 10"),
+        ("<<: [{port: 012}]", "port", "012 is read as the octal number 10"),
+    ],
+)
+def test_values_that_yaml_changes_are_refused(path: Path, text: str, key: str, read: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path, f"router:\n  {text}")
+    assert f"{path}: line 2: router.{key}: " in str(caught.value)
+    assert read in str(caught.value)
+    assert "RouterConfig" not in str(caught.value)
+
+
+def test_all_surprises_of_a_file_are_reported_once(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path, "router:\n  port: 90:01\n  namespace: no\n  lease_seconds: .inf\n  refresh_seconds: .nan\n")
+    found = str(caught.value)
+    for name in (
+        "line 2: router.port",
+        "line 3: router.namespace",
+        "lease_seconds: must be a finite",
+        "refresh_seconds: ",
+    ):
+        assert found.count(f"- {path}: {name}" if "line" in name else f"- {name}") == 1, (name, found)
+    assert "- port" not in found
+    assert "- namespace" not in found, "a value is not reported once more as one of a wrong type"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ('port: "9001"', "port", 9001),
+        ("port: 9_001", "port", 9001),
+        ("port: 0x2329", "port", 9001),
+        ("lease_seconds: 1e3", "lease_seconds", 1000.0),
+        ("namespace: '010'", "namespace", "010"),
+        ("namespace: 1e3", "namespace", "1e3"),
+        ("replica_tls: {verify: no}", "replica_tls_verify", False),
+        ("renew_interval_seconds: 0", None, None),
+    ],
+)
+def test_values_read_as_they_look_are_not_refused(path: Path, text: str, name: str | None, value: object) -> None:
+    if name is None:
+        with pytest.raises(ConfigError, match="renew_interval_seconds: must be at least"):
+            load(path, f"router:\n  {text}")
+        return
+    assert getattr(load(path, f"router:\n  {text}"), name) == value
+
+
+def test_other_programs_blocks_may_hold_any_values(path: Path) -> None:
+    assert load(path, "other: {at: 12:30, mode: 0755, day: 2026-11-01, on: no}\nrouter: {port: 5}").port == 5

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, but for the addresses of Redis and the replicas."""
+"""The README's examples run as they stand, or with other addresses of Redis and the replicas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 from shared_registry.embedded import EmbeddedServer
+from tests.support import own_network
 from tests.support.programs import free_port, mock_replica
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,8 +34,21 @@ def program(server: EmbeddedServer, namespace: str, *replicas: str, then: str = 
     assert wait
     if not then:
         return text
-    end = tail.index("\n\n\nasyncio.run")
+    end = tail.index("\n\nasyncio.run")
     return head + wait + "\n" + textwrap.indent(then, " " * 8) + tail[end:]
+
+
+AS_IT_STANDS = """
+import sys
+from pathlib import Path
+from shared_registry.embedded import EmbeddedServer
+from tests.support.programs import program
+
+replica = ("-I", "shared_registry/demo/replica.py", "--port", "8000")
+with EmbeddedServer(port=6379, binary=Path(sys.argv[1])), program(*replica) as process:
+    process.stdout.readline()
+    exec(sys.argv[2], {"__name__": "__main__"})
+"""
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +59,22 @@ def test_the_first_example_prints_a_url_on_a_fresh_redis(server: EmbeddedServer,
     with mock_replica("gpu-1") as replica:
         done = run(program(server, namespace, replica, f"http://127.0.0.1:{free_port()}"))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{replica}\n", "")
+
+
+@pytest.mark.skipif(not own_network.is_possible(), reason="needs unshare, ip, and the right to use them")
+def test_the_first_fifteen_lines_run_as_they_stand(redis_binary: Path) -> None:
+    lines = EXAMPLE.splitlines()
+    assert len(lines) <= 15
+    words = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c", AS_IT_STANDS, str(redis_binary)]
+    done = subprocess.run(
+        ["unshare", "-rn", *words, EXAMPLE],
+        cwd=README.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "http://127.0.0.1:8000\n", "")
 
 
 def test_the_first_example_reports_in_time_that_replicas_are_missing(server: EmbeddedServer, namespace: str) -> None:

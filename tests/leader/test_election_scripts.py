@@ -37,7 +37,13 @@ async def test_the_winner_is_stored_for_the_duration_of_the_lease(space: Space) 
     leader = space.raw.hgetall(space.keys.leader)
     assert before <= epoch <= space.now_ms()
     assert int(leader.pop("elected_at_ms")) == epoch
-    assert leader == {"router": "router~1", "token": "token", "epoch": str(epoch), "batch": "0"}
+    assert leader == {
+        "router": "router~1",
+        "token": "token",
+        "epoch": str(epoch),
+        "batch": "0",
+        "lease_ms": str(LEASE_MS),
+    }
     assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
     (event,) = await space.reader.last_events(9)
     assert (event.kind, event.router, event.epoch) == (EventKind.LEADER_ELECTED, "router~1", epoch)
@@ -138,6 +144,30 @@ async def test_a_leader_without_expiry_is_given_one_lease(space: Space, ttl_ms: 
     assert isinstance(answer, Held)
     assert answer.remaining_seconds == LEASE_MS / 1000
     assert 0 < space.raw.pttl(space.keys.leader) <= LEASE_MS
+
+
+@pytest.mark.parametrize("candidates_seconds", [0.1, 3.0, 3600.0])
+async def test_a_candidates_own_lease_never_shortens_the_leaders(space: Space, candidates_seconds: float) -> None:
+    await epoch_of(space, "mine")
+    candidate = space.store_of("router~2")
+    answer = await candidate.campaign("other", lease_seconds=candidates_seconds, seen_epoch=0)
+    assert isinstance(answer, Held)
+    assert LEASE_MS / 1000 - 5 < answer.remaining_seconds <= LEASE_MS / 1000
+    assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
+    space.raw.pexpire(space.keys.leader, 10**9)  # as if the clock was set back by days
+    answer = await candidate.campaign("other", lease_seconds=candidates_seconds, seen_epoch=0)
+    assert isinstance(answer, Held)
+    assert answer.remaining_seconds == LEASE_MS / 1000
+    assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
+
+
+async def test_a_leader_of_an_earlier_version_has_the_candidates_lease(space: Space) -> None:
+    await epoch_of(space, "mine")
+    space.raw.hdel(space.keys.leader, "lease_ms")
+    space.raw.pexpire(space.keys.leader, 10**9)
+    answer = await space.store_of("router~2").campaign("other", lease_seconds=3.0, seen_epoch=0)
+    assert isinstance(answer, Held)
+    assert answer.remaining_seconds == 3.0
 
 
 async def test_renewing_extends_only_ones_own_lease(space: Space) -> None:

@@ -26,7 +26,7 @@ from tests.support.space import A, B, C, Space
 # --- tombstones ---
 
 
-async def test_a_tombstone_outlives_its_last_session_by_seven_days(space: Space) -> None:
+async def test_a_tombstone_outlives_its_last_session(space: Space) -> None:
     await serve(space)
     first, _ = await acquire(space)
     second, _ = await acquire(space)

@@ -223,7 +223,7 @@ async def test_the_plain_score_is_reached_although_the_leader_changed(
         if leaves == "stopped":
             await leader.stop()
         else:  # it vanishes without a word: its tasks end, and its lease runs out
-            assert leader._tasks is not None
+            assert leader.is_started
             space.raw.hset(space.keys.leader, "token", "somebody else's")
         rest = [registry for registry in running if registry is not leader]
         await until(lambda: "slow_start_ms" not in space.fields(A))

@@ -45,10 +45,19 @@ If a value is wrong, the router does not start. One message lists all wrong valu
 unknown key inside `router:` causes a warning that names the nearest known key. Other top-level blocks are ignored,
 because they may belong to other programs.
 
+A key that stands twice, anywhere in the file, is refused with both lines. A value in `router:` is refused if YAML 1.1
+reads it as something else than it looks like: `90:01` (5401), `010` (8), a date, and `no`, `on`, `1.10` or `1_000`
+where a text is expected. Put such a text in quotes.
+
 In the environment, `SHARED_REGISTRY_REPLICAS` holds urls separated by commas, or a JSON list such as
 `[{"url": "http://127.0.0.1:8000", "capacity": 4}, "http://127.0.0.1:8001"]`. `SHARED_REGISTRY_HEALTH_CHECK_EXPECT` and
 `SHARED_REGISTRY_HEALTH_CHECK_HEADERS` hold a JSON object. The value `none` unsets
 `SHARED_REGISTRY_MAX_STALENESS_SECONDS` and `SHARED_REGISTRY_PANIC_PERCENT`. An empty variable is ignored.
+
+What an operator has changed or removed wins over the file, however long ago that was. A router that starts logs each
+replica that its file does not get, or not as the file says, with the reason: who removed it and when, or which values
+an operator has set. If routers have different lists, the values of the router that started last are used, and it logs
+what it changed.
 
 A replica has a `url` and, optionally, a `name`, `primary`, `weight`, `capacity`, `order` and `labels`, and a
 `health_check_path` and `health_check_port` in place of the routers' settings. It may have up to 16 labels, such as

@@ -23,7 +23,15 @@ SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", *OPTI
 OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
-NOT_IN_EVENTS = {"in_flight", "revision", "spec_request", "failing_witness", "prober_report", "reported_at_ms"}
+NOT_IN_EVENTS = {
+    "in_flight",
+    "revision",
+    "spec_request",
+    "failing_witness",
+    "prober_report",
+    "reported_at_ms",
+    "removed_by",
+}
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,6 @@ class Keyspace:
         self.replicas: dict[str, int] = {}
         self.removed: dict[str, Sum] = {}
         self.hashes: dict[str, Fields] = {}
-        self.expiring: set[str] = set()  # urls whose hash has a time to live
         self.leader: Fields = {}
         self.routers: dict[str, Value] = {}
         self.router: dict[str, Fields] = {}
@@ -230,7 +237,6 @@ class Keyspace:
     def expected_to_expire(self) -> set[str]:
         """Return the keys that must have a time to live, which no others may have."""
         return {
-            *(f"replica:{url}" for url in self.expiring),
             *(f"affinity:{session}" for session in self.fading),
             *(f"sequence:{session}" for session in self.places),
             *(["leader"] if self.leader else []),
@@ -249,8 +255,6 @@ class Keyspace:
         replica.pop("removes_when_drained", None)
         replica |= {"admin": "removed", "admin_since_ms": self._time(), "admin_reason": reason}
         self.removed[key] = self._time()
-        if replica["in_flight"] == "0":
-            self.expiring.add(key)
 
     # --- time, history and event stream ---
 

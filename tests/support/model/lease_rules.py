@@ -100,7 +100,6 @@ class LeaseRules(QueueRules):
             there.add(url)
             if elsewhere != url:
                 self._record(router, lease_id, url)
-                self.expiring.discard(url)
                 if elsewhere:
                     self._unload(elsewhere, 1, router)
                 count += 1
@@ -114,9 +113,7 @@ class LeaseRules(QueueRules):
         left = self.in_flight(url) - count
         assert left >= 0
         replica["in_flight"] = str(left)
-        if left == 0 and replica["admin"] == "removed":
-            self.expiring.add(url)
-        elif left == 0 and replica.get("removes_when_drained") == "1":
+        if left == 0 and replica["admin"] != "removed" and replica.get("removes_when_drained") == "1":
             reason = replica["admin_reason"]
             self._put_tombstone(url, reason)
             self._emit_replica(url, "replica_deregistered", router=router, by="last session ended", reason=reason)

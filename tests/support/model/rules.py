@@ -78,9 +78,8 @@ class Namespace(LeaseRules):
         elif is_new:
             replica["restored_from"] = ORIGIN
         if is_new:
-            self.expiring.discard(key)
             self.removed.pop(key, None)
-            for name in (*PROBED, "failing_witness"):
+            for name in (*PROBED, "failing_witness", "removed_by"):
                 replica.pop(name, None)
             replica |= {
                 "incarnation": request,
@@ -112,11 +111,13 @@ class Namespace(LeaseRules):
                     "admin_since_ms": self._time(),
                     "admin_reason": reason,
                     "removes_when_drained": "1",
+                    "removed_by": by,
                 }
                 stored.pop("restored_from", None)
                 self._emit_replica(key, "replica_admin", router=router, by=by, reason=reason)
             return "draining"
         self._put_tombstone(key, reason)
+        stored["removed_by"] = by
         self._emit_replica(key, "replica_deregistered", router=router, by=by, reason=reason)
         return "removed"
 
@@ -241,6 +242,7 @@ class Namespace(LeaseRules):
             "token": token,
             "epoch": epoch,
             "elected_at_ms": self._time(),
+            "lease_ms": str(LEASE_MS),
             "batch": "0",
         }
         self._emit("leader_elected", router=router)
@@ -427,7 +429,6 @@ class Namespace(LeaseRules):
             replica.pop("failing_witness", None)
         replica["removes_when_drained"] = known.get("removes_when_drained", "0")
         replica.setdefault("in_flight", "0")
-        self.expiring.discard(url)
         self.removed.pop(url, None)
         self._set_order(url, exact(known["order"]))
 
