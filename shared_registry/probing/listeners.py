@@ -16,7 +16,12 @@ class Testify(Protocol):
     """Counts a session that could not connect to a replica, which this router's probe has reached since."""
 
     def __call__(self, key: str, *, probed_at: float) -> Awaitable[None]:
-        """Count it. `probed_at` is when the probe began, on the monotonic clock."""
+        """Count it.
+
+        Args:
+            key: The replica's canonical url.
+            probed_at: When the probe began, or before that the lookup of the replica's name, on the monotonic clock.
+        """
 
 
 async def _ignore(key: str, *, probed_at: float) -> None:

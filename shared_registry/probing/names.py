@@ -166,6 +166,11 @@ class Names:
             return name.addresses
         raise self._failure(name)
 
+    def answered_at(self, host: str) -> float:
+        """Return when the last answer about a name was requested."""
+        name = self._names.get(host)
+        return -math.inf if name is None else name.answered_at
+
     def failure_of(self, host: str) -> NameUnknown | OwnTrouble:
         """Return the failure of a name whose lookup has not ended in time, and that has no last answer."""
         name = self._names.get(host) or _Name(host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,12 +35,15 @@ class ProbeOutcome:
         error: The reason of a failure: one line of at most 200 printable characters. `None` otherwise.
         trouble: The router's own trouble that prevented the probe, which then neither succeeded nor failed.
         address: The IP address that was probed last; empty if it is not known.
+        looked_up_at: When the name's addresses were requested with which the connection was made, on the monotonic
+            clock: the resolver responded after that. Infinity if there was nothing to look up.
     """
 
     latency_ms: float
     error: str | None = None
     trouble: OwnTrouble | None = None
     address: str = ""
+    looked_up_at: float = math.inf
 
     def named_address(self, url: str) -> str:
         """Return the address that was probed if the url names its host otherwise; empty if there is nothing to add."""

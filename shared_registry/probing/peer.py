@@ -362,7 +362,9 @@ class Peer:
                 is_current = self._tasks.get((task.key, task.reason)) is task
                 self._on_outcome(task, outcome, outcome.named_address(url))
                 if task.reason is PeerReason.SESSION and is_current and outcome.evidence is Evidence.OK:
-                    await self._listeners.testify(task.key, probed_at=began_at)
+                    # A session may have failed because the resolver hangs, while a probe goes on by the last answer.
+                    probed_at = min(began_at, outcome.looked_up_at)
+                    await self._listeners.testify(task.key, probed_at=probed_at)
         finally:
             slots.release()
 

@@ -9,6 +9,7 @@ other modules apply the thresholds.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 import time
@@ -71,6 +72,7 @@ class _Origin:
     target: str = ""
     request: _Request | None = None
     activity: str = "connecting"
+    looked_up_at: float = math.inf
 
     @classmethod
     def of(cls, key: str) -> _Origin:
@@ -179,7 +181,7 @@ class HttpProber:
         Args:
             url: See `HttpProbe`.
             timeout: See `HttpProbe`.
-            fresh: Whether to use a new connection.
+            fresh: Whether to use a new connection, and to look a name up anew.
             address: The only IP address to connect to, if the replica's name has it. Implies `fresh`.
 
         Raises:
@@ -204,7 +206,8 @@ class HttpProber:
                 raise trouble from None
         except ProbeFailure as failure:
             error = one_line(str(failure))
-        return ProbeOutcome((time.perf_counter() - started) * 1000, error, address=origin.address)
+        duration_ms = (time.perf_counter() - started) * 1000
+        return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
 
     def _trouble_of(self, origin: _Origin) -> OwnTrouble | None:
         """Return this router's own trouble if that used up the time of a probe."""
@@ -227,7 +230,7 @@ class HttpProber:
         kind = self._config.health_check_type
         if kind == "http":
             return self._expectations.mismatch(await self._ask(origin, target, fresh=fresh, address=address))
-        connection = await self._connect(origin, address)
+        connection = await self._connect(origin, address, fresh=fresh)
         if kind == "tcp":
             return None
         request = self._request(origin, target)
@@ -245,7 +248,7 @@ class HttpProber:
             with suppress(Unanswered):
                 return await self._exchange(origin, connection, request.as_http)
         origin.hang_up()
-        return await self._exchange(origin, await self._connect(origin, address), request.as_http)
+        return await self._exchange(origin, await self._connect(origin, address, fresh=fresh), request.as_http)
 
     def _request(self, origin: _Origin, target: str) -> _Request:
         """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
@@ -284,13 +287,14 @@ class HttpProber:
         except NameUnknown as failure:
             raise ProbeFailure(f"ConnectError: {failure}") from failure
 
-    async def _connect(self, origin: _Origin, address: str) -> ProbeConnection:
+    async def _connect(self, origin: _Origin, address: str, *, fresh: bool) -> ProbeConnection:
         origin.address = ""
         origin.activity = _READING_FILES
         context = await self._tls.context() if origin.is_https else None
         addresses: tuple[str, ...] = (origin.host,)
         if origin.is_named:
-            addresses = await self._look_up(origin, SAME_ANSWER_SECONDS)
+            addresses = await self._look_up(origin, 0.0 if fresh else SAME_ANSWER_SECONDS)
+            origin.looked_up_at = self._names.answered_at(origin.host)
         origin.activity = "connecting"
         if address in addresses:
             addresses = (address,)

@@ -141,7 +141,7 @@ class Outcomes:
 
         Args:
             key: The replica's canonical url.
-            probed_at: When the probe began, on the monotonic clock.
+            probed_at: When the probe began, or before that the lookup of the replica's name, on the monotonic clock.
         """
         failed = self._failed.get(key)
         if failed is None or failed.at > probed_at or not self.is_shared:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,7 @@ from shared_registry.model.plan import BUCKETS
 from shared_registry.probing import HttpProber
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.names import Names
+from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
@@ -408,6 +411,23 @@ async def test_a_failed_session_makes_a_router_probe_once(clock: FakeClock, clus
     assert [key for _, key in cluster.probes] == [A]
     assert cluster.testified == cluster.probes, "with the time at which the probe began"
     assert cluster.said == []
+
+
+@pytest.mark.parametrize("looked_up_ago", [-math.inf, -0.1, 5.0])
+async def test_a_probe_testifies_from_the_lookup_of_its_name(
+    clock: FakeClock, cluster: Cluster, looked_up_ago: float
+) -> None:
+    """A session may have failed because the resolver hangs, while a probe goes on by the last answer."""
+
+    class Prober(HttpProber):
+        async def ask(self, url: str, **_: Any) -> ProbeOutcome:
+            return ProbeOutcome(1.0, looked_up_at=clock.monotonic() - looked_up_ago)
+
+    cluster.peer._probe = Prober()
+    cluster.peer.distrust(A)
+    await clock.advance(3 * INTERVAL)
+    ((probed_at, _),) = cluster.testified
+    assert probed_at == pytest.approx(0.1 - max(0.0, looked_up_ago))  # the probe begins at 0.1
 
 
 async def test_a_blind_router_does_not_testify(clock: FakeClock, cluster: Cluster) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -48,6 +51,33 @@ async def test_every_origin_has_its_own_connection() -> None:
         failing = server.replica(hosts.pop(7))
         assert (failing.connections, failing.requests) == (3, 3)
         assert {(server.replica(host).connections, server.replica(host).requests) for host in hosts} == {(1, 3)}
+
+
+async def test_a_new_connection_says_when_its_name_was_looked_up() -> None:
+    """While the resolver hangs, it is made by the last answer."""
+    answers = threading.Event()
+    answers.set()
+
+    def lookup(_: str) -> list[str]:
+        assert answers.wait(LONG)
+        return ["127.0.0.1"]
+
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        prober._names.lookup = lookup
+        url = server.url.replace("127.0.0.1", "replica.test")
+        began_at: list[float] = []
+        found = []
+        for hangs in (False, False, True):
+            if hangs:
+                answers.clear()
+                await asyncio.sleep(0.2)
+            began_at.append(time.monotonic())
+            found.append(await prober.ask(f"{url}/health", timeout=LONG, fresh=True))
+        assert [outcome.error for outcome in found] == [None] * 3
+        late = [outcome.looked_up_at > at - 0.1 for outcome, at in zip(found, began_at, strict=True)]
+        assert late == [True, True, False]
+        assert (await prober.ask(f"{server.url}/health", timeout=LONG, fresh=True)).looked_up_at == math.inf
+        answers.set()
 
 
 # Kept connections must not hide that new ones are refused.
