@@ -112,7 +112,8 @@ class Membership:
         while True:
             try:
                 heartbeat = await self.heartbeat()
-                next_heartbeat_at = self._clock.monotonic() + self._heartbeat_seconds
+                pause = 0.0 if heartbeat.is_partial else self._heartbeat_seconds
+                next_heartbeat_at = self._clock.monotonic() + pause
                 await self._reap(heartbeat.expired, until=next_heartbeat_at)
             except StoreError as error:
                 if not self._is_in_trouble:

@@ -45,6 +45,7 @@ class ScriptedStore:
         self.error: StoreError | None = None
         self.reap_error: StoreError | None = None
         self.latency = 0.0
+        self.unserved = 0
         self._clock = clock
 
     async def heartbeat(
@@ -56,7 +57,8 @@ class ScriptedStore:
         if self.error:
             raise self.error
         joined, self.is_listed = not self.is_listed, True
-        return Heartbeat("history_id", "1-1", joined, list(self.expired))
+        self.unserved -= 1
+        return Heartbeat("history_id", "1-1", joined, list(self.expired), is_partial=self.unserved >= 0)
 
     async def reap(self, router: str, *, affinity_seconds: float) -> Departure:
         assert affinity_seconds == AFFINITY
@@ -129,6 +131,17 @@ async def test_heartbeats_are_sent_at_their_interval(
 ) -> None:
     await clock.advance(10)
     assert store.heartbeats == pytest.approx(list(range(11)))
+
+
+async def test_sessions_left_beside_room_are_served_at_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    await clock.advance(HEARTBEAT / 2)
+    store.unserved = 100
+    await clock.advance(HEARTBEAT)
+    assert len(store.heartbeats) == 1 + 100 + 1
+    await clock.advance(HEARTBEAT)
+    assert len(store.heartbeats) == 1 + 100 + 2
 
 
 async def test_expired_routers_are_reaped_unless_they_are_back(
