@@ -15,8 +15,8 @@
 -- leads; see lib/ejection.lua.
 --
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free. `is_partial`
--- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers should
--- have in common; see lib/spares.lua.
+-- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers
+-- should have in common; see lib/spares.lua.
 --
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -54,12 +54,6 @@ end
 local now_ms = server_now_ms()
 local expiry = tonumber(expiry_ms)
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
-for _, far in ipairs(far_ahead) do
-  refused = type_refusal({keys.router_prefix .. far, 'hash'})
-  if refused then
-    return refused
-  end
-end
 
 begin_history(history_id)
 local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms')
@@ -74,7 +68,9 @@ redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms',
   'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
 
 for _, far in ipairs(far_ahead) do
-  local own = tonumber(redis.call('HGET', keys.router_prefix .. far, 'expiry_ms') or expiry_ms)
+  local found = redis.pcall('HGET', keys.router_prefix .. far, 'expiry_ms')
+  -- A damaged record, or one without this field, must not stop the heartbeats of the others.
+  local own = type(found) == 'string' and tonumber(found) or expiry
   if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then
     redis.call('ZADD', keys.routers, whole(now_ms + own), far)
   end
