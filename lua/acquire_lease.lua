@@ -11,7 +11,7 @@
 -- Waiters in the queue are served before the caller. An avoided replica is chosen only if no other has a free slot. An
 -- excluded replica is never chosen here, but a waiter may be given one. A session keeps its sequence if the caller
 -- passes it (the server may have lost the queue), or if the router under which it waited has lately died or left. A
--- caller that passes a sequence joins the queue even if that is full.
+-- session that has a sequence joins the queue even if that is full.
 --
 -- KEYS    meta routers queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix sequence_prefix
@@ -188,6 +188,9 @@ local function place()
     or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
   local own = old or math.max(last + 1, now_ms)
   redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
+  if old then
+    look_from_the_front()
+  end
   return whole(own)
 end
 
@@ -221,7 +224,8 @@ elseif not redis.call('ZSCORE', keys.queue, waiter) then
   if not is_behind and is_any_ready() then
     return {'excluded', whole(redis.call('ZCARD', keys.queue))}
   end
-  if sequence ~= '' or redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
+  local is_back = sequence ~= '' or (session and redis.call('EXISTS', keys.sequence_prefix .. session) == 1)
+  if is_back or redis.call('ZCARD', keys.queue) < tonumber(max_queue) then
     redis.call('ZADD', keys.queue, place(), waiter)
     if session then
       redis.call('DEL', keys.sequence_prefix .. session)

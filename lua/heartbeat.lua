@@ -14,15 +14,16 @@
 -- It also returns replicas whose ejection is over, so that an ejection ends while any router lives, and whoever
 -- leads; see lib/ejection.lua.
 --
--- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free, and stores
--- the router's `panic_percent`, which all routers should have in common; see lib/spares.lua.
+-- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free. `is_partial`
+-- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers
+-- should have in common; see lib/spares.lua.
 --
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble probing
--- RETURNS alive, history_id, revision, joined (0|1), leases held, probers_version, probers that follow, prober…,
---         expired router…  |  wrong_type …|wrong_schema …
+-- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), probers_version, probers that
+--         follow, prober…, expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
@@ -57,12 +58,6 @@ end
 local now_ms = server_now_ms()
 local expiry = tonumber(expiry_ms)
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
-for _, far in ipairs(far_ahead) do
-  refused = type_refusal({keys.router_prefix .. far, 'hash'})
-  if refused then
-    return refused
-  end
-end
 
 begin_history(history_id)
 local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms')
@@ -77,13 +72,19 @@ redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms',
   'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
 
 for _, far in ipairs(far_ahead) do
-  local own = tonumber(redis.call('HGET', keys.router_prefix .. far, 'expiry_ms') or expiry_ms)
+  local found = redis.pcall('HGET', keys.router_prefix .. far, 'expiry_ms')
+  -- A damaged record, or one without this field, must not stop the heartbeats of the others.
+  local own = type(found) == 'string' and tonumber(found) or expiry
   if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then
     redis.call('ZADD', keys.routers, whole(now_ms + own), far)
   end
 end
 
-local joined = redis.call('ZSCORE', keys.routers, key) == false
+local expires_at_ms = redis.call('ZSCORE', keys.routers, key)
+local joined = not expires_at_ms
+if joined or tonumber(expires_at_ms) <= now_ms then
+  look_from_the_front()
+end
 redis.call('ZADD', keys.routers, whole(now_ms + expiry), key)
 local known_as = redis.call('HMGET', router, 'probe_print', 'machine', 'trouble')
 if known_as[1] ~= probe_print or known_as[2] ~= machine then
@@ -127,7 +128,7 @@ end
 -- If the clock was set back, the ends of ejections lie too far in the future.
 local is_clock_back = last_heartbeat and last_heartbeat > now_ms
 return_ejected(is_clock_back and '+inf' or whole(now_ms))
-serve_queue(now_ms)
+local _, _, _, is_partial = serve_queue(now_ms)
 
 local held = redis.call('HLEN', leases)
 if held >= MANY_LEASES then
@@ -136,7 +137,7 @@ if held >= MANY_LEASES then
 end
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
-local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held), is_partial and '1' or '0',
   table.concat({history[1], history[3] or '0'}, '-'), '0'}
 if reply[#reply - 1] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)

@@ -3,8 +3,9 @@
 -- Token and epoch must both equal the stored ones. Batches are numbered from 1 within an epoch, and the leader sends
 -- one at a time. A batch whose number was already applied changes nothing. A call stops after 25 events about
 -- replicas or 50 questions, so that it does not block the server for long; `done` says how many results it has
--- applied. The others belong in the next batch. A result for a removed replica or for another incarnation is dropped.
--- The script never creates a replica's hash. See lib/verdicts.lua for what a result does.
+-- applied. The others belong in the next batch. A result for a removed replica, for another incarnation, or for a
+-- replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for what a
+-- result does.
 --
 -- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
@@ -38,10 +39,6 @@ if tonumber(batch) <= tonumber(holder[3]) then
   return {'duplicate', holder[5] or '0'}
 end
 local results = parse_results(FIRST_RESULT)
-refused = results_refusal(results)
-if refused then
-  return refused
-end
 
 local function covers_all()
   return true

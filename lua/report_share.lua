@@ -40,10 +40,6 @@ if tonumber(batch) <= tonumber(last[1] or '0') then
   return {'duplicate', last[2] or '0'}
 end
 local results = parse_results(FIRST_RESULT)
-refused = results_refusal(results)
-if refused then
-  return refused
-end
 
 local function is_covered(url)
   return string.find(share, bucket_of(url), 1, true) ~= nil

@@ -10,9 +10,10 @@
 -- include lib/placing.lua
 -- include lib/spares.lua
 
-local GRANTS_AT_ONCE = 64
-local CHECKED_AT_ONCE = 1024
+local GRANTS_AT_ONCE = 32
+local CHECKED_AT_ONCE = 512
 local PAGE = 64
+local SCAN_MS = 1000
 local INBOX_LENGTH = '1000'
 
 -- Returns whether an expired router counts as gone now. It does not if all routers may have been cut off from Redis.
@@ -61,16 +62,64 @@ local function announce(router, lease_id, url, revision, tier)
   redis.call('XADD', keys.inbox_prefix .. router, 'MAXLEN', '~', INBOX_LENGTH, '*', unpack(entry))
 end
 
+-- Returns how many waiters at the front need no look, because a script has passed over all of them within the last
+-- second. So the scripts together come past any number of waiters whose routers are dead. A script that lets such a
+-- waiter be served again, or puts one among them, calls `look_from_the_front`.
+local function passed_over(now_ms)
+  local text = redis.call('HGET', keys.meta, 'queue_scan')
+  local sequence, at = string.match(text or '', '^(%d+) (%d+)$')
+  local age_ms = at and now_ms - tonumber(at)
+  if not age_ms or age_ms < 0 or age_ms > SCAN_MS or not may_give_up(now_ms) then
+    return 0
+  end
+  return redis.call('ZCOUNT', keys.queue, '-inf', table.concat({'(', sequence}))
+end
+
+local function look_from_the_front()
+  redis.call('HDEL', keys.meta, 'queue_scan')
+end
+
+-- Records that so many waiters at the front were passed over. Returns whether that is more than before.
+local function note_passed_over(passed, before, now_ms)
+  if passed < before + PAGE then
+    return false
+  end
+  local last = redis.call('ZRANGE', keys.queue, passed - 1, passed - 1, 'WITHSCORES')
+  if not last[2] then
+    return false
+  end
+  redis.call('HSET', keys.meta, 'queue_scan', table.concat({whole(tonumber(last[2])), whole(now_ms)}, ' '))
+  return true
+end
+
+-- Gives a waiter a slot. Returns whether it got one.
+local function serve(waiter, router, lease_id, room)
+  local url, tier = choose_for(lease_id, room)
+  if not url then
+    return false
+  end
+  local revision = grant(router, lease_id, url, tier)
+  if not revision then
+    room.is_over = true
+    return false
+  end
+  redis.call('ZREM', keys.queue, waiter)
+  announce(router, lease_id, url, revision, tier)
+  return true
+end
+
 -- Gives free slots to the waiters that have waited longest, a limited number in each call. It never refuses: a waiter
 -- that it cannot serve stays in the queue.
--- Returns whether a waiter is left that must be served before a new session, how many waiters got a slot, and whether a
--- waiter is left that must get a slot of a replica that is not healthy before a new session does.
+-- Returns whether a waiter is left that must be served before a new session; how many waiters got a slot; whether a
+-- waiter is left that must get a slot of a replica that is not healthy before a new session does; and whether the call
+-- has stopped early, so that another call may serve more.
 local function serve_queue(now_ms)
   if redis.call('ZCARD', keys.queue) == 0 then
-    return false, 0, false
+    return false, 0, false, false
   end
   local router_states, room = {}, {}
-  local granted, skipped, is_left = 0, 0, false
+  local before = passed_over(now_ms)
+  local granted, skipped, passed, is_left = 0, before, before, false
   for _ = 1, CHECKED_AT_ONCE / PAGE do
     local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
     for _, waiter in ipairs(page) do
@@ -81,27 +130,23 @@ local function serve_queue(now_ms)
         redis.call('ZREM', keys.queue, waiter)
       elseif router_states[router] == 'skipped' or session_refusal(lease_id) then
         skipped = skipped + 1
+        passed = is_left and passed or skipped
+      elseif granted == GRANTS_AT_ONCE then
+        note_passed_over(passed, before, now_ms)
+        return true, granted, true, true
+      elseif serve(waiter, router, lease_id, room) then
+        granted = granted + 1
+      elseif room.is_over then
+        note_passed_over(passed, before, now_ms)
+        return true, granted, true, false
       else
-        if granted == GRANTS_AT_ONCE then
-          return true, granted, true
-        end
-        local url, tier = choose_for(lease_id, room)
-        local revision = url and grant(router, lease_id, url, tier)
-        if room.is_over or (url and not revision) then
-          return true, granted, true
-        end
-        if revision then
-          redis.call('ZREM', keys.queue, waiter)
-          announce(router, lease_id, url, revision, tier)
-          granted = granted + 1
-        else
-          skipped, is_left = skipped + 1, true
-        end
+        skipped, is_left = skipped + 1, true
       end
     end
     if #page < PAGE then
-      return is_left, granted, false
+      note_passed_over(passed, before, now_ms)
+      return is_left, granted, false, false
     end
   end
-  return true, granted, true
+  return true, granted, true, note_passed_over(passed, before, now_ms) or granted > 0
 end

@@ -19,28 +19,31 @@ local function parse_results(first)
   return results
 end
 
--- Returns nil, or the reply for a replica whose key has another type.
-local function results_refusal(results)
-  for _, result in ipairs(results) do
-    local refused = type_refusal({keys.replica_prefix .. result.url, 'hash'})
-    if refused then
-      return refused
-    end
+-- Returns whether a replica's key can take a result: it is a hash, or absent, and has the fields that results change.
+-- A damaged one must not stop the reports on all others.
+local function is_sound(replica_key)
+  local found = redis.pcall('HMGET', replica_key, 'admin', 'status', 'weight', 'capacity', 'consecutive_failures',
+    'consecutive_successes')
+  if found.err then
+    return false
   end
-  return nil
+  local weight = tonumber(found[3] or '')
+  return not found[1] or (found[2] ~= false and weight ~= nil and weight > 0 and tonumber(found[4] or '') ~= nil
+    and tonumber(found[5] or '') ~= nil and tonumber(found[6] or '') ~= nil)
 end
 
 -- Applies results of a router, and completes the reply: how many were handled, how many of these were dropped, events.
--- is_covered: returns whether the router may report on a url; other results are dropped.
+-- is_covered: returns whether the router may report on a url. Other results are dropped, and those for replicas whose
+-- key is damaged.
 -- store_done: called with the number of results that were handled.
 local function apply_results(results, router, limits, is_covered, store_done, reply)
   local now_ms = server_now_ms()
   local done, dropped = 0, 0
   for _, result in ipairs(results) do
     local is_there = nil
-    if is_covered(result.url) then
-      is_there = apply_probe(keys.replica_prefix .. result.url, result, limits, now_ms,
-        {router = router, is_regular = true}, reply)
+    local replica = keys.replica_prefix .. result.url
+    if is_covered(result.url) and is_sound(replica) then
+      is_there = apply_probe(replica, result, limits, now_ms, {router = router, is_regular = true}, reply)
     end
     done = done + 1
     dropped = dropped + (is_there and 0 or 1)

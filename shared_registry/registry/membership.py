@@ -10,7 +10,7 @@ from dataclasses import replace
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.config import RouterConfig
-from shared_registry.errors import StoreError
+from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
@@ -65,6 +65,7 @@ class Membership:
         self._clock = clock
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
+        self._unreapable: set[str] = set()
 
     async def heartbeat(self) -> Heartbeat:
         """Send one heartbeat.
@@ -112,7 +113,8 @@ class Membership:
         while True:
             try:
                 heartbeat = await self.heartbeat()
-                next_heartbeat_at = self._clock.monotonic() + self._heartbeat_seconds
+                pause = 0.0 if heartbeat.is_partial else self._heartbeat_seconds
+                next_heartbeat_at = self._clock.monotonic() + pause
                 await self._reap(heartbeat.expired, until=next_heartbeat_at)
             except StoreError as error:
                 if not self._is_in_trouble:
@@ -127,12 +129,22 @@ class Membership:
                 await wait_until(self._clock, next_heartbeat_at, self._probers.is_changed)
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
-        """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones."""
+        """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones.
+
+        A router whose keys are damaged is left for `check --repair`, and delays no other.
+        """
         for router in expired:
             departure = Departure.PARTIAL
-            while departure is Departure.PARTIAL:
-                if self._clock.monotonic() >= until:
-                    return
-                departure = await self._store.reap(router, affinity_seconds=self._affinity_seconds)
+            try:
+                while departure is Departure.PARTIAL:
+                    if self._clock.monotonic() >= until:
+                        return
+                    departure = await self._store.reap(router, affinity_seconds=self._affinity_seconds)
+            except KeyConflict as error:
+                if router not in self._unreapable:
+                    self._unreapable.add(router)
+                    logger.warning("router: %s has expired and cannot be reaped: %s", router, error)
+                continue
+            self._unreapable.discard(router)
             if departure is Departure.DONE:
                 logger.warning("router: %s has expired and was reaped", router)

@@ -249,10 +249,12 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, version, count, *names = reply.values
         probers = None if version == probers_version else [*map(parse_prober, names[: int(count)])]
         expired = names[int(count) :]
-        return Heartbeat(history_id, revision, joined == "1", expired, int(leases), version, probers)
+        return Heartbeat(
+            history_id, revision, joined == "1", expired, int(leases), version, probers, is_partial=partial == "1"
+        )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.

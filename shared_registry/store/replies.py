@@ -94,6 +94,7 @@ class Heartbeat:
         leases: The number of leases that Redis has for the router.
         probers_version: Changes with the list of routers that can probe.
         probers: These routers; `None` if the router knew this version already.
+        is_partial: Sessions may be waiting beside room. Another heartbeat at once serves more of them.
     """
 
     history_id: str
@@ -103,6 +104,7 @@ class Heartbeat:
     leases: int = 0
     probers_version: str = ""
     probers: Sequence[ProberInfo] | None = None
+    is_partial: bool = False
 
 
 class Departure(enum.Enum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -266,3 +266,31 @@ async def test_an_outcome_for_an_unknown_replica_is_dropped(space: Space) -> Non
     for result in (stale, ProbeResult(B, "x", 1.0)):
         assert await space.store.record_outcome(result, THRESHOLDS) == []
     assert space.dump() == before
+
+
+DAMAGES: dict[str, Callable[[Space], object]] = {
+    "another type": lambda space: (space.raw.delete(space.keys.replica(A)), space.raw.set(space.keys.replica(A), "x")),
+    "no failures": lambda space: space.raw.hdel(space.keys.replica(A), "consecutive_failures"),
+    "no successes": lambda space: space.raw.hdel(space.keys.replica(A), "consecutive_successes"),
+    "no status": lambda space: space.raw.hdel(space.keys.replica(A), "status"),
+    "no weight": lambda space: space.raw.hdel(space.keys.replica(A), "weight"),
+    "weight 0": lambda space: space.raw.hset(space.keys.replica(A), "weight", "0"),
+    "no number": lambda space: space.raw.hset(space.keys.replica(A), "capacity", "many"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_hash_costs_no_other_replica_its_reports(space: Space, damage: str) -> None:
+    await space.add(A)
+    await space.add(B)
+    epoch = await space.elect()
+    sound = space.raw.hgetall(space.keys.replica(A))
+    incarnations = {url: space.incarnation(url) for url in (A, B)}
+    DAMAGES[damage](space)
+    for batch, error in enumerate((None, "refused", "refused", "refused"), start=1):
+        results = [ProbeResult(url, one, 1.0, error) for url, one in incarnations.items()]
+        report = await space.report(epoch, batch, *results)
+        assert (report.done, report.dropped) == (2, 1)
+    assert space.fields(B)["status"] == "unhealthy"
+    space.raw.delete(space.keys.replica(A))
+    space.raw.hset(space.keys.replica(A), mapping=sound)

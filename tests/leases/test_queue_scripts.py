@@ -16,7 +16,9 @@ from tests.support.space import A, B, Space
 from tests.support.until import until
 
 LONG_LINE = 10_000
-GRANTS_AT_ONCE = 64
+GRANTS_AT_ONCE = 32
+CHECKED_AT_ONCE = 512
+DEAD = 3 * CHECKED_AT_ONCE + 10
 
 
 async def wait(space: Space, session: str = "", *, router: str = ONE, sequence: str = "") -> str:
@@ -154,6 +156,75 @@ async def test_after_an_outage_no_router_counts_as_gone(space: Space, span: dict
     space.raw.hset(space.keys.meta, mapping={name: space.now_ms() + ms for name, ms in span.items()})
     await space.store.release(lease)
     assert held_by(space, TWO) == {theirs: A}
+
+
+async def test_thousands_of_dead_waiters_delay_nobody(space: Space) -> None:
+    lease = await fill(space)
+    dead = plant(space, DEAD, TWO)
+    mine = await wait(space)
+    space.expire_router(TWO)
+    await space.store.release(lease)
+    for _ in range(DEAD // CHECKED_AT_ONCE - 1):
+        assert (await heartbeat(space)).is_partial
+    assert not (await heartbeat(space)).is_partial
+    assert (held_by(space), line(space)) == ({mine: A}, dead)
+    await space.store.release(mine)
+    await acquire(space)
+
+
+async def test_dead_waiters_that_return_are_served_first(space: Space) -> None:
+    lease = await fill(space)
+    dead = plant(space, DEAD, TWO)
+    await wait(space)
+    later = await wait(space)
+    space.expire_router(TWO)
+    await space.store.release(lease)
+    while (await heartbeat(space)).is_partial:
+        pass
+    [served] = held_by(space)
+    await heartbeat(space, TWO)
+    await space.store.release(served)
+    assert held_by(space, TWO) == {dead[0]: A}
+    assert line(space) == [*dead[1:], later]
+
+
+async def test_a_position_among_dead_waiters_is_looked_at(space: Space) -> None:
+    lease = await fill(space)
+    plant(space, DEAD, TWO)
+    await wait(space)
+    space.expire_router(TWO)
+    await space.store.release(lease)
+    while (await heartbeat(space)).is_partial:
+        pass
+    [served] = held_by(space)
+    later, returned = await wait(space), await wait(space, sequence="7")
+    await space.store.release(served)
+    assert held_by(space) == {returned: A}
+    assert line(space)[-1] == later
+
+
+async def test_ten_thousand_waiters_are_served_in_bounded_calls(space: Space) -> None:
+    await fill(space)
+    ids = plant(space, LONG_LINE, TWO)
+    await serve(space, B, capacity=LONG_LINE)
+    calls = 1
+    while (await heartbeat(space)).is_partial:
+        calls += 1
+    assert line(space) == []
+    assert sorted(held_by(space, TWO)) == sorted(ids)
+    assert LONG_LINE / GRANTS_AT_ONCE - 2 <= calls <= LONG_LINE / GRANTS_AT_ONCE + 2
+
+
+async def test_a_dead_routers_session_returns_to_a_full_queue(space: Space) -> None:
+    await fill(space)
+    await wait(space, "ann", router=TWO)
+    bob = await wait(space)
+    space.expire_router(TWO)
+    assert await space.store.reap(TWO, affinity_seconds=60) is Departure.DONE
+    ann, new = lease_id(0, "ann"), lease_id(0, "new")
+    assert await space.store.acquire(new, max_queue=1) == Denied(Denial.SATURATED, 1)
+    assert isinstance(await space.store.acquire(ann, max_queue=1), Queued)
+    assert line(space) == [ann, bob]
 
 
 async def test_waiters_without_a_router_are_dropped_at_their_turn(space: Space) -> None:

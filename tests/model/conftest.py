@@ -29,6 +29,7 @@ AT_ONCE = {
     "GRANTS_AT_ONCE": GRANTS_AT_ONCE,
     "CHECKED_AT_ONCE": CHECKED_AT_ONCE,
     "PAGE": PAGE,
+    "SCAN_MS": -1,  # the model does not know how old a scan is
 }
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from shared_registry.config import RouterConfig
-from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
+from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
@@ -37,6 +37,7 @@ class ScriptedStore:
         self.reaped: list[str] = []
         self.expired: list[str] = []
         self.back: set[str] = set()
+        self.damaged: set[str] = set()
         self.pieces: dict[str, int] = {}
         self.seconds_a_piece = 0.0
         self.checked: list[Heartbeat] = []
@@ -45,6 +46,7 @@ class ScriptedStore:
         self.error: StoreError | None = None
         self.reap_error: StoreError | None = None
         self.latency = 0.0
+        self.unserved = 0
         self._clock = clock
 
     async def heartbeat(
@@ -56,7 +58,8 @@ class ScriptedStore:
         if self.error:
             raise self.error
         joined, self.is_listed = not self.is_listed, True
-        return Heartbeat("history_id", "1-1", joined, list(self.expired))
+        self.unserved -= 1
+        return Heartbeat("history_id", "1-1", joined, list(self.expired), is_partial=self.unserved >= 0)
 
     async def reap(self, router: str, *, affinity_seconds: float) -> Departure:
         assert affinity_seconds == AFFINITY
@@ -64,6 +67,8 @@ class ScriptedStore:
             await self._clock.sleep(self.seconds_a_piece)
         if self.reap_error:
             raise self.reap_error
+        if router in self.damaged:
+            raise KeyConflict("key inbox is a string, not a stream")
         if router in self.back:
             return Departure.REFUSED
         if self._has_more(router):
@@ -131,6 +136,17 @@ async def test_heartbeats_are_sent_at_their_interval(
     assert store.heartbeats == pytest.approx(list(range(11)))
 
 
+async def test_sessions_left_beside_room_are_served_at_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock
+) -> None:
+    await clock.advance(HEARTBEAT / 2)
+    store.unserved, store.latency = 20, 0.01
+    await clock.advance(0.8 * HEARTBEAT)
+    assert len(store.heartbeats) == 1 + 20 + 1
+    await clock.advance(HEARTBEAT)
+    assert len(store.heartbeats) == 1 + 20 + 2
+
+
 async def test_expired_routers_are_reaped_unless_they_are_back(
     running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +156,17 @@ async def test_expired_routers_are_reaped_unless_they_are_back(
     assert store.reaped == ["b~1", "d~1"]
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["router: b~1 has expired and was reaped", "router: d~1 has expired and was reaped"]
+
+
+async def test_a_damaged_router_delays_no_other_and_is_logged_once(
+    running: asyncio.Task[None], store: ScriptedStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.expired = ["b~1", "c~1", "d~1"]
+    store.damaged = {"b~1"}
+    await clock.advance(10 * HEARTBEAT)
+    assert store.reaped == ["c~1", "d~1"]
+    assert store.heartbeats == pytest.approx(list(range(11)))
+    assert sum("cannot be reaped" in message for message in caplog.messages) == 1
 
 
 async def test_while_the_store_fails_heartbeats_retry_faster(

@@ -217,3 +217,18 @@ async def test_a_heartbeat_after_total_loss_begins_a_history(space: Space) -> No
     second = await heartbeat(space)
     assert (second.joined, second.expired) == (True, [])
     assert second.history_id != first.history_id
+
+
+@pytest.mark.parametrize("value", ["a string", ""])
+async def test_a_damaged_record_stops_no_other_routers_heartbeat(space: Space, value: str) -> None:
+    await space.store.heartbeat(info("router~1"), expiry_seconds=5)
+    record = space.keys.router("router~2")
+    if value:
+        space.raw.set(record, value)
+    else:
+        space.raw.hset(record, "expiry_ms", "soon")
+    space.raw.zadd(space.keys.routers, {"router~2": space.now_ms() + 10**9})
+    await space.store.heartbeat(info("router~1"), expiry_seconds=5)
+    assert space.raw.zscore(space.keys.routers, "router~2") <= space.now_ms() + 5000
+    space.raw.delete(record)
+    space.raw.zrem(space.keys.routers, "router~2")

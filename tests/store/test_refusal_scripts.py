@@ -74,6 +74,8 @@ OWN_KEYS = {
         "sequence_prefix",
     },
     "repair_namespace": {"replica_prefix", "leases_prefix", "inbox_prefix"},
+    "report_probes": set(),
+    "report_share": set(),
 }
 """Of the keys with a prefix, those which a command needs for what it was asked. A waiter whose keys hold something else
 stays where it is; see test_queue_scripts.py."""
@@ -120,7 +122,7 @@ def key_of(space: Space, command: str, name: str) -> str:
         "sequence_prefix": space.keys.sequence_prefix + "session",
         "leases_prefix": space.keys.leases("router~1"),
         "replica_prefix": space.keys.replica(A),
-        "router_prefix": space.keys.router("router~2" if command == "heartbeat" else "router~1"),
+        "router_prefix": space.keys.router("router~1"),
     }
     return own.get(name) or str(getattr(space.keys, name))
 

@@ -152,4 +152,4 @@ class QueueHistory:
         self._script = ""
 
 
-GRANTS_AT_ONCE = 64
+GRANTS_AT_ONCE = 32

@@ -68,7 +68,9 @@ class LeaseRules(QueueRules):
         elif waiter not in self.queue and has_room and not is_behind:
             self.depth = len(self.queue)
             return "excluded"
-        elif waiter not in self.queue and (sequence or len(self.queue) < max_queue):
+        elif waiter not in self.queue and (
+            sequence or session_of(waiter) in self.places or len(self.queue) < max_queue
+        ):
             self._join(waiter, sequence)
         self.depth = len(self.queue)
         if waiter in self.queue:
