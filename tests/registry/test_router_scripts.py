@@ -8,6 +8,7 @@ import pytest
 
 from shared_registry.model import EventKind
 from shared_registry.store.replies import Departure, Heartbeat
+from shared_registry.store.schema import OLDEST_SCHEMA, SCHEMA
 from tests.support.space import Space, info
 
 EXPIRY_MS = 60_000
@@ -65,6 +66,7 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
         "machine": "",
         "probe_print": "",
         "probing": "",
+        "schemas": f"{OLDEST_SCHEMA}-{SCHEMA}",
     }
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS
 
