@@ -8,6 +8,19 @@ from collections.abc import Awaitable, Callable
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server's sockets, but let connections be made first that were accepted.
+
+    asyncio makes a connection some turns of the event loop after it was accepted. If the server is closed meanwhile,
+    that fails, and nothing closes the connection.
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(4):
+        await asyncio.sleep(0)
+    server.close()
+
+
 class Accepted:
     """For `asyncio.start_server`. A connection is closed when its handler ends, also where that never began to run."""
 
@@ -27,9 +40,7 @@ class Accepted:
 
     async def close(self, server: asyncio.Server) -> None:
         """Accept no more, and end all connections, also those that are being accepted."""
-        server.close()
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await stop_listening(server)
         self.cut()
         await asyncio.gather(*self._open, return_exceptions=True)
         await server.wait_closed()

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.support.accepted import Accepted
+from tests.support.accepted import Accepted, stop_listening
 
 MEGABYTE = 1_000_000
 CHUNK = bytes(64 * 1024)
@@ -93,7 +93,7 @@ class Backend:
         self.go_on.set()
         self.events.put_nowait(None)
         for server in self._server.servers:
-            server.close()
+            await stop_listening(server)
         self._socket.close()
         for connection in tuple(self._server.server_state.connections):
             connection.transport.abort()

@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.support.accepted import stop_listening
+
 
 @dataclass
 class MockReplica:
@@ -83,11 +85,9 @@ class ReplicaServer:
     async def stop(self) -> None:
         """Refuse new connections and drop the open ones; `start()` serves again on the same port."""
         if self._server is not None:
-            self._server.close()
-            for _ in range(3):  # a connection that was accepted last is made one turn of the event loop later
-                for replica in self.replicas.values():
-                    replica.drop_connections()
-                await asyncio.sleep(0)
+            await stop_listening(self._server)
+            for replica in self.replicas.values():
+                replica.drop_connections()
             await self._server.wait_closed()
             self._server = None
 

@@ -9,6 +9,8 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from tests.support.accepted import stop_listening
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 LONG = 30.0
@@ -105,7 +107,7 @@ async def scripted(
     try:
         yield scripted_server
     finally:
-        server.close()
+        await stop_listening(server)
         await scripted_server.end()
         await server.wait_closed()
 
