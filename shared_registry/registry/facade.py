@@ -58,8 +58,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
     leaves for it.
 
     A registry is not thread-safe: use it from one event loop. While it is started in one, `start`, `stop` and `acquire`
-    raise `UsageError` in another. A Redis client that the caller passed in belongs to the event loop in which it is
-    connected; close it there before the registry is started in another. The asynchronous methods raise
+    raise `UsageError` in another. A Redis client that the caller passed in belongs to the event loop in which the
+    registry was first started: it cannot be started in another. The asynchronous methods raise
     `StoreUnavailable` when Redis does not answer within `redis_timeout_seconds`. Except for `record_*`, a call may then
     be repeated.
     """
@@ -123,8 +123,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
             StoreRefused: The credentials are wrong, or the server is older than Redis 6.2. Nothing is left running.
             KeyConflict: A key of the namespace is of another type. Nothing is left running.
             UsageError: The registry was already started, or is being started; or it was stopped during the call. Or it
-                runs in another event loop. Or its Redis client was in use before a fork, or in an event loop that is
-                closed.
+                runs in another event loop. Or its Redis client was in use before a fork, or in another event loop.
         """
         life = None
         try:
@@ -285,10 +284,11 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
             if not life.is_ending:
                 raise UsageError("the registry was started already; call stop() first")
             await life.over()
-        if self._redis is not None and self._life and not self._life.is_here and self._clients.are_connected():
+        if self._redis is not None and self._life and not self._life.is_here:
+            # Even closed it may be bound to that loop: redis-py's pools have locks.
             raise UsageError(
-                "the Redis client that this registry was given is connected in another event loop; close it there, or "
-                "build client and registry in this one"
+                "the Redis client that this registry was given was used in another event loop; build client and "
+                "registry in this one"
             )
         self._become_router()
         self._life = Life(
