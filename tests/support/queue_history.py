@@ -70,7 +70,8 @@ class QueueHistory:
         self._ready: set[tuple[str, str]] = set()
         self._meta: dict[str, str] = {}
         self._script = ""
-        self._granted = 0
+        self._granted = self._removed = 0
+        self._is_owed = False
         self._names = {hashlib.sha1(assemble(name).encode()).hexdigest(): name for name in command_names()}
         self._texts = {assemble(name): name for name in command_names()}
 
@@ -89,7 +90,7 @@ class QueueHistory:
                 if words[0].upper() in ("EVALSHA", "EVAL"):
                     text = words[1].replace("\\n", "\n")
                     self._script = self._names.get(words[1]) or self._texts.get(text) or self._script_of(words)
-                    self._granted = 0
+                    self._granted = self._removed = 0
 
     def _script_of(self, words: list[str]) -> str:
         """Return the name of a command sent as text, which the server tells with its line ends spelled out."""
@@ -107,20 +108,27 @@ class QueueHistory:
             self.deepest = max(self.deepest, len(self._queue))
         elif key == keys.queue and command == "ZREM":
             self._queue.pop(words[2], None)
+            self._removed += 1
         elif key == keys.routers and command == "ZADD":
             self._routers[words[3]] = int(float(words[2]))
         elif key == keys.routers and command == "ZREM":
             self._routers.pop(words[2], None)
-        elif key in (keys.ready_primary, keys.ready_secondary) and command in ("ZADD", "ZREM"):
-            place = key, words[-1]
-            (self._ready.add if command == "ZADD" else self._ready.discard)(place)
+        elif key in (keys.ready_primary, keys.ready_secondary) and command == "ZADD":
+            self._ready |= {(key, url) for url in words[3::2]}
+        elif key in (keys.ready_primary, keys.ready_secondary) and command == "ZREM":
+            self._ready -= {(key, url) for url in words[2:]}
         elif key == keys.meta and command == "HSET":
             self._meta.update(zip(words[2::2], words[3::2], strict=True))
         elif key.startswith(keys.leases_prefix) and command == "HSET" and self._script != "restore_leases":
-            self._grant(now_ms, f"{key.removeprefix(keys.leases_prefix)}/{words[2]}")
+            self._grant_all(now_ms, key.removeprefix(keys.leases_prefix), words[2::2])
         elif key.startswith(keys.inbox_prefix) and command == "XADD":
             self.woken += 1
         assert command not in ("FLUSHALL", "FLUSHDB"), "the history would begin anew"
+
+    def _grant_all(self, now_ms: int, router: str, lease_ids: list[str]) -> None:
+        for lease_id in lease_ids:
+            if lease_id != NO_LEASE:
+                self._grant(now_ms, f"{router}/{lease_id}")
 
     def _grant(self, now_ms: int, taker: str) -> None:
         self._granted += 1
@@ -143,9 +151,19 @@ class QueueHistory:
         return expires_at > now_ms + CLOCK_MARGIN_MS or not may_be_gone
 
     def _end_script(self, now_ms: int) -> None:
-        """Nobody may wait beside room when a script has ended, unless it had given as much as one may."""
-        if self._script and self._ready and self._queue and self._granted < GRANTS_AT_ONCE:
-            for waiter in self._queue:
+        """Nobody may wait beside room when a script has ended, unless it had given, or looked at, as much as one may.
+
+        Another one goes on then, at the latest a heartbeat. Scripts that need not serve the queue may come between.
+        """
+        if self._granted >= GRANTS_AT_ONCE:
+            self._is_owed = True
+        elif self._granted or self._script == "heartbeat":
+            self._is_owed = False
+        if self._script and self._ready and self._queue and not self._is_owed:
+            first = sorted(self._queue, key=lambda one: (self._queue[one], one))[
+                : max(0, CHECKED_AT_ONCE - self._removed)
+            ]
+            for waiter in first:
                 if self._is_live(waiter, now_ms):
                     self.wrong.append(f"{self._script}: {waiter} waits beside room at {now_ms}")
                     break
@@ -153,3 +171,6 @@ class QueueHistory:
 
 
 GRANTS_AT_ONCE = 32
+CHECKED_AT_ONCE = 512
+NO_LEASE = "-"
+"""The field by which a heartbeat makes a router's leases a hash table."""
