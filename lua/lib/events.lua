@@ -1,4 +1,9 @@
 -- The event stream. Every event names the event before it, so that a reader can detect a gap.
+--
+-- An event's id can be given twice, to different events: if the server loses its last events and its clock was set
+-- back. So an event also has a mark, the server's time in microseconds. Two events that got the same id have different
+-- marks, and so have the events after them, because an event names the mark before it too. A program of an earlier
+-- version writes events without marks.
 
 -- include lib/keys.lua
 -- include lib/values.lua
@@ -12,18 +17,28 @@ local NOT_IN_EVENTS = {
   announced_at_ms = true, unreached_from = true, returned_at_ms = true, removed_by = true,
 }
 
+-- Returns the mark of the event with that id; empty if it has none.
+-- text: `mark` of meta, which is the id of the last event that has a mark, and its mark.
+local function mark_of(text, id)
+  local marked, mark = string.match(text or '', '^(%S+) (%S+)$')
+  return marked == id and mark or ''
+end
+
 -- Appends one event and advances the revision.
 -- fields: flat list of name, value, `kind` first.
 -- Returns the event's id and its whole entry.
 local function emit(now_ms, fields)
-  local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id')
+  local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id', 'mark')
   local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
-    'history_id', before[3] or ''}
+    'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1])}
   for i = 1, #fields do
     entry[#entry + 1] = fields[i]
   end
+  local mark = whole(server_now_us())
+  entry[#entry + 1] = 'mark'
+  entry[#entry + 1] = mark
   local id = redis.call('XADD', keys.events, 'MAXLEN', '~', MAX_EVENTS, '*', unpack(entry))
-  redis.call('HSET', keys.meta, 'revision', id)
+  redis.call('HSET', keys.meta, 'revision', id, 'mark', table.concat({id, mark}, ' '))
   return id, entry
 end
 

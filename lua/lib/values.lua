@@ -1,14 +1,18 @@
 -- Time and numbers.
 
-local asked_ms
+local asked_us
 
--- Returns milliseconds since the Unix epoch on the server's clock, which is read once per script.
-local function server_now_ms()
-  if not asked_ms then
+-- Returns microseconds since the Unix epoch on the server's clock, which is read once per script.
+local function server_now_us()
+  if not asked_us then
     local now = redis.call('TIME')
-    asked_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+    asked_us = tonumber(now[1]) * 1000000 + tonumber(now[2])
   end
-  return asked_ms
+  return asked_us
+end
+
+local function server_now_ms()
+  return math.floor(server_now_us() / 1000)
 end
 
 -- Returns a whole number as decimal text. Without it, `..` writes a number of more than 14 digits as 1e+14.

@@ -211,11 +211,11 @@ async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> Queu
 def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]:
     """Yield each break of the event stream: an event that does not follow the previous one, or an epoch that falls."""
     for before, event in itertools.pairwise(events):
-        if event.previous != before.id:
+        if not event.follows(before.id, before.mark):
             yield Violation(
                 "events",
                 keys.events,
-                f"{event.id} follows {event.previous}, but comes after {before.id}",
+                f"{event.id} follows {event.previous} {event.previous_mark}, but comes after {before.id} {before.mark}",
                 event=event.id,
             )
         if event.epoch < before.epoch:

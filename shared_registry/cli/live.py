@@ -87,7 +87,7 @@ async def follow_events(observer: Observer, *, after: str, is_known: bool, show:
             previous one, or events are missing.
         show: Called with each event.
     """
-    is_away = False
+    is_away, mark = False, ""
     while True:
         try:
             events = await observer.wait_events(after=after, seconds=1.0)
@@ -102,13 +102,13 @@ async def follow_events(observer: Observer, *, after: str, is_known: bool, show:
             _note("Redis is back")
         is_away = False
         for event in events:
-            if is_known and event.previous != after:
+            if is_known and not event.follows(after, mark):
                 _note("events are missing here: the event stream was trimmed, or Redis lost its data")
             show(event)
-            after, is_known = event.id, True
+            after, mark, is_known = event.id, event.mark, True
         if head is not None and is_known and is_later(after, head.revision):
             _note("the event stream starts again from its beginning: Redis lost its data")
-            after, is_known = ORIGIN, True
+            after, mark, is_known = ORIGIN, "", True
 
 
 def _note(text: str) -> None:

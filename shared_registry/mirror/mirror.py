@@ -2,8 +2,9 @@
 
 It reads everything again after a gap. A gap is one of these:
 
-- an event whose predecessor is not the mirror's revision;
+- an event whose predecessor is not the mirror's last event: another revision, or the same with another mark;
 - a polled revision, lower or higher than the mirror's, without events that lead to it;
+- the mirror's revision with another mark, because the server lost the event and gave its id to another one;
 - an own write that the event stream does not carry, because a failover lost it;
 - another history id;
 - an event after which every mirror must read everything, such as a repair.
@@ -53,6 +54,7 @@ class Mirror:
     Attributes:
         generation: Rises with every full read. A reply is not applied if its command was sent under an earlier one.
         revision: The id of the last event that the view includes.
+        mark: The mark of that event; empty if it has none.
         history_id: The history that the view shows; `None` before the first read.
         epoch: The highest epoch seen.
         leader: The last known leader; `None` if there is none.
@@ -86,6 +88,7 @@ class Mirror:
         self.view = view
         self.generation = 0
         self.revision = ORIGIN
+        self.mark = ""
         self.history_id: str | None = None
         self.epoch = 0
         self.leader: Leader | None = None
@@ -153,7 +156,7 @@ class Mirror:
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
         self.history_id = snapshot.head.history_id
-        self.revision = snapshot.head.revision
+        self.revision, self.mark = snapshot.head.revision, snapshot.head.mark
         self.epoch = max(self.epoch, snapshot.head.epoch)
         self.leader = snapshot.leader
         self.plan = snapshot.plan
@@ -291,7 +294,7 @@ class Mirror:
         head, events = await self._reader.poll(after=self.revision)
         if head.history_id is None:
             raise StoreUnavailable(EMPTY)
-        if head.history_id != self.history_id or (head.revision != self.revision and not events):
+        if head.history_id != self.history_id or (not events and not self._is_at(head)):
             raise Gap
         self._polled_at = self._clock.monotonic()
         self._advance(events)
@@ -306,16 +309,21 @@ class Mirror:
             Gap: See the module.
         """
         for position, event in enumerate(events):
-            if event.previous != self.revision:
+            if not event.follows(self.revision, self.mark):
                 self._take(events[:position])
                 raise Gap
-            self.revision = event.id
+            self.revision, self.mark = event.id, event.mark
         if events:
             self._take(events)
             self._own_writes.pass_by(events)
             if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
                 raise Gap  # events do not carry the repaired data
             self._confirm()
+
+    def _is_at(self, head: Head) -> bool:
+        """Return whether the view includes exactly the events up to this one."""
+        is_same_mark = not head.mark or self.mark in ("", head.mark)
+        return head.revision == self.revision and is_same_mark
 
     def _written_after(self, head: Head) -> list[Event]:
         """Return own writes that are later than a full read. Return none if the history or the revision went back."""

@@ -46,8 +46,8 @@ class OwnWrites:
         Raises:
             Gap: One of these writes is not among the events, so a failover has lost it.
         """
-        last, carried = events[-1].id, {event.id for event in events}
-        lost = [event for event in self._events if not is_later(event.id, last) and event.id not in carried]
+        last, carried = events[-1].id, {(event.id, event.mark) for event in events}
+        lost = [one for one in self._events if not is_later(one.id, last) and (one.id, one.mark) not in carried]
         self._events = self.later_than(last)
         if lost:
             raise Gap

@@ -61,6 +61,9 @@ class Event:
         reported: The canonical url of a replica on which a session failed; empty for other events.
         questions: The questions about replicas that a prober does not reach.
         plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
+        mark: With the id, tells this event from one of another course of the history; empty if a program of an earlier
+            version wrote it.
+        previous_mark: The mark of the event before it; empty if that has none.
     """
 
     id: str
@@ -77,6 +80,12 @@ class Event:
     reported: str = ""
     questions: tuple[Question, ...] = ()
     plan: Plan | None = None
+    mark: str = ""
+    previous_mark: str = ""
+
+    def follows(self, revision: str, mark: str) -> bool:
+        """Return whether this is the next event after the one with that id and mark; an empty mark may be any."""
+        return self.previous == revision and (not mark or self.previous_mark in ("", mark))
 
     def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
         """Return the replicas after the event.

@@ -91,6 +91,8 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         reported=read.optional("reported", str) or "",
         questions=read.optional("questions", _parse_questions) or (),
         plan=_event_plan(read),
+        mark=read.optional("mark", str) or "",
+        previous_mark=read.optional("prev_mark", str) or "",
     )
 
 

@@ -21,7 +21,7 @@ from shared_registry.store.schema import expect_schema
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
-HEAD_FIELDS = ("schema", "history_id", "revision", "epoch")
+HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
 
@@ -34,12 +34,17 @@ class Gap(Exception):
 class Head:
     """The present id, revision and epoch of a history.
 
-    `history_id` is `None` before the first write, or after all data was lost.
+    Attributes:
+        history_id: Its random id; `None` before the first write, or after all data was lost.
+        revision: The id of its last event.
+        epoch: The highest epoch so far.
+        mark: The mark of its last event; empty if that has none.
     """
 
     history_id: str | None
     revision: str
     epoch: int
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +190,18 @@ class Reader(LeaseReader):
         before = await self.head()
         records = await self.records(await self.urls())
         removed = await self._removals(before.revision)
-        revision = before.revision
+        revision, mark = before.revision, before.mark
         while events := await self.events(after=revision):
             for event in events:
-                if event.previous != revision:
+                if not event.follows(revision, mark):
                     raise Gap
-                revision = event.id
+                revision, mark = event.id, event.mark
                 _advance(records, removed, event)
         leader, plan = await self.leader(), await self.plan()
         after = await self.head()
         if after.history_id != before.history_id:
             raise Gap
-        return Snapshot(Head(after.history_id, revision, after.epoch), records, removed, leader, plan)
+        return Snapshot(Head(after.history_id, revision, after.epoch, mark), records, removed, leader, plan)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
         """Return the removals up to that revision."""
@@ -258,10 +263,11 @@ class Reader(LeaseReader):
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    schema, history_id, revision, epoch = values
+    schema, history_id, revision, epoch, mark = values
     expect_schema(schema)
+    marked, _, mark = (mark or "").partition(" ")
     try:
-        return Head(history_id, revision or ORIGIN, int(epoch or 0))
+        return Head(history_id, revision or ORIGIN, int(epoch or 0), mark if marked == revision else "")
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
 

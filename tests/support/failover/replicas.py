@@ -12,6 +12,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from tests.support.accepted import stop_listening
+
 END, OVER = "end", "over"
 
 
@@ -63,6 +65,7 @@ class CountingReplica:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await stop_listening(self._server.server)
         self._server.close()
         await self._server.wait_closed()
 

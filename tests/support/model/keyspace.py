@@ -166,6 +166,12 @@ class Keyspace:
         return revision
 
     @property
+    def _mark(self) -> str:
+        """The mark of the last event; empty if a repair made another event the last one."""
+        marked, _, mark = str(self.meta.get("mark", "")).partition(" ")
+        return mark if marked == self.revision else ""
+
+    @property
     def history_id(self) -> str | None:
         history_id = self.meta.get("history_id")
         return history_id.text if isinstance(history_id, Anything) else None
@@ -277,12 +283,15 @@ class Keyspace:
             "prev": self.revision,
             "epoch": self.meta.get("epoch", "0"),
             "history_id": self.meta.get("history_id", ""),
+            "prev_mark": self._mark,
             **fields,
         }
-        event_id = self._appeared.pop(0)["id"]
+        appeared = self._appeared.pop(0)
+        event_id = appeared["id"]
+        entry["mark"] = appeared["mark"]
         assert is_later(event_id, self.revision)
         self.events.append((event_id, entry))
-        self.meta["revision"] = event_id
+        self.meta |= {"revision": event_id, "mark": f"{event_id} {entry['mark']}"}
 
     def _emit_replica(self, url: str, kind: str, *, router: Value, by: str, reason: Value = "") -> None:
         carried = {name: value for name, value in self.hashes[url].items() if name not in NOT_IN_EVENTS}
