@@ -23,6 +23,7 @@ from benchmarks import (
     failover,
     fleet,
     idle,
+    loss,
     memory,
     mirror_start,
     outage,
@@ -65,6 +66,7 @@ SUBJECTS: dict[str, Subject] = {
     "router": router,
     "idle": idle,
     "outage": outage,
+    "loss": loss,
     "verdicts": verdicts,
 }
 WAITING = ("failover", "fleet", "idle", "outage", "sharing")

@@ -7,17 +7,19 @@
 -- `takes_spare` is 1; see lib/spares.lua. The reply has the sequence with which the session would have waited, so that
 -- it can join the queue at that position if it cannot use the replica; it is empty if the session does not wait.
 --
+-- While sessions come back after a loss (lib/settling.lua), no session gets a slot that does not have it already.
+--
 -- Only a router in `routers` may hold leases and waiters: nobody would end those of another router after its crash.
 -- Waiters in the queue are served before the caller. An avoided replica is chosen only if no other has a free slot. An
 -- excluded replica is never chosen here, but a waiter may be given one. A session keeps its sequence if the caller
 -- passes it (the server may have lost the queue), or if the router under which it waited has lately died or left. A
 -- session that has a sequence joins the queue even if that is full.
 --
--- KEYS    meta routers queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
+-- KEYS    meta routers queue settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix inbox_prefix sequence_prefix
 -- ARGV    router lease_id max_queue sequence takes_spare avoided … (url)
 -- RETURNS granted|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
---         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy, depth  |  not_registered
+--         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy|settling, depth  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
 --         leases_prefix affinity_prefix inbox_prefix sequence_prefix
@@ -132,9 +134,12 @@ local function take(url, tier)
   return {'granted', url, revision}
 end
 
+local coming_back = redis.pcall('ZCOUNT', keys.settling, 1, 1)
+local waits_for_others = type(coming_back) == 'number' and coming_back > 0
+
 -- In the usual case the queue is empty and a healthy replica has a free slot. The includes below are not at the top
 -- because Lua builds every function that it reaches anew in each run.
-if depth == 0 and #ARGV < FIRST_URL then
+if depth == 0 and #ARGV < FIRST_URL and not waits_for_others then
   local url, tier = choose(lease_id, keys.ready_primary, keys.ready_secondary)
   if url then
     return take(url, tier)
@@ -152,7 +157,7 @@ local function choose_wanted(first, second)
   return url, tier
 end
 
-if depth == 0 and #ARGV >= FIRST_URL then
+if depth == 0 and #ARGV >= FIRST_URL and not waits_for_others then
   local url, tier = choose_wanted(keys.ready_primary, keys.ready_secondary)
   if url then
     return take(url, tier)
@@ -167,6 +172,7 @@ if refused then
 end
 local now_ms = server_now_ms()
 local is_behind, _, is_behind_for_spares = serve_queue(now_ms)
+is_behind, is_behind_for_spares = is_behind or waits_for_others, is_behind_for_spares or waits_for_others
 if depth > 0 then
   held = redis.call('HGET', leases, lease_id)
   if held then
@@ -236,6 +242,9 @@ depth = whole(redis.call('ZCARD', keys.queue))
 local rank = redis.call('ZRANK', keys.queue, waiter)
 if rank then
   return {'waiting', whole(tonumber(redis.call('ZSCORE', keys.queue, waiter))), whole(rank + 1), depth}
+end
+if waits_for_others then
+  return {'settling', depth}
 end
 -- A ready replica that is reserved for the waiters is healthy too.
 local is_any_healthy = redis.call('SCARD', keys.full) > 0

@@ -4,7 +4,7 @@
 --
 -- It reads the loads once, chooses for one session after another by what it has given to those before, and writes once.
 --
--- KEYS    meta routers queue ready_primary ready_secondary full replica_prefix leases_prefix
+-- KEYS    meta routers queue settling ready_primary ready_secondary full replica_prefix leases_prefix
 -- ARGV    router … (lease_id)
 -- RETURNS granted, url, revision of the replica, …
 -- WRITES  ready_primary ready_secondary full replica_prefix leases_prefix

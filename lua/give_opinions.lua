@@ -7,8 +7,8 @@
 -- row. Soon after the verdict one is enough, later it takes as many as for a recovery; the router then becomes the
 -- prober. A word about another incarnation, an answered question or an earlier report is stale.
 --
--- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation kind id outcome latency_ms error address)
 -- RETURNS applied, done, stale, event…  |  wrong_type …|wrong_schema …

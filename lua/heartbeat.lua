@@ -18,13 +18,17 @@
 -- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers
 -- should have in common; see lib/spares.lua.
 --
--- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
+-- A router whose last heartbeat was for another history brings its leases and waiters back, and so may the others.
+-- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
+-- this word as `settled` once it has nothing left; `peers` are the routers that it knew to live before.
+--
+-- KEYS    meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent trouble probing
--- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), probers_version, probers that
---         follow, prober…, expired router…  |  wrong_type …|wrong_schema …
--- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
+--         probers_version panic_percent trouble probing known_history settled peers
+-- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, probers_version,
+--         probers that follow, prober…, expired router…  |  wrong_type …|wrong_schema …
+-- WRITES  meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
 
@@ -34,6 +38,7 @@
 -- include lib/events.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
+-- include lib/settling.lua
 
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
@@ -44,7 +49,7 @@ local MANY_LEASES = 32
 local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent, trouble, probing = unpack(ARGV)
+  probers_version, panic_percent, trouble, probing, known_history, settled, peers = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -125,6 +130,23 @@ local function return_ejected(last_ms)
   end
 end
 
+local history_now = redis.call('HGET', keys.meta, 'history_id')
+-- Soon after a loss of all data, the other routers may not be in `routers` yet.
+local is_soon = reap_after > now_ms
+if known_history ~= '' and known_history ~= history_now then
+  if is_settling() then
+    wait_for(key)
+  else
+    begin_settling(now_ms, key, whole(is_soon and reap_after - now_ms or expiry), 'data was lost')
+  end
+elseif settled ~= '' and settled == settling_of(key) then
+  redis.call('ZADD', keys.settling, 0, key)
+  for peer in string.gmatch(is_soon and peers or '', '%S+') do
+    wait_for(peer)
+  end
+end
+end_settling(now_ms, key)
+
 -- If the clock was set back, the ends of ejections lie too far in the future.
 local is_clock_back = last_heartbeat and last_heartbeat > now_ms
 return_ejected(is_clock_back and '+inf' or whole(now_ms))
@@ -138,7 +160,7 @@ end
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held), is_partial and '1' or '0',
-  table.concat({history[1], history[3] or '0'}, '-'), '0'}
+  settling_of(key), table.concat({history[1], history[3] or '0'}, '-'), '0'}
 if reply[#reply - 1] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)
   reply[#reply] = whole(#probers)

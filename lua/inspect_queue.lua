@@ -1,14 +1,16 @@
 -- Reads the queue at one instant, for `check`. The reply shows whether sessions wait while a replica has a free slot,
 -- and names the routers with waiters, and the given routers, that are not in `routers`.
 --
--- KEYS    routers queue ready_primary ready_secondary
+-- KEYS    routers queue settling ready_primary ready_secondary
 -- ARGV    … (router)
--- RETURNS inspected, how many waiters of live routers, how many ready replicas, each router that is not in routers
+-- RETURNS inspected, how many waiters of live routers, how many replicas may take a session now, each router that is
+--         not in routers
 -- WRITES
 -- COST    O(waiters * log routers)
 
 -- include lib/keys.lua
 -- include lib/values.lua
+-- include lib/settling.lua
 
 local now_ms = server_now_ms()
 local is_live_by_router = {}
@@ -36,5 +38,6 @@ for _, router in ipairs(ARGV) do
   is_live(router)
 end
 reply[2] = whole(waiting)
-reply[3] = whole(redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary))
+local ready = redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary)
+reply[3] = whole(is_settling() and 0 or ready)
 return reply

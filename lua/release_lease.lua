@@ -3,8 +3,8 @@
 --
 -- The in_flight count of the lease's replica is lowered even if the replica has been removed.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router lease_id affinity_ms
 -- RETURNS released, event…  |  abandoned|not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary

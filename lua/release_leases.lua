@@ -2,7 +2,7 @@
 -- It stops at the first lease for which it is not. That one and those after it are to be released by release_lease;
 -- nothing has been written for them. A lease that has ended is one of these, so a repeated call is safe.
 --
--- KEYS    meta queue ready_primary ready_secondary full replica_prefix leases_prefix
+-- KEYS    meta queue settling ready_primary ready_secondary full replica_prefix leases_prefix
 -- ARGV    router … (lease_id)
 -- RETURNS released, number of leases
 -- WRITES  ready_primary ready_secondary full replica_prefix leases_prefix

@@ -6,8 +6,8 @@
 -- number is left alone. If `first_event` is given, older events are deleted. If anything was wrong, the last event
 -- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary

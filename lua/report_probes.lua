@@ -7,8 +7,8 @@
 -- replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for what a
 -- result does.
 --
--- KEYS    meta leader routers router_prefix probers events queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    token epoch batch failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation outcome latency_ms error address)
 -- RETURNS applied, done, dropped, event…  |  duplicate, done  |  fenced  |  wrong_type …|wrong_schema …

@@ -5,29 +5,34 @@
 -- until they are below capacity. A lease on a replica without a hash is skipped, because nothing could count it, and
 -- the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
--- ARGV    router … (lease_id url)
+-- With `is_lost` Redis had these leases and has lost them. So leases of other routers may be lost too, and no new
+-- session gets a slot until they are back; see lib/settling.lua.
+--
+-- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- ARGV    router is_lost … (lease_id url)
 -- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+-- WRITES  meta replicas removed events queue settling ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/leases.lua
 -- include lib/queue.lua
+-- include lib/settling.lua
 
 local LEASE_WIDTH = 2
+local FIRST_LEASE_ID = 3
 
-local router = unpack(ARGV, 1, 1)
+local router, is_lost = unpack(ARGV, 1, 2)
 
 local leases = keys.leases_prefix .. router
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
   'spare_secondary', 'spare_answered',
 }, {leases, 'hash'})
-for i = 2, #ARGV, LEASE_WIDTH do
+for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
   local elsewhere = not refused and redis.call('HGET', leases, ARGV[i])
   refused = refused or lease_refusal(ARGV[i], ARGV[i + 1])
     or (elsewhere and type_refusal({keys.replica_prefix .. elsewhere, 'hash'}))
@@ -42,7 +47,7 @@ end
 local now_ms = server_now_ms()
 local restored = 0
 local named, skipped = {}, {}
-for i = 2, #ARGV, LEASE_WIDTH do
+for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
   local lease_id, url = ARGV[i], ARGV[i + 1]
   local replica = keys.replica_prefix .. url
   local elsewhere = redis.call('HGET', leases, lease_id)
@@ -63,6 +68,10 @@ for i = 2, #ARGV, LEASE_WIDTH do
     restored = restored + 1
   end
   redis.call('ZREM', keys.queue, router .. '/' .. lease_id)
+end
+if is_lost == '1' and restored > 0 and not is_settling() then
+  local expires_at_ms = tonumber(redis.call('ZSCORE', keys.routers, router))
+  begin_settling(now_ms, router, whole(expires_at_ms - now_ms), 'leases were lost')
 end
 local reply = {'restored', whole(restored), ''}
 for url in pairs(named) do

@@ -15,8 +15,8 @@
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
--- KEYS    meta replicas removed routers events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …

@@ -1,8 +1,8 @@
 -- Sets the admin state of a replica: active, draining or disabled. Health never overrides it. `active` cancels a
 -- removal that waits for the replica's last session, and ends an ejection.
 --
--- KEYS    meta routers events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta routers events queue settling ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    replica_url state router by reason
 -- RETURNS set, event  |  unchanged|not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered

@@ -77,6 +77,13 @@ class SlotMigrating(StoreUnavailable):
     """
 
 
+class Settling(StoreUnavailable):
+    """Redis lost data, and the sessions that run are being put back. No new session gets a slot meanwhile.
+
+    That takes a moment, and at most one `router_expiry_seconds`. A session that may wait goes on waiting.
+    """
+
+
 class StoreRefused(StoreError):
     """Redis refused: wrong password, missing rights, an unsupported version or schema."""
 

@@ -30,6 +30,7 @@ EXPORTED = {
         "ReplicaStatus",
         "RouterConfig",
         "Saturated",
+        "Settling",
         "SharedReplicaRegistry",
         "SlotMigrating",
         "StoreError",

@@ -4,6 +4,7 @@
 -- include lib/leases.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
+-- include lib/settling.lua
 
 local LEASES_AT_ONCE = 250
 local REPLICAS_AT_ONCE = 100
@@ -127,6 +128,7 @@ local function end_some(key, now_ms, by, affinity_ms)
   if is_done then
     redis.call('ZREM', keys.routers, key)
     redis.call('DEL', record, keys.inbox_prefix .. key)
+    redis.pcall('ZREM', keys.settling, key)
   else
     redis.call('HSET', record, 'reap_cursor', cursor, 'queue_cursor', queue_cursor)
   end

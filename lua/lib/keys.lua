@@ -7,12 +7,12 @@ local keys = {
   spare_primary = prefix .. 'spare:primary', spare_secondary = prefix .. 'spare:secondary',
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected',
   leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
-  routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
+  settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', queue = prefix .. 'queue',
   inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
 }
 local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
-  probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
+  settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
 }

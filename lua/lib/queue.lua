@@ -8,6 +8,7 @@
 -- their inboxes.
 
 -- include lib/placing.lua
+-- include lib/settling.lua
 -- include lib/spares.lua
 
 local GRANTS_AT_ONCE = 32
@@ -116,6 +117,9 @@ end
 local function serve_queue(now_ms)
   if redis.call('ZCARD', keys.queue) == 0 then
     return false, 0, false, false
+  end
+  if is_settling() then
+    return true, 0, true, false
   end
   local router_states, room = {}, {}
   local before = passed_over(now_ms)

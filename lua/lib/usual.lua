@@ -12,10 +12,11 @@ local function is_usable(schema)
   return type(schema) == 'string' and can_use(schema)
 end
 
--- Returns whether the sessions of these leases have no names, the queue is empty, and the schema can be used.
+-- Returns whether the sessions of these leases have no names, the queue is empty, nothing is being brought back after a
+-- loss, and the schema can be used.
 local function may_be_usual(lease_ids)
   return not string.find(lease_ids, ':', 1, true) and redis.pcall('ZCARD', namespace .. 'queue') == 0
-    and is_usable(redis.pcall('HGET', KEYS[1], 'schema'))
+    and redis.pcall('ZCARD', namespace .. 'settling') == 0 and is_usable(redis.pcall('HGET', KEYS[1], 'schema'))
 end
 
 local function may_write_full()

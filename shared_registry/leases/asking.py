@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from shared_registry.aio.clock import Clock
-from shared_registry.errors import Saturated, SlotMigrating, StoreError, StoreUnavailable, UsageError
+from shared_registry.config import RouterConfig
+from shared_registry.errors import Saturated, Settling, SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import Lease
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
@@ -24,6 +25,8 @@ from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
 T = TypeVar("T")
 SETTLING = "Redis refused writes a moment ago; sessions that other routers placed without it may not be recorded yet"
+PUT_BACK = "Redis lost data, and the sessions that run are being put back; try again in a moment"
+SETTLING_PAUSE_SECONDS = 0.05
 TRIES_TO_JOIN = 3
 
 
@@ -118,7 +121,7 @@ class Acquirer:
         try:
             found = await self._find(request, deadline, on_position)
             self._asker.expect_open(request)
-        except SlotMigrating:
+        except (SlotMigrating, Settling):
             raise
         except AWAY as error:
             self._asker.expect_open(request)
@@ -195,8 +198,8 @@ class Asker:
         outage: Outage,
         recovery: Recovery,
         *,
-        max_queue: int,
-        panic_percent: float,
+        settings: RouterConfig,
+        clock: Clock,
     ) -> None:
         """Set up; nothing is sent before the first request.
 
@@ -206,15 +209,18 @@ class Asker:
             outage: Decides which replicas are left to other routers, and whether this router may place a session
                 without Redis.
             recovery: Brings Redis in line with this router's leases before a request.
-            max_queue: The length of the queue from which on no further session may join it.
-            panic_percent: See `RouterConfig.effective_panic_percent`.
+            settings: The length of the queue from which on no further session may join it, whether there can be panic,
+                and how long a session that does not wait for a slot may be held up while others are put back.
+            clock: Used for pauses.
         """
         self._store = store
         self._ledger = ledger
         self._outage = outage
         self._recovery = recovery
-        self._max_queue = max_queue
-        self._has_panic = panic_percent > 0
+        self._max_queue = settings.max_queue
+        self._has_panic = settings.effective_panic_percent > 0
+        self._settling_seconds = settings.redis_timeout_seconds
+        self._clock = clock
         self._closings = 0
 
     def request(self, session: str | None, avoided: Collection[str], attempts: Attempts) -> SlotRequest:
@@ -260,11 +266,20 @@ class Asker:
         Raises:
             Busy: The request could not be sent in time.
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
+            Settling: Sessions are being put back after a loss, and that takes long.
         """
-        answer = await self._as_member(request, 0, patience_seconds)
-        if isinstance(answer, Queued):
-            raise StoreError("Redis gave a position in the queue to a session that does not wait")
-        return answer
+        deadline = self._clock.monotonic() + self._settling_seconds
+        while True:
+            answer = await self._as_member(request, 0, patience_seconds)
+            if isinstance(answer, Queued):
+                raise StoreError("Redis gave a position in the queue to a session that does not wait")
+            if not isinstance(answer, Denied) or answer.reason is not Denial.SETTLING:
+                return answer
+            if self._clock.monotonic() >= deadline:
+                self._ledger.drop(request.lease_id)
+                raise Settling(PUT_BACK)
+            await self._clock.sleep(SETTLING_PAUSE_SECONDS)
+            self.expect_open(request)
 
     def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Awaitable[Grant | Queued | Denied]:
         """Ask once for a slot, or for a position in the queue if no slot is free; see `ask`."""
@@ -272,7 +287,7 @@ class Asker:
 
     def can_place_alone(self, request: SlotRequest, error: StoreError) -> bool:
         """Whether this router may place the session without Redis, which failed with this error."""
-        if isinstance(error, SlotMigrating):
+        if isinstance(error, SlotMigrating | Settling):
             return False
         replica = self._outage.choose(
             avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare

@@ -87,7 +87,9 @@ class Holder:
                     self._outage.note_failure(heartbeat)
                 return
             low, high = self._ledger.bounds(mark)
-            if not low <= heartbeat.leases <= high or (heartbeat.joined and high > 0):
+            if heartbeat.joined and high > 0:
+                self._reconciler.note_reaped()
+            elif not low <= heartbeat.leases <= high:
                 self._reconciler.ask()
 
         return end

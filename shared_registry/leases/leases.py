@@ -15,13 +15,15 @@ from shared_registry.leases.outage import Outage
 from shared_registry.leases.queue import RouterQueue
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.leases.recovery import Recovery
+from shared_registry.leases.settling import Settler
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.probing.prober_list import ProberList
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
 
 
 class Placement:
-    """One router's leases. `run` must be kept running, and `holder.begin_heartbeat` must precede every heartbeat."""
+    """One router's leases. `run` must be kept running, and `settler.begin_heartbeat` must precede every heartbeat."""
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Placement:
         mirror: Mirror,
         settings: RouterConfig,
         *,
-        router: str,
+        probers: ProberList,
         join: Callable[[], Awaitable[object]],
         clock: Clock,
         rng: random.Random,
@@ -42,13 +44,14 @@ class Placement:
             reader: Reads the shared state.
             mirror: Shows the registered replicas.
             settings: This router's settings.
-            router: This router's key.
+            probers: This router's key, and the other routers that can probe.
             join: Sends a heartbeat, by which this router joins the live routers.
             clock: Used for waits and deadlines.
             rng: Used for jitter.
         """
         self._mirror = mirror
         self.ledger = Ledger()
+        router = probers.router
         mode, affinity = settings.degraded_placement, settings.affinity_seconds
         self.reconciler = Reconciler(
             store, reader, self.ledger, router=router, join=join, affinity_seconds=affinity, clock=clock, rng=rng
@@ -71,8 +74,18 @@ class Placement:
             self.ledger,
             self.outage,
             recovery,
-            max_queue=settings.max_queue,
-            panic_percent=settings.effective_panic_percent,
+            settings=settings,
+            clock=clock,
+        )
+        self.settler = Settler(
+            self.holder,
+            mirror,
+            self.reconciler,
+            self._queue,
+            lately_alive=lambda: {*probers.others, *self.outage.lately_alive()},
+            join=join,
+            clock=clock,
+            rng=rng,
         )
         self.acquirer = self._acquirer(clock)
 
@@ -90,11 +103,12 @@ class Placement:
 
     async def run(self) -> None:
         """Reconcile when due, read the loads regularly, and follow the queue, until cancelled."""
-        with self._mirror.subscribed(self.holder.notice, self._queue.notice):
+        with self._mirror.subscribed(self.holder.notice, self._queue.notice, self.settler.notice):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reconciler.run())
                 group.create_task(self._queue.run())
                 group.create_task(self.outage.poll_loads())
+                group.create_task(self.settler.run())
 
     def close(self) -> None:
         """Forget all leases, because they end with this router. Releasing one of them does nothing any more."""

@@ -210,6 +210,11 @@ class Outage:
         left_to_others = self.degraded.used_up(self._usable())
         return left_to_others if len(left_to_others) <= MOST_LEFT_TO_OTHERS else ()
 
+    def lately_alive(self) -> Collection[str]:
+        """Return the keys of the live routers, if they were read within the last few seconds."""
+        is_fresh = self._clock.monotonic() - self._read_at < 3 * self._refresh_seconds
+        return self.degraded.loads.routers if self.degraded.loads is not None and is_fresh else ()
+
     async def poll_loads(self) -> None:
         """Read the loads regularly while leases are acquired, so that this router can place sessions in an outage."""
         acquires = self._ledger.acquires

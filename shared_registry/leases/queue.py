@@ -34,6 +34,9 @@ It must not block. An exception that it raises ends the wait.
 """
 POLL_SECONDS = 1.0
 INBOX_SECONDS = 1.0
+_ASK_AGAIN = (Denial.EXCLUDED, Denial.SETTLING)
+COME_BACK_READS = 100
+COME_BACK_PAUSE_SECONDS = 0.05
 LAST_CALL_SECONDS = 1.0
 """How long a session may still wait to send its last request after its timeout has passed."""
 
@@ -194,7 +197,7 @@ class RouterQueue:
                     with call_at(self._clock, deadline, waiter.call):
                         await _until_called(asker, request, waiter)
                     asker.expect_open(request)
-                elif answer is not None and answer.reason is not Denial.EXCLUDED:
+                elif answer is not None and answer.reason not in _ASK_AGAIN:
                     return answer
             return waiter.grant or await _ask_last(asker, request, waiter)
 
@@ -203,8 +206,7 @@ class RouterQueue:
     ) -> Grant | Queued | Denied | None:
         """Return the answer; `None` if there was none.
 
-        This call pauses before it returns if Redis is away, or if only excluded replicas have room. The session then
-        asks again.
+        This call pauses before it returns if the session is to ask again: Redis is away, or see `_ASK_AGAIN`.
         """
         answer: Grant | Queued | Denied | None = None
         try:
@@ -216,8 +218,9 @@ class RouterQueue:
         except AWAY as error:
             if asker.can_place_alone(request, error):
                 raise
-        if answer is None or (isinstance(answer, Denied) and answer.reason is Denial.EXCLUDED):
-            # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait.
+        if answer is None or (isinstance(answer, Denied) and answer.reason in _ASK_AGAIN):
+            # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait; or the
+            # queue is full while sessions are put back after a loss, and may not be full for long.
             await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
             asker.expect_open(request)
         return answer
@@ -238,6 +241,22 @@ class RouterQueue:
         """Let every waiter ask again."""
         for waiter in self._waiters.values():
             waiter.call()
+
+    async def come_back(self) -> None:
+        """Let every waiter ask again; return once Redis has the positions of those that go on waiting.
+
+        Raises:
+            StoreError: Redis could not be read.
+        """
+        self.call_all()
+        for _ in range(COME_BACK_READS):
+            await self._clock.sleep(COME_BACK_PAUSE_SECONDS if self._waiters else 0)
+            asked = [lease_id for lease_id, waiter in self._waiters.items() if waiter.entry is not None]
+            if not asked:
+                return
+            _, positions = await self._reader.positions(self._router, asked)
+            if all(positions.get(lease_id) is not None for lease_id in asked if lease_id in self._waiters):
+                return
 
     def notice(self, events: Sequence[Event]) -> None:
         """Rewind if there are no events: Redis may be another server, with another inbox. For `Mirror.subscribed`."""

@@ -73,13 +73,23 @@ class Reconciler:
         self._lock = asyncio.Lock()
         self._putting_back = asyncio.Lock()
         self._unanswered: set[str] = set()
+        self._was_reaped = False
         self._recording: asyncio.Task[None] | None = None
         self._is_in_trouble = False
+
+    def missing(self) -> dict[str, str]:
+        """Return the held leases that Redis does not have, as far as this router knows: canonical url by id."""
+        return self._ledger.missing()
 
     def ask(self) -> None:
         """Ask for a comparison soon."""
         self._is_in_doubt = True
         self._is_asked.set()
+
+    def note_reaped(self) -> None:
+        """Compare soon: other routers ended this router's leases, because it sent no heartbeat. Redis lost nothing."""
+        self._was_reaped = True
+        self.ask()
 
     def note_move(self) -> None:
         """Compare soon, and once more when calls to the former server have ended. See `Failover.on_moved`.
@@ -215,17 +225,20 @@ class Reconciler:
             # because the answer reports that.
             missing = [one for one, key in held.items() if there.get(one) != key or one in self._unanswered]
             self._unanswered.intersection_update(missing)
+            # Leases that were placed without Redis, or ended because this router was silent, are no loss.
+            is_lost = not self._was_reaped and not self._ledger.unconfirmed.issuperset(missing)
             self._ledger.confirm((one for one, key in held.items() if there.get(one) == key), not_there=())
             for chunk in _chunks(missing, RESTORED_AT_ONCE):
-                await self._put_back(chunk)
+                await self._put_back(chunk, is_lost=is_lost)
+            self._was_reaped = False
             return orphaned
 
-    async def _put_back(self, lease_ids: Iterable[str]) -> None:
+    async def _put_back(self, lease_ids: Iterable[str], *, is_lost: bool = False) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
         if not leases:
             return
         self._unanswered.update(leases)
-        restored = await self._store.restore_leases(leases)
+        restored = await self._store.restore_leases(leases, is_lost=is_lost)
         if restored is None:
             await self._join()
             restored = await self._store.restore_leases(leases)

@@ -39,6 +39,8 @@ class EventKind(enum.Enum):
     VIEW_RESTORED = "view_restored"
     NAMESPACE_REPAIRED = "namespace_repaired"
     NAMESPACE_UPGRADED = "namespace_upgraded"
+    SETTLING_BEGAN = "settling_began"
+    SETTLING_ENDED = "settling_ended"
     PANIC_BEGAN = "panic_began"
     PANIC_ENDED = "panic_ended"
 

@@ -70,6 +70,11 @@ class ProberList:
         """Whether any other router probes, with whatever settings."""
         return bool(self._others)
 
+    @property
+    def others(self) -> list[str]:
+        """The keys of the other routers that probe, with whatever settings."""
+        return [prober.router for prober in self._others]
+
     def peers(self) -> list[str]:
         """Return the keys of the routers that could answer the same questions as this one, without this one, sorted."""
         return sorted(prober.router for prober in self._others if prober.probe_print == self.probe_print)

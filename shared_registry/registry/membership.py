@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, StoreError
+from shared_registry.leases.settling import Settler
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
@@ -18,9 +19,6 @@ from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 
 logger = logging.getLogger(__name__)
-
-
-HeartbeatCheck = Callable[[Heartbeat | StoreError], None]
 
 
 class Membership:
@@ -32,7 +30,7 @@ class Membership:
         info: RouterInfo,
         settings: RouterConfig,
         *,
-        begin_heartbeat: Callable[[], HeartbeatCheck],
+        settler: Settler,
         probers: ProberList,
         trouble_log: TroubleLog,
         clock: Clock,
@@ -45,8 +43,7 @@ class Membership:
             info: The data that this router publishes about itself.
             settings: How often this router sends a heartbeat, when others may reap it, and how long the sessions of a
                 reaped router may return to their replicas.
-            begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
-                error.
+            settler: Checks the replies, and knows what this router says after a loss of data.
             probers: The routers that can probe, kept current by the heartbeats' replies.
             trouble_log: Whether this router can connect to replicas, which its heartbeats tell.
             clock: Used for waits.
@@ -54,11 +51,11 @@ class Membership:
         """
         self._store = store
         self._info = info
+        self._settler = settler
         self._probers = probers
         self._trouble_log = trouble_log
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
-        self._begin_heartbeat = begin_heartbeat
         self._expiry_seconds = settings.router_expiry_seconds
         self._panic_percent = settings.effective_panic_percent
         self._probing = settings.probing
@@ -74,7 +71,7 @@ class Membership:
             StoreError: Redis did not accept the heartbeat.
         """
         self._probers.is_changed.clear()
-        end_heartbeat = self._begin_heartbeat()
+        end_heartbeat = self._settler.begin_heartbeat()
         sent_at = self._clock.monotonic()
         try:
             info = replace(
@@ -89,6 +86,9 @@ class Membership:
                 expiry_seconds=self._expiry_seconds,
                 panic_percent=self._panic_percent,
                 probers_version=self._probers.version,
+                known_history=self._settler.known_history,
+                settled=self._settler.word,
+                peers=self._settler.peers if self._settler.word else (),
             )
         except StoreError as error:
             end_heartbeat(error)

@@ -84,15 +84,24 @@ def build_parts(
     async def testify(key: str, *, probed_at: float) -> None:
         await outcomes.testify(key, probed_at=probed_at)
 
-    placement = Placement(store, reader, mirror, settings, router=router_key, join=heartbeat, clock=clock, rng=rng)
-    clients.failover.on_moved.append(placement.reconciler.note_move)
     probers = ProberList(router=router_key)
+    placement = Placement(
+        store,
+        reader,
+        mirror,
+        settings,
+        probers=probers,
+        join=heartbeat,
+        clock=clock,
+        rng=rng,
+    )
+    clients.failover.on_moved.append(placement.reconciler.note_move)
     trouble_log = TroubleLog(quiet_seconds=max(QUIET_SECONDS, 2 * settings.health_check_interval_seconds), clock=clock)
     membership = Membership(
         store,
         _router_info(settings, router_key, url),
         settings,
-        begin_heartbeat=placement.holder.begin_heartbeat,
+        settler=placement.settler,
         probers=probers,
         trouble_log=trouble_log,
         clock=clock,

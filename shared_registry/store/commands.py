@@ -210,7 +210,15 @@ class Store(LeaderCommands):
         return Opinions(events_of(events, take), done=int(done), stale=int(stale))
 
     async def heartbeat(
-        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float = 0.0, probers_version: str = ""
+        self,
+        info: RouterInfo,
+        *,
+        expiry_seconds: float,
+        panic_percent: float = 0.0,
+        probers_version: str = "",
+        known_history: str = "",
+        settled: str = "",
+        peers: Collection[str] = (),
     ) -> Heartbeat:
         """Send a router's heartbeat, which keeps it alive.
 
@@ -220,6 +228,9 @@ class Store(LeaderCommands):
             panic_percent: The share of healthy replicas below which sessions get replicas that are not healthy. It is
                 used for all sessions until the next heartbeat of any router.
             probers_version: The version of the list of probers that the router knows.
+            known_history: The history of the router's last heartbeat; empty for the first one.
+            settled: `Heartbeat.settling`, if the router has nothing left to bring back.
+            peers: The keys of the routers that lived lately, as far as the router knows.
         """
         try:
             reply = await self._control.run(
@@ -240,6 +251,9 @@ class Store(LeaderCommands):
                     f"{panic_percent:f}".rstrip("0").rstrip("."),
                     info.trouble,
                     info.probing,
+                    known_history,
+                    settled,
+                    " ".join(peers),
                 ],
             )
             expect(reply, "alive")
@@ -249,11 +263,19 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
         probers = None if version == probers_version else [*map(parse_prober, names[: int(count)])]
         expired = names[int(count) :]
         return Heartbeat(
-            history_id, revision, joined == "1", expired, int(leases), version, probers, is_partial=partial == "1"
+            history_id,
+            revision,
+            joined=joined == "1",
+            expired=expired,
+            leases=int(leases),
+            probers_version=version,
+            probers=probers,
+            is_partial=partial == "1",
+            settling=settling,
         )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
@@ -383,13 +405,14 @@ class Store(LeaderCommands):
         expect(reply, *_ENDINGS)
         return events_of(reply.values, take) if reply.values else []
 
-    async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
+    async def restore_leases(self, leases: Mapping[str, str], *, is_lost: bool = False) -> Restored | None:
         """Restore leases that this router holds. Return `None` if the router is not registered.
 
         Args:
             leases: Lease id to canonical url; at most 500.
+            is_lost: Redis had these leases and lost them, perhaps with leases of other routers.
         """
-        args = [self._router, *(text for lease in leases.items() for text in lease)]
+        args = [self._router, flag(is_lost), *(text for lease in leases.items() for text in lease)]
         reply = await self._recovery.run("restore_leases", args)
         if expect(reply, "restored", "not_registered") == "not_registered":
             return None

@@ -1,9 +1,9 @@
 """Every Redis key of a namespace. No other Python module spells a key.
 
-    sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), epoch,
+    sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), mark, epoch,
                                        next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
                                        reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
-                                       panic_percent, restored:<history_id>
+                                       panic_percent, settling, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, until it is added again
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
@@ -15,6 +15,7 @@
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
+    sr:{<ns>}:settling         zset    router key -> 1 if it may bring something back after a loss, 0 if not; expires
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
     sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
     sr:{<ns>}:plan             hash    how routers share the probing; see lua/lib/plan.lua
@@ -65,6 +66,7 @@ class Keys:
         self.spare_answered = f"{self.prefix}spare:answered"
         self.ejected = f"{self.prefix}ejected"
         self.leader = f"{self.prefix}leader"
+        self.settling = f"{self.prefix}settling"
         self.routers = f"{self.prefix}routers"
         self.probers = f"{self.prefix}probers"
         self.plan = f"{self.prefix}plan"
@@ -106,6 +108,7 @@ class Keys:
             self.spare_answered: "zset",
             self.ejected: "zset",
             self.leader: "hash",
+            self.settling: "zset",
             self.routers: "zset",
             self.probers: "zset",
             self.plan: "hash",

@@ -95,6 +95,8 @@ class Heartbeat:
         probers_version: Changes with the list of routers that can probe.
         probers: These routers; `None` if the router knew this version already.
         is_partial: Sessions may be waiting beside room. Another heartbeat at once serves more of them.
+        settling: After a loss, the word to say by a heartbeat once this router has nothing left to bring back; empty if
+            nobody waits for that.
     """
 
     history_id: str
@@ -105,6 +107,7 @@ class Heartbeat:
     probers_version: str = ""
     probers: Sequence[ProberInfo] | None = None
     is_partial: bool = False
+    settling: str = ""
 
 
 class Departure(enum.Enum):
@@ -122,6 +125,7 @@ class Denial(enum.Enum):
     NO_HEALTHY = "no_healthy"
     EXCLUDED = "excluded"
     NOT_REGISTERED = "not_registered"
+    SETTLING = "settling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,8 @@ class Denied:
     """A session gets no slot and does not wait.
 
     Attributes:
-        reason: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded.
+        reason: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded;
+            `SETTLING` that sessions which run are being put back after a loss.
         depth: The number of waiting sessions.
     """
 

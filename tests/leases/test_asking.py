@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from shared_registry.config import RouterConfig
 from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.asking import TRIES_TO_JOIN, Asker
 from shared_registry.leases.ledger import Ledger, SlotRequest
@@ -60,8 +61,8 @@ class Router:
             self.ledger,
             cast("Outage", self),
             cast("Recovery", self),
-            max_queue=self.store.max_queue,
-            panic_percent=50.0,
+            settings=RouterConfig(redis_url="redis://127.0.0.1", max_queue=self.store.max_queue, panic_percent=50.0),
+            clock=clock,
         )
 
     @property

@@ -211,9 +211,9 @@ async def test_an_excess_is_reported_even_if_the_answer_was_lost(
     assert await space.store.acquire("0" * 32, excluded=[A, B]) == Grant(C, space.fields(C)["revision"])
     put_back = registry._parts.store.restore_leases
 
-    async def lose_the_answer(leases: Mapping[str, str]) -> Restored | None:
+    async def lose_the_answer(leases: Mapping[str, str], **options: bool) -> Restored | None:
         proxy.cuts_at_reply = space.raw.zscore(space.keys.routers, registry.router_key) is not None
-        return await put_back(leases)
+        return await put_back(leases, **options)
 
     with mock.patch.object(registry._parts.store, "restore_leases", lose_the_answer), pytest.raises(StoreUnavailable):
         await registry._parts.placement.reconciler.reconcile()

@@ -9,7 +9,8 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from unittest import mock
 
 import pytest
 from redis.asyncio import ConnectionPool, Redis
@@ -213,29 +214,30 @@ async def test_thousands_of_calls_of_a_reaped_router_share_one_rejoin(space: Spa
     async with registry_on(proxy.url, space.keys.namespace) as registry:
         kept = [await registry.acquire() for _ in range(20)]
         proxy.delay_seconds = DISTANCE_SECONDS
-        heartbeats = count_heartbeats(registry)
         space.expire_router(registry.router_key)
         await space.store.reap(registry.router_key)
         begun = time.monotonic()
-        assert await all_kinds([registry.acquire() for _ in range(10 * CALLS_AT_ONCE)]) == {
-            "placed": 10 * CALLS_AT_ONCE
-        }
+        with count_heartbeats(registry) as heartbeats:
+            assert await all_kinds([registry.acquire() for _ in range(10 * CALLS_AT_ONCE)]) == {
+                "placed": 10 * CALLS_AT_ONCE
+            }
         assert time.monotonic() - begun < 10.0
         assert len(heartbeats) <= 3
         assert {lease.id for lease in kept} <= leases(space).keys()
         await settle(space, registry)
 
 
-def count_heartbeats(registry: SharedReplicaRegistry) -> list[None]:
+@contextlib.contextmanager
+def count_heartbeats(registry: SharedReplicaRegistry) -> Iterator[list[None]]:
     heartbeats: list[None] = []
-    begin_heartbeat = registry._parts.membership._begin_heartbeat
+    begin_heartbeat = registry._parts.membership._settler.begin_heartbeat
 
     def counted() -> Callable[..., None]:
         heartbeats.append(None)
         return begin_heartbeat()
 
-    registry._parts.membership._begin_heartbeat = counted
-    return heartbeats
+    with mock.patch.object(registry._parts.membership._settler, "begin_heartbeat", counted):
+        yield heartbeats
 
 
 async def test_slots_without_a_session_become_free_soon_however_many(space: Space, proxy: FaultyProxy) -> None:

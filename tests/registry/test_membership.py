@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import cast
 
@@ -14,6 +14,7 @@ import pytest
 
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
+from shared_registry.leases.settling import Settler
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
@@ -47,11 +48,19 @@ class ScriptedStore:
         self.reap_error: StoreError | None = None
         self.latency = 0.0
         self.unserved = 0
+        self.known_history = self.word = ""
         self._clock = clock
 
     async def heartbeat(
-        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float, probers_version: str
+        self,
+        info: RouterInfo,
+        *,
+        expiry_seconds: float,
+        panic_percent: float,
+        probers_version: str,
+        **after_loss: object,
     ) -> Heartbeat:
+        assert after_loss == {"known_history": "", "settled": "", "peers": ()}
         assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m", probing="leader"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
@@ -76,6 +85,9 @@ class ScriptedStore:
         self.expired.remove(router)
         self.reaped.append(router)
         return Departure.DONE
+
+    def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
+        return self.check
 
     def check(self, heartbeat: Heartbeat | StoreError) -> None:
         (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
@@ -102,7 +114,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         cast("Store", store),
         INFO,
         SETTINGS,
-        begin_heartbeat=lambda: store.check,
+        settler=cast("Settler", store),
         probers=ProberList(router=INFO.key, machine="m"),
         trouble_log=TroubleLog(quiet_seconds=10, clock=clock),
         clock=clock,

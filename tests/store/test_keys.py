@@ -23,6 +23,7 @@ SPELLED = {
     "spare_answered": ("sr:{a.B-1_}:spare:answered", "zset"),
     "ejected": ("sr:{a.B-1_}:ejected", "zset"),
     "leader": ("sr:{a.B-1_}:leader", "hash"),
+    "settling": ("sr:{a.B-1_}:settling", "zset"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
     "probers": ("sr:{a.B-1_}:probers", "zset"),
     "plan": ("sr:{a.B-1_}:plan", "hash"),

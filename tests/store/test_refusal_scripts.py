@@ -52,6 +52,8 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
 CHECKS_NOTHING = {"inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
 STOPS = {"acquire_leases", "release_leases"}
 """They refuse nothing: what is not usual, they leave to the command for one lease. See test_usual_scripts.py."""
+IGNORED = {"settling"}
+"""Of another type, this key is as if it were not there; see tests/leases/test_settling.py."""
 OWN_KEYS = {
     "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "sequence_prefix"},
     "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix"},
@@ -91,7 +93,8 @@ NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_REA
 
 def refused_keys(command: str) -> list[str]:
     own = OWN_KEYS.get(command, {"replica_prefix"})
-    return [name for name in read_header(command).names("KEYS") if not name.endswith("_prefix") or name in own]
+    names = [name for name in read_header(command).names("KEYS") if name not in IGNORED]
+    return [name for name in names if not name.endswith("_prefix") or name in own]
 
 
 async def populate(space: Space) -> None:

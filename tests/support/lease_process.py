@@ -55,9 +55,9 @@ class EventHandler(logging.Handler):
 _restore_leases = Store.restore_leases
 
 
-async def restore_and_report(store: Store, leases: Mapping[str, str]) -> Restored | None:
+async def restore_and_report(store: Store, leases: Mapping[str, str], **options: bool) -> Restored | None:
     write_event("restoring", leases=dict(leases))
-    restored = await _restore_leases(store, leases)
+    restored = await _restore_leases(store, leases, **options)
     write_event("restored")
     return restored
 

@@ -55,6 +55,7 @@ class ScriptedStore:
         self.joins = 0
         self.calls: list[str] = []
         self.restored: list[dict[str, str]] = []
+        self.were_lost: list[bool] = []
         self.released: list[str] = []
         self.errors: dict[str, list[StoreError]] = {}
         self.answers_are_lost = False
@@ -80,8 +81,9 @@ class ScriptedStore:
             yield page
             await self.during("leases")
 
-    async def restore_leases(self, leases: Mapping[str, str]) -> Restored | None:
+    async def restore_leases(self, leases: Mapping[str, str], *, is_lost: bool = False) -> Restored | None:
         self._begin("restore_leases")
+        self.were_lost.append(is_lost)
         self.restored.append(dict(leases))
         if not self.is_registered:
             return None

@@ -32,7 +32,7 @@ from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
 from shared_registry.store.lane import Lane
-from shared_registry.store.replies import Departure, Elected
+from shared_registry.store.replies import Departure, Elected, Heartbeat
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
@@ -601,6 +601,25 @@ async def _queue(scene: Scene, space: Space) -> None:
     await answered("left", scene.leave("r~2"))
     assert not space.raw.exists(space.keys.inbox("r~2"))
     await answered("released", scene.release("000000a8:third"))
+    await _settle(scene, space)
+
+
+async def _settle(scene: Scene, space: Space) -> None:
+    """Put back a lease that Redis lost, and then begin another history, after each of which r~1 has nothing left."""
+    answered = scene.answered
+
+    def heartbeat(**said: Any) -> Awaitable[Heartbeat]:
+        return scene.one.heartbeat(prober("r~1"), expiry_seconds=5, **said)
+
+    await answered("restored", scene.one.restore_leases({"000000aa": A}, is_lost=True))
+    for known_history in ("", "lost"):
+        word = (await answered("alive", heartbeat(known_history=known_history))).settling
+        await answered("settling", scene.acquire("000000ab"))
+        queue = await answered("inspected", scene.inspector.inspect_queue([]))
+        assert not queue.ready
+        await answered("alive", heartbeat(settled=word))
+        assert not space.raw.exists(space.keys.settling)
+    await answered("released", scene.release("000000aa"))
 
 
 async def _serve_by_share(scene: Scene, waiters: Waiters, term: Term) -> None:
