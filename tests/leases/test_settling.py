@@ -109,6 +109,7 @@ async def test_what_was_placed_without_redis_is_no_loss(two: Space) -> None:
 
 
 async def test_a_fresh_namespace_does_not_wait(space: Space) -> None:
+    space.raw.delete(*space.dump())
     assert await beat(space, ONE) == ""
     await space.add(A)
     await space.make("healthy", A)
@@ -117,6 +118,7 @@ async def test_a_fresh_namespace_does_not_wait(space: Space) -> None:
 
 
 async def test_a_router_of_another_history_makes_peers_waited_for(space: Space) -> None:
+    space.raw.delete(*space.dump())
     word = await beat(space, ONE, known_history="lost")
     assert word
     now = space.raw.hget(space.keys.meta, "history_id")
