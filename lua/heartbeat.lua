@@ -5,6 +5,9 @@
 -- older than half an expiry, there was an outage or the clock jumped. Then no router is reaped for one expiry. If the
 -- clock was set back, a router may expire later than it asked for; its expiry is shortened to what it asked for.
 --
+-- A namespace may belong to a cluster, a name that the first router gives it. A router of another cluster is refused,
+-- unless it is among the routers already.
+--
 -- A router that can probe is also listed in `probers`; see lib/peers.lua. The reply carries that list only if it has
 -- changed since the version that the router knows.
 --
@@ -25,9 +28,10 @@
 -- KEYS    meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent trouble probing known_history settled peers
+--         probers_version panic_percent trouble probing known_history settled peers cluster
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, probers_version,
---         probers that follow, prober…, expired router…  |  wrong_type …|wrong_schema …
+--         probers that follow, prober…, expired router…  |  wrong_cluster, of the namespace, of the router
+--         |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
@@ -43,13 +47,14 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 50
+local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
 -- a hash table for good. Ids of named sessions are so long as well. From so many leases on that saves time.
 local MANY_LEASES = 32
 local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent, trouble, probing, known_history, settled, peers = unpack(ARGV)
+  probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster = unpack(ARGV)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -62,6 +67,11 @@ end
 
 local now_ms = server_now_ms()
 local expiry = tonumber(expiry_ms)
+local expires_at_ms = redis.call('ZSCORE', keys.routers, key)
+local of_namespace = redis.call('HGET', keys.meta, 'cluster')
+if cluster ~= '' and of_namespace and of_namespace ~= cluster and not expires_at_ms then
+  return {'wrong_cluster', of_namespace, cluster}
+end
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
 
 begin_history(history_id)
@@ -85,7 +95,18 @@ for _, far in ipairs(far_ahead) do
   end
 end
 
-local expires_at_ms = redis.call('ZSCORE', keys.routers, key)
+-- Appends an event if the settings of this router differ from those of another live one. Looks at some of them.
+local function tell_of_differing_settings()
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', keys.routers, whole(now_ms), '+inf', 'LIMIT', 0, COMPARED)) do
+    local settings = redis.pcall('HGET', keys.router_prefix .. other, 'config_fingerprint')
+    if type(settings) == 'string' and settings ~= '' and settings ~= config_fingerprint then
+      emit(now_ms, {'kind', 'settings_differ', 'router', key, 'by', other, 'reason',
+        table.concat({config_fingerprint, settings}, ' and ')})
+      return
+    end
+  end
+end
+
 local joined = not expires_at_ms
 if joined or tonumber(expires_at_ms) <= now_ms then
   look_from_the_front()
@@ -99,6 +120,10 @@ redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'starte
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
   'probe_print', probe_print, 'probing', probing, 'schemas', table.concat({OLDEST_SCHEMA, SCHEMA}, '-'))
 redis.call('HDEL', router, 'reap_cursor', 'queue_cursor', 'trouble')
+if cluster ~= '' then
+  redis.call('HSETNX', keys.meta, 'cluster', cluster)
+  redis.call('HSET', router, 'cluster', cluster)
+end
 local was_in_trouble, is_in_trouble = known_as[3] ~= false, trouble ~= ''
 if is_in_trouble then
   redis.call('HSET', router, 'trouble', trouble)
@@ -110,6 +135,7 @@ end
 if joined then
   redis.call('ZREMRANGEBYSCORE', keys.probers, '-inf', whole(now_ms - FORGOTTEN_MS))
   emit(now_ms, {'kind', 'router_joined', 'router', key})
+  tell_of_differing_settings()
 end
 if is_in_trouble ~= was_in_trouble then
   emit(now_ms, {'kind', is_in_trouble and 'router_in_trouble' or 'router_recovered', 'router', key, 'reason', trouble})

@@ -11,11 +11,14 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
+from shared_registry.store.schema import expect_cluster
 from shared_registry.store.verification import verify_server
 
 
 class Outsider:
-    """Connects to the Redis of a config, and reads one namespace. Only the Redis settings of the config are used.
+    """Connects to the Redis of a config, and reads one namespace.
+
+    Only the Redis settings of the config and its cluster's name are used.
 
     All methods raise `StoreUnavailable` when Redis does not answer in time, and `KeyConflict` for data that they cannot
     parse.
@@ -25,6 +28,7 @@ class Outsider:
         """Set up; nothing connects before `async with`."""
         self._timeout_seconds = config.redis_timeout_seconds
         self._keys = Keys(config.namespace)
+        self._cluster = config.cluster or ""
         self._clients = client.connect(
             config.redis_url,
             timeout_seconds=self._timeout_seconds,
@@ -34,11 +38,11 @@ class Outsider:
         self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 
     async def __aenter__(self) -> Self:
-        """Connect, and refuse a server that the registry does not support, or a namespace of another schema."""
+        """Connect. Refuse an unsupported server, and a namespace of another schema or cluster."""
         try:
             await verify_server(self._clients.commands, self._keys.meta, timeout_seconds=self._timeout_seconds)
             with contextlib.suppress(KeyConflict):  # `check` can name the key
-                await self._reader.head()
+                expect_cluster((await self._reader.head()).cluster, self._cluster)
         except BaseException:
             await self._clients.close()
             raise

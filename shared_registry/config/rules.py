@@ -54,6 +54,17 @@ def check_namespace(value: object) -> str:
     raise ConfigError(f"namespace: {shorten(value)} is not usable; write 1 to 64 of A-Z a-z 0-9 '_' '.' '-'")
 
 
+def check_cluster(value: object) -> str | None:
+    """Return a valid name of a cluster, or `None`.
+
+    Raises:
+        ConfigError: The value is not such a name.
+    """
+    if value is None or (isinstance(value, str) and NAMESPACE_PATTERN.fullmatch(value)):
+        return value
+    raise ConfigError(f"cluster: {shorten(value)} is not usable; write 1 to 64 of A-Z a-z 0-9 '_' '.' '-'")
+
+
 def check_router_id(value: object) -> str:
     """Return a valid router id; for `None` one derived from the host's name."""
     if value is None:
@@ -236,4 +247,5 @@ ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_repli
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]
+ClusterName = Annotated[str | None, PlainValidator(check_cluster)]
 RouterId = Annotated[str, PlainValidator(check_router_id)]

@@ -36,6 +36,7 @@ from shared_registry.config.probe_rules import (
 )
 from shared_registry.config.problems import InvalidSettings, Problem, in_one_error
 from shared_registry.config.rules import (
+    ClusterName,
     ConfiguredReplicas,
     Count,
     DegradedMode,
@@ -234,6 +235,12 @@ class RouterConfig:
     """Name of the registry in that Redis, one for each model or pool: 1 to 64 of `A-Z a-z 0-9 _ . -`. The namespace is
     the hash tag of every key, so one namespace is stored on one Cluster shard. Several namespaces spread over the
     shards."""
+
+    cluster: ClusterName = None
+    """Name of the group of routers that share the namespace, such as `prod-eu`: 1 to 64 of `A-Z a-z 0-9 _ . -`. The
+    first router with a name gives it to the namespace. A router or command with another name is then refused at its
+    start, so that two clusters which meet in one namespace by mistake are told. Without a name nothing is checked. To
+    change the name, write it to the field `cluster` of the key `meta` first, then restart the routers one by one."""
 
     router_id: RouterId = field(default_factory=default_router_id)
     """Name of this router in lists, events and logs: at most 64 characters, without `~`, `/` and white space. The

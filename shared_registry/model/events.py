@@ -34,6 +34,7 @@ class EventKind(enum.Enum):
     ROUTER_JOINED = "router_joined"
     ROUTER_IN_TROUBLE = "router_in_trouble"
     ROUTER_RECOVERED = "router_recovered"
+    SETTINGS_DIFFER = "settings_differ"
     ROUTER_LEFT = "router_left"
     ROUTER_EXPIRED = "router_expired"
     VIEW_RESTORED = "view_restored"

@@ -45,6 +45,7 @@ class RouterInfo:
         started_at: Seconds since the Unix epoch.
         url: The url at which the router serves; empty if it does not say.
         config_fingerprint: A digest of the settings that all routers of a namespace should share.
+        cluster: The name of the group of routers that its config gives; empty if it gives none.
         machine: An id of the machine since its start.
         probe_print: A digest of the settings that decide the result of a probe; empty while the router does not probe.
         trouble: Why the router cannot connect to replicas, if that is its own trouble; otherwise empty.
@@ -57,6 +58,7 @@ class RouterInfo:
     started_at: float
     url: str = ""
     config_fingerprint: str = ""
+    cluster: str = ""
     machine: str = ""
     probe_print: str = ""
     trouble: str = ""

@@ -231,4 +231,5 @@ def _router_info(settings: RouterConfig, router_key: str, url: str) -> RouterInf
         started_at=time.time(),
         url=url,
         config_fingerprint=settings.fingerprint(),
+        cluster=settings.cluster or "",
     )

@@ -9,7 +9,7 @@ from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.store.channel import Reply
 from shared_registry.store.codec import milliseconds, parse_events
-from shared_registry.store.schema import wrong_schema
+from shared_registry.store.schema import wrong_cluster, wrong_schema
 
 TakeEvents = Callable[[Sequence[Event]], None]
 BeginWrite = Callable[[], TakeEvents]
@@ -58,7 +58,7 @@ def expect(reply: Reply, *words: str) -> str:
 
     Raises:
         KeyConflict: A key has another type than the registry's.
-        StoreRefused: The namespace has a schema that this version cannot use.
+        StoreRefused: The namespace has a schema that this version cannot use, or belongs to another cluster.
         StoreError: The status word is unknown.
     """
     if reply.status in words:
@@ -68,4 +68,6 @@ def expect(reply: Reply, *words: str) -> str:
         raise KeyConflict(f"key {key} is a {found}, not a {wanted}; move or delete it, nothing was written")
     if reply.status == "wrong_schema":
         raise wrong_schema(reply.values[0])
+    if reply.status == "wrong_cluster":
+        raise wrong_cluster(*reply.values)
     raise StoreError(f"a command answered {reply.status!r}, which this version does not know")

@@ -205,6 +205,7 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
         started_at=read("started_at_ms", int) / 1000,
         url=read.optional("url", str) or "",
         config_fingerprint=read.optional("config_fingerprint", str) or "",
+        cluster=read.optional("cluster", str) or "",
         machine=read.optional("machine", str) or "",
         probe_print=read.optional("probe_print", str) or "",
         trouble=read.optional("trouble", str) or "",

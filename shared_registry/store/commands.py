@@ -231,6 +231,9 @@ class Store(LeaderCommands):
             known_history: The history of the router's last heartbeat; empty for the first one.
             settled: `Heartbeat.settling`, if the router has nothing left to bring back.
             peers: The keys of the routers that lived lately, as far as the router knows.
+
+        Raises:
+            StoreRefused: The namespace belongs to another cluster, and the router is not among its routers.
         """
         try:
             reply = await self._control.run(
@@ -254,6 +257,7 @@ class Store(LeaderCommands):
                     known_history,
                     settled,
                     " ".join(peers),
+                    info.cluster,
                 ],
             )
             expect(reply, "alive")

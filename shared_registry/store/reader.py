@@ -21,7 +21,7 @@ from shared_registry.store.schema import expect_schema
 RECORDS_AT_ONCE = 200
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
-HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark")
+HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
 
@@ -39,12 +39,14 @@ class Head:
         revision: The id of its last event.
         epoch: The highest epoch so far.
         mark: The mark of its last event; empty if that has none.
+        cluster: The name of the cluster that the namespace belongs to; empty if none was given.
     """
 
     history_id: str | None
     revision: str
     epoch: int
     mark: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +265,11 @@ class Reader(LeaseReader):
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    schema, history_id, revision, epoch, mark = values
+    schema, history_id, revision, epoch, mark, cluster = values
     expect_schema(schema)
     marked, _, mark = (mark or "").partition(" ")
     try:
-        return Head(history_id, revision or ORIGIN, int(epoch or 0), mark if marked == revision else "")
+        return Head(history_id, revision or ORIGIN, int(epoch or 0), mark if marked == revision else "", cluster or "")
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
 

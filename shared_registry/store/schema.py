@@ -39,6 +39,24 @@ def wrong_schema(found: str) -> StoreRefused:
     return StoreRefused(f"this namespace has schema {found}, {version} uses schema {SCHEMAS}: {remedy}")
 
 
+def expect_cluster(found: str, wanted: str) -> None:
+    """Refuse a namespace of another cluster. An empty name is that of any cluster.
+
+    Raises:
+        StoreRefused: The names differ.
+    """
+    if found and wanted and found != wanted:
+        raise wrong_cluster(found, wanted)
+
+
+def wrong_cluster(found: str, wanted: str) -> StoreRefused:
+    """Return the error for a namespace that belongs to another cluster."""
+    return StoreRefused(
+        f"this namespace belongs to the cluster {found!r}, and `cluster` of this config is {wanted!r}: use another "
+        "namespace or another Redis; if it is the same cluster, see `cluster` in docs/configuration.md"
+    )
+
+
 def _can_use(schema: str) -> bool:
     match = _RANGE.fullmatch(schema)
     return match is not None and int(match[1]) <= int(SCHEMA) and int(OLDEST_SCHEMA) <= int(match[2] or match[1])

@@ -42,6 +42,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "replica_tls_verify": ("yes", True),
     "redis_url": ("redis://:pw@h:1/2", "redis://:pw@h:1/2"),
     "namespace": ("12", "12"),
+    "cluster": ("12", "12"),
     "router_id": ("7", "7"),
     "lease_seconds": ("3.5", 3.5),
     "renew_interval_seconds": ("5e-1", 0.5),

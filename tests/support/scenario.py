@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
-from shared_registry.errors import Fenced
+from shared_registry.errors import Fenced, StoreRefused
 from shared_registry.model import (
     AdminState,
     ConnectedSessions,
@@ -37,7 +37,7 @@ from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
 """For one command, which some runners execute slowly."""
-RAISED = {"fenced": Fenced}
+RAISED = {"fenced": Fenced, "wrong_cluster": StoreRefused}
 """What a store makes of a status word, where it returns nothing."""
 
 T = TypeVar("T")
@@ -620,6 +620,10 @@ async def _settle(scene: Scene, space: Space) -> None:
         await answered("alive", heartbeat(settled=word))
         assert not space.raw.exists(space.keys.settling)
     await answered("released", scene.release("000000aa"))
+    space.raw.hset(space.keys.meta, "cluster", "eu")
+    stranger = replace(prober("r~9"), cluster="us", config_fingerprint="other")
+    await scene.refused("wrong_cluster", scene.one.heartbeat(stranger, expiry_seconds=5))
+    space.raw.hdel(space.keys.meta, "cluster")
 
 
 async def _serve_by_share(scene: Scene, waiters: Waiters, term: Term) -> None:
