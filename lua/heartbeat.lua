@@ -19,13 +19,15 @@
 -- should have in common; see lib/spares.lua.
 --
 -- KEYS    meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble probing
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), probers_version, probers that
 --         follow, prober…, expired router…  |  wrong_type …|wrong_schema …
 -- WRITES  meta routers probers events router_prefix queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- COST    O(log routers + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

@@ -427,6 +427,17 @@ class Store(LeaderCommands):
         expect(reply, "repaired")
         return int(reply.values[0])
 
+    async def repair_affinities(self, sessions: Sequence[str], *, by: str) -> int:
+        """Repair the affinities of sessions. Return how many were wrong. See `repair.repair`.
+
+        Args:
+            sessions: The digests of the sessions' names; at most 200.
+            by: The person or program that requested it.
+        """
+        reply = await self._sessions.run("repair_affinities", [self._router, by, *sessions])
+        expect(reply, "repaired")
+        return int(reply.values[0])
+
     async def upgrade(self, *, by: str, quiet_seconds: float = 0.0, is_dry_run: bool = False) -> Upgrade:
         """Give the namespace the newest schema that this version knows, unless a router lives that does not know it.
 

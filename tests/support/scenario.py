@@ -697,6 +697,12 @@ async def _repair(scene: Scene, space: Space) -> None:
     assert await scene.answered("repaired", repair)
     assert space.fields(A)["in_flight"] == "1"
     assert not space.raw.exists(space.keys.leases("gone~1"))
+    space.raw.hset(space.keys.leases("r~1"), mapping={"00000003:s": A, "00000004:s": B})
+    space.raw.hset(space.keys.several_prefix + "s", mapping={A: "3"})
+    space.raw.set(space.keys.affinity_prefix + "t", A)
+    assert await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"])) == ["s", "t"]
+    assert await scene.answered("repaired", scene.one.repair_affinities(["s", "t"], by="me")) == 2
+    assert not await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"]))
 
 
 def _shifted(revision: str, steps: int) -> str:
