@@ -38,15 +38,15 @@ async def wrong_affinities(reader: Inspector, keys: Keys, names: Collection[str]
     suspects: list[str] = []
     for at in range(0, len(sessions), RECORDS_AT_ONCE):
         chunk = sessions[at : at + RECORDS_AT_ONCE]
-        for session, (url, has_end, several) in zip(chunk, await reader.affinities(chunk), strict=True):
-            if not _agrees(leases[session], url, several, has_end=has_end):
+        for session, (bound, has_end, several) in zip(chunk, await reader.affinities(chunk), strict=True):
+            if not _agrees(leases[session], bound, several, has_end=has_end):
                 suspects.append(session)
     return await reader.wrong_affinities(suspects[:RECORDS_AT_ONCE])
 
 
-def _agrees(own: Mapping[str, int], url: str | None, several: Mapping[str, str], *, has_end: bool) -> bool:
+def _agrees(own: Mapping[str, int], bound: str | None, several: Mapping[str, str], *, has_end: bool) -> bool:
     if not own:
-        return (url is None or has_end) and not several
+        return (bound is None or has_end) and not several
     is_several = sum(own.values()) > 1
     counts = {one: str(count) for one, count in own.items()} if is_several else {}
-    return url in own and not has_end and several == counts
+    return bound in own and not has_end and several == counts

@@ -92,6 +92,15 @@ class Holder:
 
         return end
 
+    def drains(self) -> list[str]:
+        """Return the canonical urls of the replicas to be removed with their last session, and without a session here.
+
+        Redis removes them when their last session ends, but for sessions that ended before Redis had the replica back.
+        """
+        drains = [one.key for one in self._mirror.view.all() if one.record.removes_when_drained]
+        used = {lease.replica.key for lease in self._ledger.held.values()} if drains else ()
+        return [key for key in drains if key not in used]
+
     async def end(self, lease: Lease) -> None:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
         if not self._ledger.begin_end(lease.id):

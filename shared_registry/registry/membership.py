@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
@@ -21,6 +22,17 @@ logger = logging.getLogger(__name__)
 
 
 HeartbeatCheck = Callable[[Heartbeat | StoreError], None]
+DRAINS_AT_ONCE = 20
+
+
+class HeldSessions(Protocol):
+    """This router's sessions, as far as a heartbeat concerns them."""
+
+    def begin_heartbeat(self) -> HeartbeatCheck:
+        """Begin a heartbeat. The function that it returns is called with the reply or the error."""
+
+    def drains(self) -> Sequence[str]:
+        """Return the canonical urls of the replicas to be removed once they have no session, and have none here."""
 
 
 class Membership:
@@ -32,7 +44,7 @@ class Membership:
         info: RouterInfo,
         settings: RouterConfig,
         *,
-        begin_heartbeat: Callable[[], HeartbeatCheck],
+        sessions: HeldSessions,
         probers: ProberList,
         trouble_log: TroubleLog,
         clock: Clock,
@@ -45,12 +57,11 @@ class Membership:
             info: The data that this router publishes about itself.
             settings: How often this router sends a heartbeat, when others may reap it, and how long the sessions of a
                 reaped router may return to their replicas.
-            begin_heartbeat: Called before each heartbeat. The function that it returns is called with the reply or the
-                error.
+            sessions: This router's sessions.
             probers: The routers that can probe, kept current by the heartbeats' replies.
             trouble_log: Whether this router can connect to replicas, which its heartbeats tell.
             clock: Used for waits.
-            rng: Used for jitter.
+            rng: Used for jitter, and to choose among many replicas to be removed.
         """
         self._store = store
         self._info = info
@@ -58,11 +69,12 @@ class Membership:
         self._trouble_log = trouble_log
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
-        self._begin_heartbeat = begin_heartbeat
+        self._sessions = sessions
         self._expiry_seconds = settings.router_expiry_seconds
         self._panic_percent = settings.effective_panic_percent
         self._probing = settings.probing
         self._clock = clock
+        self._rng = rng
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
         self._unreapable: set[str] = set()
@@ -74,7 +86,7 @@ class Membership:
             StoreError: Redis did not accept the heartbeat.
         """
         self._probers.is_changed.clear()
-        end_heartbeat = self._begin_heartbeat()
+        end_heartbeat, drains = self._sessions.begin_heartbeat(), self._sessions.drains()
         sent_at = self._clock.monotonic()
         try:
             info = replace(
@@ -89,6 +101,7 @@ class Membership:
                 expiry_seconds=self._expiry_seconds,
                 panic_percent=self._panic_percent,
                 probers_version=self._probers.version,
+                drains=self._rng.sample(drains, min(len(drains), DRAINS_AT_ONCE)),
             )
         except StoreError as error:
             end_heartbeat(error)

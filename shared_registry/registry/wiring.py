@@ -92,7 +92,7 @@ def build_parts(
         store,
         _router_info(settings, router_key, url),
         settings,
-        begin_heartbeat=placement.holder.begin_heartbeat,
+        sessions=placement.holder,
         probers=probers,
         trouble_log=trouble_log,
         clock=clock,

@@ -210,7 +210,13 @@ class Store(LeaderCommands):
         return Opinions(events_of(events, take), done=int(done), stale=int(stale))
 
     async def heartbeat(
-        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float = 0.0, probers_version: str = ""
+        self,
+        info: RouterInfo,
+        *,
+        expiry_seconds: float,
+        panic_percent: float = 0.0,
+        probers_version: str = "",
+        drains: Collection[str] = (),
     ) -> Heartbeat:
         """Send a router's heartbeat, which keeps it alive.
 
@@ -220,6 +226,8 @@ class Store(LeaderCommands):
             panic_percent: The share of healthy replicas below which sessions get replicas that are not healthy. It is
                 used for all sessions until the next heartbeat of any router.
             probers_version: The version of the list of probers that the router knows.
+            drains: Canonical urls of replicas to remove if they drain in order to be removed and have no session left;
+                at most 100.
         """
         try:
             reply = await self._control.run(
@@ -240,6 +248,7 @@ class Store(LeaderCommands):
                     f"{panic_percent:f}".rstrip("0").rstrip("."),
                     info.trouble,
                     info.probing,
+                    *drains,
                 ],
             )
             expect(reply, "alive")

@@ -17,7 +17,7 @@ from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreU
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
-from shared_registry.registry.membership import Membership
+from shared_registry.registry.membership import HeartbeatCheck, Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 from tests.support.fake_clock import START, FakeClock
@@ -41,6 +41,8 @@ class ScriptedStore:
         self.pieces: dict[str, int] = {}
         self.seconds_a_piece = 0.0
         self.checked: list[Heartbeat] = []
+        self.draining: list[str] = []
+        self.drained: list[list[str]] = []
         self.failed: list[StoreError] = []
         self.is_listed = False
         self.error: StoreError | None = None
@@ -50,8 +52,9 @@ class ScriptedStore:
         self._clock = clock
 
     async def heartbeat(
-        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float, probers_version: str
+        self, info: RouterInfo, *, expiry_seconds: float, panic_percent: float, probers_version: str, drains: list[str]
     ) -> Heartbeat:
+        self.drained.append(drains)
         assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m", probing="leader"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
@@ -76,6 +79,12 @@ class ScriptedStore:
         self.expired.remove(router)
         self.reaped.append(router)
         return Departure.DONE
+
+    def begin_heartbeat(self) -> HeartbeatCheck:
+        return self.check
+
+    def drains(self) -> list[str]:
+        return self.draining
 
     def check(self, heartbeat: Heartbeat | StoreError) -> None:
         (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
@@ -102,7 +111,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         cast("Store", store),
         INFO,
         SETTINGS,
-        begin_heartbeat=lambda: store.check,
+        sessions=store,
         probers=ProberList(router=INFO.key, machine="m"),
         trouble_log=TroubleLog(quiet_seconds=10, clock=clock),
         clock=clock,
