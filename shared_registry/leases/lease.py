@@ -24,6 +24,7 @@ class HeldLease:
         session: The session's name that the caller gave, if any.
         is_degraded: See `Lease`.
         is_spare: See `Lease`.
+        is_contested: See `Lease.contested`.
         has_ended: Whether the lease was released or given up, or this router has ended.
         lost: See `Lease.lost`; `None` until somebody looks at it.
     """
@@ -34,6 +35,7 @@ class HeldLease:
     session: str | None = None
     is_degraded: bool = False
     is_spare: bool = False
+    is_contested: bool = False
     has_ended: bool = False
     lost: asyncio.Event | None = None
 
@@ -142,6 +144,22 @@ class Lease:
         It is information only: the session may go on, and the lease holds the slot until it is released.
         """
         return self._record.lost_event()
+
+    @property
+    def contested(self) -> bool:
+        """Whether another session may be on the same slot.
+
+        It turns true when this router has found that Redis lacks the lease, has put it back, and the replica then had
+        more sessions than its capacity. Redis lacks a lease after other routers have reaped this one, because its
+        process was paused or cut off from Redis for longer than `router_expiry_seconds`, or after a loss of data.
+        Meanwhile the slot was free, and another session may have taken it. The same holds for a session that was
+        placed while Redis was away, if the slot was taken.
+
+        It stays true until the lease ends, also if the other session ends first. The session may go on; the replica
+        takes no new session before its load is below its capacity. A session that needs its slot for itself should
+        stop work, release the lease, and acquire another one. A session that was placed meanwhile is not told.
+        """
+        return self._record.is_contested
 
     async def release(self) -> None:
         """End the lease. A second call does nothing.

@@ -188,6 +188,18 @@ class Ledger:
             else:
                 self.unconfirmed.discard(lease_id)
 
+    def contest(self, lease_ids: Iterable[str], *, over_capacity: Collection[str]) -> None:
+        """Record that leases that were put back may share their slots.
+
+        Args:
+            lease_ids: The leases.
+            over_capacity: Canonical urls of the replicas that had more sessions than their capacity then.
+        """
+        for lease_id in lease_ids:
+            lease = self.held.get(lease_id)
+            if lease is not None and lease.replica.key in over_capacity:
+                lease.is_contested = True
+
     def put_off(self, lease_id: str) -> None:
         """Record that a lease cannot be put back even on its own, so that no request waits for it."""
         self.unrecorded.discard(lease_id)
