@@ -16,13 +16,13 @@
 -- session that has a sequence joins the queue even if that is full.
 --
 -- KEYS    meta routers queue settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix leases_prefix affinity_prefix inbox_prefix sequence_prefix
+--         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix sequence_prefix
 -- ARGV    router lease_id max_queue sequence takes_spare avoided … (url)
 -- RETURNS granted|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
 --         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy|settling, depth  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
---         leases_prefix affinity_prefix inbox_prefix sequence_prefix
+--         leases_prefix affinity_prefix several_prefix inbox_prefix sequence_prefix
 -- COST    O(log replicas + log waiters + excluded * log replicas)
 
 -- include lib/usual.lua
@@ -94,7 +94,10 @@ local refused = read_refusal(schema, keys.meta, 'hash') or read_refusal(expires_
   or read_refusal(ready, keys.ready_primary, 'zset')
   or ((ready == 0 or depth > 0 or session or #ARGV >= FIRST_URL)
     and type_refusal({keys.ready_secondary, 'zset', keys.full, 'set'}))
-  or (session and type_refusal({keys.affinity_prefix .. session, 'string', keys.sequence_prefix .. session, 'string'}))
+  or (session and type_refusal({
+    keys.affinity_prefix .. session, 'string', keys.several_prefix .. session, 'hash',
+    keys.sequence_prefix .. session, 'string',
+  }))
   or schema_refusal(schema)
 if refused then
   return refused

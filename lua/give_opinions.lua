@@ -8,12 +8,13 @@
 -- prober. A word about another incarnation, an answered question or an earlier report is stale.
 --
 -- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    router failure_threshold recovery_threshold interval_ms timeout_ms
 --         … (url incarnation kind id outcome latency_ms error address)
 -- RETURNS applied, done, stale, event…  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(words * log replicas + probers + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

@@ -17,6 +17,10 @@
 -- It also returns replicas whose ejection is over, so that an ejection ends while any router lives, and whoever
 -- leads; see lib/ejection.lua.
 --
+-- It also removes those of the named replicas that drain in order to be removed and have no session. Usually the end of
+-- the last session does that. After a loss of data the session may have ended before the replica was back. Nothing is
+-- removed within one expiry of an outage, because routers may still have to put back leases.
+--
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free. `is_partial`
 -- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers
 -- should have in common; see lib/spares.lua.
@@ -25,21 +29,23 @@
 -- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
 -- this word as `settled` once it has nothing left; `peers` are the routers that it knew to live before.
 --
--- KEYS    meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+-- KEYS    meta replicas removed routers probers events router_prefix queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent trouble probing known_history settled peers cluster
+--         probers_version panic_percent trouble probing known_history settled peers cluster … (url)
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, probers_version,
 --         probers that follow, prober…, expired router…  |  wrong_cluster, of the namespace, of the router
 --         |  wrong_type …|wrong_schema …
--- WRITES  meta routers probers events router_prefix queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
--- COST    O(log routers + probers + served * (log replicas + log waiters))
+-- WRITES  meta replicas removed routers probers events router_prefix queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix
+-- COST    O(log routers + probers + (urls + served) * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/draining.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
--- include lib/events.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
 -- include lib/settling.lua
@@ -47,6 +53,7 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 50
+local FIRST_URL = 20
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
 -- a hash table for good. Ids of named sessions are so long as well. From so many leases on that saves time.
@@ -54,12 +61,12 @@ local MANY_LEASES = 32
 local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster = unpack(ARGV)
+  probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster = unpack(ARGV, 1, 19)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
-  'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered', 'ejected',
+  'replicas', 'removed', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered', 'ejected',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -176,6 +183,12 @@ end_settling(now_ms, key)
 -- If the clock was set back, the ends of ejections lie too far in the future.
 local is_clock_back = last_heartbeat and last_heartbeat > now_ms
 return_ejected(is_clock_back and '+inf' or whole(now_ms))
+for i = FIRST_URL, now_ms >= reap_after and #ARGV or 0 do
+  local state = redis.pcall('HMGET', table.concat({keys.replica_prefix, ARGV[i]}), unpack(STATE_FIELDS))
+  if state[ADMIN] == 'draining' and state[REMOVES_WHEN_DRAINED] == '1' and load_of(state) == 0 then
+    remove_drained(ARGV[i], now_ms, key, {})
+  end
+end
 local _, _, _, is_partial = serve_queue(now_ms)
 
 local held = redis.call('HLEN', leases)

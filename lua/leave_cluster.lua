@@ -2,13 +2,13 @@
 -- takes the router out of `routers`.
 --
 -- KEYS    meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
---         sequence_prefix
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix sequence_prefix
 -- ARGV    key affinity_ms
 -- RETURNS left|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
---         sequence_prefix
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix sequence_prefix
 -- COST    O(250 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua

@@ -16,13 +16,14 @@
 -- This is the only script that is not safe to repeat, because two equal outcomes may both be real. It is never retried.
 --
 -- KEYS    meta routers router_prefix probers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    replica_url incarnation ok latency_ms reason failure_threshold recovery_threshold interval_ms timeout_ms
 --         router by is_passive connected client failed_ago_ms max_ejection_percent base_ejection_ms
 --         ejection_failures
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
---         replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + log routers + probers + ejected replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

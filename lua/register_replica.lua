@@ -6,11 +6,11 @@
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
 -- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

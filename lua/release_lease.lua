@@ -4,11 +4,11 @@
 -- The in_flight count of the lease's replica is lowered even if the replica has been removed.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    router lease_id affinity_ms
 -- RETURNS released, event…  |  abandoned|not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/usual.lua
@@ -80,7 +80,7 @@ end
 if is_mere_release then
   redis.call('HDEL', leases, lease_id)
   count_off(url, state, 1)
-  keep_affinity(lease_id, url, affinity_ms)
+  end_affinity(lease_id, url, affinity_ms)
   return {'released'}
 end
 
@@ -96,6 +96,6 @@ redis.call('HDEL', leases, lease_id)
 local now_ms = server_now_ms()
 local reply = {'released'}
 unload(url, 1, now_ms, router, reply)
-keep_affinity(lease_id, url, affinity_ms)
+end_affinity(lease_id, url, affinity_ms)
 serve_queue(now_ms)
 return reply

@@ -7,11 +7,12 @@
 -- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered ejected replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(all leases + urls * log replicas + waiters)
 
 -- include lib/keys.lua

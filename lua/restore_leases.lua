@@ -9,12 +9,12 @@
 -- session gets a slot until they are back; see lib/settling.lua.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    router is_lost … (lease_id url)
 -- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue settling ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(leases * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -58,12 +58,10 @@ for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
     redis.call('HSET', leases, lease_id, url)
     redis.call('HINCRBY', replica, 'in_flight', 1)
     redis.call('PERSIST', replica)
+    begin_affinity(lease_id, url)
     if elsewhere then
       unload(elsewhere, 1, now_ms, router, {})
-    end
-    local session = session_of(lease_id)
-    if session then
-      redis.call('SET', keys.affinity_prefix .. session, url)
+      end_affinity(lease_id, elsewhere, '0')
     end
     restored = restored + 1
   end

@@ -16,12 +16,12 @@
 -- absent replica these are the fields that every event must carry.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

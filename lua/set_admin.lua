@@ -2,11 +2,11 @@
 -- removal that waits for the replica's last session, and ends an ejection.
 --
 -- KEYS    meta routers events queue settling ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    replica_url state router by reason
 -- RETURNS set, event  |  unchanged|not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix leases_prefix affinity_prefix inbox_prefix
+--         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua

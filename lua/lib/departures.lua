@@ -97,7 +97,7 @@ local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
     redis.call('HDEL', leases, unpack(ids))
   end
   for _, id in ipairs(ids) do
-    keep_affinity(id, urls[id], affinity_ms)
+    end_affinity(id, urls[id], affinity_ms)
   end
   for url, count in pairs(loads) do
     unload(url, count, now_ms, by, {})

@@ -8,7 +8,8 @@ local keys = {
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected',
   leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
   settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
-  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', queue = prefix .. 'queue',
+  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
+  several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
   inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
 }
 local TYPES = {

@@ -1,8 +1,7 @@
 -- Ends leases, for the router that holds them or for the router that reaps it.
 
 -- include lib/endings.lua
--- include lib/events.lua
--- include lib/tombstones.lua
+-- include lib/draining.lua
 
 -- Each of these functions returns nil, or the reply for a key of a lease that has another type than the registry's.
 local function replica_refusal(url)
@@ -21,10 +20,6 @@ local function unload(url, count, now_ms, router, reply)
   local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
   local left = count_off(url, state, count)
   if left == 0 and state[ADMIN] ~= 'removed' and state[REMOVES_WHEN_DRAINED] == '1' then
-    local reason = redis.call('HGET', replica, 'admin_reason')
-    write_tombstone(replica, url, now_ms, reason)
-    refresh_ready(replica, url)
-    emit_replica(now_ms, replica, url,
-      {'kind', 'replica_deregistered', 'router', router, 'by', 'last session ended', 'reason', reason}, reply)
+    remove_drained(url, now_ms, router, reply)
   end
 end

@@ -1,7 +1,7 @@
 -- Chooses a replica for a session and gives it a slot, both for a session that asks and for one that waits.
 
 -- include lib/values.lua
--- include lib/sessions.lua
+-- include lib/affinity.lua
 -- include lib/ready.lua
 
 -- Returns a number from 0 to count - 1 that depends only on the lease id.
@@ -57,9 +57,6 @@ local function grant(router, lease_id, url, tier)
   redis.call('HSET', keys.leases_prefix .. router, lease_id, url)
   redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
   keep_in_set(tier, url, state)
-  local session = session_of(lease_id)
-  if session then
-    redis.call('SET', keys.affinity_prefix .. session, url)
-  end
+  begin_affinity(lease_id, url)
   return state[REVISION] or '0-0'
 end

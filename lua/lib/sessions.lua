@@ -8,8 +8,10 @@ local function session_of(id)
   return string.match(id, ':(.+)$')
 end
 
--- Returns nil, or the reply for an affinity key of a session that has another type than the registry's.
+-- Returns nil, or the reply for a key of a session's affinity that has another type than the registry's.
 local function session_refusal(id)
   local session = session_of(id)
-  return session and type_refusal({keys.affinity_prefix .. session, 'string'})
+  return session and type_refusal({
+    keys.affinity_prefix .. session, 'string', keys.several_prefix .. session, 'hash',
+  })
 end

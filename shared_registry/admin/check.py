@@ -14,6 +14,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared_registry.admin.affinities import wrong_affinities
 from shared_registry.admin.inspector import SPARE_SETS, Inspection, Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import KeyConflict
 from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
@@ -35,12 +36,13 @@ class Violation:
     """One invariant that does not hold.
 
     Attributes:
-        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership` or `events`.
+        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership`, `events` or `affinity`.
         key: The Redis key that is wrong.
         message: What is wrong, for the operator.
         url: Canonical url of the replica concerned, if the violation concerns one.
         event: For a break in the event stream, the id of the event after the break.
         router: Key of the router concerned, if the violation concerns one.
+        session: Digest of the session's name, if the violation concerns a session.
     """
 
     rule: str
@@ -49,6 +51,7 @@ class Violation:
     url: str = ""
     event: str = ""
     router: str = ""
+    session: str = ""
 
 
 async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
@@ -69,6 +72,9 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
         found += inspection_violations(inspection, keys, now=now)
     routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
     found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
+    for session in await wrong_affinities(reader, keys, types):
+        text = "does not agree with the session's leases"
+        found.append(Violation("affinity", keys.affinity_prefix + session, text, session=session))
     inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
     found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
     found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]

@@ -1,4 +1,4 @@
-"""Reads the data of a check: one replica's entry in every key, and loads, leases and queue that do not agree.
+"""Reads the data of a check: one replica's entry in every key; loads, leases, queue and affinities that do not agree.
 
 Each is read at one instant.
 """
@@ -135,3 +135,31 @@ class Inspector(Reader):
         reply = await self._channel.run("inspect_queue", [*routers])
         waiting, ready, *unlisted = reply.values
         return QueueInspection(int(waiting), int(ready), unlisted)
+
+    async def listed_routers(self) -> list[str]:
+        """Return the keys of the routers in `routers`."""
+        async with self._channel.bounded():
+            routers: list[str] = await self._commands.zrange(self._keys.routers, 0, -1)
+        return routers
+
+    async def affinities(self, sessions: Sequence[str]) -> list[tuple[str | None, bool, dict[str, str]]]:
+        """Return for each session the url in `affinity`, whether that has a time to live, and the counts in `several`.
+
+        Args:
+            sessions: The digests of the sessions' names; at most 200.
+        """
+        async with self._channel.bounded():
+            pipeline = self._commands.pipeline(transaction=False)
+            for session in sessions:
+                pipeline.get(self._keys.affinity_prefix + session)
+                pipeline.pttl(self._keys.affinity_prefix + session)
+                pipeline.hgetall(self._keys.several_prefix + session)
+            replies = await execute(pipeline)
+        return [(url, left >= 0, counts) for url, left, counts in zip(*[iter(replies)] * 3, strict=True)]
+
+    async def wrong_affinities(self, sessions: Sequence[str]) -> list[str]:
+        """Return those of some sessions whose affinity does not agree with all leases, as of one instant."""
+        if not sessions:
+            return []
+        reply = await self._channel.run("inspect_affinities", sessions)
+        return list(reply.values)

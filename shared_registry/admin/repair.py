@@ -1,7 +1,8 @@
 """Repairs a namespace, as far as the wrong data can be derived from right data.
 
 Loads are derived from leases, ready sets from hashes, membership from both, and the revision from the event stream.
-Sessions that wait although replicas have room are served. A key of another type or an unreadable number is left
+Affinities are derived from leases, and sessions that
+wait although replicas have room are served. A key of another type or an unreadable number is left
 unchanged, because only its owner can know the right value.
 """
 
@@ -14,7 +15,7 @@ from shared_registry.model import is_later
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import RECORDS_AT_ONCE
 
-REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events"})
+REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events", "affinity"})
 
 
 async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
@@ -39,4 +40,6 @@ async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> b
     chunks = [urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)] or [[]]
     for chunk in chunks:
         await store.repair(urls=chunk, routers=routers, first_event=first_event, by=by)
+    if sessions := sorted({violation.session for violation in found if violation.session}):
+        await store.repair_affinities(sessions, by=by)
     return True

@@ -360,8 +360,8 @@ class RouterConfig:
     affinity_seconds: Grace = 300.0
     """Seconds after a session's end for which the registry remembers its replica. In this time `acquire(session)` with
     the same name returns the same replica if it is ready. 0 forgets it at the end of the session. While the session
-    runs, its replica is always remembered. The default of five minutes lets a user reconnect to warm caches. Redis
-    keeps one small key for each session for this time."""
+    runs, that is until the last of its leases ends, its replica is always remembered. The default of five minutes
+    lets a user reconnect to warm caches. Redis keeps one small key for each session for this time."""
 
     max_queue: Count = 10_000
     """The most sessions that may wait in the queue at once, over all routers. While the queue is full,

@@ -11,7 +11,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.errors import Saturated, Settling, SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.attempts import Attempts
-from shared_registry.leases.lease import Lease
+from shared_registry.leases.lease import HeldLease, Lease
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
 from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.queue import POLL_SECONDS, OnPosition, RouterQueue
@@ -42,7 +42,7 @@ class Acquirer:
         reconciler: Reconciler,
         mirror: Mirror,
         *,
-        end: Callable[[Lease], Awaitable[None]],
+        end: Callable[[HeldLease], Awaitable[None]],
         clock: Clock,
     ) -> None:
         """Set up; nothing is sent before the first acquire.
@@ -162,20 +162,16 @@ class Acquirer:
         is_degraded: bool = False,
         is_spare: bool = False,
     ) -> Lease:
-        lease = Lease(
-            request.lease_id,
-            replica,
-            session=request.session,
+        record = HeldLease(request.lease_id, replica, revision, request.session, is_degraded, is_spare)
+        self._outage.degraded.take(record.id, replica.record.key)
+        self._ledger.hold(record)
+        return Lease(
+            record,
             acquired_at=time.time(),
-            revision=revision,
             end=self._end,
-            is_degraded=is_degraded,
-            is_spare=is_spare,
+            abandon=self._ledger.abandoned.append,
+            sequence=request.sequence,
         )
-        lease.sequence = request.sequence
-        self._outage.degraded.take(lease.id, replica.record.key)
-        self._ledger.hold(lease)
-        return lease
 
     def _give_up(self, request: SlotRequest) -> None:
         """Give back the slot that Redis may have granted, unless the request has ended in a lease or a denial."""

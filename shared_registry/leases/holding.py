@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from shared_registry.errors import StoreError
-from shared_registry.leases.lease import Lease
+from shared_registry.leases.lease import HeldLease
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.reconciliation import Reconciler
@@ -71,14 +71,18 @@ class Holder:
         for lease in self._ledger.held.values():
             lost_at = (gone_spares if lease.is_spare else gone).get(lease.replica.key, ORIGIN)
             if is_later(lost_at, lease.revision) if events else self._is_gone(lease):
-                lease.lost.set()
+                lease.lose()
 
     def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
         """Begin a heartbeat; return the function to call with its reply, or with the error.
 
         That function asks for a reconciliation if the reply counts a number of leases that this router cannot have held
-        since the heartbeat began.
+        since the heartbeat began. Leases that the application lost are ended now.
         """
+        if self._ledger.abandoned:
+            for lease_id in self._ledger.end_abandoned():
+                self._outage.degraded.give_back(lease_id)
+            self._reconciler.ask_to_end()
         mark = self._ledger.mark()
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
@@ -94,7 +98,16 @@ class Holder:
 
         return end
 
-    async def end(self, lease: Lease) -> None:
+    def drains(self) -> list[str]:
+        """Return the canonical urls of the replicas to be removed with their last session, and without a session here.
+
+        Redis removes them when their last session ends, but for sessions that ended before Redis had the replica back.
+        """
+        drains = [one.key for one in self._mirror.view.all() if one.record.removes_when_drained]
+        used = {lease.replica.key for lease in self._ledger.held.values()} if drains else ()
+        return [key for key in drains if key not in used]
+
+    async def end(self, lease: HeldLease) -> None:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
         if not self._ledger.begin_end(lease.id):
             return
@@ -116,7 +129,7 @@ class Holder:
             self._reconciler.ask_to_end()
             raise
 
-    def _is_gone(self, lease: Lease) -> bool:
+    def _is_gone(self, lease: HeldLease) -> bool:
         replica = self._mirror.view.get(lease.replica.key)
         if replica is None:
             return not is_later(lease.revision, self._mirror.revision)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from shared_registry.leases.lease import Lease
+from shared_registry.leases.lease import HeldLease
 
 
 def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
@@ -80,14 +81,16 @@ class Ledger:
         held: The held leases by id.
         unconfirmed: Ids of held leases that Redis did not have when it was last compared with the ledger.
         unrecorded: Ids among the unconfirmed ones that must be put back before a new slot is requested.
+        abandoned: Ids of leases whose `Lease` was collected before they had ended. Any thread may append.
         kept: Leases that have ended here and that Redis still counts: canonical url by id. Only this router may use
             their slots.
     """
 
     def __init__(self) -> None:
-        self.held: dict[str, Lease] = {}
+        self.held: dict[str, HeldLease] = {}
         self.unconfirmed: set[str] = set()
         self.unrecorded: set[str] = set()
+        self.abandoned: deque[str] = deque()
         self.kept: dict[str, str] = {}
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
@@ -114,7 +117,7 @@ class Ledger:
             self._acquiring.add(lease_id)
             self.acquires += 1
 
-    def hold(self, lease: Lease) -> None:
+    def hold(self, lease: HeldLease) -> None:
         """Record that a requested lease is held."""
         self._acquiring.discard(lease.id)
         self.held[lease.id] = lease
@@ -133,12 +136,24 @@ class Ledger:
 
     def begin_end(self, lease_id: str) -> bool:
         """Record that the release of a held lease begins and is being sent; return whether the lease was held."""
-        if self.held.pop(lease_id, None) is None:
+        is_held = self._end_held(lease_id)
+        if is_held:
+            self._sending.add(lease_id)
+        return is_held
+
+    def end_abandoned(self) -> list[str]:
+        """Record that the abandoned leases have ended, and that their release is still to be sent; return their ids."""
+        abandoned = [self.abandoned.popleft() for _ in range(len(self.abandoned))]
+        return [lease_id for lease_id in abandoned if self._end_held(lease_id)]
+
+    def _end_held(self, lease_id: str) -> bool:
+        record = self.held.pop(lease_id, None)
+        if record is None:
             return False
+        record.has_ended = True
         self.unconfirmed.discard(lease_id)
         self.unrecorded.discard(lease_id)
         self._ending.add(lease_id)
-        self._sending.add(lease_id)
         self._releases += 1
         return True
 
@@ -173,6 +188,18 @@ class Ledger:
             else:
                 self.unconfirmed.discard(lease_id)
 
+    def contest(self, lease_ids: Iterable[str], *, over_capacity: Collection[str]) -> None:
+        """Record that leases that were put back may share their slots.
+
+        Args:
+            lease_ids: The leases.
+            over_capacity: Canonical urls of the replicas that had more sessions than their capacity then.
+        """
+        for lease_id in lease_ids:
+            lease = self.held.get(lease_id)
+            if lease is not None and lease.replica.key in over_capacity:
+                lease.is_contested = True
+
     def put_off(self, lease_id: str) -> None:
         """Record that a lease cannot be put back even on its own, so that no request waits for it."""
         self.unrecorded.discard(lease_id)
@@ -201,10 +228,13 @@ class Ledger:
         begun_to_acquire = self.acquires - since.acquires
         return max(since.held - begun_to_end, 0), since.held + since.moving + begun_to_acquire
 
-    def clear(self) -> list[Lease]:
+    def clear(self) -> list[HeldLease]:
         """Forget everything; return the leases that were held."""
         held = list(self.held.values())
+        for record in held:
+            record.has_ended = True
         self.held.clear()
+        self.abandoned.clear()
         self.kept.clear()
         for ids in (self.unconfirmed, self.unrecorded, self._acquiring, self._ending, self._sending):
             ids.clear()

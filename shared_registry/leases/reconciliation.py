@@ -246,6 +246,7 @@ class Reconciler:
             raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
         self._unanswered.difference_update(leases)
         self._ledger.confirm(leases, not_there=restored.not_there)
+        self._ledger.contest(leases, over_capacity=restored.over_capacity)
         if restored.count:
             logger.warning("placement: put back %d leases that Redis did not have", restored.count)
         for url in restored.over_capacity:

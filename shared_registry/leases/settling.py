@@ -34,6 +34,7 @@ class Settler:
         known_history: The history of the last heartbeat; empty before the first one. The next heartbeat names it, which
             shows a loss.
         word: What the next heartbeat says to those who wait for this router; empty if it may have something left.
+        holder: This router's leases.
         peers: The keys of the routers that lived when the last loss was seen, as far as this router knows.
     """
 
@@ -67,7 +68,7 @@ class Settler:
         self.peers: Collection[str] = ()
         self._lately_alive = lately_alive
         self._mirror = mirror
-        self._holder = holder
+        self.holder = holder
         self._reconciler = reconciler
         self._queue = queue
         self._join = join
@@ -79,7 +80,7 @@ class Settler:
 
     def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
         """Begin a heartbeat; return the function to call with its reply, or with the error."""
-        check = self._holder.begin_heartbeat()
+        check = self.holder.begin_heartbeat()
 
         def end(heartbeat: Heartbeat | StoreError) -> None:
             check(heartbeat)

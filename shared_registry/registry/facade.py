@@ -341,6 +341,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
             return
         if (self._life is None or self._life.is_over) and not self._clients.are_connected():
             return
+        self._parts.placement.ledger.clear()  # releasing a copy of a lease does nothing
         forks.keep(self._parts, self._life)
         self._life, self._parent = None, parent
         inherited: Any = forks.Inherited(parent)

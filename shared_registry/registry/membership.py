@@ -21,6 +21,9 @@ from shared_registry.store.replies import Departure, Heartbeat
 logger = logging.getLogger(__name__)
 
 
+DRAINS_AT_ONCE = 20
+
+
 class Membership:
     """Keeps one router in the Redis key `routers`. Only one `run` at a time."""
 
@@ -43,11 +46,11 @@ class Membership:
             info: The data that this router publishes about itself.
             settings: How often this router sends a heartbeat, when others may reap it, and how long the sessions of a
                 reaped router may return to their replicas.
-            settler: Checks the replies, and knows what this router says after a loss of data.
+            settler: Checks the replies, and knows this router's sessions and what it says after a loss of data.
             probers: The routers that can probe, kept current by the heartbeats' replies.
             trouble_log: Whether this router can connect to replicas, which its heartbeats tell.
             clock: Used for waits.
-            rng: Used for jitter.
+            rng: Used for jitter, and to choose among many replicas to be removed.
         """
         self._store = store
         self._info = info
@@ -60,6 +63,7 @@ class Membership:
         self._panic_percent = settings.effective_panic_percent
         self._probing = settings.probing
         self._clock = clock
+        self._rng = rng
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
         self._unreapable: set[str] = set()
@@ -71,7 +75,7 @@ class Membership:
             StoreError: Redis did not accept the heartbeat.
         """
         self._probers.is_changed.clear()
-        end_heartbeat = self._settler.begin_heartbeat()
+        end_heartbeat, drains = self._settler.begin_heartbeat(), self._settler.holder.drains()
         sent_at = self._clock.monotonic()
         try:
             info = replace(
@@ -89,6 +93,7 @@ class Membership:
                 known_history=self._settler.known_history,
                 settled=self._settler.word,
                 peers=self._settler.peers if self._settler.word else (),
+                drains=self._rng.sample(drains, min(len(drains), DRAINS_AT_ONCE)),
             )
         except StoreError as error:
             end_heartbeat(error)

@@ -219,6 +219,7 @@ class Store(LeaderCommands):
         known_history: str = "",
         settled: str = "",
         peers: Collection[str] = (),
+        drains: Collection[str] = (),
     ) -> Heartbeat:
         """Send a router's heartbeat, which keeps it alive.
 
@@ -231,6 +232,8 @@ class Store(LeaderCommands):
             known_history: The history of the router's last heartbeat; empty for the first one.
             settled: `Heartbeat.settling`, if the router has nothing left to bring back.
             peers: The keys of the routers that lived lately, as far as the router knows.
+            drains: Canonical urls of replicas to remove if they drain in order to be removed and have no session left;
+                at most 100.
 
         Raises:
             StoreRefused: The namespace belongs to another cluster, and the router is not among its routers.
@@ -258,6 +261,7 @@ class Store(LeaderCommands):
                     settled,
                     " ".join(peers),
                     info.cluster,
+                    *drains,
                 ],
             )
             expect(reply, "alive")
@@ -451,6 +455,17 @@ class Store(LeaderCommands):
         reply = await self._sessions.run(
             "repair_namespace", [self._router, by, first_event, str(len(routers)), *routers, *urls]
         )
+        expect(reply, "repaired")
+        return int(reply.values[0])
+
+    async def repair_affinities(self, sessions: Sequence[str], *, by: str) -> int:
+        """Repair the affinities of sessions. Return how many were wrong. See `repair.repair`.
+
+        Args:
+            sessions: The digests of the sessions' names; at most 200.
+            by: The person or program that requested it.
+        """
+        reply = await self._sessions.run("repair_affinities", [self._router, by, *sessions])
         expect(reply, "repaired")
         return int(reply.values[0])
 

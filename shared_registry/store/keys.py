@@ -22,6 +22,7 @@
     sr:{<ns>}:router:<key>     hash    description of a router; reap_cursor and queue_cursor while it is removed
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url of the replica on which a session is or was; expires some time after its end
+    sr:{<ns>}:several:<sha>    hash    url -> number of leases on it, of a session that has several leases at once
     sr:{<ns>}:queue            zset    <router key>/<lease id> of a session that waits -> its sequence
     sr:{<ns>}:inbox:<key>      stream  lease_id, url and revision of each slot that a waiter of this router was given
     sr:{<ns>}:sequence:<sha>   string  sequence of a session that waited when its router died or left; expires soon
@@ -73,6 +74,7 @@ class Keys:
         self.router_prefix = f"{self.prefix}router:"
         self.leases_prefix = f"{self.prefix}leases:"
         self.affinity_prefix = f"{self.prefix}affinity:"
+        self.several_prefix = f"{self.prefix}several:"
         self.queue = f"{self.prefix}queue"
         self.inbox_prefix = f"{self.prefix}inbox:"
         self.sequence_prefix = f"{self.prefix}sequence:"
@@ -115,7 +117,7 @@ class Keys:
             self.queue: "zset",
             self.events: "stream",
         }
-        if key.startswith((self.replica_prefix, self.router_prefix, self.leases_prefix)):
+        if key.startswith((self.replica_prefix, self.router_prefix, self.leases_prefix, self.several_prefix)):
             return "hash"
         if key.startswith((self.affinity_prefix, self.sequence_prefix)):
             return "string"

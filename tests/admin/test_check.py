@@ -55,6 +55,41 @@ def replica(url: str, **fields: str | int) -> Plant:
     return lambda space: space.raw.hset(space.keys.replica(url), mapping=fields)
 
 
+def sessions(*urls: str, bound: str | None = None, **several: int) -> Plant:
+    """A session with leases on these replicas, bound to one; several: the number of its leases on the replicas a, b."""
+
+    def plant(space: Space) -> None:
+        for number, url in enumerate(urls):
+            space.raw.hset(space.keys.leases("router~1"), f"{number:08x}:anna", url)
+            space.raw.hincrby(space.keys.replica(url), "in_flight", 1)
+            if url == A:
+                space.raw.zincrby(space.keys.ready_primary, 1 / 3, url)
+        if bound:
+            space.raw.set(space.keys.affinity_prefix + "anna", bound)
+        if several:
+            counts = {{"a": A, "b": B}[name]: str(count) for name, count in several.items()}
+            space.raw.hset(space.keys.several_prefix + "anna", mapping=counts)
+
+    return plant
+
+
+def expiring(plant: Plant) -> Plant:
+    return lambda space: (plant(space), space.raw.pexpire(space.keys.affinity_prefix + "anna", 60_000))
+
+
+AFFINITY_CASES: dict[str, Plant] = {
+    "an affinity without a session": sessions(bound=A),
+    "counts without a session": sessions(a=2),
+    "counts of a session with one lease": sessions(A, bound=A, a=2),
+    "no counts of a session with two leases": sessions(A, A, bound=A),
+    "too few leases counted": sessions(A, A, bound=A, a=1),
+    "too many leases counted": sessions(A, A, bound=A, a=2, b=1),
+    "leases counted elsewhere": sessions(A, B, bound=A, a=2),
+    "a session bound elsewhere": sessions(A, bound=B),
+    "a session bound to nothing": sessions(A, A, a=2),
+    "an affinity that ends before its session": expiring(sessions(A, bound=A)),
+}
+
 PLANTED: dict[str, tuple[Plant, str, str, str]] = {
     # what was done, the rule that it breaks, the key to look at, a word of the message
     "a string for a hash": (lambda s: s.raw.set(s.keys.replica(B), "x"), "type", "replica:" + B, "is a string"),
@@ -284,6 +319,37 @@ async def test_check_finds_nothing_while_routers_work(space: Space) -> None:
 
     await asyncio.gather(*(work(number) for number in range(4)), check())
     assert await found(space) == []
+
+
+@pytest.mark.parametrize("case", AFFINITY_CASES)
+async def test_an_affinity_that_disagrees_with_leases_is_repaired(space: Space, case: str) -> None:
+    await populate(space)
+    AFFINITY_CASES[case](space)
+    wrong = await found(space)
+    assert [(one.rule, one.key) for one in wrong] == [("affinity", space.keys.affinity_prefix + "anna")]
+    assert await repair(space.store, wrong, by="me")
+    assert await found(space) == []
+    (event,) = await space.reader.last_events(1)
+    assert (event.kind, event.by) == (EventKind.NAMESPACE_REPAIRED, "me")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        sessions(A, bound=A),
+        sessions(A, A, bound=A, a=2),
+        sessions(A, B, B, bound=A, a=1, b=2),
+        expiring(sessions(bound=A)),
+    ],
+)
+async def test_an_affinity_that_agrees_is_left_alone(space: Space, plant: Plant) -> None:
+    await populate(space)
+    plant(space)
+    assert await found(space) == []
+    before = space.raw.get(space.keys.affinity_prefix + "anna"), space.raw.hgetall(space.keys.several_prefix + "anna")
+    assert await space.store.repair_affinities(["anna"], by="me") == 0
+    after = space.raw.get(space.keys.affinity_prefix + "anna"), space.raw.hgetall(space.keys.several_prefix + "anna")
+    assert after == before
 
 
 NOT_REPAIRED = {"a lease on nothing"}

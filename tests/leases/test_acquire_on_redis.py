@@ -18,6 +18,7 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.embedded import EmbeddedServer
+from tests.support.leasing_registry import KeepingRegistry
 from tests.support.space import A, B
 from tests.support.until import until
 
@@ -34,7 +35,7 @@ def config(server: EmbeddedServer, namespace: str) -> RouterConfig:
 
 @pytest.fixture
 async def registry(config: RouterConfig) -> AsyncIterator[SharedReplicaRegistry]:
-    async with SharedReplicaRegistry(config, http_get=healthy) as registry:
+    async with KeepingRegistry(config, http_get=healthy) as registry:
         await until(lambda: all(replica.is_healthy for replica in registry.all()))
         yield registry
         assert await registry.check() == []
@@ -63,7 +64,7 @@ async def test_a_session_that_finds_no_room_gets_the_reason(registry: SharedRepl
 
 
 async def test_two_routers_share_the_slots(registry: SharedReplicaRegistry, config: RouterConfig) -> None:
-    async with SharedReplicaRegistry(config, health_checks=False) as other:
+    async with KeepingRegistry(config, health_checks=False) as other:
         first, second = await registry.acquire(), await other.acquire()
         assert first.replica.key != second.replica.key
         for each in (registry, other):

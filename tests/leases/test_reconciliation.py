@@ -208,10 +208,13 @@ async def test_a_router_that_cannot_join_reports_it(
 async def test_replicas_over_their_capacity_are_reported(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hold(ledger, "a")
-    hold(ledger, "b", B)
+    a, b = hold(ledger, "a"), hold(ledger, "b", B)
     store.full = {B}
     await reconciler.reconcile()
+    assert (a.is_contested, b.is_contested) == (False, True)
+    store.full = set()
+    await reconciler.reconcile()
+    assert b.is_contested
     assert caplog.messages[1:] == [
         f"placement: {B} has more sessions than its capacity after leases were put back",
     ]
@@ -220,15 +223,16 @@ async def test_replicas_over_their_capacity_are_reported(
 async def test_an_excess_is_reported_once_the_answer_comes(
     reconciler: Reconciler, store: ScriptedStore, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hold(ledger, "a")
+    a = hold(ledger, "a")
     hold(ledger, "b")
     store.full, store.answers_are_lost = {A}, True
     with pytest.raises(StoreError):
         await reconciler.reconcile()
-    assert (store.leases, caplog.messages) == ({"a": A, "b": A}, [])
+    assert (store.leases, caplog.messages, a.is_contested) == ({"a": A, "b": A}, [], False)
     ledger.begin_end("b")
     store.answers_are_lost = False
     await reconciler.reconcile()
+    assert a.is_contested
     assert caplog.messages == [f"placement: {A} has more sessions than its capacity after leases were put back"]
     assert store.restored[1:] == [{"a": A}]
     await reconciler.reconcile()

@@ -42,6 +42,8 @@ class ScriptedStore:
         self.pieces: dict[str, int] = {}
         self.seconds_a_piece = 0.0
         self.checked: list[Heartbeat] = []
+        self.draining: list[str] = []
+        self.drained: list[list[str]] = []
         self.failed: list[StoreError] = []
         self.is_listed = False
         self.error: StoreError | None = None
@@ -58,9 +60,11 @@ class ScriptedStore:
         expiry_seconds: float,
         panic_percent: float,
         probers_version: str,
-        **after_loss: object,
+        drains: list[str],
+        **loss: object,
     ) -> Heartbeat:
-        assert after_loss == {"known_history": "", "settled": "", "peers": ()}
+        assert loss == {"known_history": "", "settled": "", "peers": ()}
+        self.drained.append(drains)
         assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m", probing="leader"), EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
@@ -88,6 +92,13 @@ class ScriptedStore:
 
     def begin_heartbeat(self) -> Callable[[Heartbeat | StoreError], None]:
         return self.check
+
+    @property
+    def holder(self) -> ScriptedStore:
+        return self
+
+    def drains(self) -> list[str]:
+        return self.draining
 
     def check(self, heartbeat: Heartbeat | StoreError) -> None:
         (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]

@@ -77,6 +77,7 @@ def test_the_map_of_the_keyspace_is_complete() -> None:
         "router:<key>": "hash",
         "leases:<key>": "hash",
         "affinity:<sha>": "string",
+        "several:<sha>": "hash",
         "inbox:<key>": "stream",
         "sequence:<sha>": "string",
     }

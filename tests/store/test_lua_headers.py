@@ -26,6 +26,7 @@ TEXT = {
     "keys.affinity_prefix",
     "keys.inbox_prefix",
     "keys.leases_prefix",
+    "keys.several_prefix",
     "keys.sequence_prefix",
     "keys.replica_prefix",
     "keys.router_prefix",

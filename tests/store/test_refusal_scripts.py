@@ -34,6 +34,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "register_replica": lambda space: space.add(request="second", capacity=1),
     "release_lease": lambda space: space.store.release(LEASE),
     "list_participants": lambda space: space.store.participants(TERM),
+    "repair_affinities": lambda space: space.store.repair_affinities(["session"], by=""),
     "repair_namespace": lambda space: space.store.repair(urls=[A], routers=["router~1"], first_event="", by=""),
     "renew": lambda space: space.store.renew("token", lease_seconds=60),
     "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
@@ -49,21 +50,22 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "write_plan": lambda space: space.store.write_plan(TERM, {"00": "router~1"}),
 }
 # These read only, and `check` has looked at the types before.
-CHECKS_NOTHING = {"inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
+CHECKS_NOTHING = {"inspect_affinities", "inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
 STOPS = {"acquire_leases", "release_leases"}
 """They refuse nothing: what is not usual, they leave to the command for one lease. See test_usual_scripts.py."""
 IGNORED = {"settling"}
 """Of another type, this key is as if it were not there; see tests/leases/test_settling.py."""
 OWN_KEYS = {
-    "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "sequence_prefix"},
-    "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix"},
-    "restore_leases": {"replica_prefix", "leases_prefix", "affinity_prefix"},
+    "acquire_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "several_prefix", "sequence_prefix"},
+    "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "several_prefix"},
+    "restore_leases": {"replica_prefix", "leases_prefix", "affinity_prefix", "several_prefix"},
     "heartbeat": {"router_prefix", "leases_prefix"},
     "reap_router": {
         "router_prefix",
         "replica_prefix",
         "leases_prefix",
         "affinity_prefix",
+        "several_prefix",
         "inbox_prefix",
         "sequence_prefix",
     },
@@ -72,9 +74,11 @@ OWN_KEYS = {
         "replica_prefix",
         "leases_prefix",
         "affinity_prefix",
+        "several_prefix",
         "inbox_prefix",
         "sequence_prefix",
     },
+    "repair_affinities": {"affinity_prefix", "several_prefix"},
     "repair_namespace": {"replica_prefix", "leases_prefix", "inbox_prefix"},
     "report_probes": set(),
     "report_share": set(),
@@ -121,6 +125,7 @@ def key_of(space: Space, command: str, name: str) -> str:
     """Return a key that a command touches, by the name that its header has for it."""
     own = {
         "affinity_prefix": space.keys.affinity_prefix + "session",
+        "several_prefix": space.keys.several_prefix + "session",
         "inbox_prefix": space.keys.inbox("router~1"),
         "sequence_prefix": space.keys.sequence_prefix + "session",
         "leases_prefix": space.keys.leases("router~1"),
@@ -308,6 +313,8 @@ async def test_every_command_writes_where_nothing_is_wrong(space: Space, command
         space.raw.delete(space.keys.leader)
     if command == "repair_namespace":
         space.raw.hset(space.keys.replica(A), "in_flight", 9)
+    if command == "repair_affinities":
+        space.raw.delete(space.keys.affinity_prefix + "session")
     if command == "restore_leases":
         space.raw.delete(space.keys.leases("router~1"))
     if command == "restore_view":

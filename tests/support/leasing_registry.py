@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 from unittest import mock
 
-from shared_registry import RouterConfig, SharedReplicaRegistry
+from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
@@ -22,6 +22,19 @@ NEVER = 30.0
 """Seconds after which nothing of interest happens in a test any more."""
 
 
+class KeepingRegistry(SharedReplicaRegistry):
+    """Keeps its leases as long as it lives, so that a test need not: a lease that nobody keeps warns."""
+
+    def __init__(self, config: RouterConfig, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.acquired: list[Lease] = []
+
+    async def acquire(self, *args: Any, **options: Any) -> Lease:
+        lease = await super().acquire(*args, **options)
+        self.acquired.append(lease)
+        return lease
+
+
 @contextlib.asynccontextmanager
 async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator[SharedReplicaRegistry]:
     """Run a registry; when it is there nothing happens by itself any more, but what the changes say."""
@@ -32,7 +45,7 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
         "redis_timeout_seconds": 1.0,
     }
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
-    registry = SharedReplicaRegistry(config, health_checks=False)
+    registry = KeepingRegistry(config, health_checks=False)
     heartbeats: list[Heartbeat] = []
     send = Store.heartbeat
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import cast
 
 from shared_registry.errors import StoreError
-from shared_registry.leases.lease import Lease
+from shared_registry.leases.lease import HeldLease
 from shared_registry.leases.ledger import Ledger
 from shared_registry.model import Event, Replica, ReplicaEndpoint
 from shared_registry.store.commands import Store
@@ -17,16 +17,12 @@ from shared_registry.store.replies import Restored
 A, B, C = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3))
 
 
-async def nothing(_lease: Lease) -> None:
-    pass
-
-
-def a_lease(lease_id: str, url: str = A, *, is_degraded: bool = False) -> Lease:
+def a_lease(lease_id: str, url: str = A, *, is_degraded: bool = False) -> HeldLease:
     replica = Replica(ReplicaEndpoint(url))
-    return Lease(lease_id, replica, session=None, acquired_at=0.0, revision="1-0", end=nothing, is_degraded=is_degraded)
+    return HeldLease(lease_id, replica, "1-0", is_degraded=is_degraded)
 
 
-def hold(ledger: Ledger, lease_id: str, url: str = A, *, is_degraded: bool = False) -> Lease:
+def hold(ledger: Ledger, lease_id: str, url: str = A, *, is_degraded: bool = False) -> HeldLease:
     """Go through what acquiring does to a ledger."""
     ledger.ask(lease_id)
     lease = a_lease(lease_id, url, is_degraded=is_degraded)

@@ -166,6 +166,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _history,
         _inspection,
         _repair,
+        _late_removal,
         _together,
     ):
         await part(scene, space)
@@ -720,6 +721,21 @@ async def _repair(scene: Scene, space: Space) -> None:
     assert await scene.answered("repaired", repair)
     assert space.fields(A)["in_flight"] == "1"
     assert not space.raw.exists(space.keys.leases("gone~1"))
+    space.raw.hset(space.keys.leases("r~1"), mapping={"00000003:s": A, "00000004:s": B})
+    space.raw.hset(space.keys.several_prefix + "s", mapping={A: "3"})
+    space.raw.set(space.keys.affinity_prefix + "t", A)
+    assert await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"])) == ["s", "t"]
+    assert await scene.answered("repaired", scene.one.repair_affinities(["s", "t"], by="me")) == 2
+    assert not await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"]))
+
+
+async def _late_removal(scene: Scene, space: Space) -> None:
+    """The last session of a replica ended without a script that would have removed it."""
+    drained = {"admin": AdminState.DRAINING.value, "removes_when_drained": "1", "in_flight": "0"}
+    space.raw.hset(space.keys.replica(A), mapping=drained)
+    space.raw.hset(space.keys.meta, mapping={"heartbeat_at_ms": space.now_ms(), "reap_after_ms": 0})
+    await scene.answered("alive", scene.one.heartbeat(prober("r~1"), expiry_seconds=5, drains=[A, "http://x"]))
+    assert space.fields(A)["admin"] == AdminState.REMOVED.value
 
 
 def _shifted(revision: str, steps: int) -> str:

@@ -128,7 +128,7 @@ class Space:
         for lease_id in [one for one, where in planted.items() if where == url]:
             self.raw.hdel(self.keys.leases(router), lease_id)
         if sessions:
-            leases = {f"{number:08x}:{url}": url for number in range(sessions)}
+            leases = {f"{number:08x}{url.encode().hex()}": url for number in range(sessions)}
             self.raw.hset(self.keys.leases(router), mapping=leases)
             self.raw.zadd(self.keys.routers, {router: self.now_ms() + 60_000})
         self.raw.hset(self.keys.replica(url), "in_flight", sessions)

@@ -208,7 +208,6 @@ class Bench:
 
         A rule that returns `None` says nothing of the answer.
         """
-        await self._bind_sessions_at_odds()
         low = now_ms()
         result = await command()
         clock = (low - CLOCK_SLACK_MS, now_ms() + CLOCK_SLACK_MS)
@@ -222,11 +221,6 @@ class Bench:
         self._is_changed = found != self._found
         self._before, self._found = self._found, found
         return result
-
-    async def _bind_sessions_at_odds(self) -> None:
-        for session, url in self.expected.sessions_at_odds().items():
-            await self.raw.set(self.keys.affinity_prefix + session, url)
-            self.expected.affinity[session] = url
 
     async def dump(self) -> Dump:
         """Return every key, without the prefix, with its value."""

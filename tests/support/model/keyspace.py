@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.support.model.values import Anything, Fields, Number, Sum, Value, exact
+from tests.support.model.values import Anything, Fields, Number, Sum, Value, exact, session_of
 
 ORIGIN = "0-0"
 OPTIONAL = ("health_check_path", "health_check_port")
@@ -235,10 +236,29 @@ class Keyspace:
             **{f"router:{key}": fields for key, fields in self.router.items()},
             **{f"leases:{key}": leases for key, leases in self.leases.items()},
             **{f"affinity:{session}": url for session, url in self.affinity.items()},
+            **{f"several:{session}": counts for session, counts in self._several().items()},
             **{f"inbox:{key}": entries for key, entries in self.inboxes.items()},
             **{f"sequence:{session}": sequence for session, sequence in self.places.items()},
         }
         return {key: value for key, value in keys.items() if value}
+
+    def urls_of(self, session: str) -> Counter[str]:
+        """Return on which replicas a session runs, and with how many leases."""
+        return Counter(
+            url
+            for leases in self.leases.values()
+            for lease_id, url in leases.items()
+            if session_of(lease_id) == session
+        )
+
+    def _several(self) -> dict[str, dict[str, str]]:
+        """Return the number of leases on each replica, of the sessions that have several leases."""
+        counts = {session: self.urls_of(session) for session in self.affinity}
+        return {
+            session: {url: str(count) for url, count in urls.items()}
+            for session, urls in counts.items()
+            if urls.total() > 1
+        }
 
     def expected_to_expire(self) -> set[str]:
         """Return the keys that must have a time to live, which no others may have."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tests.support.model.keyspace import ORIGIN
-from tests.support.model.queue_rules import CHECKED_AT_ONCE, QueueRules, lease_id_of, router_of, session_of
-from tests.support.model.values import Anything, Value, agree
+from tests.support.model.queue_rules import CHECKED_AT_ONCE, QueueRules, lease_id_of, router_of
+from tests.support.model.values import Anything, Value, agree, session_of
 
 
 class LeaseRules(QueueRules):
@@ -83,7 +83,7 @@ class LeaseRules(QueueRules):
         if url is None:
             return "abandoned" if self.queue.pop(f"{router}/{lease_id}", None) else "not_found"
         self._unload(url, 1, router)
-        self._keep_affinity(session_of(lease_id), [url], affinity_ms)
+        self._end_affinity(session_of(lease_id), [url], affinity_ms)
         self._serve()
         return "released"
 
@@ -120,33 +120,27 @@ class LeaseRules(QueueRules):
             self._put_tombstone(url, reason)
             self._emit_replica(url, "replica_deregistered", router=router, by="last session ended", reason=reason)
 
-    def sessions_at_odds(self) -> dict[str, str]:
-        """Return sessions that wait, that are bound to no replica, and that one router has on several.
+    def _end_affinity(self, session: str, urls: Sequence[str], affinity_ms: int) -> None:
+        """Some leases of a session ended at once, on these replicas, in an order that is up to the server.
 
-        Which of them such a session would be bound to, were they to end at once, and so where it would wait no more,
-        is up to the server. Each comes with one of its replicas.
+        While other leases of it last it is bound to one of them; afterwards it stays bound for a while.
         """
-        waiting = {session_of(waiter) for waiter in self.queue} - self.affinity.keys() - {""}
-        found: dict[str, str] = {}
-        for leases in self.leases.values():
-            for session in waiting:
-                urls = sorted({url for lease_id, url in leases.items() if session_of(lease_id) == session})
-                if len(urls) > 1:
-                    found[session] = urls[0]
-        return found
-
-    def _keep_affinity(self, session: str, urls: Sequence[str], affinity_ms: int) -> None:
-        """Some leases of a session ended at once, on these replicas: where it is bound to one, it stays for a while."""
-        found = self._found.get(f"affinity:{session}") if len(set(urls)) > 1 else None
-        bound = self.affinity.get(session) or found or urls[0]
-        if not session or bound not in urls:
+        if not session:
             return
+        left = self.urls_of(session)
+        bound, found = self.affinity.get(session), str(self._found.get(f"affinity:{session}"))
+        if left:
+            if bound not in left:
+                most = max(left.values())
+                likely = min(url for url, count in left.items() if count == most)
+                self.affinity[session] = found if found in left and len(urls) > 1 else likely
+            return
+        if bound not in urls:
+            self.affinity[session] = found if found in urls else urls[0]
         if affinity_ms:
-            self.affinity[session] = str(bound)
             self.fading.add(session)
         else:
             self.affinity.pop(session, None)
-            self.fading.discard(session)
 
     # --- the end of a router ---
 
@@ -163,7 +157,7 @@ class LeaseRules(QueueRules):
         ended = {lease_id: url for lease_id, url in held.items() if lease_id not in left}
         self.leases[router] = {lease_id: url for lease_id, url in held.items() if lease_id in left}
         for session in {session_of(lease_id) for lease_id in ended}:
-            self._keep_affinity(session, [ended[one] for one in ended if session_of(one) == session], affinity_ms)
+            self._end_affinity(session, [ended[one] for one in ended if session_of(one) == session], affinity_ms)
         for url in self._as_they_appeared(set(ended.values())):
             self._unload(url, list(ended.values()).count(url), by)
         if is_done:

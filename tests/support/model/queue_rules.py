@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from tests.support.model.keyspace import Keyspace
-from tests.support.model.values import Anything, Number, Sum, Value, exact
+from tests.support.model.values import Anything, Number, Sum, Value, exact, session_of
 
 GRANTS_AT_ONCE = 3
 CHECKED_AT_ONCE = 8
@@ -169,11 +169,6 @@ def router_of(waiter: str) -> str:
 
 def lease_id_of(waiter: str) -> str:
     return waiter.partition("/")[2]
-
-
-def session_of(lease_id: str) -> str:
-    """Return what stands for the session in a lease's id; empty where none was named."""
-    return lease_id.partition(":")[2]
 
 
 def known(number: int) -> Sum:

@@ -74,6 +74,11 @@ Dump: TypeAlias = dict[str, object]
 """Every key that was found, without the prefix, with its value."""
 
 
+def session_of(lease_id: str) -> str:
+    """Return what stands for the session in a lease's id; empty where none was named."""
+    return lease_id.partition(":")[2]
+
+
 def exact(value: Value) -> int:
     """Return the number that a value is settled to."""
     if isinstance(value, Sum):
