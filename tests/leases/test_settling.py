@@ -233,7 +233,7 @@ async def _has_depth(router: SharedReplicaRegistry, depth: int) -> bool:
 async def test_who_cannot_wait_is_told_of_a_long_settling(crowd: tuple[Space, Crowd]) -> None:
     """One of the routers does not answer: newcomers are held up for a moment, and then told."""
     space, people = crowd
-    people.held.pop()
+    await people.release(people.held[0])
     space.raw.zadd(space.keys.settling, {"dead~1": 1})
     with pytest.raises(Settling, match="are being put back"):
         await people.routers[0].acquire()
