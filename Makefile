@@ -24,8 +24,8 @@ test-compose: venv  ## build and run docker-compose.yml and test the cluster; ne
 test-failover: venv  ## break Redis in every way, under routers with sessions; prints how long until all is right again
 	$(BIN)/python -m pytest --quiet --numprocesses=3 --dist=load -m "" tests/failover
 
-test-long: venv  ## for much longer: the model, leases and verdicts while all breaks, the demo interrupted at every step
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/cluster/test_many_leases.py \
+test-long: venv  ## for much longer: models, new simulations, all that breaks, the demo interrupted at every step
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m "not compose" tests/model tests/simulation tests/cluster/test_many_leases.py \
 	    tests/cluster/test_verdict_chaos.py tests/demo/test_demo.py
 
 check: venv  ## lint, formatting, types, import layers, Lua: exactly what CI checks

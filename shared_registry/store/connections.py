@@ -172,6 +172,8 @@ def check_files(address: RedisAddress) -> None:
     """
     for names in (("ssl_ca_certs",), ("ssl_ca_path",), ("ssl_certfile", "ssl_keyfile", "ssl_password")):
         given = {name: address.tls[name] for name in names if name in address.tls}
+        if not given:
+            continue  # a context reads the system's certificates, which takes some 20 ms
         try:
             for name in given.keys() & set(_FILES):
                 Path(given[name]).stat()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -231,6 +232,12 @@ def test_an_unusable_url_is_refused_at_once(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         client.connect(url, timeout_seconds=1.0, block_seconds=1.0)
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_without_tls_files_reads_no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificates of the system take some 20 ms to read, for each registry that is built."""
+    monkeypatch.setattr(ssl, "create_default_context", lambda: pytest.fail("certificates were read"))
+    client.connect("redis://host", timeout_seconds=1.0, block_seconds=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""What goes wrong in a simulation, and when. All of it comes from the seed."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ROUTERS = 3
+REPLICAS = 4
+"""Two of them are configured. Operators add and remove the others."""
+FIRST_AT, LAST_AT = 4.0, 22.0
+FEWEST, MOST = 2, 12
+KINDS_SHARE = 0.4
+
+
+class Kind(enum.Enum):
+    """What happens. Most of it ends by itself after `seconds`."""
+
+    PAUSE = "router {router} is paused for {seconds:g} s"
+    CRASH = "router {router} is killed, and started again after {seconds:g} s"
+    STOP = "router {router} is stopped, and started again after {seconds:g} s"
+    BREAK = "the connections of router {router} break"
+    LOSE_REPLIES = "the next {count} replies to router {router} are lost with their connections"
+    LOSE_COMMANDS = "the next {count} commands of router {router} are lost with their connections"
+    REPEAT = "the next {count} commands of router {router} are executed twice"
+    SLOW = "each way between router {router} and Redis takes up to {amount:g} s, for {seconds:g} s"
+    CUT_OFF = "router {router} is cut off from Redis for {seconds:g} s"
+    CUT_REPLIES = "no reply reaches router {router} for {seconds:g} s"
+    FREEZE = "Redis is paused for {seconds:g} s"
+    RESTART = "Redis restarts with its data, and is away for {seconds:g} s"
+    FLUSH = "all data is deleted"
+    LOSE_ALL = "Redis restarts without data, and is away for {seconds:g} s"
+    OLDER_COPY = "Redis restarts with the data of {amount:g} s ago, and is away for {seconds:g} s"
+    CLOCK = "the clock of Redis steps by {amount:+g} s"
+    DIES = "replica {replica} is dead for {seconds:g} s"
+    ADD = "an operator adds replica {replica} with capacity {count}, at router {router}"
+    REMOVE = "an operator removes replica {replica}, at router {router}"
+    DRAIN = "an operator drains replica {replica}, at router {router}"
+    ENABLE = "an operator enables replica {replica}, at router {router}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that happens.
+
+    Attributes:
+        number: Its number in the schedule of its seed.
+        at: When, in virtual seconds since the routers started.
+        kind: What.
+        router: The number of the router.
+        replica: The number of the replica.
+        seconds: How long it lasts.
+        count: How many commands or replies; or the capacity.
+        amount: How far, or how slow.
+    """
+
+    number: int
+    at: float
+    kind: Kind
+    router: int = 0
+    replica: int = 0
+    seconds: float = 0.0
+    count: int = 1
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        values = {name: getattr(self, name) for name in ("router", "replica", "seconds", "count", "amount")}
+        return f"{self.number:3}  {self.at:6.2f} s  {self.kind.value.format(**values)}"
+
+
+WEIGHTS = {
+    Kind.PAUSE: 4,
+    Kind.CRASH: 3,
+    Kind.STOP: 2,
+    Kind.BREAK: 3,
+    Kind.LOSE_REPLIES: 4,
+    Kind.LOSE_COMMANDS: 2,
+    Kind.REPEAT: 3,
+    Kind.SLOW: 3,
+    Kind.CUT_OFF: 4,
+    Kind.CUT_REPLIES: 3,
+    Kind.FREEZE: 2,
+    Kind.RESTART: 2,
+    Kind.FLUSH: 2,
+    Kind.LOSE_ALL: 2,
+    Kind.OLDER_COPY: 2,
+    Kind.CLOCK: 2,
+    Kind.DIES: 3,
+    Kind.ADD: 4,
+    Kind.REMOVE: 2,
+    Kind.DRAIN: 2,
+    Kind.ENABLE: 2,
+}
+
+
+def schedule(seed: int, kinds: Sequence[Kind] | None = None) -> list[Fault]:
+    """Return the faults of a seed, in order.
+
+    Each seed has some kinds of them only: a few kinds that come often meet in more ways than all kinds that come once.
+
+    Args:
+        seed: Decides everything.
+        kinds: The kinds that come, instead of those of the seed.
+    """
+    rng = random.Random(f"{seed} faults")
+    own = [kind for kind in WEIGHTS if rng.random() < KINDS_SHARE]
+    kinds = own if kinds is None else kinds
+    if not kinds:
+        return []
+    length = rng.choice([3.0, LAST_AT - FIRST_AT, LAST_AT - FIRST_AT])
+    begin = rng.uniform(FIRST_AT, LAST_AT - length)
+    times = sorted(round(begin + rng.uniform(0, length), 2) for _ in range(rng.randint(FEWEST, MOST)))
+    return [_fault(number, at, kinds, rng) for number, at in enumerate(times)]
+
+
+def _fault(number: int, at: float, kinds: Sequence[Kind], rng: random.Random) -> Fault:
+    kind = rng.choices(kinds, [WEIGHTS[one] for one in kinds])[0]
+    amount = 0.0
+    if kind is Kind.CLOCK:
+        amount = round(rng.choice([-1, 1]) * rng.choice([0.5, 3, 10, 60]) * rng.uniform(0.5, 1.5), 1)
+    elif kind is Kind.OLDER_COPY:
+        amount = round(rng.uniform(0.1, 4), 2)
+    elif kind is Kind.SLOW:
+        amount = round(rng.uniform(0.1, 1.5), 2)
+    return Fault(
+        number,
+        at,
+        kind,
+        router=rng.randrange(ROUTERS),
+        replica=rng.randrange(REPLICAS),
+        seconds=round(rng.choice([0.3, 1.5, 4.0, 8.0]) * rng.uniform(0.5, 1.5), 2),
+        count=rng.randint(5, 40) if kind is Kind.REPEAT else rng.randint(1, 4),
+        amount=amount,
+    )

@@ -1,0 +1,98 @@
+"""What operators did in a simulation, and what must be left of it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from shared_registry.model import AdminState, ReplicaRecord
+from tests.support.simulation.faults import Kind
+from tests.support.simulation.router import SimulatedRouter
+
+
+@dataclass(eq=False, slots=True)
+class Change:
+    """One change by an operator.
+
+    Attributes:
+        kind: What was changed.
+        url: Of which replica.
+        capacity: The capacity that it got.
+        at: When it was acknowledged; `None` while it is not known whether it was made.
+        carriers: After a loss, the routers that showed it then; one of them must live on. `None` without a loss.
+        is_lost: It may be lost, for a reason that the guarantees name.
+    """
+
+    kind: Kind
+    url: str
+    capacity: int = 0
+    at: float | None = None
+    carriers: list[SimulatedRouter] | None = None
+    is_lost: bool = False
+
+    def is_shown(self, record: ReplicaRecord | None) -> bool:
+        """Return whether a replica is as this change left it."""
+        if self.kind is Kind.REMOVE:
+            return record is None
+        if record is None:
+            return False
+        if self.kind is Kind.ADD:
+            return record.endpoint.capacity == self.capacity
+        return record.admin is (AdminState.DRAINING if self.kind is Kind.DRAIN else AdminState.ACTIVE)
+
+
+@dataclass
+class Operators:
+    """All changes, in the order in which they were begun."""
+
+    changes: list[Change] = field(default_factory=list)
+
+    def begin(self, change: Change) -> Change:
+        self.changes.append(change)
+        return change
+
+    def lose_all(self, routers: Iterable[SimulatedRouter]) -> None:
+        """Note that Redis lost all its data, while these routers live."""
+        alive = [router for router in routers if router.is_started and not router.is_over]
+        for change in self.changes:
+            shows = [router for router in alive if change.is_shown(_record(router, change.url))]
+            change.carriers = shows if change.carriers is None else [one for one in change.carriers if one in shows]
+
+    def lose_since(self, at: float) -> None:
+        """Note that Redis lost what was written since."""
+        for change in self.changes:
+            if change.at is None or change.at >= at:
+                change.is_lost = True
+
+    def missing(self, records: dict[str, ReplicaRecord], alive: Collection[SimulatedRouter]) -> list[str]:
+        """Return what should be left and is not."""
+        found = []
+        for url in {change.url: None for change in self.changes}:
+            for kinds in ((Kind.ADD, Kind.REMOVE), (Kind.DRAIN, Kind.ENABLE)):
+                change = self._last(url, kinds)
+                if change is None or change.at is None or change.is_lost:
+                    continue
+                if change.carriers is not None and not any(one in alive for one in change.carriers):
+                    continue
+                if not change.is_shown(records.get(url)):
+                    found.append(f"{url}: {change.kind.name.lower()} of {change.at:.2f} s is gone: {records.get(url)}")
+        return found
+
+    def _last(self, url: str, kinds: tuple[Kind, Kind]) -> Change | None:
+        """Return the last change of these kinds that nothing after it can have undone."""
+        own = [change for change in self.changes if change.url == url]
+        if any(change.at is None or change.is_lost for change in own):
+            return None
+        of_kind = [change for change in own if change.kind in kinds]
+        if not of_kind:
+            return None
+        last = of_kind[-1]
+        later = own[own.index(last) + 1 :]
+        if last.kind in (Kind.DRAIN, Kind.ENABLE) and any(one.kind in (Kind.ADD, Kind.REMOVE) for one in later):
+            return None
+        return last
+
+
+def _record(router: SimulatedRouter, url: str) -> ReplicaRecord | None:
+    replica = router.registry.get(url)
+    return None if replica is None else replica.record

@@ -1,0 +1,100 @@
+"""Runs the simulations of seeds, and finds the shortest schedule with which one still fails."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from tests.support.simulation.environment import Environment
+from tests.support.simulation.faults import Fault, schedule
+from tests.support.simulation.lua_runner import LuaRunner
+from tests.support.simulation.taken_out import Rule, without
+from tests.support.simulation.world import World
+
+COLLECTED_AFTER = 5
+"""Simulations after which memory is freed. Nothing else frees it, so that it happens at the same moment in each run."""
+
+
+class Runner:
+    """Runs one simulation after the other in this process."""
+
+    def __init__(self, environment: Environment, *, shrinks: bool = True) -> None:
+        """Run nothing yet.
+
+        Args:
+            environment: The environment of this process.
+            shrinks: Whether reports show the shortest schedule, and not the whole one.
+        """
+        self._shrinks = shrinks
+        self._environment = environment
+        self._lua = LuaRunner()
+        self._runs = 0
+
+    def run(self, seed: int, faults: Sequence[Fault] | None = None) -> list[str]:
+        """Return what a seed violates, with its own faults or with these."""
+        self._environment.entropy = random.Random(f"{seed} entropy")
+        world = World(seed, self._lua)
+        self._environment.clock = world.loop.time
+        problems = world.run(schedule(seed) if faults is None else faults)
+        self._runs += 1
+        if self._runs % COLLECTED_AFTER == 0:
+            with _quiet():
+                del world
+                gc.collect()
+        return problems
+
+    def shrink(self, seed: int, faults: Sequence[Fault]) -> tuple[list[Fault], list[str]]:
+        """Return as few of the faults as possible with which the seed still fails, and what it violates then."""
+        kept, problems = list(faults), self.run(seed, faults)
+        size = max(1, len(kept) // 2)
+        while True:
+            at = 0
+            while at < len(kept):
+                fewer = kept[:at] + kept[at + size :]
+                if found := self.run(seed, fewer):
+                    kept, problems = fewer, found
+                else:
+                    at += size
+            if size == 1:
+                return kept, problems
+            size //= 2
+
+    def report(self, seed: int, faults: Sequence[Fault]) -> str:
+        """Return what to print about a seed that fails with these faults."""
+        found = self.shrink(seed, faults) if self._shrinks else (faults, self.run(seed, faults))
+        return text_of(seed, *found)
+
+    def missed(self, rule: Rule, seeds: Iterable[int]) -> str | None:
+        """Take a rule out, and return the report on the first of these seeds that fails then; `None` if none does."""
+        with without(rule):
+            for seed in seeds:
+                faults = schedule(seed, rule.kinds)
+                if self.run(seed, faults):
+                    return self.report(seed, faults)
+        return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Do not print that coroutines of killed routers cannot clean up when they are deleted."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def text_of(seed: int, faults: Sequence[Fault], problems: Sequence[str]) -> str:
+    """Return what to print about a seed that fails."""
+    numbers = ",".join(str(fault.number) for fault in faults) or "none"
+    return "\n".join(
+        [
+            f"seed {seed} fails:",
+            *(f"  {fault}" for fault in faults),
+            *(f"  => {problem[:600]}" for problem in problems[:4]),
+            f"  repeat it: python -m tests.tools.simulate {seed} --only {numbers}",
+        ]
+    )

@@ -1,0 +1,172 @@
+"""What the package does against faults, and how to take each of these out of it, to see what breaks then."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+from unittest import mock
+
+from shared_registry.store import channel
+from shared_registry.store.lua import assemble, command_names
+from tests.support.simulation.faults import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Lua:
+    """A piece of the Lua commands, and what takes its place."""
+
+    piece: str
+    other: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """A piece of a method, and what takes its place."""
+
+    where: str
+    piece: str
+    other: str
+
+    def changed(self) -> Callable[..., Any]:
+        """Return the method with the other piece.
+
+        Raises:
+            LookupError: The method does not have the piece.
+        """
+        module_name, _, names = self.where.partition(":")
+        module = importlib.import_module(module_name)
+        class_name, _, name = names.rpartition(".")
+        owner = getattr(module, class_name) if class_name else module
+        text = textwrap.dedent(inspect.getsource(getattr(owner, name)))
+        if self.piece not in text:
+            raise LookupError(f"{self.where} has no {self.piece!r}")
+        made: dict[str, Any] = {}
+        future = "from __future__ import annotations\n"
+        exec(compile(future + text.replace(self.piece, self.other), self.where, "exec"), vars(module), made)
+        return cast("Callable[..., Any]", made[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Something that the package does.
+
+    Attributes:
+        changes: Take it out.
+        kinds: The faults against which it does this.
+    """
+
+    changes: tuple[Lua | Python, ...]
+    kinds: tuple[Kind, ...]
+
+
+MIRROR = "shared_registry.mirror.mirror:Mirror"
+ELECTION = "shared_registry.leader.election:Election"
+LEDGER = "shared_registry.leases.ledger:Ledger"
+RECONCILER = "shared_registry.leases.reconciliation:Reconciler"
+
+RULES = {
+    "a report carries the leader's token and epoch": Rule(
+        (
+            Lua(
+                "if holder[1] ~= token or holder[2] ~= epoch then\n  return {'fenced'}",
+                "if false then\n  return {'fenced'}",
+            ),
+        ),
+        (Kind.CUT_OFF, Kind.PAUSE),
+    ),
+    "a renewal carries the leader's token": Rule(
+        (Lua("if redis.call('HGET', keys.leader, 'token') ~= token then", "if false then"),),
+        (Kind.SLOW, Kind.CLOCK),
+    ),
+    "a report is applied once": Rule(
+        (Lua("if tonumber(batch) <= tonumber(holder[3]) then", "if false then"),), (Kind.REPEAT, Kind.LOSE_REPLIES)
+    ),
+    "an acquire that runs twice takes one slot": Rule(
+        (
+            Lua("if held then\n  return reply_held(held)\nend\n\nlocal waiter", "local waiter"),
+            Lua(
+                "or redis.pcall('HSETNX', namespace .. 'leases:' .. router, lease_id, url) ~= 1 then",
+                "or redis.pcall('HSET', namespace .. 'leases:' .. router, lease_id, url) == nil then",
+            ),
+        ),
+        (Kind.REPEAT, Kind.LOSE_REPLIES, Kind.FREEZE),
+    ),
+    "leases that nobody knows are released": Rule(
+        (Python(f"{LEDGER}.knows", "return ", "return True or "),),
+        (Kind.LOSE_REPLIES, Kind.OLDER_COPY),
+    ),
+    "leases that Redis lost are put back": Rule(
+        (Python(f"{RECONCILER}._put_back", "if not leases:", "if True:"),), (Kind.CUT_OFF, Kind.FLUSH)
+    ),
+    "leases are compared": Rule(
+        (Python(f"{RECONCILER}._catch_up", "compares = is_due or self._is_in_doubt", "compares = False"),),
+        (Kind.CUT_OFF, Kind.OLDER_COPY),
+    ),
+    "a router contributes its view after a loss": Rule(
+        (Python(f"{MIRROR}._reload", "await self._on_lost_history()", "None"),), (Kind.FLUSH, Kind.LOSE_ALL, Kind.ADD)
+    ),
+    "a mirror checks the predecessor of an event": Rule(
+        (Python(f"{MIRROR}._advance", "if event.previous != self.revision:", "if False:"),),
+        (Kind.OLDER_COPY, Kind.ADD, Kind.REMOVE, Kind.DIES),
+    ),
+    "a mirror notices another history": Rule(
+        (Python(f"{MIRROR}._poll", "raise Gap", "pass"),),
+        (Kind.FLUSH, Kind.CLOCK),
+    ),
+    "nobody is reaped soon after an outage": Rule(
+        (Lua("  reap_after = now_ms + expiry\n", "  reap_after = 0\n"),), (Kind.FREEZE, Kind.RESTART)
+    ),
+    "epochs exceed what the candidate has seen": Rule(
+        (Lua("math.max(last + 1, now_ms, tonumber(seen_epoch) + 1)", "math.max(last + 1, now_ms)"),),
+        (Kind.FLUSH, Kind.CLOCK),
+    ),
+    "a config file does not bring back a removed replica": Rule(
+        (Lua("if mode == 'seed' and admin == 'removed' then", "if false then"),), (Kind.REMOVE, Kind.STOP)
+    ),
+    "a config file does not override an operator": Rule(
+        (Lua("if mode == 'seed' and not is_new and source == 'explicit' then", "if false then"),), (Kind.ADD, Kind.STOP)
+    ),
+    "a clock that was set back does not keep the dead": Rule(
+        (Lua("if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then", "if false then"),),
+        (Kind.CLOCK, Kind.CRASH),
+    ),
+    "a leader's lock ends although the clock was set back": Rule(
+        (Lua("redis.call('PEXPIRE', keys.leader, whole(longest))", ""),), (Kind.CLOCK, Kind.CRASH, Kind.PAUSE)
+    ),
+    "a leader ends its term by its own clock": Rule(
+        (Python(f"{ELECTION}._deadline", "return ", "return 1e9 + "),),
+        (Kind.CUT_OFF, Kind.CUT_REPLIES),
+    ),
+}
+
+
+@contextlib.contextmanager
+def without(rule: Rule) -> Iterator[None]:
+    """Take a rule out of the package while this context is open.
+
+    Raises:
+        LookupError: The package does not have it.
+    """
+    lua = [change for change in rule.changes if isinstance(change, Lua)]
+    for change in lua:
+        if not any(change.piece in assemble(name) for name in command_names()):
+            raise LookupError(f"no command has {change.piece!r}")
+
+    def changed(name: str) -> str:
+        text = assemble(name)
+        for change in lua:
+            text = text.replace(change.piece, change.other)
+        return text
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(channel.scripts.cache_clear)
+        stack.enter_context(mock.patch.object(channel, "assemble", changed))
+        for method in (change for change in rule.changes if isinstance(change, Python)):
+            stack.enter_context(mock.patch(method.where.replace(":", "."), method.changed()))
+        channel.scripts.cache_clear()
+        yield

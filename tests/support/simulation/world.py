@@ -1,0 +1,310 @@
+"""One simulation: Redis, routers, replicas and operators on virtual time, what happens to them, and what must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from shared_registry.errors import UnknownReplica
+from shared_registry.model import ReplicaEndpoint
+from shared_registry.store.channel import scripts
+from shared_registry.store.keys import Keys
+from tests.support.simulation.faults import ROUTERS, Fault, Kind
+from tests.support.simulation.keyspace import Keyspace
+from tests.support.simulation.loop import VirtualLoop
+from tests.support.simulation.lua_runner import LuaRunner
+from tests.support.simulation.operators import Change, Operators
+from tests.support.simulation.router import SimulatedRouter, settings
+from tests.support.simulation.scripted_redis import ScriptedRedis
+from tests.support.simulation.settled import check_settled, check_stopped
+from tests.support.simulation.watch import Watch
+from tests.support.simulation.wire import Link, Network
+
+FAULTS_END_AT = 24.0
+SETTLED_SECONDS = 16.0
+"""After the last fault ends: an expiry and a heartbeat, an election, a comparison, and some probes, twice."""
+LEASE_SECONDS = 3.0
+CAPACITIES = (3, 2, 2, 1)
+URLS = [f"http://10.0.1.{number}:8000" for number in range(1, 5)]
+CONFIGURED = [ReplicaEndpoint(url, capacity=capacity) for url, capacity in zip(URLS[:2], CAPACITIES, strict=False)]
+
+
+class ErrorLog(logging.Handler):
+    """Keeps what the package logs as an error: a background task has failed, which no fault explains."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = f": {record.exc_info[1]!r}" if record.exc_info else ""
+        self.lines.append(f"logged: {record.getMessage()}{error}")
+
+
+class World:
+    """See the module.
+
+    Attributes:
+        loop: The virtual time.
+        routers: The router of each number that runs; `None` while it is down.
+        problems: What was violated.
+        redis: The server.
+    """
+
+    def __init__(self, seed: int, lua: LuaRunner) -> None:
+        self.seed = seed
+        self.loop = VirtualLoop()
+        self.problems: list[str] = []
+        self.keys = Keys("sim")
+        self._server = self.loop.add_process("redis")
+        self.network = Network(self.loop, self._server)
+        self.redis = ScriptedRedis(self.loop, self._server, lua, {one.digest: name for name, one in scripts().items()})
+        self.network.listen = self.redis.accept
+        self.loop.connect = self.network.connect
+        self.watch = Watch(self.redis.keyspace, self.keys, self.loop.time)
+        self.watch.on_elected = self._judge_leaders
+        self.redis.on_command = self.watch.on_command
+        self.redis.on_repeated = self.watch.on_repeated
+        self.operators = Operators()
+        self.routers: list[SimulatedRouter | None] = [None] * ROUTERS
+        self.past: list[SimulatedRouter] = []
+        self._starts = 0
+        self._lock_lost_at = float("-inf")
+        self._dead: set[str] = set()
+        self._copies: dict[int, tuple[dict[str, Any], Any, float]] = {}
+        self._errors = ErrorLog()
+
+    def run(self, faults: Sequence[Fault]) -> list[str]:
+        """Run the simulation, and return what was violated, first things first."""
+        logger = logging.getLogger("shared_registry")
+        logger.addHandler(self._errors)
+        try:
+            self.loop.run_until_complete(self._run(faults))
+        except Exception as error:  # noqa: BLE001  a simulation that cannot go on is a finding
+            self.problems.append(f"the simulation ended: {error!r}")
+        finally:
+            logger.removeHandler(self._errors)
+            logging.getLogger(__name__).debug("seed %d ended; Redis executed %s", self.seed, self.watch.counts)
+            self.loop.close()
+        routers = [one for one in (*self.past, *self.routers) if one is not None]
+        return [
+            *self.watch.problems,
+            *(problem for router in routers for problem in router.problems),
+            *self._errors.lines,
+            *self.loop.failures,
+            *self.problems,
+        ]
+
+    @property
+    def now(self) -> float:
+        return self.loop.time() - 1000.0
+
+    def alive(self) -> list[SimulatedRouter]:
+        return [router for router in self.routers if router is not None and router.is_started]
+
+    async def _run(self, faults: Sequence[Fault]) -> None:
+        for number in range(ROUTERS):
+            self._start_router(number)
+        for fault in faults:
+            if fault.kind is Kind.OLDER_COPY:
+                self._at(fault.at - fault.amount, self._keep_copy, fault)
+            self._at(fault.at, self._happen, fault)
+        await self._sleep_until(FAULTS_END_AT)
+        self._heal()
+        await asyncio.sleep(SETTLED_SECONDS)
+        await check_settled(self)
+        await check_stopped(self)
+
+    def _at(self, at: float, call: Any, *args: Any) -> None:
+        self.loop.call_at(1000.0 + at, call, *args, context=self.loop.main.context)
+
+    async def _sleep_until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, at - self.now))
+
+    # Routers
+
+    def _start_router(self, number: int) -> None:
+        if self.routers[number] is not None:
+            return
+        self._starts += 1
+        rng = random.Random(f"{self.seed} router {number} {self._starts}")
+        process = self.loop.add_process(f"router {number}, start {self._starts}")
+        self.network.links[process] = Link(self.loop, random.Random(f"{self.seed} link {number} {self._starts}"))
+        made = process.context.copy().run(
+            SimulatedRouter, self.loop, process, settings(number, CONFIGURED), self._probe, rng
+        )
+        made.takes_sessions = self.now < FAULTS_END_AT
+        self.routers[number] = made
+
+    def _end_router(self, number: int) -> SimulatedRouter | None:
+        router = self.routers[number]
+        if router is not None:
+            self.routers[number] = None
+            router.is_over = True
+            self.past.append(router)
+        return router
+
+    async def _probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        await asyncio.sleep(0.004)
+        return 4.0, "connection refused" if url.removesuffix("/health") in self._dead else None
+
+    def _judge_leaders(self, elected: str) -> None:
+        """Note a router that still leads when another one is elected, unless the lock was lost before its time."""
+        if self.loop.time() - self._lock_lost_at < LEASE_SECONDS:
+            return
+        for router in self.alive():
+            key = router.registry.router_key
+            if key != elected and router.registry.is_leader and not router.process.is_paused:
+                self.problems.append(f"{key} leads when {elected} is elected")
+
+    # Faults
+
+    def _happen(self, fault: Fault) -> None:
+        getattr(self, f"_{fault.kind.name.lower()}")(fault)
+
+    def _link(self, fault: Fault) -> Link | None:
+        router = self.routers[fault.router]
+        return None if router is None else self.network.links[router.process]
+
+    def _pause(self, fault: Fault) -> None:
+        router = self.routers[fault.router]
+        if router is not None and not router.process.is_paused:
+            router.process.pause()
+            router.paused_seconds += fault.seconds
+            self._at(self.now + fault.seconds, self.loop.resume, router.process)
+
+    def _crash(self, fault: Fault) -> None:
+        router = self._end_router(fault.router)
+        if router is not None:
+            router.process.kill()
+            self.network.links[router.process].break_all()
+        self._at(self.now + fault.seconds, self._start_router, fault.router)
+
+    def _stop(self, fault: Fault) -> None:
+        router = self.routers[fault.router]
+        if router is not None and router.is_started and not router.process.is_paused:
+            self._end_router(fault.router)
+            router.run(router.stop())
+        self._at(self.now + fault.seconds, self._start_router, fault.router)
+
+    def _break(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.break_all()
+
+    def _lose_replies(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.loses_replies += fault.count
+
+    def _lose_commands(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.loses_commands += fault.count
+
+    def _repeat(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.repeats += fault.count
+
+    def _slow(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.latency_seconds = fault.amount
+            self._at(self.now + fault.seconds, setattr, link, "latency_seconds", 0.002)
+
+    def _cut_off(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.blocks_commands = link.blocks_replies = True
+            self._at(self.now + fault.seconds, link.unblock)
+
+    def _cut_replies(self, fault: Fault) -> None:
+        if (link := self._link(fault)) is not None:
+            link.blocks_replies = True
+            self._at(self.now + fault.seconds, link.unblock)
+
+    def _freeze(self, fault: Fault) -> None:
+        self._server.pause()
+        self._at(self.now + fault.seconds, self.loop.resume, self._server)
+
+    def _restart(self, fault: Fault) -> None:
+        self.network.listen = None
+        self.redis.restart()
+        self._at(self.now + fault.seconds, self._listen)
+
+    def _listen(self) -> None:
+        self.network.listen = self.redis.accept
+
+    def _flush(self, fault: Fault) -> None:
+        self.operators.lose_all(self.alive())
+        self.redis.keyspace.replace(Keyspace(self.redis.keyspace.now_ms).copied())
+        self.watch.elected = None
+        self._lock_lost_at = self.loop.time()
+
+    def _lose_all(self, fault: Fault) -> None:
+        self._restart(fault)
+        self._flush(fault)
+
+    def _keep_copy(self, fault: Fault) -> None:
+        self._copies[fault.number] = self.redis.keyspace.copied(), self.watch.memory(), self.now
+
+    def _older_copy(self, fault: Fault) -> None:
+        self._restart(fault)
+        copied, memory, at = self._copies[fault.number]
+        self.operators.lose_since(at)
+        self._lock_lost_at = self.loop.time()
+        self.redis.keyspace.replace(copied)
+        self.watch.go_back(memory)
+
+    def _clock(self, fault: Fault) -> None:
+        self.redis.clock_offset_seconds += fault.amount
+        self.watch.stepped_at = self._lock_lost_at = self.loop.time()
+
+    def _dies(self, fault: Fault) -> None:
+        url = URLS[fault.replica]
+        self._dead.add(url)
+        self._at(self.now + fault.seconds, self._dead.discard, url)
+
+    def _add(self, fault: Fault) -> None:
+        url = URLS[fault.replica]
+        change = Change(Kind.ADD, url, capacity=fault.count)
+        self._operate(fault, change, lambda registry: registry.register(url, capacity=fault.count, by="operator"))
+
+    def _remove(self, fault: Fault) -> None:
+        url = URLS[fault.replica]
+        self._operate(fault, Change(Kind.REMOVE, url), lambda registry: registry.deregister(url, by="operator"))
+
+    def _drain(self, fault: Fault) -> None:
+        url = URLS[fault.replica]
+        self._operate(fault, Change(Kind.DRAIN, url), lambda registry: registry.drain(url, by="operator"))
+
+    def _enable(self, fault: Fault) -> None:
+        url = URLS[fault.replica]
+        self._operate(fault, Change(Kind.ENABLE, url), lambda registry: registry.enable(url, by="operator"))
+
+    def _operate(self, fault: Fault, change: Change, act: Any) -> None:
+        router = self.routers[fault.router]
+        if router is None or not router.is_started or router.process.is_paused:
+            return
+
+        async def operate() -> None:
+            try:
+                if await router.operate(act):
+                    change.at = self.now
+            except UnknownReplica:
+                self.operators.changes.remove(change)
+
+        self.operators.begin(change)
+        router.run(operate())
+
+    def _heal(self) -> None:
+        """End all faults."""
+        self.loop.resume(self._server)
+        self._listen()
+        self._dead.clear()
+        for number, router in enumerate(self.routers):
+            if router is None:
+                self._start_router(number)
+            else:
+                self.loop.resume(router.process)
+                router.takes_sessions = False
+        for link in self.network.links.values():
+            link.heal()
