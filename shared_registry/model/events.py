@@ -56,6 +56,7 @@ class Event:
         by: The person, program or router that requested the change; empty if there is none.
         reason: The reason that was given with the request, or the error of the failed probe.
         record: The replica after the change, for replica events.
+        unreadable: The canonical url of the replica if its hash is damaged and there is no record; otherwise empty.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
         reported: The canonical url of a replica on which a session failed; empty for other events.
@@ -77,6 +78,7 @@ class Event:
     reported: str = ""
     questions: tuple[Question, ...] = ()
     plan: Plan | None = None
+    unreadable: str = ""
 
     def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
         """Return the replicas after the event.
