@@ -3,7 +3,7 @@
 std = {
   read_globals = {
     'ARGV', 'KEYS', 'error', 'ipairs', 'pairs', 'tonumber', 'tostring', 'type', 'unpack',
-    math = {fields = {'floor', 'max', 'min'}},
+    math = {fields = {'floor', 'huge', 'max', 'min'}},
     redis = {fields = {'call', 'pcall'}},
     string = {fields = {'byte', 'find', 'format', 'gmatch', 'gsub', 'len', 'lower', 'match', 'rep', 'sub', 'upper'}},
     table = {fields = {'concat', 'insert', 'remove', 'sort'}},

@@ -108,7 +108,7 @@ end
 
 -- Returns the reply for a lease that exists.
 local function reply_held(url)
-  local state = redis.call('HMGET', keys.replica_prefix .. url, 'revision', 'status', 'ejected_until_ms')
+  local state = redis.pcall('HMGET', keys.replica_prefix .. url, 'revision', 'status', 'ejected_until_ms')
   local revision = state[1] or '0-0'
   if state[2] == 'healthy' and not state[3] then
     return {'held', url, revision}
@@ -123,8 +123,8 @@ end
 local waiter = router .. '/' .. lease_id
 
 -- Grants a slot of a healthy replica, and returns the reply.
-local function take(url, tier)
-  local revision, denied = grant(router, lease_id, url, tier)
+local function take(url, tier, state)
+  local revision, denied = grant(router, lease_id, url, tier, state)
   if denied then
     return denied
   end
@@ -143,27 +143,27 @@ local waits_for_others = type(coming_back) == 'number' and coming_back > 0
 -- In the usual case the queue is empty and a healthy replica has a free slot. The includes below are not at the top
 -- because Lua builds every function that it reaches anew in each run.
 if depth == 0 and #ARGV < FIRST_URL and not waits_for_others then
-  local url, tier = choose(lease_id, keys.ready_primary, keys.ready_secondary)
+  local url, tier, state = choose(lease_id, keys.ready_primary, keys.ready_secondary)
   if url then
-    return take(url, tier)
+    return take(url, tier, state)
   end
 end
 
 -- include lib/leaving_out.lua
 
--- Returns a replica of two tiers and its tier; one of the avoided only if no other has a free slot.
+-- Returns a replica of two tiers, its tier and its state; one of the avoided only if no other has a free slot.
 local function choose_wanted(first, second)
-  local url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL), first, second)
+  local url, tier, state = choose_but(lease_id, urls_from(ARGV, FIRST_URL), first, second)
   if not url and avoided ~= '0' then
-    url, tier = choose_but(lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)), first, second)
+    url, tier, state = choose_but(lease_id, urls_from(ARGV, FIRST_URL + tonumber(avoided)), first, second)
   end
-  return url, tier
+  return url, tier, state
 end
 
 if depth == 0 and #ARGV >= FIRST_URL and not waits_for_others then
-  local url, tier = choose_wanted(keys.ready_primary, keys.ready_secondary)
+  local url, tier, state = choose_wanted(keys.ready_primary, keys.ready_secondary)
   if url then
-    return take(url, tier)
+    return take(url, tier, state)
   end
 end
 
@@ -182,9 +182,9 @@ if depth > 0 then
     return reply_held(held)
   end
   if not is_behind then
-    local url, tier = choose_wanted(keys.ready_primary, keys.ready_secondary)
+    local url, tier, state = choose_wanted(keys.ready_primary, keys.ready_secondary)
     if url then
-      return take(url, tier)
+      return take(url, tier, state)
     end
   end
 end
@@ -211,9 +211,9 @@ local function leave_queue()
 end
 
 if takes_spare == '1' and not is_behind_for_spares then
-  local url, tier = choose_spare(choose_wanted)
+  local url, tier, state = choose_spare(choose_wanted)
   if url then
-    local revision, denied = grant(router, lease_id, url, tier)
+    local revision, denied = grant(router, lease_id, url, tier, state)
     if denied then
       return denied
     end

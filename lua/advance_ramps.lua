@@ -21,9 +21,6 @@ local token, epoch, slow_start_ms = unpack(ARGV, 1, 3)
 local refused = refusal({
   'leader', 'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
 })
-for i = FIRST_URL, #ARGV do
-  refused = refused or type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
-end
 if refused then
   return refused
 end
@@ -41,8 +38,8 @@ local reply = {'advanced'}
 for i = FIRST_URL, #ARGV do
   local url = ARGV[i]
   local replica = keys.replica_prefix .. url
-  local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
-  if state[SLOW_START_MS] then
+  local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))
+  if state[SLOW_START_MS] then  -- an error has none
     if ramp_share(state) then
       reply[#reply + 1] = url
     else

@@ -5,7 +5,8 @@
 -- `report` is the result of the router to which the replica was handed over: `id` numbers its reports. An `appeal` is a
 -- success of a router that the prober of an unhealthy or unknown replica does not have: `id` counts its successes in a
 -- row. Soon after the verdict one is enough, later it takes as many as for a recovery; the router then becomes the
--- prober. A word about another incarnation, an answered question or an earlier report is stale.
+-- prober. A word about another incarnation, an answered question or an earlier report is stale, and so is one about a
+-- replica whose hash is damaged.
 --
 -- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -33,12 +34,6 @@ local refused = refusal({
 })
 if refused then
   return refused
-end
-for i = FIRST_WORD, #ARGV, WORD_WIDTH do
-  refused = type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
-  if refused then
-    return refused
-  end
 end
 
 local now_ms = server_now_ms()
@@ -132,8 +127,7 @@ local function is_as_strict()
   if not leader or leader == router then
     return true
   end
-  local own = redis.call('HGET', keys.router_prefix .. router, 'probe_print')
-  return own == redis.call('HGET', keys.router_prefix .. leader, 'probe_print')
+  return router_field(router, 'probe_print') == router_field(leader, 'probe_print')
 end
 
 local function apply_appeal(replica, result, state)

@@ -29,7 +29,8 @@ for i = FIRST_NAME, #ARGV do
 end
 reply[2] = whole(#reply - 2)
 for url, count in pairs(counts) do
-  local in_flight = redis.call('HGET', keys.replica_prefix .. url, 'in_flight')
+  local in_flight = redis.pcall('HGET', keys.replica_prefix .. url, 'in_flight')
+  in_flight = type(in_flight) == 'string' and in_flight
   if tonumber(in_flight or '') ~= count and (in_flight or count > 0) then
     reply[#reply + 1] = url
     reply[#reply + 1] = in_flight or ''

@@ -23,7 +23,7 @@ for _, url in ipairs(ARGV) do
     reply[#reply + 1] = redis.call('ZSCORE', keys[name], url) or ''
   end
   reply[#reply + 1] = redis.call('SISMEMBER', keys.full, url) == 1 and '1' or '0'
-  local fields = redis.call('HGETALL', keys.replica_prefix .. url)
+  local fields = redis.pcall('HGETALL', keys.replica_prefix .. url)  -- an error, for another type, has no entries
   reply[#reply + 1] = whole(#fields / 2)
   for i = 1, #fields do
     reply[#reply + 1] = fields[i]

@@ -29,11 +29,7 @@ if not redis.call('ZSCORE', keys.routers, key) then
 end
 
 local now_ms = server_now_ms()
-local leases_left
-refused, leases_left = end_some(key, now_ms, key, affinity_ms)
-if refused then
-  return refused
-end
+local leases_left = end_some(key, now_ms, key, affinity_ms)
 if leases_left then
   return {'partial', whole(leases_left)}
 end

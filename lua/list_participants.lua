@@ -26,12 +26,12 @@ if holder[1] ~= token or holder[2] ~= epoch then
 end
 
 local leader = holder[3]
-local leader_print = redis.call('HGET', keys.router_prefix .. leader, 'probe_print')
+local leader_print = router_field(leader, 'probe_print')
 local count, next_expiry = 0, nil
 local reply = {'listed', '', ''}
 for _, member in ipairs(read_probers()) do
   local print, _, router = parse_prober(member)
-  if router and print == leader_print and redis.call('HGET', keys.router_prefix .. router, 'probing') == 'shared' then
+  if router and print == leader_print and router_field(router, 'probing') == 'shared' then
     count = count + 1
     reply[#reply + 1] = router
     local expiry = tonumber(redis.call('ZSCORE', keys.probers, member)) - server_now_ms()

@@ -34,11 +34,7 @@ if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
   return {'alive'}
 end
 
-local leases_left
-refused, leases_left = end_some(key, now_ms, by, affinity_ms)
-if refused then
-  return refused
-end
+local leases_left = end_some(key, now_ms, by, affinity_ms)
 if leases_left then
   return {'partial', whole(leases_left)}
 end

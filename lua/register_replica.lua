@@ -41,7 +41,7 @@ local incarnation, spec_request, admin, source = stored[1], stored[2], stored[3]
 if incarnation and (incarnation == request or spec_request == request) then
   return {'unchanged'}
 end
-local is_new = not incarnation or admin == 'removed'
+local is_new = not incarnation or not admin or admin == 'removed'
 if mode == 'seed' and admin == 'removed' then
   return {'tombstone'}
 end

@@ -2,17 +2,19 @@
 -- in_flight from the leases, the ready sets and `ejected` from the hashes, and the sets of replicas and tombstones from
 -- both. It ends leases, inboxes and waiters of routers that are not in `routers`, and gives free slots to waiters.
 --
--- The first `listed` names are routers, the others canonical urls. A hash whose weight or capacity is not a valid
--- number is left alone. If `first_event` is given, older events are deleted. If anything was wrong, the last event
--- makes all mirrors read everything anew. If nothing is wrong, nothing is written.
+-- In a damaged hash, counters begin anew, an unknown status is found out by probes, and optional numbers that do not
+-- parse are deleted. A weight or capacity that does not parse is left to the operator, and a key of another type too.
+--
+-- The first `listed` names are routers, the others canonical urls. If `first_event` is given, older events are deleted.
+-- If anything was wrong, the last event makes all mirrors read everything anew. Otherwise nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix
+--         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
 -- ARGV    router by first_event listed … (name)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered ejected replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+--         spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(all leases + urls * log replicas + waiters)
 
 -- include lib/keys.lua
@@ -21,6 +23,7 @@
 -- include lib/ready.lua
 -- include lib/tombstones.lua
 -- include lib/lease_counts.lua
+-- include lib/peers.lua
 -- include lib/queue.lua
 
 local FIRST_NAME = 5
@@ -29,15 +32,8 @@ local router, by, first_event, listed = unpack(ARGV, 1, 4)
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered', 'ejected',
+  'spare_secondary', 'spare_answered', 'ejected', 'probers',
 })
-for i = FIRST_NAME, #ARGV do
-  if i < FIRST_NAME + tonumber(listed) then
-    refused = refused or type_refusal({keys.leases_prefix .. ARGV[i], 'hash', keys.inbox_prefix .. ARGV[i], 'stream'})
-  else
-    refused = refused or type_refusal({keys.replica_prefix .. ARGV[i], 'hash'})
-  end
-end
 if refused then
   return refused
 end
@@ -59,6 +55,42 @@ local function repair_field(replica, field, value)
   if redis.call('HGET', replica, field) ~= value then
     redis.call('HSET', replica, field, value)
     count(1)
+  end
+end
+
+-- What a hash has in place of a required field that is missing or not a number, if that says nothing wrong.
+local BEGINNINGS = {
+  consecutive_failures = '0', consecutive_successes = '0', revision = '0-0', name = '', source = 'explicit',
+}
+local COUNTERS = {consecutive_failures = true, consecutive_successes = true}
+local STATUSES = {unknown = true, healthy = true, unhealthy = true}
+local OPTIONAL_NUMBERS = {
+  'registered_at_ms', 'status_since_ms', 'slow_start_ms', 'admin_since_ms', 'ejected_until_ms', 'ejections',
+  'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'prober_until_ms', 'prober_report', 'suspected_at_ms',
+  'suspected_until_ms', 'returned_at_ms', 'reported_at_ms', 'sessions_failing_since_ms', 'session_failures',
+  'announced_at_ms', 'health_check_port',
+}
+
+-- Mends the fields of a registered replica's hash whose right value is known.
+local function repair_fields(replica, url)
+  for field, beginning in pairs(BEGINNINGS) do
+    local value = redis.call('HGET', replica, field)
+    if not value or (COUNTERS[field] and not is_number(value)) then
+      repair_field(replica, field, beginning)
+    end
+  end
+  if not redis.call('HGET', replica, 'url') then
+    repair_field(replica, 'url', url)
+  end
+  if not STATUSES[redis.call('HGET', replica, 'status')] then
+    repair_field(replica, 'status', 'unknown')
+    redis.call('HSET', replica, 'status_since_ms', whole(now_ms))
+  end
+  local numbers = redis.call('HMGET', replica, unpack(OPTIONAL_NUMBERS))
+  for i, field in ipairs(OPTIONAL_NUMBERS) do
+    if numbers[i] and not is_number(numbers[i]) then
+      count(redis.call('HDEL', replica, field))
+    end
   end
 end
 
@@ -103,23 +135,55 @@ local function repair_ready(replica, url)
   end
 end
 
+-- Takes a url out of the sets to which only a sound replica belongs.
+local function leave_sets(url)
+  for _, name in ipairs({'ready_primary', 'ready_secondary', 'spare_primary', 'spare_secondary', 'spare_answered'}) do
+    count(redis.call('ZREM', keys[name], url))
+  end
+  count(redis.call('SREM', keys.full, url))
+end
+
+local function repair_replica(url, leases)
+  local replica = keys.replica_prefix .. url
+  local admin = redis.pcall('HGET', replica, 'admin')
+  if type(admin) == 'table' or (not admin and redis.call('EXISTS', replica) == 1) then
+    leave_sets(url)
+    return
+  end
+  if admin and admin ~= 'removed' then
+    repair_fields(replica, url)
+  end
+  local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
+  if admin then
+    repair_field(replica, 'in_flight', whole(leases))
+    state[IN_FLIGHT] = whole(leases)
+  end
+  repair_membership(replica, url)
+  if admin == 'removed' or not admin or is_sound(state) then
+    repair_ready(replica, url)
+  else
+    leave_sets(url)
+  end
+end
+
 for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
   if not redis.call('ZSCORE', keys.routers, ARGV[i]) then
-    count(redis.call('DEL', keys.leases_prefix .. ARGV[i], keys.inbox_prefix .. ARGV[i]))
+    local own = {keys.leases_prefix .. ARGV[i], 'hash', keys.inbox_prefix .. ARGV[i], 'stream'}
+    for at = 1, #own, 2 do
+      if not type_refusal({own[at], own[at + 1]}) then
+        count(redis.call('DEL', own[at]))
+      end
+    end
   end
 end
 local leases = count_leases()
 for i = FIRST_NAME + tonumber(listed), #ARGV do
-  local url = ARGV[i]
-  local replica = keys.replica_prefix .. url
-  local state = redis.call('HMGET', replica, 'weight', 'capacity', 'admin')
-  local in_flight = leases[url] or 0
-  if not state[3] or (is_number(state[1]) and tonumber(state[1]) > 0 and is_number(state[2])) then
-    repair_membership(replica, url)
-    if state[3] then
-      repair_field(replica, 'in_flight', whole(in_flight))
-    end
-    repair_ready(replica, url)
+  repair_replica(ARGV[i], leases[ARGV[i]] or 0)
+end
+for _, member in ipairs(redis.call('ZRANGE', keys.probers, 0, -1)) do
+  if not parse_prober(member) then
+    count(redis.call('ZREM', keys.probers, member))
+    redis.call('HINCRBY', keys.meta, 'probers_version', 1)
   end
 end
 for _, waiter in ipairs(redis.call('ZRANGE', keys.queue, 0, -1)) do

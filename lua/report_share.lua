@@ -37,7 +37,7 @@ if not share then
   return {'fenced'}
 end
 local last = redis.call('HMGET', keys.plan, 'batch:' .. router, 'batch_done:' .. router)
-if tonumber(batch) <= tonumber(last[1] or '0') then
+if tonumber(batch) <= (tonumber(last[1] or '') or 0) then
   return {'duplicate', last[2] or '0'}
 end
 local results = parse_results(FIRST_RESULT)

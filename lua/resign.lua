@@ -32,8 +32,8 @@ local function is_replaceable()
   for _, member in ipairs(read_probers()) do
     local _, _, other = parse_prober(member)
     if other and other ~= router then
-      local until_ms = tonumber(redis.call('HGET', keys.router_prefix .. other, 'handicap_until_ms') or '0')
-      if until_ms <= now_ms then
+      local until_ms = tonumber(router_field(other, 'handicap_until_ms') or '')
+      if not until_ms or until_ms <= now_ms then
         return true
       end
     end

@@ -2,8 +2,8 @@
 --
 -- A lease that Redis has on another replica is moved, because the router knows where its session runs. Restored leases
 -- may take a replica over its capacity. The reply names such replicas, in a repeated call too; they get no new session
--- until they are below capacity. A lease on a replica without a hash is skipped, because nothing could count it, and
--- the reply names that replica too. A restored lease id that still waits is taken out of the queue.
+-- until they are below capacity. A lease on a replica whose hash is absent or damaged is skipped, because nothing could
+-- count it, and the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
 -- With `is_lost` Redis had these leases and has lost them. So leases of other routers may be lost too, and no new
 -- session gets a slot until they are back; see lib/settling.lua.
@@ -32,11 +32,6 @@ local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
   'spare_secondary', 'spare_answered',
 }, {leases, 'hash'})
-for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
-  local elsewhere = not refused and redis.call('HGET', leases, ARGV[i])
-  refused = refused or lease_refusal(ARGV[i], ARGV[i + 1])
-    or (elsewhere and type_refusal({keys.replica_prefix .. elsewhere, 'hash'}))
-end
 if refused then
   return refused
 end
@@ -51,16 +46,22 @@ for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
   local lease_id, url = ARGV[i], ARGV[i + 1]
   local replica = keys.replica_prefix .. url
   local elsewhere = redis.call('HGET', leases, lease_id)
-  local is_there = redis.call('HEXISTS', replica, 'in_flight') == 1
+  local load = redis.pcall('HGET', replica, 'in_flight')
+  local is_there = type(load) == 'string' and tonumber(load) ~= nil
   local is_named = is_there and named or skipped
   is_named[url] = true
   if is_there and elsewhere ~= url then
     redis.call('HSET', leases, lease_id, url)
-    redis.call('HINCRBY', replica, 'in_flight', 1)
+    redis.call('HSET', replica, 'in_flight', whole(tonumber(load) + 1))
     redis.call('PERSIST', replica)
-    begin_affinity(lease_id, url)
-    if elsewhere then
+    local keeps_affinity = not session_refusal(lease_id)
+    if keeps_affinity then
+      begin_affinity(lease_id, url)
+    end
+    if elsewhere and not replica_refusal(elsewhere) then
       unload(elsewhere, 1, now_ms, router, {})
+    end
+    if elsewhere and keeps_affinity then
       end_affinity(lease_id, elsewhere, '0')
     end
     restored = restored + 1
@@ -75,7 +76,8 @@ local reply = {'restored', whole(restored), ''}
 for url in pairs(named) do
   local state = redis.call('HMGET', keys.replica_prefix .. url, 'in_flight', 'capacity')
   refresh_ready(keys.replica_prefix .. url, url)
-  if tonumber(state[2]) > 0 and tonumber(state[1]) > tonumber(state[2]) then
+  local most = tonumber(state[2] or '') or 0
+  if most > 0 and tonumber(state[1]) > most then
     reply[#reply + 1] = url
   end
 end

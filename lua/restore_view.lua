@@ -60,9 +60,6 @@ local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
   'spare_secondary', 'spare_answered',
 })
-for _, entry in ipairs(entries) do
-  refused = refused or type_refusal({keys.replica_prefix .. entry.url, 'hash'})
-end
 if refused then
   return refused
 end
@@ -164,7 +161,7 @@ for _, entry in ipairs(entries) do
     origin = {revision, history == '' and view_history_id or history, view_revision, view_history_id}
   end
   local replica = keys.replica_prefix .. url
-  if may_write(kind, replica, revision or view_revision) then
+  if not type_refusal({replica, 'hash'}) and may_write(kind, replica, revision or view_revision) then
     if kind == 'replica' then
       put_back(replica, url, entry)
     else

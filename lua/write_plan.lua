@@ -34,7 +34,7 @@ for i = 1, #fields, 2 do
 end
 
 local now_ms = server_now_ms()
-local number = whole(math.max(tonumber(known.number or '0') + 1, now_ms))
+local number = whole(math.max((tonumber(known.number or '') or 0) + 1, now_ms))
 local plan = {'number', number, 'epoch', epoch, 'router', holder[3], 'written_at_ms', whole(now_ms)}
 local lines, is_new, in_use = {}, known.epoch ~= epoch, {}
 

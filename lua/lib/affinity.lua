@@ -20,7 +20,9 @@ local function begin_affinity(id, url)
     redis.call('DEL', several)
   else
     redis.call('HSETNX', several, redis.call('GET', affinity), 1)
-    redis.call('HINCRBY', several, url, 1)
+    if type(redis.pcall('HINCRBY', several, url, 1)) ~= 'number' then
+      redis.call('DEL', several) -- a count is damaged
+    end
   end
   redis.call('SET', affinity, url)
 end

@@ -10,7 +10,7 @@ local function most_used(several)
   until page[1] or cursor == '0'
   local best, most = nil, 0
   for i = 1, #page, 2 do
-    local count = tonumber(page[i + 1])
+    local count = tonumber(page[i + 1]) or 1
     if count > most or (count == most and page[i] < best) then
       best, most = page[i], count
     end
@@ -20,7 +20,8 @@ end
 
 -- Lowers the number of leases of a session with several on that url. Returns whether it has any left.
 local function count_down(affinity, several, bound, url)
-  if redis.call('HINCRBY', several, url, -1) < 1 then
+  local left = redis.pcall('HINCRBY', several, url, -1)
+  if type(left) ~= 'number' or left < 1 then
     redis.call('HDEL', several, url)
   end
   local next_bound = redis.call('HEXISTS', several, bound) == 1 and bound or most_used(several)

@@ -58,36 +58,14 @@ local function next_waiters(key)
   return waiters, page[1] == '0' and 'done' or page[1]
 end
 
--- Returns nil, or the reply for a key of these waiters and leases that has the wrong type.
-local function departure_refusal(waiters, ids, loads)
-  for _, one in ipairs(waiters) do
-    local refused = one.session and type_refusal({keys.sequence_prefix .. one.session, 'string'})
-    if refused then
-      return refused
-    end
-  end
-  for url in pairs(loads) do
-    local refused = replica_refusal(url)
-    if refused then
-      return refused
-    end
-  end
-  for _, id in ipairs(ids) do
-    local refused = session_refusal(id)
-    if refused then
-      return refused
-    end
-  end
-  return nil
-end
-
 -- Takes waiters out of the queue. The sequence of a named session is kept for some time, so that its client can come
 -- back through another router and keep its position.
 local function drop_waiters(waiters, affinity_ms)
   for _, one in ipairs(waiters) do
     redis.call('ZREM', keys.queue, one.waiter)
-    if one.session and affinity_ms ~= '0' then
-      redis.call('SET', keys.sequence_prefix .. one.session, whole(tonumber(one.sequence)), 'PX', affinity_ms)
+    local kept = one.session and keys.sequence_prefix .. one.session
+    if kept and affinity_ms ~= '0' and not type_refusal({kept, 'string'}) then
+      redis.call('SET', kept, whole(tonumber(one.sequence)), 'PX', affinity_ms)
     end
   end
 end
@@ -97,27 +75,28 @@ local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
     redis.call('HDEL', leases, unpack(ids))
   end
   for _, id in ipairs(ids) do
-    end_affinity(id, urls[id], affinity_ms)
+    if not session_refusal(id) then
+      end_affinity(id, urls[id], affinity_ms)
+    end
   end
   for url, count in pairs(loads) do
-    unload(url, count, now_ms, by, {})
+    if not replica_refusal(url) then
+      unload(url, count, now_ms, by, {})
+    end
   end
 end
 
 -- Takes some of a router's waiters out of the queue, and ends some of its leases once no waiter is left. Freed slots go
 -- to the waiters that have waited longest. After the last lease it deletes the router's record and inbox. The first
--- write is a deletion, because Redis allows a script to go on when memory is short if its first write is one.
--- Returns nil and the number of leases left, or nil and false if none is left; or the reply that refuses.
+-- write is a deletion, because Redis allows a script to go on when memory is short if its first write is one. A key of
+-- a lease or a waiter that has another type than the registry's is left as it is, and holds up nothing.
+-- Returns the number of leases left, or false if none is left.
 local function end_some(key, now_ms, by, affinity_ms)
   local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
   local waiters, queue_cursor = next_waiters(key)
   local urls, ids, loads, cursor = {}, {}, {}, '0'
   if queue_cursor == 'done' then
     urls, ids, loads, cursor = next_leases(leases, redis.call('HGET', record, 'reap_cursor') or '0')
-  end
-  local refused = departure_refusal(waiters, ids, loads)
-  if refused then
-    return refused
   end
   redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
   strike_prober(key)
@@ -133,5 +112,5 @@ local function end_some(key, now_ms, by, affinity_ms)
     redis.call('HSET', record, 'reap_cursor', cursor, 'queue_cursor', queue_cursor)
   end
   serve_queue(now_ms)
-  return nil, not is_done and left
+  return not is_done and left
 end

@@ -51,7 +51,7 @@ local function note_failure(replica_key, failed, interval_ms, least_failures, no
   local update = {'sessions_failing_since_ms', whole(since_ms)}
   local why, from_ms
   if failed.is_connected then
-    local count = tonumber(run[2] or '0') + failed.count
+    local count = (tonumber(run[2] or '') or 0) + failed.count
     local client = failed.client == '' and failed.router or failed.client
     client = (not run[3] or run[3] == client) and client or '*'
     for _, text in ipairs({'session_failures', whole(count), 'failing_client', client}) do

@@ -7,7 +7,7 @@
 -- Lowers the count of sessions of a replica, removed or not, whose state was read before. Returns how many sessions
 -- are left, or nil if the replica has no count.
 local function count_off(url, state, count)
-  if not state[IN_FLIGHT] then
+  if not tonumber(state[IN_FLIGHT] or '') then
     return nil
   end
   local replica, was_in = keys.replica_prefix .. url, set_of(state)

@@ -3,13 +3,9 @@
 -- include lib/endings.lua
 -- include lib/draining.lua
 
--- Each of these functions returns nil, or the reply for a key of a lease that has another type than the registry's.
+-- Returns nil, or the reply for a replica's key that has another type than the registry's.
 local function replica_refusal(url)
   return type_refusal({keys.replica_prefix .. url, 'hash'})
-end
-
-local function lease_refusal(id, url)
-  return replica_refusal(url) or session_refusal(id)
 end
 
 -- Lowers the count of sessions of a replica, removed or not. If the last session has ended and the replica was to be

@@ -67,14 +67,16 @@ local function choose_but(lease_id, left_out, first, second)
     return choose(lease_id, first, second)
   end
   local session = session_of(lease_id)
-  local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and not is_among(url, left_out) and tier_of(url, first, second)
-  if tier then
-    return url, tier
-  end
-  url = least_loaded_but(first, lease_id, left_out)
-  if url then
-    return url, first
-  end
-  return least_loaded_but(second, lease_id, left_out), second
+  return find_right(function()
+    local url = session and redis.call('GET', keys.affinity_prefix .. session)
+    local tier = url and not is_among(url, left_out) and tier_of(url, first, second)
+    if tier then
+      return url, tier
+    end
+    url = least_loaded_but(first, lease_id, left_out)
+    if url then
+      return url, first
+    end
+    return least_loaded_but(second, lease_id, left_out), second
+  end)
 end

@@ -15,6 +15,12 @@ local function make_prober(probe_print, machine, router)
   return table.concat({probe_print, machine, router}, ' ')
 end
 
+-- Returns a field of a router's record; false if it is absent, or the record is damaged.
+local function router_field(router, name)
+  local text = redis.pcall('HGET', keys.router_prefix .. router, name)
+  return type(text) == 'string' and text
+end
+
 -- Takes a router out of the list.
 local function strike_prober(router)
   local own = redis.call('HMGET', keys.router_prefix .. router, 'probe_print', 'machine')

@@ -1,8 +1,15 @@
 -- Chooses a replica for a session and gives it a slot, both for a session that asks and for one that waits.
+--
+-- A url in a tier whose replica does not belong there (its hash is damaged or absent, or it has not answered for too
+-- long) is put where it belongs, and the next one is chosen. So one bad key costs only its own replica.
 
 -- include lib/values.lua
 -- include lib/affinity.lua
 -- include lib/ready.lua
+
+local WRONG_AT_ONCE = 64
+
+local wrong_left = WRONG_AT_ONCE
 
 -- Returns a number from 0 to count - 1 that depends only on the lease id.
 local function spread(lease_id, count)
@@ -24,38 +31,64 @@ local function least_loaded(tier, lease_id)
   return place == 0 and first[1] or redis.call('ZRANGE', tier, place, place)[1]
 end
 
--- Chooses the replica where the session was before if that has a free slot, otherwise the least loaded replica of the
--- first tier that has one. The tiers are the ready sets or the spare sets. Returns its url and its tier.
-local function choose(lease_id, first, second)
-  local session = session_of(lease_id)
-  local url = session and redis.call('GET', keys.affinity_prefix .. session)
-  local tier = url and tier_of(url, first, second)
-  if tier then
-    return url, tier
+-- Returns the state of the replica of a url in a tier; nil if it does not belong there.
+local function state_in(tier, url)
+  local state = redis.pcall('HMGET', keys.replica_prefix .. url, unpack(STATE_FIELDS))
+  if not state.err and set_of(state) == tier then
+    return state
   end
-  url = least_loaded(first, lease_id)
-  if url then
-    return url, first
+  redis.call('ZREM', tier, url)
+  if not state.err and not ready_refusal() and not spare_refusal() then
+    put_in_set(url, state)
   end
-  return least_loaded(second, lease_id), second
+  return nil
 end
 
--- Records a lease on a replica of that tier and counts it. Returns the replica's revision. If a key has another type
--- than the registry's, it writes nothing and returns nil and the reply that refuses.
-local function grant(router, lease_id, url, tier)
-  local replica = keys.replica_prefix .. url
-  local state = redis.pcall('HMGET', replica, unpack(STATE_FIELDS))
-  local refused = read_refusal(state, replica, 'hash')
-  if refused then
-    return nil, refused
+-- Returns the url that `find` finds, its tier and its state; nil if there is none. A limited number of urls that do not
+-- belong in their tiers is met in each run.
+local function find_right(find)
+  while wrong_left > 0 do
+    local url, tier = find()
+    if not url then
+      return nil
+    end
+    local state = state_in(tier, url)
+    if state then
+      return url, tier, state
+    end
+    wrong_left = wrong_left - 1
   end
+  return nil
+end
+
+-- Chooses the replica where the session was before if that has a free slot, otherwise the least loaded replica of the
+-- first tier that has one. The tiers are the ready sets or the spare sets. Returns its url, its tier and its state.
+local function choose(lease_id, first, second)
+  local session = session_of(lease_id)
+  return find_right(function()
+    local url = session and redis.call('GET', keys.affinity_prefix .. session)
+    local tier = url and tier_of(url, first, second)
+    if tier then
+      return url, tier
+    end
+    url = least_loaded(first, lease_id)
+    if url then
+      return url, first
+    end
+    return least_loaded(second, lease_id), second
+  end)
+end
+
+-- Records a lease on a replica of that tier and state, and counts it. Returns the replica's revision. If a ready set
+-- has another type than the registry's, it writes nothing and returns nil and the reply that refuses.
+local function grant(router, lease_id, url, tier, state)
   state[IN_FLIGHT] = whole(load_of(state) + 1)
-  refused = set_of(state) ~= tier and ready_refusal()
+  local refused = set_of(state) ~= tier and ready_refusal()
   if refused then
     return nil, refused
   end
   redis.call('HSET', keys.leases_prefix .. router, lease_id, url)
-  redis.call('HSET', replica, 'in_flight', state[IN_FLIGHT])
+  redis.call('HSET', keys.replica_prefix .. url, 'in_flight', state[IN_FLIGHT])
   keep_in_set(tier, url, state)
   begin_affinity(lease_id, url)
   return state[REVISION] or '0-0'

@@ -24,7 +24,7 @@ local function share_of(router, number, interval_ms, now_ms)
   if plan[1] == number then
     return plan[4] or nil
   end
-  local age_ms = now_ms - tonumber(plan[3] or '0')
+  local age_ms = now_ms - (tonumber(plan[3] or '') or 0)
   local is_recent = plan[2] == number and age_ms >= 0 and age_ms <= interval_ms
   return is_recent and plan[5] or nil
 end

@@ -38,20 +38,20 @@ local function router_state(router, now_ms)
   return 'served'
 end
 
--- Returns a replica for a waiter and its tier. Once `room.is_gone`, no healthy replica has a free slot; `room.is_over`
--- if no waiter behind this one can be served either.
+-- Returns a replica for a waiter, its tier and its state. Once `room.is_gone`, no healthy replica has a free slot;
+-- `room.is_over` if no waiter behind this one can be served either.
 local function choose_for(lease_id, room)
-  local url, tier
+  local url, tier, state
   if not room.is_gone then
-    url, tier = choose(lease_id, keys.ready_primary, keys.ready_secondary)
+    url, tier, state = choose(lease_id, keys.ready_primary, keys.ready_secondary)
     room.is_gone = not url
   end
   if url or (takes_no_spare(lease_id) and are_spares_free()) then
-    return url, tier
+    return url, tier, state
   end
-  url, tier = choose_spare(function(first, second) return choose(lease_id, first, second) end)
+  url, tier, state = choose_spare(function(first, second) return choose(lease_id, first, second) end)
   room.is_over = not url
-  return url, tier
+  return url, tier, state
 end
 
 local function announce(router, lease_id, url, revision, tier)
@@ -95,11 +95,11 @@ end
 
 -- Gives a waiter a slot. Returns whether it got one.
 local function serve(waiter, router, lease_id, room)
-  local url, tier = choose_for(lease_id, room)
+  local url, tier, state = choose_for(lease_id, room)
   if not url then
     return false
   end
-  local revision = grant(router, lease_id, url, tier)
+  local revision = grant(router, lease_id, url, tier, state)
   if not revision then
     room.is_over = true
     return false
@@ -127,7 +127,7 @@ local function serve_queue(now_ms)
   for _ = 1, CHECKED_AT_ONCE / PAGE do
     local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
     for _, waiter in ipairs(page) do
-      local router, lease_id = string.match(waiter, '^(.-)/(%x+.*)$')
+      local router, lease_id = string.match(waiter, '^(.-)/(%x%x%x%x%x%x%x%x.*)$')
       router = router or ''
       router_states[router] = router_states[router] or router_state(router, now_ms)
       if router_states[router] == 'dropped' then

@@ -35,7 +35,8 @@ local function ramp_share(state)
   return nil
 end
 
--- Returns the count of sessions, 0 if somebody has deleted the field by hand: a script must not fail half-way.
+-- Returns the count of sessions, 0 if somebody has deleted the field by hand, nil if it is not a number: a script must
+-- not fail half-way.
 local function load_of(state)
   return tonumber(state[IN_FLIGHT] or '0')
 end
@@ -62,10 +63,17 @@ local function is_spare(state)
   return answered_at_ms ~= nil and server_now_ms() - answered_at_ms <= ANSWERED_MS
 end
 
+-- Returns whether the hash has the numbers that decide about sets. One that is damaged belongs in no set, so that no
+-- session gets the replica and no script fails half-way.
+local function is_sound(state)
+  local weight, capacity = tonumber(state[WEIGHT] or ''), tonumber(state[CAPACITY] or '')
+  return weight and weight > 0 and weight < math.huge and capacity and capacity >= 0 and load_of(state) ~= nil
+end
+
 -- Returns the key of the set in which a replica of that state belongs; nil if it belongs in none.
 local function set_of(state)
   local may_serve = is_ready(state)
-  if not may_serve and not is_spare(state) then
+  if not is_sound(state) or not (may_serve or is_spare(state)) then
     return nil
   end
   local capacity = tonumber(state[CAPACITY])
@@ -121,7 +129,7 @@ local function put_in_set(url, state)
   if place ~= keys.spare_secondary then
     redis.call('ZREM', keys.spare_secondary, url)
   end
-  if is_spare(state) then
+  if is_sound(state) and is_spare(state) then
     redis.call('ZADD', keys.spare_answered, whole(tonumber(state[LAST_OK_AT_MS])), url)
   else
     redis.call('ZREM', keys.spare_answered, url)

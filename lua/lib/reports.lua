@@ -19,19 +19,6 @@ local function parse_results(first)
   return results
 end
 
--- Returns whether a replica's key can take a result: it is a hash, or absent, and has the fields that results change.
--- A damaged one must not stop the reports on all others.
-local function is_sound(replica_key)
-  local found = redis.pcall('HMGET', replica_key, 'admin', 'status', 'weight', 'capacity', 'consecutive_failures',
-    'consecutive_successes')
-  if found.err then
-    return false
-  end
-  local weight = tonumber(found[3] or '')
-  return not found[1] or (found[2] ~= false and weight ~= nil and weight > 0 and tonumber(found[4] or '') ~= nil
-    and tonumber(found[5] or '') ~= nil and tonumber(found[6] or '') ~= nil)
-end
-
 -- Applies results of a router, and completes the reply: how many were handled, how many of these were dropped, events.
 -- is_covered: returns whether the router may report on a url. Other results are dropped, and those for replicas whose
 -- key is damaged.
@@ -42,7 +29,7 @@ local function apply_results(results, router, limits, is_covered, store_done, re
   for _, result in ipairs(results) do
     local is_there = nil
     local replica = keys.replica_prefix .. result.url
-    if is_covered(result.url) and is_sound(replica) then
+    if is_covered(result.url) then
       is_there = apply_probe(replica, result, limits, now_ms, {router = router, is_regular = true}, reply)
     end
     done = done + 1

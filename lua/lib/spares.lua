@@ -7,10 +7,7 @@
 
 -- include lib/ready.lua
 
-local SPARES_AT_ONCE = 64
-
 local in_panic
-local looks_left = SPARES_AT_ONCE
 
 local function takes_no_spare(lease_id)
   return string.find(lease_id, '~healthy', 1, true) ~= nil
@@ -34,24 +31,10 @@ local function are_spares_free()
   return redis.call('EXISTS', keys.spare_primary, keys.spare_secondary) > 0 and is_panic()
 end
 
--- Returns the replica that `find` finds in the two tiers of spare sets, and its tier; nil if there is no panic. A
--- replica that has not answered for too long, or does not belong there for another reason, is put where it belongs. A
--- limited number of replicas is looked at in each run.
+-- Returns what `find` finds in the two tiers of spare sets; nil if there is no panic.
 local function choose_spare(find)
   if not are_spares_free() then
     return nil
   end
-  while looks_left > 0 do
-    local url, tier = find(keys.spare_primary, keys.spare_secondary)
-    if not url then
-      return nil
-    end
-    looks_left = looks_left - 1
-    local state = redis.pcall('HMGET', keys.replica_prefix .. url, unpack(STATE_FIELDS))
-    if state.err or set_of(state) == tier then
-      return url, tier
-    end
-    put_in_set(url, state)
-  end
-  return nil
+  return find(keys.spare_primary, keys.spare_secondary)
 end

@@ -30,7 +30,7 @@ local function read_usual(url)
     'in_flight', 'capacity', 'weight', 'primary', 'revision'))
   count, most, weight = tonumber(count or ''), tonumber(most or ''), tonumber(weight or '')
   if status == 'healthy' and admin == 'active' and not ejected and not ramp and removes ~= '1'
-    and count and most and weight then
+    and count and most and weight and weight > 0 and weight < math.huge then
     return count, most, weight, primary == '1' and 'ready:primary' or 'ready:secondary', revision or '0-0'
   end
 end

@@ -20,7 +20,12 @@ local EVENTS_AT_ONCE = 25
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
   'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
-  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms',
+  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity',
+}
+-- Those that must be numbers, and those that must be if they are there.
+local NUMBERS = {'consecutive_failures', 'consecutive_successes', 'weight', 'capacity'}
+local OPTIONAL_NUMBERS = {
+  'suspected_at_ms', 'suspected_until_ms', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms',
 }
 
 -- Returns thresholds and times of probes, which arrive as text, as numbers.
@@ -31,16 +36,33 @@ local function limits_of(failure, recovery, interval_ms, timeout_ms)
   }
 end
 
+local function is_intact(state)
+  for _, name in ipairs(NUMBERS) do
+    if not tonumber(state[name] or '') then
+      return false
+    end
+  end
+  for _, name in ipairs(OPTIONAL_NUMBERS) do
+    if not tonumber(state[name] or '0') then
+      return false
+    end
+  end
+  return tonumber(state.weight) > 0 and state.status ~= false and state.admin ~= false
+end
+
 -- Returns the fields of a replica that decide about its health, by name; absent ones are false. Returns nil if the
--- replica is removed or of another incarnation.
+-- replica is removed or of another incarnation, or its key is damaged: that must not stop what is said about others.
 local function read_state(replica_key, incarnation)
-  local values = redis.call('HMGET', replica_key, unpack(STATE_READ))
-  if values[1] ~= incarnation or values[2] == 'removed' then
+  local values = redis.pcall('HMGET', replica_key, unpack(STATE_READ))
+  if values.err or values[1] ~= incarnation or values[2] == 'removed' then
     return nil
   end
   local state = {}
   for i, name in ipairs(STATE_READ) do
     state[name] = values[i]
+  end
+  if not is_intact(state) then
+    return nil
   end
   state.failures, state.successes = tonumber(state.consecutive_failures), tonumber(state.consecutive_successes)
   return state

@@ -19,14 +19,16 @@ from shared_registry.admin.inspector import SPARE_SETS, Inspection, Inspector, L
 from shared_registry.errors import KeyConflict
 from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
 from shared_registry.selection.panic import ANSWERED_SECONDS
+from shared_registry.store.codec import parse_probers
 from shared_registry.store.keys import Keys
-from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
+from shared_registry.store.reader import Reader
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
 """How long after the end of its ramp a replica may still lack its plain score: until the next leader sets it."""
 ANSWERED_MARGIN_SECONDS = 60.0
 """How long before the end of that hour the spare sets are not checked: the clock is read after them."""
+_REMEDY = "--repair restores what follows from other data; for the rest, `shared-registry add {url}` with its settings"
 QUEUE_READS = 4
 POLL_SECONDS = 0.5
 
@@ -62,10 +64,13 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
     """
     types = await reader.key_types()
     found = list(_type_violations(types, keys))
-    if found:
-        return found
+    wrong = {violation.key for violation in found}
+    if any(keys.is_shared(key) for key in wrong):
+        return found  # scripts refuse such a namespace
+    types = {key: kind for key, kind in types.items() if key not in wrong}
     urls = {key.removeprefix(keys.replica_prefix) for key in types if key.startswith(keys.replica_prefix)}
     urls |= set(await reader.urls()) | set(await reader.ready_urls())
+    urls -= {key.removeprefix(keys.replica_prefix) for key in wrong}
     inspections = await reader.inspect(sorted(urls))
     now = await reader.server_time()
     for inspection in inspections:
@@ -77,7 +82,8 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
         found.append(Violation("affinity", keys.affinity_prefix + session, text, session=session))
     inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
     found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
-    found += [violation async for violation in _unreadable(reader, keys, await reader.urls())]
+    found += [one async for one in _unreadable(reader, keys, [url for url in await reader.urls() if url in urls])]
+    found += _malformed_probers(await reader.probers(), keys)
     head = await reader.head()
     try:
         events = [event async for event in reader.all_events()]
@@ -99,20 +105,18 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
     key = keys.replica(inspection.url)
     violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
-    if inspection.order is not None and not fields:
-        yield violation("membership", keys.replicas, f"{inspection.url} has no hash")
-    if fields and (inspection.order is None) is not (fields.get("admin") == "removed"):
-        yield violation("membership", key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
-    elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
-        yield violation("membership", key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
+    yield from _membership_violations(inspection, keys)
+    if fields and fields.get("admin") != "removed" and not {"weight", "capacity"} <= fields.keys():
+        return  # it belongs in no set, and is named as unreadable
     try:
         weight, capacity = float(fields.get("weight", "1")), int(fields.get("capacity", "0"))
         in_flight = int(fields.get("in_flight", "0"))
     except ValueError as error:
-        yield violation("type", key, f"a number does not parse: {error}")
+        yield violation("type", key, f"a number does not parse: {error}; {_REMEDY.format(url=inspection.url)}")
         return
     if not 0 < weight < math.inf:
-        yield violation("type", key, f"weight is {weight}, must be above 0 and finite")
+        remedy = _REMEDY.format(url=inspection.url)
+        yield violation("type", key, f"weight is {weight}, must be above 0 and finite; {remedy}")
         return
     if in_flight < 0:
         yield violation("load", key, f"in_flight is {in_flight}")
@@ -133,6 +137,17 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
         yield violation("ready", keys.full, f"{inspection.url} {wanted} in it")
     yield from _spare_violations(inspection, keys, score=None if is_full else in_flight / weight, now=now)
     yield from _ejection_violations(inspection, keys)
+
+
+def _membership_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
+    key, fields = keys.replica(inspection.url), inspection.fields
+    violation = functools.partial(Violation, "membership", url=inspection.url)
+    if inspection.order is not None and not fields:
+        yield violation(keys.replicas, f"{inspection.url} has no hash")
+    if fields and (inspection.order is None) is not (fields.get("admin") == "removed"):
+        yield violation(key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
+    elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
+        yield violation(key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
 
 
 def _ejection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
@@ -185,6 +200,8 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
     """Yield loads that differ from the number of leases, and leases of routers that are not listed to be reaped."""
     for url, in_flight, count in inspection.wrong:
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
+        if not in_flight:
+            text += f"; `shared-registry add {url}` registers the replica, or wait for the end of the sessions"
         yield Violation("load", keys.replica(url), text, url=url)
     for router in inspection.unlisted:
         yield Violation("lease", keys.leases(router), "its router is not listed, so nothing reaps it", router=router)
@@ -231,17 +248,17 @@ def event_violations(events: Sequence[Event], keys: Keys) -> Iterator[Violation]
 
 
 async def _unreadable(reader: Reader, keys: Keys, urls: Sequence[str]) -> AsyncIterator[Violation]:
-    """Yield the registered replicas that a mirror could not read. Where a chunk fails, they are read one by one."""
-    for chunk in (urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)):
-        try:
-            await reader.records(chunk)
-        except KeyConflict as error:
-            if len(chunk) == 1:
-                yield Violation("type", keys.replica(chunk[0]), str(error))
-                continue
-            for url in chunk:
-                async for violation in _unreadable(reader, keys, [url]):
-                    yield violation
+    """Yield the registered replicas that a mirror leaves out."""
+    _, damage = await reader.read_each(urls)
+    for url, text in damage.items():
+        what = text.removesuffix("; run `shared-registry check`")
+        yield Violation("type", keys.replica(url), f"{what}; {_REMEDY.format(url=url)}", url=url)
+
+
+def _malformed_probers(members: Sequence[str], keys: Keys) -> Iterator[Violation]:
+    for member in members:
+        if not parse_probers([member]):
+            yield Violation("membership", keys.probers, f"member {member!r} is malformed")
 
 
 def _type_violations(types: dict[str, str], keys: Keys) -> Iterable[Violation]:

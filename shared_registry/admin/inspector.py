@@ -103,6 +103,11 @@ class Inspector(Reader):
             pipeline.smembers(keys.full)
             return list(itertools.chain(*await execute(pipeline)))
 
+    async def probers(self) -> list[str]:
+        """Return the members of `probers`."""
+        async with self._channel.bounded():
+            return list(await self._commands.zrange(self._keys.probers, 0, -1))
+
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
         """Return the entries of these replicas, each replica as of one instant."""
         found: list[Inspection] = []

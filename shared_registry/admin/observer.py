@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
-from shared_registry.errors import StoreError
+from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
 from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
-from shared_registry.store.reads import execute
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +170,22 @@ class Observer(Outsider):
             pipeline = self._clients.commands.pipeline(transaction=False)
             for router in routers:
                 pipeline.hget(self._keys.router(router), "trouble")
-            reasons = await execute(pipeline)
-        return {router: reason for router, reason in zip(routers, reasons, strict=True) if reason}
+            reasons = await pipeline.execute(raise_on_error=False)  # a damaged record is reported by `check`
+        return {router: text for router, text in zip(routers, reasons, strict=True) if isinstance(text, str) and text}
 
     async def routers(self) -> RouterList:
-        """Return the routers. A router that leaves during the call is left out."""
+        """Return the routers. One that leaves during the call, or whose record is damaged, is left out."""
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
             listed = await self._clients.commands.zrange(self._keys.routers, 0, -1, withscores=True)
         found = []
         for key, expires_at_ms in sorted(listed):
-            async with bounded(self._timeout_seconds, failover=self._clients.failover):
-                fields = await self._clients.commands.hgetall(self._keys.router(key))
-            if fields:
-                found.append(parse_router(key, fields, expires_at_ms))
+            try:
+                async with bounded(self._timeout_seconds, failover=self._clients.failover):
+                    fields = await self._clients.commands.hgetall(self._keys.router(key))
+                if fields:
+                    found.append(parse_router(key, fields, expires_at_ms))
+            except KeyConflict as error:
+                logger.warning("redis: a router is left out: %s", error)
         return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
 
     async def removals(self) -> RemovalList:
@@ -198,8 +202,11 @@ class Observer(Outsider):
             routers = await self._clients.commands.zrange(self._keys.routers, 0, -1)
         found: dict[str, LeaseRecord] = {}
         for router in routers:
-            async for page in self._reader.leases(router):
-                found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
+            try:
+                async for page in self._reader.leases(router):
+                    found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
+            except KeyConflict as error:
+                logger.warning("redis: the leases of %s are left out: %s", router, error)
         return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
 
     async def queue(self, count: int) -> QueueList:

@@ -1,9 +1,10 @@
 """Repairs a namespace, as far as the wrong data can be derived from right data.
 
 Loads are derived from leases, ready sets from hashes, membership from both, and the revision from the event stream.
-Affinities are derived from leases, and sessions that
-wait although replicas have room are served. A key of another type or an unreadable number is left
-unchanged, because only its owner can know the right value.
+Affinities are derived from leases, and sessions that wait although replicas have room are served. In a damaged hash,
+counters begin anew, an unknown status is found out by probes, and optional numbers that do not parse are deleted. A
+key of another type, and a capacity, a weight or a tier that does not parse, are left unchanged, because only an
+operator can know the right value.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> b
     values are derived anew, at one instant for each replica.
 
     Raises:
-        KeyConflict: A key is of another type; nothing was changed.
+        KeyConflict: A key of the whole namespace is of another type; nothing was changed.
         StoreUnavailable: Redis did not answer in time.
     """
-    found = [violation for violation in violations if violation.rule in REPAIRABLE]
+    found = [violation for violation in violations if violation.rule in REPAIRABLE or violation.url]
     if not found:
         return False
     urls = sorted({violation.url for violation in found if violation.url})

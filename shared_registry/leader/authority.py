@@ -27,6 +27,10 @@ class Authority(Protocol):
         """Whether this router may still act."""
 
     @property
+    def ends_at(self) -> float:
+        """When the authority ends, on the monotonic clock, unless Redis confirms it again."""
+
+    @property
     def mandate(self) -> Mandate:
         """What the result of a probe that begins now is reported under."""
 
@@ -70,6 +74,11 @@ class Lead:
     def is_current(self) -> bool:
         """See `Authority`."""
         return self._term.is_current
+
+    @property
+    def ends_at(self) -> float:
+        """See `Authority`."""
+        return self._term.deadline
 
     @property
     def mandate(self) -> Mandate:
@@ -138,6 +147,11 @@ class Participation:
         is_alive = self._clock.monotonic() < self._probers.alive_until
         self._is_over = self._is_over or not is_named or not is_alive or self._is_leader()
         return not self._is_over
+
+    @property
+    def ends_at(self) -> float:
+        """See `Authority`."""
+        return self._probers.alive_until
 
     @property
     def mandate(self) -> Mandate:

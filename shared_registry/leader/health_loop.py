@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import Fenced, StoreError, StoreUnavailable
-from shared_registry.leader.authority import Authority, Mandate
+from shared_registry.errors import Fenced, StoreError
+from shared_registry.leader.authority import Authority
 from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import StandAside
 from shared_registry.leader.local_health import LocalHealth
+from shared_registry.leader.reports import Predecessors, Reports, SendReport
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import (
     NO_DOUBT,
@@ -30,17 +29,13 @@ from shared_registry.model import (
     ProbeResult,
     ReplicaRecord,
     ReplicaStatus,
-    Share,
     Thresholds,
 )
 from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
-from shared_registry.probing.peer import Handled, KnownReplicas
+from shared_registry.probing.peer import KnownReplicas
 
-RESULTS_AT_ONCE = 100
-REPORT_INTERVAL_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 1.0
-logger = logging.getLogger(__name__)
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
@@ -48,10 +43,6 @@ class ProbedReplicas(KnownReplicas, Protocol):
 
     async def read_probe_times(self) -> float:
         """Read anew when each replica was last probed, and return the server's time."""
-
-
-SendReport = Callable[[Mandate, int, Sequence[ProbeResult], Thresholds], Awaitable[Handled]]
-"""See `Store.report`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +93,7 @@ class HealthLoop:
         self._listeners = listeners
         self._local_health = self._new_local_health()
         self._router = router
+        self._predecessors = Predecessors(router=router, clock=clock)
         self._called: set[str] = set()
         self._needs_fresh: set[str] = set()
         self._is_changed = True
@@ -115,6 +107,7 @@ class HealthLoop:
             self._is_changed = True
             self._wake.set()
         for event in events:
+            self._predecessors.notice(event)
             if event.kind is EventKind.REPLICA_REPORTED:
                 self._called.add(event.reported)
                 self._wake.set()
@@ -138,7 +131,8 @@ class HealthLoop:
 
         Raises:
             Fenced: Another leader was elected, and Redis refused the results of this one.
-            StandAside: Too many probes fail because of this router's own trouble, so another router should lead.
+            StandAside: Too many probes fail because of this router's own trouble, or Redis takes none of its
+                results; another router should lead.
         """
         self._local_health = self._new_local_health()
         self._called.clear()
@@ -148,10 +142,17 @@ class HealthLoop:
             fast_interval=self._settings.fast_interval_seconds,
             rng=self._rng,
         )
-        reports = _Reports(self._send_report, authority, self._settings.thresholds)
+        reports = Reports(
+            self._send_report,
+            authority,
+            self._settings.thresholds,
+            predecessors=self._predecessors,
+            clock=self._clock,
+            rng=self._rng,
+        )
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._report(reports, authority))
+                group.create_task(reports.run())
                 await self._probe_due(authority, schedule, reports, group)
         except BaseExceptionGroup as failures:
             end = end_of_term(failures)
@@ -167,7 +168,7 @@ class HealthLoop:
                 await reports.send_all()
 
     async def _probe_due(
-        self, authority: Authority, schedule: Schedule, reports: _Reports, group: asyncio.TaskGroup
+        self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup
     ) -> None:
         mandate = authority.mandate
         await self._take_over(authority, schedule)
@@ -221,7 +222,7 @@ class HealthLoop:
         await wait_until(self._clock, self._waits_until, self._wake)
 
     async def _probe_one(
-        self, key: str, authority: Authority, schedule: Schedule, reports: _Reports, slots: asyncio.Semaphore
+        self, key: str, authority: Authority, schedule: Schedule, reports: Reports, slots: asyncio.Semaphore
     ) -> None:
         try:
             record, mandate = self._replicas.record(key), authority.mandate
@@ -241,16 +242,23 @@ class HealthLoop:
             else:
                 schedule.put_back(key, due=now)
             self._judge_oneself(known, outcome, replicas=len(schedule))
-            if outcome.trouble is None:
-                address = outcome.named_address(url)
-                result = ProbeResult(key, record.incarnation, outcome.latency_ms, outcome.error, address=address)
-                reports.add(result, mandate)
-            elif self._local_health.is_lasting(key):
-                reports.add(ProbeResult(key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True), mandate)
+            result = self._result(record, outcome, outcome.named_address(url))
+            if result is not None:
+                is_settled = outcome.error is None and outcome.trouble is None
+                pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
+                reports.add(result, mandate, good_seconds=timeout_seconds + pace)
             if schedule.next_due() < self._waits_until:
                 self._wake.set()
         finally:
             slots.release()
+
+    def _result(self, record: ReplicaRecord, outcome: ProbeOutcome, address: str) -> ProbeResult | None:
+        """Return what to report; nothing of a probe that could not be made, unless that happens again and again."""
+        if outcome.trouble is None:
+            return ProbeResult(record.key, record.incarnation, outcome.latency_ms, outcome.error, address=address)
+        if self._local_health.is_lasting(record.key):
+            return ProbeResult(record.key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True)
+        return None
 
     def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
@@ -268,19 +276,6 @@ class HealthLoop:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
 
-    async def _report(self, reports: _Reports, authority: Authority) -> None:
-        backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=self._rng)
-        delay = REPORT_INTERVAL_SECONDS
-        while authority.is_current:
-            await self._clock.sleep(delay)
-            try:
-                await reports.send_all()
-            except StoreUnavailable:
-                delay = backoff.next_seconds()
-            else:
-                backoff.reset()
-                delay = REPORT_INTERVAL_SECONDS
-
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:
     """Return whether a kept connection must not vouch for the replica."""
@@ -294,57 +289,3 @@ def _is_good(outcome: ProbeOutcome, status: ReplicaStatus) -> bool:
     A probe that this router could not make says nothing about the replica, so the replica's status decides.
     """
     return outcome.error is None if outcome.trouble is None else status is ReplicaStatus.HEALTHY
-
-
-class _Reports:
-    """Sends results to Redis in numbered batches, one at a time, and none after the end of the authority.
-
-    A batch has the results of one mandate, that under which their probes began. A batch whose reply was lost is sent
-    again unchanged, under the same number.
-    """
-
-    def __init__(self, send: SendReport, authority: Authority, thresholds: Thresholds) -> None:
-        self._send = send
-        self._authority = authority
-        self._thresholds = thresholds
-        self._results: list[tuple[Mandate, ProbeResult]] = []
-        self._batch: Sequence[ProbeResult] = ()
-        self._mandate: Mandate | None = None
-        self._number = 0
-
-    def add(self, result: ProbeResult, mandate: Mandate) -> None:
-        self._results.append((mandate, result))
-
-    def discard(self) -> None:
-        self._results, self._batch = [], ()
-
-    async def send_all(self) -> None:
-        """Send all results, as long as the authority is current. Results under a plan that is over are dropped.
-
-        Raises:
-            StoreUnavailable: Not all results arrived. The next call goes on where this one ended.
-            Fenced: Another router is the leader.
-        """
-        while (self._batch or self._results) and self._authority.is_current:
-            mandate = self._mandate
-            if not self._batch or mandate is None:
-                mandate = self._fill_batch()
-            try:
-                report = await self._send(mandate, self._number, self._batch, self._thresholds)
-            except Fenced:
-                if not isinstance(mandate, Share):
-                    raise
-                self._batch = ()
-                continue
-            rest = self._batch[report.done :] if report.done else ()
-            self._batch = ()
-            self._results[:0] = [(mandate, result) for result in rest]
-
-    def _fill_batch(self) -> Mandate:
-        mandate = self._results[0][0]
-        same = [result for one, result in self._results if one == mandate]
-        others = [(one, result) for one, result in self._results if one != mandate]
-        self._batch = same[:RESULTS_AT_ONCE]
-        self._results = [*((mandate, result) for result in same[RESULTS_AT_ONCE:]), *others]
-        self._mandate, self._number = mandate, self._authority.next_batch(mandate)
-        return mandate

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import Fenced, StoreError
 from shared_registry.leader.election import RunningTerm
 from shared_registry.model import Event, Term
 from shared_registry.selection.view import View
@@ -64,7 +64,9 @@ class PanicWatch:
             if declared is not (panic is not None):
                 try:
                     await self._store.declare_panic(term, str(panic or ""))
-                except StoreUnavailable:
+                except Fenced:
+                    raise
+                except StoreError:
                     wait_seconds = self._backoff.next_seconds()
                 else:
                     self._backoff.reset()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import Fenced, StoreError
 from shared_registry.leader.election import RunningTerm
 from shared_registry.mirror.slow_start import step_seconds
 from shared_registry.model import Event, Term
@@ -76,7 +76,9 @@ class Ramps:
             if marked or not is_said:
                 try:
                     await self._advance(term, list(marked))
-                except StoreUnavailable:
+                except Fenced:
+                    raise
+                except StoreError:
                     wait_seconds = self._backoff.next_seconds()
                 else:
                     self._backoff.reset()

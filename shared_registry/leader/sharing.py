@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import Fenced, StoreError
 from shared_registry.leader.authority import Authority, Lead
 from shared_registry.leader.election import RunningTerm
 from shared_registry.leader.health_loop import HealthLoop
@@ -127,7 +127,9 @@ class PlanKeeper:
                     wait_seconds = min(wait_seconds, await self._keep(term))
                 elif self._replicas.plan is not None:
                     await self._store.write_plan(term, {})
-            except StoreUnavailable as error:
+            except Fenced:
+                raise
+            except StoreError as error:
                 logger.debug("probing: the plan is kept as it is: %s", error)
             await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._wake)
 

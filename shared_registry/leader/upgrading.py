@@ -8,7 +8,7 @@ from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import StoreError
 from shared_registry.leader.election import RunningTerm
 from shared_registry.model import Event
 from shared_registry.store.replies import Upgrade
@@ -50,7 +50,7 @@ class Upgrader:
         while term.is_current:
             try:
                 await self._store.upgrade(by=self._router, quiet_seconds=QUIET_SECONDS)
-            except StoreUnavailable:
+            except StoreError:
                 await self._clock.sleep(self._backoff.next_seconds())
             else:
                 self._backoff.reset()

@@ -316,8 +316,8 @@ class Mirror:
         if events:
             self._take(events)
             self._own_writes.pass_by(events)
-            if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
-                raise Gap  # events do not carry the repaired data
+            if any(event.kind is EventKind.NAMESPACE_REPAIRED or event.unreadable for event in events):
+                raise Gap  # events do not carry the repaired data, and some carry a damaged replica
             self._confirm()
 
     def _is_at(self, head: Head) -> bool:

@@ -59,6 +59,7 @@ class Event:
         by: The person, program or router that requested the change; empty if there is none.
         reason: The reason that was given with the request, or the error of the failed probe.
         record: The replica after the change, for replica events.
+        unreadable: The canonical url of the replica if its hash is damaged and there is no record; otherwise empty.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
         reported: The canonical url of a replica on which a session failed; empty for other events.
@@ -85,6 +86,7 @@ class Event:
     plan: Plan | None = None
     mark: str = ""
     previous_mark: str = ""
+    unreadable: str = ""
 
     def follows(self, revision: str, mark: str) -> bool:
         """Return whether this is the next event after the one with that id and mark; an empty mark may be any."""

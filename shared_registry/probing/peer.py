@@ -165,7 +165,7 @@ class Peer:
         self._answered: dict[str, str] = {}
         self._unreached: set[str] = set()
         self._unknown: set[str] = set()
-        self._opinions: dict[tuple[str, PeerReason], Opinion] = {}
+        self._opinions: dict[tuple[str, PeerReason], _Kept] = {}
         self._changed: set[str] | None = None
         self._wake = asyncio.Event()
         self._has_opinions = asyncio.Event()
@@ -408,7 +408,9 @@ class Peer:
         result = ProbeResult(
             task.key, task.incarnation, outcome.latency_ms, error, is_unsure=is_unsure, address=address
         )
-        self._opinions[task.key, task.reason] = Opinion(kind, opinion_id, result)
+        pace = self._interval if outcome.evidence is Evidence.OK else self._settings.fast_interval_seconds
+        good_until = self._clock.monotonic() + self._settings.thresholds.timeout_seconds + pace
+        self._opinions[task.key, task.reason] = _Kept(Opinion(kind, opinion_id, result), good_until)
         self._has_opinions.set()
 
     async def _tell(self) -> None:
@@ -418,21 +420,40 @@ class Peer:
             await self._has_opinions.wait()
             if not is_behind:
                 await self._clock.sleep(ANSWER_SECONDS)
+            self._drop_old()
             batch = [*self._opinions.items()][:OPINIONS_AT_ONCE]
-            try:
-                answer = await self._send([opinion for _, opinion in batch], self._settings.thresholds)
-            except StoreError as error:
-                is_behind = False
-                logger.debug("probing: opinions are kept: %s", error)
-                await self._clock.sleep(backoff.next_seconds())
-                continue
-            backoff.reset()
-            is_behind = answer.done < len(batch) or len(batch) == OPINIONS_AT_ONCE
-            for key, opinion in batch[: answer.done]:
-                if self._opinions.get(key) is opinion:
-                    del self._opinions[key]
+            if batch:
+                try:
+                    answer = await self._send([kept.opinion for _, kept in batch], self._settings.thresholds)
+                except StoreError as error:
+                    is_behind = False
+                    logger.debug("probing: opinions are kept: %s", error)
+                    await self._clock.sleep(backoff.next_seconds())
+                    continue
+                backoff.reset()
+                is_behind = answer.done < len(batch) or len(batch) == OPINIONS_AT_ONCE
+                for key, kept in batch[: answer.done]:
+                    if self._opinions.get(key) is kept:
+                        del self._opinions[key]
             if not self._opinions:
                 self._has_opinions.clear()
+
+    def _drop_old(self) -> None:
+        """Drop what no longer says anything about its replica, because Redis did not take it in time."""
+        now = self._clock.monotonic()
+        old = [key for key, kept in self._opinions.items() if now > kept.good_until]
+        for key in old:
+            del self._opinions[key]
+        if old:
+            logger.info("probing: dropped %d results of this peer, which Redis did not take in time", len(old))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An opinion, and until when it says something about the replica."""
+
+    opinion: Opinion
+    good_until: float
 
 
 def _is_probed_and_healthy(record: ReplicaRecord) -> bool:

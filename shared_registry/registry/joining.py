@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import KeyConflict, StoreUnavailable
 from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
@@ -76,7 +76,12 @@ async def _seed(parts: Parts, settings: RouterConfig) -> list[str]:
         known = registered.get(key)
         differences = _differences(known.endpoint, endpoint) if known else []
         if known is None or differences:
-            await parts.store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
+            try:
+                await parts.store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
+            except KeyConflict as error:
+                if str(parts.keys.replica(key)) not in str(error):
+                    raise
+                notices.append(f"replica {key} cannot be registered: {error}")
         if key in removed:
             notices.append(_removed_text(removed[key]))
         elif known is not None and differences:

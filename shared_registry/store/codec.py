@@ -5,6 +5,7 @@ A value that cannot be parsed was not written by this package. It raises a `KeyC
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -69,13 +70,17 @@ def _values(read: _Fields, holder: type) -> dict[str, Any]:
 
 
 def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
-    """Return the event in a stream entry.
+    """Return the event in a stream entry. If only the replica's state in it is damaged, the event has no record.
 
     Raises:
-        KeyConflict: A field is missing or malformed.
+        KeyConflict: A field of the event itself is missing or malformed.
     """
     read = _Fields(f"event {event_id}", fields)
     replica = read.optional("replica", str)
+    record = None
+    if replica:
+        with contextlib.suppress(KeyConflict):
+            record = parse_record(replica, fields, event_id)
     return Event(
         id=event_id,
         kind=read("kind", _event_kind),
@@ -85,7 +90,8 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         epoch=read("epoch", int),
         by=read.optional("by", str) or "",
         reason=read.optional("reason", str) or "",
-        record=parse_record(replica, fields, event_id) if replica else None,
+        record=record,
+        unreadable=replica if replica and record is None else "",
         sit_out_seconds=read.optional_seconds("sit_out_ms"),
         history_id=read.optional("history_id", str) or "",
         reported=read.optional("reported", str) or "",
@@ -100,8 +106,11 @@ def _parse_questions(text: str) -> tuple[Question, ...]:
     """Parse the questions of one event, a line each; see `suspect` in lua/lib/verdicts.lua."""
     questions = []
     for line in text.splitlines():
-        key, incarnation, suspicion, until_ms, address, *asked = line.split(" ")
-        until = None if until_ms == "-" else int(until_ms) / 1000
+        try:
+            key, incarnation, suspicion, until_ms, address, *asked = line.split(" ")
+            until = None if until_ms == "-" else int(until_ms) / 1000
+        except ValueError:
+            continue  # a field of this replica is damaged; the other questions count
         questions.append(Question(key, incarnation, suspicion, until, "" if address == "-" else address, tuple(asked)))
     return tuple(questions)
 
@@ -129,16 +138,10 @@ def _owners(shares: Iterable[Sequence[str]]) -> dict[str, str]:
     return {bucket: router for router, buckets in shares for bucket in buckets.split()}
 
 
-def parse_prober(text: str) -> ProberInfo:
-    """Return the router that a member of `probers` names.
-
-    Raises:
-        KeyConflict: The member is malformed.
-    """
-    parts = text.split(" ")
-    if len(parts) != 3:
-        raise KeyConflict(f"probers: member {text!r} is malformed; remove it")
-    return ProberInfo(*parts)
+def parse_probers(members: Iterable[str]) -> list[ProberInfo]:
+    """Return the routers that members of `probers` name. A malformed member is left to `check --repair`."""
+    parts = (member.split(" ") for member in members)
+    return [ProberInfo(*words) for words in parts if len(words) == 3]
 
 
 def _event_kind(text: str) -> EventKind:
@@ -162,6 +165,15 @@ def removed_entry(kind: str, key: str, restored_from: str = "") -> list[str]:
 def _pairs(fields: Mapping[str, str]) -> list[str]:
     """Return the number of fields, then name and value of each."""
     return [str(len(fields)), *(text for pair in fields.items() for text in pair)]
+
+
+def known_events(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[Event]:
+    """Return the events among stream entries. An entry that is no event, which somebody else wrote, is left out."""
+    events = []
+    for event_id, fields in entries:
+        with contextlib.suppress(KeyConflict):
+            events.append(parse_event(event_id, fields))
+    return events
 
 
 def parse_events(values: Sequence[str]) -> list[Event]:

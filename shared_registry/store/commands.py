@@ -39,7 +39,7 @@ from shared_registry.store.answers import (
 )
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.codec import milliseconds, parse_events, parse_prober
+from shared_registry.store.codec import milliseconds, parse_events, parse_probers
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -272,7 +272,7 @@ class Store(LeaderCommands):
         if self._writability is not None:
             self._writability.accepted()
         history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
-        probers = None if version == probers_version else [*map(parse_prober, names[: int(count)])]
+        probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
             history_id,

@@ -96,6 +96,12 @@ class Keys:
         """Return the key of the stream of slots that this router's waiters were given."""
         return self.inbox_prefix + router
 
+    def is_shared(self, key: str) -> bool:
+        """Return whether a key belongs to the whole namespace, not to one replica, router or session."""
+        own = (self.replica_prefix, self.router_prefix, self.leases_prefix, self.inbox_prefix)
+        is_own = key.startswith((*own, self.affinity_prefix, self.sequence_prefix))
+        return not is_own and self.expected_type(key) is not None
+
     def expected_type(self, key: str) -> str | None:
         """Return the Redis type that a key of this namespace must have; `None` for a key that is not part of it."""
         fixed = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from shared_registry.aio.completion import completed
-from shared_registry.errors import Fenced
+from shared_registry.errors import Fenced, KeyConflict
 from shared_registry.model import Leader, ProbeResult, Share, Term, Thresholds
 from shared_registry.store.answers import BeginWrite, events_of, evidence_words, expect, limit_words, new_token
 from shared_registry.store.channel import Channel, Reply
@@ -108,7 +109,9 @@ class LeaderCommands:
             raise Fenced(f"epoch {term.epoch} is over; its question about participants was refused")
         count, next_ms, *words = reply.values
         routers, fields = words[: int(count)], words[int(count) :]
-        plan = parse_plan(dict(zip(fields[::2], fields[1::2], strict=True)))
+        plan = None
+        with contextlib.suppress(KeyConflict):  # a damaged plan is written anew
+            plan = parse_plan(dict(zip(fields[::2], fields[1::2], strict=True)))
         return Participants(sorted(routers), plan, int(next_ms) / 1000 if next_ms else None)
 
     async def write_plan(self, term: Term, shares: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from dataclasses import dataclass
 
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.store.reads import Reads, execute, stream_entries
+from shared_registry.store.reads import Reads, stream_entries
 from shared_registry.store.replies import Grant
 
 LEASES_AT_ONCE = 500
@@ -84,12 +84,19 @@ class LeaseReader(Reads):
                 pipeline.hget(keys.replica(url), "in_flight")
             for key in (keys.spare_primary, keys.spare_secondary) if spares else ():
                 pipeline.zrange(key, 0, -1, withscores=True)
-            primary, secondary, full, routers, *rest = await execute(pipeline)
+            replies = await pipeline.execute(raise_on_error=False)
+            for reply in (*replies[:4], *replies[4 + len(ramping) :]):
+                if isinstance(reply, Exception):
+                    raise reply
+            primary, secondary, full, routers, *rest = replies
         in_flight, spare_scores = rest[: len(ramping)], rest[len(ramping) :]
         scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
         loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
         loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
-        loads |= {url: int(count) for url, count in zip(ramping, in_flight, strict=True) if count and url in loads}
+        counts = zip(ramping, in_flight, strict=True)  # a damaged one keeps the load that its score shows
+        loads |= {
+            url: int(count) for url, count in counts if isinstance(count, str) and count.isdigit() and url in loads
+        }
         loads |= {url: endpoint.capacity for url, endpoint in spares.items()}
         for url, score in itertools.chain(*spare_scores):
             if url in spares:

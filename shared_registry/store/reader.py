@@ -6,16 +6,21 @@ It reads in bounded pieces and changes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Removal, ReplicaRecord
 from shared_registry.store.channel import bounded
-from shared_registry.store.codec import parse_event, parse_leader, parse_plan, parse_record
+from shared_registry.store.client import Clients
+from shared_registry.store.codec import known_events, parse_event, parse_leader, parse_plan, parse_record
 from shared_registry.store.failover import is_lost
+from shared_registry.store.keys import Keys
 from shared_registry.store.lease_reader import LeaseReader
-from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, execute, stream_entries
+from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, stream_entries
 from shared_registry.store.schema import expect_schema
 
 RECORDS_AT_ONCE = 200
@@ -24,6 +29,7 @@ EVENTS_AT_ONCE = 500
 HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
+logger = logging.getLogger(__name__)
 
 
 class Gap(Exception):
@@ -92,8 +98,13 @@ class Tombstone:
 class Reader(LeaseReader):
     """Reads one namespace. Ordinary reads and blocking reads use separate clients.
 
-    Every method raises `StoreUnavailable` after the timeout, and `KeyConflict` for data that it cannot parse.
+    Every method raises `StoreUnavailable` after the timeout, and `KeyConflict` for a shared key that it cannot read. A
+    damaged replica, or an entry of the event stream that is no event, is left out, so that the others can be read.
     """
+
+    def __init__(self, clients: Clients, keys: Keys, *, timeout_seconds: float = 1.0) -> None:
+        super().__init__(clients, keys, timeout_seconds=timeout_seconds)
+        self._damaged: set[str] = set()
 
     async def head(self) -> Head:
         """Return history id, revision and epoch.
@@ -106,14 +117,18 @@ class Reader(LeaseReader):
         return _head(values)
 
     async def leader(self) -> Leader | None:
-        """Return the present leader; `None` if there is none."""
-        async with self._channel.bounded():
-            return parse_leader(await self._commands.hgetall(self._keys.leader))
+        """Return the present leader; `None` if there is none, or its hash is damaged."""
+        with contextlib.suppress(KeyConflict):
+            async with self._channel.bounded():
+                return parse_leader(await self._commands.hgetall(self._keys.leader))
+        return None
 
     async def plan(self) -> Plan | None:
-        """Return how routers share the probing; `None` if the leader probes all replicas."""
-        async with self._channel.bounded():
-            return parse_plan(await self._commands.hgetall(self._keys.plan))
+        """Return how routers share the probing; `None` if the leader probes all replicas, or the plan is damaged."""
+        with contextlib.suppress(KeyConflict):
+            async with self._channel.bounded():
+                return parse_plan(await self._commands.hgetall(self._keys.plan))
+        return None
 
     async def panic(self) -> str:
         """Return the reason for panic that the leader declared; empty if there is no panic."""
@@ -168,20 +183,38 @@ class Reader(LeaseReader):
                 return list(dict.fromkeys(urls))
 
     async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
-        """Return the records of these replicas, without replicas that are not registered."""
+        """Return the records of these replicas, without replicas that are not registered or whose hash is damaged."""
+        records, damage = await self.read_each(urls)
+        for url, text in damage.items():
+            if url not in self._damaged:
+                logger.warning("redis: a replica is left out: %s", text)
+        self._damaged = self._damaged.difference(urls).union(damage)
+        return records
+
+    async def read_each(self, urls: Sequence[str]) -> tuple[dict[str, ReplicaRecord], dict[str, str]]:
+        """Return the records of these replicas, and for those whose hash is damaged, what is wrong with it."""
         records: dict[str, ReplicaRecord] = {}
+        damage: dict[str, str] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
             chunk = urls[at : at + RECORDS_AT_ONCE]
             async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
                     pipeline.hgetall(self._keys.replica(url))
-                hashes = await execute(pipeline)
+                hashes = await pipeline.execute(raise_on_error=False)
+                for reply in hashes:
+                    if isinstance(reply, Exception) and not _is_wrong_type(reply):
+                        raise reply
             for url, fields in zip(chunk, hashes, strict=True):
-                if fields and fields.get("admin") != AdminState.REMOVED.value:
-                    records[url] = parse_record(url, fields)
+                try:
+                    if isinstance(fields, Exception):
+                        raise KeyConflict(f"replica {url}: its key is not a hash; run `shared-registry check`")
+                    if fields and fields.get("admin") != AdminState.REMOVED.value:
+                        records[url] = parse_record(url, fields)
+                except KeyConflict as error:
+                    damage[url] = str(error)
             await asyncio.sleep(0)
-        return records
+        return records, damage
 
     async def snapshot(self) -> Snapshot:
         """Return all replicas as of one revision. Changes during the read are applied from the event stream.
@@ -224,25 +257,40 @@ class Reader(LeaseReader):
         """Return the events after a revision, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
-        return [parse_event(event_id, fields) for event_id, fields in entries]
+        return known_events(entries)
 
     async def last_events(self, count: int) -> list[Event]:
         """Return the latest events, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrevrange(self._keys.events, count=count)
-        return [parse_event(event_id, fields) for event_id, fields in reversed(entries)]
+        return known_events(reversed(entries))
 
     async def all_events(self) -> AsyncIterator[Event]:
-        """Yield all events of the event stream, oldest first."""
+        """Yield all events of the event stream, oldest first.
+
+        Raises:
+            KeyConflict: An entry is no event.
+        """
         after = ORIGIN
-        while events := await self.events(after=after):
-            for event in events:
-                yield event
-            after = events[-1].id
+        while True:
+            async with self._channel.bounded():
+                entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+            if not entries:
+                return
+            for event_id, fields in entries:
+                yield parse_event(event_id, fields)
+            after = entries[-1][0]
 
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events after a revision. Wait up to `seconds` for the first."""
-        return _stream_events(await self._block({self._keys.events: after}, seconds))
+        deadline = time.monotonic() + seconds
+        while True:
+            entries = stream_entries(await self._block({self._keys.events: after}, seconds))
+            events = known_events(entries)
+            seconds = deadline - time.monotonic()
+            if events or not entries or seconds <= 0:
+                return events
+            after = entries[-1][0]  # none of these is an event
 
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
         """Return the head, and the events after a revision, both read on the blocking connection.
@@ -261,7 +309,7 @@ class Reader(LeaseReader):
                     raise reply
         if isinstance(deleted, Exception) and is_lost(deleted):
             self._failover.lose(str(deleted))
-        return _head(values), [parse_event(event_id, fields) for event_id, fields in entries]
+        return _head(values), known_events(entries)
 
 
 def _head(values: Sequence[str | None]) -> Head:
@@ -275,6 +323,7 @@ def _head(values: Sequence[str | None]) -> Head:
 
 
 def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:
+    records.pop(event.unreadable, None)
     for record in event.records(records.get):
         key = record.key
         if record.admin is AdminState.REMOVED:
@@ -286,5 +335,5 @@ def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], eve
             removed.pop(key, None)
 
 
-def _stream_events(streams: object) -> list[Event]:
-    return [parse_event(event_id, fields) for event_id, fields in stream_entries(streams)]
+def _is_wrong_type(error: Exception) -> bool:
+    return str(error).startswith("WRONGTYPE")

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared_registry.aio.clock import SystemClock
-from shared_registry.errors import KeyConflict
 from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
@@ -168,19 +167,44 @@ async def test_a_key_of_another_type_keeps_the_view(
     await until(lambda: a.shown() == b.shown() == [A, B])
 
 
-async def test_a_malformed_replica_keeps_the_view_and_names_the_field(
-    space: Space, routers: tuple[Router, Router]
+async def test_a_malformed_replica_is_left_out_and_named_once(
+    space: Space, routers: tuple[Router, Router], caplog: pytest.LogCaptureFixture
 ) -> None:
     a, _ = routers
     await a.register(A)
+    await a.register(B)
     space.raw.hset(space.keys.replica(A), "weight", "heavy")
-    with pytest.raises(KeyConflict, match="weight holds 'heavy'"):
+    for _ in range(2):
         await a.mirror.refresh(at_once=True)
-    with pytest.raises(KeyConflict, match="weight holds 'heavy'"):
         await a.mirror.load()
-    assert a.shown() == [A]
+    assert a.shown() == [B]
+    assert sum("weight holds 'heavy'" in text for text in caplog.messages) == 1
     space.raw.hset(space.keys.replica(A), "weight", "1.0")
-    await a.mirror.refresh(at_once=True)
+    await a.mirror.load()
+    assert a.shown() == [A, B]
+
+
+async def test_an_event_with_a_damaged_replica_leaves_it_out(space: Space, routers: tuple[Router, Router]) -> None:
+    """The event stream goes on, and a mirror that reads everything does so too."""
+    a, b = routers
+    await a.register(A)
+    space.raw.hdel(space.keys.replica(A), "weight")
+    await space.store.set_admin(A, AdminState.DRAINING)
+    await a.register(B)
+    await until(lambda: a.shown() == b.shown() == [B])
+    space.raw.hset(space.keys.replica(A), "weight", "1.0")
+    await space.store.set_admin(A, AdminState.ACTIVE)
+    await until(lambda: a.shown() == b.shown() == [A, B])
+
+
+async def test_an_entry_that_is_no_event_is_passed_over(space: Space, routers: tuple[Router, Router]) -> None:
+    a, b = routers
+    await a.register(A)
+    space.raw.xadd(space.keys.events, {"a": "b"})
+    await a.register(B)
+    await until(lambda: a.shown() == b.shown() == [A, B])
+    await a.mirror.load()
+    assert a.shown() == [A, B]
 
 
 async def test_a_refresh_brings_counters_and_load(space: Space, routers: tuple[Router, Router]) -> None:

@@ -338,6 +338,24 @@ async def test_opinions_are_kept_while_redis_is_away(clock: FakeClock, cluster: 
     assert [one.id for one in cluster.said] == ["q1"]
 
 
+async def test_an_opinion_is_dropped_when_its_time_is_over(clock: FakeClock, cluster: Cluster) -> None:
+    """The replica may have come back since. A failure is old sooner than a success."""
+    cluster.error = StoreUnavailable("away")
+    cluster.down = {B}
+    for key in (A, B):
+        cluster.show(key, suspicion=f"of {key}", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(TIMEOUT + FAST + 1.5)
+    cluster.error = None
+    await clock.advance(2.0)
+    assert [one.id for one in cluster.said] == [f"of {A}"]
+    cluster.error = StoreUnavailable("away")
+    cluster.show(suspicion="q2", suspected_by=LEADER, asked=(ME,))
+    await clock.advance(TIMEOUT + INTERVAL + 1.5)
+    cluster.error = None
+    await clock.advance(2 * INTERVAL)
+    assert [one.id for one in cluster.said] == [f"of {A}"]
+
+
 async def test_what_one_call_did_not_handle_is_sent_again(clock: FakeClock, cluster: Cluster) -> None:
     cluster.handled_at_once = 1
     for key in (A, B):

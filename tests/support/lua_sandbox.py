@@ -21,7 +21,7 @@ function(text, keys, args, call, pcall)
     KEYS = keys, ARGV = args, redis = {call = call, pcall = pcall}, string = string,
     table = table, ipairs = ipairs, pairs = pairs, tonumber = tonumber, tostring = tostring, type = type,
     unpack = unpack, error = error,
-    math = {floor = math.floor, max = math.max, min = math.min},
+    math = {floor = math.floor, huge = math.huge, max = math.max, min = math.min},
   }
   local function refuse(_, name)
     error('uses the global ' .. tostring(name))

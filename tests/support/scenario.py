@@ -717,6 +717,7 @@ async def _repair(scene: Scene, space: Space) -> None:
     leases = await scene.answered("inspected", scene.inspector.inspect_leases(routers, urls))
     assert leases == LeaseInspection(["gone~1"], [(A, "9", 1)])
     _, (first_event, _), *_ = space.raw.xrange(space.keys.events)
+    space.raw.zadd(space.keys.probers, {"malformed": space.now_ms() + 60_000})
     repair = scene.one.repair(urls=urls, routers=routers, first_event=first_event, by="me")
     assert await scene.answered("repaired", repair)
     assert space.fields(A)["in_flight"] == "1"
