@@ -105,4 +105,6 @@ def _search(runner: object, options: argparse.Namespace, kinds: object, repeated
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    result = main()
+    sys.unraisablehook = lambda _: None  # coroutines of killed routers cannot clean up when the process ends
+    sys.exit(result)

@@ -302,7 +302,8 @@ class World:
                 if await router.operate(act):
                     change.at = self.now
             except UnknownReplica:
-                self.operators.changes.remove(change)
+                if change.kind is not Kind.REMOVE:  # otherwise a call that ran twice may have removed it
+                    self.operators.changes.remove(change)
 
         self.operators.begin(change)
         router.run(operate())
