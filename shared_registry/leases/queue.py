@@ -19,6 +19,7 @@ from shared_registry.errors import NoHealthyReplica, Saturated, StoreError
 from shared_registry.leases.outage import AWAY
 from shared_registry.leases.speed import QueueSpeed
 from shared_registry.model import ORIGIN, Event
+from shared_registry.store.failures import was_cut_off
 from shared_registry.store.lane import Busy
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Denial, Denied, Grant, Queued
@@ -276,16 +277,21 @@ class RouterQueue:
 
     async def _keep_reading(self, read: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(rng=self._rng)
+        was_broken = False
         while True:
             await self._is_needed.wait()
             try:
                 await read()
             except StoreError as error:  # not logged here: the mirror logs that Redis is away
                 self.rewind()
+                if was_cut_off(error) and not was_broken:
+                    was_broken = True
+                    continue  # one broken connection, perhaps long ago, is no outage; another one shows what it is
                 for waiter in list(self._waiters.values()):
                     waiter.cut_off(error)
                 await self._clock.sleep(backoff.next_seconds())
             else:
+                was_broken = False
                 backoff.reset()
 
     async def _poll(self) -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from redis import exceptions
 
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leases.queue import RouterQueue, Waiter
@@ -194,6 +195,27 @@ async def test_after_an_error_the_inbox_is_read_from_its_start(
     assert redis.read_after[-1] == "1-0"
     assert redis.read_after.count(ORIGIN) >= 2
     assert a.is_called
+
+
+def broken() -> StoreUnavailable:
+    error = StoreUnavailable("the connection broke")
+    error.__cause__ = exceptions.ConnectionError("Connection reset by peer")
+    return error
+
+
+async def test_one_broken_connection_is_no_outage_for_waiters(
+    a: Waiter, redis: ScriptedQueue, clock: FakeClock
+) -> None:
+    """A waiter that took it for one would be placed without Redis, beside the sessions that Redis places."""
+    for call in ("positions", "wait_inbox"):
+        redis.errors[call] = [broken()]
+        for _ in range(60):
+            await clock.advance(0.05)
+            assert a.outage is None
+        assert redis.errors[call] == []
+    redis.errors = {call: [broken() for _ in range(100)] for call in ("positions", "wait_inbox")}
+    await clock.advance(3)
+    assert a.outage is not None
 
 
 async def test_during_an_outage_reading_is_retried_with_pauses(

@@ -41,6 +41,23 @@ class Kind(enum.Enum):
     ENABLE = "an operator enables replica {replica}, at router {router}"
 
 
+KEEP_CAPACITY = {
+    Kind.CRASH,
+    Kind.STOP,
+    Kind.BREAK,
+    Kind.LOSE_REPLIES,
+    Kind.LOSE_COMMANDS,
+    Kind.REPEAT,
+    Kind.DIES,
+    Kind.DRAIN,
+    Kind.ENABLE,
+}
+"""Faults in which no replica ever has more sessions than its capacity.
+
+No leases are lost, and Redis is not away: sessions that are placed without Redis rely on loads that may be old.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that happens.

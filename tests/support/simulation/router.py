@@ -45,6 +45,7 @@ class SimulatedSession:
         asked_at: When it asked for a slot.
         timeout: How long it may wait.
         lease: Its lease, while it has one.
+        uses: The replica that it uses, until it begins to release its lease.
         is_over: It has ended, or was refused.
         refusal: Why it got no slot.
     """
@@ -52,6 +53,7 @@ class SimulatedSession:
     asked_at: float
     timeout: float
     lease: Lease | None = None
+    uses: str | None = None
     is_over: bool = False
     refusal: str = ""
 
@@ -65,6 +67,8 @@ class SimulatedRouter:
         sessions: Those that wait or have a lease.
         is_started: It has joined.
         is_over: It was stopped or killed.
+        takes_sessions: Whether new sessions come.
+        on_lease: Called with the replica of each new lease.
         problems: What must not happen.
     """
 
@@ -77,6 +81,7 @@ class SimulatedRouter:
         self.sessions: dict[SimulatedSession, None] = {}
         self.is_started = self.is_over = False
         self.takes_sessions = True
+        self.on_lease: Callable[[str], None] = lambda _: None
         self.problems: list[str] = []
         self.paused_seconds = 0.0
         self.registry = SharedReplicaRegistry(
@@ -115,11 +120,14 @@ class SimulatedRouter:
             if not self.is_over:
                 self.problems.append(f"acquire() raised {error!r}")
         else:
+            session.uses = lease.replica.key
+            self.on_lease(session.uses)
             async with lease:
                 if not self._releases.is_set():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(stays):
                             await self._releases.wait()
+                session.uses = None
         finally:
             session.is_over = True
             self.sessions.pop(session, None)

@@ -6,12 +6,11 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.support.simulation.environment import Environment
-from tests.support.simulation.faults import Fault, schedule
+from tests.support.simulation.faults import Fault
 from tests.support.simulation.lua_runner import LuaRunner
-from tests.support.simulation.taken_out import Rule, without
 from tests.support.simulation.world import World
 
 COLLECTED_AFTER = 5
@@ -33,12 +32,12 @@ class Runner:
         self._lua = LuaRunner()
         self._runs = 0
 
-    def run(self, seed: int, faults: Sequence[Fault] | None = None) -> list[str]:
-        """Return what a seed violates, with its own faults or with these."""
+    def run(self, seed: int, faults: Sequence[Fault]) -> list[str]:
+        """Return what a seed violates with these faults."""
         self._environment.entropy = random.Random(f"{seed} entropy")
         world = World(seed, self._lua)
         self._environment.clock = world.loop.time
-        problems = world.run(schedule(seed) if faults is None else faults)
+        problems = world.run(faults)
         self._runs += 1
         if self._runs % COLLECTED_AFTER == 0:
             with _quiet():
@@ -62,19 +61,24 @@ class Runner:
                 return kept, problems
             size //= 2
 
-    def report(self, seed: int, faults: Sequence[Fault]) -> str:
-        """Return what to print about a seed that fails with these faults."""
-        found = self.shrink(seed, faults) if self._shrinks else (faults, self.run(seed, faults))
-        return text_of(seed, *found)
+    def report(self, seed: int, faults: Sequence[Fault], options: str = "") -> str:
+        """Return what to print about a seed that fails with these faults.
 
-    def missed(self, rule: Rule, seeds: Iterable[int]) -> str | None:
-        """Take a rule out, and return the report on the first of these seeds that fails then; `None` if none does."""
-        with without(rule):
-            for seed in seeds:
-                faults = schedule(seed, rule.kinds)
-                if self.run(seed, faults):
-                    return self.report(seed, faults)
-        return None
+        Args:
+            seed: The seed.
+            faults: Its faults.
+            options: Further options of the command that repeats it.
+        """
+        kept, problems = self.shrink(seed, faults) if self._shrinks else (faults, self.run(seed, faults))
+        numbers = ",".join(str(fault.number) for fault in kept) or "none"
+        return "\n".join(
+            [
+                f"seed {seed} fails:",
+                *(f"  {fault}" for fault in kept),
+                *(f"  => {problem[:600]}" for problem in problems[:4]),
+                f"  repeat it: python -m tests.tools.simulate {seed} --only {numbers}{options}",
+            ]
+        )
 
 
 @contextlib.contextmanager
@@ -85,16 +89,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-
-
-def text_of(seed: int, faults: Sequence[Fault], problems: Sequence[str]) -> str:
-    """Return what to print about a seed that fails."""
-    numbers = ",".join(str(fault.number) for fault in faults) or "none"
-    return "\n".join(
-        [
-            f"seed {seed} fails:",
-            *(f"  {fault}" for fault in faults),
-            *(f"  => {problem[:600]}" for problem in problems[:4]),
-            f"  repeat it: python -m tests.tools.simulate {seed} --only {numbers}",
-        ]
-    )

@@ -12,7 +12,7 @@ from shared_registry.errors import UnknownReplica
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.channel import scripts
 from shared_registry.store.keys import Keys
-from tests.support.simulation.faults import ROUTERS, Fault, Kind
+from tests.support.simulation.faults import KEEP_CAPACITY, ROUTERS, Fault, Kind
 from tests.support.simulation.keyspace import Keyspace
 from tests.support.simulation.loop import VirtualLoop
 from tests.support.simulation.lua_runner import LuaRunner
@@ -73,6 +73,7 @@ class World:
         self.past: list[SimulatedRouter] = []
         self._starts = 0
         self._lock_lost_at = float("-inf")
+        self._keeps_capacity = False
         self._dead: set[str] = set()
         self._copies: dict[int, tuple[dict[str, Any], Any, float]] = {}
         self._errors = ErrorLog()
@@ -106,6 +107,7 @@ class World:
         return [router for router in self.routers if router is not None and router.is_started]
 
     async def _run(self, faults: Sequence[Fault]) -> None:
+        self._keeps_capacity = all(fault.kind in KEEP_CAPACITY for fault in faults)
         for number in range(ROUTERS):
             self._start_router(number)
         for fault in faults:
@@ -136,6 +138,7 @@ class World:
         made = process.context.copy().run(
             SimulatedRouter, self.loop, process, settings(number, CONFIGURED), self._probe, rng
         )
+        made.on_lease = self._count_sessions
         made.takes_sessions = self.now < FAULTS_END_AT
         self.routers[number] = made
 
@@ -159,6 +162,15 @@ class World:
             key = router.registry.router_key
             if key != elected and router.registry.is_leader and not router.process.is_paused:
                 self.problems.append(f"{key} leads when {elected} is elected")
+
+    def _count_sessions(self, url: str) -> None:
+        """Note a replica with more sessions than its capacity, where no fault explains that."""
+        if not self._keeps_capacity:
+            return
+        count = sum(session.uses == url for router in self.alive() for session in router.sessions)
+        capacity = next((one.capacity for one in CONFIGURED if one.url == url), 0)
+        if 0 < capacity < count:
+            self.problems.append(f"{url} has {count} sessions at {self.now:.2f} s, and a capacity of {capacity}")
 
     # Faults
 
@@ -290,7 +302,8 @@ class World:
                 if await router.operate(act):
                     change.at = self.now
             except UnknownReplica:
-                self.operators.changes.remove(change)
+                if change.kind is not Kind.REMOVE:  # otherwise a call that ran twice may have removed it
+                    self.operators.changes.remove(change)
 
         self.operators.begin(change)
         router.run(operate())
