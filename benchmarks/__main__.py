@@ -20,6 +20,7 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks import (
+    bounds,
     failover,
     fleet,
     idle,
@@ -66,6 +67,7 @@ SUBJECTS: dict[str, Subject] = {
     "idle": idle,
     "outage": outage,
     "verdicts": verdicts,
+    "bounds": bounds,
 }
 WAITING = ("failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
