@@ -20,6 +20,7 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks import (
+    bounds,
     failover,
     fleet,
     idle,
@@ -68,6 +69,7 @@ SUBJECTS: dict[str, Subject] = {
     "outage": outage,
     "loss": loss,
     "verdicts": verdicts,
+    "bounds": bounds,
 }
 WAITING = ("failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""

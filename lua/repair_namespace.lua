@@ -1,34 +1,37 @@
--- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives
--- in_flight from the leases, the ready sets and `ejected` from the hashes, and the sets of replicas and tombstones from
--- both. It ends leases, inboxes and waiters of routers that are not in `routers`, and gives free slots to waiters.
+-- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives the
+-- ready sets and `ejected` from the hashes, and the sets of replicas and tombstones too. It ends leases, inboxes and
+-- waiters of the given routers that are not in `routers`, and gives free slots to waiters.
+--
+-- The caller has counted the leases. For each url come its wrong `in_flight` and the right number, both empty if it is
+-- right. The number is not written if `in_flight` is another by now, so a repeated call changes nothing.
 --
 -- In a damaged hash, counters begin anew, an unknown status is found out by probes, and optional numbers that do not
 -- parse are deleted. A weight or capacity that does not parse is left to the operator, and a key of another type too.
 --
--- The first `listed` names are routers, the others canonical urls. If `first_event` is given, older events are deleted.
+-- `routers` are separated by spaces. If `first_event` is given, older events are deleted.
 -- If anything was wrong, the last event makes all mirrors read everything anew. Otherwise nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
--- ARGV    router by first_event listed … (name)
+-- ARGV    router by first_event routers … (url in_flight leases)
 -- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
--- COST    O(all leases + urls * log replicas + waiters)
+-- COST    O(urls * log replicas + leases of the routers + waiters if there are routers)
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/tombstones.lua
--- include lib/lease_counts.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
 
-local FIRST_NAME = 5
+local FIRST_URL = 5
+local URL_WIDTH = 3
 
-local router, by, first_event, listed = unpack(ARGV, 1, 4)
+local router, by, first_event, routers = unpack(ARGV, 1, 4)
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
@@ -143,7 +146,7 @@ local function leave_sets(url)
   count(redis.call('SREM', keys.full, url))
 end
 
-local function repair_replica(url, leases)
+local function repair_replica(url, load, leases)
   local replica = keys.replica_prefix .. url
   local admin = redis.pcall('HGET', replica, 'admin')
   if type(admin) == 'table' or (not admin and redis.call('EXISTS', replica) == 1) then
@@ -153,11 +156,10 @@ local function repair_replica(url, leases)
   if admin and admin ~= 'removed' then
     repair_fields(replica, url)
   end
-  local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
-  if admin then
-    repair_field(replica, 'in_flight', whole(leases))
-    state[IN_FLIGHT] = whole(leases)
+  if admin and leases ~= '' and (redis.call('HGET', replica, 'in_flight') or '') == load then
+    repair_field(replica, 'in_flight', leases)
   end
+  local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
   repair_membership(replica, url)
   if admin == 'removed' or not admin or is_sound(state) then
     repair_ready(replica, url)
@@ -166,9 +168,11 @@ local function repair_replica(url, leases)
   end
 end
 
-for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
-  if not redis.call('ZSCORE', keys.routers, ARGV[i]) then
-    local own = {keys.leases_prefix .. ARGV[i], 'hash', keys.inbox_prefix .. ARGV[i], 'stream'}
+local is_gone = {}
+for name in string.gmatch(routers, '%S+') do
+  if not redis.call('ZSCORE', keys.routers, name) then
+    is_gone[name] = true
+    local own = {keys.leases_prefix .. name, 'hash', keys.inbox_prefix .. name, 'stream'}
     for at = 1, #own, 2 do
       if not type_refusal({own[at], own[at + 1]}) then
         count(redis.call('DEL', own[at]))
@@ -176,9 +180,8 @@ for i = FIRST_NAME, FIRST_NAME + tonumber(listed) - 1 do
     end
   end
 end
-local leases = count_leases()
-for i = FIRST_NAME + tonumber(listed), #ARGV do
-  repair_replica(ARGV[i], leases[ARGV[i]] or 0)
+for i = FIRST_URL, #ARGV, URL_WIDTH do
+  repair_replica(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 for _, member in ipairs(redis.call('ZRANGE', keys.probers, 0, -1)) do
   if not parse_prober(member) then
@@ -186,8 +189,8 @@ for _, member in ipairs(redis.call('ZRANGE', keys.probers, 0, -1)) do
     redis.call('HINCRBY', keys.meta, 'probers_version', 1)
   end
 end
-for _, waiter in ipairs(redis.call('ZRANGE', keys.queue, 0, -1)) do
-  if not redis.call('ZSCORE', keys.routers, string.match(waiter, '^(.-)/') or '') then
+for _, waiter in ipairs(routers ~= '' and redis.call('ZRANGE', keys.queue, 0, -1) or {}) do
+  if is_gone[string.match(waiter, '^(.-)/') or ''] then
     count(redis.call('ZREM', keys.queue, waiter))
   end
 end

@@ -2,6 +2,15 @@
 
 -- include lib/keys.lua
 
+-- Returns whether there are at most so many leases.
+local function may_count_leases(most)
+  for _, router in ipairs(redis.call('ZRANGE', keys.routers, 0, -1)) do
+    local held = redis.pcall('HLEN', keys.leases_prefix .. router)
+    most = most - (type(held) == 'number' and held or 0)
+  end
+  return most >= 0
+end
+
 -- Returns a table of url to number of leases, at this instant.
 local function count_leases()
   local counts = {}

@@ -1,8 +1,8 @@
 """Verifies the invariants of a namespace while routers work on it. Reads only.
 
 All data of one replica that must agree is read at one instant, so that a change under way is not reported as a
-violation. The scan for foreign keys and wrong types, and the walk along the event stream, take longer. They skip
-entries that change meanwhile.
+violation; many leases are counted several times. The scan for foreign keys and wrong types, and the walk along the
+event stream, take longer. They skip entries that change meanwhile.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Violation:
         event: For a break in the event stream, the id of the event after the break.
         router: Key of the router concerned, if the violation concerns one.
         session: Digest of the session's name, if the violation concerns a session.
+        load: For a wrong load, the text in Redis and the number of leases.
     """
 
     rule: str
@@ -54,6 +55,7 @@ class Violation:
     event: str = ""
     router: str = ""
     session: str = ""
+    load: tuple[str, int] | None = None
 
 
 async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
@@ -77,7 +79,7 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
         found += inspection_violations(inspection, keys, now=now)
     routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
     found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
-    for session in await wrong_affinities(reader, keys, types):
+    for session in await wrong_affinities(reader, keys, types, damaged=wrong):
         text = "does not agree with the session's leases"
         found.append(Violation("affinity", keys.affinity_prefix + session, text, session=session))
     inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
@@ -202,7 +204,7 @@ def lease_violations(inspection: LeaseInspection, keys: Keys) -> Iterator[Violat
         text = f"in_flight is {in_flight or 'missing'}, but {count} leases name it"
         if not in_flight:
             text += f"; `shared-registry add {url}` registers the replica, or wait for the end of the sessions"
-        yield Violation("load", keys.replica(url), text, url=url)
+        yield Violation("load", keys.replica(url), text, url=url, load=(in_flight, count))
     for router in inspection.unlisted:
         yield Violation("lease", keys.leases(router), "its router is not listed, so nothing reaps it", router=router)
 

@@ -1,19 +1,26 @@
 """Reads the data of a check: one replica's entry in every key; loads, leases, queue and affinities that do not agree.
 
-Each is read at one instant.
+Each is read at one instant, except for thousands of leases, which would keep the server busy for too long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared_registry.errors import KeyConflict
 from shared_registry.store.channel import bounded
-from shared_registry.store.reader import RECORDS_AT_ONCE, Reader
+from shared_registry.store.reader import Reader
 from shared_registry.store.reads import execute
 
 KEYS_AT_ONCE = 1000
+URLS_AT_ONCE = 100
+LEASES_AT_ONE_INSTANT = 2000
+LOAD_READS = 8
+"""How many reads in pieces must find the same difference between a load and the number of leases."""
 SCAN_SECONDS = 30.0
 SPARE_SETS = ("spare_primary", "spare_secondary", "spare_answered")
 """The names of their keys."""
@@ -83,8 +90,8 @@ class Inspector(Reader):
         async with bounded(SCAN_SECONDS, failover=self._failover):
             found.extend([key async for key in self._commands.scan_iter(match=pattern, count=KEYS_AT_ONCE)])
         types: dict[str, str] = {}
-        for at in range(0, len(found), RECORDS_AT_ONCE):
-            chunk = found[at : at + RECORDS_AT_ONCE]
+        for at in range(0, len(found), URLS_AT_ONCE):
+            chunk = found[at : at + URLS_AT_ONCE]
             async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for key in chunk:
@@ -111,8 +118,8 @@ class Inspector(Reader):
     async def inspect(self, urls: Sequence[str]) -> list[Inspection]:
         """Return the entries of these replicas, each replica as of one instant."""
         found: list[Inspection] = []
-        for at in range(0, len(urls), RECORDS_AT_ONCE):
-            chunk = urls[at : at + RECORDS_AT_ONCE]
+        for at in range(0, len(urls), URLS_AT_ONCE):
+            chunk = urls[at : at + URLS_AT_ONCE]
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
@@ -127,13 +134,59 @@ class Inspector(Reader):
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
         """Return the loads that differ from the number of leases, and which of these routers are not listed.
 
-        All of it is as of one instant.
+        A few thousand leases are counted at one instant. More are read in pieces, between which sessions begin and end:
+        only a difference that several such reads find alike is returned. It is passing if one of them does not find it.
         """
-        reply = await self._channel.run("inspect_leases", [str(len(routers)), *routers, *urls])
-        unlisted = int(reply.values[0])
-        rest = reply.values[1 + unlisted :]
-        wrong = list(zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True))
-        return LeaseInspection(reply.values[1 : 1 + unlisted], wrong)
+        is_small = len(urls) <= URLS_AT_ONCE
+        words = [
+            str(LEASES_AT_ONE_INSTANT if is_small else -1),
+            str(len(routers)),
+            *routers,
+            *(urls if is_small else ()),
+        ]
+        is_counted, unlisted, *rest = (await self._channel.run("inspect_leases", words)).values
+        names, rest = rest[: int(unlisted)], rest[int(unlisted) :]
+        wrong = [*zip(rest[::3], rest[1::3], map(int, rest[2::3]), strict=True)]
+        if is_counted == "0":
+            wrong = await self._lasting_differences(urls)
+        return LeaseInspection(names, wrong)
+
+    async def _lasting_differences(self, urls: Collection[str]) -> list[tuple[str, str, int]]:
+        """Return the wrong loads, as `LeaseInspection` has them, that every one of several reads finds alike."""
+        found = await self._differences(set(urls), is_first=True)
+        for _ in range(LOAD_READS - 1):
+            if not found:
+                break
+            again = await self._differences(found.keys(), is_first=False)
+            found = {url: again[url] for url in found if url in again and _gap(*again[url]) == _gap(*found[url])}
+        return [(url, load, count) for url, (load, count) in sorted(found.items())]
+
+    async def _differences(self, urls: Collection[str], *, is_first: bool) -> dict[str, tuple[str, int]]:
+        """Count the leases once; return the load in Redis and the count of each replica where they differ.
+
+        The first time, urls that only leases name are looked at too.
+        """
+        counts: Counter[str] = Counter()
+        for router in await self._members(self._keys.routers):
+            leases: dict[str, str] = {}
+            with contextlib.suppress(KeyConflict):
+                async for page in self.leases(router):
+                    leases |= page  # a page may repeat what an earlier one had
+            counts.update(leases.values())
+        asked = sorted({*urls, *counts} if is_first else urls)
+        found = {}
+        for at in range(0, len(asked), URLS_AT_ONCE):
+            chunk = asked[at : at + URLS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for url in chunk:
+                    pipeline.hget(self._keys.replica(url), "in_flight")
+                loads = await pipeline.execute(raise_on_error=False)  # a hash of another type has no load
+            for url, reply in zip(chunk, loads, strict=True):
+                load = reply if isinstance(reply, str) else ""
+                if load != str(counts[url]) and (load or counts[url]):
+                    found[url] = load, counts[url]
+        return found
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
         """Return the state of the queue, and which of these routers and of the waiters' routers are not listed."""
@@ -168,3 +221,8 @@ class Inspector(Reader):
             return []
         reply = await self._channel.run("inspect_affinities", sessions)
         return list(reply.values)
+
+
+def _gap(load: str, count: int) -> str:
+    """Return by how much a load exceeds the number of leases; a load that is no number is itself the difference."""
+    return str(int(load) - count) if load.removeprefix("-").isdigit() else load

@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from shared_registry.admin.check import Violation
 from shared_registry.model import is_later
 from shared_registry.store.commands import Store
-from shared_registry.store.reader import RECORDS_AT_ONCE
 
+URLS_AT_ONCE = 50
+ROUTERS_AT_ONCE = 50
 REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events", "affinity"})
 
 
 async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> bool:
     """Repair the violations that a check has found; return whether there was anything to repair.
 
-    The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated: all
-    values are derived anew, at one instant for each replica.
+    The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated. Values
+    are derived anew, at one instant for each replica; only the number of its leases is that of the check, and is not
+    written if the load has changed since.
 
     Raises:
         KeyConflict: A key of the whole namespace is of another type; nothing was changed.
@@ -32,15 +34,21 @@ async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> b
     found = [violation for violation in violations if violation.rule in REPAIRABLE or violation.url]
     if not found:
         return False
-    urls = sorted({violation.url for violation in found if violation.url})
     routers = sorted({violation.router for violation in found if violation.router})
     first_event = ""
     for violation in found:
         if violation.event and (not first_event or is_later(violation.event, first_event)):
             first_event = violation.event
-    chunks = [urls[at : at + RECORDS_AT_ONCE] for at in range(0, len(urls), RECORDS_AT_ONCE)] or [[]]
-    for chunk in chunks:
-        await store.repair(urls=chunk, routers=routers, first_event=first_event, by=by)
+    for at in range(0, max(1, len(routers)), ROUTERS_AT_ONCE):
+        await store.repair(loads={}, routers=routers[at : at + ROUTERS_AT_ONCE], first_event=first_event, by=by)
+    loads: dict[str, tuple[str, int] | None] = {}
+    for violation in found:
+        if violation.url:
+            loads[violation.url] = violation.load or loads.get(violation.url)
+    urls = sorted(loads)
+    for at in range(0, len(urls), URLS_AT_ONCE):
+        chunk = {url: loads[url] for url in urls[at : at + URLS_AT_ONCE]}
+        await store.repair(loads=chunk, routers=(), first_event="", by=by)
     if sessions := sorted({violation.session for violation in found if violation.session}):
         await store.repair_affinities(sessions, by=by)
     return True

@@ -443,18 +443,22 @@ class Store(LeaderCommands):
         reply = await self._recovery.run("restore_view", args)
         return parse_events(reply.values) if expect(reply, "restored", "superseded") == "restored" else None
 
-    async def repair(self, *, urls: Collection[str], routers: Collection[str], first_event: str, by: str) -> int:
+    async def repair(
+        self, *, loads: Mapping[str, tuple[str, int] | None], routers: Collection[str], first_event: str, by: str
+    ) -> int:
         """Repair derived data. Return how many values were wrong. See `repair.repair`.
 
         Args:
-            urls: Canonical urls of replicas to repair; at most 200.
-            routers: Keys of routers whose leases are ended if they are not registered.
+            loads: Canonical urls of replicas to repair, at most about 50. A load that is wrong comes with its text in
+                Redis and the number of leases, by which it is replaced unless it has changed.
+            routers: Keys of routers whose leases and waiters are ended if they are not registered.
             first_event: Delete events before this one; empty to delete none.
             by: The person or program that requested it.
         """
-        reply = await self._sessions.run(
-            "repair_namespace", [self._router, by, first_event, str(len(routers)), *routers, *urls]
-        )
+        words = [self._router, by, first_event, " ".join(routers)]
+        for url, load in loads.items():
+            words += [url, *(("", "") if load is None else (load[0], str(load[1])))]
+        reply = await self._sessions.run("repair_namespace", words)
         expect(reply, "repaired")
         return int(reply.values[0])
 

@@ -261,8 +261,16 @@ class Reader(LeaseReader):
 
     async def last_events(self, count: int) -> list[Event]:
         """Return the latest events, oldest first, at most `count`."""
-        async with self._channel.bounded():
-            entries = await self._commands.xrevrange(self._keys.events, count=count)
+        entries: list[tuple[str, dict[str, str]]] = []
+        last = "+"
+        while len(entries) < count:
+            wanted = min(count - len(entries), EVENTS_AT_ONCE)
+            async with self._channel.bounded():
+                page = await self._commands.xrevrange(self._keys.events, max=last, count=wanted)
+            entries += page
+            if len(page) < wanted:
+                break
+            last = f"({page[-1][0]}"
         return known_events(reversed(entries))
 
     async def all_events(self) -> AsyncIterator[Event]:

@@ -386,12 +386,12 @@ async def test_repairing_correct_data_changes_nothing(space: Space) -> None:
     before = space.dump()
     assert not await repair(space.store, [], by="me")
     urls = [A, B, C, "http://never"]
-    assert await space.store.repair(urls=urls, routers=["router~1"], first_event="", by="me") == 0
+    assert await space.store.repair(loads=dict.fromkeys(urls), routers=["router~1"], first_event="", by="me") == 0
     assert space.dump() == before
 
 
 async def test_repairing_an_empty_namespace_writes_nothing(space: Space) -> None:
-    assert await space.store.repair(urls=[A], routers=["router~1"], first_event="", by="me") == 0
+    assert await space.store.repair(loads=dict.fromkeys([A]), routers=["router~1"], first_event="", by="me") == 0
     assert space.raw.keys(space.keys.prefix + "*") == []
 
 
@@ -399,11 +399,11 @@ async def test_repair_begins_a_lost_event_stream_again(space: Space) -> None:
     await populate(space)
     before = await space.reader.head()
     space.raw.delete(space.keys.events)
-    assert await space.store.repair(urls=[], routers=[], first_event="", by="me") == 1
+    assert await space.store.repair(loads={}, routers=[], first_event="", by="me") == 1
     (event,) = await space.reader.last_events(1)
     assert (event.kind, event.previous) == (EventKind.NAMESPACE_REPAIRED, before.revision)
     assert (await space.reader.head()).revision == event.id
-    assert await space.store.repair(urls=[], routers=[], first_event="", by="me") == 0
+    assert await space.store.repair(loads={}, routers=[], first_event="", by="me") == 0
 
 
 async def test_repairing_while_routers_are_at_work_loses_nothing(space: Space) -> None:
@@ -423,9 +423,68 @@ async def test_repairing_while_routers_are_at_work_loses_nothing(space: Space) -
     async def repair_often() -> None:
         nonlocal is_over
         for _ in range(50):
-            await space.store.repair(urls=[A, B, C], routers=[], first_event="", by="me")
+            await space.store.repair(loads=dict.fromkeys([A, B, C]), routers=[], first_event="", by="me")
             assert [each for each in await found(space) if each.rule == "load"] == []
         is_over = True
 
     await asyncio.gather(*(work(number) for number in range(2, 5)), repair_often())
     assert await found(space) == []
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat the leases as too many to be counted at one instant."""
+    monkeypatch.setattr("shared_registry.admin.inspector.LEASES_AT_ONE_INSTANT", -1)
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize("case", [name for name in PLANTED if PLANTED[name][1] in ("load", "lease")])
+async def test_leases_counted_in_pieces_are_found_and_repaired(space: Space, case: str) -> None:
+    await populate(space)
+    PLANTED[case][0](space)
+    before = await found(space)
+    assert PLANTED[case][1:3] in [(each.rule, each.key.removeprefix(space.keys.prefix)) for each in before]
+    await repair(space.store, before, by="me")
+    left = await found(space)
+    assert [each.key for each in left] == ([space.keys.replica("http://x")] if case in NOT_REPAIRED else [])
+
+
+@pytest.mark.usefixtures("in_pieces")
+async def test_sessions_at_work_are_no_difference_between_pieces(space: Space) -> None:
+    """A load that somebody wrote by hand is found after them."""
+    await populate(space)
+    is_over = False
+
+    async def work(number: int) -> None:
+        store = space.store_of(f"router~{number}")
+        await store.heartbeat(info(f"router~{number}"), expiry_seconds=60)
+        at = 0
+        while not is_over:
+            at += 1
+            lease_id = f"{number:08x}{at:024x}"
+            if isinstance(await store.acquire(lease_id, excluded=[B]), Grant):
+                await asyncio.sleep(0.001 * (at % 7))
+                await store.release(lease_id)
+
+    async def check_often() -> None:
+        nonlocal is_over
+        try:
+            for _ in range(20):
+                assert [each for each in await found(space) if each.rule == "load"] == []
+        finally:
+            is_over = True
+
+    await asyncio.gather(*(work(number) for number in range(2, 5)), check_often())
+    space.raw.hset(space.keys.replica(A), "in_flight", 7)
+    assert [each.url for each in await found(space) if each.rule == "load"] == [A]
+
+
+async def test_a_load_that_has_changed_since_is_not_overwritten(space: Space) -> None:
+    """A repair that is sent twice changes nothing the second time."""
+    await populate(space)
+    space.raw.hset(space.keys.replica(A), "in_flight", 7)
+    assert await space.store.repair(loads={A: ("7", 1)}, routers=[], first_event="", by="me")
+    assert await space.store.repair(loads={A: ("7", 1)}, routers=[], first_event="", by="me") == 0
+    space.raw.hset(space.keys.replica(A), "in_flight", 5)
+    await space.store.repair(loads={A: ("7", 1)}, routers=[], first_event="", by="me")
+    assert space.fields(A)["in_flight"] == "5"

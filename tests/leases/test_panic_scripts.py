@@ -432,7 +432,7 @@ async def test_check_and_repair_know_the_spare_sets(space: Space) -> None:
         ("ready", B),
         ("ready", "http://x"),
     }
-    assert await space.store.repair(urls=[A, B, "http://x"], routers=[], first_event="", by="me") == 3
+    assert await space.store.repair(loads=dict.fromkeys([A, B, "http://x"]), routers=[], first_event="", by="me") == 3
     sets = (space.keys.spare_primary, space.keys.spare_secondary, space.keys.spare_answered)
     assert {key: value for key, value in space.dump().items() if key in sets} == {
         key: value for key, value in right.items() if key in sets

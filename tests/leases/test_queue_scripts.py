@@ -366,6 +366,6 @@ async def test_check_reports_waiters_beside_room_and_of_unknown_routers(space: S
         ("queue", "gone~2"),
     }
     assert any("2 sessions wait, although 2 replicas have room" in violation.message for violation in found)
-    await space.store.repair(urls=[], routers=["gone~1", "gone~2"], first_event="", by="me")
+    await space.store.repair(loads={}, routers=["gone~1", "gone~2"], first_event="", by="me")
     assert (len(held_by(space)), line(space)) == (2, [])
     assert not space.raw.exists(space.keys.inbox("gone~2"))

@@ -159,7 +159,7 @@ async def test_check_accepts_a_ramping_score_but_no_stuck_one(space: Space) -> N
     backdate(space, A, round(1000 * (RAMP_GRACE_SECONDS + 2)))
     (violation,) = await find_violations(space.reader, space.keys)
     assert (violation.rule, violation.url) == ("ready", A)
-    await space.store.repair(urls=[A], routers=[], first_event="", by="me")
+    await space.store.repair(loads=dict.fromkeys([A]), routers=[], first_event="", by="me")
     assert await find_violations(space.reader, space.keys) == []
 
 

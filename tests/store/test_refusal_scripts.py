@@ -35,7 +35,9 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "release_lease": lambda space: space.store.release(LEASE),
     "list_participants": lambda space: space.store.participants(TERM),
     "repair_affinities": lambda space: space.store.repair_affinities(["session"], by=""),
-    "repair_namespace": lambda space: space.store.repair(urls=[A], routers=["router~1"], first_event="", by=""),
+    "repair_namespace": lambda space: space.store.repair(
+        loads=dict.fromkeys([A]), routers=["router~1"], first_event="", by=""
+    ),
     "renew": lambda space: space.store.renew("token", lease_seconds=60),
     "report_probes": lambda space: space.report(EPOCH, 1, RESULT),
     "report_share": lambda space: space.store.report(Share(EPOCH, "router~1"), 1, [RESULT], THRESHOLDS),

@@ -479,7 +479,7 @@ async def _ejection(scene: Scene, space: Space) -> None:
     await fail("r~2", "b", 3)
     assert space.fields(E)["ejections"] == "2"
     space.raw.delete(space.keys.ejected)
-    assert await answered("repaired", scene.one.repair(urls=[E], routers=[], first_event="", by="me"))
+    assert await answered("repaired", scene.one.repair(loads=dict.fromkeys([E]), routers=[], first_event="", by="me"))
     assert space.raw.zscore(space.keys.ejected, E) == float(space.fields(E)["ejected_until_ms"])
     await answered("set", scene.set_admin(E, AdminState.ACTIVE))
     await answered(
@@ -588,7 +588,7 @@ async def _queue(scene: Scene, space: Space) -> None:
     term = await scene.elect("t3")
     await waiters.served_by(one.report(term, 99, [space.success(A)], THRESHOLDS), "applied")
     await _serve_by_share(scene, waiters, term)
-    await waiters.served_by(one.repair(urls=[], routers=[], first_event="", by="me"), "repaired")
+    await waiters.served_by(one.repair(loads={}, routers=[], first_event="", by="me"), "repaired")
     space.raw.zadd(space.keys.queue, {"gone~1/00000001": 1})
     await waiters.served_by(scene.leave(), "left")
     await scene.heartbeat("r~1", "r~3")
@@ -718,7 +718,9 @@ async def _repair(scene: Scene, space: Space) -> None:
     assert leases == LeaseInspection(["gone~1"], [(A, "9", 1)])
     _, (first_event, _), *_ = space.raw.xrange(space.keys.events)
     space.raw.zadd(space.keys.probers, {"malformed": space.now_ms() + 60_000})
-    repair = scene.one.repair(urls=urls, routers=routers, first_event=first_event, by="me")
+    repair = scene.one.repair(
+        loads=dict.fromkeys(urls) | {A: ("9", 1)}, routers=routers, first_event=first_event, by="me"
+    )
     assert await scene.answered("repaired", repair)
     assert space.fields(A)["in_flight"] == "1"
     assert not space.raw.exists(space.keys.leases("gone~1"))
@@ -728,6 +730,7 @@ async def _repair(scene: Scene, space: Space) -> None:
     assert await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"])) == ["s", "t"]
     assert await scene.answered("repaired", scene.one.repair_affinities(["s", "t"], by="me")) == 2
     assert not await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"]))
+    space.raw.delete(space.keys.leases("r~1"), space.keys.affinity_prefix + "s", space.keys.several_prefix + "s")
 
 
 async def _late_removal(scene: Scene, space: Space) -> None:

@@ -81,7 +81,7 @@ class QueueSteps(LeaseSteps):
         async def command() -> None:
             answers.append(
                 await router.store.repair(
-                    urls=sorted(self.expected.hashes),
+                    loads=dict.fromkeys(sorted(self.expected.hashes)),
                     routers=sorted(self.expected.unlisted()),
                     first_event="",
                     by="operator",
