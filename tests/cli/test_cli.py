@@ -215,7 +215,8 @@ def test_a_key_of_a_wrong_type_is_named(raw: Any, keys: Keys, variables: dict[st
     assert f"type: {key}: is a string" in checked.out
     [violation] = json.loads(invoke("check", "--json", **variables).out)["violations"]
     assert (violation["rule"], violation["key"]) == ("type", key)
-    assert is_one_error(invoke("status", **variables), 1)
+    seen = invoke("status", **variables)
+    assert seen.code == 0 if name == "leader" else is_one_error(seen, 1)
 
 
 def test_serve_refuses_a_key_of_a_wrong_type(raw: Any, keys: Keys, variables: dict[str, str]) -> None:
