@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import json
 import re
 import types
 import typing
@@ -12,8 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from shared_registry.config.json_text import read_json
 from shared_registry.config.problems import InvalidSettings, Problem
 from shared_registry.config.settings import RouterConfig
+from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
 
 
@@ -51,8 +52,15 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
 
     def put(self, name: str, value: object, origin: Origin) -> None:
-        """Set a value, after converting it from its source's form; see `read_as`."""
-        self.values[name] = read_as(SETTING_KINDS[name], value)
+        """Set a value, after converting it from its source's form; see `read_as`.
+
+        Raises:
+            ConfigError: A JSON text has a key twice.
+        """
+        try:
+            self.values[name] = read_as(SETTING_KINDS[name], value)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
         self.origins[name] = origin
 
     def update(self, stronger: Draft) -> None:
@@ -105,6 +113,9 @@ def read_as(kind: type, value: object) -> object:
     """Convert a value from a file or variable, which may be a text, to the type of its setting.
 
     A value that cannot be converted is returned unchanged, and the config's own checks refuse it.
+
+    Raises:
+        ConfigError: A JSON text has a key twice.
     """
     return _READERS[kind](value) if kind in _READERS else value
 
@@ -160,7 +171,9 @@ def _mapping(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return read_json(value)
+    except ConfigError:
+        raise
     except (ValueError, RecursionError):
         return value
 

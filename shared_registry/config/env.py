@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
+from shared_registry.config.json_text import read_json
 from shared_registry.config.problems import Problem, nearest
 from shared_registry.config.settings import RouterConfig
 from shared_registry.errors import ConfigError
@@ -63,7 +64,9 @@ def _replicas(text: str) -> object:
     if not text.startswith("["):
         return [ReplicaEndpoint(url.strip()) for url in text.split(",") if url.strip()]
     try:
-        items = json.loads(text)
+        items = read_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"replicas: {error}") from None
     except (ValueError, RecursionError) as error:
         where = (
             f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"

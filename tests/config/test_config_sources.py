@@ -128,6 +128,20 @@ def test_replicas_may_be_a_json_list() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("setting", "text", "key"),
+    [
+        ("replicas", '[{"url": "http://a", "weight": 1, "weight": 2}]', "weight"),
+        ("health_check_expect", '{"status": "ok", "a": {"b": 1, "b": 1}}', "b"),
+        ("health_check_headers", '{"Host": "a", "Host": "b"}', "Host"),
+    ],
+)
+def test_a_key_given_twice_in_json_is_refused(setting: str, text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}: the key '{key}' is there twice") as caught:
+        from_env({variable(setting): text})
+    assert variable(setting) in str(caught.value)
+
+
 def test_an_unknown_key_of_a_replica_is_named(caplog: pytest.LogCaptureFixture) -> None:
     text = '[{"url": "http://a", "wieght": 2, "qqq": 1}]'
     assert from_env({variable("replicas"): text}).replicas == [ReplicaEndpoint("http://a")]
