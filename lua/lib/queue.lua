@@ -64,24 +64,25 @@ local function announce(router, lease_id, url, revision, tier)
 end
 
 -- Returns how many waiters at the front need no look, because a script has passed over all of them within the last
--- second. So the scripts together come past any number of waiters whose routers are dead. A script that lets such a
--- waiter be served again, or puts one among them, calls `look_from_the_front`.
-local function passed_over(now_ms)
-  local text = redis.call('HGET', keys.meta, 'queue_scan')
+-- second, as that field of `meta` says: `queue_scan` passes over those whose routers are dead, `spare_scan` also over
+-- those that need a healthy replica, while none has room. So the scripts together come past any number of them. A
+-- script that lets such a waiter be served again, or puts one among them, calls `look_from_the_front`.
+local function passed_over(now_ms, field)
+  local text = redis.call('HGET', keys.meta, field)
   local sequence, at = string.match(text or '', '^(%d+) (%d+)$')
   local age_ms = at and now_ms - tonumber(at)
-  if not age_ms or age_ms < 0 or age_ms > SCAN_MS or not may_give_up(now_ms) then
+  if not age_ms or age_ms < 0 or age_ms > SCAN_MS or (field == 'queue_scan' and not may_give_up(now_ms)) then
     return 0
   end
   return redis.call('ZCOUNT', keys.queue, '-inf', table.concat({'(', sequence}))
 end
 
 local function look_from_the_front()
-  redis.call('HDEL', keys.meta, 'queue_scan')
+  redis.call('HDEL', keys.meta, 'queue_scan', 'spare_scan')
 end
 
--- Records that so many waiters at the front were passed over. Returns whether that is more than before.
-local function note_passed_over(passed, before, now_ms)
+-- Records in that field that so many waiters at the front were passed over. Returns whether that is more than before.
+local function note_passed_over(field, passed, before, now_ms)
   if passed < before + PAGE then
     return false
   end
@@ -89,7 +90,7 @@ local function note_passed_over(passed, before, now_ms)
   if not last[2] then
     return false
   end
-  redis.call('HSET', keys.meta, 'queue_scan', table.concat({whole(tonumber(last[2])), whole(now_ms)}, ' '))
+  redis.call('HSET', keys.meta, field, table.concat({whole(tonumber(last[2])), whole(now_ms)}, ' '))
   return true
 end
 
@@ -122,8 +123,13 @@ local function serve_queue(now_ms)
     return true, 0, true, false
   end
   local router_states, room = {}, {}
-  local before = passed_over(now_ms)
-  local granted, skipped, passed, is_left = 0, before, before, false
+  local before = passed_over(now_ms, 'queue_scan')
+  local first = before
+  room.is_gone = redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary) == 0
+  if room.is_gone then
+    first = math.max(before, passed_over(now_ms, 'spare_scan'))
+  end
+  local granted, skipped, passed, is_left = 0, first, before, first > before
   for _ = 1, CHECKED_AT_ONCE / PAGE do
     local page = redis.call('ZRANGE', keys.queue, skipped, skipped + PAGE - 1)
     for _, waiter in ipairs(page) do
@@ -136,21 +142,23 @@ local function serve_queue(now_ms)
         skipped = skipped + 1
         passed = is_left and passed or skipped
       elseif granted == GRANTS_AT_ONCE then
-        note_passed_over(passed, before, now_ms)
+        note_passed_over('queue_scan', passed, before, now_ms)
         return true, granted, true, true
       elseif serve(waiter, router, lease_id, room) then
         granted = granted + 1
       elseif room.is_over then
-        note_passed_over(passed, before, now_ms)
+        note_passed_over('queue_scan', passed, before, now_ms)
         return true, granted, true, false
       else
         skipped, is_left = skipped + 1, true
       end
     end
     if #page < PAGE then
-      note_passed_over(passed, before, now_ms)
+      note_passed_over('queue_scan', passed, before, now_ms)
       return is_left, granted, false, false
     end
   end
-  return true, granted, true, note_passed_over(passed, before, now_ms) or granted > 0
+  local has_passed = note_passed_over('queue_scan', passed, before, now_ms)
+  has_passed = room.is_gone and is_left and note_passed_over('spare_scan', skipped, first, now_ms) or has_passed
+  return true, granted, true, has_passed or granted > 0
 end

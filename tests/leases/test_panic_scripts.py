@@ -358,6 +358,23 @@ async def test_one_that_needs_a_healthy_replica_holds_up_nobody(space: Space) ->
     assert space.raw.zrange(space.keys.queue, 0, -1) == [f"{ONE}/{strict[1]}"]
 
 
+async def test_any_number_that_need_healthy_replicas_hold_up_nobody(space: Space) -> None:
+    """Scripts together look past them, and look at them again once a healthy replica has room."""
+    await beat(space)
+    await fail(space, A, capacity=1)
+    taken = await grant(space)
+    assert taken.is_spare
+    [given] = held_by(space)
+    strict = [await wait(space, takes_spare=False, mark=NEEDS_HEALTHY, max_queue=2000) for _ in range(1100)]
+    willing = await wait(space, max_queue=2000)
+    await space.store.release(given)
+    for _ in range(4):
+        await beat(space)
+    assert held_by(space) == {willing: A}
+    await serve(space, B, capacity=1)
+    assert held_by(space)[strict[0]] == B
+
+
 async def test_a_newcomer_passes_nobody_who_would_take_what_it_takes(space: Space) -> None:
     await beat(space)
     await fail(space, A, capacity=1)

@@ -248,7 +248,8 @@ class Bench:
             for name, reply in zip(names, replies[::2], strict=True)
         }
         if isinstance(meta := dump.get("meta"), dict):
-            meta.pop("queue_scan", None)  # says only how far scripts have looked, and is not used here
+            for scan in ("queue_scan", "spare_scan"):
+                meta.pop(scan, None)  # says only how far scripts have looked, and is not used here
         return dump
 
     async def expect_sound(self) -> None:
