@@ -1,20 +1,25 @@
--- Reads the queue at one instant, for `check`. The reply shows whether sessions wait while a replica has a free slot,
--- and names the routers with waiters, and the given routers, that are not in `routers`.
+-- Reads a page of the queue at one instant, for `check`. The reply shows whether sessions of it wait while a replica
+-- has a free slot, and names their routers, and the given routers, that are not in `routers`.
 --
 -- KEYS    routers queue settling ready_primary ready_secondary
--- ARGV    … (router)
--- RETURNS inspected, how many waiters of live routers, how many replicas may take a session now, each router that is
---         not in routers
+-- ARGV    first … (router)
+-- RETURNS inspected, how many waiters in the page, how many of live routers, how many replicas may take a session now,
+--         each router that is not in routers
 -- WRITES
--- COST    O(waiters * log routers)
+-- COST    O((log waiters + 1000 + routers) * log routers)
 
 -- include lib/keys.lua
 -- include lib/values.lua
 -- include lib/settling.lua
 
+local FIRST_ROUTER = 2
+local PAGE = 1000
+
+local first = unpack(ARGV, 1, 1)
+
 local now_ms = server_now_ms()
 local is_live_by_router = {}
-local reply = {'inspected', '', ''}
+local reply = {'inspected', '', '', ''}
 
 -- Returns whether the router lives. A router that is not in `routers` is added to the reply, once.
 local function is_live(router)
@@ -29,15 +34,17 @@ local function is_live(router)
 end
 
 local waiting = 0
-for _, waiter in ipairs(redis.call('ZRANGE', keys.queue, 0, -1)) do
+local page = redis.call('ZRANGE', keys.queue, first, tonumber(first) + PAGE - 1)
+for _, waiter in ipairs(page) do
   if is_live(string.match(waiter, '^(.-)/') or '') then
     waiting = waiting + 1
   end
 end
-for _, router in ipairs(ARGV) do
-  is_live(router)
+for i = FIRST_ROUTER, #ARGV do
+  is_live(ARGV[i])
 end
-reply[2] = whole(waiting)
+reply[2] = whole(#page)
+reply[3] = whole(waiting)
 local ready = redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary)
-reply[3] = whole(is_settling() and 0 or ready)
+reply[4] = whole(is_settling() and 0 or ready)
 return reply

@@ -24,6 +24,8 @@ LOAD_READS = 8
 SCAN_SECONDS = 30.0
 SPARE_SETS = ("spare_primary", "spare_secondary", "spare_answered")
 """The names of their keys."""
+WAITERS_AT_ONCE = 1000
+"""How many waiters `inspect_queue` reads in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +191,23 @@ class Inspector(Reader):
         return found
 
     async def inspect_queue(self, routers: Collection[str]) -> QueueInspection:
-        """Return the state of the queue, and which of these routers and of the waiters' routers are not listed."""
-        reply = await self._channel.run("inspect_queue", [*routers])
-        waiting, ready, *unlisted = reply.values
-        return QueueInspection(int(waiting), int(ready), unlisted)
+        """Return the state of the queue, and which of these routers and of the waiters' routers are not listed.
+
+        The queue is read in pages. Where sessions of a page wait beside room, that was so at one instant.
+        """
+        unlisted: dict[str, None] = {}
+        read = waiting = ready = 0
+        while True:
+            reply = await self._channel.run("inspect_queue", [str(read), *([] if read else routers)])
+            count, in_page, ready_then, *names = reply.values
+            unlisted |= dict.fromkeys(names)
+            if int(in_page):
+                ready = max(ready, int(ready_then))
+            elif not waiting:
+                ready = int(ready_then)
+            read, waiting = read + int(count), waiting + int(in_page)
+            if int(count) < WAITERS_AT_ONCE:
+                return QueueInspection(waiting, ready, list(unlisted))
 
     async def listed_routers(self) -> list[str]:
         """Return the keys of the routers in `routers`."""

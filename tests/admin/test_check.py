@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.inspector import QueueInspection
 from shared_registry.admin.repair import REPAIRABLE, repair
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict, StoreUnavailable
@@ -488,3 +489,17 @@ async def test_a_load_that_has_changed_since_is_not_overwritten(space: Space) ->
     space.raw.hset(space.keys.replica(A), "in_flight", 5)
     await space.store.repair(loads={A: ("7", 1)}, routers=[], first_event="", by="me")
     assert space.fields(A)["in_flight"] == "5"
+
+
+async def test_a_long_queue_is_read_in_pages(space: Space) -> None:
+    """Routers that are not listed, and sessions that wait beside room, are found on any of them."""
+    await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+    waiters = {f"router~1/{number:08x}": number for number in range(2500)}
+    space.raw.zadd(space.keys.queue, waiters | {"gone~1/00000001": 3000})
+    assert await space.reader.inspect_queue(["gone~2"]) == QueueInspection(2500, 0, ["gone~2", "gone~1"])
+    space.raw.zadd(space.keys.ready_primary, {A: 0})
+    assert (await space.reader.inspect_queue([])).ready == 1
+    space.raw.zremrangebyrank(space.keys.queue, 0, 1999)
+    assert (await space.reader.inspect_queue([])).waiting == 500
+    space.raw.delete(space.keys.queue, space.keys.ready_primary)
+    assert await space.reader.inspect_queue([]) == QueueInspection(0, 0, [])
