@@ -17,7 +17,7 @@ from shared_registry.store.reader import Reader
 from shared_registry.store.reads import execute
 
 KEYS_AT_ONCE = 1000
-URLS_AT_ONCE = 100
+URLS_AT_ONCE = 50
 LEASES_AT_ONE_INSTANT = 2000
 LOAD_READS = 8
 """How many reads in pieces must find the same difference between a load and the number of leases."""

@@ -15,8 +15,8 @@ from shared_registry.admin.check import Violation
 from shared_registry.model import is_later
 from shared_registry.store.commands import Store
 
-URLS_AT_ONCE = 50
-ROUTERS_AT_ONCE = 50
+URLS_AT_ONCE = 25
+ROUTERS_AT_ONCE = 25
 REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events", "affinity"})
 
 
