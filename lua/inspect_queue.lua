@@ -13,7 +13,7 @@
 -- include lib/settling.lua
 
 local FIRST_ROUTER = 2
-local PAGE = 1000
+local INSPECTED_AT_ONCE = 1000
 
 local first = unpack(ARGV, 1, 1)
 
@@ -34,7 +34,7 @@ local function is_live(router)
 end
 
 local waiting = 0
-local page = redis.call('ZRANGE', keys.queue, first, tonumber(first) + PAGE - 1)
+local page = redis.call('ZRANGE', keys.queue, first, tonumber(first) + INSPECTED_AT_ONCE - 1)
 for _, waiter in ipairs(page) do
   if is_live(string.match(waiter, '^(.-)/') or '') then
     waiting = waiting + 1
