@@ -135,7 +135,7 @@ class LeaseRules(QueueRules):
                 likely = min(url for url, count in left.items() if count == most)
                 self.affinity[session] = found if found in left and len(urls) > 1 else likely
             return
-        if bound not in urls:
+        if bound not in urls or len(urls) > 1:  # it was bound to the one that ended last
             self.affinity[session] = found if found in urls else urls[0]
         if affinity_ms:
             self.fading.add(session)
