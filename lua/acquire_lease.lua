@@ -137,6 +137,7 @@ local function take(url, tier, state)
   return {'granted', url, revision}
 end
 
+-- As in lib/settling.lua, which the usual case does not load.
 local coming_back = redis.pcall('ZCOUNT', keys.settling, 1, 1)
 local waits_for_others = type(coming_back) == 'number' and coming_back > 0
 

@@ -58,7 +58,6 @@ class Settler:
             reconciler: Puts leases back.
             queue: Lets waiters ask for their positions again.
             lately_alive: Returns the keys of the routers that lived a moment ago, as far as this router has read them.
-                During a check, that is before the reply.
             join: Sends a heartbeat.
             clock: Used for waits.
             rng: Used for jitter.

@@ -126,7 +126,7 @@ async def test_a_router_of_another_history_makes_peers_waited_for(space: Space) 
     assert space.raw.zrange(space.keys.settling, 0, -1, withscores=True) == [(ONE, 0.0), (TWO, 1.0)]
     assert await beat(space, TWO, known_history="lost") == word
     assert await beat(space, TWO, settled=word, known_history=now, peers=[ONE]) == ""
-    assert not space.raw.exists(space.keys.settling), "who has answered need not answer again"
+    assert not space.raw.exists(space.keys.settling), "a router that has nothing left is not waited for again"
 
 
 @pytest.mark.parametrize("value", ["text", ["list"]])
