@@ -2,4 +2,4 @@
 
 from shared_registry.extras import require_extra
 
-require_extra("router", "httptools", "starlette", "uvicorn", "websockets")
+require_extra("router", "httptools")

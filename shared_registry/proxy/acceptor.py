@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from shared_registry.proxy.client_protocol import BoundedHttpProtocol
+from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.descriptors import GUESTS
 
 AT_ONCE = 64
@@ -38,7 +38,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[bool], BoundedHttpProtocol],
+        make: Callable[[bool], ClientConnection],
         has_room: Callable[[int], bool],
         make_room: Callable[[], bool],
     ) -> None:
@@ -56,8 +56,8 @@ class Acceptor:
         self._has_room = has_room
         self._make_room = make_room
         self._loop = asyncio.get_running_loop()
-        self._beginning: dict[asyncio.Task[None], BoundedHttpProtocol] = {}
-        self._guests: list[BoundedHttpProtocol] = []
+        self._beginning: dict[asyncio.Task[None], ClientConnection] = {}
+        self._guests: list[ClientConnection] = []
         self._resuming: asyncio.TimerHandle | None = None
         self._is_exhausted = False
         self._is_closed = False
@@ -125,15 +125,15 @@ class Acceptor:
         if idle is None:
             return False
         self._guests.remove(idle)
-        idle.transport.abort()
+        idle.abort()
         return True
 
-    def _begin(self, client: socket.socket, protocol: BoundedHttpProtocol) -> None:
+    def _begin(self, client: socket.socket, protocol: ClientConnection) -> None:
         task = self._loop.create_task(self._hand_over(client, protocol))
         self._beginning[task] = protocol
         task.add_done_callback(self._beginning.pop)
 
-    async def _hand_over(self, client: socket.socket, protocol: BoundedHttpProtocol) -> None:
+    async def _hand_over(self, client: socket.socket, protocol: ClientConnection) -> None:
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(lambda: protocol, client)

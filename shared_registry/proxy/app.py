@@ -1,4 +1,4 @@
-"""The router as an ASGI application. It starts and stops its registry, its connections and its background tasks."""
+"""The router: starts and stops its registry, its connections and its background tasks, and serves requests."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
-
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
+from shared_registry.proxy.answers import Answer, refusal
+from shared_registry.proxy.client import Site
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
-from shared_registry.proxy.http import HttpProxy, RefuseAmbiguous
+from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.http import HttpProxy
 from shared_registry.proxy.narrator import Narrator
 from shared_registry.proxy.opening import Opening
 from shared_registry.proxy.outcomes import OutcomeReports
@@ -30,14 +27,17 @@ from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
 
+CHECK_SECONDS = 0.25
+"""How often the time limits of the connections are applied."""
 POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
 class Router:
-    """One router. Its ASGI application `app` serves requests while the context `running()` is entered.
+    """One router. It serves the connections of its `site` while the context `running()` is entered.
 
-    The lifespan of `app` enters `running()`, for servers other than `shared_registry.proxy.server`.
+    Attributes:
+        site: What the clients' connections have in common.
     """
 
     def __init__(self, config: RouterConfig, *, url: str = "") -> None:
@@ -57,20 +57,21 @@ class Router:
             self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
         )
         tls = TlsContexts(config)
-        self._pools = pools = ReplicaPools(config, tls)
+        self._replicas = pools = ReplicaPools(config, tls)
         self.descriptors = Descriptors(
             replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
         )
         self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
-        front = OwnPages(
-            {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None},
-            http=HttpProxy(config, self.dispatcher, placement, pools, self._reports),
-            websocket=WebSocketProxy(config, self.dispatcher, placement, tls, self._reports),
+        self._http = HttpProxy(config, self.dispatcher, placement, pools, self._reports)
+        self._websocket = WebSocketProxy(config, self.dispatcher, placement, pools, self._reports)
+        self._pages = OwnPages(
+            {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
-        self.app = Starlette(
-            routes=[Route("/{path:path}", front), WebSocketRoute("/{path:path}", front)],
-            middleware=[Middleware(RefuseAmbiguous)],
-            lifespan=lambda _: self.running(),
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.site = Site(
+            self._begin,
+            header_timeout_seconds=config.header_timeout_seconds,
+            silence_seconds=config.response_timeout_seconds,
         )
 
     def begin_stop(self) -> None:
@@ -98,7 +99,7 @@ class Router:
         self._opening.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                works = (self._take_part(wait_seconds), self._reports.run(), self._pools.sweep())
+                works = (self._take_part(wait_seconds), self._reports.run(), self._replicas.sweep(), self._check())
                 running = [tasks.create_task(work) for work in works]
                 try:
                     yield
@@ -110,7 +111,7 @@ class Router:
                 raise group.exceptions[0] from None
             raise
         finally:
-            self._pools.close()
+            self._replicas.close()
 
     async def _take_part(self, wait_seconds: float | None) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
@@ -133,7 +134,44 @@ class Router:
             narrator.log_changes()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _status(self, request: Request) -> Response:  # noqa: ARG002
+    async def end_sessions(self) -> None:
+        """Cancel what is under way, and wait until it has ended."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, exchange: Exchange) -> None:
+        """Serve a request in a task of its own, which ends at the latest when the client leaves."""
+        exchange.task = task = asyncio.create_task(self._serve(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            page = self._pages.path_of(exchange.path)
+            if page is not None:
+                is_websocket = exchange.is_handshake
+                exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=is_websocket))
+            elif exchange.is_guest:
+                exchange.answer(_NO_ROOM)
+            elif exchange.is_handshake:
+                await self._websocket.serve(exchange)
+            else:
+                await self._http.serve(exchange)
+        except Exception:
+            logger.exception("http: %s failed in the router itself", exchange.method)
+            exchange.answer(refusal(500, "internal_error", "the router failed; see its log"))
+
+    async def _check(self) -> None:
+        """Apply the time limits of the connections periodically until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for client in tuple(self.site.clients):
+                client.check(now)
+
+    async def _status(self) -> Answer:
         queue = Queue(None, self._placement.waiting)
         if self.registry.is_started:
             with contextlib.suppress(StoreError):  # then it shows the last view; the document contains its age
@@ -142,13 +180,16 @@ class Router:
         document = status_document(
             self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
         )
-        return JSONResponse(document)
+        return Answer(200, document)
 
-    async def _healthz(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse({"status": "ok"})
+    async def _healthz(self) -> Answer:
+        return Answer(200, {"status": "ok"})
 
-    async def _readyz(self, request: Request) -> Response:  # noqa: ARG002
+    async def _readyz(self) -> Answer:
         reason = not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
         if reason is None:
-            return JSONResponse(ready_document(self.registry))
-        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+            return Answer(200, ready_document(self.registry))
+        return Answer(503, {"status": "not ready", "reason": reason})
+
+
+_NO_ROOM = refusal(503, "gpu_unavailable", "this router has no room for more clients; try again soon", retry_after=1)

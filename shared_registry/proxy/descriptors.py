@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from starlette.types import Scope
-
 from shared_registry.config import RouterConfig
 
 if sys.platform != "win32":
@@ -27,7 +25,6 @@ UNLIMITED_SESSIONS = 1000
 """The expected number of sessions in the report of the limit, if a replica's capacity is unlimited."""
 FALLBACK_LIMITS = (1 << 20, 10_240)
 """Limits to try if the hard limit is "unlimited" but the system accepts less. macOS accepts the second."""
-_GUEST = "shared_registry.guest"
 REMEDY = "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in Docker, ulimit -Hn), or add routers"
 logger = logging.getLogger(__name__)
 
@@ -141,16 +138,6 @@ def raise_soft_limit() -> None:
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
                 return
-
-
-def mark_guest(scope: Scope) -> None:
-    """Mark a request as one of a guest: a client for which there is no room."""
-    scope.setdefault("extensions", {})[_GUEST] = {}
-
-
-def is_of_guest(scope: Scope) -> bool:
-    """Return whether a request is one of a guest."""
-    return _GUEST in scope.get("extensions", {})
 
 
 def _count_open() -> int:

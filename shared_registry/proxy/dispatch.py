@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from shared_registry.leases import Lease, OnPosition
 from shared_registry.model import Replica
@@ -60,14 +57,6 @@ class Undeliverable(Exception):
         self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Placed(Generic[T]):
-    """A session's lease, and the connection to its replica."""
-
-    lease: Lease
-    connection: T
-
-
 class Dispatcher:
     """Connects sessions to replicas, and counts the sessions under way."""
 
@@ -88,54 +77,61 @@ class Dispatcher:
         """Wait until no session is under way."""
         await self._idle.wait()
 
-    @contextlib.asynccontextmanager
-    async def connected(
-        self,
-        key: str | None,
-        dial: Callable[[Replica], AbstractAsyncContextManager[T]],
-        *,
-        on_position: OnPosition | None = None,
-    ) -> AsyncIterator[Placed[T]]:
-        """Hold a slot on a replica, and a connection to it made by `dial`, until the context ends.
+    async def deliver(
+        self, key: str | None, attempt: Callable[[Lease], Awaitable[T]], *, on_position: OnPosition | None = None
+    ) -> T:
+        """Run a session with a slot on a replica; return what `attempt` returns.
 
         If there is no free slot, the session waits in the queue, for `queue_timeout_seconds` over all its attempts.
 
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
-            dial: Connects to one replica. It raises `NotReached` if another replica may be tried.
+            attempt: Runs the session on the lease's replica. It raises `NotReached` if another replica may be tried.
             on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
         Raises:
             Undeliverable: No replica took the session.
         """
-        with self._counted():
+        self._live += 1
+        self._idle.clear()
+        try:
             self._descriptors.begin_session(self._live)
-            tried: list[Lease] = []
-            failures: list[NotReached] = []
-            missing: NoReplica | None = None
-            deadline = self._placement.deadline()
-            while len(tried) < MOST_TRIES:
-                async with contextlib.AsyncExitStack() as stack:
-                    try:
-                        slot = self._placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
-                        lease = await stack.enter_async_context(slot)
-                        connection = await stack.enter_async_context(dial(lease.replica))
-                    except NoReplica as reason:
-                        missing = reason
-                        break
-                    except NotReached as failure:
-                        tried.append(lease)
-                        # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
-                        if failure.trouble is not None or not lease.is_spare:
-                            failures.append(failure)
-                        self._note(lease.replica, failure)
-                        if failure.trouble is not None and failure.trouble.is_general:
-                            break
-                        continue
-                    self._reports.success(lease.replica)
-                    yield Placed(lease, connection)
-                    return
-            raise Undeliverable(failures, missing)
+            return await self._try_replicas(key, attempt, on_position)
+        finally:
+            self._live -= 1
+            if not self._live:
+                self._idle.set()
+
+    def connected(self, replica: Replica) -> None:
+        """Record that a replica was reached."""
+        self._reports.success(replica)
+
+    async def _try_replicas(
+        self, key: str | None, attempt: Callable[[Lease], Awaitable[T]], on_position: OnPosition | None
+    ) -> T:
+        tried: list[Lease] = []
+        failures: list[NotReached] = []
+        missing: NoReplica | None = None
+        deadline = self._placement.deadline()
+        while len(tried) < MOST_TRIES:
+            try:
+                lease = await self._placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
+            except NoReplica as reason:
+                missing = reason
+                break
+            try:
+                return await attempt(lease)
+            except NotReached as failure:
+                tried.append(lease)
+                # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
+                if failure.trouble is not None or not lease.is_spare:
+                    failures.append(failure)
+                self._note(lease.replica, failure)
+                if failure.trouble is not None and failure.trouble.is_general:
+                    break
+            finally:
+                await lease.release()
+        raise Undeliverable(failures, missing)
 
     def _note(self, replica: Replica, failure: NotReached) -> None:
         if failure.trouble is not None:
@@ -144,17 +140,6 @@ class Dispatcher:
         logger.warning("session: %s did not take the session: %s", replica.url, failure)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._live += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._live -= 1
-            if not self._live:
-                self._idle.set()
 
 
 def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:

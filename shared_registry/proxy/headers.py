@@ -30,6 +30,7 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-p
 _OF_THE_HANDSHAKE = b"sec-websocket-"
 _VERSIONS = frozenset({"1.0", "1.1"})
 
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -64,6 +65,23 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
     hosts = len(_values(headers, b"host"))
     if hosts > 1 or (hosts == 0 and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
+
+
+def origin_form(target: bytes, headers: Headers) -> tuple[bytes, Headers]:
+    """Return a request's target without scheme and host, and the headers with that host (RFC 9112, section 3.2).
+
+    Raises:
+        AmbiguousRequest: The target is neither a path, nor an http url, nor an asterisk.
+    """
+    if not target.startswith(b"/") and target != b"*":
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise AmbiguousRequest("its target must be a path or an http url")
+        others = [(name, value) for name, value in headers if name != b"host"]
+        headers = [(b"host", absolute["authority"]), *others]
+        target = absolute["rest"]
+        target = target if target.startswith(b"/") else b"/" + target
+    return target.partition(b"#")[0], headers
 
 
 def malformed(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Collection
 from typing import NamedTuple
 
-from starlette.types import Scope
-
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.proxy.headers import Headers
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 LONGEST_QUEUE = 1000
@@ -84,13 +83,12 @@ class OutcomeReports:
             self._queue.put_nowait(outcome)
 
 
-def client_of(scope: Scope, key: str | None) -> str:
+def client_of(address: str | None, fields: Headers, key: str | None) -> str:
     """Return a text that names a session's client: the session's name, or the address from which it comes.
 
     Behind a load balancer the address is the first one in `X-Forwarded-For`.
     """
     if key is not None:
         return f"session {key}"
-    forwarded: bytes = next((value for name, value in scope["headers"] if name == b"x-forwarded-for"), b"")
-    address: str = scope["client"][0] if scope.get("client") else ""
-    return forwarded.split(b",")[0].strip().decode("latin-1") or address
+    forwarded = next((value for name, value in fields if name == b"x-forwarded-for"), b"")
+    return forwarded.split(b",")[0].strip().decode("latin-1") or address or ""

@@ -11,13 +11,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from shared_registry.proxy.answers import Answer, refusal
 
-from shared_registry.proxy.descriptors import is_of_guest
-
-Page = Callable[[Request], Awaitable[Response]]
+Page = Callable[[], Awaitable[Answer]]
 
 METHODS = ("GET", "HEAD")
 MOST_DECODINGS = 4
@@ -29,19 +25,16 @@ _PARAMETERS = re.compile(rb";[^/]*")
 
 
 class OwnPages:
-    """The ASGI application in front of the proxies. It answers the router's own pages, and passes on all else."""
+    """Answers the requests for the router's own pages."""
 
-    def __init__(self, pages: Mapping[str, Page | None], *, http: ASGIApp, websocket: ASGIApp) -> None:
-        """Create the application.
+    def __init__(self, pages: Mapping[str, Page | None]) -> None:
+        """Create the pages.
 
         Args:
             pages: The pages by path, in lower case. `None` reserves a path, and all paths below it, that has no page.
-            http: The application for all other HTTP requests.
-            websocket: The application for all other WebSockets.
         """
         self._pages = {path.encode(): page for path, page in pages.items()}
         self._reserved = tuple(path.encode() + b"/" for path, page in pages.items() if page is None)
-        self._others = {"http": http, "websocket": websocket}
 
     def path_of(self, raw_path: bytes) -> bytes | None:
         """Return the path of the router's own page that a raw path means; `None` if it belongs to the replicas."""
@@ -50,37 +43,23 @@ class OwnPages:
             return path
         return next((reserved[:-1] for reserved in self._reserved if path.startswith(reserved)), None)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
-        path = self.path_of(scope["raw_path"])
-        if path is None and is_of_guest(scope):
-            await _error(
-                503,
-                "gpu_unavailable",
-                "this router has no room for more clients; try again soon",
-                {"retry-after": "1"},
-                retryable=True,
-            )(scope, receive, send)
-        elif path is None:
-            await self._others[scope["type"]](scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()  # websocket.connect
-            await _error(404, "not_found", f"{path.decode()} is the router's own page and takes no WebSocket")(
-                scope, receive, send
-            )
-        else:
-            response = await self._answer(path, self._pages[path], Request(scope, receive))
-            if any(name == b"expect" for name, _ in scope["headers"]):
-                response.headers["connection"] = "close"  # it is unknown whether the client sends its body now
-            await response(scope, receive, send)
+    async def answer(self, path: bytes, method: str, *, is_websocket: bool) -> Answer:
+        """Return the answer to a request for one of the pages.
 
-    async def _answer(self, path: bytes, page: Page | None, request: Request) -> Response:
+        Args:
+            path: The page's path, as `path_of` returns it.
+            method: The request's method.
+            is_websocket: Whether the request is the handshake of a WebSocket.
+        """
+        name, page = path.decode(), self._pages[path]
+        if is_websocket:
+            return refusal(404, "not_found", f"{name} is the router's own page and takes no WebSocket")
         if page is None:
-            return _error(404, "not_found", f"this router has no page {path.decode()}")
-        if request.method not in METHODS:
-            text = f"{path.decode()} is the router's own page: it can be read with {' or '.join(METHODS)}"
-            return _error(405, "method_not_allowed", text, {"allow": ", ".join(METHODS)})
-        return await page(request)
+            return refusal(404, "not_found", f"this router has no page {name}")
+        if method not in METHODS:
+            text = f"{name} is the router's own page: it can be read with {' or '.join(METHODS)}"
+            return refusal(405, "method_not_allowed", text, fields=((b"allow", ", ".join(METHODS).encode()),))
+        return await page()
 
 
 def normal_path(raw_path: bytes) -> bytes:
@@ -103,10 +82,3 @@ def _decoded(path: bytes) -> bytes:
             break
         path = decoded
     return _END.split(path, 1)[0]
-
-
-def _error(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, retryable: bool = False
-) -> JSONResponse:
-    frame = {"type": "error", "code": code, "message": message, "retryable": retryable}
-    return JSONResponse(frame, status, headers)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 from shared_registry.config.rules import OnLost
@@ -92,11 +91,10 @@ class SessionPlacement:
         """Return the time, on the event loop's clock, until which a new session may wait over all its attempts."""
         return asyncio.get_running_loop().time() + self._queue_timeout_seconds
 
-    @contextlib.asynccontextmanager
     async def place(
         self, key: str | None, *, exclude: Collection[Lease], deadline: float, on_position: OnPosition | None
-    ) -> AsyncIterator[Lease]:
-        """Hold a slot for a session until the context ends.
+    ) -> Lease:
+        """Return a lease on a slot for a session. The caller must release it.
 
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
@@ -105,7 +103,7 @@ class SessionPlacement:
             on_position: Called with the session's position in the queue. Must not block.
 
         Raises:
-            NoReplica: No replica can take the session. Raised on entering only.
+            NoReplica: No replica can take the session.
         """
         if not self._opening.is_open:
             await self._opening.wait(deadline)
@@ -114,9 +112,8 @@ class SessionPlacement:
         seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
         try:
             if seconds:
-                lease = await self._acquire(key, exclude, seconds, on_position)
-            else:
-                lease = await self._registry.acquire(key, exclude=exclude)
+                return await self._acquire(key, exclude, seconds, on_position)
+            return await self._registry.acquire(key, exclude=exclude)
         except Saturated as error:
             raise NoReplica(
                 str(error),
@@ -130,8 +127,6 @@ class SessionPlacement:
                 is_redis_away=isinstance(error, StoreError),
                 is_locked_out=isinstance(error, StoreRefused),
             ) from error
-        async with lease:
-            yield lease
 
     async def _acquire(
         self, key: str | None, exclude: Collection[Lease], seconds: float, on_position: OnPosition | None

@@ -14,7 +14,7 @@ from shared_registry.probing.own_trouble import own_trouble
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import tcp
 from shared_registry.proxy.dispatch import NotReached
-from shared_registry.proxy.replica_connection import ReplicaConnection
+from shared_registry.proxy.replica import ReplicaConnection
 from shared_registry.urls import DEFAULT_PORTS
 
 IDLE_SECONDS = 2.0
@@ -48,11 +48,41 @@ class ReplicaPools:
             if self._is_fresh(connection):
                 return connection
             connection.abort()
-        return await self._open(replica)
+        return await self.open(replica)
+
+    async def open(self, replica: Replica) -> ReplicaConnection:
+        """Return a new connection.
+
+        Raises:
+            NotReached: It could not be opened.
+        """
+        parts = urlsplit(replica.url)
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        seconds = self._config.connect_timeout_seconds
+        silence = self._config.response_timeout_seconds
+        try:
+            context = await self._tls.context() if parts.scheme == "https" else None
+            async with time_limit(seconds):
+                return await ReplicaConnection.open(
+                    host,
+                    port,
+                    context,
+                    self._options,
+                    server_name=self._tls.server_name(host),
+                    silence_seconds=silence,
+                )
+        except TimeoutError as error:
+            raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
+        except Exception as error:
+            if (trouble := own_trouble(error, url=replica.url)) is not None:
+                raise NotReached(str(trouble), trouble=trouble) from error
+            if not isinstance(error, OSError | UnicodeError):
+                raise
+            raise NotReached(f"ConnectError: {reason_of(error)}") from error
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
-        if connection.finish():
+        if connection.is_idle:
             self._idle[replica.key].append(connection)
         else:
             connection.abort()
@@ -77,31 +107,6 @@ class ReplicaPools:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
-
-    async def _open(self, replica: Replica) -> ReplicaConnection:
-        parts = urlsplit(replica.url)
-        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
-        seconds = self._config.connect_timeout_seconds
-        silence = self._config.response_timeout_seconds
-        try:
-            context = await self._tls.context() if parts.scheme == "https" else None
-            async with time_limit(seconds):
-                return await ReplicaConnection.open(
-                    host,
-                    port,
-                    context,
-                    self._options,
-                    server_name=self._tls.server_name(host),
-                    silence_seconds=silence,
-                )
-        except TimeoutError as error:
-            raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
-        except Exception as error:
-            if (trouble := own_trouble(error, url=replica.url)) is not None:
-                raise NotReached(str(trouble), trouble=trouble) from error
-            if not isinstance(error, OSError | UnicodeError):
-                raise
-            raise NotReached(f"ConnectError: {reason_of(error)}") from error
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
         is_young = asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS

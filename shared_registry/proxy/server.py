@@ -1,38 +1,29 @@
-"""Serves a router over TCP with uvicorn, and stops it in steps.
+"""Serves a router over TCP, and stops it in steps.
 
-    first request    /readyz turns 503, the router resigns as leader, the listener closes; live sessions go on
-    after the grace  the sessions that are left are closed: WebSockets with 1012, HTTP responses by breaking off
-    second request   the grace ends at once
-
-uvicorn's own shutdown closes every WebSocket at once. It is therefore delayed until the grace is over.
+first request    /readyz turns 503, the router resigns as leader, the listener closes; live sessions go on
+after the grace  the sessions that are left are closed: WebSockets with 1012, HTTP responses by breaking off
+second request   the grace ends at once
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
-
-import uvicorn
+from typing import Any
 
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
-from shared_registry.proxy import tcp
+from shared_registry.proxy import closing, tcp
 from shared_registry.proxy.acceptor import Acceptor
 from shared_registry.proxy.app import Router
-from shared_registry.proxy.client_protocol import BoundedHttpProtocol
-from shared_registry.proxy.client_websocket import PatientWebSocketProtocol
-from shared_registry.proxy.websocket import PING_SECONDS
+from shared_registry.proxy.client import ClientConnection
 
 BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 65
-"""How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
 LAST_CLIENTS_SECONDS = 0.1
 """The shortest wait after the listener has closed: the clients that connected last may still send a request.
 
@@ -40,9 +31,9 @@ If their connections were closed sooner, these clients would not know whether th
 """
 LAST_SECONDS = 1
 """How long WebSockets have to answer the close frame after the grace. Then HTTP responses are broken off as well."""
+LAST_POLL_SECONDS = 0.01
 MOST_CHECKED = 256
 """The most connections that are searched for an idle one when there is no room for another client."""
-START_POLL_SECONDS = 0.005
 logger = logging.getLogger(__name__)
 
 
@@ -64,119 +55,68 @@ async def serve_clients(
     with _listener(config) as listener:
         url = _url_of(listener)
         router = Router(config, url=url)
-        server = _server(router, config, listener)
-        router.descriptors.limit(lambda: server.clients)
+        server = _Server(router, listener)
+        router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)
         on_listening(url)  # a session that comes from now on is held until the router has opened
         async with router.running(wait_seconds=wait_seconds):
-            serving = asyncio.create_task(server.serve())
+            server.start()
             try:
-                while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
-                    await asyncio.sleep(START_POLL_SECONDS)
-                await _first_of(serving, stop.asked.wait())
+                await stop.asked.wait()
                 router.begin_stop()
-                server.close_listeners()
+                server.close_listener()
                 await _grace(router, stop, config.grace_seconds)
             finally:
                 router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
-                server.exit()
-                await serving
+                await server.close()
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server that ignores signals, runs until `exit()`, and can close its listener before that."""
+class _Server:
+    """The listener of a router, and the connections of its clients."""
 
-    def __init__(
-        self, config: uvicorn.Config, stopping: asyncio.Event, listener: socket.socket, has_room: Callable[[int], bool]
-    ) -> None:
-        super().__init__(config)
-        self.stopping = stopping
-        self._acceptor = Acceptor(listener, self._protocol, has_room, self._close_idle_client)
-        self._exit = asyncio.Event()
-
-    @property
-    def clients(self) -> int:
-        """The number of client connections."""
-        return len(self.server_state.connections)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept clients with our own acceptor; uvicorn gets no listener."""
-        await super().startup(sockets=sockets or [])
-        self._acceptor.start()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener and all connections that are left."""
-        self._acceptor.close()
-        await super().shutdown(sockets)
-
-    def _protocol(self, is_guest: bool) -> BoundedHttpProtocol:  # noqa: FBT001  a claim
-        make = cast("Callable[..., BoundedHttpProtocol]", self.config.http_protocol_class)
-        return make(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, is_guest=is_guest
+    def __init__(self, router: Router, listener: socket.socket) -> None:
+        self._router = router
+        self._site = router.site
+        self._acceptor = Acceptor(
+            listener,
+            lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
+            lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
+            self._close_idle_client,
         )
 
-    def _close_idle_client(self) -> bool:
-        for connection in itertools.islice(self.server_state.connections, MOST_CHECKED):
-            if isinstance(connection, BoundedHttpProtocol) and connection.is_kept_alive:
-                connection.transport.close()
-                return True
-        return False
+    def start(self) -> None:
+        """Accept clients from now on."""
+        self._acceptor.start()
 
-    def exit(self) -> None:
-        """Make `serve()` close all connections that are left, and return."""
-        self._exit.set()
-
-    async def main_loop(self) -> None:
-        """Wait for `exit()`. uvicorn's own loop maintains headers and limits that are not used here."""
-        await self._exit.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def close_listeners(self) -> None:
+    def close_listener(self) -> None:
         """Accept no new connections, and close each HTTP connection after its next response.
 
         Idle connections stay open until then. A client that is just sending a request gets its response, and a load
         balancer that requests /readyz receives the reason why the router is not ready.
         """
-        self.stopping.set()
+        self._site.is_stopping = True
         self._acceptor.close()
-        for connection in tuple(self.server_state.connections):
-            if isinstance(connection, BoundedHttpProtocol):
-                connection.end_after_response()
+        for client in tuple(self._site.clients):
+            client.end_after_response()
 
+    async def close(self) -> None:
+        """Close the listener and all connections: WebSockets with a close frame, then what is left."""
+        self._acceptor.close()
+        for client in tuple(self._site.clients):
+            client.stop(closing.RESTART)
+        deadline = asyncio.get_running_loop().time() + LAST_SECONDS
+        while self._site.clients and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  rare and short
+            await asyncio.sleep(LAST_POLL_SECONDS)
+        for client in tuple(self._site.clients):
+            client.abort()
+        await self._router.end_sessions()
 
-def _server(router: Router, config: RouterConfig, listener: socket.socket) -> _Server:
-    for name in ("uvicorn", "uvicorn.error", "websockets.server"):
-        # Their messages are not needed: this package logs each failure itself, and clients' errors are not failures.
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    stopping = asyncio.Event()
-    protocol = functools.partial(
-        BoundedHttpProtocol, header_timeout_seconds=config.header_timeout_seconds, stopping=stopping
-    )
-    return _Server(
-        uvicorn.Config(
-            router.app,
-            lifespan="off",  # `serve_clients` enters `running()`
-            http=cast("type[asyncio.Protocol]", protocol),
-            ws=PatientWebSocketProtocol,
-            ws_max_size=config.max_frame_bytes,
-            ws_per_message_deflate=False,
-            ws_ping_interval=PING_SECONDS,
-            ws_ping_timeout=None,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=LAST_SECONDS,
-        ),
-        stopping,
-        listener,
-        lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
-    )
+    def _close_idle_client(self) -> bool:
+        for client in itertools.islice(self._site.clients, MOST_CHECKED):
+            if client.is_kept_alive:
+                client.close()
+                return True
+        return False
 
 
 async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:

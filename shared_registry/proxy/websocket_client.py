@@ -1,4 +1,4 @@
-"""The client's side of a WebSocket session: the messages to the client, and those that it has sent so far.
+"""The client's side of a WebSocket session before the session begins: the handshake, the wait, and the failure.
 
 A client that has to wait for a slot is accepted before it has a replica, and receives its position in the queue. The
 messages that it sends meanwhile are kept, up to a limit. Above it nothing is read, so that TCP slows the client down.
@@ -7,176 +7,286 @@ messages that it sends meanwhile are kept, up to a limit. Above it nothing is re
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import base64
+import binascii
+import hashlib
 import json
-import sys
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
-
+from shared_registry.proxy import closing, frames
 from shared_registry.proxy.closing import Close
+from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.frames import FrameError
+from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
+EARLY_BYTES = 64 * 1024
+"""The most bytes that a client may send before its handshake is answered. RFC 6455 does not allow it to send any."""
 KEPT_BYTES = 1024 * 1024
 """The size of kept messages above which no more is read from a waiting client. One message may exceed it."""
 REPEAT_SECONDS = 1.0
 """How often the position is sent again while nothing is read. Only sending then shows that the client has left."""
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY_BYTES = 16
 
 
-class ClientGone(Exception):
-    """The client left before its session began."""
+def handshake_key(exchange: Exchange) -> bytes | None:
+    """Return the key of a WebSocket handshake; `None` if the handshake is not valid."""
+    keys = [value for name, value in exchange.fields if name == b"sec-websocket-key"]
+    versions = [value for name, value in exchange.fields if name == b"sec-websocket-version"]
+    if len(keys) != 1 or versions != [b"13"]:
+        return None
+    try:
+        is_valid = len(base64.b64decode(keys[0], validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return None
+    return keys[0] if is_valid else None
 
 
-class WebSocketClient:
-    """One client, from its handshake to its end.
+def accept_of(key: bytes) -> bytes:
+    """Return the value of `Sec-WebSocket-Accept` for a key."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def offered_subprotocols(fields: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the subprotocols that a handshake offers."""
+    values = (value for name, value in fields if name == b"sec-websocket-protocol")
+    return [name for value in values for part in value.split(b",") if (name := part.strip())]
+
+
+class WebSocketClient(asyncio.Protocol):
+    """One client, from its handshake until its session begins or fails.
+
+    If the client leaves before that, the task that serves it is cancelled.
 
     Attributes:
-        is_accepted: Whether the handshake is complete. It is also set when the handshake must be completed without a
-            replica's answer; the subprotocol is then the first one that the client offers.
+        is_accepted: Whether the handshake is complete. Then the subprotocol is the first one that the client offers.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Create the client. Nothing is sent or received yet.
+    def __init__(self, exchange: Exchange, key: bytes, *, longest: int) -> None:
+        """Take over the connection. Nothing is sent yet.
 
         Args:
-            scope: The ASGI scope of the handshake.
-            receive: Returns the client's messages, from the first one on.
-            send: Sends ASGI messages to the client.
+            exchange: The client's handshake.
+            key: The handshake's key.
+            longest: The most bytes of a message.
         """
         self.is_accepted = False
-        self._offered: list[str] = scope["subprotocols"]
-        self._receive = receive
-        self._send = send
-        self._is_answered = False
-        self._kept: deque[Message] = deque()
-        self._kept_bytes = 0
+        self._exchange = exchange
+        self._connection = exchange.client
+        self._key = key
+        self._longest = longest
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._kept = bytearray()
+        self._first: asyncio.Future[bytes] | None = None
+        self._message: list[bytes] = []
         self._position: tuple[int, int] | None = None
-        self._changed = asyncio.Event()
-        self._attending: list[asyncio.Task[None]] = []
+        self._is_owed = False
+        self._is_blocked = False
+        self._is_paused = False
+        self._is_closed = False
+        self._tunnel: Tunnel | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport = self._connection.take_over(self)
+        self._connection.tunnel = self._stop
+
+    # Before the session
 
     @property
-    def subprotocols(self) -> list[str]:
+    def subprotocols(self) -> list[bytes]:
         """The subprotocols from which a replica may choose."""
-        return self._offered[:1] if self.is_accepted else self._offered
+        offered = offered_subprotocols(self._exchange.fields)
+        return offered[:1] if self.is_accepted else offered
 
-    async def accept(self) -> None:
+    def accept(self) -> None:
         """Accept the client without a replica's answer, unless it was accepted before."""
-        self.is_accepted = True
-        if not self._is_answered:
-            self._is_answered = True
-            await self._send({"type": "websocket.accept", "subprotocol": next(iter(self._offered), None)})
+        if self.is_accepted:
+            return
+        fields = [(b"sec-websocket-accept", accept_of(self._key))]
+        if chosen := self.subprotocols[:1]:
+            fields.append((b"sec-websocket-protocol", chosen[0]))
+        self._switch(fields)
+        self._transport.set_write_buffer_limits(high=0)  # so that it is known when a slow client has received it all
+        self._read()
 
-    def keep(self, message: Message) -> None:
-        """Keep a message. `receive` returns the kept messages first, in order."""
-        self._kept.append(message)
-        self._kept_bytes += sys.getsizeof(message.get("text")) + sys.getsizeof(message.get("bytes"))
+    async def first_message(self) -> bytes:
+        """Return the payload of the client's first message. The message is kept for the replica as well."""
+        self._first = self._loop.create_future()
+        self._read()
+        return await self._first
 
     def set_position(self, position: int, depth: int) -> None:
-        """Record the client's position in the queue, counted from 1. Does not block: `attended` sends the position."""
-        self.is_accepted = True
+        """Send the client its position in the queue, counted from 1. A slow client receives only the latest one."""
+        self.accept()
         self._position = position, depth
-        self._changed.set()
+        self._is_owed = self._is_blocked
+        if not self._is_blocked:
+            self._send_position()
 
-    @contextlib.asynccontextmanager
-    async def attended(self) -> AsyncIterator[None]:
-        """Send the client its position, and keep its messages, until its session begins or fails.
+    def fail(self, code: str, message: str, close_code: int, *, is_retryable: bool = True) -> None:
+        """End the session with an error frame and a close frame."""
+        if self._tunnel is not None:
+            last = failure(code, message, close_code, is_retryable=is_retryable)
+            self._tunnel.end(last, Close(closing.GOING_AWAY, code))
+            return
+        self.accept()
+        self._close_with(failure(code, message, close_code, is_retryable=is_retryable))
 
-        If the client leaves before that, the body is cancelled, and nothing is raised.
+    # The session
+
+    def begin(self, replica_fields: Sequence[tuple[bytes, bytes]], tunnel: Tunnel, replica: asyncio.Transport) -> None:
+        """Begin the session: accept the client with the replica's answer, unless it was accepted before.
+
+        What was received before the session is passed on.
+
+        Args:
+            replica_fields: The headers of the replica's answer to pass on.
+            tunnel: The session.
+            replica: The connection to the replica, whose protocol is the tunnel's side.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._attending = [group.create_task(self._send_positions()), group.create_task(self._listen())]
-                try:
-                    yield
-                finally:
-                    for task in self._attending:
-                        task.cancel()
-        except* ClientGone:
-            pass
+        self._cancel_timer()
+        tunnel.begin(self._transport, replica)
+        if not self.is_accepted:
+            self._switch(replica_fields)
+        self._transport.set_write_buffer_limits()
+        self._exchange.is_over = True  # from now on the tunnel acts when the client leaves
+        self._tunnel = tunnel
+        self._transport.set_protocol(tunnel.client)
+        if self._is_blocked:
+            tunnel.client.pause_writing()
+        early = bytes(self._kept + self._received)
+        self._kept, self._received = bytearray(), bytearray()
+        if early:
+            tunnel.client.data_received(early)
+        if self._is_paused and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
 
-    async def _send_positions(self) -> None:
-        """Send the position. Only the latest one is sent, so that a slow client receives no outdated ones."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_SECONDS if self._is_full else None):
-                    await self._changed.wait()
-            self._changed.clear()
-            if self._position is not None:
-                position, depth = self._position
-                try:
-                    await self.send_json({"type": "queue_status", "position": position, "queue_depth": depth})
-                except OSError as error:
-                    raise ClientGone from error
+    # What the event loop calls
 
-    async def _listen(self) -> None:
-        while not self._is_full:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                raise ClientGone
-            self.keep(message)
-        self._changed.set()
-
-    @property
-    def _is_full(self) -> bool:
-        return self._kept_bytes > KEPT_BYTES
-
-    async def _attend_no_longer(self) -> None:
-        for task in self._attending:
-            task.cancel()
-        await asyncio.gather(*self._attending, return_exceptions=True)
-
-    async def begin(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin the session. Accept the client with the replica's answer, unless it was accepted before."""
-        await self._attend_no_longer()
+    def data_received(self, data: bytes) -> None:
+        """Keep data, and read the frames in it if the handshake is complete."""
+        self._received += data
         if self.is_accepted:
-            await self.accept()
+            self._read()
+        elif len(self._received) > EARLY_BYTES:
+            self._transport.abort()
+
+    def eof_received(self) -> bool | None:
+        """Close the connection."""
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Cancel the task that serves the client."""
+        self._cancel_timer()
+        self._connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """Send no position, because the client has not received the last one."""
+        self._is_blocked = True
+
+    def resume_writing(self) -> None:
+        """Send the latest position."""
+        self._is_blocked = False
+        if self._is_owed:
+            self._is_owed = False
+            self._send_position()
+
+    # Inside
+
+    def _switch(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        self.is_accepted = True
+        lines = [b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"]
+        lines += (b"%b: %b\r\n" % pair for pair in fields)
+        self._transport.write(b"".join((*lines, b"\r\n")))
+
+    def _send_position(self) -> None:
+        if self._position is None or self._is_closed or self._transport.is_closing():
+            return
+        position, depth = self._position
+        document: dict[str, Any] = {"type": "queue_status", "position": position, "queue_depth": depth}
+        self._transport.write(frames.frame(frames.TEXT, json.dumps(document).encode()))
+
+    def _read(self) -> None:
+        """Read the frames that are complete: answer pings, keep messages, and notice the close frame."""
+        data, at = bytes(self._received), 0
+        try:
+            while (head := frames.read_head(data, at, is_masked=True)) is not None:
+                if head.length > self._longest:
+                    raise FrameError(frames.TOO_BIG, "the message is larger than max_frame_bytes")
+                end = at + head.size + head.length
+                if end > len(data):
+                    break
+                self._take(head, data[at:end])
+                at = end
+        except FrameError as error:
+            at = len(data)
+            self._close_with(frames.close_frame(Close(error.code, str(error))))
+            self._exchange.leave()
+        del self._received[:at]
+        if len(self._kept) + len(self._received) > KEPT_BYTES and not self._is_paused and not self._is_closed:
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._repeat()
+
+    def _take(self, head: frames.Head, data: bytes) -> None:
+        payload = data[head.size :]
+        if head.opcode == frames.CLOSE:
+            self._end(frames.read_close(payload, head.mask))
+        elif self._is_closed or head.opcode == frames.PONG:
+            return
+        elif head.opcode == frames.PING:
+            self._transport.write(frames.frame(frames.PONG, frames.unmasked(payload, head.mask)))
         else:
-            self.is_accepted = self._is_answered = True
-            await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)})
+            self._kept += data
+            if self._first is not None and not self._first.done():
+                self._message.append(frames.unmasked(payload, head.mask))
+                if head.is_final:
+                    self._first.set_result(b"".join(self._message))
 
-    async def receive(self) -> Message:
-        """Return the client's next message. That the client has left is a message as well, not an exception."""
-        return self._kept.popleft() if self._kept else await self._receive()
+    def _end(self, close: Close) -> None:
+        """The client has closed: answer, and end."""
+        if not self._is_closed:
+            self._is_closed = True
+            code = frames.NO_CODE if close.code is None else close.code
+            answer = Close(None) if code == frames.NO_CODE else close
+            self._transport.write(frames.close_frame(answer))
+            self._exchange.leave()
+        self._transport.close()
 
-    async def send(self, data: str | bytes) -> None:
-        """Send one message.
+    def _close_with(self, last: bytes) -> None:
+        """Send the last frames, and close the connection when the client has answered, or after `CLOSE_SECONDS`."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._transport.write(last)
+        self._cancel_timer()
+        self._timer = self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+        self._kept = bytearray()
 
-        Raises:
-            OSError: The client has left.
-        """
-        await self.accept()
-        await self._send({"type": "websocket.send", "text" if isinstance(data, str) else "bytes": data})
+    def _repeat(self) -> None:
+        """Send the position again from time to time while nothing is read."""
+        self._cancel_timer()
+        self._timer = self._loop.call_later(REPEAT_SECONDS, self._repeat)
+        if not self._is_blocked:
+            self._send_position()
 
-    async def send_json(self, document: dict[str, Any]) -> None:
-        """Send one message of the router's own, as JSON.
+    def _stop(self, code: int, reason: str) -> None:
+        """End the session, because the router stops."""
+        if self._tunnel is not None:
+            self._tunnel.end(frames.close_frame(Close(code, reason)), Close(code, reason))
+            return
+        self._exchange.leave()
+        if self.is_accepted:
+            self._close_with(frames.close_frame(Close(code, reason)))
+        else:
+            self._transport.close()
 
-        Raises:
-            OSError: The client has left.
-        """
-        await self.send(json.dumps(document))
-
-    async def fail(self, code: str, message: str, close_code: int, *, retryable: bool = True) -> None:
-        """End the session with an error frame and a close frame, unless the client has left."""
-        await self._attend_no_longer()
-        with contextlib.suppress(OSError):
-            await self.send_json({"type": "error", "code": code, "message": message, "retryable": retryable})
-            await self.close(Close(close_code, code))
-
-    async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer the handshake with a status other than 101. The client must not be accepted yet."""
-        await self._attend_no_longer()
-        await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "websocket.http.response.body", "body": body})
-
-    async def close(self, close: Close) -> None:
-        """Close the WebSocket, unless the client has left."""
-        with contextlib.suppress(OSError):
-            await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
-
-
-def data_of(message: Message) -> str | bytes:
-    """Return a message's data: `str` for a text message, `bytes` for a binary one."""
-    text: str | None = message.get("text")
-    data: bytes = message.get("bytes") or b""
-    return data if text is None else text
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

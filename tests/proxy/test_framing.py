@@ -18,7 +18,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.pools import ReplicaPools
-from shared_registry.proxy.replica_connection import ReplicaConnection
+from shared_registry.proxy.replica import ReplicaConnection
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from starlette.types import Receive, Scope, Send
 
+from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.pages import OwnPages, normal_path
 
 
-async def never(scope: Scope, receive: Receive, send: Send) -> None:
+async def never() -> Answer:
     raise AssertionError
 
 
-PAGES = OwnPages({"/healthz": never, "/metrics": None}, http=never, websocket=never)  # type: ignore[dict-item]
+PAGES = OwnPages({"/healthz": never, "/metrics": None})
 
 
 @pytest.mark.parametrize(

@@ -153,15 +153,3 @@ async def test_stopping_turns_held_clients_away(
     assert await asyncio.to_thread(router.command.process.wait, SECONDS) == 0
     assert time.monotonic() - begun < SECONDS
     assert "Traceback" not in router.command.err
-
-
-async def test_an_application_in_another_server_holds_clients_too(
-    server: EmbeddedServer, namespace: str, backend: Backend
-) -> None:
-    config = RouterConfig(redis_url=server.url, namespace=namespace, replicas=[ReplicaEndpoint(backend.url)], **FAST)
-    router = Router(config)
-    async with (
-        router.app.router.lifespan_context(router.app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(router.app), base_url="http://router") as http,
-    ):
-        assert {(await http.get("/served")).status_code for _ in range(3)} == {200}

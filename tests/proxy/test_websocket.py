@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from shared_registry.proxy import websocket
+from shared_registry.proxy import tunnel
 from tests.proxy.conftest import PATIENT, SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
@@ -247,7 +247,7 @@ async def test_an_error_of_the_replica_reaches_the_client(router: RunningRouter,
 async def test_a_replica_that_sends_garbage_is_a_failure(
     start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(tunnel, "CLOSE_SECONDS", 0.1)
 
     async def gibberish(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from websockets.utils import accept_key

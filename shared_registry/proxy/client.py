@@ -1,0 +1,468 @@
+"""A client's HTTP/1.1 connection: its requests one after the other, and the responses in the same order.
+
+The parser is llhttp in strict mode. Three more rules ensure that no byte of one request can be taken for a part of
+another:
+
+- The parser skips the body of a request that offers an upgrade. If that is not a WebSocket handshake, the offer is
+  ignored, and the request is parsed again without it.
+- If something on a connection cannot be parsed, the connection ends. Nothing is written into a response under way.
+- A handshake is only accepted as the first thing on an idle connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+from shared_registry.proxy.exchange import Exchange, reset
+from shared_registry.proxy.headers import AmbiguousRequest, has_body, is_websocket_handshake, origin_form, refuse_ambiguous
+
+LONGEST_HEAD = 64 * 1024
+"""The most bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
+MOST_PIPELINED = 16
+"""The most requests under way or read ahead. With more, reading pauses, and the client's departure is not noticed."""
+KEEP_ALIVE_SECONDS = 65
+"""How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
+LINGER_SECONDS = 2.0
+"""How long a client that is still sending may take to read the response, before its connection is closed."""
+_FULL = b"503 Service Unavailable\r\nretry-after: 1"
+_BAD = b"400 Bad Request"
+_TOO_LONG = b"431 Request Header Fields Too Large"
+_TOO_SLOW = b"408 Request Timeout"
+
+
+class _Unacceptable(Exception):
+    """Raised in a callback of the parser to refuse a request; the parser turns it into an error of its own."""
+
+
+@dataclass
+class Site:
+    """What the connections of one listener have in common.
+
+    Attributes:
+        begin: Called with each request when its turn has come. It must not raise.
+        header_timeout_seconds: How long a head may take to arrive.
+        silence_seconds: How long either side may be silent within an exchange.
+        scheme: The scheme of the clients' connections.
+        clients: The connections.
+        is_stopping: Whether each connection closes after its next response.
+    """
+
+    begin: Callable[[Exchange], None]
+    header_timeout_seconds: float
+    silence_seconds: float
+    scheme: str = "http"
+    clients: set[ClientConnection] = field(default_factory=set)
+    is_stopping: bool = False
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client connection.
+
+    The time for a request's head starts with the connection, and for each further request with its first byte.
+
+    Attributes:
+        address: The client's address; `None` if it has none.
+        scheme: "http" or "https".
+        is_guest: Whether there is no room for this client; see `Acceptor`.
+        tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
+    """
+
+    def __init__(self, site: Site, *, is_guest: bool = False) -> None:
+        self.address: str | None = None
+        self.scheme = site.scheme
+        self.is_guest = is_guest
+        self._is_lost = False
+        self.tunnel: Callable[[int, str], None] | None = None
+        self._site = site
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._queue: deque[Exchange] = deque()
+        self._incoming: Exchange | None = None
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._unread_bytes = 0
+        self._deadline = 0.0
+        self._is_in_head = False
+        self._is_waiting_for_head = True
+        self._is_refused = False
+        self._is_lingering = False
+        self._is_paused = False
+        self._is_held = False
+        self._was_used = False
+        self._refusal = _BAD
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the timer for the first head."""
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+        self._site.clients.add(self)
+        self._expect_head()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        """End the requests under way."""
+        self._is_lost = True
+        self._site.clients.discard(self)
+        for exchange in self._queue:
+            exchange.leave()
+        self._parser = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data, unless the connection was refused. Count the bytes that complete no head and no body piece."""
+        if self._is_refused or self._parser is None:
+            return
+        if not self._is_waiting_for_head and not self._queue and not self._incoming:
+            self._expect_head()
+        self._unread_bytes += len(data)
+        try:
+            self._read(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+            return
+        if self._unread_bytes > LONGEST_HEAD:
+            self._refuse(_TOO_LONG)
+        else:
+            if self._is_waiting_for_head and not self._is_in_head and self._was_used:
+                self._expect_nothing()  # bytes that begin no request, such as empty lines
+            self.update_reading()
+
+    def eof_received(self) -> bool | None:
+        """Close the connection: a client that sends no more is taken to have left."""
+        return None
+
+    def pause_writing(self) -> None:
+        """Receive no more of the response from the replica."""
+        if self._queue:
+            self._queue[0].pause_response()
+
+    def resume_writing(self) -> None:
+        """Receive the response again."""
+        if self._queue:
+            self._queue[0].resume_response()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """Start the timer for a further request's head."""
+        self._is_in_head = True
+        self._target = b""
+        self._fields = []
+        if not self._is_waiting_for_head:
+            self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Keep a piece of the request's target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Drop a trailer, which could otherwise add a header that the checks of the head refuse."""
+        if self._is_in_head:
+            self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Stop the timer and begin the request, unless it is refused, or must be parsed again without its upgrade."""
+        if self._is_refused:
+            raise _Unacceptable
+        parser = cast("httptools.HttpRequestParser", self._parser)
+        self._is_waiting_for_head = self._is_in_head = False
+        self._unread_bytes = 0
+        if len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields) > LONGEST_HEAD:
+            self._refusal = _TOO_LONG
+            raise _Unacceptable
+        method, version = parser.get_method().decode("ascii"), parser.get_http_version()
+        try:
+            refuse_ambiguous(self._fields, version)
+            if method != "CONNECT":
+                self._target, self._fields = origin_form(self._target, self._fields)
+        except AmbiguousRequest as error:
+            raise _Unacceptable from error
+        if parser.should_upgrade():
+            self._consider_offer(method, version)
+            return
+        self._incoming = exchange = Exchange(
+            self,
+            method,
+            self._target,
+            version,
+            self._fields,
+            has_body=has_body(self._fields),
+            keep_alive=parser.should_keep_alive(),
+        )
+        self._queue.append(exchange)
+        if len(self._queue) == 1:
+            self._begin(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body."""
+        self._unread_bytes = 0
+        if self._incoming is not None:
+            self._incoming.receive(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, unless it offers an upgrade. End the connection if it can carry no further request."""
+        self._unread_bytes = 0
+        parser = cast("httptools.HttpRequestParser", self._parser)
+        if parser.should_upgrade() or self._incoming is None:
+            return
+        exchange, self._incoming = self._incoming, None
+        if not parser.should_keep_alive():
+            exchange.keep_alive = False  # a trailer may cause this as well; the parser reads nothing more then
+        exchange.receive_end()
+        if exchange.is_over and not self._queue:
+            self._finish(exchange)
+
+    # What exchanges call
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of the response under way."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def write_all(self, pieces: list[bytes]) -> None:
+        """Write pieces of the response under way."""
+        if self._transport is not None:
+            self._transport.writelines(pieces)
+
+    def end_exchange(self, exchange: Exchange) -> None:
+        """Begin the next request after a response has ended, or end the connection."""
+        if self._queue and self._queue[0] is exchange:
+            self._queue.popleft()
+        if exchange.is_received or not exchange.keep_alive:
+            self._finish(exchange)
+        else:
+            self._expect_nothing()  # but the rest of the request's body, which is dropped
+        self.update_reading()
+
+    def close(self) -> None:
+        """Close the connection after everything that was written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close the connection in a way that the client cannot take for a normal end."""
+        if self._transport is not None:
+            reset(self._transport)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the request's body is not read, because the replica does not take it."""
+        return self._is_held
+
+    def hold(self) -> None:
+        """Read nothing until `release()`."""
+        self._is_held = True
+        self.update_reading()
+
+    def release(self) -> None:
+        """Read again."""
+        self._is_held = False
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        """Pause reading while nothing more can be taken, and resume it afterwards."""
+        is_full = self._is_held or len(self._queue) > MOST_PIPELINED
+        is_full = is_full or any(exchange.is_congested for exchange in self._queue)
+        if is_full == self._is_paused or self._transport is None or self._transport.is_closing():
+            return
+        self._is_paused = is_full
+        if is_full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    # What the server calls
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection was handed to this protocol, even if it is closed by now."""
+        return self._transport is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection is closed or being closed."""
+        return self._is_lost or (self._transport is not None and self._transport.is_closing())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request and no session is under way."""
+        return self.is_connected and not self._queue and self.tunnel is None
+
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether the connection has carried a request, is idle, and has received nothing of a further request."""
+        if self._transport is None or self._is_waiting_for_head or not self._was_used or not self.is_idle:
+            return False
+        return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
+
+    def end_after_response(self) -> None:
+        """Close the connection after the response under way, or after the next one."""
+        for exchange in self._queue:
+            exchange.keep_alive = False
+
+    def stop(self, close_code: int) -> None:
+        """End a WebSocket session with a close code, and close a connection that is idle."""
+        if self.tunnel is not None:
+            self.tunnel(close_code, "")
+        elif not self._queue:
+            self.close()
+
+    def check(self, now: float) -> None:
+        """Apply the time limits. Called periodically."""
+        if self.tunnel is not None:
+            return
+        if self._is_lingering:
+            if now > self._deadline:
+                self.close()
+            return
+        if self._queue:
+            self._queue[0].check(now, self._site.silence_seconds)
+        if self._is_waiting_for_head:
+            if now > self._deadline:
+                self._refuse(_TOO_SLOW)
+        elif not self._queue and now > self._deadline:
+            self.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Hand the transport to another protocol, which must call `connection_lost` when it is lost."""
+        transport = cast("asyncio.Transport", self._transport)
+        self._parser = None
+        transport.set_protocol(protocol)
+        return transport
+
+    # Inside
+
+    def _read(self, data: bytes) -> None:
+        while self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as pause:
+                data = data[pause.args[0] :]
+                if self._incoming is not None:  # a handshake
+                    self._hand_over(data)
+                    return
+                self._read_again()
+            else:
+                return
+
+    def _consider_offer(self, method: str, version: str) -> None:
+        """Accept or refuse a request that offers an upgrade, or asks for a tunnel.
+
+        Raises:
+            _Unacceptable: The request is refused.
+        """
+        is_handshake = is_websocket_handshake(self._fields, method=method, http_version=version)
+        if is_handshake and self.is_guest:
+            self._refusal = _FULL
+            raise _Unacceptable
+        if method == "CONNECT" or (is_handshake and (has_body(self._fields) or self._queue)):
+            raise _Unacceptable
+        if is_handshake:
+            self._incoming = Exchange(
+                self, method, self._target, version, self._fields, has_body=False, keep_alive=False, is_handshake=True
+            )
+        else:
+            self._fields = [pair for pair in self._fields if pair[0] != b"upgrade"]
+            self._target = b" ".join((method.encode(), self._target, b"HTTP/" + version.encode()))
+
+    def _read_again(self) -> None:
+        """Parse a head again without its offer of an upgrade, with a new parser that expects the body."""
+        head = [self._target, b"\r\n"]
+        for name, value in self._fields:
+            head += [name, b": ", value, b"\r\n"]
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def _hand_over(self, data: bytes) -> None:
+        """Begin a WebSocket session; `data` was received after the handshake."""
+        exchange = cast("Exchange", self._incoming)
+        self._incoming = None
+        self._queue.append(exchange)
+        self._begin(exchange)
+        if data and self._transport is not None and not self._transport.is_closing():
+            cast("asyncio.Protocol", self._transport.get_protocol()).data_received(data)
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._was_used = True
+        if self._site.is_stopping or self.is_guest:
+            exchange.keep_alive = False
+        self._site.begin(exchange)
+
+    def _finish(self, exchange: Exchange) -> None:
+        """Go on after a response: with the next request, by waiting for one, or by closing the connection."""
+        if not exchange.keep_alive or (self._is_refused and not self._queue):
+            for later in self._queue:
+                later.leave()
+            self._queue.clear()
+            self._close_politely(exchange)
+        elif self._queue:
+            self._loop.call_soon(self._begin_next, self._queue[0])
+        elif not self._is_waiting_for_head:
+            self._expect_nothing()
+
+    def _begin_next(self, exchange: Exchange) -> None:
+        if self._queue and self._queue[0] is exchange and not self._is_lost and exchange.task is None:
+            self._begin(exchange)
+
+    def _close_politely(self, exchange: Exchange) -> None:
+        """Close the connection. A client that is still sending would miss the response if it were closed at once."""
+        self._is_refused = True
+        transport = cast("asyncio.Transport", self._transport)
+        if exchange.is_received or exchange.is_held_back or not transport.can_write_eof():
+            transport.close()
+            return
+        self._is_lingering = True
+        self._deadline = self.now() + LINGER_SECONDS
+        transport.write_eof()
+        if self._is_paused:
+            self._is_paused = False
+            transport.resume_reading()
+
+    def _expect_head(self) -> None:
+        self._is_waiting_for_head = True
+        self._deadline = self.now() + self._site.header_timeout_seconds
+
+    def _expect_nothing(self) -> None:
+        self._is_waiting_for_head = False
+        self._deadline = self.now() + KEEP_ALIVE_SECONDS
+
+    def _refuse(self, status: bytes) -> None:
+        """Read nothing more, and end the connection.
+
+        The status is sent if the client can relate it to its request: no other response is under way or due.
+        """
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._is_waiting_for_head = False
+        body_of, self._incoming = self._incoming, None
+        if body_of is not None and (len(self._queue) != 1 or self._queue[0].is_begun or body_of.is_over):
+            self._end_queue()
+            self.close()  # the response to this request, or to one before it, is under way
+        elif body_of is None and self._queue:
+            self._queue[-1].keep_alive = False  # these requests are complete, and still get their responses
+        elif self._transport is not None and not self._transport.is_closing():
+            self._end_queue()
+            self._transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self._transport.close()
+
+    def _end_queue(self) -> None:
+        for exchange in self._queue:
+            exchange.leave()
+            exchange.is_over = True
+        self._queue.clear()
