@@ -161,6 +161,7 @@ class Router:
                 await self._http.serve(exchange)
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
+            exchange.keep_alive = False
             exchange.answer(refusal(500, "internal_error", "the router failed; see its log"))
 
     async def _check(self) -> None:

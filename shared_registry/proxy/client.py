@@ -12,6 +12,7 @@ another:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,13 @@ from typing import cast
 import httptools
 
 from shared_registry.proxy.exchange import Exchange, reset
-from shared_registry.proxy.headers import AmbiguousRequest, has_body, is_websocket_handshake, origin_form, refuse_ambiguous
+from shared_registry.proxy.headers import (
+    AmbiguousRequest,
+    has_body,
+    is_websocket_handshake,
+    origin_form,
+    refuse_ambiguous,
+)
 
 LONGEST_HEAD = 64 * 1024
 """The most bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
@@ -28,8 +35,11 @@ MOST_PIPELINED = 16
 """The most requests under way or read ahead. With more, reading pauses, and the client's departure is not noticed."""
 KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
+EARLY_BYTES = 64 * 1024
+"""The most bytes that a client may send before its handshake is answered. RFC 6455 does not allow it to send any."""
 LINGER_SECONDS = 2.0
 """How long a client that is still sending may take to read the response, before its connection is closed."""
+logger = logging.getLogger(__name__)
 _FULL = b"503 Service Unavailable\r\nretry-after: 1"
 _BAD = b"400 Bad Request"
 _TOO_LONG = b"431 Request Header Fields Too Large"
@@ -88,6 +98,7 @@ class ClientConnection(asyncio.Protocol):
         self._incoming: Exchange | None = None
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
+        self._early = bytearray()
         self._unread_bytes = 0
         self._deadline = 0.0
         self._is_in_head = False
@@ -120,14 +131,22 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse data, unless the connection was refused. Count the bytes that complete no head and no body piece."""
-        if self._is_refused or self._parser is None:
+        if self._is_refused:
+            return
+        if self._parser is None:
+            self._keep_early(data)
             return
         if not self._is_waiting_for_head and not self._queue and not self._incoming:
             self._expect_head()
         self._unread_bytes += len(data)
         try:
             self._read(data)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+                error.__context__, _Unacceptable
+            ):
+                logger.error("http: a request could not be processed", exc_info=error)
+                self.abort()
             self._refuse(self._refusal)
             return
         if self._unread_bytes > LONGEST_HEAD:
@@ -338,12 +357,15 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Hand the transport to another protocol, which must call `connection_lost` when it is lost."""
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Hand the transport to another protocol, which must call `connection_lost` when it is lost.
+
+        Returns:
+            The transport, and what was received after the handshake.
+        """
         transport = cast("asyncio.Transport", self._transport)
-        self._parser = None
         transport.set_protocol(protocol)
-        return transport
+        return transport, bytes(self._early)
 
     # Inside
 
@@ -391,11 +413,16 @@ class ClientConnection(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         """Begin a WebSocket session; `data` was received after the handshake."""
         exchange = cast("Exchange", self._incoming)
-        self._incoming = None
+        self._incoming = self._parser = None
+        self._keep_early(data)
         self._queue.append(exchange)
         self._begin(exchange)
-        if data and self._transport is not None and not self._transport.is_closing():
-            cast("asyncio.Protocol", self._transport.get_protocol()).data_received(data)
+
+    def _keep_early(self, data: bytes) -> None:
+        """Keep what a client sends after its handshake until another protocol takes over."""
+        self._early += data
+        if len(self._early) > EARLY_BYTES:
+            self.abort()
 
     def _begin(self, exchange: Exchange) -> None:
         self._was_used = True

@@ -113,6 +113,11 @@ class FrameFollower:
         self._is_in_message = False
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the close frame was received."""
+        return self.close is not None
+
+    @property
     def left(self) -> int:
         """How many bytes of the current frame are still to be passed on; 0 between two frames."""
         return self._left

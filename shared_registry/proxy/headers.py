@@ -26,12 +26,15 @@ HOP_BY_HOP = frozenset(
 """Headers about a single connection, which are never passed on."""
 _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
 """Headers that are passed on even if `Connection` names them, because the meaning of the message depends on them."""
+_NAMING_NOTHING = frozenset({b"close", b"keep-alive", b"upgrade"})
+"""Values of `Connection` that name no header."""
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
-_OF_THE_HANDSHAKE = b"sec-websocket-"
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED | _FORWARDED
+"""Headers by which servers decide where a message ends, to which host it goes, or whom to trust."""
+_TOKENS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:)*[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
@@ -45,29 +48,38 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
 
     Raises:
         AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
-            than chunked, a malformed header, a number of hosts other than one (HTTP/1.0 may have none), or a version
-            other than HTTP/1.0 and HTTP/1.1.
+            than chunked, a malformed header, a header that some servers take for one of these, a number of hosts other
+            than one (HTTP/1.0 may have none), or a version other than HTTP/1.0 and HTTP/1.1.
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
+    lengths: list[bytes] = []
+    encodings: list[bytes] = []
+    hosts = 0
     for name, value in headers:
-        if not _TOKEN.fullmatch(name):
-            raise AmbiguousRequest("a header's name is malformed")
-        if _FORBIDDEN.search(value):
-            raise AmbiguousRequest(f"the value of {name.decode()} has control characters")
-    lengths, encodings = _values(headers, b"content-length"), _values(headers, b"transfer-encoding")
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            encodings.append(value.lower())
+        elif b"_" in name and name.replace(b"_", b"-") in _LOOKED_AT:
+            raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
+    if not _TOKENS.fullmatch(b":".join([name for name, _ in headers])) and headers:
+        raise AmbiguousRequest("a header's name is malformed")
+    if _FORBIDDEN.search(b" ".join([value for _, value in headers])):
+        raise AmbiguousRequest("the value of a header has control characters")
     if lengths and encodings:
         raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
-    if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
+    if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
         raise AmbiguousRequest("Content-Length must be one decimal number")
-    if encodings and ([encoding.lower() for encoding in encodings] != [b"chunked"] or http_version == "1.0"):
+    if encodings and (encodings != [b"chunked"] or http_version == "1.0"):
         raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
-    hosts = len(_values(headers, b"host"))
     if hosts > 1 or (hosts == 0 and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
 
 
-def origin_form(target: bytes, headers: Headers) -> tuple[bytes, Headers]:
+def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return a request's target without scheme and host, and the headers with that host (RFC 9112, section 3.2).
 
     Raises:
@@ -119,39 +131,53 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
         client: The client's address, if it has one.
         scheme: The scheme of the client's connection: http, https, ws or wss.
     """
-    dropped = _hop_by_hop(headers) | {b"expect"}  # the router itself answers Expect when it reads the body
-    kept = [(name, value) for name, value in headers if name not in dropped]
-    passed = [(name, value) for name, value in kept if name not in _FORWARDED]
-    came_from = _values(kept, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
+    dropped = _hop_by_hop(headers)
+    passed: list[tuple[bytes, bytes]] = []
+    came_from: list[bytes] = []
+    proto = host = forwarded_host = b""
+    is_in_chunks = False
+    for pair in headers:
+        name, value = pair
+        if name == b"transfer-encoding":
+            is_in_chunks = True
+        elif name in dropped or name == b"expect":  # the router itself answers Expect when it reads the body
+            continue
+        elif name not in _FORWARDED:
+            passed.append(pair)
+            if name == b"host":
+                host = host or value
+        elif name == b"x-forwarded-for":
+            came_from.append(value)
+        elif name == b"x-forwarded-proto":
+            proto = proto or value
+        else:
+            forwarded_host = forwarded_host or value
+    if client:
+        came_from.append(client.encode("latin-1", "replace"))
     if came_from:
         passed.append((b"x-forwarded-for", b", ".join(came_from)))
-    secure = scheme in ("https", "wss")
-    passed.append((b"x-forwarded-proto", _first(kept, b"x-forwarded-proto") or (b"https" if secure else b"http")))
-    host = _first(kept, b"x-forwarded-host") or _first(kept, b"host")
-    if host:
-        passed.append((b"x-forwarded-host", host))
-    if is_chunked(headers):
+    passed.append((b"x-forwarded-proto", proto or (b"https" if scheme in ("https", "wss") else b"http")))
+    if forwarded_host or host:
+        passed.append((b"x-forwarded-host", forwarded_host or host))
+    if is_in_chunks:
         passed.append((b"transfer-encoding", b"chunked"))
     return passed
 
 
-def to_client(headers: Iterable[tuple[bytes, bytes]], *, status: int) -> list[tuple[bytes, bytes]]:
+def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response to send to the client."""
-    lowered = [(name.lower(), value) for name, value in headers]
-    dropped = _hop_by_hop(lowered)
+    dropped = _hop_by_hop(headers)
     # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
-    if status in (204, 304) or is_chunked(lowered):
-        dropped |= {b"content-length"}
-    return [(name, value) for name, value in lowered if name not in dropped]
-
-
-def of_handshake(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a WebSocket handshake without those of the handshake itself; for both directions."""
-    return [(name, value) for name, value in headers if not name.startswith(_OF_THE_HANDSHAKE)]
+    if status in (204, 304) or any(name == b"transfer-encoding" for name, _ in headers):
+        dropped = dropped | {b"content-length"}
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
-    return HOP_BY_HOP | (frozenset(_tokens(headers, b"connection")) - _NOT_TO_BE_NAMED)
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in _NAMING_NOTHING:
+            return HOP_BY_HOP | (frozenset(_tokens(headers, b"connection")) - _NOT_TO_BE_NAMED)
+    return HOP_BY_HOP
 
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:

@@ -7,6 +7,7 @@ those of the router.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
@@ -16,6 +17,8 @@ from shared_registry.proxy.answers import Answer, refusal
 Page = Callable[[], Awaitable[Answer]]
 
 METHODS = ("GET", "HEAD")
+KNOWN_PATHS, LONGEST_KNOWN = 1024, 256
+"""How many paths are remembered in their normal form, and the longest of them."""
 MOST_DECODINGS = 4
 """How often a path is decoded. Each proxy and server in front of a replica's application may decode it once."""
 _IGNORED = bytes(range(0x21)) + b"\x7f"
@@ -38,7 +41,7 @@ class OwnPages:
 
     def path_of(self, raw_path: bytes) -> bytes | None:
         """Return the path of the router's own page that a raw path means; `None` if it belongs to the replicas."""
-        path = normal_path(raw_path)
+        path = _known_path(raw_path) if len(raw_path) <= LONGEST_KNOWN else normal_path(raw_path)
         if path in self._pages:
             return path
         return next((reserved[:-1] for reserved in self._reserved if path.startswith(reserved)), None)
@@ -60,6 +63,11 @@ class OwnPages:
             text = f"{name} is the router's own page: it can be read with {' or '.join(METHODS)}"
             return refusal(405, "method_not_allowed", text, fields=((b"allow", ", ".join(METHODS).encode()),))
         return await page()
+
+
+@functools.lru_cache(KNOWN_PATHS)
+def _known_path(raw_path: bytes) -> bytes:
+    return normal_path(raw_path)
 
 
 def normal_path(raw_path: bytes) -> bytes:

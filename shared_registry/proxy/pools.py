@@ -23,18 +23,18 @@ less, so that a request rarely uses a connection that is being closed."""
 
 
 class ReplicaPools:
-    """The idle connections of each replica."""
+    """The idle connections of each replica.
+
+    Attributes:
+        idle_count: The number of idle connections.
+    """
 
     def __init__(self, config: RouterConfig, tls: TlsContexts) -> None:
         self._config = config
         self._tls = tls
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
-
-    @property
-    def idle_count(self) -> int:
-        """The number of idle connections."""
-        return sum(map(len, self._idle.values()))
+        self.idle_count = 0
 
     async def take(self, replica: Replica) -> ReplicaConnection:
         """Return the idle connection that was used last, or a new one.
@@ -45,6 +45,7 @@ class ReplicaPools:
         idle = self._idle.get(replica.key)
         while idle:
             connection = idle.pop()
+            self.idle_count -= 1
             if self._is_fresh(connection):
                 return connection
             connection.abort()
@@ -84,6 +85,7 @@ class ReplicaPools:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
         if connection.is_idle:
             self._idle[replica.key].append(connection)
+            self.idle_count += 1
         else:
             connection.abort()
 
@@ -93,6 +95,7 @@ class ReplicaPools:
             await asyncio.sleep(IDLE_SECONDS)
             for key, connections in tuple(self._idle.items()):
                 fresh = [connection for connection in connections if self._is_fresh(connection)]
+                self.idle_count -= len(connections) - len(fresh)
                 for connection in connections:
                     if connection not in fresh:
                         connection.abort()
@@ -107,6 +110,7 @@ class ReplicaPools:
             for connection in connections:
                 connection.abort()
         self._idle.clear()
+        self.idle_count = 0
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
         is_young = asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS

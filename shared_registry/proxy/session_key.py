@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.requests import cookie_parser
-
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 
 MOST_CHARACTERS = 4096
@@ -41,8 +39,7 @@ class SessionKey:
         if kind == "header":
             values = _header(headers, name.lower())
         elif kind == "cookie":
-            cookies = [cookie_parser(text) for text in _header(headers, "cookie")]
-            values = [found[name] for found in cookies if name in found]
+            values = [value for text in _header(headers, "cookie") for value in _cookie(text, name)]
         elif kind == "query":
             values = _parameter(query, name)
         return _usable(values[0]) if values else None
@@ -64,6 +61,12 @@ class SessionKey:
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:
     return [value.decode("latin-1").strip() for field, value in headers if field.decode("latin-1") == name]
+
+
+def _cookie(text: str, name: str) -> list[str]:
+    """Return the values of a cookie (RFC 6265, section 4.2.1)."""
+    pairs = (pair.partition("=") for pair in text.split(";"))
+    return [value.strip().strip('"') for key, _, value in pairs if key.strip() == name]
 
 
 def _parameter(query: bytes, name: str) -> list[str]:

@@ -119,7 +119,7 @@ class Side(asyncio.Protocol):
     @property
     def is_done(self) -> bool:
         """Whether the connection is lost, or may be closed because close frames were exchanged."""
-        return self.is_lost or (self.was_told and self.frames.close is not None)
+        return self.is_lost or (self.was_told and self.frames.is_closed)
 
     def close_between_frames(self, last: bytes) -> None:
         """Send the peer the last frames, the last of them a close frame, as soon as no other frame is being sent."""
@@ -155,7 +155,7 @@ class Side(asyncio.Protocol):
 
     def _drop(self, data: bytes) -> None:
         """Read data only for the close frame in it."""
-        if self._is_deaf or self.frames.close is not None:
+        if self._is_deaf or self.frames.is_closed:
             return
         try:
             self.frames.follow(data)
@@ -253,10 +253,10 @@ class Tunnel:
         """A side's connection is lost."""
         if side.is_client:
             self._ending = self._ending or Ending("client", Close(None))
-            if side.frames.close is None:
+            if not side.frames.is_closed:
                 close = closing.for_replica(Close(None))
                 self.replica.close_between_frames(close_frame(close, is_masked=True))
-        elif side.frames.close is None and not self.client.was_told:
+        elif not side.frames.is_closed and not self.client.was_told:
             self._fail(Close(None, str(error) if error else "no close frame received or sent"), is_too_big=False)
         self._settle()
 

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared_registry.proxy import closing, frames
+from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
-EARLY_BYTES = 64 * 1024
-"""The most bytes that a client may send before its handshake is answered. RFC 6455 does not allow it to send any."""
 KEPT_BYTES = 1024 * 1024
 """The size of kept messages above which no more is read from a waiting client. One message may exceed it."""
 REPEAT_SECONDS = 1.0
@@ -77,7 +76,6 @@ class WebSocketClient(asyncio.Protocol):
         self._key = key
         self._longest = longest
         self._loop = asyncio.get_running_loop()
-        self._received = bytearray()
         self._kept = bytearray()
         self._first: asyncio.Future[bytes] | None = None
         self._message: list[bytes] = []
@@ -88,7 +86,8 @@ class WebSocketClient(asyncio.Protocol):
         self._is_closed = False
         self._tunnel: Tunnel | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._transport = self._connection.take_over(self)
+        self._transport, early = self._connection.take_over(self)
+        self._received = bytearray(early)
         self._connection.tunnel = self._stop
 
     # Before the session

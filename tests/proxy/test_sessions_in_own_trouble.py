@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared_registry.proxy import replica
+from shared_registry.proxy.replica import ReplicaConnection
 from shared_registry.registry import wiring as parts
 from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import RunningRouter, StartRouter
@@ -115,7 +115,7 @@ async def test_other_lacks_of_a_machine_count_too(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(replica.ReplicaConnection, "open", fail)
+        patch.setattr(ReplicaConnection, "open", fail)
         response = await router.http.get("/who")
     assert response.status_code == 503
     assert os.strerror(number).lower() in response.json()["message"]
@@ -127,7 +127,7 @@ async def test_another_replica_is_tried_where_ports_lack_to_one(
     start_router: StartRouter, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router = await start_router(*(backend.url for backend in backends), **NEVER)
-    connect = replica.ReplicaConnection.open
+    connect = ReplicaConnection.open
 
     async def fail_once(host: str, port: int, *words: Any, **options: Any) -> Any:
         if port == backends[0].port:
@@ -135,7 +135,7 @@ async def test_another_replica_is_tried_where_ports_lack_to_one(
         return await connect(host, port, *words, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replica.ReplicaConnection, "open", fail_once)
+        patch.setattr(ReplicaConnection, "open", fail_once)
         response = await router.http.get("/who")
     assert response.status_code == 200
     await nothing_is_held_against(router)

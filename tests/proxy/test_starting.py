@@ -14,12 +14,9 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import opening
-from shared_registry.proxy.app import Router
-from tests.proxy.conftest import FAST, SECONDS, StartProcess, StartRouter
+from tests.proxy.conftest import SECONDS, StartProcess, StartRouter
 from tests.support.backend import Backend
 from tests.support.until import until
 
