@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 from shared_registry.config.probe_rules import is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
+from shared_registry.config.route_rules import RouteRule, check_routes
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.model import ReplicaEndpoint
@@ -245,6 +246,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
+RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
+Placement = Literal["exact", "local"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]
 ClusterName = Annotated[str | None, PlainValidator(check_cluster)]

@@ -49,11 +49,13 @@ from shared_registry.config.rules import (
     OnLost,
     Percent,
     Period,
+    Placement,
     PolicyName,
     Port,
     Probing,
     RedisUrl,
     RouterId,
+    RouteRules,
     Seconds,
     SessionKeyText,
     default_router_id,
@@ -404,10 +406,29 @@ class RouterConfig:
     acknowledged byte restarts the time. A lower value frees the resources of peers that have disappeared sooner. A
     higher value tolerates longer interruptions of the network."""
 
+    replica_idle_seconds: Period = 1.5
+    """Seconds for which the router keeps an idle connection to a replica for the next request. It must be below the
+    time after which the replicas close idle connections, or requests meet connections that are just being closed. The
+    default is below the 2 s of gunicorn, which are the lowest of the usual servers; uvicorn closes after 5 s. A higher
+    value saves connections where requests are rare."""
+
     header_timeout_seconds: Seconds = 10.0
     """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
     begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
     clients that send one byte at a time."""
+
+    routes: RouteRules = ()
+    """Rules for requests of certain paths: whether they acquire a slot (`lease`), go to any healthy replica without one
+    (`any`), or are refused with 403 (`none`). A list such as `[{path: /v1/models, place: any}, {path: /jobs/*, methods:
+    [PUT, DELETE], place: lease}]`, of which the first rule that matches decides; `methods` may be left out, and may
+    name WEBSOCKET. Where no rule matches, requests that change a replica itself, such as `/sleep` and
+    `/update_weights`, are refused, OPTIONS, HEAD and GET go to any healthy replica, and all else acquires a slot."""
+
+    placement: Placement = "exact"
+    """How the requests are placed that acquire a slot where no rule of `routes` says so. `exact` acquires a slot in
+    Redis, so that no replica gets more sessions than its capacity from all routers together. `local` chooses by
+    `policy` among the healthy replicas, without Redis and without regard to capacity: for short requests to replicas
+    that queue by themselves."""
 
     session_key: SessionKeyText = None
     """Where the router finds the name of a session; a session with a known name returns to its replica. One of

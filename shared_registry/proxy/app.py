@@ -20,8 +20,10 @@ from shared_registry.proxy.narrator import Narrator
 from shared_registry.proxy.opening import Opening
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.pages import OwnPages
+from shared_registry.proxy.paths import normal_path
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -67,6 +69,7 @@ class Router:
         self._pages = OwnPages(
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
+        self._routes = Routes(config.routes, placement=config.placement)
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
             self._begin,
@@ -149,16 +152,21 @@ class Router:
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            page = self._pages.path_of(exchange.path)
+            is_websocket, path = exchange.is_handshake, normal_path(exchange.path)
+            page = self._pages.path_of(path)
             if page is not None:
-                is_websocket = exchange.is_handshake
                 exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=is_websocket))
-            elif exchange.is_guest:
+                return
+            if exchange.is_guest:
                 exchange.answer(_NO_ROOM)
-            elif exchange.is_handshake:
-                await self._websocket.serve(exchange)
+                return
+            place = self._routes.place(exchange.method, path, is_websocket=is_websocket)
+            if place == "none":
+                exchange.answer(_NOT_ALLOWED)
+            elif is_websocket:
+                await self._websocket.serve(exchange, takes_slot=place == "lease")
             else:
-                await self._http.serve(exchange)
+                await self._http.serve(exchange, takes_slot=place == "lease")
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
             exchange.keep_alive = False
@@ -193,4 +201,5 @@ class Router:
         return Answer(503, {"status": "not ready", "reason": reason})
 
 
+_NOT_ALLOWED = refusal(403, "not_allowed", "this router passes on no requests for this path; see its setting routes")
 _NO_ROOM = refusal(503, "gpu_unavailable", "this router has no room for more clients; try again soon", retry_after=1)

@@ -142,10 +142,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._read(data)
         except httptools.HttpParserError as error:
-            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
-                error.__context__, _Unacceptable
-            ):
-                logger.error("http: a request could not be processed", exc_info=error)
+            if isinstance(error, httptools.HttpParserCallbackError) and not _is_refusal(error):
+                logger.exception("http: a request could not be processed")
                 self.abort()
             self._refuse(self._refusal)
             return
@@ -493,3 +491,8 @@ class ClientConnection(asyncio.Protocol):
             exchange.leave()
             exchange.is_over = True
         self._queue.clear()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error of the parser came from a refusal in one of its callbacks."""
+    return isinstance(error.__context__, _Unacceptable)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from shared_registry.leases import Lease, OnPosition
+from shared_registry.leases import OnPosition
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.outcomes import OutcomeReports
-from shared_registry.proxy.placement import NoReplica, SessionPlacement
+from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
 
 MOST_TRIES = 5
 """The most replicas that one session tries: enough to pass over a rack that just failed, and a limit to the wait."""
@@ -78,15 +78,21 @@ class Dispatcher:
         await self._idle.wait()
 
     async def deliver(
-        self, key: str | None, attempt: Callable[[Lease], Awaitable[T]], *, on_position: OnPosition | None = None
+        self,
+        key: str | None,
+        attempt: Callable[[Slot], Awaitable[T]],
+        *,
+        takes_slot: bool = True,
+        on_position: OnPosition | None = None,
     ) -> T:
-        """Run a session with a slot on a replica; return what `attempt` returns.
+        """Run a session on a replica, by default with a slot; return what `attempt` returns.
 
         If there is no free slot, the session waits in the queue, for `queue_timeout_seconds` over all its attempts.
 
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
             attempt: Runs the session on the lease's replica. It raises `NotReached` if another replica may be tried.
+            takes_slot: Whether the session needs a slot. Without one it never waits in the queue.
             on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
         Raises:
@@ -96,7 +102,7 @@ class Dispatcher:
         self._idle.clear()
         try:
             self._descriptors.begin_session(self._live)
-            return await self._try_replicas(key, attempt, on_position)
+            return await self._try_replicas(key, attempt, on_position, takes_slot=takes_slot)
         finally:
             self._live -= 1
             if not self._live:
@@ -107,30 +113,40 @@ class Dispatcher:
         self._reports.success(replica)
 
     async def _try_replicas(
-        self, key: str | None, attempt: Callable[[Lease], Awaitable[T]], on_position: OnPosition | None
+        self,
+        key: str | None,
+        attempt: Callable[[Slot], Awaitable[T]],
+        on_position: OnPosition | None,
+        *,
+        takes_slot: bool,
     ) -> T:
-        tried: list[Lease] = []
+        placement = self._placement
+        tried: list[Any] = []
         failures: list[NotReached] = []
         missing: NoReplica | None = None
         deadline = self._placement.deadline()
         while len(tried) < MOST_TRIES:
             try:
-                lease = await self._placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
+                slot: Slot = (
+                    await placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
+                    if takes_slot
+                    else await placement.choose(key, exclude=tried, deadline=deadline)
+                )
             except NoReplica as reason:
                 missing = reason
                 break
             try:
-                return await attempt(lease)
+                return await attempt(slot)
             except NotReached as failure:
-                tried.append(lease)
+                tried.append(slot)
                 # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
-                if failure.trouble is not None or not lease.is_spare:
+                if failure.trouble is not None or not slot.is_spare:
                     failures.append(failure)
-                self._note(lease.replica, failure)
+                self._note(slot.replica, failure)
                 if failure.trouble is not None and failure.trouble.is_general:
                     break
             finally:
-                await lease.release()
+                await slot.release()
         raise Undeliverable(failures, missing)
 
     def _note(self, replica: Replica, failure: NotReached) -> None:

@@ -28,6 +28,7 @@ _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
 """Headers that are passed on even if `Connection` names them, because the meaning of the message depends on them."""
 _NAMING_NOTHING = frozenset({b"close", b"keep-alive", b"upgrade"})
 """Values of `Connection` that name no header."""
+_EXPECT = frozenset({b"expect"})
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -53,30 +54,29 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
-    lengths: list[bytes] = []
-    encodings: list[bytes] = []
-    hosts = 0
+    _refuse_malformed(headers)
+    found: dict[bytes, list[bytes]] = {b"host": [], b"content-length": [], b"transfer-encoding": []}
     for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"content-length":
-            lengths.append(value)
-        elif name == b"transfer-encoding":
-            encodings.append(value.lower())
+        if name in found:
+            found[name].append(value)
         elif b"_" in name and name.replace(b"_", b"-") in _LOOKED_AT:
             raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
-    if not _TOKENS.fullmatch(b":".join([name for name, _ in headers])) and headers:
+    hosts, lengths, encodings = found.values()
+    if lengths and encodings:
+        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
+    if lengths and (len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0])):
+        raise AmbiguousRequest("Content-Length must be one decimal number")
+    if encodings and ([one.lower() for one in encodings] != [b"chunked"] or http_version == "1.0"):
+        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+    if len(hosts) > 1 or (not hosts and http_version != "1.0"):
+        raise AmbiguousRequest("it must name one Host")
+
+
+def _refuse_malformed(headers: Headers) -> None:
+    if headers and not _TOKENS.fullmatch(b":".join([name for name, _ in headers])):
         raise AmbiguousRequest("a header's name is malformed")
     if _FORBIDDEN.search(b" ".join([value for _, value in headers])):
         raise AmbiguousRequest("the value of a header has control characters")
-    if lengths and encodings:
-        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
-    if len(lengths) > 1 or (lengths and not _DIGITS.fullmatch(lengths[0])):
-        raise AmbiguousRequest("Content-Length must be one decimal number")
-    if encodings and (encodings != [b"chunked"] or http_version == "1.0"):
-        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
-    if hosts > 1 or (hosts == 0 and http_version != "1.0"):
-        raise AmbiguousRequest("it must name one Host")
 
 
 def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -131,35 +131,19 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
         client: The client's address, if it has one.
         scheme: The scheme of the client's connection: http, https, ws or wss.
     """
-    dropped = _hop_by_hop(headers)
-    passed: list[tuple[bytes, bytes]] = []
-    came_from: list[bytes] = []
-    proto = host = forwarded_host = b""
-    is_in_chunks = False
-    for pair in headers:
-        name, value = pair
-        if name == b"transfer-encoding":
-            is_in_chunks = True
-        elif name in dropped or name == b"expect":  # the router itself answers Expect when it reads the body
-            continue
-        elif name not in _FORWARDED:
-            passed.append(pair)
-            if name == b"host":
-                host = host or value
-        elif name == b"x-forwarded-for":
-            came_from.append(value)
-        elif name == b"x-forwarded-proto":
-            proto = proto or value
-        else:
-            forwarded_host = forwarded_host or value
-    if client:
-        came_from.append(client.encode("latin-1", "replace"))
+    dropped = _hop_by_hop(headers) | _EXPECT  # the router itself answers Expect when it reads the body
+    passed = [pair for pair in headers if pair[0] not in dropped]
+    told = [pair for pair in passed if pair[0] in _FORWARDED]
+    if told:
+        passed = [pair for pair in passed if pair[0] not in _FORWARDED]
+    came_from = _values(told, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
     if came_from:
         passed.append((b"x-forwarded-for", b", ".join(came_from)))
-    passed.append((b"x-forwarded-proto", proto or (b"https" if scheme in ("https", "wss") else b"http")))
-    if forwarded_host or host:
-        passed.append((b"x-forwarded-host", forwarded_host or host))
-    if is_in_chunks:
+    secure = scheme in ("https", "wss")
+    passed.append((b"x-forwarded-proto", _first(told, b"x-forwarded-proto") or (b"https" if secure else b"http")))
+    if host := _first(told, b"x-forwarded-host") or _first(passed, b"host"):
+        passed.append((b"x-forwarded-host", host))
+    if is_chunked(headers):
         passed.append((b"transfer-encoding", b"chunked"))
     return passed
 

@@ -9,7 +9,6 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from shared_registry.config import RouterConfig
-from shared_registry.leases import Lease
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
 from shared_registry.proxy.answers import Answer, refusal
@@ -17,7 +16,7 @@ from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import OutcomeReports, client_of
-from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
+from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
@@ -47,12 +46,19 @@ class HttpProxy:
         self._pools = pools
         self._reports = reports
 
-    async def serve(self, exchange: Exchange) -> None:
-        """Proxy one request. It is cancelled if the client leaves."""
+    async def serve(self, exchange: Exchange, *, takes_slot: bool) -> None:
+        """Proxy one request. It is cancelled if the client leaves.
+
+        Args:
+            exchange: The request.
+            takes_slot: Whether it needs a slot on its replica.
+        """
         key = self._session_key.of_request(exchange.fields, exchange.query)
         client = client_of(exchange.client.address, exchange.fields, key)
         try:
-            await self._dispatcher.deliver(key, lambda lease: self._attempt(exchange, lease, client))
+            await self._dispatcher.deliver(
+                key, lambda slot: self._attempt(exchange, slot, client), takes_slot=takes_slot
+            )
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
@@ -64,16 +70,16 @@ class HttpProxy:
             exchange.keep_alive = False
             exchange.answer(refusal(408, "request_timeout", "the request's body did not arrive in time"))
 
-    async def _attempt(self, exchange: Exchange, lease: Lease, client: str) -> None:
-        """Send the request to the lease's replica and pass the response on. Report the outcome."""
-        replica = lease.replica
+    async def _attempt(self, exchange: Exchange, slot: Slot, client: str) -> None:
+        """Send the request to the slot's replica and pass the response on. Report the outcome."""
+        replica = slot.replica
         head = request_head(exchange, replica)
         while True:
             connection = await self._pools.take(replica)
             self._dispatcher.connected(replica)
             try:
                 response = Response(exchange)
-                await self._placement.unless_lost(lease, connection.exchange(exchange, head, response))
+                await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
             except (ReplicaBroke, ReplicaSilent) as error:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
                 if is_stale and exchange.method in REPEATABLE and not exchange.has_body:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from shared_registry.config.rules import OnLost
 from shared_registry.errors import RegistryError, Saturated, StoreError, StoreRefused
 from shared_registry.leases import Lease, OnPosition
+from shared_registry.model import Replica
 from shared_registry.proxy.opening import Opening
 from shared_registry.registry.facade import SharedReplicaRegistry
 
@@ -46,6 +47,27 @@ class NoReplica(Exception):
 
 class ReplicaLost(Exception):
     """The session's replica became unhealthy or was removed, and `on_lost` is `close`."""
+
+
+class Unleased:
+    """A replica for a request that needs no slot, in the form of a lease.
+
+    Attributes:
+        replica: The replica.
+        is_spare: Always false.
+    """
+
+    __slots__ = ("is_spare", "replica")
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.is_spare = False
+
+    async def release(self) -> None:
+        """Do nothing."""
+
+
+Slot = Lease | Unleased
 
 
 class SessionPlacement:
@@ -90,6 +112,27 @@ class SessionPlacement:
     def deadline(self) -> float:
         """Return the time, on the event loop's clock, until which a new session may wait over all its attempts."""
         return asyncio.get_running_loop().time() + self._queue_timeout_seconds
+
+    async def choose(self, key: str | None, *, exclude: Collection[Slot], deadline: float) -> Unleased:
+        """Return a healthy replica for a request that needs no slot, by the router's policy and without Redis.
+
+        Args:
+            key: The session's name, which the policy `hash` uses.
+            exclude: The replicas that were tried without success.
+            deadline: The time until which to wait while the router starts.
+
+        Raises:
+            NoReplica: No replica is healthy.
+        """
+        if not self._opening.is_open:
+            await self._opening.wait(deadline)
+        try:
+            replica = self._registry.select(key=key, exclude=[one.replica for one in exclude])
+        except RegistryError as error:
+            raise NoReplica(str(error)) from error
+        if replica is None:
+            raise NoReplica("no replica is healthy")
+        return Unleased(replica)
 
     async def place(
         self, key: str | None, *, exclude: Collection[Lease], deadline: float, on_position: OnPosition | None
@@ -155,13 +198,13 @@ class SessionPlacement:
                 raise
             raise NoReplica("this router stops", is_stopping=True) from error
 
-    async def unless_lost(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
+    async def unless_lost(self, lease: Slot, work: Coroutine[Any, Any, T]) -> T:
         """Run a session's work and return its result.
 
         Raises:
             ReplicaLost: The session's replica was lost before that, and `on_lost` is `close`. The work was cancelled.
         """
-        if self._on_lost == "keep":
+        if self._on_lost == "keep" or isinstance(lease, Unleased):
             return await work
         working = asyncio.ensure_future(work)
         losing = asyncio.ensure_future(lease.lost.wait())

@@ -17,10 +17,6 @@ from shared_registry.proxy.dispatch import NotReached
 from shared_registry.proxy.replica import ReplicaConnection
 from shared_registry.urls import DEFAULT_PORTS
 
-IDLE_SECONDS = 2.0
-"""How long an idle connection is kept for the next request. Many servers close an idle connection after 5 s. This is
-less, so that a request rarely uses a connection that is being closed."""
-
 
 class ReplicaPools:
     """The idle connections of each replica.
@@ -92,7 +88,7 @@ class ReplicaPools:
     async def sweep(self) -> None:
         """Close connections that have been idle for too long, periodically until cancelled."""
         while True:
-            await asyncio.sleep(IDLE_SECONDS)
+            await asyncio.sleep(self._config.replica_idle_seconds)
             for key, connections in tuple(self._idle.items()):
                 fresh = [connection for connection in connections if self._is_fresh(connection)]
                 self.idle_count -= len(connections) - len(fresh)
@@ -113,5 +109,5 @@ class ReplicaPools:
         self.idle_count = 0
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
-        is_young = asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS
+        is_young = asyncio.get_running_loop().time() - connection.idle_since < self._config.replica_idle_seconds
         return is_young and connection.is_idle and not connection.has_unread

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
-from shared_registry.leases import Lease
 from shared_registry.model import Replica
 from shared_registry.proxy import closing, headers
 from shared_registry.proxy.answers import refusal
@@ -20,7 +19,7 @@ from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
-from shared_registry.proxy.placement import ReplicaLost, SessionPlacement
+from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
@@ -57,8 +56,13 @@ class WebSocketProxy:
         self._pools = pools
         self._reports = reports
 
-    async def serve(self, exchange: Exchange) -> None:
-        """Proxy one session, from its handshake to its end. It is cancelled if the client leaves before it begins."""
+    async def serve(self, exchange: Exchange, *, takes_slot: bool) -> None:
+        """Proxy one session, from its handshake to its end. It is cancelled if the client leaves before it begins.
+
+        Args:
+            exchange: The handshake.
+            takes_slot: Whether the session needs a slot on its replica.
+        """
         key = handshake_key(exchange)
         if key is None:
             exchange.answer(refusal(400, "bad_request", "the request is refused: its WebSocket handshake is not valid"))
@@ -73,7 +77,8 @@ class WebSocketProxy:
         try:
             await self._dispatcher.deliver(
                 session,
-                lambda lease: self._attempt(exchange, client, lease, session),
+                lambda slot: self._attempt(exchange, client, slot, session),
+                takes_slot=takes_slot,
                 on_position=client.set_position,
             )
         except Undeliverable as failure:
@@ -96,9 +101,9 @@ class WebSocketProxy:
             client.fail("bad_request", text, closing.POLICY, is_retryable=False)
             return None
 
-    async def _attempt(self, exchange: Exchange, client: WebSocketClient, lease: Lease, session: str | None) -> None:
-        """Run the session on the lease's replica. Report the outcome."""
-        replica = lease.replica
+    async def _attempt(self, exchange: Exchange, client: WebSocketClient, slot: Slot, session: str | None) -> None:
+        """Run the session on the slot's replica. Report the outcome."""
+        replica = slot.replica
         name = client_of(exchange.client.address, exchange.fields, session)
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
@@ -108,7 +113,7 @@ class WebSocketProxy:
         client.begin(handshake.answered(), tunnel, connection.switch_to(tunnel.replica))
         if connection.after_switch:
             tunnel.replica.data_received(connection.after_switch)
-        self._report(replica, await self._placement.unless_lost(lease, tunnel.run()), name)
+        self._report(replica, await self._placement.unless_lost(slot, tunnel.run()), name)
 
     async def _connect(
         self, exchange: Exchange, client: WebSocketClient, replica: Replica, name: str

@@ -12,6 +12,7 @@ import pytest
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
 from shared_registry.config.draft import Draft
 from shared_registry.config.problems import Problem
+from shared_registry.config.route_rules import RouteRule
 from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
 
@@ -68,7 +69,10 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "connect_timeout_seconds": ("3", 3.0),
     "response_timeout_seconds": ("60", 60.0),
     "peer_timeout_seconds": ("15", 15.0),
+    "replica_idle_seconds": ("4", 4.0),
     "header_timeout_seconds": ("5", 5.0),
+    "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
+    "placement": ("local", "local"),
     "session_key": ("first_frame.client_id", "first_frame.client_id"),
     "on_lost": ("close", "close"),
     "queue_timeout_seconds": ("30", 30.0),

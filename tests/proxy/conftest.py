@@ -36,7 +36,9 @@ FAST: dict[str, Any] = {
     "refresh_seconds": 0.1,
     "connect_timeout_seconds": 1.0,
     "grace_seconds": 0.0,
+    "routes": '[{"path": "/*", "place": "lease"}]',
 }
+"""Settings of routers that act at once, and acquire a slot for every request."""
 
 PATIENT: dict[str, Any] = {
     "connect_timeout_seconds": 60.0,

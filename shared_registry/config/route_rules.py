@@ -1,0 +1,93 @@
+"""The form of the setting `routes`, which says for which requests a slot is acquired, and which are refused.
+
+A list of rules, of which the first that matches a request decides:
+
+    - {path: /v1/models, place: any}
+    - {path: /jobs/*, methods: [PUT, DELETE], place: lease}
+    - {path: /internal/*, place: none}
+
+`path` is a path, or the beginning of one followed by `*`. `methods` are HTTP methods, or WEBSOCKET for the handshake of
+a WebSocket, which is not matched by GET; without it the rule is for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, cast
+
+from shared_registry.config.json_text import read_json
+from shared_registry.config.problems import nearest, shorten
+from shared_registry.errors import ConfigError
+
+Place = Literal["lease", "any", "none"]
+
+WEBSOCKET = "WEBSOCKET"
+PLACES: tuple[Place, ...] = ("lease", "any", "none")
+MOST_RULES = 1000
+_PATH = re.compile(r"/[\x21-\x7e]{0,1000}|\*")
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,30}")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One rule.
+
+    Attributes:
+        path: The path, or its beginning followed by `*`.
+        place: `lease` acquires a slot, `any` passes the request to any healthy replica without a slot, and `none`
+            refuses it.
+        methods: The methods that the rule is for; empty for all.
+    """
+
+    path: str
+    place: Place
+    methods: tuple[str, ...] = ()
+
+
+def check_routes(value: object) -> tuple[RouteRule, ...]:
+    """Return the rules of the setting `routes`.
+
+    Args:
+        value: A list of rules, each a mapping or a `RouteRule`; or the same as JSON text.
+
+    Raises:
+        ConfigError: The value is not such a list.
+    """
+    if isinstance(value, str):
+        try:
+            value = read_json(value)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"routes: {shorten(value)} is not JSON: {error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"routes: {error}") from None
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise ConfigError(f"routes: must be a list such as [{{path: /v1/models, place: any}}], got {shorten(value)}")
+    if len(value) > MOST_RULES:
+        raise ConfigError(f"routes: has {len(value)} rules; use at most {MOST_RULES}")
+    return tuple(_checked(f"routes[{at}]", rule) for at, rule in enumerate(value))
+
+
+def _checked(where: str, rule: object) -> RouteRule:
+    if isinstance(rule, RouteRule):
+        rule = {"path": rule.path, "place": rule.place, "methods": list(rule.methods)}
+    if not isinstance(rule, Mapping):
+        raise ConfigError(f"{where}: must be a mapping such as {{path: /v1/models, place: any}}, got {shorten(rule)}")
+    known = [field.name for field in fields(RouteRule)]
+    for key in rule:
+        if key not in known:
+            guess = nearest(str(key), known)
+            hint = f"did you mean {guess}?" if guess else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {shorten(key)}; {hint}")
+    path, place, methods = rule.get("path"), rule.get("place"), rule.get("methods") or ()
+    if not isinstance(path, str) or not _PATH.fullmatch(path) or "*" in path[:-1]:
+        raise ConfigError(f"{where}.path: {shorten(path)} is not usable; write a path such as /v1/models or /jobs/*")
+    if place not in PLACES:
+        raise ConfigError(f"{where}.place: must be {', '.join(PLACES[:-1])} or {PLACES[-1]}, got {shorten(place)}")
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise ConfigError(f"{where}.methods: must be a list such as [GET, HEAD], got {shorten(methods)}")
+    names = [name.upper() if isinstance(name, str) else "" for name in methods]
+    if wrong := next((given for given, name in zip(methods, names, strict=True) if not _METHOD.fullmatch(name)), None):
+        raise ConfigError(f"{where}.methods: {shorten(wrong)} is no method; write for example GET, POST or {WEBSOCKET}")
+    return RouteRule(path, cast("Place", place), tuple(names))
