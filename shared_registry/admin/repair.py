@@ -15,7 +15,7 @@ from shared_registry.admin.check import Violation
 from shared_registry.model import is_later
 from shared_registry.store.commands import Store
 
-URLS_AT_ONCE = 25
+URLS_AT_ONCE = 15
 ROUTERS_AT_ONCE = 25
 REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events", "affinity"})
 

@@ -94,7 +94,8 @@ class Heartbeat:
         leases: The number of leases that Redis has for the router.
         probers_version: Changes with the list of routers that can probe.
         probers: These routers; `None` if the router knew this version already.
-        is_partial: Sessions may be waiting beside room. Another heartbeat at once serves more of them.
+        is_partial: Sessions may be waiting beside room, or more ejections may be over. Another heartbeat at once goes
+            on.
         settling: After a loss, the word to say by a heartbeat once this router has nothing left to bring back; empty if
             nobody waits for that.
     """
