@@ -55,6 +55,7 @@ from shared_registry.store.replies import (
     Restored,
     Upgrade,
     UpgradeOutcome,
+    WrongAffinity,
 )
 from shared_registry.store.together import Together
 from shared_registry.store.writability import Writability
@@ -471,14 +472,20 @@ class Store(LeaderCommands):
                 return wrong
             first_event, words = "", []
 
-    async def repair_affinities(self, sessions: Sequence[str], *, by: str) -> int:
-        """Repair the affinities of sessions. Return how many were wrong. See `repair.repair`.
+    async def repair_affinities(self, wrong: Sequence[WrongAffinity], *, by: str) -> int:
+        """Repair the affinities of sessions. Return how many were repaired. See `repair.repair`.
 
         Args:
-            sessions: The digests of the sessions' names; at most 200.
+            wrong: Sessions with their keys as they were read; a session whose keys have changed since is left alone.
+                They should name at most about 200 urls.
             by: The person or program that requested it.
         """
-        reply = await self._sessions.run("repair_affinities", [self._router, by, *sessions])
+        words = [self._router, by]
+        for one in wrong:
+            affinity, counts = one.affinity, {url: str(count) for url, count in one.leases.items()}
+            words += [one.session, affinity.url, flag(affinity.has_end), str(len(affinity.several)), str(len(counts))]
+            words += [text for pair in (*affinity.several.items(), *counts.items()) for text in pair]
+        reply = await self._sessions.run("repair_affinities", words)
         expect(reply, "repaired")
         return int(reply.values[0])
 
