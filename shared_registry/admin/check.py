@@ -87,6 +87,10 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
     found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
     found += [one async for one in _unreadable(reader, keys, [url for url in await reader.urls() if url in urls])]
     found += _malformed_probers(await reader.probers(), keys)
+    for router, text in (await reader.damaged_routers()).items():
+        what = text.removesuffix("; run `shared-registry check`")
+        remedy = "the router's next heartbeat writes it anew; if it is dead, others reap it"
+        found.append(Violation("membership", keys.router(router), f"{what}; {remedy}"))
     head = await reader.head()
     try:
         events = [event async for event in reader.all_events()]

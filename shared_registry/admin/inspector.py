@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
 from shared_registry.store.channel import bounded
+from shared_registry.store.codec import parse_router
 from shared_registry.store.reader import Reader
 from shared_registry.store.reads import execute
 from shared_registry.store.replies import Affinity
@@ -216,6 +217,29 @@ class Inspector(Reader):
         async with self._channel.bounded():
             routers: list[str] = await self._commands.zrange(self._keys.routers, 0, -1)
         return routers
+
+    async def damaged_routers(self) -> dict[str, str]:
+        """Return the listed routers whose record cannot be read, with what is wrong with it.
+
+        A router that leaves meanwhile is left out, and so is one without any record.
+        """
+        found: dict[str, str] = {}
+        async with self._channel.bounded():
+            listed = await self._commands.zrange(self._keys.routers, 0, -1)
+        for at in range(0, len(listed), URLS_AT_ONCE):
+            chunk = listed[at : at + URLS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for router in chunk:
+                    pipeline.hgetall(self._keys.router(router))
+                records = await pipeline.execute(raise_on_error=False)  # another type is named as such
+            for router, fields in zip(chunk, records, strict=True):
+                try:
+                    if isinstance(fields, dict) and fields:
+                        parse_router(router, fields, 0.0)
+                except KeyConflict as error:
+                    found[router] = str(error)
+        return found
 
     async def affinities(self, sessions: Sequence[str]) -> dict[str, Affinity]:
         """Return what Redis has of each session, by the digest of its name."""

@@ -541,3 +541,21 @@ async def test_a_long_queue_is_read_in_pages(space: Space) -> None:
     assert (await space.reader.inspect_queue([])).waiting == 500
     space.raw.delete(space.keys.queue, space.keys.ready_primary)
     assert await space.reader.inspect_queue([]) == QueueInspection(0, 0, [])
+
+
+@pytest.mark.parametrize("value", [None, "soon"])
+async def test_a_router_record_without_its_expiry_is_named(space: Space, value: str | None) -> None:
+    await populate(space)
+    await space.store_of("router~1").heartbeat(info("router~1"), expiry_seconds=60)
+    key = space.keys.router("router~1")
+    assert await found(space) == []
+    space.raw.hdel(key, "expiry_ms")
+    if value:
+        space.raw.hset(key, "expiry_ms", value)
+    (violation,) = wrong = await found(space)
+    assert (violation.rule, violation.key) == ("membership", key)
+    assert "expiry_ms" in violation.message
+    await repair(space.store, wrong, by="me")
+    assert await found(space) == [violation]
+    await space.store_of("router~1").heartbeat(info("router~1"), expiry_seconds=60)
+    assert await found(space) == []
