@@ -32,7 +32,7 @@
 
 local FIRST_URL = 6
 local URL_WIDTH = 3
-local WAITERS_AT_ONCE = 1000
+local REPAIRED_AT_ONCE = 1000
 
 local router, by, first_event, routers, cursor = unpack(ARGV, 1, 5)
 
@@ -204,7 +204,7 @@ local function drop_waiters()
   if cursor == '' then
     return ''
   end
-  local after, page = unpack(redis.call('ZSCAN', keys.queue, cursor, 'COUNT', WAITERS_AT_ONCE))
+  local after, page = unpack(redis.call('ZSCAN', keys.queue, cursor, 'COUNT', REPAIRED_AT_ONCE))
   for i = 1, #page, 2 do
     if is_gone[string.match(page[i], '^(.-)/') or ''] then
       count(redis.call('ZREM', keys.queue, page[i]))
