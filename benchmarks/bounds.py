@@ -32,8 +32,8 @@ Found = dict[str, list[tuple[float, str]]]
 async def measure(*, is_quick: bool) -> list[Row]:
     """Return the longest call of each command, and which scripts were not measured.
 
-    The server that the package brings uses the memory allocator of the C library, which now and then adds some
-    milliseconds to a call. So the figures of a `redis-server` on the PATH stand beside.
+    Single calls take some milliseconds more on the server that the package brings than on a `redis-server`, so the
+    figures of one on the PATH stand beside.
     """
     replicas = 2_000 if is_quick else 10_000
     other = shutil.which("redis-server")
