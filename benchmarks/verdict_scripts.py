@@ -14,9 +14,10 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.namespace import PATIENCE_SECONDS, RESULTS_AT_ONCE, client_of, fill
+from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill
 from benchmarks.rows import Row, Target
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.leader.reports import RESULTS_AT_ONCE
 from shared_registry.model import ProbeResult, RouterInfo, Term, Thresholds
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Clients

@@ -6,7 +6,8 @@
 -- token per candidacy. A repeated call with the token of the leader returns `elected` and restarts the lease.
 --
 -- If the clock was set back, a lease may have more time left than its holder asked for. It is then shortened to what
--- the holder asked for, whatever the candidate's own setting is.
+-- the holder asked for, whatever the candidate's own setting is. A holder of an older version does not say what it
+-- asked for; its lease is shortened to the longest that any setting allows.
 --
 -- KEYS    meta leader events
 -- ARGV    router token lease_ms seen_epoch history_id
@@ -17,6 +18,8 @@
 -- include lib/keys.lua
 -- include lib/history.lua
 -- include lib/events.lua
+
+local LONGEST_LEASE_MS = 3600000
 
 local router, token, lease_ms, seen_epoch, history_id = unpack(ARGV)
 
@@ -30,7 +33,7 @@ if holder[2] == token then
   return {'elected', holder[3]}
 end
 if holder[2] then
-  local remaining, longest = redis.call('PTTL', keys.leader), tonumber(holder[5] or lease_ms)
+  local remaining, longest = redis.call('PTTL', keys.leader), tonumber(holder[5] or '') or LONGEST_LEASE_MS
   if remaining < 0 or remaining > longest then
     remaining = longest
     redis.call('PEXPIRE', keys.leader, whole(longest))

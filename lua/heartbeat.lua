@@ -22,8 +22,8 @@
 -- removed within one expiry of an outage, because routers may still have to put back leases.
 --
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free. `is_partial`
--- is 1 if another heartbeat at once may serve more. It also stores the router's `panic_percent`, which all routers
--- should have in common; see lib/spares.lua.
+-- is 1 if another heartbeat at once may serve more, or return more replicas. It also stores the router's
+-- `panic_percent`, which all routers should have in common; see lib/spares.lua.
 --
 -- A router whose last heartbeat was for another history brings its leases and waiters back, and so may the others.
 -- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
@@ -52,7 +52,7 @@
 
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
-local RETURNED_AT_ONCE = 50
+local RETURNED_AT_ONCE = 10
 local FIRST_URL = 20
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
@@ -82,7 +82,7 @@ end
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
 
 begin_history(history_id)
-local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms')
+local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms', 'returns_all')
 local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heartbeats[2] or '0')
 if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > expiry / 2 then
   reap_after = now_ms + expiry
@@ -149,9 +149,10 @@ if is_in_trouble ~= was_in_trouble then
 end
 
 -- Puts replicas whose ejection ends by `last_ms` back into the ready sets. `ejected` may name replicas whose ejection
--- has ended otherwise.
+-- has ended otherwise. Returns whether there may be more.
 local function return_ejected(last_ms)
-  for _, over in ipairs(redis.call('ZRANGEBYSCORE', keys.ejected, '-inf', last_ms, 'LIMIT', 0, RETURNED_AT_ONCE)) do
+  local ended = redis.call('ZRANGEBYSCORE', keys.ejected, '-inf', last_ms, 'LIMIT', 0, RETURNED_AT_ONCE)
+  for _, over in ipairs(ended) do
     redis.call('ZREM', keys.ejected, over)
     local replica = table.concat({keys.replica_prefix, over})
     local is_ejected = redis.pcall('HEXISTS', replica, 'ejected_until_ms') == 1
@@ -161,6 +162,7 @@ local function return_ejected(last_ms)
       emit_replica(now_ms, replica, over, {'kind', 'replica_returned', 'router', key, 'by', '', 'reason', ''}, {})
     end
   end
+  return #ended == RETURNED_AT_ONCE
 end
 
 local history_now = redis.call('HGET', keys.meta, 'history_id')
@@ -180,9 +182,14 @@ elseif settled ~= '' and settled == settling_of(key) then
 end
 end_settling(now_ms, key)
 
--- If the clock was set back, the ends of ejections lie too far in the future.
-local is_clock_back = last_heartbeat and last_heartbeat > now_ms
-return_ejected(is_clock_back and '+inf' or whole(now_ms))
+-- If the clock was set back, the ends of ejections lie too far in the future: all are returned, by several heartbeats.
+local returns_all = heartbeats[3] or (last_heartbeat and last_heartbeat > now_ms)
+local are_more_ejected = return_ejected(returns_all and '+inf' or whole(now_ms))
+if returns_all and are_more_ejected then
+  redis.call('HSET', keys.meta, 'returns_all', '1')
+elseif heartbeats[3] then
+  redis.call('HDEL', keys.meta, 'returns_all')
+end
 for i = FIRST_URL, now_ms >= reap_after and #ARGV or 0 do
   local state = redis.pcall('HMGET', table.concat({keys.replica_prefix, ARGV[i]}), unpack(STATE_FIELDS))
   if state[ADMIN] == 'draining' and state[REMOVES_WHEN_DRAINED] == '1' and load_of(state) == 0 then
@@ -198,7 +205,8 @@ if held >= MANY_LEASES then
 end
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
-local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held), is_partial and '1' or '0',
+local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
+  (is_partial or are_more_ejected) and '1' or '0',
   settling_of(key), table.concat({history[1], history[3] or '0'}, '-'), '0'}
 if reply[#reply - 1] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)

@@ -9,7 +9,7 @@
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
--- COST    O(125 * log replicas + 1000 * log waiters)
+-- COST    O(60 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua
 -- include lib/departures.lua

@@ -8,17 +8,19 @@
 -- In a damaged hash, counters begin anew, an unknown status is found out by probes, and optional numbers that do not
 -- parse are deleted. A weight or capacity that does not parse is left to the operator, and a key of another type too.
 --
--- `routers` are separated by spaces. If `first_event` is given, older events are deleted.
+-- `routers` are separated by spaces. A call goes through the page of the queue at `cursor`, which is 0 for the first
+-- page and empty for none. The reply has the cursor of the next page. If `first_event` is given, older events are
+-- deleted.
 -- If anything was wrong, the last event makes all mirrors read everything anew. Otherwise nothing is written.
 --
 -- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
--- ARGV    router by first_event routers … (url in_flight leases)
--- RETURNS repaired, how many things were wrong  |  wrong_type …|wrong_schema …
+-- ARGV    router by first_event routers cursor … (url in_flight leases)
+-- RETURNS repaired, how many things were wrong, cursor ('' after the last page)  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
--- COST    O(urls * log replicas + leases of the routers + waiters if there are routers)
+-- COST    O(urls * log replicas + routers + 1000 * log waiters)
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
@@ -28,10 +30,11 @@
 -- include lib/peers.lua
 -- include lib/queue.lua
 
-local FIRST_URL = 5
+local FIRST_URL = 6
 local URL_WIDTH = 3
+local REPAIRED_AT_ONCE = 1000
 
-local router, by, first_event, routers = unpack(ARGV, 1, 4)
+local router, by, first_event, routers, cursor = unpack(ARGV, 1, 5)
 
 local refused = refusal({
   'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
@@ -48,6 +51,12 @@ local changes = 0
 -- Adds the number of changes that a Redis command reports.
 local function count(changed)
   changes = changes + changed
+end
+
+-- Deletes a key. The server frees a large one beside its commands, if the user may let it.
+local function delete(key)
+  local deleted = redis.pcall('UNLINK', key)
+  count(type(deleted) == 'number' and deleted or redis.call('DEL', key))
 end
 
 local function is_number(text)
@@ -175,7 +184,7 @@ for name in string.gmatch(routers, '%S+') do
     local own = {keys.leases_prefix .. name, 'hash', keys.inbox_prefix .. name, 'stream'}
     for at = 1, #own, 2 do
       if not type_refusal({own[at], own[at + 1]}) then
-        count(redis.call('DEL', own[at]))
+        delete(own[at])
       end
     end
   end
@@ -189,11 +198,22 @@ for _, member in ipairs(redis.call('ZRANGE', keys.probers, 0, -1)) do
     redis.call('HINCRBY', keys.meta, 'probers_version', 1)
   end
 end
-for _, waiter in ipairs(routers ~= '' and redis.call('ZRANGE', keys.queue, 0, -1) or {}) do
-  if is_gone[string.match(waiter, '^(.-)/') or ''] then
-    count(redis.call('ZREM', keys.queue, waiter))
+
+-- Takes the waiters of routers that are gone out of the page. Returns the cursor of the next page.
+local function drop_waiters()
+  if cursor == '' then
+    return ''
   end
+  local after, page = unpack(redis.call('ZSCAN', keys.queue, cursor, 'COUNT', REPAIRED_AT_ONCE))
+  for i = 1, #page, 2 do
+    if is_gone[string.match(page[i], '^(.-)/') or ''] then
+      count(redis.call('ZREM', keys.queue, page[i]))
+    end
+  end
+  return after == '0' and '' or after
 end
+
+local next_cursor = drop_waiters()
 local _, granted = serve_queue(now_ms)
 count(granted)
 if first_event ~= '' then
@@ -210,4 +230,4 @@ end
 if changes > 0 then
   emit(now_ms, {'kind', 'namespace_repaired', 'router', router, 'by', by})
 end
-return {'repaired', whole(changes)}
+return {'repaired', whole(changes), next_cursor}

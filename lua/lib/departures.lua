@@ -6,8 +6,8 @@
 -- include lib/queue.lua
 -- include lib/settling.lua
 
-local LEASES_AT_ONCE = 125
-local REPLICAS_AT_ONCE = 50
+local LEASES_AT_ONCE = 60
+local REPLICAS_AT_ONCE = 25
 local SCANS_AT_ONCE = 50
 local WAITERS_AT_ONCE = 1000
 

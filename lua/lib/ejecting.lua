@@ -22,6 +22,8 @@ local LEAST_WINDOW_MS = 3000
 local RUN_MS = 300000
 -- The longest ejection, as a multiple of the first.
 local LONGEST_EJECTION = 10
+-- How many of the replicas in `ejected` are looked at in one call.
+local EJECTED_AT_ONCE = 300
 
 -- Returns the machines whose sessions did not reach the replica since then, with this one, their number, and the time
 -- of the first of these sessions.
@@ -81,7 +83,8 @@ local function note_announcement(replica_key, now_ms)
   redis.call('HSETNX', replica_key, 'announced_at_ms', whole(now_ms))
 end
 
--- Returns whether one more replica may be ejected.
+-- Returns whether one more replica may be ejected. If that depends on it, it takes the replicas out of `ejected` whose
+-- ejection has ended otherwise. A limited number is looked at; beyond them, a replica in `ejected` counts as ejected.
 local function may_eject_one(max_percent, now_ms)
   local ready = redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary)
     + redis.call('SCARD', keys.full)
@@ -89,14 +92,22 @@ local function may_eject_one(max_percent, now_ms)
     return false
   end
   local others = redis.call('ZCOUNT', keys.spare_answered, whole(now_ms - ANSWERED_MS), '+inf')
-  local ejected = 0
-  for _, url in ipairs(redis.call('ZRANGEBYSCORE', keys.ejected, '(' .. whole(now_ms), '+inf')) do
+  local most = math.max(1, math.floor((ready + others) * max_percent / 100))
+  local after = '(' .. whole(now_ms)
+  local ejected = redis.call('ZCOUNT', keys.ejected, after, '+inf')
+  if ejected < most then
+    return true
+  end
+  for _, url in ipairs(redis.call('ZRANGEBYSCORE', keys.ejected, after, '+inf', 'LIMIT', 0, EJECTED_AT_ONCE)) do
     local state = redis.pcall('HMGET', keys.replica_prefix .. url, 'ejected_until_ms', 'admin')
-    if state[1] and state[2] == 'active' then
-      ejected = ejected + 1
+    if not state[1] and not state.err then
+      redis.call('ZREM', keys.ejected, url)
+    end
+    if not state[1] or state[2] ~= 'active' then
+      ejected = ejected - 1
     end
   end
-  return ejected < math.max(1, math.floor((ready + others) * max_percent / 100))
+  return ejected < most
 end
 
 -- Ejects a replica for `base_ms` times how often. That number falls by one for each `base_ms` without an ejection.

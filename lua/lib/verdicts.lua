@@ -15,7 +15,7 @@ local SILENCE_MS = 750
 local URLS_AN_EVENT = 50
 -- A script that applies many results stops after so many events about replicas, or as many questions as fit into one
 -- event, so that it blocks the server for some milliseconds only.
-local EVENTS_AT_ONCE = 25
+local EVENTS_AT_ONCE = 12
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',

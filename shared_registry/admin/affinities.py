@@ -1,23 +1,28 @@
-"""Finds the sessions whose affinity does not agree with their leases, for a check. Reads only."""
+"""Finds the sessions whose affinity does not agree with their leases, for a check. Reads only.
+
+No index leads from a session to its leases, and reading all leases at one instant would keep the server busy for too
+long. So they are read in pieces, while sessions come and go. A session is wrong if many such reads find it wrong in the
+same way, and its keys were the same before and after each of them.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 
 from shared_registry.admin.inspector import Inspector
 from shared_registry.store.keys import Keys
-from shared_registry.store.reader import RECORDS_AT_ONCE
+from shared_registry.store.replies import Affinity, WrongAffinity
+
+READS = 12
+"""A session that begins and ends all the time looks wrong in some reads, but not in so many, and not alike."""
 
 
 async def wrong_affinities(
     reader: Inspector, keys: Keys, names: Collection[str], *, damaged: AbstractSet[str]
-) -> Sequence[str]:
-    """Return the digests of sessions whose affinity is wrong; at most 200 in one call.
-
-    All leases are read in pieces first. The sessions that then look wrong are compared again, at one instant, because
-    leases come and go meanwhile.
+) -> list[WrongAffinity]:
+    """Return the sessions whose affinity is wrong.
 
     Args:
         reader: Reads the namespace.
@@ -29,33 +34,50 @@ async def wrong_affinities(
     Raises:
         StoreError: Redis did not answer in time, or a key has a wrong type.
     """
-    prefixes = (keys.affinity_prefix, keys.several_prefix)
-    leases: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    routers = await reader.listed_routers()
-    if any(keys.leases(router) in damaged for router in routers):
+    if any(keys.leases(router) in damaged for router in await reader.listed_routers()):
         return []
-    for router in routers:
+    prefixes = (keys.affinity_prefix, keys.several_prefix)
+    leases = await _count(reader)
+    sessions = {*leases, *(name.removeprefix(one) for one in prefixes for name in names if name.startswith(one))}
+    known = [one for one in sorted(sessions) if not damaged & {prefix + one for prefix in prefixes}]
+    found = _disagreeing(await reader.affinities(known), leases)
+    for _ in range(READS):
+        if not found:
+            break
+        before = await reader.affinities([*found])
+        leases = await _count(reader)
+        after = await reader.affinities([*found])
+        again = _disagreeing({one: read for one, read in after.items() if before[one] == read}, leases)
+        found = {one: wrong for one, wrong in found.items() if again.get(one) == wrong}
+    return [*found.values()]
+
+
+async def _count(reader: Inspector) -> Mapping[str, Mapping[str, int]]:
+    """Return the number of leases of each named session on each replica."""
+    leases: dict[str, str] = {}
+    for router in await reader.listed_routers():
         async for page in reader.leases(router):
-            for lease_id, url in page.items():
-                _, _, session = lease_id.partition(":")
-                if session:
-                    leases[session][url] += 1
-    sessions = sorted(
-        {*leases, *(name.removeprefix(one) for one in prefixes for name in names if name.startswith(one))}
-    )
-    sessions = [one for one in sessions if not damaged & {prefix + one for prefix in prefixes}]
-    suspects: list[str] = []
-    for at in range(0, len(sessions), RECORDS_AT_ONCE):
-        chunk = sessions[at : at + RECORDS_AT_ONCE]
-        for session, (bound, has_end, several) in zip(chunk, await reader.affinities(chunk), strict=True):
-            if not _agrees(leases[session], bound, several, has_end=has_end):
-                suspects.append(session)
-    return await reader.wrong_affinities(suspects[:RECORDS_AT_ONCE])
+            leases |= page  # a page may repeat what an earlier one had
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for lease_id, url in leases.items():
+        _, _, session = lease_id.partition(":")
+        if session:
+            counts[session][url] += 1
+    return counts
 
 
-def _agrees(own: Mapping[str, int], bound: str | None, several: Mapping[str, str], *, has_end: bool) -> bool:
+def _disagreeing(read: Mapping[str, Affinity], leases: Mapping[str, Mapping[str, int]]) -> dict[str, WrongAffinity]:
+    found = {}
+    for session, affinity in read.items():
+        own = leases.get(session, {})
+        if not _agrees(own, affinity):
+            found[session] = WrongAffinity(session, affinity, dict(own))
+    return found
+
+
+def _agrees(own: Mapping[str, int], affinity: Affinity) -> bool:
     if not own:
-        return (bound is None or has_end) and not several
+        return (not affinity.url or affinity.has_end) and not affinity.several
     is_several = sum(own.values()) > 1
     counts = {one: str(count) for one, count in own.items()} if is_several else {}
-    return bound in own and not has_end and several == counts
+    return affinity.url in own and not affinity.has_end and affinity.several == counts

@@ -1,8 +1,8 @@
 """Verifies the invariants of a namespace while routers work on it. Reads only.
 
 All data of one replica that must agree is read at one instant, so that a change under way is not reported as a
-violation; many leases are counted several times. The scan for foreign keys and wrong types, and the walk along the
-event stream, take longer. They skip entries that change meanwhile.
+violation; many leases are counted several times, and so are those of a session. The scan for foreign keys and wrong
+types, and the walk along the event stream, take longer. They skip entries that change meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from shared_registry.selection.panic import ANSWERED_SECONDS
 from shared_registry.store.codec import parse_probers
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
+from shared_registry.store.replies import WrongAffinity
 
 RELATIVE_TOLERANCE = 1e-9
 RAMP_GRACE_SECONDS = 30.0
@@ -44,7 +45,7 @@ class Violation:
         url: Canonical url of the replica concerned, if the violation concerns one.
         event: For a break in the event stream, the id of the event after the break.
         router: Key of the router concerned, if the violation concerns one.
-        session: Digest of the session's name, if the violation concerns a session.
+        affinity: The session's keys and leases, if they do not agree.
         load: For a wrong load, the text in Redis and the number of leases.
     """
 
@@ -54,7 +55,7 @@ class Violation:
     url: str = ""
     event: str = ""
     router: str = ""
-    session: str = ""
+    affinity: WrongAffinity | None = None
     load: tuple[str, int] | None = None
 
 
@@ -79,13 +80,17 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
         found += inspection_violations(inspection, keys, now=now)
     routers = [key.removeprefix(keys.leases_prefix) for key in types if key.startswith(keys.leases_prefix)]
     found += lease_violations(await reader.inspect_leases(routers, sorted(urls)), keys)
-    for session in await wrong_affinities(reader, keys, types, damaged=wrong):
+    for one in await wrong_affinities(reader, keys, types, damaged=wrong):
         text = "does not agree with the session's leases"
-        found.append(Violation("affinity", keys.affinity_prefix + session, text, session=session))
+        found.append(Violation("affinity", keys.affinity_prefix + one.session, text, affinity=one))
     inboxes = [key.removeprefix(keys.inbox_prefix) for key in types if key.startswith(keys.inbox_prefix)]
     found += queue_violations(await _lasting_inspection(reader, inboxes), keys)
     found += [one async for one in _unreadable(reader, keys, [url for url in await reader.urls() if url in urls])]
     found += _malformed_probers(await reader.probers(), keys)
+    for router, text in (await reader.damaged_routers()).items():
+        what = text.removesuffix("; run `shared-registry check`")
+        remedy = "the router's next heartbeat writes it anew; if it is dead, others reap it"
+        found.append(Violation("membership", keys.router(router), f"{what}; {remedy}"))
     head = await reader.head()
     try:
         events = [event async for event in reader.all_events()]

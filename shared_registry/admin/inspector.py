@@ -1,4 +1,4 @@
-"""Reads the data of a check: one replica's entry in every key; loads, leases, queue and affinities that do not agree.
+"""Reads the data of a check: one replica's entry in every key; loads, leases and queue that do not agree.
 
 Each is read at one instant, except for thousands of leases, which would keep the server busy for too long.
 """
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from shared_registry.errors import KeyConflict
 from shared_registry.store.channel import bounded
+from shared_registry.store.codec import parse_router
 from shared_registry.store.reader import Reader
 from shared_registry.store.reads import execute
+from shared_registry.store.replies import Affinity
 
 KEYS_AT_ONCE = 1000
 URLS_AT_ONCE = 50
@@ -22,6 +24,7 @@ LEASES_AT_ONE_INSTANT = 2000
 LOAD_READS = 8
 """How many reads in pieces must find the same difference between a load and the number of leases."""
 SCAN_SECONDS = 30.0
+SESSIONS_AT_ONCE = 200
 SPARE_SETS = ("spare_primary", "spare_secondary", "spare_answered")
 """The names of their keys."""
 WAITERS_AT_ONCE = 1000
@@ -215,27 +218,44 @@ class Inspector(Reader):
             routers: list[str] = await self._commands.zrange(self._keys.routers, 0, -1)
         return routers
 
-    async def affinities(self, sessions: Sequence[str]) -> list[tuple[str | None, bool, dict[str, str]]]:
-        """Return for each session the url in `affinity`, whether that has a time to live, and the counts in `several`.
+    async def damaged_routers(self) -> dict[str, str]:
+        """Return the listed routers whose record cannot be read, with what is wrong with it.
 
-        Args:
-            sessions: The digests of the sessions' names; at most 200.
+        A router that leaves meanwhile is left out, and so is one without any record.
         """
+        found: dict[str, str] = {}
         async with self._channel.bounded():
-            pipeline = self._commands.pipeline(transaction=False)
-            for session in sessions:
-                pipeline.get(self._keys.affinity_prefix + session)
-                pipeline.pttl(self._keys.affinity_prefix + session)
-                pipeline.hgetall(self._keys.several_prefix + session)
-            replies = await execute(pipeline)
-        return [(url, left >= 0, counts) for url, left, counts in zip(*[iter(replies)] * 3, strict=True)]
+            listed = await self._commands.zrange(self._keys.routers, 0, -1)
+        for at in range(0, len(listed), URLS_AT_ONCE):
+            chunk = listed[at : at + URLS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for router in chunk:
+                    pipeline.hgetall(self._keys.router(router))
+                records = await pipeline.execute(raise_on_error=False)  # another type is named as such
+            for router, fields in zip(chunk, records, strict=True):
+                try:
+                    if isinstance(fields, dict) and fields:
+                        parse_router(router, fields, 0.0)
+                except KeyConflict as error:
+                    found[router] = str(error)
+        return found
 
-    async def wrong_affinities(self, sessions: Sequence[str]) -> list[str]:
-        """Return those of some sessions whose affinity does not agree with all leases, as of one instant."""
-        if not sessions:
-            return []
-        reply = await self._channel.run("inspect_affinities", sessions)
-        return list(reply.values)
+    async def affinities(self, sessions: Sequence[str]) -> dict[str, Affinity]:
+        """Return what Redis has of each session, by the digest of its name."""
+        found: dict[str, Affinity] = {}
+        for at in range(0, len(sessions), SESSIONS_AT_ONCE):
+            chunk = sessions[at : at + SESSIONS_AT_ONCE]
+            async with self._channel.bounded():
+                pipeline = self._commands.pipeline(transaction=False)
+                for session in chunk:
+                    pipeline.get(self._keys.affinity_prefix + session)
+                    pipeline.pttl(self._keys.affinity_prefix + session)
+                    pipeline.hgetall(self._keys.several_prefix + session)
+                replies = iter(await execute(pipeline))
+            for session, url, left_ms, several in zip(chunk, replies, replies, replies, strict=True):
+                found[session] = Affinity(url or "", left_ms >= 0, several)
+        return found
 
 
 def _gap(load: str, count: int) -> str:

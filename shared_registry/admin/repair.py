@@ -9,14 +9,16 @@ operator can know the right value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from shared_registry.admin.check import Violation
 from shared_registry.model import is_later
 from shared_registry.store.commands import Store
+from shared_registry.store.replies import WrongAffinity
 
-URLS_AT_ONCE = 25
+URLS_AT_ONCE = 15
 ROUTERS_AT_ONCE = 25
+AFFINITY_URLS_AT_ONCE = 200
 REPAIRABLE = frozenset({"load", "lease", "queue", "ready", "membership", "events", "affinity"})
 
 
@@ -24,8 +26,8 @@ async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> b
     """Repair the violations that a check has found; return whether there was anything to repair.
 
     The caller should check again afterwards. A repair is safe while routers are at work, and may be repeated. Values
-    are derived anew, at one instant for each replica; only the number of its leases is that of the check, and is not
-    written if the load has changed since.
+    are derived anew, at one instant for each replica; only the numbers of leases are those of the check, and nothing
+    is written where the load or the session's keys have changed since.
 
     Raises:
         KeyConflict: A key of the whole namespace is of another type; nothing was changed.
@@ -49,6 +51,21 @@ async def repair(store: Store, violations: Sequence[Violation], *, by: str) -> b
     for at in range(0, len(urls), URLS_AT_ONCE):
         chunk = {url: loads[url] for url in urls[at : at + URLS_AT_ONCE]}
         await store.repair(loads=chunk, routers=(), first_event="", by=by)
-    if sessions := sorted({violation.session for violation in found if violation.session}):
-        await store.repair_affinities(sessions, by=by)
+    for chunk_of_sessions in _bounded(violation.affinity for violation in found if violation.affinity):
+        await store.repair_affinities(chunk_of_sessions, by=by)
     return True
+
+
+def _bounded(found: Iterable[WrongAffinity]) -> Iterator[list[WrongAffinity]]:
+    """Yield them in lists that name few urls each."""
+    chunk: list[WrongAffinity] = []
+    size = 0
+    for one in found:
+        own = 1 + len(one.affinity.several) + len(one.leases)
+        if chunk and size + own > AFFINITY_URLS_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(one)
+        size += own
+    if chunk:
+        yield chunk

@@ -20,7 +20,7 @@ from shared_registry.mirror.slow_start import step_seconds
 from shared_registry.model import Event, Term
 from shared_registry.selection.view import View
 
-URLS_AT_ONCE = 200
+URLS_AT_ONCE = 100
 LONGEST_WAIT_SECONDS = 1.0
 
 

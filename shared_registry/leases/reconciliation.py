@@ -23,7 +23,7 @@ from shared_registry.store.reader import Reader
 
 EVERY_SECONDS = 60.0
 AFTER_MOVE_SECONDS = 3.0
-RESTORED_AT_ONCE = 75
+RESTORED_AT_ONCE = 40
 RELEASED_AT_ONCE = 8
 TRIES = 3
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
 
-ENTRIES_AT_ONCE = 200
+ENTRIES_AT_ONCE = 20
 logger = logging.getLogger(__name__)
 
 

@@ -55,6 +55,7 @@ from shared_registry.store.replies import (
     Restored,
     Upgrade,
     UpgradeOutcome,
+    WrongAffinity,
 )
 from shared_registry.store.together import Together
 from shared_registry.store.writability import Writability
@@ -233,7 +234,7 @@ class Store(LeaderCommands):
             settled: `Heartbeat.settling`, if the router has nothing left to bring back.
             peers: The keys of the routers that lived lately, as far as the router knows.
             drains: Canonical urls of replicas to remove if they drain in order to be removed and have no session left;
-                at most 100.
+                at most 10.
 
         Raises:
             StoreRefused: The namespace belongs to another cluster, and the router is not among its routers.
@@ -289,7 +290,7 @@ class Store(LeaderCommands):
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
-        One call ends a few hundred leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
+        One call ends some leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
         the router is alive again or is not there any more.
 
         Args:
@@ -302,7 +303,7 @@ class Store(LeaderCommands):
     async def leave(self, *, affinity_seconds: float = 0.0) -> Departure:
         """End this router's leases, and remove the router with its last lease.
 
-        Like `reap`, one call ends a few hundred leases. The result is `REFUSED` if the router is not registered.
+        Like `reap`, one call ends some leases. The result is `REFUSED` if the router is not registered.
         """
         reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
         return _DEPARTURES[expect(reply, "left", "partial", "not_found")]
@@ -417,7 +418,7 @@ class Store(LeaderCommands):
         """Restore leases that this router holds. Return `None` if the router is not registered.
 
         Args:
-            leases: Lease id to canonical url; at most 500.
+            leases: Lease id to canonical url; at most about 40.
             is_lost: Redis had these leases and lost them, perhaps with leases of other routers.
         """
         args = [self._router, flag(is_lost), *(text for lease in leases.items() for text in lease)]
@@ -433,7 +434,7 @@ class Store(LeaderCommands):
         """Restore a part of a view after a loss of history. Return `None` if a later view has already been restored.
 
         Args:
-            entries: See `codec.restored_entry`; at most 200.
+            entries: See `codec.restored_entry`; at most about 20.
             view_history_id: The history that was lost.
             view_revision: The revision of the view in that history.
             is_complete: The whole view is restored now, so that earlier views of its history are refused from now on.
@@ -448,28 +449,43 @@ class Store(LeaderCommands):
     ) -> int:
         """Repair derived data. Return how many values were wrong. See `repair.repair`.
 
+        With routers, it makes several calls: each goes through a part of the queue.
+
         Args:
-            loads: Canonical urls of replicas to repair, at most about 50. A load that is wrong comes with its text in
+            loads: Canonical urls of replicas to repair, at most about 15. A load that is wrong comes with its text in
                 Redis and the number of leases, by which it is replaced unless it has changed.
             routers: Keys of routers whose leases and waiters are ended if they are not registered.
             first_event: Delete events before this one; empty to delete none.
             by: The person or program that requested it.
         """
-        words = [self._router, by, first_event, " ".join(routers)]
+        words: list[str] = []
         for url, load in loads.items():
             words += [url, *(("", "") if load is None else (load[0], str(load[1])))]
-        reply = await self._sessions.run("repair_namespace", words)
-        expect(reply, "repaired")
-        return int(reply.values[0])
+        wrong, cursor = 0, "0" if routers else ""
+        while True:
+            head = [self._router, by, first_event, " ".join(routers), cursor]
+            reply = await self._sessions.run("repair_namespace", [*head, *words])
+            expect(reply, "repaired")
+            count, cursor = reply.values
+            wrong += int(count)
+            if not cursor:
+                return wrong
+            first_event, words = "", []
 
-    async def repair_affinities(self, sessions: Sequence[str], *, by: str) -> int:
-        """Repair the affinities of sessions. Return how many were wrong. See `repair.repair`.
+    async def repair_affinities(self, wrong: Sequence[WrongAffinity], *, by: str) -> int:
+        """Repair the affinities of sessions. Return how many were repaired. See `repair.repair`.
 
         Args:
-            sessions: The digests of the sessions' names; at most 200.
+            wrong: Sessions with their keys as they were read; a session whose keys have changed since is left alone.
+                They should name at most about 200 urls.
             by: The person or program that requested it.
         """
-        reply = await self._sessions.run("repair_affinities", [self._router, by, *sessions])
+        words = [self._router, by]
+        for one in wrong:
+            affinity, counts = one.affinity, {url: str(count) for url, count in one.leases.items()}
+            words += [one.session, affinity.url, flag(affinity.has_end), str(len(affinity.several)), str(len(counts))]
+            words += [text for pair in (*affinity.several.items(), *counts.items()) for text in pair]
+        reply = await self._sessions.run("repair_affinities", words)
         expect(reply, "repaired")
         return int(reply.values[0])
 

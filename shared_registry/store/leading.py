@@ -85,7 +85,7 @@ class LeaderCommands:
 
         Args:
             term: The leader's term.
-            urls: Canonical urls, at most about 200.
+            urls: Canonical urls, at most about 100.
             slow_start_seconds: The ramp length for replicas that turn healthy from now on; 0 for no ramp.
 
         Raises:

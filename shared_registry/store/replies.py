@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared_registry.model import Event, Leader, Plan, ProberInfo
@@ -94,7 +94,8 @@ class Heartbeat:
         leases: The number of leases that Redis has for the router.
         probers_version: Changes with the list of routers that can probe.
         probers: These routers; `None` if the router knew this version already.
-        is_partial: Sessions may be waiting beside room. Another heartbeat at once serves more of them.
+        is_partial: Sessions may be waiting beside room, or more ejections may be over. Another heartbeat at once goes
+            on.
         settling: After a loss, the word to say by a heartbeat once this router has nothing left to bring back; empty if
             nobody waits for that.
     """
@@ -217,3 +218,33 @@ class Grant:
     revision: str
     is_spare: bool = False
     sequence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """What Redis has of a session's affinity.
+
+    Attributes:
+        url: Canonical url of the replica to which the session returns; empty if there is none.
+        has_end: Whether that has a time to live.
+        several: The number of leases on each replica as it is noted for a session with several leases, as text.
+    """
+
+    url: str
+    has_end: bool
+    several: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongAffinity:
+    """A session whose affinity does not agree with its leases.
+
+    Attributes:
+        session: Digest of the session's name.
+        affinity: What Redis has of it.
+        leases: The number of its leases on each replica, by canonical url.
+    """
+
+    session: str
+    affinity: Affinity
+    leases: Mapping[str, int]

@@ -22,8 +22,8 @@ OF_READS = (
     *("zrevrange", "zscan", "zscore", "info", "scan", "time", "xlen"),
 )
 OF_WRITES = (
-    *("del", "hdel", "hincrby", "hset", "hsetnx", "persist", "pexpire", "sadd", "set", "srem", "xadd", "xtrim"),
-    *("zadd", "zrem", "zremrangebyscore"),
+    *("del", "hdel", "hincrby", "hset", "hsetnx", "persist", "pexpire", "sadd", "set", "srem", "unlink", "xadd"),
+    *("xtrim", "zadd", "zrem", "zremrangebyscore"),
 )
 AT_SENTINELS = ("auth", "client|setname", "hello", "ping", "sentinel|masters")
 

@@ -347,10 +347,48 @@ async def test_an_affinity_that_agrees_is_left_alone(space: Space, plant: Plant)
     await populate(space)
     plant(space)
     assert await found(space) == []
-    before = space.raw.get(space.keys.affinity_prefix + "anna"), space.raw.hgetall(space.keys.several_prefix + "anna")
-    assert await space.store.repair_affinities(["anna"], by="me") == 0
-    after = space.raw.get(space.keys.affinity_prefix + "anna"), space.raw.hgetall(space.keys.several_prefix + "anna")
-    assert after == before
+
+
+@pytest.mark.parametrize("case", AFFINITY_CASES)
+async def test_a_session_that_has_changed_since_is_left_alone(space: Space, case: str) -> None:
+    await populate(space)
+    AFFINITY_CASES[case](space)
+    wrong = await found(space)
+    space.raw.set(space.keys.affinity_prefix + "anna", C)
+    before = space.dump()
+    await repair(space.store, wrong, by="me")
+    assert space.dump() == before
+
+
+async def test_many_wrong_affinities_are_all_found_and_repaired(space: Space) -> None:
+    await populate(space)
+    for number in range(450):
+        space.raw.set(f"{space.keys.affinity_prefix}{number}", A)
+    wrong = await found(space)
+    assert len(wrong) == 450
+    assert await repair(space.store, wrong, by="me")
+    assert await found(space) == []
+    assert len(await space.reader.last_events(5)) == 5
+
+
+async def test_a_session_that_begins_and_ends_is_no_false_alarm(space: Space) -> None:
+    """It does nothing else, and has an affinity without an end about half of the time."""
+    await populate(space)
+    checked = 0
+
+    async def come_and_go(number: int) -> None:
+        while checked < 20:
+            lease_id = f"{number:02x}{space.now_ms():030x}:anna{number}"
+            await space.store.acquire(lease_id)
+            await space.store.release(lease_id, affinity_seconds=60)
+
+    async def check() -> None:
+        nonlocal checked
+        while checked < 20:
+            assert await found(space) == []
+            checked += 1
+
+    await asyncio.gather(*(come_and_go(number) for number in range(8)), check())
 
 
 NOT_REPAIRED = {"a lease on nothing"}
@@ -503,3 +541,21 @@ async def test_a_long_queue_is_read_in_pages(space: Space) -> None:
     assert (await space.reader.inspect_queue([])).waiting == 500
     space.raw.delete(space.keys.queue, space.keys.ready_primary)
     assert await space.reader.inspect_queue([]) == QueueInspection(0, 0, [])
+
+
+@pytest.mark.parametrize("value", [None, "soon"])
+async def test_a_router_record_without_its_expiry_is_named(space: Space, value: str | None) -> None:
+    await populate(space)
+    await space.store_of("router~1").heartbeat(info("router~1"), expiry_seconds=60)
+    key = space.keys.router("router~1")
+    assert await found(space) == []
+    space.raw.hdel(key, "expiry_ms")
+    if value:
+        space.raw.hset(key, "expiry_ms", value)
+    (violation,) = wrong = await found(space)
+    assert (violation.rule, violation.key) == ("membership", key)
+    assert "expiry_ms" in violation.message
+    await repair(space.store, wrong, by="me")
+    assert await found(space) == [violation]
+    await space.store_of("router~1").heartbeat(info("router~1"), expiry_seconds=60)
+    assert await found(space) == []

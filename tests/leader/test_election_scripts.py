@@ -6,12 +6,15 @@ import asyncio
 
 import pytest
 
+from shared_registry.config import RouterConfig
+from shared_registry.errors import ConfigError
 from shared_registry.model import EventKind
 from shared_registry.store.replies import Elected, Held, Resignation
 from tests.support.space import Space
 from tests.support.until import until
 
 LEASE_MS = 60_000
+LONGEST_LEASE_SECONDS = 3600
 
 pytestmark = pytest.mark.usefixtures("stays_sound")
 
@@ -161,13 +164,31 @@ async def test_a_candidates_own_lease_never_shortens_the_leaders(space: Space, c
     assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
 
 
-async def test_a_leader_of_an_earlier_version_has_the_candidates_lease(space: Space) -> None:
+@pytest.mark.parametrize("candidates_seconds", [0.1, 3.0, 3600.0])
+@pytest.mark.parametrize("noted", [None, "text"])
+async def test_a_lease_of_unknown_length_is_not_shortened(
+    space: Space, noted: str | None, candidates_seconds: float
+) -> None:
+    """An earlier version did not say for how long its leader asked."""
     await epoch_of(space, "mine")
     space.raw.hdel(space.keys.leader, "lease_ms")
-    space.raw.pexpire(space.keys.leader, 10**9)
-    answer = await space.store_of("router~2").campaign("other", lease_seconds=3.0, seen_epoch=0)
+    if noted:
+        space.raw.hset(space.keys.leader, "lease_ms", noted)
+    candidate = space.store_of("router~2")
+    answer = await candidate.campaign("other", lease_seconds=candidates_seconds, seen_epoch=0)
     assert isinstance(answer, Held)
-    assert answer.remaining_seconds == 3.0
+    assert LEASE_MS / 1000 - 5 < answer.remaining_seconds <= LEASE_MS / 1000
+    assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
+    space.raw.pexpire(space.keys.leader, 10**9)  # as if the clock was set back by days
+    answer = await candidate.campaign("other", lease_seconds=candidates_seconds, seen_epoch=0)
+    assert isinstance(answer, Held)
+    assert answer.remaining_seconds == LONGEST_LEASE_SECONDS
+
+
+def test_no_setting_allows_a_longer_lease() -> None:
+    RouterConfig(lease_seconds=LONGEST_LEASE_SECONDS)
+    with pytest.raises(ConfigError):
+        RouterConfig(lease_seconds=LONGEST_LEASE_SECONDS + 1)
 
 
 async def test_renewing_extends_only_ones_own_lease(space: Space) -> None:

@@ -29,7 +29,7 @@ from tests.support.space import A, B, C, D, Space
 
 MANY = 1300
 """More than one call ends."""
-AT_ONCE, REPLICAS_AT_ONCE = 125, 50
+AT_ONCE, REPLICAS_AT_ONCE = 60, 25
 RESTORED_AT_ONCE = 500
 PARTIAL, DONE, REFUSED = Departure.PARTIAL, Departure.DONE, Departure.REFUSED
 

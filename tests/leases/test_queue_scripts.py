@@ -12,7 +12,7 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
 from shared_registry.store.replies import Denial, Denied, Departure, Grant, Queued
 from tests.support.lease_commands import ONE, TWO, acquire, heartbeat, held_by, in_flight, lease_id, leasing, serve
-from tests.support.space import A, B, Space
+from tests.support.space import A, B, Space, on_server
 from tests.support.until import until
 
 LONG_LINE = 10_000
@@ -369,3 +369,23 @@ async def test_check_reports_waiters_beside_room_and_of_unknown_routers(space: S
     await space.store.repair(loads={}, routers=["gone~1", "gone~2"], first_event="", by="me")
     assert (len(held_by(space)), line(space)) == (2, [])
     assert not space.raw.exists(space.keys.inbox("gone~2"))
+
+
+async def test_repair_goes_through_a_long_queue_in_pages(space: Space) -> None:
+    plant(space, 2000, "gone~1")
+    ids = plant(space, 2000)
+    await space.store.repair(loads={}, routers=["gone~1"], first_event="", by="me")
+    assert line(space) == ids
+
+
+async def test_repair_works_without_the_right_to_unlink(space: Space, server: EmbeddedServer) -> None:
+    name = f"no-unlink-{space.keys.namespace}"
+    space.raw.hset(space.keys.leases("gone~1"), "00000001", A)
+    space.raw.acl_setuser(name, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-unlink"])
+    try:
+        url = server.url.replace("://", f"://{name}:any@")
+        async with on_server(url, space.keys.namespace, raw_url=server.url) as restricted:
+            assert await restricted.store.repair(loads={}, routers=["gone~1"], first_event="", by="me") == 1
+        assert not space.raw.exists(space.keys.leases("gone~1"))
+    finally:
+        space.raw.acl_deluser(name)

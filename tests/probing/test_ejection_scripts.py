@@ -22,7 +22,7 @@ from shared_registry.model import (
     Thresholds,
 )
 from shared_registry.store.codec import restored_entry
-from shared_registry.store.replies import Denied, Grant, Queued
+from shared_registry.store.replies import Denied, Grant, Heartbeat, Queued
 from tests.support.space import A, B, C, D, E, Space, info, on_server
 
 INTERVAL = 5.0
@@ -53,9 +53,9 @@ class Ejecting:
         await self.probe(*(self.space.success(url) for url in REPLICAS))
         assert self.ready() == set(REPLICAS)
 
-    async def heartbeat(self, router: str = ONE, *, machine: str = "", panic_percent: float = 0.0) -> None:
+    async def heartbeat(self, router: str = ONE, *, machine: str = "", panic_percent: float = 0.0) -> Heartbeat:
         described = replace(info(router), machine=machine or f"of-{router}", probe_print="same")
-        await self.space.store_of(router).heartbeat(described, expiry_seconds=60, panic_percent=panic_percent)
+        return await self.space.store_of(router).heartbeat(described, expiry_seconds=60, panic_percent=panic_percent)
 
     async def probe(self, *results: ProbeResult) -> None:
         self.batch += 1
@@ -634,3 +634,49 @@ async def test_check_finds_and_repairs_an_ejection_without_end(ejecting: Ejectin
     await repair(ejecting.space.store, found, by="me")
     until_ms = ejecting.space.raw.zscore(ejecting.space.keys.ejected, A)
     assert until_ms == float(ejecting.state()["ejected_until_ms"])
+
+
+async def plant_ejected(ejecting: Ejecting, count: int, until_ms: int) -> list[str]:
+    """Let as many more replicas be ejected until then; return their urls."""
+    space, urls = ejecting.space, [f"http://10.2.0.{number + 1}:80" for number in range(count)]
+    for url in urls:
+        await space.add(url, capacity=1)
+        space.raw.hset(space.keys.replica(url), mapping={"status": "healthy", "ejected_until_ms": until_ms})
+    space.raw.zadd(space.keys.ejected, dict.fromkeys(urls, until_ms))
+    return urls
+
+
+async def test_many_ejections_end_by_several_heartbeats_at_once(ejecting: Ejecting) -> None:
+    space = ejecting.space
+    urls = await plant_ejected(ejecting, 25, space.now_ms() - 1)
+    still = []
+    while (await ejecting.heartbeat()).is_partial:
+        still.append(sum(ejecting.is_ejected(url) for url in urls))
+    assert still == [15, 5]
+    assert not any(ejecting.is_ejected(url) for url in urls)
+
+
+async def test_a_clock_set_back_ends_many_ejections(ejecting: Ejecting) -> None:
+    space = ejecting.space
+    urls = await plant_ejected(ejecting, 25, space.now_ms() + 10**8)
+    space.raw.hset(space.keys.meta, "heartbeat_at_ms", space.now_ms() + 10**8)
+    while (await ejecting.heartbeat()).is_partial:
+        pass
+    assert not any(ejecting.is_ejected(url) for url in urls)
+    assert not space.raw.hexists(space.keys.meta, "returns_all")
+    await ejecting.eject()
+    await ejecting.heartbeat()
+    assert ejecting.is_ejected()
+
+
+async def test_more_ejected_than_are_counted_leave_the_limit(ejecting: Ejecting) -> None:
+    """What has ended otherwise is taken out of the list, some in each call, and a limited number is looked at."""
+    space = ejecting.space
+    until_ms = space.now_ms() + 10**6
+    space.raw.zadd(space.keys.ejected, {f"http://10.3.{n // 250}.{n % 250}:80": until_ms for n in range(500)})
+    await ejecting.eject()
+    assert not ejecting.is_ejected()
+    assert space.raw.zcard(space.keys.ejected) == 200
+    await ejecting.eject()
+    assert ejecting.is_ejected()
+    assert space.raw.zrange(space.keys.ejected, 0, -1) == [A]

@@ -117,10 +117,10 @@ def test_a_repeated_group_has_the_width_the_body_reads(name: str) -> None:
     elif len(group) == 1:
         fixed = len(read_header(name).names("ARGV"))
         assert (f"FIRST_{group[0].upper()} = {fixed + 1}\n" if fixed else "ipairs(ARGV)") in text
-    elif name == "restore_view":
-        # Its entries have heads of these, the last of which says how many fields follow; a run shows that they fit.
-        assert group[:4] == ["kind", "url", "restored_from", "count,"]
-        assert "FIRST_ENTRY, HEAD_WIDTH = 7, 4\n" in text
+    elif group[-2].endswith(","):
+        # Entries have heads of these, and pairs follow whose number the head has; a run shows that they fit.
+        first, width = len(read_header(name).names("ARGV")) + 1, len(group) - 1
+        assert f"FIRST_ENTRY, HEAD_WIDTH = {first}, {width}\n" in text
     else:
         text = code_of(assemble(name))  # reports share the code that reads results
         assert re.search(rf"_WIDTH = {len(group)}\n", text)
@@ -242,6 +242,11 @@ def test_a_run_receives_one_key_and_the_headers_arguments(name: str, runs: list[
             while entries:
                 assert entries[0] in ("replica", "removed", "absent")
                 del entries[: 4 + 2 * int(entries[3])]
+        elif name == "repair_affinities":
+            entries = list(run.args[len(header.names("ARGV")) :])
+            while entries:
+                assert entries[2] in ("0", "1")
+                del entries[: 5 + 2 * (int(entries[3]) + int(entries[4]))]
         else:
             assert rest % width == 0 if width else rest == 0
 

@@ -12,6 +12,7 @@ from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult,
 from shared_registry.model.plan import BUCKETS
 from shared_registry.store.codec import removed_entry
 from shared_registry.store.lua import LUA_DIR, command_names
+from shared_registry.store.replies import Affinity, WrongAffinity
 from shared_registry.store.schema import OLDEST_SCHEMA, SCHEMA
 from tests.support.lua_header import read_header
 from tests.support.space import THRESHOLDS, A, Space, info, on_server
@@ -34,7 +35,9 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "register_replica": lambda space: space.add(request="second", capacity=1),
     "release_lease": lambda space: space.store.release(LEASE),
     "list_participants": lambda space: space.store.participants(TERM),
-    "repair_affinities": lambda space: space.store.repair_affinities(["session"], by=""),
+    "repair_affinities": lambda space: space.store.repair_affinities(
+        [WrongAffinity("session", Affinity("", has_end=False, several={}), {A: 1})], by=""
+    ),
     "repair_namespace": lambda space: space.store.repair(
         loads=dict.fromkeys([A]), routers=["router~1"], first_event="", by=""
     ),
@@ -52,7 +55,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "write_plan": lambda space: space.store.write_plan(TERM, {"00": "router~1"}),
 }
 # These read only, and `check` has looked at the types before.
-CHECKS_NOTHING = {"inspect_affinities", "inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
+CHECKS_NOTHING = {"inspect_leases", "inspect_queue", "inspect_replicas", "inspect_waiters"}
 STOPS = {"acquire_leases", "release_leases"}
 """They refuse nothing: what is not usual, they leave to the command for one lease. See test_usual_scripts.py."""
 IGNORED = {"settling"}

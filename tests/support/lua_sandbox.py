@@ -44,6 +44,7 @@ WRITES = {
     "SADD",
     "SET",
     "SREM",
+    "UNLINK",
     "XADD",
     "XTRIM",
     "ZADD",

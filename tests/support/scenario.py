@@ -32,7 +32,7 @@ from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
 from shared_registry.store.lane import Lane
-from shared_registry.store.replies import Departure, Elected, Heartbeat
+from shared_registry.store.replies import Affinity, Departure, Elected, Heartbeat, WrongAffinity
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
@@ -727,9 +727,13 @@ async def _repair(scene: Scene, space: Space) -> None:
     space.raw.hset(space.keys.leases("r~1"), mapping={"00000003:s": A, "00000004:s": B})
     space.raw.hset(space.keys.several_prefix + "s", mapping={A: "3"})
     space.raw.set(space.keys.affinity_prefix + "t", A)
-    assert await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"])) == ["s", "t"]
-    assert await scene.answered("repaired", scene.one.repair_affinities(["s", "t"], by="me")) == 2
-    assert not await scene.answered("inspected", scene.inspector.wrong_affinities(["s", "t"]))
+    counts = {"s": {A: 1, B: 1}, "t": {}}
+    wrong = [WrongAffinity(one, read, counts[one]) for one, read in (await space.reader.affinities(["s", "t"])).items()]
+    assert await scene.answered("repaired", scene.one.repair_affinities(wrong, by="me")) == 2
+    assert await space.reader.affinities(["s", "t"]) == {
+        "s": Affinity(A, has_end=False, several={A: "1", B: "1"}),
+        "t": Affinity("", has_end=False, several={}),
+    }
     space.raw.delete(space.keys.leases("r~1"), space.keys.affinity_prefix + "s", space.keys.several_prefix + "s")
 
 
