@@ -451,13 +451,9 @@ class RouterConfig:
     this value."""
 
     max_frame_bytes: FrameBytes = 64 * 1024 * 1024
-    """The most bytes of one WebSocket message, in both directions. A larger message ends its session with close code
-    1009 to its sender. A session holds one message at a time in each direction, but several copies of it. With slow
-    peers a router may therefore need
-
-        sessions x 6 x the largest message really sent
-
-    bytes of memory. A lower value limits this. The default is large enough for video."""
+    """The most bytes of one WebSocket message, in both directions, over all its frames. A larger message ends its
+    session with close code 1009 to its sender. The router passes messages on in pieces, so the limit protects the
+    replicas and the clients, not the router's memory. The default is large enough for video."""
 
     grace_seconds: Grace = 30.0
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
