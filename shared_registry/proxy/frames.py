@@ -57,7 +57,7 @@ class Head:
     mask: bytes
 
 
-def read_head(data: bytes, at: int, *, is_masked: bool) -> Head | None:
+def read_head(data: bytes | bytearray, at: int, *, is_masked: bool) -> Head | None:
     """Return the head of the frame that begins at an index; `None` if the head is not complete.
 
     Args:
@@ -89,7 +89,9 @@ def read_head(data: bytes, at: int, *, is_masked: bool) -> Head | None:
         size += _MASK_BYTES
         if len(data) < at + size:
             return None
-    return Head(opcode, bool(first & _FINAL), length, size, data[at + size - 4 : at + size] if is_masked else b"")
+    return Head(
+        opcode, bool(first & _FINAL), length, size, bytes(data[at + size - 4 : at + size]) if is_masked else b""
+    )
 
 
 class FrameFollower:
