@@ -252,12 +252,12 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes of the response under way."""
-        if self._transport is not None:
+        if self._transport is not None and not self._is_lost:
             self._transport.write(data)
 
     def write_all(self, pieces: list[bytes]) -> None:
         """Write pieces of the response under way."""
-        if self._transport is not None:
+        if self._transport is not None and not self._is_lost:
             self._transport.writelines(pieces)
 
     def end_exchange(self, exchange: Exchange) -> None:

@@ -408,3 +408,14 @@ async def test_many_requests_in_one_packet_cost_little() -> None:
         answered += 1
         await settle()
     assert answered == packet.count(b"GET")
+
+
+async def test_nothing_is_written_to_a_client_that_has_left() -> None:
+    """A transport that has ended refuses to be written to."""
+    client = Client(hold)
+    client.send(GET % 1 + GET % 2)
+    client.connection.connection_lost(None)
+    client.wire.end = "eof"
+    echo(client.served[0])
+    await settle()
+    assert (client.wire.sent, len(client.served)) == (b"", 1)
