@@ -23,7 +23,7 @@ GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 Serve = Callable[[Exchange], None]
 
 
-class Wire(asyncio.Transport):
+class StallingWire(asyncio.Transport):
     """The transport of a client in memory. A client that is `stalled` reads nothing.
 
     Attributes:
@@ -95,7 +95,7 @@ class Client:
         self.served: list[Exchange] = []
         self._serve = serve
         self.site = Site(self._begin, header_timeout_seconds=HEADER_SECONDS, silence_seconds=SILENCE_SECONDS)
-        self.wire = Wire()
+        self.wire = StallingWire()
         self.connection = self.wire.protocol = ClientConnection(self.site)
         self.connection.connection_made(self.wire)
         self.now = self.connection.now()
@@ -385,7 +385,7 @@ async def test_a_client_still_sending_can_read_the_last_response() -> None:
     assert client.wire.end == "close"
 
 
-async def test_a_response_before_the_end_of_its_request_keeps_the_connection() -> None:
+async def test_an_early_response_keeps_the_connection() -> None:
     client = Client(lambda exchange: exchange.answer(Answer(413, {})))
     client.send(POST + b"Content-Length: 10\r\n\r\nhello")
     client.send(b"hello" + GET % 2)
@@ -418,4 +418,4 @@ async def test_nothing_is_written_to_a_client_that_has_left() -> None:
     client.wire.end = "eof"
     echo(client.served[0])
     await settle()
-    assert (client.wire.sent, len(client.served)) == (b"", 1)
+    assert (bytes(client.wire.sent), len(client.served)) == (b"", 1)
