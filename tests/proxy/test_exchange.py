@@ -419,3 +419,19 @@ async def test_nothing_is_written_to_a_client_that_has_left() -> None:
     echo(client.served[0])
     await settle()
     assert (bytes(client.wire.sent), len(client.served)) == (b"", 1)
+
+
+async def test_a_head_is_not_slow_while_nothing_is_read() -> None:
+    client = Client(hold)
+    client.send(b"".join(GET % number for number in range(MOST_PIPELINED + 1)) + b"GET /last HTTP/1.1\r\n")
+    assert not client.wire.is_reading_allowed
+    client.pass_seconds(HEADER_SECONDS + 1)
+    for number in range(MOST_PIPELINED + 1):
+        echo(client.served[number])
+        await settle()
+    assert client.wire.is_reading_allowed
+    client.pass_seconds(HEADER_SECONDS - 1)
+    client.send(b"Host: a\r\n\r\n")
+    await settle()
+    assert client.served[-1].target == b"/last"
+    assert client.wire.end == ""

@@ -171,6 +171,12 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnel, "CLOSE_SECONDS", 0.1)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No side is cut because it takes long to answer a close frame."""
+    monkeypatch.setattr(tunnel, "CLOSE_SECONDS", 3600.0)
+
+
 FAILED = (1011, "worker_failed")
 
 
@@ -204,6 +210,7 @@ async def test_a_replica_lost_within_a_head_counts_as_between_frames(sessions: S
         assert await client.close_frame() == FAILED
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_a_replica_lost_within_a_frame_disconnects_the_client(sessions: Sessions, *, is_reset: bool) -> None:
     part = encoded(Opcode.BINARY, bytes(1000), is_masked=False)[:500]
@@ -227,6 +234,7 @@ async def test_a_client_lost_between_frames_closes_the_replica(sessions: Session
         await sessions.is_over()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_a_client_lost_within_a_frame_disconnects_the_replica(sessions: Sessions, *, is_reset: bool) -> None:
     part = encoded(Opcode.BINARY, bytes(1000), is_masked=True)[:500]
@@ -238,6 +246,7 @@ async def test_a_client_lost_within_a_frame_disconnects_the_replica(sessions: Se
         await sessions.is_over()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_replica_that_drops_a_closed_session_is_no_failure(sessions: Sessions) -> None:
     """Many servers answer a close frame by closing the connection."""
     async with sessions.session() as (client, replica):
@@ -252,6 +261,7 @@ async def test_a_replica_that_drops_a_closed_session_is_no_failure(sessions: Ses
 # Closing
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("is_client_first", [False, True])
 async def test_a_close_is_passed_on_and_answered(sessions: Sessions, *, is_client_first: bool) -> None:
     async with sessions.session() as ends:
@@ -264,6 +274,7 @@ async def test_a_close_is_passed_on_and_answered(sessions: Sessions, *, is_clien
         await sessions.is_over()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_closes_that_cross_end_the_session(sessions: Sessions) -> None:
     async with sessions.session() as (client, replica):
         client.close(3001)
@@ -351,7 +362,7 @@ async def test_half_a_head_is_held_back_until_it_is_whole(sessions: Sessions) ->
 
 
 @pytest.mark.parametrize("is_large_frame_complete", [True, False])
-async def test_a_stopping_routerends_sessions_between_frames(
+async def test_a_stopping_router_ends_sessions_between_frames(
     start_router: StartRouter, *, is_large_frame_complete: bool
 ) -> None:
     sessions = Sessions()
