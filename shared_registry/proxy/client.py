@@ -29,6 +29,8 @@ from shared_registry.proxy.headers import (
     refuse_ambiguous,
 )
 
+PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
+"""How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
 LONGEST_HEAD = 64 * 1024
 """The most bytes of a request's line and headers together, or of a body's framing between two pieces of it."""
 MOST_PIPELINED = 16
@@ -107,7 +109,10 @@ class ClientConnection(asyncio.Protocol):
         self._is_lingering = False
         self._is_paused = False
         self._is_held = False
+        self._is_blocked = False
         self._was_used = False
+        self._begun: Exchange | None = None
+        self._unparsed = b""
         self._refusal = _BAD
 
     # What the event loop calls
@@ -128,6 +133,7 @@ class ClientConnection(asyncio.Protocol):
         for exchange in self._queue:
             exchange.leave()
         self._parser = None
+        self._unparsed = b""
 
     def data_received(self, data: bytes) -> None:
         """Parse data, unless the connection was refused. Count the bytes that complete no head and no body piece."""
@@ -136,9 +142,11 @@ class ClientConnection(asyncio.Protocol):
         if self._parser is None:
             self._keep_early(data)
             return
+        if self._unparsed:
+            self._unparsed += data
+            return
         if not self._is_waiting_for_head and not self._queue and not self._incoming:
             self._expect_head()
-        self._unread_bytes += len(data)
         try:
             self._read(data)
         except httptools.HttpParserError as error:
@@ -147,26 +155,26 @@ class ClientConnection(asyncio.Protocol):
                 self.abort()
             self._refuse(self._refusal)
             return
-        if self._unread_bytes > LONGEST_HEAD:
-            self._refuse(_TOO_LONG)
-        else:
-            if self._is_waiting_for_head and not self._is_in_head and self._was_used:
-                self._expect_nothing()  # bytes that begin no request, such as empty lines
-            self.update_reading()
+        if self._is_waiting_for_head and not self._is_in_head and self._was_used:
+            self._expect_nothing()  # bytes that begin no request, such as empty lines
+        self.update_reading()
 
     def eof_received(self) -> bool | None:
         """Close the connection: a client that sends no more is taken to have left."""
         return None
 
     def pause_writing(self) -> None:
-        """Receive no more of the response from the replica."""
+        """Receive no more of the response from the replica, and begin no other request."""
+        self._is_blocked = True
         if self._queue:
             self._queue[0].pause_response()
 
     def resume_writing(self) -> None:
-        """Receive the response again."""
+        """Receive the response again, or begin the next request."""
+        self._is_blocked = False
         if self._queue:
             self._queue[0].resume_response()
+            self._begin_first()
 
     # What the parser calls
 
@@ -217,8 +225,7 @@ class ClientConnection(asyncio.Protocol):
             keep_alive=parser.should_keep_alive(),
         )
         self._queue.append(exchange)
-        if len(self._queue) == 1:
-            self._begin(exchange)
+        self._begin_first()
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -243,12 +250,12 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes of the response under way."""
-        if self._transport is not None:
+        if self._transport is not None and not self._is_lost:
             self._transport.write(data)
 
     def write_all(self, pieces: list[bytes]) -> None:
         """Write pieces of the response under way."""
-        if self._transport is not None:
+        if self._transport is not None and not self._is_lost:
             self._transport.writelines(pieces)
 
     def end_exchange(self, exchange: Exchange) -> None:
@@ -290,6 +297,9 @@ class ClientConnection(asyncio.Protocol):
         """Pause reading while nothing more can be taken, and resume it afterwards."""
         is_full = self._is_held or len(self._queue) > MOST_PIPELINED
         is_full = is_full or any(exchange.is_congested for exchange in self._queue)
+        if self._unparsed and not is_full:
+            self._loop.call_soon(self._read_on)
+            return
         if is_full == self._is_paused or self._transport is None or self._transport.is_closing():
             return
         self._is_paused = is_full
@@ -297,6 +307,8 @@ class ClientConnection(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+            if self._is_waiting_for_head:
+                self._expect_head()  # the rest of it could not arrive meanwhile
 
     # What the server calls
 
@@ -313,7 +325,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request and no session is under way."""
-        return self.is_connected and not self._queue and self.tunnel is None
+        return self.is_connected and not self._queue and not self._unparsed and self.tunnel is None
 
     @property
     def is_kept_alive(self) -> bool:
@@ -345,7 +357,7 @@ class ClientConnection(asyncio.Protocol):
         if self._queue:
             self._queue[0].check(now, self._site.silence_seconds)
         if self._is_waiting_for_head:
-            if now > self._deadline:
+            if now > self._deadline and not self._is_paused:
                 self._refuse(_TOO_SLOW)
         elif not self._queue and now > self._deadline:
             self.close()
@@ -368,17 +380,32 @@ class ClientConnection(asyncio.Protocol):
     # Inside
 
     def _read(self, data: bytes) -> None:
-        while self._parser is not None:
+        """Parse data piece by piece, until it is refused or so many requests are read ahead that the rest must wait."""
+        rest = memoryview(data)
+        while rest and self._parser is not None and not self._is_refused:
+            if len(self._queue) > MOST_PIPELINED:
+                self._unparsed = bytes(rest)
+                return
+            piece = rest[: PIECE_BYTES if self._incoming is None else BODY_PIECE_BYTES]
+            self._unread_bytes += len(piece)
             try:
-                self._parser.feed_data(data)
+                self._parser.feed_data(piece)
             except httptools.HttpParserUpgrade as pause:
-                data = data[pause.args[0] :]
+                rest = rest[pause.args[0] :]
                 if self._incoming is not None:  # a handshake
-                    self._hand_over(data)
+                    self._hand_over(bytes(rest))
                     return
                 self._read_again()
             else:
-                return
+                rest = rest[len(piece) :]
+            if self._unread_bytes > LONGEST_HEAD:
+                self._refuse(_TOO_LONG)
+
+    def _read_on(self) -> None:
+        """Parse what had to wait."""
+        data, self._unparsed = self._unparsed, b""
+        if data:
+            self.data_received(data)
 
     def _consider_offer(self, method: str, version: str) -> None:
         """Accept or refuse a request that offers an upgrade, or asks for a tunnel.
@@ -414,7 +441,7 @@ class ClientConnection(asyncio.Protocol):
         self._incoming = self._parser = None
         self._keep_early(data)
         self._queue.append(exchange)
-        self._begin(exchange)
+        self._begin_first()
 
     def _keep_early(self, data: bytes) -> None:
         """Keep what a client sends after its handshake until another protocol takes over."""
@@ -422,7 +449,15 @@ class ClientConnection(asyncio.Protocol):
         if len(self._early) > EARLY_BYTES:
             self.abort()
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin_first(self) -> None:
+        """Begin the oldest request, unless it has begun already.
+
+        While the client does not read, none begins: its response would be buffered without a limit.
+        """
+        exchange = self._queue[0] if self._queue else None
+        if exchange is None or exchange is self._begun or self._is_blocked or self._is_lost:
+            return
+        self._begun = exchange
         self._was_used = True
         if self._site.is_stopping or self.is_guest:
             exchange.keep_alive = False
@@ -436,13 +471,9 @@ class ClientConnection(asyncio.Protocol):
             self._queue.clear()
             self._close_politely(exchange)
         elif self._queue:
-            self._loop.call_soon(self._begin_next, self._queue[0])
+            self._loop.call_soon(self._begin_first)
         elif not self._is_waiting_for_head:
             self._expect_nothing()
-
-    def _begin_next(self, exchange: Exchange) -> None:
-        if self._queue and self._queue[0] is exchange and not self._is_lost and exchange.task is None:
-            self._begin(exchange)
 
     def _close_politely(self, exchange: Exchange) -> None:
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""

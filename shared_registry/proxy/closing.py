@@ -36,11 +36,14 @@ def for_client(replica: Close) -> Close | None:
     return None if replica.code is None else _sendable(replica)
 
 
+def is_sendable(code: int) -> bool:
+    """Return whether a code is allowed in a close frame."""
+    return code in _SENDABLE or 3000 <= code <= 4999
+
+
 def _sendable(close: Close) -> Close:
     if close.code == _NO_CODE:  # a close frame without a code is a normal close
         return Close(NORMAL)
-    if close.code not in _SENDABLE and not 3000 <= (close.code or 0) <= 4999:
-        return Close(FAILED, f"closed with {close.code}")
     return Close(close.code, shortened(close.reason))
 
 

@@ -10,15 +10,17 @@ import os
 import sys
 from dataclasses import dataclass
 
-from shared_registry.proxy.closing import Close
+from shared_registry.proxy.closing import Close, is_sendable
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 PROTOCOL_ERROR, TOO_BIG = 1002, 1009
+INVALID_TEXT = 1007
 NO_CODE = 1005
 LONGEST_CONTROL_PAYLOAD = 125
 _FINAL, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _OPCODES = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _MASK_BYTES = 4
+_LONGEST_PAYLOAD = 2**63 - 1
 
 
 class FrameError(Exception):
@@ -55,7 +57,7 @@ class Head:
     mask: bytes
 
 
-def read_head(data: bytes, at: int, *, is_masked: bool) -> Head | None:
+def read_head(data: bytes | bytearray, at: int, *, is_masked: bool) -> Head | None:
     """Return the head of the frame that begins at an index; `None` if the head is not complete.
 
     Args:
@@ -81,11 +83,15 @@ def read_head(data: bytes, at: int, *, is_masked: bool) -> Head | None:
         if len(data) < at + size:
             return None
         length = int.from_bytes(data[at + 2 : at + size], "big")
+        if length > _LONGEST_PAYLOAD:
+            raise FrameError(PROTOCOL_ERROR, "a frame with an impossible length")
     if is_masked:
         size += _MASK_BYTES
         if len(data) < at + size:
             return None
-    return Head(opcode, bool(first & _FINAL), length, size, data[at + size - 4 : at + size] if is_masked else b"")
+    return Head(
+        opcode, bool(first & _FINAL), length, size, bytes(data[at + size - 4 : at + size]) if is_masked else b""
+    )
 
 
 class FrameFollower:
@@ -144,16 +150,16 @@ class FrameFollower:
                 head = read_head(data, at, is_masked=self._is_masked)
                 if head is not None:
                     self._count(head)
+                if head is None or (head.opcode == CLOSE and size - at < head.size + head.length):
+                    self._held, self._left = data[at:], 0
+                    return data[:at]
+                if head.opcode == CLOSE:
+                    self.close = read_close(data[at + head.size : at + head.size + head.length], head.mask)
+                    self._left = 0
+                    return data[:at]
             except FrameError as error:
                 error.before, error.rest, self._left = data[:at], data[at:], 0
                 raise
-            if head is None or (head.opcode == CLOSE and size - at < head.size + head.length):
-                self._held, self._left = data[at:], 0
-                return data[:at]
-            if head.opcode == CLOSE:
-                self.close = read_close(data[at + head.size : at + head.size + head.length], head.mask)
-                self._left = 0
-                return data[:at]
             at += head.size + head.length
         self._left = at - size
         return data
@@ -164,12 +170,11 @@ class FrameFollower:
             return
         if (head.opcode == CONTINUATION) is not self._is_in_message:
             raise FrameError(PROTOCOL_ERROR, "a fragment without its message, or a message within another")
-        self._is_in_message = not head.is_final
-        self._message += head.length
-        if self._message > self._longest:
+        message = self._message + head.length
+        if message > self._longest:
             raise FrameError(TOO_BIG, "the message is larger than max_frame_bytes")
-        if head.is_final:
-            self._message = 0
+        self._is_in_message = not head.is_final
+        self._message = 0 if head.is_final else message
 
 
 def frame(opcode: int, payload: bytes, *, is_masked: bool = False) -> bytes:
@@ -195,11 +200,21 @@ def close_frame(close: Close, *, is_masked: bool = False) -> bytes:
 
 
 def read_close(payload: bytes, mask: bytes) -> Close:
-    """Return the close that a close frame's payload means. A reason that is not valid text is dropped."""
+    """Return the close that a close frame's payload means.
+
+    Raises:
+        FrameError: The payload is malformed, or its code is not allowed in a close frame.
+    """
     payload = unmasked(payload, mask)
-    if len(payload) < 2:
+    if not payload:
         return Close(NO_CODE)
-    return Close(int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="ignore"))
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not is_sendable(code):
+        raise FrameError(PROTOCOL_ERROR, "a close frame without a valid code")
+    try:
+        return Close(code, payload[2:].decode())
+    except UnicodeDecodeError as error:
+        raise FrameError(INVALID_TEXT, "a close frame whose reason is not valid text") from error
 
 
 def unmasked(payload: bytes, mask: bytes) -> bytes:

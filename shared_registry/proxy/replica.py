@@ -292,8 +292,7 @@ class ReplicaConnection(asyncio.Protocol):
             self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Pass on the head, unless the response is an interim one."""
-        self._unread_bytes = 0
+        """Pass on the head, unless the response is an interim one. All interim responses count as one head."""
         status = self._parser.get_status_code()
         if self._is_complete or self._is_void:
             return
@@ -307,6 +306,7 @@ class ReplicaConnection(asyncio.Protocol):
             raise ReplicaBroke(f"it answered with status {status}")
         if name := malformed(self._fields):
             raise ReplicaBroke(f"the value of {name.decode()} has control characters")
+        self._unread_bytes = 0
         self._begin_response(status)
 
     def on_body(self, body: bytes) -> None:
@@ -317,8 +317,10 @@ class ReplicaConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End the response, unless it is an interim one."""
+        if self._is_interim:
+            return
         self._unread_bytes = 0
-        if not self._is_interim and not self._is_upgrade_accepted:
+        if not self._is_upgrade_accepted:
             self._is_complete = True
             if not self._parser.should_keep_alive():
                 self._may_carry_more = False

@@ -5,7 +5,7 @@ heads are followed, so that the router can limit messages, and can end each dire
 
     one side closes         the other side receives the close, and has `CLOSE_SECONDS` to answer it
     the client is lost      the replica receives the close 1001
-    the replica is lost     the client receives an error frame and the close 1011
+    the replica is lost     the client receives an error frame and the close 1011, or the answer to its own close
     the router ends it      the client receives an error frame or a close, the replica a close
 
 A side that is in the middle of a frame when its source is lost can only be disconnected.
@@ -256,6 +256,8 @@ class Tunnel:
             if not side.frames.is_closed:
                 close = closing.for_replica(Close(None))
                 self.replica.close_between_frames(close_frame(close, is_masked=True))
+        elif self.client.frames.close is not None:  # it answered the client's close by disconnecting
+            self.client.close_between_frames(close_frame(closing.for_replica(self.client.frames.close)))
         elif not side.frames.is_closed and not self.client.was_told:
             self._fail(Close(None, str(error) if error else "no close frame received or sent"), is_too_big=False)
         self._settle()

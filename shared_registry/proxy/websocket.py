@@ -133,10 +133,12 @@ class WebSocketProxy:
                 await connection.exchange(
                     exchange, _request_head(exchange, client, replica), handshake, is_upgrade=True
                 )
-        except TimeoutError as error:
-            raise NotReached(f"no WebSocket handshake within {seconds:g} s", is_timeout=True) from error
-        except (ReplicaBroke, ReplicaSilent) as error:
-            raise NotReached(f"WebSocket handshake: {error}") from error
+        except (TimeoutError, ReplicaBroke, ReplicaSilent) as error:
+            if connection is None or not exchange.is_begun:
+                is_timeout = isinstance(error, TimeoutError)
+                reason = f"none within {seconds:g} s" if is_timeout else str(error)
+                raise NotReached(f"WebSocket handshake: {reason}", is_timeout=is_timeout) from error
+            exchange.break_off()  # a refusal that has begun cannot be followed by another replica's answer
         finally:
             if connection is not None and connection.status not in (None, SWITCHING_PROTOCOLS):
                 self._reports.responded(replica, connection.status, client=name)

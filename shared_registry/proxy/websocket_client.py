@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from shared_registry.proxy import closing, frames
 from shared_registry.proxy.client import EARLY_BYTES
@@ -78,9 +78,10 @@ class WebSocketClient(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._kept = bytearray()
         self._first: asyncio.Future[bytes] | None = None
-        self._message: list[bytes] = []
+        self._message = bytearray()
         self._position: tuple[int, int] | None = None
         self._is_owed = False
+        self._ping: bytes | None = None
         self._is_blocked = False
         self._is_paused = False
         self._is_closed = False
@@ -186,8 +187,11 @@ class WebSocketClient(asyncio.Protocol):
         self._is_blocked = True
 
     def resume_writing(self) -> None:
-        """Send the latest position."""
+        """Answer the latest ping, and send the latest position."""
         self._is_blocked = False
+        if self._ping is not None:
+            ping, self._ping = self._ping, None
+            self._answer_ping(ping)
         if self._is_owed:
             self._is_owed = False
             self._send_position()
@@ -200,6 +204,13 @@ class WebSocketClient(asyncio.Protocol):
         lines += (b"%b: %b\r\n" % pair for pair in fields)
         self._transport.write(b"".join((*lines, b"\r\n")))
 
+    def _answer_ping(self, payload: bytes) -> None:
+        """Answer a ping. A client that does not read is only answered the latest one (RFC 6455, section 5.5.3)."""
+        if self._is_blocked:
+            self._ping = payload
+        elif not self._is_closed and not self._transport.is_closing():
+            self._transport.write(frames.frame(frames.PONG, payload))
+
     def _send_position(self) -> None:
         if self._position is None or self._is_closed or self._transport.is_closing():
             return
@@ -209,25 +220,31 @@ class WebSocketClient(asyncio.Protocol):
 
     def _read(self) -> None:
         """Read the frames that are complete: answer pings, keep messages, and notice the close frame."""
-        data, at = bytes(self._received), 0
+        data, at = self._received, 0
         try:
             while (head := frames.read_head(data, at, is_masked=True)) is not None:
-                if head.length > self._longest:
+                if len(self._message) + head.length > self._longest:
                     raise FrameError(frames.TOO_BIG, "the message is larger than max_frame_bytes")
                 end = at + head.size + head.length
                 if end > len(data):
                     break
-                self._take(head, data[at:end])
+                self._take(head, bytes(data[at:end]))
                 at = end
         except FrameError as error:
             at = len(data)
             self._close_with(frames.close_frame(Close(error.code, str(error))))
             self._exchange.leave()
-        del self._received[:at]
-        if len(self._kept) + len(self._received) > KEPT_BYTES and not self._is_paused and not self._is_closed:
+        del data[:at]
+        most = KEPT_BYTES + (self._longest if self._is_first_due else 0)
+        if len(self._kept) + len(data) > most and not self._is_paused and not self._is_closed:
             self._is_paused = True
             self._transport.pause_reading()
             self._repeat()
+
+    @property
+    def _is_first_due(self) -> bool:
+        """Whether the first message is waited for. So much more is kept that it arrives whole."""
+        return self._first is not None and not self._first.done()
 
     def _take(self, head: frames.Head, data: bytes) -> None:
         payload = data[head.size :]
@@ -236,13 +253,14 @@ class WebSocketClient(asyncio.Protocol):
         elif self._is_closed or head.opcode == frames.PONG:
             return
         elif head.opcode == frames.PING:
-            self._transport.write(frames.frame(frames.PONG, frames.unmasked(payload, head.mask)))
+            self._answer_ping(frames.unmasked(payload, head.mask))
         else:
             self._kept += data
-            if self._first is not None and not self._first.done():
-                self._message.append(frames.unmasked(payload, head.mask))
+            if self._is_first_due:
+                self._message += frames.unmasked(payload, head.mask)
                 if head.is_final:
-                    self._first.set_result(b"".join(self._message))
+                    cast("asyncio.Future[bytes]", self._first).set_result(bytes(self._message))
+                    self._message.clear()
 
     def _end(self, close: Close) -> None:
         """The client has closed: answer, and end."""

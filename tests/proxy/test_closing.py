@@ -16,11 +16,6 @@ def test_a_missing_close_code_is_an_ordinary_end() -> None:
     assert for_replica(Close(1005)) == for_client(Close(1005)) == Close(1000)
 
 
-@pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 1016, 2999, 5000])
-def test_close_codes_that_must_not_be_sent_become_failures(code: int) -> None:
-    assert for_replica(Close(code)) == for_client(Close(code)) == Close(1011, f"closed with {code}")
-
-
 def test_a_broken_connection_gives_each_side_its_close_code() -> None:
     """The replica receives that the client is going away, the client receives a failure."""
     assert for_replica(Close(None)) == Close(1001, "the client's connection was lost")
