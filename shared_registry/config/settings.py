@@ -49,7 +49,7 @@ from shared_registry.config.rules import (
     OnLost,
     Percent,
     Period,
-    Placement,
+    PlacementMode,
     PolicyName,
     Port,
     Probing,
@@ -424,7 +424,7 @@ class RouterConfig:
     name WEBSOCKET. Where no rule matches, requests that change a replica itself, such as `/sleep` and
     `/update_weights`, are refused, OPTIONS, HEAD and GET go to any healthy replica, and all else acquires a slot."""
 
-    placement: Placement = "exact"
+    placement: PlacementMode = "exact"
     """How the requests are placed that acquire a slot where no rule of `routes` says so. `exact` acquires a slot in
     Redis, so that no replica gets more sessions than its capacity from all routers together. `local` chooses by
     `policy` among the healthy replicas, without Redis and without regard to capacity: for short requests to replicas

@@ -27,7 +27,7 @@ class Answer:
         return json.dumps(self.document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def refusal(
+def error_answer(
     status: int,
     code: str,
     message: str,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
-from shared_registry.proxy.answers import Answer, refusal
+from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
@@ -170,7 +170,7 @@ class Router:
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
             exchange.keep_alive = False
-            exchange.answer(refusal(500, "internal_error", "the router failed; see its log"))
+            exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))
 
     async def _check(self) -> None:
         """Apply the time limits of the connections periodically until cancelled."""
@@ -201,5 +201,7 @@ class Router:
         return Answer(503, {"status": "not ready", "reason": reason})
 
 
-_NOT_ALLOWED = refusal(403, "not_allowed", "this router passes on no requests for this path; see its setting routes")
-_NO_ROOM = refusal(503, "gpu_unavailable", "this router has no room for more clients; try again soon", retry_after=1)
+_NOT_ALLOWED = error_answer(
+    403, "not_allowed", "this router passes on no request for this path: see its setting routes"
+)
+_NO_ROOM = error_answer(503, "gpu_unavailable", "this router has no room for more clients; try again", retry_after=1)

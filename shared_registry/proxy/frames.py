@@ -39,7 +39,7 @@ class FrameError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class FrameHead:
     """The head of a frame.
 
     Attributes:
@@ -57,7 +57,7 @@ class Head:
     mask: bytes
 
 
-def read_head(data: bytes | bytearray, at: int, *, is_masked: bool) -> Head | None:
+def read_head(data: bytes | bytearray, at: int, *, is_masked: bool) -> FrameHead | None:
     """Return the head of the frame that begins at an index; `None` if the head is not complete.
 
     Args:
@@ -89,7 +89,7 @@ def read_head(data: bytes | bytearray, at: int, *, is_masked: bool) -> Head | No
         size += _MASK_BYTES
         if len(data) < at + size:
             return None
-    return Head(
+    return FrameHead(
         opcode, bool(first & _FINAL), length, size, bytes(data[at + size - 4 : at + size]) if is_masked else b""
     )
 
@@ -164,7 +164,7 @@ class FrameFollower:
         self._left = at - size
         return data
 
-    def _count(self, head: Head) -> None:
+    def _count(self, head: FrameHead) -> None:
         """Check that a frame may follow the earlier ones, and that its message is not too long."""
         if head.opcode & CLOSE:
             return

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
-from shared_registry.proxy.answers import Answer, refusal
+from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
@@ -68,7 +68,7 @@ class HttpProxy:
             if not exchange.is_silent:
                 raise
             exchange.keep_alive = False
-            exchange.answer(refusal(408, "request_timeout", "the request's body did not arrive in time"))
+            exchange.answer(error_answer(408, "request_timeout", "the request's body did not arrive in time"))
 
     async def _attempt(self, exchange: Exchange, slot: Slot, client: str) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
@@ -78,7 +78,7 @@ class HttpProxy:
             connection = await self._pools.take(replica)
             self._dispatcher.connected(replica)
             try:
-                response = Response(exchange)
+                response = ResponseToClient(exchange)
                 await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
             except (ReplicaBroke, ReplicaSilent) as error:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
@@ -91,7 +91,7 @@ class HttpProxy:
             return
 
 
-class Response:
+class ResponseToClient:
     """Passes a replica's response on to the client."""
 
     __slots__ = ("_exchange", "end", "flush", "send")
@@ -124,16 +124,16 @@ def refusal_of(failure: Undeliverable) -> Answer:
         status = 503
     else:
         status = 504 if all(one.is_timeout for one in failure.failures) else 502
-    return refusal(status, "gpu_unavailable", str(failure), retry_after=retry_after)
+    return error_answer(status, "gpu_unavailable", str(failure), retry_after=retry_after)
 
 
 def failure_of(error: Exception) -> Answer:
     """Return the answer to a request on which a replica has failed."""
     if isinstance(error, ReplicaSilent):
-        return refusal(504, "worker_failed", "the replica did not respond in time")
+        return error_answer(504, "worker_failed", "the replica did not respond in time")
     if isinstance(error, ReplicaLost):
-        return refusal(502, "worker_failed", "the replica is not healthy any more")
-    return refusal(502, "worker_failed", "the replica broke off the connection")
+        return error_answer(502, "worker_failed", "the replica is not healthy any more")
+    return error_answer(502, "worker_failed", "the replica broke off the connection")
 
 
 def _whole_seconds(estimate: float | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from shared_registry.proxy.answers import Answer, refusal
+from shared_registry.proxy.answers import Answer, error_answer
 
 Page = Callable[[], Awaitable[Answer]]
 
@@ -44,10 +44,10 @@ class OwnPages:
         """
         name, page = path.decode(), self._pages[path]
         if is_websocket:
-            return refusal(404, "not_found", f"{name} is the router's own page and takes no WebSocket")
+            return error_answer(404, "not_found", f"{name} is the router's own page and takes no WebSocket")
         if page is None:
-            return refusal(404, "not_found", f"this router has no page {name}")
+            return error_answer(404, "not_found", f"this router has no page {name}")
         if method not in METHODS:
             text = f"{name} is the router's own page: it can be read with {' or '.join(METHODS)}"
-            return refusal(405, "method_not_allowed", text, fields=((b"allow", ", ".join(METHODS).encode()),))
+            return error_answer(405, "method_not_allowed", text, fields=((b"allow", ", ".join(METHODS).encode()),))
         return await page()

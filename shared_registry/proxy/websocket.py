@@ -14,7 +14,7 @@ from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import closing, headers
-from shared_registry.proxy.answers import refusal
+from shared_registry.proxy.answers import error_answer
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
@@ -65,7 +65,7 @@ class WebSocketProxy:
         """
         key = handshake_key(exchange)
         if key is None:
-            exchange.answer(refusal(400, "bad_request", "the request is refused: its WebSocket handshake is not valid"))
+            exchange.answer(error_answer(400, "bad_request", "its WebSocket handshake is not valid"))
             return
         client = WebSocketClient(exchange, key, longest=self._config.max_frame_bytes)
         session = self._session_key.of_request(exchange.fields, exchange.query)

@@ -246,7 +246,7 @@ class WebSocketClient(asyncio.Protocol):
         """Whether the first message is waited for. So much more is kept that it arrives whole."""
         return self._first is not None and not self._first.done()
 
-    def _take(self, head: frames.Head, data: bytes) -> None:
+    def _take(self, head: frames.FrameHead, data: bytes) -> None:
         payload = data[head.size :]
         if head.opcode == frames.CLOSE:
             self._end(frames.read_close(payload, head.mask))

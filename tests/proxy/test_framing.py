@@ -19,7 +19,7 @@ from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.client import ClientConnection, Site
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.http import Response
+from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaConnection
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
@@ -553,7 +553,7 @@ async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> Non
             client = ClientConnection(Site(lambda _: None, header_timeout_seconds=60, silence_seconds=60))
             request = Exchange(client, "GET", b"/", "1.1", [], has_body=False, keep_alive=True)
             exchanging = asyncio.create_task(
-                first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Response(request))
+                first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request))
             )
             peer.setblocking(False)
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), SECONDS)
