@@ -201,8 +201,8 @@ class ClientConnection(asyncio.Protocol):
             raise _Unacceptable
         parser = cast("httptools.HttpRequestParser", self._parser)
         self._is_waiting_for_head = self._is_in_head = False
-        self._unread_bytes = 0
-        if len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields) > LONGEST_HEAD:
+        unread, self._unread_bytes = self._unread_bytes, 0
+        if unread > LONGEST_HEAD and self._is_head_too_long():
             self._refusal = _TOO_LONG
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
@@ -296,7 +296,8 @@ class ClientConnection(asyncio.Protocol):
     def update_reading(self) -> None:
         """Pause reading while nothing more can be taken, and resume it afterwards."""
         is_full = self._is_held or len(self._queue) > MOST_PIPELINED
-        is_full = is_full or any(exchange.is_congested for exchange in self._queue)
+        for exchange in self._queue:
+            is_full = is_full or exchange.is_congested
         if self._unparsed and not is_full:
             self._loop.call_soon(self._read_on)
             return
@@ -406,6 +407,9 @@ class ClientConnection(asyncio.Protocol):
         data, self._unparsed = self._unparsed, b""
         if data:
             self.data_received(data)
+
+    def _is_head_too_long(self) -> bool:
+        return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields) > LONGEST_HEAD
 
     def _consider_offer(self, method: str, version: str) -> None:
         """Accept or refuse a request that offers an upgrade, or asks for a tunnel.

@@ -50,12 +50,14 @@ class Descriptors:
         self._idle = idle
         self._close_idle = close_idle
         self._open_before = 0
+        self._soft_limit = 0
         self._is_full = False
 
     def limit(self, clients: Callable[[], int]) -> None:
         """Apply this process's limit from now on. `clients` returns the number of client connections."""
         self.clients = clients
         self._open_before = _count_open()
+        self._soft_limit = soft_limit()
 
     def have_room(self, *, more: int, sessions: int) -> bool:
         """Return whether there is room for more clients, each with a session.
@@ -68,7 +70,8 @@ class Descriptors:
             return True
         clients = self.clients() + more
         used = clients + max(clients, sessions)
-        if used <= soft_limit() // 2 and not self._is_full:
+        self._soft_limit = soft_limit()
+        if used <= self._soft_limit // 2 and not self._is_full:
             return True
         room = self.room()
         self._note(used, room)
@@ -79,7 +82,7 @@ class Descriptors:
         if self.clients is None or not (idle := self._idle()):
             return
         used = self.clients() + sessions + idle
-        if used > soft_limit() // 2 and used > self.room():
+        if used > self._soft_limit // 2 and used > self.room():
             self._close_idle()
 
     def room(self) -> int:

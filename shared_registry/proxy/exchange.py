@@ -338,7 +338,7 @@ class Exchange:
             authority: The value of `Host` if the client has sent none.
         """
         passed = headers.to_replica(self.fields, client=self._client.address, scheme=self._client.scheme)
-        if not any(name == b"host" for name, _ in passed):
+        if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
         return passed
 

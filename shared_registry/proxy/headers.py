@@ -6,7 +6,7 @@ Headers are pairs of bytes as received, with names in lower case.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -27,8 +27,10 @@ HOP_BY_HOP = frozenset(
 _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
 """Headers that are passed on even if `Connection` names them, because the meaning of the message depends on them."""
 _NAMING_NOTHING = frozenset({b"close", b"keep-alive", b"upgrade"})
-"""Values of `Connection` that name no header."""
-_EXPECT = frozenset({b"expect"})
+"""Members of `Connection` that name no header."""
+_ANSWERED_HERE = frozenset({b"expect"})
+"""The router itself answers `Expect` when it reads the body."""
+_LENGTH = frozenset({b"content-length"})
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -96,9 +98,11 @@ def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[byte
     return target.partition(b"#")[0], headers
 
 
-def malformed(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def malformed(headers: Headers) -> bytes | None:
     """Return the name of the first header whose value cannot be passed on; `None` if there is none."""
-    return next((name for name, value in headers if _FORBIDDEN.search(value)), None)
+    if not _FORBIDDEN.search(b" ".join([value for _, value in headers])):
+        return None
+    return next(name for name, value in headers if _FORBIDDEN.search(value))
 
 
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
@@ -112,12 +116,13 @@ def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) 
 
 def has_body(headers: Headers) -> bool:
     """Return whether a request that is not ambiguous announces a body."""
-    return is_chunked(headers) or any(int(length) for length in _values(headers, b"content-length"))
+    named = dict(headers)
+    return b"transfer-encoding" in named or int(named.get(b"content-length", b"0")) > 0
 
 
 def is_chunked(headers: Headers) -> bool:
     """Return whether a message's body is sent in chunks."""
-    return bool(_values(headers, b"transfer-encoding"))
+    return b"transfer-encoding" in dict(headers)
 
 
 def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
@@ -131,9 +136,10 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
         client: The client's address, if it has one.
         scheme: The scheme of the client's connection: http, https, ws or wss.
     """
-    dropped = _hop_by_hop(headers) | _EXPECT  # the router itself answers Expect when it reads the body
+    named = dict(headers)
+    dropped = _hop_by_hop(headers, named) | _ANSWERED_HERE
     passed = [pair for pair in headers if pair[0] not in dropped]
-    told = [pair for pair in passed if pair[0] in _FORWARDED]
+    told = [] if named.keys().isdisjoint(_FORWARDED) else [pair for pair in passed if pair[0] in _FORWARDED]
     if told:
         passed = [pair for pair in passed if pair[0] not in _FORWARDED]
     came_from = _values(told, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
@@ -141,27 +147,35 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
         passed.append((b"x-forwarded-for", b", ".join(came_from)))
     secure = scheme in ("https", "wss")
     passed.append((b"x-forwarded-proto", _first(told, b"x-forwarded-proto") or (b"https" if secure else b"http")))
-    if host := _first(told, b"x-forwarded-host") or _first(passed, b"host"):
+    if host := _first(told, b"x-forwarded-host") or named.get(b"host"):
         passed.append((b"x-forwarded-host", host))
-    if is_chunked(headers):
+    if b"transfer-encoding" in named:
         passed.append((b"transfer-encoding", b"chunked"))
     return passed
 
 
 def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response to send to the client."""
-    dropped = _hop_by_hop(headers)
+    named = dict(headers)
+    dropped = _hop_by_hop(headers, named)
     # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
-    if status in (204, 304) or any(name == b"transfer-encoding" for name, _ in headers):
-        dropped = dropped | {b"content-length"}
+    if status in (204, 304) or b"transfer-encoding" in named:
+        dropped |= _LENGTH
     return [pair for pair in headers if pair[0] not in dropped]
 
 
-def _hop_by_hop(headers: Headers) -> frozenset[bytes]:
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in _NAMING_NOTHING:
-            return HOP_BY_HOP | (frozenset(_tokens(headers, b"connection")) - _NOT_TO_BE_NAMED)
-    return HOP_BY_HOP
+def lines(headers: Headers) -> bytes:
+    """Return headers as they are sent, each with the end of its line."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+def _hop_by_hop(headers: Headers, named: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    """Return the names of the headers that are not passed on. `named` has the last value of each header."""
+    connection = named.get(b"connection")
+    if connection is None:
+        return HOP_BY_HOP
+    tokens = _tokens(headers, b"connection")
+    return HOP_BY_HOP if _NAMING_NOTHING.issuperset(tokens) else HOP_BY_HOP | (set(tokens) - _NOT_TO_BE_NAMED)
 
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:

@@ -54,10 +54,9 @@ class HttpProxy:
             takes_slot: Whether it needs a slot on its replica.
         """
         key = self._session_key.of_request(exchange.fields, exchange.query)
-        client = client_of(exchange.client.address, exchange.fields, key)
         try:
             await self._dispatcher.deliver(
-                key, lambda slot: self._attempt(exchange, slot, client), takes_slot=takes_slot
+                key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot
             )
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
@@ -70,7 +69,7 @@ class HttpProxy:
             exchange.keep_alive = False
             exchange.answer(error_answer(408, "request_timeout", "the request's body did not arrive in time"))
 
-    async def _attempt(self, exchange: Exchange, slot: Slot, client: str) -> None:
+    async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
         replica = slot.replica
         head = request_head(exchange, replica)
@@ -84,10 +83,12 @@ class HttpProxy:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
                 if is_stale and exchange.method in REPEATABLE and not exchange.has_body:
                     continue
-                self._reports.broken(replica, str(error), client=client)
+                self._reports.broken(replica, str(error), client=_client_of(exchange, key))
                 raise
             self._pools.give_back(replica, connection)
-            self._reports.responded(replica, cast("int", connection.status), client=client)
+            status = cast("int", connection.status)
+            client = _client_of(exchange, key) if status >= 500 else ""  # of no interest otherwise
+            self._reports.responded(replica, status, client=client)
             return
 
 
@@ -110,11 +111,7 @@ class ResponseToClient:
 def request_head(exchange: Exchange, replica: Replica) -> bytes:
     """Return the head of a request as it is sent to a replica."""
     fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
-    lines = [exchange.method.encode(), b" ", exchange.target, b" HTTP/1.1\r\n"]
-    for name, value in fields:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (exchange.method.encode(), exchange.target, headers.lines(fields))
 
 
 def refusal_of(failure: Undeliverable) -> Answer:
@@ -134,6 +131,10 @@ def failure_of(error: Exception) -> Answer:
     if isinstance(error, ReplicaLost):
         return error_answer(502, "worker_failed", "the replica is not healthy any more")
     return error_answer(502, "worker_failed", "the replica broke off the connection")
+
+
+def _client_of(exchange: Exchange, key: str | None) -> str:
+    return client_of(exchange.client.address, exchange.fields, key)
 
 
 def _whole_seconds(estimate: float | None) -> int:

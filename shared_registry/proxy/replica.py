@@ -73,6 +73,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._request: Exchange | None = None
         self._may_carry_more = True
+        self._poll: select.poll | None = None
         self._is_paused = False
         self._is_upgrade = False
         self._is_head_request = False
@@ -125,9 +126,10 @@ class ReplicaConnection(asyncio.Protocol):
     @property
     def has_unread(self) -> bool:
         """Whether the socket has data that was not requested, or the end of the connection, still to be read."""
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(self._poll.poll(0))
 
     async def exchange(self, request: Exchange, head: bytes, receiver: Receiver, *, is_upgrade: bool = False) -> None:
         """Send a request, and return when the response was received whole, or when the protocol was switched.

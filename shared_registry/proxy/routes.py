@@ -7,11 +7,12 @@ form, so that no other spelling of a path meets another rule.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
 from shared_registry.config.route_rules import WEBSOCKET, Place, RouteRule
-from shared_registry.proxy.paths import normal_path
+from shared_registry.proxy.paths import KNOWN_PATHS, LONGEST_KNOWN, normal_path
 
 WITHOUT_SLOT = frozenset({"OPTIONS", "HEAD", "GET"})
 DENIED = tuple(
@@ -50,6 +51,7 @@ class Routes:
         self._exact: dict[bytes, list[tuple[int, RouteRule]]] = {}
         self._prefixes: list[tuple[int, bytes, RouteRule]] = []
         self._default: Place = "lease" if placement == "exact" else "any"
+        self._known = functools.lru_cache(KNOWN_PATHS)(self._first_match)
         for rank, rule in enumerate((*rules, *DENIED)):
             path = rule.path.encode()
             if path.endswith(b"*"):
@@ -66,6 +68,9 @@ class Routes:
             is_websocket: Whether the request is the handshake of a WebSocket.
         """
         name = WEBSOCKET if is_websocket else method
+        return self._known(name, path) if len(path) <= LONGEST_KNOWN else self._first_match(name, path)
+
+    def _first_match(self, name: str, path: bytes) -> Place:
         found = [(rank, rule) for rank, prefix, rule in self._prefixes if path.startswith(prefix)]
         found += self._exact.get(path, ())
         for _, rule in sorted(found, key=_rank):
