@@ -202,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
         parser = cast("httptools.HttpRequestParser", self._parser)
         self._is_waiting_for_head = self._is_in_head = False
         unread, self._unread_bytes = self._unread_bytes, 0
-        if unread > LONGEST_HEAD and self._is_head_too_long():
+        if unread > PIECE_BYTES and self._is_head_too_long():
             self._refusal = _TOO_LONG
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
