@@ -23,6 +23,7 @@ from shared_registry.proxy.pages import OwnPages
 from shared_registry.proxy.paths import normal_path
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
 from shared_registry.proxy.websocket import WebSocketProxy
@@ -70,6 +71,7 @@ class Router:
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
         self._routes = Routes(config.routes, placement=config.placement)
+        self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
             self._begin,
@@ -185,7 +187,7 @@ class Router:
         if self.registry.is_started:
             with contextlib.suppress(StoreError):  # then it shows the last view; the document contains its age
                 await self.registry.refresh()
-                queue = Queue(await self.registry.queue_depth(), self._placement.waiting)
+                queue = Queue(await self._depth.get(), self._placement.waiting)
         document = status_document(
             self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
         )

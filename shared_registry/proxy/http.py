@@ -55,9 +55,7 @@ class HttpProxy:
         """
         key = self._session_key.of_request(exchange.fields, exchange.query)
         try:
-            await self._dispatcher.deliver(
-                key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot
-            )
+            await self._dispatcher.deliver(key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot)
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
