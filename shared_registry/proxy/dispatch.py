@@ -38,6 +38,11 @@ class NotReached(Exception):
         self.is_timeout = is_timeout
         self.trouble = trouble
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the replica is busy."""
+        return self.trouble is None and not self.is_evidence
+
 
 class Undeliverable(Exception):
     """No replica took the session.
@@ -46,6 +51,7 @@ class Undeliverable(Exception):
         failures: The error of each replica that was tried; empty if there was none to try.
         is_stopping: Whether the session waited, or would have to wait, but this router stops.
         trouble: The router's own trouble that prevented the last attempt, if any.
+        is_busy: Whether a replica was reached, and was too busy.
         retry_after_seconds: An estimate of the time until a replica has a free slot; `None` if it is unknown.
     """
 
@@ -53,6 +59,7 @@ class Undeliverable(Exception):
         super().__init__(_summary(failures, missing))
         self.failures = failures
         self.trouble = failures[-1].trouble if failures else None
+        self.is_busy = any(one.is_busy for one in failures)
         self.is_stopping = missing is not None and missing.is_stopping
         self.retry_after_seconds = None if missing is None else missing.retry_after_seconds
 
@@ -153,7 +160,8 @@ class Dispatcher:
         if failure.trouble is not None:
             self._reports.trouble(replica, failure.trouble)
             return
-        logger.warning("session: %s did not take the session: %s", replica.url, failure)
+        level = logging.INFO if failure.is_busy else logging.WARNING
+        logger.log(level, "session: %s did not take the session: %s", replica.url, failure)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
 
@@ -168,8 +176,12 @@ def _summary(failures: list[NotReached], missing: NoReplica | None) -> str:
         return f"Redis {refusal}, and no slot can be given without it; try again soon"
     if failures and (trouble := failures[-1].trouble) is not None:
         return f"this router cannot connect to replicas now: {trouble}; try again soon"
-    if not failures:
-        return "no healthy replica can take the session; try again soon"
+    return _summary_of_failures(failures) if failures else "no healthy replica can take the session; try again soon"
+
+
+def _summary_of_failures(failures: list[NotReached]) -> str:
+    if all(one.is_busy for one in failures):
+        return "every replica that was tried is busy; try again soon"
     tried = "the one replica" if len(failures) == 1 else f"none of {len(failures)} replicas"
     verb = "that was tried could not be reached" if len(failures) == 1 else "could be reached"
     return f"{tried} {verb}; try again soon"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -12,13 +13,14 @@ from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
 from shared_registry.proxy.answers import Answer, error_answer
-from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
+from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
-from shared_registry.proxy.outcomes import OutcomeReports, client_of
+from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaSilent
+from shared_registry.proxy.retry_budget import RetryBudget
 from shared_registry.proxy.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
@@ -41,6 +43,7 @@ class HttpProxy:
         reports: OutcomeReports,
     ) -> None:
         self._session_key = SessionKey(config.session_key)
+        self._budget = RetryBudget()
         self._dispatcher = dispatcher
         self._placement = placement
         self._pools = pools
@@ -53,6 +56,7 @@ class HttpProxy:
             exchange: The request.
             takes_slot: Whether it needs a slot on its replica.
         """
+        self._budget.request()
         key = self._session_key.of_request(exchange.fields, exchange.query)
         try:
             await self._dispatcher.deliver(key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot)
@@ -75,7 +79,7 @@ class HttpProxy:
             connection = await self._pools.take(replica)
             self._dispatcher.connected(replica)
             try:
-                response = ResponseToClient(exchange)
+                response = ResponseToClient(exchange, lambda: self._may_try_another(exchange, replica))
                 await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
             except (ReplicaBroke, ReplicaSilent) as error:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
@@ -89,20 +93,33 @@ class HttpProxy:
             self._reports.responded(replica, status, client=client)
             return
 
+    def _may_try_another(self, exchange: Exchange, replica: Replica) -> bool:
+        """Return whether a request for which a replica is too busy may be sent to another replica."""
+        if not exchange.is_replayable or not self._placement.has_another(replica):
+            return False
+        return self._budget.take(exchange.client.now())
+
 
 class ResponseToClient:
-    """Passes a replica's response on to the client."""
+    """Passes a replica's response on to the client, unless the replica is busy and another one may be tried."""
 
-    __slots__ = ("_exchange", "end", "flush", "send")
+    __slots__ = ("_exchange", "_may_try_another", "end", "flush", "send")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, may_try_another: Callable[[], bool]) -> None:
         self._exchange = exchange
+        self._may_try_another = may_try_another
         self.send = exchange.send
         self.flush = exchange.flush
         self.end = exchange.end
 
     def begin(self, status: int, fields: Headers) -> None:
-        """Begin the response to the client."""
+        """Begin the response to the client.
+
+        Raises:
+            NotReached: The replica is busy, and another one may be tried.
+        """
+        if status in BUSY and self._may_try_another():
+            raise NotReached(f"HTTP {status}", is_evidence=False)
         self._exchange.begin(status, headers.to_client(fields, status=status))
 
 
@@ -115,7 +132,7 @@ def request_head(exchange: Exchange, replica: Replica) -> bytes:
 def refusal_of(failure: Undeliverable) -> Answer:
     """Return the answer to a request that no replica has taken."""
     retry_after = _whole_seconds(failure.retry_after_seconds)
-    if not failure.failures or failure.is_stopping or failure.trouble is not None:
+    if not failure.failures or failure.is_stopping or failure.trouble is not None or failure.is_busy:
         status = 503
     else:
         status = 504 if all(one.is_timeout for one in failure.failures) else 502

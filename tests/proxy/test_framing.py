@@ -553,7 +553,7 @@ async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> Non
             client = ClientConnection(Site(lambda _: None, header_timeout_seconds=60, silence_seconds=60))
             request = Exchange(client, "GET", b"/", "1.1", [], has_body=False, keep_alive=True)
             exchanging = asyncio.create_task(
-                first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request))
+                first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request, lambda: False))
             )
             peer.setblocking(False)
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), SECONDS)
