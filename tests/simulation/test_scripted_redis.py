@@ -30,7 +30,7 @@ class OnBoth(ScriptRunner):
         self._now_ms = 0.0
         self._keyspace = Keyspace(lambda: self._now_ms)
         self._lua = LuaRunner()
-        self._lua.keyspace = self
+        self._lua.work_on(self)
         self.executed: set[str] = set()
 
     async def run(self, name: str, text: str, keys: Sequence[str], args: Sequence[str]) -> list[str]:

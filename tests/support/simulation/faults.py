@@ -10,7 +10,12 @@ from dataclasses import dataclass
 ROUTERS = 3
 REPLICAS = 4
 """Two of them are configured. Operators add and remove the others."""
-FIRST_AT, LAST_AT = 4.0, 22.0
+FIRST_AT = 2.0
+"""The routers have started, and some sessions are under way."""
+LENGTHS = (2.0, 5.0, 10.0)
+"""The seconds over which the faults of a seed are spread."""
+LONGEST_SECONDS = 16.0
+"""All faults are ended at this time."""
 FEWEST, MOST = 2, 12
 KINDS_SHARE = 0.4
 
@@ -56,6 +61,8 @@ KEEP_CAPACITY = {
 
 No leases are lost, and Redis is not away: sessions that are placed without Redis rely on loads that may be old.
 """
+CUT_OFF_FOR_A_MOMENT = {Kind.LOSE_REPLIES, Kind.LOSE_COMMANDS}
+"""Of these, the faults that may also end connections as soon as they are made: then Redis is away for the router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +133,15 @@ def schedule(seed: int, kinds: Sequence[Kind] | None = None) -> list[Fault]:
     kinds = own if kinds is None else kinds
     if not kinds:
         return []
-    length = rng.choice([3.0, LAST_AT - FIRST_AT, LAST_AT - FIRST_AT])
-    begin = rng.uniform(FIRST_AT, LAST_AT - length)
-    times = sorted(round(begin + rng.uniform(0, length), 2) for _ in range(rng.randint(FEWEST, MOST)))
+    length = rng.choice(LENGTHS)
+    times = sorted(round(FIRST_AT + rng.uniform(0, length), 2) for _ in range(rng.randint(FEWEST, MOST)))
     return [_fault(number, at, kinds, rng) for number, at in enumerate(times)]
+
+
+def end_of(faults: Sequence[Fault]) -> float:
+    """Return when the last of these faults has ended by itself, or is ended."""
+    ends = (fault.at + (fault.seconds if "{seconds" in fault.kind.value else 0.0) for fault in faults)
+    return min(max(ends, default=FIRST_AT) + 0.5, LONGEST_SECONDS)
 
 
 def _fault(number: int, at: float, kinds: Sequence[Kind], rng: random.Random) -> Fault:
