@@ -38,6 +38,12 @@ class Kind(enum.Enum):
     FLUSH = "all data is deleted"
     LOSE_ALL = "Redis restarts without data, and is away for {seconds:g} s"
     OLDER_COPY = "Redis restarts with the data of {amount:g} s ago, and is away for {seconds:g} s"
+    FAILOVER = (
+        "Redis fails over to a server that lacks the last {amount:g} s and whose clock is {count} s behind,"
+        " and is away for {seconds:g} s"
+    )
+    READ_ONLY = "Redis takes no writes for {seconds:g} s, as a replica"
+    NO_MEMORY = "Redis takes no data for {seconds:g} s, because it is at maxmemory"
     CLOCK = "the clock of Redis steps by {amount:+g} s"
     DIES = "replica {replica} is dead for {seconds:g} s"
     ADD = "an operator adds replica {replica} with capacity {count}, at router {router}"
@@ -110,6 +116,9 @@ WEIGHTS = {
     Kind.FLUSH: 2,
     Kind.LOSE_ALL: 2,
     Kind.OLDER_COPY: 2,
+    Kind.FAILOVER: 2,
+    Kind.READ_ONLY: 2,
+    Kind.NO_MEMORY: 2,
     Kind.CLOCK: 2,
     Kind.DIES: 3,
     Kind.ADD: 4,
@@ -151,6 +160,8 @@ def _fault(number: int, at: float, kinds: Sequence[Kind], rng: random.Random) ->
         amount = round(rng.choice([-1, 1]) * rng.choice([0.5, 3, 10, 60]) * rng.uniform(0.5, 1.5), 1)
     elif kind is Kind.OLDER_COPY:
         amount = round(rng.uniform(0.1, 4), 2)
+    elif kind is Kind.FAILOVER:
+        amount = round(rng.choice([0.05, 0.5]) * rng.uniform(0.2, 2), 2)
     elif kind is Kind.SLOW:
         amount = round(rng.uniform(0.1, 1.5), 2)
     return Fault(

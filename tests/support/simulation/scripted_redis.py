@@ -114,12 +114,14 @@ class ScriptedRedis:
         count = int(words[2])
         keys, args = words[3 : 3 + count], words[3 + count :]
         command = self._names.get(digest, "?")
+        self.keyspace.begin_script()
         reply = self._lua.run(digest, keys, args)
         self.on_command(command, args, reply)
         link = session.connection.link
         if link.repeats and command not in ONCE_ONLY:
             link.repeats -= 1
             before = self.keyspace.copied()
+            self.keyspace.begin_script()
             reply = self._lua.run(digest, keys, args)
             self.on_repeated(command, before == self.keyspace.copied())
         return reply

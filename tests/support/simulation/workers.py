@@ -52,16 +52,20 @@ def results_of(workers: int, work: Callable[[int], Iterator[str]]) -> Generator[
 def _work(writer: int, results: Iterator[str]) -> None:
     """Do the work of a worker, and end the process."""
     try:
-        with os.fdopen(writer, "wb", buffering=0) as pipe:
-            for result in results:
-                data = result.encode()
-                pipe.write(len(data).to_bytes(8, "big", signed=True) + data)
-            pipe.write((-1).to_bytes(8, "big", signed=True))
+        for result in results:
+            data = result.encode()
+            _write(writer, len(data).to_bytes(8, "big", signed=True) + data)
+        _write(writer, (-1).to_bytes(8, "big", signed=True))
     except BaseException:  # noqa: BLE001  the process ends here whatever happens
         traceback.print_exc()
-    finally:
         sys.stderr.flush()
-        os._exit(0)
+    finally:
+        os._exit(0)  # only this closes the pipe: a worker is not killed before it has printed why it failed
+
+
+def _write(pipe: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
 
 
 def _read(pipe: BinaryIO) -> str | None:

@@ -13,7 +13,7 @@ from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.channel import scripts
 from shared_registry.store.keys import Keys
 from tests.support.simulation.faults import CUT_OFF_FOR_A_MOMENT, KEEP_CAPACITY, ROUTERS, Fault, Kind, end_of
-from tests.support.simulation.keyspace import Keyspace
+from tests.support.simulation.keyspace import Keyspace, Refusal
 from tests.support.simulation.loop import VirtualLoop
 from tests.support.simulation.lua_runner import LuaRunner
 from tests.support.simulation.operators import Change, Operators
@@ -113,7 +113,7 @@ class World:
         for number in range(ROUTERS):
             self._start_router(number)
         for fault in faults:
-            if fault.kind is Kind.OLDER_COPY:
+            if fault.kind in (Kind.OLDER_COPY, Kind.FAILOVER):
                 self._at(fault.at - fault.amount, self._keep_copy, fault)
             self._at(fault.at, self._happen, fault)
         await self._sleep_until(end_of(faults))
@@ -270,8 +270,25 @@ class World:
         self.redis.keyspace.replace(copied)
         self.watch.go_back(memory)
 
+    def _failover(self, fault: Fault) -> None:
+        self._older_copy(fault)
+        self._step_clock(-fault.count)
+
+    def _read_only(self, fault: Fault) -> None:
+        self._refuse(fault, Refusal.READ_ONLY)
+
+    def _no_memory(self, fault: Fault) -> None:
+        self._refuse(fault, Refusal.NO_MEMORY)
+
+    def _refuse(self, fault: Fault, refusal: Refusal) -> None:
+        self.redis.keyspace.refuse(refusal)
+        self._at(self.now + fault.seconds, self.redis.keyspace.refuse, None)
+
     def _clock(self, fault: Fault) -> None:
-        self.redis.clock_offset_seconds += fault.amount
+        self._step_clock(fault.amount)
+
+    def _step_clock(self, seconds: float) -> None:
+        self.redis.clock_offset_seconds += seconds
         self.watch.stepped_at = self._lock_lost_at = self.loop.time()
 
     def _dies(self, fault: Fault) -> None:
@@ -317,6 +334,7 @@ class World:
         self._is_healed = True
         self.loop.resume(self._server)
         self._listen()
+        self.redis.keyspace.refuse(None)
         self._dead.clear()
         for number, router in enumerate(self.routers):
             if router is None:
