@@ -8,8 +8,9 @@
 -- With `is_lost` Redis had these leases and has lost them. So leases of other routers may be lost too, and no new
 -- session gets a slot until they are back; see lib/settling.lua.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- KEYS    meta replicas removed routers router_prefix events queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    router is_lost … (lease_id url)
 -- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
@@ -70,7 +71,10 @@ for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
 end
 if is_lost == '1' and restored > 0 and not is_settling() then
   local expires_at_ms = tonumber(redis.call('ZSCORE', keys.routers, router))
-  begin_settling(now_ms, router, whole(expires_at_ms - now_ms), 'leases were lost')
+  -- If the clock was set back and no heartbeat has come since, the router seems to expire much later.
+  local own = redis.pcall('HGET', keys.router_prefix .. router, 'expiry_ms')
+  local expiry = type(own) == 'string' and tonumber(own) or math.huge
+  begin_settling(now_ms, router, whole(math.min(expires_at_ms - now_ms, expiry)), 'leases were lost')
 end
 local reply = {'restored', whole(restored), ''}
 for url in pairs(named) do

@@ -2,7 +2,8 @@
 --
 -- `settling` has the routers that may bring something back, with score 1; a router whose heartbeat says that it has
 -- nothing left has score 0. While any has score 1, no script gives a slot to a session that does not have it already.
--- The key expires, so that a router that died meanwhile delays nobody for longer than one expiry of a router.
+-- The key expires, so that a router that died meanwhile delays nobody for longer than one expiry of a router. The word
+-- in `meta` ends with that time, so that a clock that is set back does not prolong it.
 
 -- include lib/keys.lua
 -- include lib/values.lua
@@ -31,19 +32,28 @@ local function begin_settling(now_ms, router, limit_ms, reason)
     wait_for(other)
   end
   redis.call('PEXPIRE', keys.settling, limit_ms)
-  redis.call('HSET', keys.meta, 'settling', whole(server_now_us()))
+  redis.call('HSET', keys.meta, 'settling', table.concat({whole(server_now_us()), limit_ms}, '-'))
   emit(now_ms, {'kind', 'settling_began', 'router', router, 'reason', reason})
 end
 
 -- Records the end, once all routers have said that they have nothing left, or the time is over. `router` is the one
 -- that finds it.
 local function end_settling(now_ms, router)
-  if redis.call('HEXISTS', keys.meta, 'settling') == 1 and not is_settling() then
-    local is_complete = redis.call('DEL', keys.settling) == 1
-    redis.call('HDEL', keys.meta, 'settling')
-    emit(now_ms, {'kind', 'settling_ended', 'router', router,
-      'reason', is_complete and 'all routers are done' or 'the time is over'})
+  local word = redis.call('HGET', keys.meta, 'settling')
+  if not word then
+    return
   end
+  if is_settling() then
+    local limit_ms = string.match(word, '%-(%d+)$')
+    if limit_ms and redis.call('PTTL', keys.settling) > tonumber(limit_ms) then
+      redis.call('PEXPIRE', keys.settling, limit_ms)
+    end
+    return
+  end
+  local is_complete = redis.call('DEL', keys.settling) == 1
+  redis.call('HDEL', keys.meta, 'settling')
+  emit(now_ms, {'kind', 'settling_ended', 'router', router,
+    'reason', is_complete and 'all routers are done' or 'the time is over'})
 end
 
 -- Returns the word by which the router says that it has nothing left; empty if nobody waits for that.

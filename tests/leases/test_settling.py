@@ -103,6 +103,17 @@ async def test_the_time_is_limited_to_one_expiry(two: Space) -> None:
     assert two.event_kinds()[-1] == "settling_ended"
 
 
+@pytest.mark.parametrize("step", ["before it began", "since it began"])
+async def test_a_clock_set_back_does_not_prolong_it(two: Space, step: str) -> None:
+    if step == "before it began":
+        two.raw.zincrby(two.keys.routers, 10**9, ONE)
+    await lose_leases(two)
+    if step == "since it began":
+        two.raw.pexpire(two.keys.settling, 10**9)
+    assert await beat(two, TWO) != ""
+    assert 0 < two.raw.pttl(two.keys.settling) <= EXPIRY * 1000
+
+
 async def test_what_was_placed_without_redis_is_no_loss(two: Space) -> None:
     await lose_leases(two, is_lost=False)
     assert isinstance(await two.store_of(TWO).acquire(lease_id(), max_queue=0), Grant)

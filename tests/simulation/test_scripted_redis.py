@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from shared_registry.embedded import EmbeddedServer
 from tests.support.scenario import ScriptRunner, run_scenario
-from tests.support.simulation.keyspace import Keyspace, ReplyError, id_of
+from tests.support.simulation.keyspace import NEED_MEMORY, NEED_NO_MEMORY, Keyspace, ReplyError, id_of
 from tests.support.simulation.lua_runner import LuaRunner
 from tests.support.space import Space
 
@@ -30,7 +30,7 @@ class OnBoth(ScriptRunner):
         self._now_ms = 0.0
         self._keyspace = Keyspace(lambda: self._now_ms)
         self._lua = LuaRunner()
-        self._lua.keyspace = self
+        self._lua.work_on(self)
         self.executed: set[str] = set()
 
     async def run(self, name: str, text: str, keys: Sequence[str], args: Sequence[str]) -> list[str]:
@@ -138,3 +138,12 @@ async def test_it_answers_as_a_real_server_does(space: Space, server: EmbeddedSe
         await run_scenario(space, runner)
     used = {name.removeprefix("do_").upper() for name in dir(Keyspace) if name.startswith("do_")}
     assert used - runner.executed <= {"SCAN", "SMEMBERS", "TYPE", "XRANGE"}, "only the reads of Python are left"
+
+
+def test_it_refuses_the_writes_that_a_real_one_refuses(server: EmbeddedServer) -> None:
+    names = {name.removeprefix("do_").upper() for name in dir(Keyspace) if name.startswith("do_")}
+    with Redis.from_url(server.url, decode_responses=True, protocol=2) as raw:
+        raw.response_callbacks.clear()
+        flags = {name: set(raw.execute_command("COMMAND", "INFO", name)[0][2]) for name in names}
+    assert {name for name in names if "write" in flags[name]} == NEED_MEMORY | NEED_NO_MEMORY
+    assert {name for name in names if "denyoom" in flags[name]} == NEED_MEMORY

@@ -1,12 +1,13 @@
 """Runs simulations: `python -m tests.tools.simulate FIRST [LAST]`, or `--minutes`; with `--only` some of the faults.
 
-Prints the shortest schedule of each seed that fails, and exits with 1 if there was one. With `--without`, each of the
-rules that are taken out must make a seed fail.
+It uses all processors. It prints the shortest schedule of each seed that fails, and exits with 1 if there was one. With
+`--without`, each of the rules that are taken out must make a seed fail.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import itertools
 import logging
@@ -14,7 +15,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.simulation.faults import Kind
+    from tests.support.simulation.runner import Runner
 
 real_time = time.monotonic
 
@@ -30,23 +36,75 @@ def main() -> int:
 
     environment = Environment()
     environment.install()
-    from tests.support.simulation.faults import Kind
     from tests.support.simulation.runner import Runner
-    from tests.support.simulation.taken_out import RULES, without
 
     _log(options.log)
-    gc.disable()
     runner = Runner(environment, shrinks=not options.whole)
-    if not options.without:
-        return int(_search(runner, options, options.kinds and [Kind[name] for name in options.kinds], "") > 0)
-    is_any_missed = False
-    options.failures = 1
-    for name in list(RULES) if options.without == "all" else [options.without]:
-        print(f"without the rule that {name}:", flush=True)
+    gc.disable()
+    gc.freeze()  # what was imported stays, and needs no look at each collection
+    return _search_without_rules(runner, options) if options.without else _search(runner, options)
+
+
+def _search(runner: Runner, options: argparse.Namespace) -> int:
+    """Run seeds in all processes, and print a report on each that fails."""
+    from tests.support.simulation.faults import Kind
+    from tests.support.simulation.workers import results_of
+
+    kinds = options.kinds and [Kind[name] for name in options.kinds]
+    repeated = f" --kinds {' '.join(options.kinds)}" if options.kinds else ""
+
+    def work(number: int) -> Iterator[str]:
+        return (_report(runner, options, seed, kinds, repeated) for seed in _seeds(options, number, options.processes))
+
+    began = real_time()
+    count = failures = 0
+    with contextlib.closing(results_of(options.processes, work)) as reports:
+        for report in reports:
+            count += 1
+            if report:
+                failures += 1
+                print(report, flush=True)
+                if failures == options.failures:
+                    break
+    seconds = real_time() - began
+    print(f"{count} seeds in {seconds:.1f} s, {count / seconds * 60:.0f} a minute; {failures} failed")
+    return int(failures > 0)
+
+
+def _search_without_rules(runner: Runner, options: argparse.Namespace) -> int:
+    """Run seeds without each rule until one fails, and print the report on it. The processes share the rules."""
+    from tests.support.simulation.taken_out import RULES, without
+    from tests.support.simulation.workers import results_of
+
+    names = list(RULES) if options.without == "all" else [options.without]
+
+    def find(name: str) -> str:
+        began, repeated, count = real_time(), f" --without {shlex.quote(name)}", 0
         with without(RULES[name]):
-            if not _search(runner, options, RULES[name].kinds, f" --without {shlex.quote(name)}"):
-                is_any_missed = True
+            for seed in _seeds(options, 0, 1):
+                count += 1
+                if report := _report(runner, options, seed, RULES[name].kinds, repeated):
+                    return f"{report}\n{count} seeds in {real_time() - began:.1f} s"
+        return f"{count} seeds keep every promise"
+
+    def work(number: int) -> Iterator[str]:
+        return (f"without the rule that {name}:\n{find(name)}" for name in names[number :: options.processes])
+
+    is_any_missed = False
+    for found in results_of(min(options.processes, len(names)), work):
+        print(found, flush=True)
+        is_any_missed |= found.endswith("keep every promise")
     return int(is_any_missed)
+
+
+def _report(runner: Runner, options: argparse.Namespace, seed: int, kinds: Sequence[Kind] | None, repeated: str) -> str:
+    """Run a seed; return a report on it if it fails."""
+    from tests.support.simulation.faults import schedule
+
+    kept = None if options.only is None else options.only.replace("none", "").split(",")
+    faults = [fault for fault in schedule(seed, kinds) if kept is None or str(fault.number) in kept]
+    problems = runner.run(seed, faults)
+    return runner.report(seed, faults, problems, repeated) if problems else ""
 
 
 def _options() -> argparse.Namespace:
@@ -60,7 +118,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--whole", action="store_true", help="do not look for the shortest schedule")
     parser.add_argument("--without", metavar="RULE", help="take a rule out; `all` for each in turn")
     parser.add_argument("--log", help="show what the package logs at this level")
-    return parser.parse_args()
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="one for each processor if not given")
+    options = parser.parse_args()
+    if options.log is not None or (options.last is None and options.minutes is None and options.without != "all"):
+        options.processes = 1
+    return options
 
 
 def _log(level: str | None) -> None:
@@ -71,37 +133,14 @@ def _log(level: str | None) -> None:
         logging.getLogger("shared_registry").propagate = False
 
 
-def _seeds(options: argparse.Namespace) -> Iterator[int]:
+def _seeds(options: argparse.Namespace, number: int, step: int) -> Iterator[int]:
+    """Yield every so many seeds, from one that depends on the number of the process."""
     began = real_time()
     last = options.first if options.last is None and options.minutes is None else options.last
-    for seed in itertools.count(options.first):
+    for seed in itertools.count(options.first + number, step):
         if (last is not None and seed > last) or (options.minutes and real_time() - began > 60 * options.minutes):
             return
         yield seed
-
-
-def _search(runner: object, options: argparse.Namespace, kinds: object, repeated: str) -> int:
-    """Run seeds, print a report on each that fails, and return how many failed."""
-    from tests.support.simulation.faults import schedule
-    from tests.support.simulation.runner import Runner
-
-    assert isinstance(runner, Runner)
-    began = real_time()
-    if options.kinds:
-        repeated += f" --kinds {' '.join(options.kinds)}"
-    kept = None if options.only is None else options.only.replace("none", "").split(",")
-    count = failures = 0
-    for seed in _seeds(options):
-        count += 1
-        faults = [fault for fault in schedule(seed, kinds) if kept is None or str(fault.number) in kept]  # type: ignore[arg-type]
-        if runner.run(seed, faults):
-            failures += 1
-            print(runner.report(seed, faults, repeated), flush=True)
-            if failures == options.failures:
-                break
-    seconds = real_time() - began
-    print(f"{count} seeds in {seconds:.1f} s, {count / seconds * 60:.0f} a minute; {failures} failed")
-    return failures
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 ROUTERS = 3
 REPLICAS = 4
 """Two of them are configured. Operators add and remove the others."""
-FIRST_AT, LAST_AT = 4.0, 22.0
+FIRST_AT = 2.0
+"""The routers have started, and some sessions are under way."""
+LENGTHS = (2.0, 5.0, 10.0)
+"""The seconds over which the faults of a seed are spread."""
+LONGEST_SECONDS = 16.0
+"""All faults are ended at this time."""
 FEWEST, MOST = 2, 12
 KINDS_SHARE = 0.4
 
@@ -33,6 +38,12 @@ class Kind(enum.Enum):
     FLUSH = "all data is deleted"
     LOSE_ALL = "Redis restarts without data, and is away for {seconds:g} s"
     OLDER_COPY = "Redis restarts with the data of {amount:g} s ago, and is away for {seconds:g} s"
+    FAILOVER = (
+        "Redis fails over to a server that lacks the last {amount:g} s and whose clock is {count} s behind,"
+        " and is away for {seconds:g} s"
+    )
+    READ_ONLY = "Redis takes no writes for {seconds:g} s, as a replica"
+    NO_MEMORY = "Redis takes no data for {seconds:g} s, because it is at maxmemory"
     CLOCK = "the clock of Redis steps by {amount:+g} s"
     DIES = "replica {replica} is dead for {seconds:g} s"
     ADD = "an operator adds replica {replica} with capacity {count}, at router {router}"
@@ -56,6 +67,8 @@ KEEP_CAPACITY = {
 
 No leases are lost, and Redis is not away: sessions that are placed without Redis rely on loads that may be old.
 """
+CUT_OFF_FOR_A_MOMENT = {Kind.LOSE_REPLIES, Kind.LOSE_COMMANDS}
+"""Of these, the faults that may also end connections as soon as they are made: then Redis is away for the router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,9 @@ WEIGHTS = {
     Kind.FLUSH: 2,
     Kind.LOSE_ALL: 2,
     Kind.OLDER_COPY: 2,
+    Kind.FAILOVER: 2,
+    Kind.READ_ONLY: 2,
+    Kind.NO_MEMORY: 2,
     Kind.CLOCK: 2,
     Kind.DIES: 3,
     Kind.ADD: 4,
@@ -126,10 +142,15 @@ def schedule(seed: int, kinds: Sequence[Kind] | None = None) -> list[Fault]:
     kinds = own if kinds is None else kinds
     if not kinds:
         return []
-    length = rng.choice([3.0, LAST_AT - FIRST_AT, LAST_AT - FIRST_AT])
-    begin = rng.uniform(FIRST_AT, LAST_AT - length)
-    times = sorted(round(begin + rng.uniform(0, length), 2) for _ in range(rng.randint(FEWEST, MOST)))
+    length = rng.choice(LENGTHS)
+    times = sorted(round(FIRST_AT + rng.uniform(0, length), 2) for _ in range(rng.randint(FEWEST, MOST)))
     return [_fault(number, at, kinds, rng) for number, at in enumerate(times)]
+
+
+def end_of(faults: Sequence[Fault]) -> float:
+    """Return when the last of these faults has ended by itself, or is ended."""
+    ends = (fault.at + (fault.seconds if "{seconds" in fault.kind.value else 0.0) for fault in faults)
+    return min(max(ends, default=FIRST_AT) + 0.5, LONGEST_SECONDS)
 
 
 def _fault(number: int, at: float, kinds: Sequence[Kind], rng: random.Random) -> Fault:
@@ -139,6 +160,8 @@ def _fault(number: int, at: float, kinds: Sequence[Kind], rng: random.Random) ->
         amount = round(rng.choice([-1, 1]) * rng.choice([0.5, 3, 10, 60]) * rng.uniform(0.5, 1.5), 1)
     elif kind is Kind.OLDER_COPY:
         amount = round(rng.uniform(0.1, 4), 2)
+    elif kind is Kind.FAILOVER:
+        amount = round(rng.choice([0.05, 0.5]) * rng.uniform(0.2, 2), 2)
     elif kind is Kind.SLOW:
         amount = round(rng.uniform(0.1, 1.5), 2)
     return Fault(

@@ -6,6 +6,7 @@ Values are text. Commands return what the protocol carries: text, numbers, `None
 from __future__ import annotations
 
 import copy
+import enum
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -66,6 +67,18 @@ class SortedSet(dict[str, float]):
         return self._sorted
 
 
+class Refusal(enum.Enum):
+    """Why a server executes no writes, with the error that it replies."""
+
+    READ_ONLY = "READONLY You can't write against a read only replica."
+    NO_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
+
+
+NEED_MEMORY = frozenset({"HINCRBY", "HSET", "HSETNX", "SADD", "SET", "XADD", "ZADD"})
+"""The writes that are refused at maxmemory. A script that has made another write is not stopped any more."""
+NEED_NO_MEMORY = frozenset({"DEL", "HDEL", "PERSIST", "PEXPIRE", "SREM", "XTRIM", "ZREM", "ZREMRANGEBYSCORE"})
+"""The other writes."""
+
 Id = tuple[int, int]
 
 
@@ -114,9 +127,33 @@ class Keyspace:
         self.on_append: Callable[[str], None] = lambda _: None
         self.values: dict[str, Value] = {}
         self._expires: dict[str, int] = {}
-        self._commands: dict[str, Callable[..., Any]] = {
+        self._has_written = False
+        self._accepted: dict[str, Callable[..., Any]] = {
             name.removeprefix("do_").upper(): getattr(self, name) for name in dir(self) if name.startswith("do_")
         }
+        self._commands = self._accepted
+
+    def refuse(self, refusal: Refusal | None) -> None:
+        """Refuse writes from now on; with `None`, accept them."""
+        self._commands = dict(self._accepted)
+        if refusal is not None:
+            for name in NEED_MEMORY | NEED_NO_MEMORY:
+                self._commands[name] = self._refusing(name, refusal)
+
+    def _refusing(self, name: str, refusal: Refusal) -> Callable[..., Any]:
+        command = self._accepted[name]
+
+        def write(*words: str) -> Any:
+            if refusal is Refusal.READ_ONLY or (name in NEED_MEMORY and not self._has_written):
+                raise ReplyError(refusal.value)
+            self._has_written = True
+            return command(*words)
+
+        return write
+
+    def begin_script(self) -> None:
+        """Note that the commands to come are those of another script."""
+        self._has_written = False
 
     def execute(self, name: str, *words: str) -> Any:
         """Execute a command.

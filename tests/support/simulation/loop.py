@@ -28,6 +28,31 @@ class Livelock(Exception):
     """Callbacks go on without time passing."""
 
 
+class Handle:
+    """A callback that is scheduled. It stands for that of asyncio, whose checks take much of the time here."""
+
+    __slots__ = ("args", "callback", "context", "is_cancelled", "time")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context, time: float = 0.0
+    ) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.is_cancelled = False
+        self.time = time
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.args = ()
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self.time
+
+
 class Process:
     """A simulated process: what its callbacks are, and whether they run.
 
@@ -41,9 +66,9 @@ class Process:
         self.name = name
         self.is_paused = False
         self.is_dead = False
-        self.ready: deque[asyncio.Handle] = deque()
-        self.received: list[asyncio.Handle] = []
-        self.due: list[asyncio.Handle] = []
+        self.ready: deque[Handle] = deque()
+        self.received: list[Handle] = []
+        self.due: list[Handle] = []
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.context = contextvars.Context()
         self.context.run(_process.set, self)
@@ -72,7 +97,7 @@ class VirtualLoop(_Base):  # type: ignore[misc]
 
     def __init__(self, *, start_at: float = 1000.0) -> None:
         self._now = start_at
-        self._timers: list[tuple[float, int, asyncio.Handle, Process, bool]] = []
+        self._timers: list[tuple[float, int, Handle, Process, bool]] = []
         self._sequence = 0
         self._busy: dict[Process, None] = {}
         self._is_closed = self._is_running = False
@@ -104,10 +129,11 @@ class VirtualLoop(_Base):  # type: ignore[misc]
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        context = context or contextvars.copy_context()
-        handle = asyncio.Handle(callback, args, self, context)
-        process = context.get(_process) or self.main
+    ) -> Handle:
+        if context is None:
+            context = contextvars.copy_context()
+        handle = Handle(callback, args, context)
+        process = context.get(_process, self.main)
         if not process.is_dead:
             process.ready.append(handle)
             self._busy[process] = None
@@ -115,33 +141,30 @@ class VirtualLoop(_Base):  # type: ignore[misc]
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Handle:
         raise NotImplementedError("a simulation has no threads")
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Handle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        context = context or contextvars.copy_context()
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._add_timer(when, handle, context.get(_process) or self.main, is_received=False)
+    ) -> Handle:
+        if context is None:
+            context = contextvars.copy_context()
+        handle = Handle(callback, args, context, when)
+        self._add_timer(when, handle, context.get(_process, self.main), is_received=False)
         return handle
 
     def deliver(self, when: float, process: Process, callback: Callable[..., object], *args: Any) -> None:
         """Call something of a process at that time that it does when it reads its sockets."""
-        handle = asyncio.Handle(callback, args, self, process.context.copy())
-        self._add_timer(when, handle, process, is_received=True)
+        self._add_timer(when, Handle(callback, args, process.context, when), process, is_received=True)
 
-    def _add_timer(self, when: float, handle: asyncio.Handle, process: Process, *, is_received: bool) -> None:
+    def _add_timer(self, when: float, handle: Handle, process: Process, *, is_received: bool) -> None:
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, handle, process, is_received))
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Called by asyncio; the timer is dropped when it is due."""
 
     # Tasks
 
@@ -190,21 +213,31 @@ class VirtualLoop(_Base):  # type: ignore[misc]
                     if process.is_paused or not ready:
                         break
                     handle = ready.popleft()
-                    if not handle._cancelled:  # as asyncio's own loops do
+                    if not handle.is_cancelled:
                         count += 1
-                        handle._run()
+                        try:
+                            handle.context.run(handle.callback, *handle.args)
+                        except (SystemExit, KeyboardInterrupt):
+                            raise
+                        except BaseException as error:  # noqa: BLE001  as asyncio's own loops do
+                            self._note_failure(handle, error)
                 if process.is_paused or not ready:
                     busy.pop(process, None)
             if count > MOST_CALLBACKS_AT_ONCE:
                 raise Livelock(f"at {self._now:.3f} callbacks go on without an end")
 
+    def _note_failure(self, handle: Handle, error: BaseException) -> None:
+        context = {"message": f"exception in {handle.callback}", "exception": error}
+        handle.context.run(self.call_exception_handler, context)
+
     def _advance(self) -> None:
         """Let time pass until something is due."""
+        timers = self._timers
         while True:
-            if not self._timers:
+            if not timers:
                 raise Livelock("nothing will ever happen again")
-            when, _, handle, process, is_received = heapq.heappop(self._timers)
-            if handle._cancelled or process.is_dead:
+            when, _, handle, process, is_received = heapq.heappop(timers)
+            if handle.is_cancelled or process.is_dead:
                 continue
             self._now = max(self._now, when)
             if not process.is_paused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lupa import lua51
@@ -32,6 +32,9 @@ return function(text)
 end
 """
 
+MOST_ARGUMENTS = 200
+"""Of a Lua function; longer lists are made into tables in the slower way."""
+
 
 class Executes(Protocol):
     """What commands are executed on: a `Keyspace`, or what stands for one."""
@@ -44,23 +47,27 @@ class LuaRunner:
     """A Lua of its own, for any number of servers in turn.
 
     Attributes:
-        keyspace: What the commands work on.
         known: The digests that the server knows. A server that starts anew knows none.
     """
 
-    keyspace: Executes
-
     def __init__(self) -> None:
         self._lua = lua51.LuaRuntime(unpack_returned_tuples=True)
-        self._table = self._lua.table_from
+        self._table_of = self._lua.eval("function(...) return {...} end")
+        self._execute: Callable[..., Any]
         self._compile = self._lua.eval(f"function(...) {_SANDBOX} end")(self._call, self._pcall)
         self._chunks: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
         self.known: set[str] = set()
+
+    def work_on(self, keyspace: Executes) -> None:
+        """Let the commands work on that from now on."""
+        self._execute = keyspace.execute
 
     def load(self, text: str) -> str:
         """Make a command known by its digest, and return that."""
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        if digest not in self._chunks:
+        digest = self._digests.get(text)
+        if digest is None:
+            digest = self._digests[text] = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
             self._chunks[digest] = self._compile(text)
         self.known.add(digest)
         return digest
@@ -74,28 +81,37 @@ class LuaRunner:
         if digest not in self.known:
             raise ReplyError("NOSCRIPT No matching script. Please use EVAL.")
         try:
-            return self._reply(self._chunks[digest](self._table(keys), self._table(args)))
+            return self._reply(self._chunks[digest](self._table(*keys), self._table(*args)))
         except lua51.LuaError as error:
             raise ReplyError(f"ERR {error}") from error
 
     def _call(self, name: str, *words: Any) -> Any:
-        return self._given(self.keyspace.execute(name, *map(_text, words)))
+        for word in words:
+            if type(word) is not str:
+                words = tuple(map(_text, words))
+                break
+        value = self._execute(name, *words)
+        return value if type(value) is str else self._given(value)
 
     def _pcall(self, name: str, *words: Any) -> Any:
         try:
             return self._call(name, *words)
         except ReplyError as error:
-            return self._table({"err": str(error)})
+            return self._lua.table_from({"err": str(error)})
+
+    def _table(self, *words: Any) -> Any:
+        return self._table_of(*words) if len(words) <= MOST_ARGUMENTS else self._lua.table_from(words)
 
     def _given(self, value: Any) -> Any:
         """Return what Lua gets for a reply."""
+        kind = type(value)
+        if kind is str or kind is int:
+            return value
         if value is None:
             return False
-        if isinstance(value, Status):
-            return self._table({"ok": str(value)})
-        if isinstance(value, list):
-            return self._table([self._given(one) for one in value])
-        return value
+        if kind is list:
+            return self._table(*[one if type(one) is str else self._given(one) for one in value])
+        return self._lua.table_from({"ok": value}) if kind is Status else str(value)
 
     def _reply(self, value: Any) -> Any:
         """Return what a client gets for a result."""

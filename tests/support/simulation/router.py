@@ -67,7 +67,6 @@ class SimulatedRouter:
         sessions: Those that wait or have a lease.
         is_started: It has joined.
         is_over: It was stopped or killed.
-        takes_sessions: Whether new sessions come.
         on_lease: Called with the replica of each new lease.
         problems: What must not happen.
     """
@@ -80,14 +79,13 @@ class SimulatedRouter:
         self.process = process
         self.sessions: dict[SimulatedSession, None] = {}
         self.is_started = self.is_over = False
-        self.takes_sessions = True
         self.on_lease: Callable[[str], None] = lambda _: None
         self.problems: list[str] = []
         self.paused_seconds = 0.0
         self.registry = SharedReplicaRegistry(
             settings, http_get=probe, clock=LoopClock(loop), seed=rng.randrange(1 << 30)
         )
-        self._releases = asyncio.Event()
+        self._releases, self._takes_no_more = asyncio.Event(), asyncio.Event()
         self._task = loop.start(process, self._run())
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -98,9 +96,11 @@ class SimulatedRouter:
         await self.registry.start()
         self.is_started = True
         pause_seconds = self._rng.choice(PAUSES_SECONDS)
-        while self.takes_sessions:
+        while not self._takes_no_more.is_set():
             self.run(self._session())
-            await asyncio.sleep(self._rng.expovariate(1 / pause_seconds))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._rng.expovariate(1 / pause_seconds)):
+                    await self._takes_no_more.wait()
 
     async def _session(self) -> None:
         session = SimulatedSession(self._loop.time(), self._rng.choice(TIMEOUTS))
@@ -146,6 +146,10 @@ class SimulatedRouter:
     def waiting(self) -> list[SimulatedSession]:
         return [one for one in self.sessions if one.lease is None]
 
+    def take_no_more(self) -> None:
+        """Let no new sessions come."""
+        self._takes_no_more.set()
+
     def release_all(self) -> None:
         """Let all sessions end, and those that still wait as soon as they are served."""
         self._releases.set()
@@ -160,7 +164,7 @@ class SimulatedRouter:
 
     async def stop(self) -> None:
         """End like a process that gets SIGTERM."""
-        self.takes_sessions = False
+        self.take_no_more()
         self.is_over = True
         await self.registry.stop()
         self.release_all()  # sessions may outlive the registry
@@ -176,6 +180,7 @@ def settings(router: int, replicas: list[ReplicaEndpoint]) -> RouterConfig:
         health_check_interval_seconds=2.0,
         health_check_timeout_seconds=1.0,
         fast_interval_seconds=0.5,
+        refresh_seconds=2.0,
         affinity_seconds=5.0,
         local_cooldown_seconds=1.0,
     )

@@ -45,9 +45,15 @@ class Runner:
                 gc.collect()
         return problems
 
-    def shrink(self, seed: int, faults: Sequence[Fault]) -> tuple[list[Fault], list[str]]:
-        """Return as few of the faults as possible with which the seed still fails, and what it violates then."""
-        kept, problems = list(faults), self.run(seed, faults)
+    def shrink(self, seed: int, faults: Sequence[Fault], problems: list[str]) -> tuple[list[Fault], list[str]]:
+        """Return as few of the faults as possible with which the seed still fails, and what it violates then.
+
+        Args:
+            seed: The seed.
+            faults: Faults with which it fails.
+            problems: What it violates with these.
+        """
+        kept = list(faults)
         size = max(1, len(kept) // 2)
         while True:
             at = 0
@@ -61,15 +67,18 @@ class Runner:
                 return kept, problems
             size //= 2
 
-    def report(self, seed: int, faults: Sequence[Fault], options: str = "") -> str:
+    def report(self, seed: int, faults: Sequence[Fault], problems: list[str], options: str = "") -> str:
         """Return what to print about a seed that fails with these faults.
 
         Args:
             seed: The seed.
             faults: Its faults.
+            problems: What it violates.
             options: Further options of the command that repeats it.
         """
-        kept, problems = self.shrink(seed, faults) if self._shrinks else (faults, self.run(seed, faults))
+        kept: Sequence[Fault] = faults
+        if self._shrinks:
+            kept, problems = self.shrink(seed, faults, problems)
         numbers = ",".join(str(fault.number) for fault in kept) or "none"
         return "\n".join(
             [

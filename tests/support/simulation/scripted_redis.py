@@ -33,7 +33,18 @@ class ScriptedRedis:
         on_repeated: Called with a command's name and whether its second run changed nothing.
     """
 
-    def __init__(self, loop: VirtualLoop, process: Process, lua: LuaRunner, names: dict[str, str]) -> None:
+    def __init__(
+        self, loop: VirtualLoop, process: Process, lua: LuaRunner, names: dict[str, str], *, knows_scripts: bool
+    ) -> None:
+        """Start without data.
+
+        Args:
+            loop: The virtual time.
+            process: The server's process.
+            lua: Runs the commands.
+            names: The package's commands by digest.
+            knows_scripts: Whether routers have used this server before, so that it knows the commands already.
+        """
         self._loop = loop
         self._process = process
         self._lua = lua
@@ -46,8 +57,8 @@ class ScriptedRedis:
         self._sessions: dict[Session, None] = {}
         self._blocked: dict[str, dict[Session, None]] = {}
         self._to_wake: dict[Session, None] = {}
-        lua.keyspace = self.keyspace
-        lua.known.clear()
+        lua.work_on(self.keyspace)
+        lua.known = set(names) if knows_scripts else set()
 
     def accept(self, connection: Connection) -> Session:
         session = Session(self, connection)
@@ -103,12 +114,14 @@ class ScriptedRedis:
         count = int(words[2])
         keys, args = words[3 : 3 + count], words[3 + count :]
         command = self._names.get(digest, "?")
+        self.keyspace.begin_script()
         reply = self._lua.run(digest, keys, args)
         self.on_command(command, args, reply)
         link = session.connection.link
         if link.repeats and command not in ONCE_ONLY:
             link.repeats -= 1
             before = self.keyspace.copied()
+            self.keyspace.begin_script()
             reply = self._lua.run(digest, keys, args)
             self.on_repeated(command, before == self.keyspace.copied())
         return reply
@@ -205,15 +218,26 @@ class Session:
 
 def encoded(value: Any, *, is_list: bool = False) -> bytes:
     """Return a reply as the protocol carries it."""
-    if isinstance(value, Status):
-        return f"+{value}\r\n".encode()
-    if isinstance(value, str):
-        data = value.encode()
-        return b"$%d\r\n%s\r\n" % (len(data), data)
-    if isinstance(value, int):
-        return b":%d\r\n" % value
     if value is None:
         return b"*-1\r\n" if is_list else b"$-1\r\n"
-    if isinstance(value, ReplyError):
-        return f"-{value}\r\n".encode()
-    return b"*%d\r\n" % len(value) + b"".join([encoded(one) for one in value])
+    parts: list[str] = []
+    _write(value, parts)
+    return "".join(parts).encode()
+
+
+def _write(value: Any, parts: list[str]) -> None:
+    if isinstance(value, list):
+        parts.append(f"*{len(value)}\r\n")
+        for one in value:
+            _write(one, parts)
+    elif isinstance(value, Status):
+        parts.append(f"+{value}\r\n")
+    elif isinstance(value, str):
+        size = len(value) if value.isascii() else len(value.encode())
+        parts.append(f"${size}\r\n{value}\r\n")
+    elif isinstance(value, int):
+        parts.append(f":{value}\r\n")
+    elif value is None:
+        parts.append("$-1\r\n")
+    else:
+        parts.append(f"-{value}\r\n")

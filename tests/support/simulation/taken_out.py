@@ -114,6 +114,13 @@ RULES = {
         (Python(f"{MIRROR}._advance", "if not event.follows(self.revision, self.mark):", "if False:"),),
         (Kind.OLDER_COPY, Kind.ADD, Kind.REMOVE, Kind.DIES),
     ),
+    "a mirror compares the marks of events": Rule(
+        (
+            Python("shared_registry.model.events:Event.follows", "and (not mark or", "and (True or"),
+            Python(f"{MIRROR}._is_at", "self.revision and is_same_mark", "self.revision"),
+        ),
+        (Kind.CLOCK, Kind.FAILOVER, Kind.DRAIN, Kind.ENABLE),
+    ),
     "a mirror notices another history": Rule(
         (Python(f"{MIRROR}._poll", "raise Gap", "pass"),),
         (Kind.FLUSH, Kind.CLOCK),
