@@ -76,7 +76,7 @@ class Refusal(enum.Enum):
 
 NEED_MEMORY = frozenset({"HINCRBY", "HSET", "HSETNX", "SADD", "SET", "XADD", "ZADD"})
 """The writes that are refused at maxmemory. A script that has made another write is not stopped any more."""
-NEED_NO_MEMORY = frozenset({"DEL", "HDEL", "PERSIST", "PEXPIRE", "SREM", "XTRIM", "ZREM", "ZREMRANGEBYSCORE"})
+NEED_NO_MEMORY = frozenset({"DEL", "HDEL", "PERSIST", "PEXPIRE", "SREM", "UNLINK", "XTRIM", "ZREM", "ZREMRANGEBYSCORE"})
 """The other writes."""
 
 Id = tuple[int, int]
@@ -211,6 +211,8 @@ class Keyspace:
 
     def do_del(self, *keys: str) -> int:
         return sum(self.get(key, object) is not None and self._delete(key) for key in keys)
+
+    do_unlink = do_del
 
     def do_exists(self, *keys: str) -> int:
         return sum(self.get(key, object) is not None for key in keys)
