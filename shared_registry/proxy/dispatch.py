@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from shared_registry.leases import OnPosition
@@ -16,6 +16,9 @@ from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
 
 MOST_TRIES = 5
 """The most replicas that one session tries: enough to pass over a rack that just failed, and a limit to the wait."""
+
+BUSY_PAUSE_SECONDS = 0.5
+"""How long a session that may wait leaves busy replicas alone, if there are no others."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -144,17 +147,31 @@ class Dispatcher:
                 break
             try:
                 return await attempt(slot)
-            except NotReached as failure:
-                tried.append(slot)
-                # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
-                if failure.trouble is not None or not slot.is_spare:
-                    failures.append(failure)
-                self._note(slot.replica, failure)
-                if failure.trouble is not None and failure.trouble.is_general:
-                    break
+            except NotReached as error:
+                failure = error
             finally:
                 await slot.release()
+            tried.append(slot)
+            # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
+            if failure.trouble is not None or not slot.is_spare:
+                failures.append(failure)
+            self._note(slot.replica, failure)
+            if failure.trouble is not None and failure.trouble.is_general:
+                break
+            if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
+                tried, failures = [], []
         raise Undeliverable(failures, missing)
+
+    async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:
+        """Return whether a session may try the same replicas again, because they are busy and it may wait.
+
+        It returns `True` after a pause.
+        """
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0 or (len(tried) < MOST_TRIES and self._placement.has_another(*(one.replica for one in tried))):
+            return False
+        await asyncio.sleep(min(BUSY_PAUSE_SECONDS, left))
+        return True
 
     def _note(self, replica: Replica, failure: NotReached) -> None:
         if failure.trouble is not None:

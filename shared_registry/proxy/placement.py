@@ -113,9 +113,13 @@ class SessionPlacement:
         """Return the time, on the event loop's clock, until which a new session may wait over all its attempts."""
         return asyncio.get_running_loop().time() + self._queue_timeout_seconds
 
-    def has_another(self, replica: Replica) -> bool:
-        """Return whether there is another replica than this one that can be selected."""
-        return self._registry.select(exclude=[replica]) not in (None, replica)
+    def has_another(self, *replicas: Replica) -> bool:
+        """Return whether there is another replica than these that can be selected."""
+        return self._registry.select(exclude=replicas) not in (None, *replicas)
+
+    def may_go_elsewhere(self, replica: Replica) -> bool:
+        """Return whether a session for which a replica is too busy can be placed again, there or elsewhere."""
+        return self._queue_timeout_seconds > 0 or self.has_another(replica)
 
     async def choose(self, key: str | None, *, exclude: Collection[Slot], deadline: float) -> Unleased:
         """Return a healthy replica for a request that needs no slot, by the router's policy and without Redis.

@@ -111,6 +111,14 @@ class Side(asyncio.Protocol):
         elif self.frames.close is not None:
             self._tunnel.note_close(self, self.frames.close)
 
+    def note_sent(self, data: bytes) -> None:
+        """Count what was passed on before the session began."""
+        try:
+            self.frames.follow(data)
+        except FrameError as error:
+            self._tunnel.note_error(self, error)
+            self._drop_after(error)
+
     @property
     def is_ending(self) -> bool:
         """Whether the peer will be sent a close frame after the frame that is being sent."""
@@ -282,12 +290,11 @@ class Tunnel:
     def _settle(self) -> None:
         """Close the connections of sides that have closed and were told; end when both are done."""
         self._limit()
-        for side in (self.client, self.replica):
-            if not side.is_lost and side.was_told and side.frames.close is not None:
+        sides = self.client, self.replica
+        for side in sides:
+            if side.is_done and not side.is_lost:
                 side.transport.close()
-        if all(
-            side.is_lost or (side.was_told and side.frames.close is not None) for side in (self.client, self.replica)
-        ):
+        if all(side.is_done for side in sides):
             self._finish()
 
     def _cut(self) -> None:

@@ -15,6 +15,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import closing, headers
 from shared_registry.proxy.answers import error_answer
+from shared_registry.proxy.closing import Close
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
@@ -23,6 +24,7 @@ from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
+from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import Ending, Tunnel
 from shared_registry.proxy.websocket_client import WebSocketClient, accept_of, handshake_key
 
@@ -109,11 +111,40 @@ class WebSocketProxy:
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
             return
         self._dispatcher.connected(replica)
+        trial: Trial | None = None
+        if self._placement.may_go_elsewhere(replica):
+            trial = await self._try_out(client, slot, connection, handshake)
         tunnel = Tunnel(longest=self._config.max_frame_bytes, on_client_lost=exchange.client.connection_lost)
         client.begin(handshake.answered(), tunnel, connection.switch_to(tunnel.replica))
-        if connection.after_switch:
-            tunnel.replica.data_received(connection.after_switch)
+        if received := connection.after_switch if trial is None else trial.held:
+            tunnel.replica.data_received(received)
+        if trial is not None and trial.is_lost:
+            tunnel.replica.connection_lost(None)
         self._report(replica, await self._placement.unless_lost(slot, tunnel.run()), name)
+
+    async def _try_out(
+        self, client: WebSocketClient, slot: Slot, connection: ReplicaConnection, handshake: Handshake
+    ) -> Trial:
+        """Find out whether a replica takes a session.
+
+        Raises:
+            NotReached: The replica is busy.
+            ReplicaLost: The session's replica was lost, and `on_lost` is `close`.
+        """
+        trial = Trial(longest=self._config.max_frame_bytes)
+        transport = connection.switch_to(trial)
+        try:
+            trial.begin(transport, connection.after_switch or b"")
+            client.try_out(trial, handshake.answered())
+            if await self._placement.unless_lost(slot, trial.is_taken()):
+                return trial
+        except BaseException:
+            client.end_trial()
+            trial.end(Close(closing.GOING_AWAY, "the session is ended by the router"))
+            raise
+        client.end_trial()
+        transport.abort()
+        raise NotReached("it has closed the session with 1013", is_evidence=False)
 
     async def _connect(
         self, exchange: Exchange, client: WebSocketClient, replica: Replica, name: str

@@ -19,6 +19,7 @@ from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
+from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
 KEPT_BYTES = 1024 * 1024
@@ -59,7 +60,8 @@ class WebSocketClient(asyncio.Protocol):
     If the client leaves before that, the task that serves it is cancelled.
 
     Attributes:
-        is_accepted: Whether the handshake is complete. Then the subprotocol is the first one that the client offers.
+        is_accepted: Whether the handshake is complete, and so the subprotocol is chosen: by a replica, or the first one
+            that the client offers.
     """
 
     def __init__(self, exchange: Exchange, key: bytes, *, longest: int) -> None:
@@ -85,6 +87,8 @@ class WebSocketClient(asyncio.Protocol):
         self._is_blocked = False
         self._is_paused = False
         self._is_closed = False
+        self._trial: Trial | None = None
+        self._chosen: bytes | None = None
         self._tunnel: Tunnel | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._transport, early = self._connection.take_over(self)
@@ -96,8 +100,9 @@ class WebSocketClient(asyncio.Protocol):
     @property
     def subprotocols(self) -> list[bytes]:
         """The subprotocols from which a replica may choose."""
-        offered = offered_subprotocols(self._exchange.fields)
-        return offered[:1] if self.is_accepted else offered
+        if not self.is_accepted:
+            return offered_subprotocols(self._exchange.fields)
+        return [] if self._chosen is None else [self._chosen]
 
     def accept(self) -> None:
         """Accept the client without a replica's answer, unless it was accepted before."""
@@ -135,6 +140,27 @@ class WebSocketClient(asyncio.Protocol):
 
     # The session
 
+    def try_out(self, trial: Trial, replica_fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Begin a session at a replica that may turn out to be busy. `end_trial` or `begin` must follow.
+
+        The client's messages are passed on and kept as well.
+
+        Args:
+            trial: The replica's side.
+            replica_fields: The headers of the replica's answer to pass on, unless the client was accepted before.
+        """
+        self._cancel_timer()
+        if not self.is_accepted:
+            self._switch(replica_fields)
+        self._trial = trial
+        if self._kept:
+            trial.send(bytes(self._kept))
+        self._read()
+
+    def end_trial(self) -> None:
+        """Keep the client's messages for another replica."""
+        self._trial = None
+
     def begin(self, replica_fields: Sequence[tuple[bytes, bytes]], tunnel: Tunnel, replica: asyncio.Transport) -> None:
         """Begin the session: accept the client with the replica's answer, unless it was accepted before.
 
@@ -155,8 +181,11 @@ class WebSocketClient(asyncio.Protocol):
         self._transport.set_protocol(tunnel.client)
         if self._is_blocked:
             tunnel.client.pause_writing()
-        early = bytes(self._kept + self._received)
-        self._kept, self._received = bytearray(), bytearray()
+        sent = bytes(self._kept) if self._trial is not None else b""
+        early = bytes(self._received if sent else self._kept + self._received)
+        self._trial, self._kept, self._received = None, bytearray(), bytearray()
+        if sent:
+            tunnel.client.note_sent(sent)
         if early:
             tunnel.client.data_received(early)
         if self._is_paused and not self._transport.is_closing():
@@ -180,6 +209,8 @@ class WebSocketClient(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel the task that serves the client."""
         self._cancel_timer()
+        if self._trial is not None:
+            self._trial.end(closing.for_replica(Close(None)))
         self._connection.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -200,6 +231,7 @@ class WebSocketClient(asyncio.Protocol):
 
     def _switch(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         self.is_accepted = True
+        self._chosen = dict(fields).get(b"sec-websocket-protocol")
         lines = [b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"]
         lines += (b"%b: %b\r\n" % pair for pair in fields)
         self._transport.write(b"".join((*lines, b"\r\n")))
@@ -227,6 +259,9 @@ class WebSocketClient(asyncio.Protocol):
                     raise FrameError(frames.TOO_BIG, "the message is larger than max_frame_bytes")
                 end = at + head.size + head.length
                 if end > len(data):
+                    break
+                if self._trial is not None and head.opcode == frames.CLOSE:
+                    self._trial.decide(is_taken=True)  # the close frame is the tunnel's to pass on
                     break
                 self._take(head, bytes(data[at:end]))
                 at = end
@@ -256,6 +291,8 @@ class WebSocketClient(asyncio.Protocol):
             self._answer_ping(frames.unmasked(payload, head.mask))
         else:
             self._kept += data
+            if self._trial is not None:
+                self._trial.send(data)
             if self._is_first_due:
                 self._message += frames.unmasked(payload, head.mask)
                 if head.is_final:
@@ -297,6 +334,8 @@ class WebSocketClient(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.end(frames.close_frame(Close(code, reason)), Close(code, reason))
             return
+        if self._trial is not None:
+            self._trial.end(Close(code, reason))
         self._exchange.leave()
         if self.is_accepted:
             self._close_with(frames.close_frame(Close(code, reason)))
