@@ -396,6 +396,10 @@ class Keyspace:
     def do_zscan(self, key: str, cursor: str, *_: str) -> list[Any]:
         return ["0", _flat(self._pairs(key), with_scores=True)]
 
+    def scores(self, key: str) -> set[float]:
+        """Return the scores in a sorted set."""
+        return {score for score, _ in self._pairs(key)}
+
     def _pairs(self, key: str) -> list[tuple[float, str]]:
         value = self.get(key, SortedSet)
         return [] if value is None else value.sorted()

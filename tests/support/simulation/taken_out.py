@@ -67,6 +67,7 @@ class Rule:
 MIRROR = "shared_registry.mirror.mirror:Mirror"
 ELECTION = "shared_registry.leader.election:Election"
 LEDGER = "shared_registry.leases.ledger:Ledger"
+QUEUE = "shared_registry.leases.queue:RouterQueue"
 RECONCILER = "shared_registry.leases.reconciliation:Reconciler"
 
 RULES = {
@@ -106,6 +107,21 @@ RULES = {
     "leases are compared": Rule(
         (Python(f"{RECONCILER}._catch_up", "compares = is_due or self._is_in_doubt", "compares = False"),),
         (Kind.CUT_OFF, Kind.OLDER_COPY),
+    ),
+    "leases that are put back are counted once": Rule(
+        (
+            Lua("if is_there and elsewhere ~= url then", "if is_there then"),
+            Lua("if elsewhere and not replica_refusal(elsewhere) then", "if elsewhere and elsewhere ~= url then"),
+        ),
+        (Kind.FLUSH, Kind.CUT_OFF, Kind.REPEAT, Kind.LOSE_REPLIES),
+    ),
+    "a heartbeat serves the queue": Rule(
+        (Lua("local _, _, _, is_partial = serve_queue(now_ms)", "local is_partial = false"),),
+        (Kind.FLUSH, Kind.LOSE_ALL, Kind.CRASH),
+    ),
+    "waiters ask whether they are still in the queue": Rule(
+        (Python(f"{QUEUE}._poll", "if not asked:", "if True:"),),
+        (Kind.FLUSH, Kind.OLDER_COPY, Kind.FAILOVER),
     ),
     "a router contributes its view after a loss": Rule(
         (Python(f"{MIRROR}._reload", "await self._on_lost_history()", "None"),), (Kind.FLUSH, Kind.LOSE_ALL, Kind.ADD)

@@ -77,6 +77,8 @@ class Watch:
             self.problems.append(f"{name} of token {args[0]} was accepted, but {self.elected} was elected last")
         elif name == "heartbeat" and status == "alive":
             self._note_heartbeat(args[0])
+            if reply[5] == "0":  # otherwise the router sends another one at once
+                self._judge_queue(args[0])
         elif name == "reap_router" and status in ("reaped", "partial"):
             self._judge_reaping(args[0])
         self._compare_loads(name)
@@ -101,6 +103,18 @@ class Watch:
             if self.stepped_at > self._last_heartbeat:
                 self.stepped_at = now  # nobody could see it before, and the step may hide the outage
         self._last_heartbeat = self._heartbeats[router] = now
+
+    def _judge_queue(self, router: str) -> None:
+        """After a heartbeat no session of a live router waits beside room, unless Redis waits for what it lost."""
+        values: dict[str, Any] = dict(self._keyspace.values)
+        keys = self._keys
+        ready = [*values.get(keys.ready_primary, ()), *values.get(keys.ready_secondary, ())]
+        queue = values.get(keys.queue)
+        if not ready or not queue or 1.0 in self._keyspace.scores(keys.settling):
+            return
+        live = {one for one, until in values[keys.routers].items() if until > self._keyspace.now_ms()}
+        if waiting := [waiter for waiter in queue if waiter.rpartition("/")[0] in live]:
+            self.problems.append(f"after a heartbeat of {router} {waiting} wait beside free slots of {ready}")
 
     def _judge_reaping(self, router: str) -> None:
         now = self._time()
