@@ -22,7 +22,7 @@ class Source:
         self.reads += 1
         await asyncio.sleep(0)
         if self.is_away:
-            raise OSError
+            raise ConnectionError
         return self.reads
 
 
@@ -42,7 +42,7 @@ async def test_a_failure_is_not_remembered() -> None:
     source = Source()
     remembered = Remembered(source, seconds=HOUR)
     source.is_away = True
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionError):
         await remembered.get()
     source.is_away = False
     assert await remembered.get() == 2

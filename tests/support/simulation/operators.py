@@ -18,6 +18,7 @@ class Change:
         kind: What was changed.
         url: Of which replica.
         capacity: The capacity that it got.
+        begun: When it was begun.
         at: When it was acknowledged; `None` while it is not known whether it was made.
         carriers: After a loss, the routers that showed it then; one of them must live on. `None` without a loss.
         is_lost: It may be lost, for a reason that the guarantees name.
@@ -26,6 +27,7 @@ class Change:
     kind: Kind
     url: str
     capacity: int = 0
+    begun: float = 0.0
     at: float | None = None
     carriers: list[SimulatedRouter] | None = None
     is_lost: bool = False
@@ -87,6 +89,8 @@ class Operators:
         if not of_kind:
             return None
         last = of_kind[-1]
+        if any((one.at or 0.0) >= last.begun for one in of_kind[:-1]):
+            return None  # they were made at the same time, so either may have been the last one
         later = own[own.index(last) + 1 :]
         if last.kind in (Kind.DRAIN, Kind.ENABLE) and any(one.kind in (Kind.ADD, Kind.REMOVE) for one in later):
             return None

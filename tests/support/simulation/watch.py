@@ -43,7 +43,8 @@ class Watch:
         counts: How often each command ran.
         elected: Token of the last elected leader; `None` after a loss.
         stepped_at: When the server's clock stepped last.
-        on_elected: Called with the router that was elected.
+        on_elected: Called with the router that was elected, unless its predecessor has resigned: until the reply
+            arrives, that one may take itself for the leader.
     """
 
     def __init__(self, keyspace: Keyspace, keys: Keys, time: Callable[[], float]) -> None:
@@ -53,6 +54,7 @@ class Watch:
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
         self.elected: str | None = None
+        self._has_resigned = False
         self.stepped_at = float("-inf")
         self.on_elected: Callable[[str], None] = lambda _: None
         self._loads: dict[str, int] = {}
@@ -75,6 +77,8 @@ class Watch:
             self._note_election(args, reply)
         elif ACCEPTED.get(name) == status and args[0] != self.elected:
             self.problems.append(f"{name} of token {args[0]} was accepted, but {self.elected} was elected last")
+        elif name == "resign":
+            self._has_resigned = self._has_resigned or status == "resigned"
         elif name == "heartbeat" and status == "alive":
             self._note_heartbeat(args[0])
             if reply[5] == "0":  # otherwise the router sends another one at once
@@ -94,7 +98,9 @@ class Watch:
         if int(reply[1]) <= int(seen_epoch):
             self.problems.append(f"epoch {reply[1]} was given to a candidate that knew of epoch {seen_epoch}")
         self.elected = token
-        self.on_elected(router)
+        if not self._has_resigned:
+            self.on_elected(router)
+        self._has_resigned = False
 
     def _note_heartbeat(self, router: str) -> None:
         now = self._time()

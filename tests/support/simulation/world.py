@@ -318,6 +318,8 @@ class World:
         if router is None or not router.is_started or router.process.is_paused:
             return
 
+        change.begun = self.now
+
         async def operate() -> None:
             try:
                 if await router.operate(act):
