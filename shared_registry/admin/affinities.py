@@ -54,15 +54,15 @@ async def wrong_affinities(
 
 async def _count(reader: Inspector) -> Mapping[str, Mapping[str, int]]:
     """Return the number of leases of each named session on each replica."""
-    leases: dict[str, str] = {}
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for router in await reader.listed_routers():
+        leases: dict[str, str] = {}
         async for page in reader.leases(router):
             leases |= page  # a page may repeat what an earlier one had
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for lease_id, url in leases.items():
-        _, _, session = lease_id.partition(":")
-        if session:
-            counts[session][url] += 1
+        for lease_id, url in leases.items():
+            _, _, session = lease_id.partition(":")
+            if session:
+                counts[session][url] += 1
     return counts
 
 
