@@ -23,6 +23,7 @@ from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded.bound_process import BoundProcess
+from tests.support.nginx import listens
 
 TITLE = "requests through the proxy, beside HAProxy"
 ROUNDS = 3
@@ -146,20 +147,11 @@ async def _running(folder: Path, command: list[str], config: str, port: int) -> 
         process = BoundProcess([*command, file], cwd=folder, output=log)
     try:
         async with asyncio.timeout(START_SECONDS):
-            while not await _listens(port):  # noqa: ASYNC110  another process
+            while not await listens(port):  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.05)
         yield process
     finally:
         process.kill()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def _until_served(url: str) -> None:

@@ -25,6 +25,7 @@ from shared_registry.proxy.headers import (
     AmbiguousRequest,
     has_body,
     is_websocket_handshake,
+    lines,
     origin_form,
     refuse_ambiguous,
 )
@@ -433,11 +434,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_again(self) -> None:
         """Parse a head again without its offer of an upgrade, with a new parser that expects the body."""
-        head = [self._target, b"\r\n"]
-        for name, value in self._fields:
-            head += [name, b": ", value, b"\r\n"]
+        head = b"%b\r\n%b\r\n" % (self._target, lines(self._fields))
         self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(b"".join([*head, b"\r\n"]))
+        self._parser.feed_data(head)
 
     def _hand_over(self, data: bytes) -> None:
         """Begin a WebSocket session; `data` was received after the handshake."""

@@ -169,6 +169,11 @@ def lines(headers: Headers) -> bytes:
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
+def request_head(method: str, target: bytes, headers: Headers) -> bytes:
+    """Return the head of a request as it is sent."""
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines(headers))
+
+
 def _hop_by_hop(headers: Headers, named: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """Return the names of the headers that are not passed on. `named` has the last value of each header."""
     connection = named.get(b"connection")

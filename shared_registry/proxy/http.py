@@ -74,7 +74,8 @@ class HttpProxy:
     async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
         replica = slot.replica
-        head = request_head(exchange, replica)
+        fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
+        head = headers.request_head(exchange.method, exchange.target, fields)
         while True:
             connection = await self._pools.take(replica)
             self._dispatcher.connected(replica)
@@ -121,12 +122,6 @@ class ResponseToClient:
         if status in BUSY and self._may_try_another():
             raise NotReached(f"HTTP {status}", is_evidence=False)
         self._exchange.begin(status, headers.to_client(fields, status=status))
-
-
-def request_head(exchange: Exchange, replica: Replica) -> bytes:
-    """Return the head of a request as it is sent to a replica."""
-    fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (exchange.method.encode(), exchange.target, headers.lines(fields))
 
 
 def refusal_of(failure: Undeliverable) -> Answer:

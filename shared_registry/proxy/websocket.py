@@ -246,11 +246,7 @@ class Handshake:
 def _request_head(exchange: Exchange, client: WebSocketClient, replica: Replica) -> bytes:
     fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
     dropped = (b"sec-websocket-extensions", b"sec-websocket-protocol")
-    lines = [b"GET ", exchange.target, b" HTTP/1.1\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"]
-    for name, value in fields:
-        if name not in dropped:
-            lines += (name, b": ", value, b"\r\n")
+    offer = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
     if client.subprotocols:
-        lines += (b"sec-websocket-protocol: ", b", ".join(client.subprotocols), b"\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        offer.append((b"sec-websocket-protocol", b", ".join(client.subprotocols)))
+    return headers.request_head("GET", exchange.target, (*offer, *(pair for pair in fields if pair[0] not in dropped)))

@@ -19,6 +19,7 @@ from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
+from shared_registry.proxy.headers import lines
 from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
@@ -232,9 +233,8 @@ class WebSocketClient(asyncio.Protocol):
     def _switch(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         self.is_accepted = True
         self._chosen = dict(fields).get(b"sec-websocket-protocol")
-        lines = [b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"]
-        lines += (b"%b: %b\r\n" % pair for pair in fields)
-        self._transport.write(b"".join((*lines, b"\r\n")))
+        head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n%b\r\n"
+        self._transport.write(head % lines(fields))
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping. A client that does not read is only answered the latest one (RFC 6455, section 5.5.3)."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+import uvloop
 
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
@@ -46,6 +48,12 @@ PATIENT: dict[str, Any] = {
     "redis_timeout_seconds": 30.0,
 }
 """For hundreds of clients that share one event loop with router and replica: each waits long for its turn."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests of this folder on the event loop of `shared-registry serve`."""
+    return {"serving": asyncio.new_event_loop if sys.platform == "win32" else uvloop.new_event_loop}
 
 
 class RunningRouter:

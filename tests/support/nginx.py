@@ -76,7 +76,7 @@ async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool)
         process = BoundProcess([program, "-p", folder, "-c", config], cwd=folder, output=errors)
     try:
         async with asyncio.timeout(20):
-            while not await _answers(port):
+            while not await listens(port):
                 assert process.poll() is None, log.read_text()
                 await asyncio.sleep(0.02)
         yield "127.0.0.1", port
@@ -84,7 +84,8 @@ async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool)
         process.kill()
 
 
-async def _answers(port: int) -> bool:
+async def listens(port: int) -> bool:
+    """Return whether a server accepts connections on a port of this machine."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

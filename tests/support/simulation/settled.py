@@ -27,7 +27,7 @@ WHOLE_SHARE = 16
 
 
 async def check_settled(world: World) -> None:
-    """Note what does not hold in time; then let all sessions end, and note who waits and what is left."""
+    """Record the rules that are not met in time. Then end all sessions, and record what is left of them."""
     is_whole = world.seed % WHOLE_SHARE == 0
     world.problems += await _first_without_problems(
         world, lambda: _unsettled(world), SETTLED_SECONDS, SETTLED_SECONDS if is_whole else FIRST_CHECK_SECONDS
