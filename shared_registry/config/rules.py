@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.probe_rules import is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
@@ -20,6 +20,16 @@ from shared_registry.selection import find_policy
 from shared_registry.store.keys import NAMESPACE_PATTERN
 from shared_registry.store.redis_url import check_redis_url
 from shared_registry.urls import canonical_url
+
+CHECKS = ConfigDict(
+    strict=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    validate_default=True,
+    use_attribute_docstrings=True,
+    hide_input_in_errors=True,
+)
+"""How values are checked: as they are, without conversion, and never shown in pydantic's own messages."""
 
 OnLost = Literal["keep", "close"]
 

@@ -21,7 +21,7 @@ HEAD = """\
 # Configuration
 
 Made from the settings' own docstrings by `python -m tests.tools.config_reference`: change them in
-`shared_registry/config/settings.py`.
+`registry_settings.py` and `serving_settings.py` in `shared_registry/config`.
 
 A setting is read from these sources; the first that has it is used: the command line (`--redis`, `--namespace`, and
 further options in a command's `--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML file given with
@@ -86,8 +86,14 @@ def reference() -> str:
     hints = get_type_hints(RouterConfig, include_extras=True)
     settings = RouterConfig.__pydantic_fields__  # type: ignore[attr-defined]
     rows = [f"| [`{name}`](#{name}) | {_default(name, settings[name])} | `{_yaml_key(name)}` |" for name in settings]
-    sections = [_section(name, info, hints[name]) for name, info in settings.items()]
+    sections = [_section(name, declaration(name), hints[name]) for name in settings]
     return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections)
+
+
+def declaration(name: str) -> Any:
+    """Return the field of the class that declares a setting: an inherited field has no docstring."""
+    fields = [vars(kind).get("__pydantic_fields__", {}).get(name) for kind in RouterConfig.__mro__]
+    return [field for field in fields if field is not None][-1]
 
 
 def _section(name: str, info: Any, hint: object) -> str:

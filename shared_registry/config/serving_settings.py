@@ -1,0 +1,94 @@
+"""The settings of a router's own server: which clients and requests it takes, and for how long."""
+
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+
+from shared_registry.config.rules import (
+    CHECKS,
+    Expiry,
+    FrameBytes,
+    Grace,
+    OnLost,
+    Period,
+    PlacementMode,
+    RouteRules,
+    Seconds,
+    SessionKeyText,
+)
+
+
+@dataclass(frozen=True, repr=False, config=CHECKS)
+class ServingSettings:
+    """The settings that only `shared-registry serve` uses. A part of `RouterConfig`."""
+
+    connect_timeout_seconds: Seconds = 2.0
+    """Seconds that the router waits for a connection to a replica, including the WebSocket handshake, before it tries
+    another replica. The default is far above the time that a busy replica in the same network needs. With a lower value
+    the router leaves a silent replica sooner. With a higher value clients wait longer for it."""
+
+    response_timeout_seconds: Seconds = 300.0
+    """Seconds without a byte after which the router gives up a proxied HTTP exchange. The limit applies to the client
+    while it sends its request, and to the replica until its response begins and between two parts of the response. A
+    replica that computes for a long time before it responds needs a value above that time. A higher value keeps
+    exchanges with replicas that hang for longer. WebSocket sessions may be silent without limit."""
+
+    peer_timeout_seconds: Expiry = 60.0
+    """Seconds after which a connection is closed if its peer has disappeared without closing it, or accepts no data.
+    The operating system's TCP does this, to the second on Linux. A peer that is only slow keeps its connection: each
+    acknowledged byte restarts the time. A lower value frees the resources of peers that have disappeared sooner. A
+    higher value tolerates longer interruptions of the network."""
+
+    replica_idle_seconds: Period = 1.5
+    """Seconds for which the router keeps an idle connection to a replica for the next request. It must be below the
+    time after which the replicas close idle connections, or requests meet connections that are just being closed. The
+    default is below the 2 s of gunicorn, which are the lowest of the usual servers; uvicorn closes after 5 s. A higher
+    value saves connections where requests are rare."""
+
+    header_timeout_seconds: Seconds = 10.0
+    """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
+    begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
+    clients that send one byte at a time."""
+
+    routes: RouteRules = ()
+    """Rules for requests of certain paths: whether they acquire a slot (`lease`), go to any healthy replica without one
+    (`any`), or are refused with 403 (`none`). A list such as `[{path: /v1/models, place: any}, {path: /jobs/*, methods:
+    [PUT, DELETE], place: lease}]`, of which the first rule that matches decides; `methods` may be left out, and may
+    name WEBSOCKET. Where no rule matches, requests that change a replica itself, such as `/sleep` and
+    `/update_weights`, are refused, OPTIONS, HEAD and GET go to any healthy replica, and all else acquires a slot."""
+
+    placement: PlacementMode = "exact"
+    """How the requests are placed that acquire a slot where no rule of `routes` says so. `exact` acquires a slot in
+    Redis, so that no replica gets more sessions than its capacity from all routers together. `local` chooses by
+    `policy` among the healthy replicas, without Redis and without regard to capacity: for short requests to replicas
+    that queue by themselves."""
+
+    session_key: SessionKeyText = None
+    """Where the router finds the name of a session; a session with a known name returns to its replica. One of
+    `header:NAME`, `cookie:NAME` and `query:NAME`, or for WebSockets `first_frame.FIELD`: a field of the first message,
+    which must be JSON, such as `first_frame.client_id`. None by default: every session is a new one. With `first_frame`
+    the router accepts a WebSocket before it chooses a replica, and then sends that message to the replica first. See
+    `affinity_seconds`."""
+
+    on_lost: OnLost = "keep"
+    """What the router does with a running session whose replica becomes unhealthy or is removed. `keep` lets the
+    session continue, because it may still work although a health check fails. `close` ends it, so that the client
+    reconnects to another replica."""
+
+    queue_timeout_seconds: Grace = 0.0
+    """Seconds for which a session may wait in the queue at this router, in total over all replicas that it tries. 0,
+    the default, refuses a session at once if every replica is full or no replica is healthy. With a value above 0 the
+    sessions of all routers wait in one queue, first come, first served (see `max_queue`). A WebSocket client is
+    accepted and receives its position; an HTTP client waits for its response. A higher value tolerates longer bursts
+    and restarts of replicas. Each waiter costs an open connection, and clients and load balancers need timeouts above
+    this value."""
+
+    max_frame_bytes: FrameBytes = 64 * 1024 * 1024
+    """The most bytes of one WebSocket message, in both directions, over all its frames. A larger message ends its
+    session with close code 1009 to its sender. The router passes messages on in pieces, so the limit protects the
+    replicas and the clients, not the router's memory. The default is large enough for video."""
+
+    grace_seconds: Grace = 30.0
+    """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
+    closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
+    30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
