@@ -30,7 +30,7 @@ class ScriptedRedis:
         keyspace: Its data.
         clock_offset_seconds: How far its clock is from the others.
         on_command: Called after each Lua command of the package with its name, its arguments and its reply.
-        on_repeated: Called with a command's name and whether its second run changed nothing.
+        on_changed_again: Called with a command's name if its second run, at the same instant, changed something.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ScriptedRedis:
         self.keyspace = Keyspace(lambda: (EPOCH_SECONDS + loop.time() + self.clock_offset_seconds) * 1000)
         self.keyspace.on_append = self._wake
         self.on_command: Watch = lambda *_: None
-        self.on_repeated: Callable[[str, bool], None] = lambda *_: None
+        self.on_changed_again: Callable[[str], None] = lambda _: None
         self._sessions: dict[Session, None] = {}
         self._blocked: dict[str, dict[Session, None]] = {}
         self._to_wake: dict[Session, None] = {}
@@ -120,10 +120,11 @@ class ScriptedRedis:
         link = session.connection.link
         if link.repeats and command not in ONCE_ONLY:
             link.repeats -= 1
-            before = self.keyspace.copied()
+            before, first = self.keyspace.copied(), reply
             self.keyspace.begin_script()
             reply = self._lua.run(digest, keys, args)
-            self.on_repeated(command, before == self.keyspace.copied())
+            if before != self.keyspace.copied() and not was_served(first, reply):
+                self.on_changed_again(command)
         return reply
 
     def _do_ping(self) -> Status:
@@ -137,6 +138,14 @@ class ScriptedRedis:
 
     def _do_info(self, section: str = "server") -> str:
         return INFO[section]
+
+
+def was_served(first: Any, second: Any) -> bool:
+    """Return whether a session joined the queue in the first run, and the second one served the queue.
+
+    A waiter may get a replica that the caller has just tried in vain, which the caller itself never gets.
+    """
+    return isinstance(first, list) and first[:1] == ["waiting"] and second[0] in ("held", "spare")
 
 
 class Session:

@@ -87,9 +87,8 @@ class Watch:
             self._judge_reaping(args[0])
         self._compare_loads(name)
 
-    def on_repeated(self, name: str, changed_nothing: bool) -> None:
-        if not changed_nothing:
-            self.problems.append(f"{name} changed something when it ran a second time at once")
+    def on_changed_again(self, name: str) -> None:
+        self.problems.append(f"{name} changed something when it ran a second time at once")
 
     def _note_election(self, args: Sequence[str], reply: Sequence[str]) -> None:
         router, token, _, seen_epoch, _ = args

@@ -68,7 +68,7 @@ class World:
         self.watch = Watch(self.redis.keyspace, self.keys, self.loop.time)
         self.watch.on_elected = self._judge_leaders
         self.redis.on_command = self.watch.on_command
-        self.redis.on_repeated = self.watch.on_repeated
+        self.redis.on_changed_again = self.watch.on_changed_again
         self.operators = Operators()
         self.routers: list[SimulatedRouter | None] = [None] * ROUTERS
         self.past: list[SimulatedRouter] = []
