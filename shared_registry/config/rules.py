@@ -238,6 +238,7 @@ _ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
 """For each attribute, a function that returns the rule that a value violates; empty if the value is valid."""
 
 Seconds = Annotated[float, Field(gt=0)]
+OptionalSeconds = Annotated[float, Field(gt=0)] | None
 Period = Annotated[float, Field(ge=0.01, le=3600)]
 """The period of a loop of this package. Below it a loop only uses CPU time; above it a loop is as good as stopped."""
 Expiry = Annotated[float, Field(ge=0.1, le=3600)]
@@ -251,7 +252,9 @@ PolicyName = Annotated[str, PlainValidator(check_policy)]
 MaxLoad = Annotated[float, Field(gt=1, le=100)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 FrameBytes = Annotated[int, Field(ge=1024, le=2**31)]
+BodyBytes = Annotated[int, Field(ge=1024, le=2**53)]
 Count = Annotated[int, Field(ge=1)]
+ClientCount = Annotated[int, Field(ge=1)] | None
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]

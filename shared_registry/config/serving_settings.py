@@ -6,10 +6,13 @@ from pydantic.dataclasses import dataclass
 
 from shared_registry.config.rules import (
     CHECKS,
+    BodyBytes,
+    ClientCount,
     Expiry,
     FrameBytes,
     Grace,
     OnLost,
+    OptionalSeconds,
     Period,
     PlacementMode,
     RouteRules,
@@ -32,6 +35,28 @@ class ServingSettings:
     while it sends its request, and to the replica until its response begins and between two parts of the response. A
     replica that computes for a long time before it responds needs a value above that time. A higher value keeps
     exchanges with replicas that hang for longer. WebSocket sessions may be silent without limit."""
+
+    first_byte_timeout_seconds: OptionalSeconds = None
+    """Seconds from the end of a proxied HTTP request until the head of the replica's response has arrived; without a
+    value, `response_timeout_seconds` applies. A replica that exceeds the limit has failed, and the client gets 504. Set
+    a lower value if replicas begin to respond soon, such as with the first token, but then pause for longer."""
+
+    total_timeout_seconds: Grace = 0.0
+    """Seconds that a proxied HTTP exchange may take in all, from the head of the request to the end of the response,
+    including the wait for a slot. 0, the default, has no limit. At the limit the client gets 504, or its response is
+    broken off, and the slot is free again; this is no failure of the replica. It limits clients that read or send
+    slowly but never stop. WebSocket sessions have no such limit."""
+
+    max_body_bytes: BodyBytes = 256 * 1024 * 1024
+    """The most bytes of a request's body. A longer request is refused with 413: at once if it announces its length,
+    before it takes a slot; otherwise as soon as the limit is passed. The router passes bodies on in pieces, so the
+    limit protects the replicas, not the router's memory. The default is large enough for images and video in JSON."""
+
+    max_clients: ClientCount = None
+    """The most client connections at once. Without a value there are as many as the limit of open files has room for,
+    two for each, which the router logs at its start. A client above the limit gets the router's own pages, and 503 for
+    all else. Set a lower value to bound the memory, some 10 kB for each connection and more while bodies are under
+    way."""
 
     peer_timeout_seconds: Expiry = 60.0
     """Seconds after which a connection is closed if its peer has disappeared without closing it, or accepts no data.

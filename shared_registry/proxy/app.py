@@ -16,6 +16,7 @@ from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.http import HttpProxy
+from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.narrator import Narrator
 from shared_registry.proxy.opening import Opening
 from shared_registry.proxy.outcomes import OutcomeReports
@@ -62,7 +63,10 @@ class Router:
         tls = TlsContexts(config)
         self._replicas = pools = ReplicaPools(config, tls)
         self.descriptors = Descriptors(
-            replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
+            replicas=lambda: len(self.registry.all()),
+            idle=lambda: pools.idle_count,
+            close_idle=pools.close,
+            max_clients=config.max_clients,
         )
         self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
         self._http = HttpProxy(config, self.dispatcher, placement, pools, self._reports)
@@ -75,8 +79,7 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
             self._begin,
-            header_timeout_seconds=config.header_timeout_seconds,
-            silence_seconds=config.response_timeout_seconds,
+            Limits.of(config),
         )
 
     def begin_stop(self) -> None:

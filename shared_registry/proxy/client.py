@@ -29,6 +29,7 @@ from shared_registry.proxy.headers import (
     origin_form,
     refuse_ambiguous,
 )
+from shared_registry.proxy.limits import Limits
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
 """How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
@@ -59,16 +60,14 @@ class Site:
 
     Attributes:
         begin: Called with each request when its turn has come. It must not raise.
-        header_timeout_seconds: How long a head may take to arrive.
-        silence_seconds: How long either side may be silent within an exchange.
+        limits: The limits of each connection.
         scheme: The scheme of the clients' connections.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
     """
 
     begin: Callable[[Exchange], None]
-    header_timeout_seconds: float
-    silence_seconds: float
+    limits: Limits
     scheme: str = "http"
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
@@ -249,6 +248,11 @@ class ClientConnection(asyncio.Protocol):
 
     # What exchanges call
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of the connection."""
+        return self._site.limits
+
     def write(self, data: bytes) -> None:
         """Write bytes of the response under way."""
         if self._transport is not None and not self._is_lost:
@@ -357,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
                 self.close()
             return
         if self._queue:
-            self._queue[0].check(now, self._site.silence_seconds)
+            self._queue[0].check(now)
         if self._is_waiting_for_head:
             if now > self._deadline and not self._is_paused:
                 self._refuse(_TOO_SLOW)
@@ -494,7 +498,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _expect_head(self) -> None:
         self._is_waiting_for_head = True
-        self._deadline = self.now() + self._site.header_timeout_seconds
+        self._deadline = self.now() + self._site.limits.header_seconds
 
     def _expect_nothing(self) -> None:
         self._is_waiting_for_head = False

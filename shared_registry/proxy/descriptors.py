@@ -37,21 +37,31 @@ class Descriptors:
             limit.
     """
 
-    def __init__(self, *, replicas: Callable[[], int], idle: Callable[[], int], close_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        replicas: Callable[[], int],
+        idle: Callable[[], int],
+        close_idle: Callable[[], None],
+        max_clients: int | None,
+    ) -> None:
         """Start without a limit.
 
         Args:
             replicas: Returns the number of replicas. The leader keeps a connection to each.
             idle: Returns the number of idle connections to replicas.
             close_idle: Closes the idle connections.
+            max_clients: The setting of that name.
         """
         self.clients: Callable[[], int] | None = None
         self._replicas = replicas
         self._idle = idle
         self._close_idle = close_idle
+        self._max_clients = max_clients
         self._open_before = 0
         self._soft_limit = 0
         self._is_full = False
+        self._is_over_setting = False
 
     def limit(self, clients: Callable[[], int]) -> None:
         """Apply this process's limit from now on. `clients` returns the number of client connections."""
@@ -69,6 +79,10 @@ class Descriptors:
         if self.clients is None:
             return True
         clients = self.clients() + more
+        if self._max_clients is not None and (clients > self._max_clients or self._is_over_setting):
+            self._note_setting(clients, self._max_clients)
+            if clients > self._max_clients:
+                return False
         used = clients + max(clients, sessions)
         self._soft_limit = soft_limit()
         if used <= self._soft_limit // 2 and not self._is_full:
@@ -109,6 +123,14 @@ class Descriptors:
 
     def _reserve(self, replicas: int) -> int:
         return self._open_before + OTHERS + GUESTS + replicas
+
+    def _note_setting(self, clients: int, most: int) -> None:
+        if clients > most and not self._is_over_setting:
+            self._is_over_setting = True
+            logger.warning("router: full: max_clients is %d; refusing more", most)
+        elif clients <= most * 0.9:
+            self._is_over_setting = False
+            logger.info("router: has room again")
 
     def _note(self, used: int, room: int) -> None:
         """Log once when the router becomes full, and once when it has room again."""

@@ -14,10 +14,10 @@ from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
 from shared_registry.proxy import headers
+from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
-    from shared_registry.proxy.answers import Answer
     from shared_registry.proxy.client import ClientConnection
 
 KEPT_BYTES = 64 * 1024
@@ -64,7 +64,8 @@ class Exchange:
         is_begun: Whether the head of a response was sent. No other response can be sent then.
         is_over: Whether a response was sent whole, or was broken off.
         task: The task that serves the request; cancelled if the client leaves.
-        is_silent: Whether the client has sent nothing of its body for too long.
+        started_at: When the head was received, on the event loop's clock.
+        refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class Exchange:
         "_kept_size",
         "_out",
         "_received_at",
+        "_received_bytes",
         "_sink",
         "_was_asked",
         "fields",
@@ -84,9 +86,10 @@ class Exchange:
         "is_handshake",
         "is_over",
         "is_received",
-        "is_silent",
         "keep_alive",
         "method",
+        "refusal",
+        "started_at",
         "target",
         "task",
         "version",
@@ -114,7 +117,8 @@ class Exchange:
         self.is_received = not has_body
         self.is_begun = False
         self.is_over = False
-        self.is_silent = False
+        self.refusal: Answer | None = None
+        self.started_at = client.now()
         self.is_guest = client.is_guest
         self.task: asyncio.Task[None] | None = None
         self._client = client
@@ -122,6 +126,7 @@ class Exchange:
         self._kept: list[bytes] | None = []
         self._kept_size = 0
         self._received_at = 0.0
+        self._received_bytes = 0
         self._was_asked = False
         self._is_chunked = False
         self._is_delimited = True
@@ -165,6 +170,11 @@ class Exchange:
         return not self.is_received and not self._was_asked and any(name == b"expect" for name, _ in self.fields)
 
     @property
+    def is_too_large(self) -> bool:
+        """Whether the request announces a body that is longer than the limit."""
+        return self.has_body and headers.announced_length(self.fields) > self._client.limits.body_bytes
+
+    @property
     def is_replayable(self) -> bool:
         """Whether everything that was received of the body is still kept."""
         return self._kept is not None
@@ -176,10 +186,14 @@ class Exchange:
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request's body from the client."""
-        if self.is_over:
+        if self.is_over or self.refusal is not None:
             return
         self._received_at = self._client.now()
+        self._received_bytes += len(data)
         self._was_asked = True
+        if self._received_bytes > self._client.limits.body_bytes:
+            self._end_with(TOO_LARGE)
+            return
         if self._sink is not None:
             self._sink.send(data)
         if self._kept is not None:
@@ -227,13 +241,15 @@ class Exchange:
         self._received_at = self._client.now()
         self._client.release()
 
-    def check(self, now: float, silence_seconds: float) -> None:
-        """Apply the time limits: a client that sends nothing of its body for too long, and the limits of the sink."""
-        if self._sink is None:
+    def check(self, now: float) -> None:
+        """Apply the time limits: of the whole, of a client that sends nothing of its body, and those of the sink."""
+        limits = self._client.limits
+        if limits.total_seconds and now - self.started_at > limits.total_seconds and not self.is_handshake:
+            self._end_with(_TOO_SLOW)
+        elif self._sink is None:
             return
-        if not self.is_received and not self._client.is_held and now - self._received_at > silence_seconds:
-            self.is_silent = True
-            self.leave()
+        elif not self.is_received and not self._client.is_held and now - self._received_at > limits.silence_seconds:
+            self._end_with(_SILENT)
         else:
             self._sink.check(now)
 
@@ -251,6 +267,12 @@ class Exchange:
         """The client reads again."""
         if self._sink is not None:
             self._sink.resume_response()
+
+    def _end_with(self, refusal: Answer) -> None:
+        """Cancel the task in the next turn of the event loop: a task that has not begun could not answer any more."""
+        if self.refusal is None:
+            self.refusal = refusal
+            asyncio.get_running_loop().call_soon(self.leave)
 
     # The response
 
@@ -341,6 +363,11 @@ class Exchange:
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
         return passed
+
+
+TOO_LARGE = error_answer(413, "request_too_large", "the request's body is longer than this router's max_body_bytes")
+_SILENT = error_answer(408, "request_timeout", "the request's body did not arrive in time")
+_TOO_SLOW = error_answer(504, "request_timeout", "the request took longer than this router's total_timeout_seconds")
 
 
 def reset(transport: asyncio.Transport) -> None:

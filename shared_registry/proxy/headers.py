@@ -120,6 +120,11 @@ def has_body(headers: Headers) -> bool:
     return b"transfer-encoding" in named or int(named.get(b"content-length", b"0")) > 0
 
 
+def announced_length(headers: Headers) -> int:
+    """Return the length of a body as a request that is not ambiguous announces it; 0 if it does not."""
+    return int(dict(headers).get(b"content-length", b"0"))
+
+
 def is_chunked(headers: Headers) -> bool:
     """Return whether a message's body is sent in chunks."""
     return b"transfer-encoding" in dict(headers)

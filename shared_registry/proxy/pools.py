@@ -57,6 +57,7 @@ class ReplicaPools:
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         seconds = self._config.connect_timeout_seconds
         silence = self._config.response_timeout_seconds
+        first_byte = self._config.first_byte_timeout_seconds or silence
         try:
             context = await self._tls.context() if parts.scheme == "https" else None
             async with time_limit(seconds):
@@ -67,6 +68,7 @@ class ReplicaPools:
                     self._options,
                     server_name=self._tls.server_name(host),
                     silence_seconds=silence,
+                    first_byte_seconds=first_byte,
                 )
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error

@@ -58,13 +58,14 @@ class ReplicaConnection(asyncio.Protocol):
         after_switch: What was received after the response 101; `None` unless the connection has switched protocols.
     """
 
-    def __init__(self, *, silence_seconds: float) -> None:
+    def __init__(self, *, silence_seconds: float, first_byte_seconds: float) -> None:
         self.is_used = False
         self.has_received = False
         self.status: int | None = None
         self.idle_since = 0.0
         self.after_switch: bytes | None = None
         self._silence_seconds = silence_seconds
+        self._first_byte_seconds = first_byte_seconds
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
@@ -99,6 +100,7 @@ class ReplicaConnection(asyncio.Protocol):
         *,
         server_name: str,
         silence_seconds: float,
+        first_byte_seconds: float,
     ) -> ReplicaConnection:
         """Connect, with TLS if a context is given. If it is cancelled, it leaves no socket open.
 
@@ -107,7 +109,7 @@ class ReplicaConnection(asyncio.Protocol):
         """
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(
-            lambda: cls(silence_seconds=silence_seconds),
+            lambda: cls(silence_seconds=silence_seconds, first_byte_seconds=first_byte_seconds),
             host,
             port,
             ssl=context,
@@ -211,14 +213,16 @@ class ReplicaConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def check(self, now: float) -> None:
-        """Fail if the replica has accepted nothing, or sent nothing, for too long.
+        """Fail if the replica has accepted nothing, or sent nothing, for too long. A part of a head is nothing.
 
         While the request is being sent, the replica may send nothing for any time: the sender is limited instead.
         """
         if self._stuck_since is not None and now - self._stuck_since > self._silence_seconds:
             self._fail(ReplicaSilent("it does not take the request"))
-        elif self._is_request_complete and not self._is_paused and now - self._active_at > self._silence_seconds:
-            self._fail(ReplicaSilent(f"nothing for {self._silence_seconds:g} s"))
+        elif self._is_request_complete and not self._is_paused:
+            seconds = self._silence_seconds if self._has_begun else self._first_byte_seconds
+            if now - self._active_at > seconds:
+                self._fail(ReplicaSilent(f"{'nothing' if self._has_begun else 'no response'} for {seconds:g} s"))
 
     # What the event loop calls
 
@@ -234,7 +238,8 @@ class ReplicaConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self.has_received = True
-        self._active_at = self._loop.time()
+        if self._has_begun:
+            self._active_at = self._loop.time()
         self._unread_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -350,6 +355,7 @@ class ReplicaConnection(asyncio.Protocol):
     def _begin_response(self, status: int) -> None:
         self.status = status
         self._has_begun = True
+        self._active_at = self._loop.time()
         self._has_framing = False
         for name, value in self._fields:
             if name == b"transfer-encoding" and value.lower() != b"chunked":

@@ -73,6 +73,10 @@ OURS: dict[str, Any] = {
     "redis_timeout_seconds": 1.0,
     "connect_timeout_seconds": 2.0,
     "response_timeout_seconds": 300.0,
+    "first_byte_timeout_seconds": None,
+    "total_timeout_seconds": 0.0,
+    "max_body_bytes": 256 * 1024 * 1024,
+    "max_clients": None,
     "peer_timeout_seconds": 60.0,
     "replica_idle_seconds": 1.5,
     "header_timeout_seconds": 10.0,
@@ -107,6 +111,10 @@ LOCAL_SETTINGS = {
     "redis_timeout_seconds",
     "connect_timeout_seconds",
     "response_timeout_seconds",
+    "first_byte_timeout_seconds",
+    "total_timeout_seconds",
+    "max_body_bytes",
+    "max_clients",
     "peer_timeout_seconds",
     "replica_idle_seconds",
     "header_timeout_seconds",
@@ -204,9 +212,17 @@ MAY_BE_ZERO = {
     "affinity_seconds",
     "local_cooldown_seconds",
     "queue_timeout_seconds",
+    "total_timeout_seconds",
     "grace_seconds",
 }
-WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
+WHOLE = [
+    "port",
+    "failure_threshold",
+    "recovery_threshold",
+    "probe_concurrency",
+    "max_frame_bytes",
+    "max_body_bytes",
+]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
 
@@ -587,6 +603,10 @@ OTHER_VALUES: dict[str, Any] = {
     "redis_timeout_seconds": 2.0,
     "connect_timeout_seconds": 3.0,
     "response_timeout_seconds": 3.0,
+    "first_byte_timeout_seconds": 3.0,
+    "total_timeout_seconds": 3.0,
+    "max_body_bytes": 2048,
+    "max_clients": 5,
     "peer_timeout_seconds": 3.0,
     "replica_idle_seconds": 3.0,
     "header_timeout_seconds": 3.0,

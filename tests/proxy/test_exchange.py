@@ -13,12 +13,14 @@ import pytest
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.client import KEEP_ALIVE_SECONDS, LINGER_SECONDS, MOST_PIPELINED, ClientConnection, Site
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.limits import Limits
 from tests.proxy.test_framing import BEHIND_A_REQUEST, HANDSHAKE, OFFERS, POST, STOLEN, WEBSOCKET
 from tests.proxy.test_framing import test_an_ambiguous_request_ends_the_connection as ambiguous_in_framing
 from tests.proxy.test_hostile import UPGRADE
 from tests.proxy.test_hostile import test_an_ambiguous_request_is_refused as ambiguous_in_hostile
 
 HEADER_SECONDS, SILENCE_SECONDS = 10.0, 300.0
+LIMITS = Limits(HEADER_SECONDS, SILENCE_SECONDS, total_seconds=1000.0, body_bytes=100_000)
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 Serve = Callable[[Exchange], None]
 
@@ -94,7 +96,7 @@ class Client:
     def __init__(self, serve: Serve) -> None:
         self.served: list[Exchange] = []
         self._serve = serve
-        self.site = Site(self._begin, header_timeout_seconds=HEADER_SECONDS, silence_seconds=SILENCE_SECONDS)
+        self.site = Site(self._begin, LIMITS)
         self.wire = StallingWire()
         self.connection = self.wire.protocol = ClientConnection(self.site)
         self.connection.connection_made(self.wire)
@@ -368,7 +370,8 @@ async def test_a_silent_sender_of_a_body_is_ended() -> None:
     client.pass_seconds(SILENCE_SECONDS - 1)
     assert not exchange.task.cancelling()
     client.pass_seconds(2.0)
-    assert exchange.is_silent
+    assert exchange.refusal is not None
+    assert exchange.refusal.status == 408
     await asyncio.wait([exchange.task])
     assert exchange.task.cancelled()
 

@@ -19,6 +19,7 @@ from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.client import ClientConnection, Site
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaConnection
@@ -550,7 +551,7 @@ async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> Non
         replica = Replica(ReplicaEndpoint(url))
         first = await pools.take(replica)
         with listener.accept()[0] as peer:
-            client = ClientConnection(Site(lambda _: None, header_timeout_seconds=60, silence_seconds=60))
+            client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
             request = Exchange(client, "GET", b"/", "1.1", [], has_body=False, keep_alive=True)
             exchanging = asyncio.create_task(
                 first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request, lambda: False))

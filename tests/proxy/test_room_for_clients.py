@@ -15,10 +15,13 @@ from shared_registry.proxy.descriptors import Descriptors
 class Process:
     """What a router's descriptors go by."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_clients: int | None = None) -> None:
         self.clients = self.idle = self.replicas = self.closings = 0
         self.descriptors = Descriptors(
-            replicas=lambda: self.replicas, idle=lambda: self.idle, close_idle=self.close_idle
+            replicas=lambda: self.replicas,
+            idle=lambda: self.idle,
+            close_idle=self.close_idle,
+            max_clients=max_clients,
         )
         self.descriptors.limit(lambda: self.clients)
 
@@ -37,6 +40,21 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Process:
 def config_of(*capacities: int, **settings: float) -> RouterConfig:
     endpoints = [ReplicaEndpoint(f"http://replica-{at}:80", capacity=one) for at, one in enumerate(capacities)]
     return RouterConfig(replicas=endpoints, **settings)  # type: ignore[arg-type]
+
+
+def test_a_limit_by_the_settings_is_logged_at_its_edges(process: Process, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    limited = Process(max_clients=100)
+    limited.clients = 99
+    assert limited.descriptors.have_room(more=1, sessions=0)
+    assert not limited.descriptors.have_room(more=2, sessions=0)
+    assert not limited.descriptors.have_room(more=2, sessions=0)
+    limited.clients = 95
+    assert limited.descriptors.have_room(more=1, sessions=0)
+    limited.clients = 80
+    assert limited.descriptors.have_room(more=1, sessions=0)
+    assert limited.descriptors.have_room(more=1, sessions=0)
+    assert caplog.messages == ["router: full: max_clients is 100; refusing more", "router: has room again"]
 
 
 def test_each_client_needs_descriptors_for_its_session(process: Process) -> None:

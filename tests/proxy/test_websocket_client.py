@@ -14,6 +14,7 @@ from shared_registry.proxy import websocket_client
 from shared_registry.proxy.client import ClientConnection, Site
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.frames import close_frame
 from shared_registry.proxy.tunnel import Tunnel
 from shared_registry.proxy.websocket_client import WebSocketClient, accept_of
@@ -109,7 +110,7 @@ class Waiting:
     def __init__(self, *, offered: bytes = b"", early: bytes = b"", longest: int = 2**20) -> None:
         self.wire = Wire()
         self.served: list[Exchange] = []
-        connection = ClientConnection(Site(self._begin, header_timeout_seconds=60, silence_seconds=60))
+        connection = ClientConnection(Site(self._begin, Limits(60, 60)))
         self.wire.protocol = connection
         connection.connection_made(self.wire)
         self._longest = longest
