@@ -60,10 +60,14 @@ class Operators:
             shows = [router for router in alive if change.is_shown(_record(router, change.url))]
             change.carriers = shows if change.carriers is None else [one for one in change.carriers if one in shows]
 
-    def lose_since(self, at: float) -> None:
-        """Note that Redis lost what was written since."""
+    def lose_since(self, at: float, kept: dict[str, ReplicaRecord]) -> None:
+        """Note that Redis lost what was written since, and has these replicas left.
+
+        A change that all data was lost of before may have been brought back only since.
+        """
         for change in self.changes:
-            if change.at is None or change.at >= at:
+            was_lost_before = change.carriers is not None and not change.is_shown(kept.get(change.url))
+            if change.at is None or change.at >= at or was_lost_before:
                 change.is_lost = True
 
     def missing(self, records: dict[str, ReplicaRecord], alive: Collection[SimulatedRouter]) -> list[str]:

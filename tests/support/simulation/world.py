@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared_registry.errors import UnknownReplica
-from shared_registry.model import ReplicaEndpoint
+from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.channel import scripts
+from shared_registry.store.codec import parse_record
 from shared_registry.store.keys import Keys
 from tests.support.simulation.faults import CUT_OFF_FOR_A_MOMENT, KEEP_CAPACITY, ROUTERS, Fault, Kind, end_of
 from tests.support.simulation.keyspace import Keyspace, Refusal
@@ -265,10 +266,15 @@ class World:
     def _older_copy(self, fault: Fault) -> None:
         self._restart(fault)
         copied, memory, at = self._copies[fault.number]
-        self.operators.lose_since(at)
+        self.operators.lose_since(at, self._records_in(copied))
         self._lock_lost_at = self.loop.time()
         self.redis.keyspace.replace(copied)
         self.watch.go_back(memory)
+
+    def _records_in(self, copied: dict[str, Any]) -> dict[str, ReplicaRecord]:
+        hashes = {url: copied["values"].get(self.keys.replica(url)) for url in URLS}
+        records = {url: parse_record(url, fields) for url, fields in hashes.items() if fields}
+        return {url: record for url, record in records.items() if record.admin is not AdminState.REMOVED}
 
     def _failover(self, fault: Fault) -> None:
         self._older_copy(fault)
