@@ -101,10 +101,10 @@ def in_one_error(settings: type[_T]) -> type[_T]:
 
 def _explain(details: ErrorDetails, defaults: Mapping[str, object]) -> list[Problem]:
     """Translate one of pydantic's errors into problems."""
-    name, kind, context = str(details["loc"][0]), details["type"], details.get("ctx", {})
+    name, kind, context = str((*details["loc"], "")[0]), details["type"], details.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, InvalidSettings):
-        return [Problem(problem.text, problem.fields or (name,)) for problem in cause.problems]
+        return [Problem(problem.text, problem.fields or tuple(filter(None, [name]))) for problem in cause.problems]
     if isinstance(cause, ConfigError):
         return [Problem(str(cause), (name,))]
     if kind == "unexpected_keyword_argument":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
+from shared_registry.config.pool_rules import PoolRule, check_pools
 from shared_registry.config.probe_rules import is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.route_rules import RouteRule, check_routes
@@ -259,6 +260,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
+PoolRules = Annotated[tuple[PoolRule, ...], PlainValidator(check_pools)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 PlacementMode = Literal["exact", "local"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

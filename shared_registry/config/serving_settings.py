@@ -15,6 +15,7 @@ from shared_registry.config.rules import (
     OptionalSeconds,
     Period,
     PlacementMode,
+    PoolRules,
     RouteRules,
     Seconds,
     SessionKeyText,
@@ -81,6 +82,14 @@ class ServingSettings:
     [PUT, DELETE], place: lease}]`, of which the first rule that matches decides; `methods` may be left out, and may
     name WEBSOCKET. Where no rule matches, requests that change a replica itself, such as `/sleep` and
     `/update_weights`, are refused, OPTIONS, HEAD and GET go to any healthy replica, and all else acquires a slot."""
+
+    pools: PoolRules = ()
+    """Several namespaces behind this router, such as one for each model: a list such as `[{name: llama, models:
+    [llama-3*], replicas: [...]}, {name: rest}]`, of which the first that matches a request takes it. Conditions are
+    `models` (the field `model` of a JSON body), `paths`, `hosts` and `headers`; each kind that a pool has must match.
+    Further keys are settings of that pool, such as `namespace` (its name by default), `redis_url`, `replicas`, `policy`
+    and `queue_timeout_seconds`. A request that matches no pool gets 404. Without pools, the router serves `namespace`.
+    """
 
     placement: PlacementMode = "exact"
     """How the requests are placed that acquire a slot where no rule of `routes` says so. `exact` acquires a slot in

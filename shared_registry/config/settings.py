@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from shared_registry.config.pool_rules import PoolRule
+from shared_registry.config.pool_settings import pool_configs
 from shared_registry.config.probe_rules import ANY_SUCCESS
 from shared_registry.config.problems import InvalidSettings, Problem, in_one_error
 from shared_registry.config.registry_settings import RegistrySettings
@@ -67,6 +71,15 @@ class RouterConfig(ServingSettings, RegistrySettings):
 
     Durations are float seconds. Wrong values raise a `ConfigError` that lists all of them. It is also a `ValueError`.
     """
+
+    @model_validator(mode="after")
+    def _pools_are_valid(self) -> RouterConfig:
+        self.pool_configs()
+        return self
+
+    def pool_configs(self) -> dict[str, RouterConfig]:
+        """Return the config of each pool by its name; empty without the setting `pools`."""
+        return pool_configs(self)
 
     @classmethod
     def adopt(cls, source: object) -> RouterConfig:
@@ -128,11 +141,8 @@ class RouterConfig(ServingSettings, RegistrySettings):
         return f"RouterConfig({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def _masked(self) -> dict[str, Any]:
-        headers = self.health_check_headers.items()
-        return {
-            "redis_url": mask_redis_url(self.redis_url),
-            "health_check_headers": {name: text if name.lower() == "host" else "***" for name, text in headers},
-        }
+        found = {"redis_url": self.redis_url, "health_check_headers": self.health_check_headers}
+        return {**_masked(found), "pools": [_shown_pool(pool) for pool in self.pools]}
 
 
 _LATER: dict[str, object] = {
@@ -150,6 +160,23 @@ _LATER: dict[str, object] = {
     "probing": "leader",
 }
 """Shared settings that were added after the first release, with their defaults."""
+
+
+def _masked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the passwords in them masked."""
+    found = dict(settings)
+    if "redis_url" in found:
+        found["redis_url"] = mask_redis_url(found["redis_url"])
+    if "health_check_headers" in found:
+        headers = found["health_check_headers"].items()
+        found["health_check_headers"] = {name: text if name.lower() == "host" else "***" for name, text in headers}
+    return found
+
+
+def _shown_pool(pool: PoolRule) -> dict[str, Any]:
+    """Return a pool as the setting `pools` holds it, with passwords masked."""
+    given = {key: value for key, value in asdict(pool).items() if value and key != "settings"}
+    return given | _masked(asdict(pool)["settings"])
 
 
 def _names() -> list[str]:

@@ -1,4 +1,4 @@
-"""The router: starts and stops its registry, its connections and its background tasks, and serves requests."""
+"""The router: its pools, its own pages, and the requests of its clients."""
 
 from __future__ import annotations
 
@@ -8,32 +8,22 @@ import logging
 from collections.abc import AsyncIterator
 
 from shared_registry.config import RouterConfig
-from shared_registry.errors import StoreError
-from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.descriptors import Descriptors
-from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.http import HttpProxy
 from shared_registry.proxy.limits import Limits
-from shared_registry.proxy.narrator import Narrator
-from shared_registry.proxy.opening import Opening
-from shared_registry.proxy.outcomes import OutcomeReports
-from shared_registry.proxy.pages import OwnPages
+from shared_registry.proxy.live_sessions import LiveSessions
+from shared_registry.proxy.models import Models
+from shared_registry.proxy.pages import OwnPages, Page
 from shared_registry.proxy.paths import normal_path
-from shared_registry.proxy.placement import SessionPlacement
-from shared_registry.proxy.pools import ReplicaPools
-from shared_registry.proxy.remembered import Remembered
-from shared_registry.proxy.routes import Routes
-from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
-from shared_registry.proxy.websocket import WebSocketProxy
-from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.store.redis_url import mask_redis_url
+from shared_registry.proxy.pool import Pool
+from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
+from shared_registry.proxy.status import ready_document
 
 CHECK_SECONDS = 0.25
 """How often the time limits of the connections are applied."""
-POLL_SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +32,8 @@ class Router:
 
     Attributes:
         site: What the clients' connections have in common.
+        descriptors: The file descriptors for clients.
+        live: The sessions under way.
     """
 
     def __init__(self, config: RouterConfig, *, url: str = "") -> None:
@@ -51,36 +43,29 @@ class Router:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
         """
-        self.config = config
         self.url = url
-        self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
-        self._stopping = asyncio.Event()
-        self._reports = OutcomeReports(self.registry)
-        self._opening = Opening(self.registry)
-        self._placement = placement = SessionPlacement(
-            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
-        )
-        tls = TlsContexts(config)
-        self._replicas = pools = ReplicaPools(config, tls)
+        self.live = LiveSessions()
         self.descriptors = Descriptors(
-            replicas=lambda: len(self.registry.all()),
-            idle=lambda: pools.idle_count,
-            close_idle=pools.close,
+            replicas=lambda: sum(len(pool.registry.all()) for pool in self._pools.values()),
+            idle=lambda: sum(pool.connections.idle_count for pool in self._pools.values()),
+            close_idle=self._close_idle,
             max_clients=config.max_clients,
         )
-        self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
-        self._http = HttpProxy(config, self.dispatcher, placement, pools, self._reports)
-        self._websocket = WebSocketProxy(config, self.dispatcher, placement, pools, self._reports)
-        self._pages = OwnPages(
-            {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
-        )
-        self._routes = Routes(config.routes, placement=config.placement)
-        self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
+        configs = config.pool_configs() or {"": config}
+        self._pools = {
+            name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
+            for name, one in configs.items()
+        }
+        pages: dict[str, Page | None] = {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz}
+        pages["/metrics"] = None
+        self._choice = PoolChoice(config.pools)
+        if self._choice.is_by_model:
+            rules = [(rule, self._pools[rule.name]) for rule in config.pools]
+            pages[MODELS.decode()] = Models(rules, self._choice).page
+        self._pages = OwnPages(pages)
+        self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.site = Site(
-            self._begin,
-            Limits.of(config),
-        )
+        self.site = Site(self._begin, Limits.of(config))
 
     def begin_stop(self) -> None:
         """Begin to stop: resign as leader, turn `/readyz` to 503, and refuse the sessions that wait for a slot.
@@ -88,11 +73,12 @@ class Router:
         All of this happens at once. Sessions that have a slot continue until `running()` ends.
         """
         self._stopping.set()
-        self._placement.stop_waiting()
+        for pool in self._pools.values():
+            pool.begin_stop()
 
     @contextlib.asynccontextmanager
     async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
-        """Join the registry, run the background tasks, and leave the registry at the end.
+        """Join the registries, run the background tasks, and leave the registries at the end.
 
         Entering does not wait for Redis; `/readyz` reports when the router is ready. Sessions that arrive before the
         shared state is loaded are held for a short time: see `Opening`.
@@ -102,45 +88,22 @@ class Router:
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time. The body of the context was cancelled.
-            StoreError: Redis refuses, or contains other data than ours. The body of the context was cancelled.
+            StoreError: Redis refuses, or contains other data than ours, and there is only one pool. The body of the
+                context was cancelled.
         """
-        self._opening.begin()
+        for pool in self._pools.values():
+            pool.begin_opening()
         try:
             async with asyncio.TaskGroup() as tasks:
-                works = (self._take_part(wait_seconds), self._reports.run(), self._replicas.sweep(), self._check())
-                running = [tasks.create_task(work) for work in works]
+                works = [pool.run(wait_seconds=wait_seconds) for pool in self._pools.values()]
+                running = [tasks.create_task(work) for work in (*works, self._check())]
                 try:
                     yield
                 finally:
                     for task in running:
                         task.cancel()
         except BaseExceptionGroup as group:
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
-        finally:
-            self._replicas.close()
-
-    async def _take_part(self, wait_seconds: float | None) -> None:
-        registry, where = self.registry, mask_redis_url(self.config.redis_url)
-        await registry.start(timeout_seconds=wait_seconds)
-        try:
-            logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._narrate())
-                tasks.create_task(self._opening.run())
-                leading = tasks.create_task(registry.run_health_checks())
-                await self._stopping.wait()
-                leading.cancel()
-        finally:
-            await registry.stop()
-            logger.info("router: %s has left", registry.router_key)
-
-    async def _narrate(self) -> None:
-        narrator = Narrator(self.registry)
-        while True:
-            narrator.log_changes()
-            await asyncio.sleep(POLL_SECONDS)
+            raise _only_error(group) from None
 
     async def end_sessions(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
@@ -157,25 +120,35 @@ class Router:
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            is_websocket, path = exchange.is_handshake, normal_path(exchange.path)
+            path = normal_path(exchange.path)
             page = self._pages.path_of(path)
             if page is not None:
-                exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=is_websocket))
+                exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
                 return
             if exchange.is_guest:
                 exchange.answer(_NO_ROOM)
                 return
-            place = self._routes.place(exchange.method, path, is_websocket=is_websocket)
-            if place == "none":
-                exchange.answer(_NOT_ALLOWED)
-            elif is_websocket:
-                await self._websocket.serve(exchange, takes_slot=place == "lease")
+            pool = self._pools.get("") or await self._pool_of(exchange, path)
+            if pool is None:
+                exchange.answer(_NO_POOL)
             else:
-                await self._http.serve(exchange, takes_slot=place == "lease")
+                await pool.serve(exchange, path)
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
             exchange.keep_alive = False
             exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))
+
+    async def _pool_of(self, exchange: Exchange, path: bytes) -> Pool | None:
+        """Return the pool to which a request belongs; `None` if there is none."""
+        name = self._choice.choose(path, exchange.fields, model_in_path(exchange.path) or Unknown.MODEL)
+        if name is Unknown.MODEL:
+            model = await model_of(exchange) if exchange.has_body else None
+            name = self._choice.choose(path, exchange.fields, model)
+        return None if name is None else self._pools[str(name)]
+
+    def _close_idle(self) -> None:
+        for pool in self._pools.values():
+            pool.connections.close()
 
     async def _check(self) -> None:
         """Apply the time limits of the connections periodically until cancelled."""
@@ -186,27 +159,36 @@ class Router:
                 client.check(now)
 
     async def _status(self) -> Answer:
-        queue = Queue(None, self._placement.waiting)
-        if self.registry.is_started:
-            with contextlib.suppress(StoreError):  # then it shows the last view; the document contains its age
-                await self.registry.refresh()
-                queue = Queue(await self._depth.get(), self._placement.waiting)
-        document = status_document(
-            self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
-        )
-        return Answer(200, document)
+        if only := self._pools.get(""):
+            return Answer(200, await only.status())
+        names = list(self._pools)
+        documents = await asyncio.gather(*(self._pools[name].status() for name in names))
+        pools = dict(zip(names, documents, strict=True))
+        return Answer(200, {"url": self.url, "sessions": self.live.count, "pools": pools})
 
     async def _healthz(self) -> Answer:
         return Answer(200, {"status": "ok"})
 
     async def _readyz(self) -> Answer:
-        reason = not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
-        if reason is None:
-            return Answer(200, ready_document(self.registry))
-        return Answer(503, {"status": "not ready", "reason": reason})
+        reasons = {name: pool.not_ready_reason() for name, pool in self._pools.items()}
+        ready = [name for name, reason in reasons.items() if reason is None]
+        if not ready:
+            return Answer(503, {"status": "not ready", "reason": next(iter(reasons.values()))})
+        document = {"status": "ready", **ready_document(self._pools[ready[0]].registry)}
+        if len(reasons) > 1:
+            document = {"status": "ready", "pools": {name: reason or "ready" for name, reason in reasons.items()}}
+        return Answer(200, document)
 
 
-_NOT_ALLOWED = error_answer(
-    403, "not_allowed", "this router passes on no request for this path: see its setting routes"
-)
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error in a group of one; the group if there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 _NO_ROOM = error_answer(503, "gpu_unavailable", "this router has no room for more clients; try again", retry_after=1)
+_NO_POOL = error_answer(
+    404, "model_not_found", "the request belongs to no pool of this router: check its model, path and host"
+)

@@ -106,12 +106,14 @@ class Descriptors:
 
     def report(self, config: RouterConfig) -> None:
         """Log the number of sessions that there is room for; as a warning if more are expected."""
-        limit, replicas = soft_limit(), len(config.replicas)
+        configs = list(config.pool_configs().values()) or [config]
+        endpoints = [endpoint for one in configs for endpoint in one.replicas]
+        limit, replicas = soft_limit(), len(endpoints)
         reserve = self._reserve(replicas)
         fitting = (limit - min(reserve, limit // 2)) // 2
-        capacities = [endpoint.capacity for endpoint in config.replicas]
+        capacities = [endpoint.capacity for endpoint in endpoints]
         expected = sum(capacities) if all(capacities) and capacities else UNLIMITED_SESSIONS
-        waiting = config.max_queue if config.queue_timeout_seconds else 0
+        waiting = sum(one.max_queue for one in configs if one.queue_timeout_seconds)
         if expected + waiting <= fitting:
             logger.info("router: room for %d sessions, at %d open files", fitting, limit)
             return

@@ -11,6 +11,7 @@ from shared_registry.leases import OnPosition
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.descriptors import Descriptors
+from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
 
@@ -68,24 +69,15 @@ class Undeliverable(Exception):
 
 
 class Dispatcher:
-    """Connects sessions to replicas, and counts the sessions under way."""
+    """Connects sessions to replicas."""
 
-    def __init__(self, placement: SessionPlacement, reports: OutcomeReports, descriptors: Descriptors) -> None:
+    def __init__(
+        self, placement: SessionPlacement, reports: OutcomeReports, descriptors: Descriptors, live: LiveSessions
+    ) -> None:
         self._placement = placement
         self._descriptors = descriptors
         self._reports = reports
-        self._live = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def live_sessions(self) -> int:
-        """The number of sessions under way at this router, including HTTP requests and sessions that wait."""
-        return self._live
-
-    async def until_idle(self) -> None:
-        """Wait until no session is under way."""
-        await self._idle.wait()
+        self._live = live
 
     async def deliver(
         self,
@@ -108,15 +100,12 @@ class Dispatcher:
         Raises:
             Undeliverable: No replica took the session.
         """
-        self._live += 1
-        self._idle.clear()
+        self._live.begin()
         try:
-            self._descriptors.begin_session(self._live)
+            self._descriptors.begin_session(self._live.total)
             return await self._try_replicas(key, attempt, on_position, takes_slot=takes_slot)
         finally:
-            self._live -= 1
-            if not self._live:
-                self._idle.set()
+            self._live.end()
 
     def connected(self, replica: Replica) -> None:
         """Record that a replica was reached."""

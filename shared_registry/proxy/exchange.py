@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import AsyncIterator
 from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,6 +75,8 @@ class Exchange:
         "_is_delimited",
         "_kept",
         "_kept_size",
+        "_more",
+        "_most_kept",
         "_out",
         "_received_at",
         "_received_bytes",
@@ -125,6 +128,8 @@ class Exchange:
         self._sink: Sink | None = None
         self._kept: list[bytes] | None = []
         self._kept_size = 0
+        self._most_kept = KEPT_BYTES
+        self._more: asyncio.Future[None] | None = None
         self._received_at = 0.0
         self._received_bytes = 0
         self._was_asked = False
@@ -182,7 +187,7 @@ class Exchange:
     @property
     def is_congested(self) -> bool:
         """Whether so much of the body waits for a sink that no more should be read."""
-        return self._sink is None and self._kept_size > KEPT_BYTES and not self.is_over
+        return self._sink is None and self._kept_size > self._most_kept and not self.is_over
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request's body from the client."""
@@ -202,21 +207,43 @@ class Exchange:
                 self._kept.append(data)
             else:
                 self._kept = None
+        self._wake()
 
     def receive_end(self) -> None:
         """The request's body is complete."""
         self.is_received = True
         if self._sink is not None:
             self._sink.end_request()
+        self._wake()
+
+    async def look_ahead(self, most_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the body piece by piece as it arrives, before it flows to a sink. Everything is kept for the sink.
+
+        Args:
+            most_bytes: About how much to receive. The iteration ends there, or at the end of the body.
+        """
+        self._most_kept = most_bytes
+        self._ask()
+        seen = 0
+        try:
+            while True:
+                for data in (self._kept or ())[seen:]:
+                    seen += 1
+                    yield data
+                if self.is_received or self._kept is None or self._kept_size > most_bytes:
+                    return
+                self._more = asyncio.get_running_loop().create_future()
+                self._client.update_reading()
+                await self._more
+        finally:
+            self._more = None
+            self._most_kept = KEPT_BYTES
 
     def flow_to(self, sink: Sink) -> None:
         """Send the body to a sink from now on: first what is kept, from the beginning on."""
         self._sink = sink
         self._received_at = self._client.now()
-        if not self._was_asked:
-            self._was_asked = True
-            if self.expects_continue and not self.is_received:
-                self._client.write(_CONTINUE)
+        self._ask()
         if self._kept:
             for data in self._kept:
                 sink.send(data)
@@ -225,6 +252,13 @@ class Exchange:
         if self.is_received:
             sink.end_request()
         self._client.update_reading()
+
+    def _ask(self) -> None:
+        """Tell a client that waits for it to send the body."""
+        if not self._was_asked:
+            self._was_asked = True
+            if self.expects_continue and not self.is_received:
+                self._client.write(_CONTINUE)
 
     def flow_nowhere(self) -> None:
         """Send the body to no sink any more, because the sink has ended."""
@@ -267,6 +301,10 @@ class Exchange:
         """The client reads again."""
         if self._sink is not None:
             self._sink.resume_response()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def _end_with(self, refusal: Answer) -> None:
         """Cancel the task in the next turn of the event loop: a task that has not begun could not answer any more."""

@@ -13,12 +13,12 @@ from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
 from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import TOO_LARGE, Exchange
 from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
-from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaSilent
 from shared_registry.proxy.retry_budget import RetryBudget
 from shared_registry.proxy.session_key import SessionKey
@@ -39,14 +39,14 @@ class HttpProxy:
         config: RouterConfig,
         dispatcher: Dispatcher,
         placement: SessionPlacement,
-        pools: ReplicaPools,
+        connections: ReplicaConnections,
         reports: OutcomeReports,
     ) -> None:
         self._session_key = SessionKey(config.session_key)
         self._budget = RetryBudget()
         self._dispatcher = dispatcher
         self._placement = placement
-        self._pools = pools
+        self._connections = connections
         self._reports = reports
 
     async def serve(self, exchange: Exchange, *, takes_slot: bool) -> None:
@@ -79,7 +79,7 @@ class HttpProxy:
         fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
         head = headers.request_head(exchange.method, exchange.target, fields)
         while True:
-            connection = await self._pools.take(replica)
+            connection = await self._connections.take(replica)
             self._dispatcher.connected(replica)
             try:
                 response = ResponseToClient(exchange, lambda: self._may_try_another(exchange, replica))
@@ -90,7 +90,7 @@ class HttpProxy:
                     continue
                 self._reports.broken(replica, str(error), client=_client_of(exchange, key))
                 raise
-            self._pools.give_back(replica, connection)
+            self._connections.give_back(replica, connection)
             status = cast("int", connection.status)
             client = _client_of(exchange, key) if status >= 500 else ""  # of no interest otherwise
             self._reports.responded(replica, status, client=client)

@@ -14,8 +14,15 @@ logger = logging.getLogger(__name__)
 class Narrator:
     """Logs the changes in a registry since the last call of `log_changes()`."""
 
-    def __init__(self, registry: SharedReplicaRegistry) -> None:
+    def __init__(self, registry: SharedReplicaRegistry, *, pool: str = "") -> None:
+        """Log all of the registry's present state at the first call.
+
+        Args:
+            registry: The registry.
+            pool: The name of the pool to which it belongs, if there are several.
+        """
         self._registry = registry
+        self._of_pool = f"{pool}: " if pool else ""
         self._revision: tuple[str | None, str] | None = None
         self._leader: tuple[str, int] | None = None
         self._records: dict[str, ReplicaRecord] = {}
@@ -37,17 +44,17 @@ class Narrator:
             return
         self._leader = known
         if leader is None:
-            logger.info("leader: there is no leader")
+            logger.info("leader: %sthere is no leader", self._of_pool)
         else:
-            logger.info("leader: %s leads in epoch %d", leader.router, leader.epoch)
+            logger.info("leader: %s%s leads in epoch %d", self._of_pool, leader.router, leader.epoch)
 
     def _log_replicas(self) -> None:
         before, self._records = self._records, {replica.key: replica.record for replica in self._registry.all()}
         for key, record in self._records.items():
             if text := _difference(before.get(key), record):
-                logger.info("replica: %s is %s", label(record), text)
+                logger.info("replica: %s%s is %s", self._of_pool, label(record), text)
         for key in before.keys() - self._records.keys():
-            logger.info("replica: %s is removed", label(before[key]))
+            logger.info("replica: %s%s is removed", self._of_pool, label(before[key]))
 
     def _log_selection(self) -> None:
         """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
@@ -61,7 +68,7 @@ class Narrator:
                 where += f" and {len(tier) - NAMED_AT_ONCE} more"
         if where != self._where:
             self._where = where
-            logger.info("select: %s", where)
+            logger.info("select: %s%s", self._of_pool, where)
 
 
 def label(record: ReplicaRecord) -> str:

@@ -21,6 +21,12 @@ def normal_path(raw_path: bytes) -> bytes:
     return _remembered(raw_path) if len(raw_path) <= LONGEST_KNOWN else _normal(raw_path)
 
 
+def normal_prefix(path: bytes) -> bytes:
+    """Return the beginning of paths in their normal form. A slash at its end stays, so that /a/* does not match /ab."""
+    normal = normal_path(path)
+    return normal + b"/" if path.endswith(b"/") and normal != b"/" else normal
+
+
 @functools.lru_cache(KNOWN_PATHS)
 def _remembered(raw_path: bytes) -> bytes:
     return _normal(raw_path)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from shared_registry.config.route_rules import WEBSOCKET, Place, RouteRule
-from shared_registry.proxy.paths import KNOWN_PATHS, LONGEST_KNOWN, normal_path
+from shared_registry.proxy.paths import KNOWN_PATHS, LONGEST_KNOWN, normal_path, normal_prefix
 
 WITHOUT_SLOT = frozenset({"OPTIONS", "HEAD", "GET"})
 DENIED = tuple(
@@ -55,7 +55,7 @@ class Routes:
         for rank, rule in enumerate((*rules, *DENIED)):
             path = rule.path.encode()
             if path.endswith(b"*"):
-                self._prefixes.append((rank, _prefix(path[:-1]), rule))
+                self._prefixes.append((rank, normal_prefix(path[:-1]), rule))
             else:
                 self._exact.setdefault(normal_path(path), []).append((rank, rule))
 
@@ -77,12 +77,6 @@ class Routes:
             if not rule.methods or name in rule.methods:
                 return rule.place
         return "any" if name in WITHOUT_SLOT else self._default
-
-
-def _prefix(path: bytes) -> bytes:
-    """Return the beginning of paths in their normal form. A slash at its end stays, so that /a/* does not match /ab."""
-    normal = normal_path(path)
-    return normal + b"/" if path.endswith(b"/") and normal != b"/" else normal
 
 
 def _rank(found: tuple[int, RouteRule]) -> int:

@@ -80,7 +80,7 @@ class _Server:
         self._acceptor = Acceptor(
             listener,
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
-            lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
+            lambda clients: router.descriptors.have_room(more=clients, sessions=router.live.count),
             self._close_idle_client,
         )
 
@@ -120,14 +120,14 @@ class _Server:
 
 
 async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:
-    live = router.dispatcher.live_sessions
+    live = router.live.count
     if live:
         logger.info("router: stopping; %d sessions have %g s to finish", live, seconds)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await _first_of(asyncio.sleep(LAST_CLIENTS_SECONDS), stop.urgent.wait())
-            await _first_of(router.dispatcher.until_idle(), stop.urgent.wait())
-    left = router.dispatcher.live_sessions
+            await _first_of(router.live.until_idle(), stop.urgent.wait())
+    left = router.live.count
     if left:
         logger.warning("router: closing %d sessions that have not finished", left)
 

@@ -16,12 +16,12 @@ from shared_registry.model import Replica
 from shared_registry.proxy import closing, headers
 from shared_registry.proxy.answers import error_answer
 from shared_registry.proxy.closing import Close
+from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
-from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
 from shared_registry.proxy.trial import Trial
@@ -48,14 +48,14 @@ class WebSocketProxy:
         config: RouterConfig,
         dispatcher: Dispatcher,
         placement: SessionPlacement,
-        pools: ReplicaPools,
+        connections: ReplicaConnections,
         reports: OutcomeReports,
     ) -> None:
         self._config = config
         self._session_key = SessionKey(config.session_key)
         self._dispatcher = dispatcher
         self._placement = placement
-        self._pools = pools
+        self._connections = connections
         self._reports = reports
 
     async def serve(self, exchange: Exchange, *, takes_slot: bool) -> None:
@@ -160,7 +160,7 @@ class WebSocketProxy:
         connection: ReplicaConnection | None = None
         try:
             async with time_limit(seconds):
-                connection = await self._pools.open(replica)
+                connection = await self._connections.open(replica)
                 await connection.exchange(
                     exchange, _request_head(exchange, client, replica), handshake, is_upgrade=True
                 )

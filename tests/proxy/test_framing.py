@@ -18,10 +18,10 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.http import ResponseToClient
-from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.replica import ReplicaConnection
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
 from tests.support.backend import Backend, RawBackend
@@ -547,7 +547,7 @@ async def test_a_response_with_a_length_beside_chunks_is_refused(start_router: S
 async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        pools = ReplicaPools(RouterConfig(), TlsContexts(RouterConfig()))
+        pools = ReplicaConnections(RouterConfig(), TlsContexts(RouterConfig()))
         replica = Replica(ReplicaEndpoint(url))
         first = await pools.take(replica)
         with listener.accept()[0] as peer:

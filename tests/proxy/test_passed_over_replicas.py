@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 from shared_registry import Replica, ReplicaEndpoint, RouterConfig
 from shared_registry.probing.tls import TlsContexts
-from shared_registry.proxy.pools import ReplicaPools
+from shared_registry.proxy.connections import ReplicaConnections
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
@@ -97,7 +97,7 @@ async def test_a_silent_replica_is_passed_over_in_time(start_router: StartRouter
 async def test_a_pause_of_the_event_loop_passes_over_no_replica(second: Backend) -> None:
     """Wherever it comes while the router connects: the replica has accepted by then."""
     config = RouterConfig(connect_timeout_seconds=0.2)
-    pools = ReplicaPools(config, TlsContexts(config))
+    pools = ReplicaConnections(config, TlsContexts(config))
     replica = Replica(ReplicaEndpoint(second.url))
     for turns in range(6):
         taking = asyncio.create_task(pools.take(replica))

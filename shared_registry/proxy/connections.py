@@ -18,7 +18,7 @@ from shared_registry.proxy.replica import ReplicaConnection
 from shared_registry.urls import DEFAULT_PORTS
 
 
-class ReplicaPools:
+class ReplicaConnections:
     """The idle connections of each replica.
 
     Attributes:

@@ -1,0 +1,178 @@
+"""A pool: the replicas of one namespace, and everything by which a router serves sessions on them.
+
+A router has one pool for each namespace that it serves. They share the clients' connections and nothing else, so that
+what happens to the replicas or the Redis of one pool does not touch the sessions of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from shared_registry.config import RouterConfig
+from shared_registry.errors import RegistryError, StoreError, StoreUnavailable
+from shared_registry.probing.tls import TlsContexts
+from shared_registry.proxy.answers import error_answer
+from shared_registry.proxy.connections import ReplicaConnections
+from shared_registry.proxy.descriptors import Descriptors
+from shared_registry.proxy.dispatch import Dispatcher
+from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.http import HttpProxy
+from shared_registry.proxy.live_sessions import LiveSessions
+from shared_registry.proxy.narrator import Narrator
+from shared_registry.proxy.opening import Opening
+from shared_registry.proxy.outcomes import OutcomeReports
+from shared_registry.proxy.placement import SessionPlacement
+from shared_registry.proxy.remembered import Remembered
+from shared_registry.proxy.routes import Routes
+from shared_registry.proxy.status import Queue, not_ready_reason, status_document
+from shared_registry.proxy.websocket import WebSocketProxy
+from shared_registry.registry.facade import SharedReplicaRegistry
+from shared_registry.store.redis_url import mask_redis_url
+
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 5.0
+"""The pause before a pool that could not be joined is tried again, while the router serves others."""
+logger = logging.getLogger(__name__)
+
+
+class Pool:
+    """One pool of a router. It serves while `run()` runs.
+
+    Attributes:
+        name: The pool's name; empty if the router has no others.
+        registry: The registry of its namespace.
+        connections: The connections to its replicas.
+        tls: The TLS settings for its replicas.
+    """
+
+    def __init__(
+        self, config: RouterConfig, *, name: str, url: str, descriptors: Descriptors, live: LiveSessions
+    ) -> None:
+        """Create the pool. It connects to nothing before `run()`.
+
+        Args:
+            config: The pool's settings.
+            name: The pool's name; empty if the router has no others.
+            url: The url at which the router serves, shown to operators.
+            descriptors: The descriptors of the router.
+            live: Counts the sessions of the router.
+        """
+        self.name = name
+        self.config = config
+        self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
+        self.tls = TlsContexts(config)
+        self.connections = ReplicaConnections(config, self.tls)
+        self._url = url
+        self._live = LiveSessions(live)
+        self._stopping = asyncio.Event()
+        self._reports = OutcomeReports(self.registry)
+        self._opening = Opening(self.registry)
+        self._placement = placement = SessionPlacement(
+            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
+        )
+        dispatcher = Dispatcher(placement, self._reports, descriptors, self._live)
+        parts = (config, dispatcher, placement, self.connections, self._reports)
+        self._http = HttpProxy(*parts)
+        self._websocket = WebSocketProxy(*parts)
+        self._routes = Routes(config.routes, placement=config.placement)
+        self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
+
+    async def serve(self, exchange: Exchange, path: bytes) -> None:
+        """Serve a request, or a WebSocket session. It is cancelled if the client leaves.
+
+        Args:
+            exchange: The request.
+            path: Its path in the normal form.
+        """
+        place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
+        if place == "none":
+            exchange.answer(_NOT_ALLOWED)
+        elif exchange.is_handshake:
+            await self._websocket.serve(exchange, takes_slot=place == "lease")
+        else:
+            await self._http.serve(exchange, takes_slot=place == "lease")
+
+    def begin_opening(self) -> None:
+        """Hold sessions from now on until the pool opens."""
+        self._opening.begin()
+
+    def begin_stop(self) -> None:
+        """Resign as leader, and refuse the sessions that wait for a slot. The others continue until `run()` ends."""
+        self._stopping.set()
+        self._placement.stop_waiting()
+
+    async def run(self, *, wait_seconds: float | None) -> None:
+        """Take part in the registry, and run the background tasks, until cancelled; then leave the registry.
+
+        Args:
+            wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
+
+        Raises:
+            StoreUnavailable: Redis could not be reached in that time.
+            StoreError: Redis refuses, or contains other data than ours. A pool beside others tries again instead.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._take_part(wait_seconds))
+                tasks.create_task(self._reports.run())
+                tasks.create_task(self.connections.sweep())
+        finally:
+            self.connections.close()
+
+    def not_ready_reason(self) -> str | None:
+        """Return the reason why a load balancer should send no clients of this pool; `None` if it should."""
+        return not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
+
+    async def status(self) -> dict[str, Any]:
+        """Return the document of `/status`, from the last view if Redis cannot be read."""
+        queue = Queue(None, self._placement.waiting)
+        if self.registry.is_started:
+            with contextlib.suppress(StoreError):  # the document contains the age of the view
+                await self.registry.refresh()
+                queue = Queue(await self._depth.get(), self._placement.waiting)
+        return status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
+
+    async def _take_part(self, wait_seconds: float | None) -> None:
+        registry, where = self.registry, mask_redis_url(self.config.redis_url)
+        await self._join(wait_seconds)
+        try:
+            logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._narrate())
+                tasks.create_task(self._opening.run())
+                leading = tasks.create_task(registry.run_health_checks())
+                await self._stopping.wait()
+                leading.cancel()
+        finally:
+            await registry.stop()
+            logger.info("router: %s has left", registry.router_key)
+
+    async def _join(self, wait_seconds: float | None) -> None:
+        while True:
+            try:
+                await self.registry.start(timeout_seconds=wait_seconds)
+            except StoreUnavailable:
+                raise
+            except RegistryError as error:
+                if not self.name:
+                    raise
+                logger.warning(
+                    "pool: %s cannot be served: %s; trying again every %g s", self.name, error, RETRY_SECONDS
+                )
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _narrate(self) -> None:
+        narrator = Narrator(self.registry, pool=self.name)
+        while True:
+            narrator.log_changes()
+            await asyncio.sleep(POLL_SECONDS)
+
+
+_NOT_ALLOWED = error_answer(
+    403, "not_allowed", "this router passes on no request for this path: see its setting routes"
+)
