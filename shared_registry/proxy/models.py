@@ -7,20 +7,25 @@ import json
 import logging
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+import h11
 
 from shared_registry.config.pool_rules import PoolRule
 from shared_registry.errors import RegistryError
+from shared_registry.probing.connection import ProbeConnection, ProbeFailure
+from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import PoolChoice
 from shared_registry.proxy.remembered import Remembered
+from shared_registry.urls import DEFAULT_PORTS
 
 PATH = "/v1/models"
 REMEMBERED_SECONDS = 5.0
 TIMEOUT_SECONDS = 2.0
-MOST_BYTES = 1024 * 1024
+OK = 200
 logger = logging.getLogger(__name__)
 
 
@@ -66,31 +71,33 @@ class Models:
         if replica is None:
             return None
         try:
-            context = await pool.tls.context() if replica.url.startswith("https:") else False
-            async with (
-                asyncio.timeout(TIMEOUT_SECONDS),
-                httpx.AsyncClient(verify=context, trust_env=False, timeout=TIMEOUT_SECONDS) as client,
-            ):
-                return await _fetch(client, replica.url.rstrip("/") + PATH)
-        except (httpx.HTTPError, OSError, ValueError, TimeoutError) as error:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await _ask(replica.url, pool.tls)
+        except (ProbeFailure, OwnTrouble, OSError, ValueError, TimeoutError) as error:
             logger.info("models: %s does not list its models: %s", replica.url, str(error) or type(error).__name__)
             return None
 
 
-async def _fetch(client: httpx.AsyncClient, url: str) -> list[dict[str, Any]]:
+async def _ask(url: str, tls: TlsContexts) -> list[dict[str, Any]]:
     """Return the models that a replica lists.
 
     Raises:
-        ValueError: It answers with something else, or with too much.
+        ValueError: It answers with something else.
+        ProbeFailure: It does not answer.
     """
-    async with client.stream("GET", url) as response:
-        response.raise_for_status()
-        body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise ValueError("its list is too long")
-    document = json.loads(body)
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+    context = await tls.context() if parts.scheme == "https" else None
+    connection = await ProbeConnection.open([host], port, context, tls.server_name(host))
+    try:
+        path = parts.path.rstrip("/") + PATH
+        fields = [("host", parts.netloc), ("accept", "application/json")]
+        response = await connection.exchange(h11.Request(method="GET", target=path, headers=fields))
+    finally:
+        connection.abort()
+    if response.status != OK:
+        raise ValueError(f"HTTP {response.status}")
+    document = json.loads(response.body)
     models = document.get("data") if isinstance(document, dict) else None
     if not isinstance(models, list):
         raise ValueError("it has no list named data")  # noqa: TRY004  not of the type, but of the document

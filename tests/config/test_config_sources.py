@@ -11,6 +11,7 @@ import pytest
 
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
 from shared_registry.config.draft import Draft
+from shared_registry.config.pool_rules import PoolRule
 from shared_registry.config.problems import Problem
 from shared_registry.config.route_rules import RouteRule
 from shared_registry.errors import ConfigError
@@ -76,6 +77,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "replica_idle_seconds": ("4", 4.0),
     "header_timeout_seconds": ("5", 5.0),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
+    "pools": ('[{"name": "a", "models": ["x"]}]', (PoolRule("a", ("x",)),)),
     "placement": ("local", "local"),
     "session_key": ("first_frame.client_id", "first_frame.client_id"),
     "on_lost": ("close", "close"),
@@ -112,8 +114,9 @@ def test_all_variables_together_over_a_base() -> None:
     assert from_env({}, base) == base
     assert from_env({}) == RouterConfig()
     assert from_env({variable("port"): "2"}, base) == dataclasses.replace(base, port=2)
-    everything = from_env({variable(name): text for name, (text, _) in FROM_TEXT.items()}, base)
-    assert everything == RouterConfig(**{name: value for name, (_, value) in FROM_TEXT.items()})  # type: ignore[arg-type]
+    together = {name: pair for name, pair in FROM_TEXT.items() if name != "pools"}  # which exclude replicas
+    everything = from_env({variable(name): text for name, (text, _) in together.items()}, base)
+    assert everything == RouterConfig(**{name: value for name, (_, value) in together.items()})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "  "])

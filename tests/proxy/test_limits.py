@@ -120,7 +120,7 @@ async def test_the_wait_for_a_slot_counts(start_router: StartRouter) -> None:
     assert "total_timeout_seconds" in answer.json()["message"]
 
     async def nobody_waits() -> bool:
-        return (await router.status())["queue"]["depth"] == 0
+        return bool((await router.status())["queue"]["depth"] == 0)
 
     await until(nobody_waits, "the request has left the queue")
 
