@@ -22,6 +22,7 @@ OF_A_POOL = frozenset(item.name for item in fields(RegistrySettings)) - {"host",
     "on_lost",
     "queue_timeout_seconds",
     "max_frame_bytes",
+    "websocket_ping_seconds",
 }
 """The settings that a pool may have. All others belong to the process, or to its connections with clients."""
 

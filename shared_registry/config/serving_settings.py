@@ -122,6 +122,11 @@ class ServingSettings:
     session with close code 1009 to its sender. The router passes messages on in pieces, so the limit protects the
     replicas and the clients, not the router's memory. The default is large enough for video."""
 
+    websocket_ping_seconds: Grace = 0.0
+    """Seconds between two pings that the router sends to both sides of a WebSocket session. 0, the default, sends none:
+    clients and replicas ping each other if they want to, and peers that have disappeared are found by TCP (see
+    `peer_timeout_seconds`). Set it, such as to 20, if something between clients and routers ends silent connections."""
+
     grace_seconds: Grace = 30.0
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of

@@ -9,6 +9,9 @@ heads are followed, so that the router can limit messages, and can end each dire
     the router ends it      the client receives an error frame or a close, the replica a close
 
 A side that is in the middle of a frame when its source is lost can only be disconnected.
+
+The router sends no pings unless it is told to keep silent sessions alive. Then both sides get them between two frames,
+and the pongs are passed on: a pong that nobody asked for means nothing (RFC 6455, section 5.5.3).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Literal
 from shared_registry.proxy import closing
 from shared_registry.proxy.answers import error_frame
 from shared_registry.proxy.closing import Close
-from shared_registry.proxy.frames import TEXT, TOO_BIG, FrameError, FrameFollower, close_frame, frame
+from shared_registry.proxy.frames import PING, TEXT, TOO_BIG, FrameError, FrameFollower, close_frame, frame
 
 CLOSE_SECONDS = 2.0
 """How long a side may take to answer a close frame."""
@@ -144,6 +147,12 @@ class Side(asyncio.Protocol):
         self.transport.write(last)
         self._tunnel.note_told()
 
+    def ping(self) -> None:
+        """Send the peer a ping, unless a frame is being sent or a close frame was sent, or the peer does not read."""
+        is_ready = not self._other.frames.left and not self.is_ending and not self.was_told
+        if is_ready and not self.transport.get_write_buffer_size():
+            self.transport.write(frame(PING, b"", is_masked=not self.is_client))
+
     def connection_lost(self, error: Exception | None) -> None:
         """End the session, unless it has ended."""
         self.is_lost = self.was_told = True  # nothing may be written any more
@@ -190,14 +199,17 @@ class Tunnel:
         replica: The replica's side.
     """
 
-    __slots__ = ("_ended", "_ending", "_loop", "_timer", "client", "replica")
+    __slots__ = ("_ended", "_ending", "_loop", "_ping_seconds", "_pinging", "_timer", "client", "replica")
 
-    def __init__(self, *, longest: int, on_client_lost: Callable[[Exception | None], None]) -> None:
+    def __init__(
+        self, *, longest: int, on_client_lost: Callable[[Exception | None], None], ping_seconds: float = 0.0
+    ) -> None:
         """Prepare a session; `run()` begins it.
 
         Args:
             longest: The most bytes of a message.
             on_client_lost: Called when the client's connection is lost.
+            ping_seconds: How often to ping both sides; 0 for never.
         """
         self.client = Side(self, is_client=True, longest=longest, on_lost=on_client_lost)
         self.replica = Side(self, is_client=False, longest=longest, on_lost=lambda _: None)
@@ -205,11 +217,15 @@ class Tunnel:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ending: Ending | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ping_seconds = ping_seconds
+        self._pinging: asyncio.TimerHandle | None = None
 
     def begin(self, client: asyncio.Transport, replica: asyncio.Transport) -> None:
         """Join the two sides. Their transports have been handed to them already."""
         self.client.join(client, self.replica)
         self.replica.join(replica, self.client)
+        if self._ping_seconds:
+            self._pinging = self._loop.call_later(self._ping_seconds, self._ping)
 
     async def run(self) -> Ending:
         """Wait until the session has ended and both sides were told, and return how it ended.
@@ -303,7 +319,15 @@ class Tunnel:
                 side.transport.abort()
         self._finish()
 
+    def _ping(self) -> None:
+        self.client.ping()
+        self.replica.ping()
+        self._pinging = self._loop.call_later(self._ping_seconds, self._ping)
+
     def _finish(self) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
+            self._pinging = None
         if self._timer is not None:
             self._timer.cancel()
         if not self._ended.done():

@@ -114,7 +114,11 @@ class WebSocketProxy:
         trial: Trial | None = None
         if self._placement.may_go_elsewhere(replica):
             trial = await self._try_out(client, slot, connection, handshake)
-        tunnel = Tunnel(longest=self._config.max_frame_bytes, on_client_lost=exchange.client.connection_lost)
+        tunnel = Tunnel(
+            longest=self._config.max_frame_bytes,
+            on_client_lost=exchange.client.connection_lost,
+            ping_seconds=self._config.websocket_ping_seconds,
+        )
         client.begin(handshake.answered(), tunnel, connection.switch_to(tunnel.replica))
         if received := connection.after_switch if trial is None else trial.held:
             tunnel.replica.data_received(received)

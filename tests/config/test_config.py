@@ -87,6 +87,7 @@ OURS: dict[str, Any] = {
     "on_lost": "keep",
     "queue_timeout_seconds": 0.0,
     "max_frame_bytes": 64 * 1024 * 1024,
+    "websocket_ping_seconds": 0.0,
     "grace_seconds": 30.0,
 }
 LOCAL_SETTINGS = {
@@ -126,6 +127,7 @@ LOCAL_SETTINGS = {
     "on_lost",
     "queue_timeout_seconds",
     "max_frame_bytes",
+    "websocket_ping_seconds",
     "grace_seconds",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
@@ -215,6 +217,7 @@ MAY_BE_ZERO = {
     "local_cooldown_seconds",
     "queue_timeout_seconds",
     "total_timeout_seconds",
+    "websocket_ping_seconds",
     "grace_seconds",
 }
 WHOLE = [
@@ -619,6 +622,7 @@ OTHER_VALUES: dict[str, Any] = {
     "on_lost": "close",
     "queue_timeout_seconds": 30.0,
     "max_frame_bytes": 2048,
+    "websocket_ping_seconds": 20.0,
     "grace_seconds": 0.0,
 }
 

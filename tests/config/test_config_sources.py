@@ -83,6 +83,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "on_lost": ("close", "close"),
     "queue_timeout_seconds": ("30", 30.0),
     "max_frame_bytes": ("1048576", 1048576),
+    "websocket_ping_seconds": ("20", 20.0),
     "grace_seconds": ("0", 0.0),
 }
 
