@@ -135,6 +135,11 @@ def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
     package.setLevel(logging.INFO if is_service else logging.WARNING)
 
 
+def set_log_level(config: RouterConfig) -> None:
+    """Log what `log_level` says, from now on."""
+    logging.getLogger("shared_registry").setLevel(config.log_level.upper())
+
+
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"

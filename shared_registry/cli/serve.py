@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared_registry.aio.stop_signals import StopRequest, ignore_for_good
+from shared_registry.aio.stop_signals import ReloadRequest, StopRequest, ignore_for_good
 from shared_registry.cli.options import (
     ConfigOption,
     JsonOption,
@@ -18,8 +19,12 @@ from shared_registry.cli.options import (
     given,
     log_to_stderr,
     seconds_above_zero,
+    set_log_level,
 )
 from shared_registry.config import RouterConfig
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.app import Router
 
 SERVE_EXAMPLE = (
     "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
@@ -60,27 +65,39 @@ def serve(
     with the address has a `url`.
 
     SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, accepts no new session, lets live sessions finish
-    for up to grace_seconds, and exits with 0. A second signal closes them at once. SIGHUP, SIGUSR1 and SIGUSR2 are
-    ignored.
+    for up to grace_seconds, and exits with 0. A second signal closes them at once. SIGHUP reads the settings again, and
+    logs which of them took effect and which need a restart. SIGUSR1 and SIGUSR2 are ignored.
     """
     ignore_for_good()
+    reload = ReloadRequest()
+    reload.note_signals()
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
-    settings = options.load(config, host=host, port=port)
+    read = functools.partial(options.load, config, host=host, port=port)
+    settings = read()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_stopped(settings, wait_redis))
+        runner.run(_serve_until_stopped(settings, wait_redis, reload, read))
 
 
-async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.proxy import descriptors, server  # noqa: PLC0415  slow; the other commands do not need it
+async def _serve_until_stopped(
+    settings: RouterConfig, wait_seconds: float | None, reload: ReloadRequest, read: Callable[[], RouterConfig]
+) -> None:
+    from shared_registry.proxy import descriptors, reloading, server  # noqa: PLC0415  slow; only this command needs it
+
+    async def serve_reloads(router: Router) -> None:
+        router.on_reload.append(set_log_level)
+        await reloading.Reloading(reload, read).run(router.reload)
 
     def log_url(url: str) -> None:
         logger.info("router: serving on %s", url, extra={"url": url})
 
     descriptors.raise_soft_limit()
+    set_log_level(settings)
     stop = StopRequest()
-    with stop.on_signals():
-        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=log_url)
+    with stop.on_signals(reload):
+        await server.serve_clients(
+            settings, stop, wait_seconds=wait_seconds, on_listening=log_url, beside=[serve_reloads]
+        )
     logger.info("router: stopped")
 
 

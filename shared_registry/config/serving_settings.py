@@ -9,6 +9,7 @@ from shared_registry.config.rules import (
     Expiry,
     FrameBytes,
     Grace,
+    LogLevel,
     OnLost,
     Period,
     PlacementMode,
@@ -92,3 +93,9 @@ class ServingSettings:
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
     30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
+
+    log_level: LogLevel = "info"
+    """The least severe messages that `shared-registry serve` logs: `debug`, `info`, `warning` or `error`. `info`, the
+    default, logs changes of the leader and of replicas, and what the router does itself. With `warning` the log has
+    only what may need attention, and neither the router's address nor its start. `debug` adds what the parts of the
+    router will try again by themselves."""

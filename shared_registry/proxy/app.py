@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from shared_registry.config import RouterConfig
+from shared_registry.config.reload_rules import Reloaded
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer, error_answer
@@ -40,7 +42,10 @@ class Router:
     """One router. It serves the connections of its `site` while the context `running()` is entered.
 
     Attributes:
+        config: The settings in force.
         site: What the clients' connections have in common.
+        on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
+            settings name may have. They must not raise.
     """
 
     def __init__(self, config: RouterConfig, *, url: str = "") -> None:
@@ -56,21 +61,15 @@ class Router:
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
         self._opening = Opening(self.registry)
-        self._placement = placement = SessionPlacement(
-            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
-        )
-        tls = TlsContexts(config)
-        self._replicas = pools = ReplicaPools(config, tls)
+        self._placement = SessionPlacement(self.registry, self._opening)
+        self._replicas = pools = ReplicaPools(config, TlsContexts(config))
         self.descriptors = Descriptors(
             replicas=lambda: len(self.registry.all()), idle=lambda: pools.idle_count, close_idle=pools.close
         )
-        self.dispatcher = Dispatcher(placement, self._reports, self.descriptors)
-        self._http = HttpProxy(config, self.dispatcher, placement, pools, self._reports)
-        self._websocket = WebSocketProxy(config, self.dispatcher, placement, pools, self._reports)
+        self.dispatcher = Dispatcher(self._placement, self._reports, self.descriptors)
         self._pages = OwnPages(
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
-        self._routes = Routes(config.routes, placement=config.placement)
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
@@ -78,6 +77,33 @@ class Router:
             header_timeout_seconds=config.header_timeout_seconds,
             silence_seconds=config.response_timeout_seconds,
         )
+        self.on_reload: list[Callable[[RouterConfig], None]] = [self._replicas.reload]
+        self._configure(config)
+
+    def _configure(self, config: RouterConfig) -> None:
+        """Apply the settings that can change while the router runs, to what begins from now on."""
+        self.site.header_timeout_seconds = config.header_timeout_seconds
+        self.site.silence_seconds = config.response_timeout_seconds
+        self._placement.configure(config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds)
+        parts = (config, self.dispatcher, self._placement, self._replicas, self._reports)
+        self._http = HttpProxy(*parts)
+        self._websocket = WebSocketProxy(*parts)
+        self._routes = Routes(config.routes, placement=config.placement)
+
+    def reload(self, config: RouterConfig) -> Reloaded:
+        """Use changed settings from now on, as far as they can change while the router runs. It does no I/O.
+
+        Requests and sessions under way go on with the settings with which they began.
+
+        Raises:
+            ConfigError: Settings do not fit together. Then nothing has changed.
+        """
+        result = self.registry.reload(config)
+        self.config = result.config
+        self._configure(result.config)
+        for apply in self.on_reload:
+            apply(result.config)
+        return result
 
     def begin_stop(self) -> None:
         """Begin to stop: resign as leader, turn `/readyz` to 503, and refuse the sessions that wait for a slot.
@@ -88,7 +114,7 @@ class Router:
         self._placement.stop_waiting()
 
     @contextlib.asynccontextmanager
-    async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
+    async def running(self, *, wait_seconds: float | None = None, beside: Sequence[Work] = ()) -> AsyncIterator[None]:
         """Join the registry, run the background tasks, and leave the registry at the end.
 
         Entering does not wait for Redis; `/readyz` reports when the router is ready. Sessions that arrive before the
@@ -96,6 +122,7 @@ class Router:
 
         Args:
             wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
+            beside: Works that run beside the router until it ends. Each is called with the router.
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time. The body of the context was cancelled.
@@ -105,7 +132,7 @@ class Router:
         try:
             async with asyncio.TaskGroup() as tasks:
                 works = (self._take_part(wait_seconds), self._reports.run(), self._replicas.sweep(), self._check())
-                running = [tasks.create_task(work) for work in works]
+                running = [tasks.create_task(work) for work in (*works, *(work(self) for work in beside))]
                 try:
                     yield
                 finally:
@@ -203,6 +230,8 @@ class Router:
         return Answer(503, {"status": "not ready", "reason": reason})
 
 
+Work = Callable[[Router], Coroutine[Any, Any, None]]
+"""A work that runs beside a router until it is cancelled."""
 _NOT_ALLOWED = error_answer(
     403, "not_allowed", "this router passes on no request for this path: see its setting routes"
 )

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from shared_registry.aio.stop_signals import StopRequest
@@ -20,7 +20,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.proxy import closing, tcp
 from shared_registry.proxy.acceptor import Acceptor
-from shared_registry.proxy.app import Router
+from shared_registry.proxy.app import Router, Work
 from shared_registry.proxy.client import ClientConnection
 
 BACKLOG = 2048
@@ -38,7 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 async def serve_clients(
-    config: RouterConfig, stop: StopRequest, *, wait_seconds: float | None = None, on_listening: Callable[[str], None]
+    config: RouterConfig,
+    stop: StopRequest,
+    *,
+    wait_seconds: float | None = None,
+    on_listening: Callable[[str], None],
+    beside: Sequence[Work] = (),
 ) -> None:
     """Run a router until it is asked to stop and has stopped.
 
@@ -47,6 +52,7 @@ async def serve_clients(
         stop: The request to stop.
         wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
         on_listening: Called with the router's url as soon as it listens.
+        beside: Works that run beside the router until it ends. Each is called with the router.
 
     Raises:
         ConfigError: It cannot listen on the configured host and port.
@@ -59,13 +65,13 @@ async def serve_clients(
         router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)
         on_listening(url)  # a session that comes from now on is held until the router has opened
-        async with router.running(wait_seconds=wait_seconds):
+        async with router.running(wait_seconds=wait_seconds, beside=beside):
             server.start()
             try:
                 await stop.asked.wait()
                 router.begin_stop()
                 server.close_listener()
-                await _grace(router, stop, config.grace_seconds)
+                await _grace(router, stop, router.config.grace_seconds)
             finally:
                 router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
                 await server.close()

@@ -83,6 +83,7 @@ OURS: dict[str, Any] = {
     "queue_timeout_seconds": 0.0,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
+    "log_level": "info",
 }
 LOCAL_SETTINGS = {
     "host",
@@ -117,6 +118,7 @@ LOCAL_SETTINGS = {
     "queue_timeout_seconds",
     "max_frame_bytes",
     "grace_seconds",
+    "log_level",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -597,6 +599,7 @@ OTHER_VALUES: dict[str, Any] = {
     "queue_timeout_seconds": 30.0,
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
+    "log_level": "warning",
 }
 
 

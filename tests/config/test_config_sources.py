@@ -78,6 +78,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "queue_timeout_seconds": ("30", 30.0),
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
+    "log_level": ("debug", "debug"),
 }
 
 
