@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from shared_registry.cli.options import (
     seconds_above_zero,
     set_log_level,
 )
+from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.config import RouterConfig
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option("--port", "-p", metavar="PORT", help="Port to listen on; 0 takes a free one.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that serve clients on the port.", show_default=False),
     ] = None,
     wait_redis: Annotated[
         float | None,
@@ -73,9 +79,12 @@ def serve(
     reload.note_signals()
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
-    read = functools.partial(options.load, config, host=host, port=port)
+    read = functools.partial(options.load, config, host=host, port=port, workers=workers)
     settings = read()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    set_log_level(settings)
+    if settings.workers > 1:
+        raise typer.Exit(_serve_by_workers(settings, wait_redis, reload, read, as_json=options.as_json))
+    with asyncio.Runner(loop_factory=serving_loop_factory()) as runner:
         runner.run(_serve_until_stopped(settings, wait_redis, reload, read))
 
 
@@ -88,23 +97,48 @@ async def _serve_until_stopped(
         router.on_reload.append(set_log_level)
         await reloading.Reloading(reload, read).run(router.reload)
 
-    def log_url(url: str) -> None:
-        logger.info("router: serving on %s", url, extra={"url": url})
-
     descriptors.raise_soft_limit()
-    set_log_level(settings)
     stop = StopRequest()
     with stop.on_signals(reload):
         await server.serve_clients(
-            settings, stop, wait_seconds=wait_seconds, on_listening=log_url, beside=[serve_reloads]
+            settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=[serve_reloads]
         )
     logger.info("router: stopped")
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loop factory if uvloop is installed, and otherwise `None`."""
+def _serve_by_workers(
+    settings: RouterConfig,
+    wait_seconds: float | None,
+    reload: ReloadRequest,
+    read: Callable[[], RouterConfig],
+    *,
+    as_json: bool,
+) -> int:
+    """Serve by several processes. Return the worst of their exit codes."""
+    from shared_registry.proxy import reloading, supervisor  # noqa: PLC0415  slow; only this command needs it
+
+    async def supervise() -> int:
+        stop = StopRequest()
+        workers = supervisor.Supervisor(
+            settings,
+            stop,
+            reloading.Reloading(reload, read),
+            [sys.executable, "-m", "shared_registry.cli.worker"],
+            wait_seconds=wait_seconds,
+            as_json=as_json,
+        )
+        workers.on_reload.append(set_log_level)
+        with stop.on_signals(reload):
+            code = await workers.run(_log_url)
+        logger.info("router: stopped")
+        return code
+
     try:
-        import uvloop  # noqa: PLC0415
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+        return asyncio.run(supervise())
+    except supervisor.WorkersFailed as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.code
+
+
+def _log_url(url: str) -> None:
+    logger.info("router: serving on %s", url, extra={"url": url})

@@ -258,6 +258,7 @@ ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_repli
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 PlacementMode = Literal["exact", "local"]
+Workers = Annotated[int, Field(ge=1, le=256)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]

@@ -16,6 +16,7 @@ from shared_registry.config.rules import (
     RouteRules,
     Seconds,
     SessionKeyText,
+    Workers,
 )
 
 
@@ -99,3 +100,10 @@ class ServingSettings:
     default, logs changes of the leader and of replicas, and what the router does itself. With `warning` the log has
     only what may need attention, and neither the router's address nor its start. `debug` adds what the parts of the
     router will try again by themselves."""
+
+    workers: Workers = 1
+    """Processes that serve clients on the port, each on a core of its own. A Python process uses one core, so the
+    default of 1 serves as many requests as one core can; set the number of cores that the router may use if that is not
+    enough. Each worker is a router of its own in the registry, with its own view, connections and heartbeats, and needs
+    some 60 MB. A client's connection stays with the worker that has accepted it. Needs Linux to share connections out
+    evenly."""

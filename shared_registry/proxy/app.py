@@ -43,20 +43,26 @@ class Router:
 
     Attributes:
         config: The settings in force.
+        url: The url at which it serves, shown to operators.
+        worker: The number of this worker; `None` if the router is not one of several that share a port.
+        joined: Set once the router has joined the registry, and its view is loaded.
         site: What the clients' connections have in common.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
     """
 
-    def __init__(self, config: RouterConfig, *, url: str = "") -> None:
+    def __init__(self, config: RouterConfig, *, url: str = "", worker: int | None = None) -> None:
         """Create the router. It connects to nothing before `running()`.
 
         Args:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
+            worker: The number of this worker, if the router is one of several that share a port.
         """
         self.config = config
         self.url = url
+        self.worker = worker
+        self.joined = asyncio.Event()
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
@@ -148,6 +154,7 @@ class Router:
     async def _take_part(self, wait_seconds: float | None) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
         await registry.start(timeout_seconds=wait_seconds)
+        self.joined.set()
         try:
             logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
             async with asyncio.TaskGroup() as tasks:
@@ -159,6 +166,10 @@ class Router:
         finally:
             await registry.stop()
             logger.info("router: %s has left", registry.router_key)
+
+    async def settled(self) -> None:
+        """Wait until the router places sessions without holding them, or no longer holds them because of its start."""
+        await self._opening.wait(0.0)
 
     async def _narrate(self) -> None:
         narrator = Narrator(self.registry)
@@ -216,7 +227,7 @@ class Router:
                 await self.registry.refresh()
                 queue = Queue(await self._depth.get(), self._placement.waiting)
         document = status_document(
-            self.registry, url=self.url, live_sessions=self.dispatcher.live_sessions, queue=queue
+            self.registry, url=self.url, worker=self.worker, live_sessions=self.dispatcher.live_sessions, queue=queue
         )
         return Answer(200, document)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,9 @@ class Queue:
     here: int
 
 
-def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
+def status_document(
+    registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue, worker: int | None = None
+) -> dict[str, Any]:
     """Return the body of `GET /status`. Times are on the Redis server's clock.
 
     Each replica has the fields of FastVideo's router first, then the additional ones.
@@ -37,6 +40,8 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "queue": asdict(queue),
         "router": registry.router_key,
         "url": url,
+        "worker": worker,
+        "pid": os.getpid(),
         "namespace": registry.config.namespace,
         "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
         "is_leader": registry.is_leader,

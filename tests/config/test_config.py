@@ -84,6 +84,7 @@ OURS: dict[str, Any] = {
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
     "log_level": "info",
+    "workers": 1,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -119,6 +120,7 @@ LOCAL_SETTINGS = {
     "max_frame_bytes",
     "grace_seconds",
     "log_level",
+    "workers",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -208,7 +210,7 @@ MAY_BE_ZERO = {
     "queue_timeout_seconds",
     "grace_seconds",
 }
-WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
+WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes", "workers"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
 
@@ -600,6 +602,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
     "log_level": "warning",
+    "workers": 2,
 }
 
 

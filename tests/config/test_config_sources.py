@@ -79,6 +79,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
     "log_level": ("debug", "debug"),
+    "workers": ("4", 4),
 }
 
 
