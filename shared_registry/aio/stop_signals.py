@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -22,8 +22,10 @@ SERVICE_STOP_SIGNALS = (*STOP_SIGNALS, *_existing("SIGQUIT"))
 
 Images and supervisors that are made for nginx send it.
 """
-IGNORED_SIGNALS = _existing("SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Signals that mean "reload", "reopen the log files" or "the terminal is closed". By default they kill a process."""
+RELOAD_SIGNALS = _existing("SIGHUP")
+"""Signals that mean "read the settings again", or "the terminal is closed". By default they kill a process."""
+IGNORED_SIGNALS = _existing("SIGUSR1", "SIGUSR2")
+"""Signals that mean "reopen the log files" to some programs. By default they kill a process."""
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +50,22 @@ async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
     return None if task.cancelled() else task.result()
 
 
+class ReloadRequest:
+    """Records requests to read the settings again. Made before the settings are first read, so that none is missed.
+
+    Attributes:
+        asked: Set by a request. Whoever serves it clears it first.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def note_signals(self) -> None:
+        """Record signals from now on, also before there is an event loop to handle them."""
+        for number in RELOAD_SIGNALS:
+            signal.signal(number, lambda *_: self.asked.set())
+
+
 class StopRequest:
     """Records requests to stop this process.
 
@@ -67,11 +85,14 @@ class StopRequest:
         self.asked.set()
 
     @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Treat a service's stop signals as requests while this context is open.
+    def on_signals(self, reload: ReloadRequest | None = None) -> Iterator[None]:
+        """Treat a service's signals as requests while this context is open.
 
         The ignored signals are only logged, and have no effect after the context either. A third stop signal has its
         default effect.
+
+        Args:
+            reload: Gets the requests to read the settings again. If it is `None`, those signals are ignored, too.
         """
         loop = asyncio.get_running_loop()
 
@@ -82,23 +103,26 @@ class StopRequest:
 
         for number in SERVICE_STOP_SIGNALS:
             loop.add_signal_handler(number, ask)
-        for number in IGNORED_SIGNALS:
+        for number in RELOAD_SIGNALS if reload else ():
+            loop.add_signal_handler(number, cast("ReloadRequest", reload).asked.set)
+        ignored = IGNORED_SIGNALS if reload else (*RELOAD_SIGNALS, *IGNORED_SIGNALS)
+        for number in ignored:
             loop.add_signal_handler(number, _log_ignored, number)
         try:
             yield
         finally:
-            _release(loop, (*SERVICE_STOP_SIGNALS, *IGNORED_SIGNALS))
+            _release(loop, (*SERVICE_STOP_SIGNALS, *RELOAD_SIGNALS, *IGNORED_SIGNALS))
             ignore_for_good()
 
 
 def ignore_for_good() -> None:
-    """Let the operating system drop the ignored signals while no event loop can log them."""
-    for number in IGNORED_SIGNALS:
+    """Let the operating system drop the signals that must not end a service, while no event loop can handle them."""
+    for number in (*RELOAD_SIGNALS, *IGNORED_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _log_ignored(number: signal.Signals) -> None:
-    logger.info("signal: %s is ignored; settings are read at the start, SIGTERM stops", number.name)
+    logger.info("signal: %s is ignored; SIGHUP reads the settings again, SIGTERM stops", number.name)
 
 
 def _release(loop: asyncio.AbstractEventLoop, numbers: tuple[signal.Signals, ...] = STOP_SIGNALS) -> None:

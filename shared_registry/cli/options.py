@@ -114,19 +114,21 @@ def print_json(document: object, *, is_line: bool = False) -> None:
     sys.stdout.flush()
 
 
-def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
+def log_to_stderr(*, as_json: bool = False, is_service: bool = False, worker: int | None = None) -> None:
     """Send the package's log to standard error.
 
     Args:
         as_json: Write one JSON object per line, if this is a service.
         is_service: The command runs until it is stopped: log from level info on, with the time. Other commands log
             only warnings and errors.
+        worker: The number of this worker, if the service consists of several processes.
     """
     handler = logging.StreamHandler()
     if as_json and is_service:
-        handler.setFormatter(_JsonFormatter())
+        handler.setFormatter(_JsonFormatter(worker))
     elif is_service:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        name = "" if worker is None else f"worker {worker}: "
+        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {name}%(message)s"))
     else:
         handler.setFormatter(_PlainFormatter())
     package = logging.getLogger("shared_registry")
@@ -135,12 +137,21 @@ def log_to_stderr(*, as_json: bool = False, is_service: bool = False) -> None:
     package.setLevel(logging.INFO if is_service else logging.WARNING)
 
 
+def set_log_level(config: RouterConfig) -> None:
+    """Log what `log_level` says, from now on."""
+    logging.getLogger("shared_registry").setLevel(config.log_level.upper())
+
+
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = worker
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "at": round(record.created, 3),
@@ -148,6 +159,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            line["worker"] = self._worker
         if url := getattr(record, "url", None):
             line["url"] = url
         if record.exc_info:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared_registry.aio.stop_signals import StopRequest, ignore_for_good
+from shared_registry.aio.stop_signals import ReloadRequest, StopRequest, ignore_for_good
 from shared_registry.cli.options import (
     ConfigOption,
     JsonOption,
@@ -18,8 +20,13 @@ from shared_registry.cli.options import (
     given,
     log_to_stderr,
     seconds_above_zero,
+    set_log_level,
 )
+from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.config import RouterConfig
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.app import Router
 
 SERVE_EXAMPLE = (
     "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
@@ -38,6 +45,10 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option("--port", "-p", metavar="PORT", help="Port to listen on; 0 takes a free one.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that serve clients on the port.", show_default=False),
     ] = None,
     wait_redis: Annotated[
         float | None,
@@ -60,34 +71,74 @@ def serve(
     with the address has a `url`.
 
     SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, accepts no new session, lets live sessions finish
-    for up to grace_seconds, and exits with 0. A second signal closes them at once. SIGHUP, SIGUSR1 and SIGUSR2 are
-    ignored.
+    for up to grace_seconds, and exits with 0. A second signal closes them at once. SIGHUP reads the settings again, and
+    logs which of them took effect and which need a restart. SIGUSR1 and SIGUSR2 are ignored.
     """
     ignore_for_good()
+    reload = ReloadRequest()
+    reload.note_signals()
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
-    settings = options.load(config, host=host, port=port)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_stopped(settings, wait_redis))
+    read = functools.partial(options.load, config, host=host, port=port, workers=workers)
+    settings = read()
+    set_log_level(settings)
+    if settings.workers > 1:
+        raise typer.Exit(_serve_by_workers(settings, wait_redis, reload, read, as_json=options.as_json))
+    with asyncio.Runner(loop_factory=serving_loop_factory()) as runner:
+        runner.run(_serve_until_stopped(settings, wait_redis, reload, read))
 
 
-async def _serve_until_stopped(settings: RouterConfig, wait_seconds: float | None) -> None:
-    from shared_registry.proxy import descriptors, server  # noqa: PLC0415  slow; the other commands do not need it
+async def _serve_until_stopped(
+    settings: RouterConfig, wait_seconds: float | None, reload: ReloadRequest, read: Callable[[], RouterConfig]
+) -> None:
+    from shared_registry.proxy import descriptors, reloading, server  # noqa: PLC0415  slow; only this command needs it
 
-    def log_url(url: str) -> None:
-        logger.info("router: serving on %s", url, extra={"url": url})
+    async def serve_reloads(router: Router) -> None:
+        router.on_reload.append(set_log_level)
+        await reloading.Reloading(reload, read).run(router.reload)
 
     descriptors.raise_soft_limit()
     stop = StopRequest()
-    with stop.on_signals():
-        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=log_url)
+    with stop.on_signals(reload):
+        await server.serve_clients(
+            settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=[serve_reloads]
+        )
     logger.info("router: stopped")
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loop factory if uvloop is installed, and otherwise `None`."""
+def _serve_by_workers(
+    settings: RouterConfig,
+    wait_seconds: float | None,
+    reload: ReloadRequest,
+    read: Callable[[], RouterConfig],
+    *,
+    as_json: bool,
+) -> int:
+    """Serve by several processes. Return the worst of their exit codes."""
+    from shared_registry.proxy import reloading, supervisor  # noqa: PLC0415  slow; only this command needs it
+
+    async def supervise() -> int:
+        stop = StopRequest()
+        workers = supervisor.Supervisor(
+            settings,
+            stop,
+            reloading.Reloading(reload, read),
+            [sys.executable, "-m", "shared_registry.cli.worker"],
+            wait_seconds=wait_seconds,
+            as_json=as_json,
+        )
+        workers.on_reload.append(set_log_level)
+        with stop.on_signals(reload):
+            code = await workers.run(_log_url)
+        logger.info("router: stopped")
+        return code
+
     try:
-        import uvloop  # noqa: PLC0415
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+        return asyncio.run(supervise())
+    except supervisor.WorkersFailed as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.code
+
+
+def _log_url(url: str) -> None:
+    logger.info("router: serving on %s", url, extra={"url": url})

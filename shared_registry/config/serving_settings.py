@@ -11,6 +11,7 @@ from shared_registry.config.rules import (
     Expiry,
     FrameBytes,
     Grace,
+    LogLevel,
     OnLost,
     OptionalSeconds,
     Period,
@@ -19,6 +20,7 @@ from shared_registry.config.rules import (
     RouteRules,
     Seconds,
     SessionKeyText,
+    Workers,
 )
 
 
@@ -131,3 +133,16 @@ class ServingSettings:
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
     30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
+
+    log_level: LogLevel = "info"
+    """The least severe messages that `shared-registry serve` logs: `debug`, `info`, `warning` or `error`. `info`, the
+    default, logs changes of the leader and of replicas, and what the router does itself. With `warning` the log has
+    only what may need attention, and neither the router's address nor its start. `debug` adds what the parts of the
+    router will try again by themselves."""
+
+    workers: Workers = 1
+    """Processes that serve clients on the port, each on a core of its own. A Python process uses one core, so the
+    default of 1 serves as many requests as one core can; set the number of cores that the router may use if that is not
+    enough. Each worker is a router of its own in the registry, with its own view, connections and heartbeats, and needs
+    some 60 MB. A client's connection stays with the worker that has accepted it. Needs Linux to share connections out
+    evenly."""

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import random
+from collections.abc import Callable
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
@@ -57,11 +58,13 @@ class HealthChecks:
         self._loop: HealthLoop | None = None
         self._peer: Peer | None = None
         self._share_batches = itertools.count(1)
+        self._is_changed = asyncio.Event()
+        self._is_running = False
 
     @property
     def is_running(self) -> bool:
         """Whether this router takes part in elections."""
-        return self._election is not None
+        return self._is_running
 
     @property
     def is_leader(self) -> bool:
@@ -83,13 +86,33 @@ class HealthChecks:
         if self._peer is not None:
             self._peer.learn(key, is_reached)
 
-    async def run(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
+    def reload(self) -> None:
+        """Let `run` begin anew with changed settings. If this router is the leader, it resigns before that."""
+        self._is_changed.set()
+
+    async def run(self, settings: Callable[[], RouterConfig], http_get: HttpProbe | None) -> None:
         """Take part in elections until cancelled; then report the last probe results, and resign.
 
         Args:
-            config: The settings of probes and of the leader's lease.
+            settings: Returns the settings of probes and of the leader's lease; called again after each `reload()`.
             http_get: Replaces the HTTP probe.
         """
+        self._is_running = True
+        try:
+            while True:
+                self._is_changed.clear()
+                async with asyncio.TaskGroup() as group:
+                    work = group.create_task(self._take_part(settings(), http_get))
+                    change = group.create_task(self._is_changed.wait())
+                    await asyncio.wait((work, change), return_when=asyncio.FIRST_COMPLETED)
+                    work.cancel()
+                    change.cancel()
+                if not self._is_changed.is_set():
+                    return
+        finally:
+            self._is_running = False
+
+    async def _take_part(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
         async with contextlib.AsyncExitStack() as stack:
             peer = self._peer = await self._make_peer(stack, config, http_get)
             probe, retain = await _probe(stack, config, http_get)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from shared_registry.config import RouterConfig
+from shared_registry.config.reload_rules import Reloaded, merge_all
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
@@ -31,31 +34,48 @@ class Router:
     """One router. It serves the connections of its `site` while the context `running()` is entered.
 
     Attributes:
+        config: The settings in force.
+        url: The url at which it serves, shown to operators.
+        worker: The number of this worker; `None` if the router is not one of several that share a port.
         site: What the clients' connections have in common.
         descriptors: The file descriptors for clients.
         live: The sessions under way.
+        on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
+            settings name may have. They must not raise.
     """
 
-    def __init__(self, config: RouterConfig, *, url: str = "") -> None:
+    def __init__(self, config: RouterConfig, *, url: str = "", worker: int | None = None) -> None:
         """Create the router. It connects to nothing before `running()`.
 
         Args:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
+            worker: The number of this worker, if the router is one of several that share a port.
         """
         self.url = url
+        self.worker = worker
         self.live = LiveSessions()
         self.descriptors = Descriptors(
             replicas=lambda: sum(len(pool.registry.all()) for pool in self._pools.values()),
             idle=lambda: sum(pool.connections.idle_count for pool in self._pools.values()),
             close_idle=self._close_idle,
-            max_clients=config.max_clients,
         )
         configs = config.pool_configs() or {"": config}
         self._pools = {
             name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
             for name, one in configs.items()
         }
+        self._first_joined = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.site = Site(self._begin, Limits.of(config))
+        self.on_reload: list[Callable[[RouterConfig], None]] = []
+        self._configure(config)
+
+    def _configure(self, config: RouterConfig) -> None:
+        """Apply the settings that can change while the router runs, to what begins from now on."""
+        self.config = config
+        self.site.limits = Limits.of(config)
+        self.descriptors.max_clients = config.max_clients
         pages: dict[str, Page | None] = {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz}
         pages["/metrics"] = None
         self._choice = PoolChoice(config.pools)
@@ -63,21 +83,37 @@ class Router:
             rules = [(rule, self._pools[rule.name]) for rule in config.pools]
             pages[MODELS.decode()] = Models(rules, self._choice).page
         self._pages = OwnPages(pages)
-        self._stopping = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.site = Site(self._begin, Limits.of(config))
+
+    def reload(self, config: RouterConfig) -> list[tuple[str, Reloaded]]:
+        """Use changed settings from now on, as far as they can change while the router runs. It does no I/O.
+
+        Requests and sessions under way go on with the settings with which they began.
+
+        Returns:
+            What has changed, and what needs a restart, for the router, and for each pool by its name.
+
+        Raises:
+            ConfigError: Settings do not fit together. Then nothing has changed.
+        """
+        results = merge_all(self.config, config)
+        in_force = results[0][1].config
+        for name, one in (in_force.pool_configs() or {"": in_force}).items():
+            self._pools[name].reload(one)
+        self._configure(in_force)
+        for apply in self.on_reload:
+            apply(in_force)
+        return results
 
     def begin_stop(self) -> None:
         """Begin to stop: resign as leader, turn `/readyz` to 503, and refuse the sessions that wait for a slot.
 
         All of this happens at once. Sessions that have a slot continue until `running()` ends.
         """
-        self._stopping.set()
         for pool in self._pools.values():
             pool.begin_stop()
 
     @contextlib.asynccontextmanager
-    async def running(self, *, wait_seconds: float | None = None) -> AsyncIterator[None]:
+    async def running(self, *, wait_seconds: float | None = None, beside: Sequence[Work] = ()) -> AsyncIterator[None]:
         """Join the registries, run the background tasks, and leave the registries at the end.
 
         Entering does not wait for Redis; `/readyz` reports when the router is ready. Sessions that arrive before the
@@ -85,6 +121,7 @@ class Router:
 
         Args:
             wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
+            beside: Works that run beside the router until it ends. Each is called with the router.
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time. The body of the context was cancelled.
@@ -95,8 +132,11 @@ class Router:
             pool.begin_opening()
         try:
             async with asyncio.TaskGroup() as tasks:
-                works = [pool.run(wait_seconds=wait_seconds) for pool in self._pools.values()]
-                running = [tasks.create_task(work) for work in (*works, self._check())]
+                joined = self._first_joined.set
+                works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self._pools.values()]
+                running = [
+                    tasks.create_task(work) for work in (*works, self._check(), *(work(self) for work in beside))
+                ]
                 try:
                     yield
                 finally:
@@ -104,6 +144,14 @@ class Router:
                         task.cancel()
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
+
+    async def joined(self) -> None:
+        """Wait until the view of a pool is loaded."""
+        await self._first_joined.wait()
+
+    async def settled(self) -> None:
+        """Wait until the router places sessions without holding them, or no longer holds them because of its start."""
+        await asyncio.gather(*(pool.settled() for pool in self._pools.values()))
 
     async def end_sessions(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
@@ -159,12 +207,13 @@ class Router:
                 client.check(now)
 
     async def _status(self) -> Answer:
+        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
         if only := self._pools.get(""):
-            return Answer(200, await only.status())
+            return Answer(200, {**await only.status(), **process})
         names = list(self._pools)
         documents = await asyncio.gather(*(self._pools[name].status() for name in names))
         pools = dict(zip(names, documents, strict=True))
-        return Answer(200, {"url": self.url, "sessions": self.live.count, "pools": pools})
+        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
 
     async def _healthz(self) -> Answer:
         return Answer(200, {"status": "ok"})
@@ -188,6 +237,8 @@ def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+Work = Callable[[Router], Coroutine[Any, Any, None]]
+"""A work that runs beside a router until it is cancelled."""
 _NO_ROOM = error_answer(503, "gpu_unavailable", "this router has no room for more clients; try again", retry_after=1)
 _NO_POOL = error_answer(
     404, "model_not_found", "the request belongs to no pool of this router: check its model, path and host"

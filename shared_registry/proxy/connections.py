@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import fields
 from urllib.parse import urlsplit
 
 from shared_registry.aio.time_limit import time_limit
@@ -23,14 +24,24 @@ class ReplicaConnections:
 
     Attributes:
         idle_count: The number of idle connections.
+        tls: The TLS settings of new connections.
     """
 
     def __init__(self, config: RouterConfig, tls: TlsContexts) -> None:
         self._config = config
-        self._tls = tls
+        self.tls = tls
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
         self.idle_count = 0
+        self._generation = 0
+
+    def reload(self, config: RouterConfig) -> None:
+        """Use changed settings for connections that are opened from now on."""
+        if _of_connections(config) != _of_connections(self._config):
+            self._generation += 1
+            self.tls = TlsContexts(config)
+            self.close()
+        self._config = config
 
     async def take(self, replica: Replica) -> ReplicaConnection:
         """Return the idle connection that was used last, or a new one.
@@ -56,20 +67,22 @@ class ReplicaConnections:
         parts = urlsplit(replica.url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         seconds = self._config.connect_timeout_seconds
-        silence = self._config.response_timeout_seconds
+        silence, generation, tls = self._config.response_timeout_seconds, self._generation, self.tls
         first_byte = self._config.first_byte_timeout_seconds or silence
         try:
-            context = await self._tls.context() if parts.scheme == "https" else None
+            context = await tls.context() if parts.scheme == "https" else None
             async with time_limit(seconds):
-                return await ReplicaConnection.open(
+                connection = await ReplicaConnection.open(
                     host,
                     port,
                     context,
                     self._options,
-                    server_name=self._tls.server_name(host),
+                    server_name=tls.server_name(host),
                     silence_seconds=silence,
                     first_byte_seconds=first_byte,
                 )
+                connection.generation = generation
+                return connection
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
         except Exception as error:
@@ -81,7 +94,7 @@ class ReplicaConnections:
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
-        if connection.is_idle:
+        if connection.is_idle and connection.generation == self._generation:
             self._idle[replica.key].append(connection)
             self.idle_count += 1
         else:
@@ -113,3 +126,13 @@ class ReplicaConnections:
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
         is_young = asyncio.get_running_loop().time() - connection.idle_since < self._config.replica_idle_seconds
         return is_young and connection.is_idle and not connection.has_unread
+
+
+def _of_connections(config: RouterConfig) -> list[object]:
+    """Return the settings that a connection keeps for as long as it lives."""
+    names = [item.name for item in fields(config) if item.name.startswith("replica_tls_")]
+    return [
+        config.response_timeout_seconds,
+        config.first_byte_timeout_seconds,
+        *(getattr(config, name) for name in names),
+    ]

@@ -35,6 +35,7 @@ class Descriptors:
     Attributes:
         clients: Returns the number of client connections. `None` if the server does not provide it; then there is no
             limit.
+        max_clients: The setting of that name.
     """
 
     def __init__(
@@ -43,7 +44,6 @@ class Descriptors:
         replicas: Callable[[], int],
         idle: Callable[[], int],
         close_idle: Callable[[], None],
-        max_clients: int | None,
     ) -> None:
         """Start without a limit.
 
@@ -51,13 +51,12 @@ class Descriptors:
             replicas: Returns the number of replicas. The leader keeps a connection to each.
             idle: Returns the number of idle connections to replicas.
             close_idle: Closes the idle connections.
-            max_clients: The setting of that name.
         """
         self.clients: Callable[[], int] | None = None
         self._replicas = replicas
         self._idle = idle
         self._close_idle = close_idle
-        self._max_clients = max_clients
+        self.max_clients: int | None = None
         self._open_before = 0
         self._soft_limit = 0
         self._is_full = False
@@ -79,9 +78,9 @@ class Descriptors:
         if self.clients is None:
             return True
         clients = self.clients() + more
-        if self._max_clients is not None and (clients > self._max_clients or self._is_over_setting):
-            self._note_setting(clients, self._max_clients)
-            if clients > self._max_clients:
+        if self.max_clients is not None and (clients > self.max_clients or self._is_over_setting):
+            self._note_setting(clients, self.max_clients)
+            if clients > self.max_clients:
                 return False
         used = clients + max(clients, sessions)
         self._soft_limit = soft_limit()

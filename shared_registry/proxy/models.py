@@ -72,7 +72,7 @@ class Models:
             return None
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await _ask(replica.url, pool.tls)
+                return await _ask(replica.url, pool.connections.tls)
         except (ProbeFailure, OwnTrouble, OSError, ValueError, TimeoutError) as error:
             logger.info("models: %s does not list its models: %s", replica.url, str(error) or type(error).__name__)
             return None

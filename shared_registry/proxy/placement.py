@@ -73,24 +73,30 @@ Slot = Lease | Unleased
 class SessionPlacement:
     """Acquires leases for sessions, and ends sessions whose replica is lost if `on_lost` says so."""
 
-    def __init__(
-        self, registry: SharedReplicaRegistry, opening: Opening, on_lost: OnLost, *, queue_timeout_seconds: float
-    ) -> None:
-        """Create the placement.
+    def __init__(self, registry: SharedReplicaRegistry, opening: Opening) -> None:
+        """Create the placement. Until `configure()`, sessions do not wait, and are kept when their replica is lost.
 
         Args:
             registry: Gives the leases.
             opening: Holds sessions until the router has opened.
-            on_lost: Whether to keep or to close a session whose replica is lost.
-            queue_timeout_seconds: How long a session may wait for a slot.
         """
         self._registry = registry
         self._opening = opening
-        self._on_lost = on_lost
-        self._queue_timeout_seconds = queue_timeout_seconds
+        self._on_lost: OnLost = "keep"
+        self._queue_timeout_seconds = 0.0
         self._asking: set[asyncio.Timeout] = set()
         self._waiting: set[asyncio.Timeout] = set()
         self._is_stopping = False
+
+    def configure(self, on_lost: OnLost, *, queue_timeout_seconds: float) -> None:
+        """Set what applies to sessions that begin from now on.
+
+        Args:
+            on_lost: Whether to keep or to close a session whose replica is lost.
+            queue_timeout_seconds: How long a session may wait for a slot.
+        """
+        self._on_lost = on_lost
+        self._queue_timeout_seconds = queue_timeout_seconds
 
     @property
     def waiting(self) -> int:

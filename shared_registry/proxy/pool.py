@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from shared_registry.config import RouterConfig
+from shared_registry.config.reload_rules import Reloaded
 from shared_registry.errors import RegistryError, StoreError, StoreUnavailable
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import error_answer
@@ -43,9 +45,9 @@ class Pool:
 
     Attributes:
         name: The pool's name; empty if the router has no others.
+        config: The settings in force.
         registry: The registry of its namespace.
         connections: The connections to its replicas.
-        tls: The TLS settings for its replicas.
     """
 
     def __init__(
@@ -61,24 +63,37 @@ class Pool:
             live: Counts the sessions of the router.
         """
         self.name = name
-        self.config = config
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
-        self.tls = TlsContexts(config)
-        self.connections = ReplicaConnections(config, self.tls)
+        self.connections = ReplicaConnections(config, TlsContexts(config))
         self._url = url
         self._live = LiveSessions(live)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry)
         self._opening = Opening(self.registry)
-        self._placement = placement = SessionPlacement(
-            self.registry, self._opening, config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds
-        )
-        dispatcher = Dispatcher(placement, self._reports, descriptors, self._live)
-        parts = (config, dispatcher, placement, self.connections, self._reports)
+        self._placement = SessionPlacement(self.registry, self._opening)
+        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live)
+        self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
+        self._configure(config)
+
+    def _configure(self, config: RouterConfig) -> None:
+        """Apply the settings that can change while the pool runs, to what begins from now on."""
+        self.config = config
+        self._placement.configure(config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds)
+        parts = (config, self._dispatcher, self._placement, self.connections, self._reports)
         self._http = HttpProxy(*parts)
         self._websocket = WebSocketProxy(*parts)
         self._routes = Routes(config.routes, placement=config.placement)
-        self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
+
+    def reload(self, config: RouterConfig) -> Reloaded:
+        """Use changed settings from now on, as far as they can change while the pool runs. It does no I/O.
+
+        Raises:
+            ConfigError: Settings do not fit together. Then nothing has changed.
+        """
+        result = self.registry.reload(config)
+        self.connections.reload(result.config)
+        self._configure(result.config)
+        return result
 
     async def serve(self, exchange: Exchange, path: bytes) -> None:
         """Serve a request, or a WebSocket session. It is cancelled if the client leaves.
@@ -104,11 +119,16 @@ class Pool:
         self._stopping.set()
         self._placement.stop_waiting()
 
-    async def run(self, *, wait_seconds: float | None) -> None:
+    async def settled(self) -> None:
+        """Wait until the pool opens, or no longer holds sessions because of its start."""
+        await self._opening.wait(0.0)
+
+    async def run(self, *, wait_seconds: float | None, on_joined: Callable[[], None] = lambda: None) -> None:
         """Take part in the registry, and run the background tasks, until cancelled; then leave the registry.
 
         Args:
             wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
+            on_joined: Called when the view of the registry is loaded.
 
         Raises:
             StoreUnavailable: Redis could not be reached in that time.
@@ -116,7 +136,7 @@ class Pool:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._take_part(wait_seconds))
+                tasks.create_task(self._take_part(wait_seconds, on_joined))
                 tasks.create_task(self._reports.run())
                 tasks.create_task(self.connections.sweep())
         finally:
@@ -135,9 +155,10 @@ class Pool:
                 queue = Queue(await self._depth.get(), self._placement.waiting)
         return status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
 
-    async def _take_part(self, wait_seconds: float | None) -> None:
+    async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
         await self._join(wait_seconds)
+        on_joined()
         try:
             logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
             async with asyncio.TaskGroup() as tasks:

@@ -56,6 +56,7 @@ class ReplicaConnection(asyncio.Protocol):
         status: The status of the last response; `None` before the first.
         idle_since: The end of the last exchange, on the event loop's clock.
         after_switch: What was received after the response 101; `None` unless the connection has switched protocols.
+        generation: Counts how often its pool's settings for connections had changed when it was opened.
     """
 
     def __init__(self, *, silence_seconds: float, first_byte_seconds: float) -> None:
@@ -64,6 +65,7 @@ class ReplicaConnection(asyncio.Protocol):
         self.status: int | None = None
         self.idle_since = 0.0
         self.after_switch: bytes | None = None
+        self.generation = 0
         self._silence_seconds = silence_seconds
         self._first_byte_seconds = first_byte_seconds
         self._loop = asyncio.get_running_loop()

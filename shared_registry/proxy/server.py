@@ -12,18 +12,16 @@ import contextlib
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
-from shared_registry.errors import ConfigError
-from shared_registry.proxy import closing, tcp
+from shared_registry.proxy import closing, listening
 from shared_registry.proxy.acceptor import Acceptor
-from shared_registry.proxy.app import Router
+from shared_registry.proxy.app import Router, Work
 from shared_registry.proxy.client import ClientConnection
 
-BACKLOG = 2048
 LAST_CLIENTS_SECONDS = 0.1
 """The shortest wait after the listener has closed: the clients that connected last may still send a request.
 
@@ -38,7 +36,14 @@ logger = logging.getLogger(__name__)
 
 
 async def serve_clients(
-    config: RouterConfig, stop: StopRequest, *, wait_seconds: float | None = None, on_listening: Callable[[str], None]
+    config: RouterConfig,
+    stop: StopRequest,
+    *,
+    wait_seconds: float | None = None,
+    on_listening: Callable[[str], None] = lambda _: None,
+    beside: Sequence[Work] = (),
+    listener: socket.socket | None = None,
+    worker: int | None = None,
 ) -> None:
     """Run a router until it is asked to stop and has stopped.
 
@@ -47,25 +52,29 @@ async def serve_clients(
         stop: The request to stop.
         wait_seconds: How long to try to reach Redis at the start; `None` has no limit.
         on_listening: Called with the router's url as soon as it listens.
+        beside: Works that run beside the router until it ends. Each is called with the router.
+        listener: A listening, non-blocking socket to serve, which is closed at the end; by default a new one.
+        worker: The number of this worker, if the router is one of several that share a port.
 
     Raises:
         ConfigError: It cannot listen on the configured host and port.
         StoreError: Redis could not be reached in that time, or refuses.
     """
-    with _listener(config) as listener:
-        url = _url_of(listener)
-        router = Router(config, url=url)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listener or stack.enter_context(listening.listeners(config, 1))[0])
+        url = listening.url_of(listener)
+        router = Router(config, url=url, worker=worker)
         server = _Server(router, listener)
         router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)
         on_listening(url)  # a session that comes from now on is held until the router has opened
-        async with router.running(wait_seconds=wait_seconds):
+        async with router.running(wait_seconds=wait_seconds, beside=beside):
             server.start()
             try:
                 await stop.asked.wait()
                 router.begin_stop()
                 server.close_listener()
-                await _grace(router, stop, config.grace_seconds)
+                await _grace(router, stop, router.config.grace_seconds)
             finally:
                 router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
                 await server.close()
@@ -141,40 +150,3 @@ async def _first_of(*works: Awaitable[Any]) -> None:
         for task, work in zip(tasks, works, strict=True):
             if task is not work:
                 task.cancel()
-
-
-@contextlib.contextmanager
-def _listener(config: RouterConfig) -> Iterator[socket.socket]:
-    """Bind and listen before anything else starts, so that a port in use is reported at once."""
-    where = f"{config.host}:{config.port}"
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            f"host: cannot listen on {where} ({_reason_of(error)}); give an address of this machine"
-        ) from None
-    with listener:
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tcp.apply(tcp.liveness_options(config.peer_timeout_seconds), listener)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            remedy = "choose another port with --port, or 0 for any free one, or stop the program that uses it"
-            raise ConfigError(f"port: cannot listen on {where} ({_reason_of(error)}); {remedy}") from None
-        listener.setblocking(False)  # noqa: FBT003
-        yield listener
-
-
-def _reason_of(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _url_of(listener: socket.socket) -> str:
-    """Return the router's url for others. If it listens on every address, the url has this host's name."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -25,6 +25,7 @@ from shared_registry.registry.changing import RegistryChanges
 from shared_registry.registry.joining import join
 from shared_registry.registry.life import Life
 from shared_registry.registry.reading import RegistryReads
+from shared_registry.registry.reloading import RegistryReload
 from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
 from shared_registry.store import client
 from shared_registry.store.address_watch import watch_address
@@ -39,7 +40,7 @@ ELSEWHERE = (
 )
 
 
-class SharedReplicaRegistry(RegistryReads, RegistryChanges):
+class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
     """A registry of replicas that several routers share. It decides which replica takes a session.
 
     It is built synchronously, and needs no event loop for that. `start()` or `async with` connects it. Before that it
@@ -241,7 +242,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         This is for a registry with `health_checks=False` whose owner runs the loop. The registry must be started.
 
         Args:
-            config: The config whose health check settings are used; by default the registry's own.
+            config: The config whose health check settings are used; by default the registry's own in force.
             http_get: Replaces the HTTP probe.
 
         Raises:
@@ -254,8 +255,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
         if self._parts.health_checks.is_running:
             raise UsageError("a health check loop runs on this registry already; end it before you run another")
         self._expect_started()
-        settings, probe = RouterConfig.adopt(config or self.config), http_get or self._http_get
-        work = functools.partial(self._parts.health_checks.run, settings, probe)
+        own, probe = RouterConfig.adopt(config) if config else None, http_get or self._http_get
+        work = functools.partial(self._parts.health_checks.run, lambda: own or self.config, probe)
         await keep_running("health checks", work, clock=self._clock, rng=self._rng)
 
     def _assemble(self, router_key: str, clients: Clients) -> Parts:
@@ -369,6 +370,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
             "loads": self._parts.load_updates.run,
             "slow start": self._parts.slow_start.run,
             "ejections": self._parts.ejections.run,
+            "seeding": self._parts.seeding.run,
         }
         if self._clients.ask_address is not None:
             works["sentinels"] = functools.partial(
@@ -379,7 +381,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges):
                 clock=self._clock,
             )
         if self.health_checks:
-            works["health checks"] = lambda: self._parts.health_checks.run(self.config, self._http_get)
+            works["health checks"] = lambda: self._parts.health_checks.run(lambda: self.config, self._http_get)
         for name, work in works.items():
             group.create_task(keep_running(name, work, clock=self._clock, rng=self._rng), name=name)
 

@@ -68,6 +68,12 @@ class Membership:
         self._is_in_trouble = False
         self._unreapable: set[str] = set()
 
+    def reload(self, settings: RouterConfig) -> None:
+        """Publish the fingerprint of changed settings, and whether this router takes part in shared probing."""
+        self._info = replace(self._info, config_fingerprint=settings.fingerprint())
+        self._probing = settings.probing
+        self._probers.is_changed.set()
+
     async def heartbeat(self) -> Heartbeat:
         """Send one heartbeat.
 

@@ -24,6 +24,7 @@ from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import QUIET_SECONDS, TroubleLog
 from shared_registry.registry.membership import Membership
 from shared_registry.registry.outcomes import Outcomes
+from shared_registry.registry.seeding import Seeding
 from shared_registry.selection import Selection, priority
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.selection.view import View
@@ -53,6 +54,7 @@ class Parts:
     ejections: Ejections
     outcomes: Outcomes
     writability: Writability
+    seeding: Seeding
 
 
 def build_parts(
@@ -143,6 +145,7 @@ def build_parts(
         load_updates=LoadUpdates(reader, view, refresh_seconds=settings.refresh_seconds, clock=clock),
         outcomes=outcomes,
         writability=writability,
+        seeding=Seeding(store, reader, Keys(settings.namespace), clock=clock, rng=rng),
     )
 
 

@@ -34,6 +34,10 @@ class Cooldown:
         self._is_changed = asyncio.Event()
         self._is_pending = False
 
+    def reload(self, seconds: float) -> None:
+        """Change the length of the cooldowns that begin from now on."""
+        self._seconds = seconds
+
     def begin(self, key: str) -> None:
         """Begin the cooldown of a replica, or extend it."""
         if self._seconds > 0:

@@ -89,6 +89,8 @@ OURS: dict[str, Any] = {
     "max_frame_bytes": 64 * 1024 * 1024,
     "websocket_ping_seconds": 0.0,
     "grace_seconds": 30.0,
+    "log_level": "info",
+    "workers": 1,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -129,6 +131,8 @@ LOCAL_SETTINGS = {
     "max_frame_bytes",
     "websocket_ping_seconds",
     "grace_seconds",
+    "log_level",
+    "workers",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -227,6 +231,7 @@ WHOLE = [
     "probe_concurrency",
     "max_frame_bytes",
     "max_body_bytes",
+    "workers",
 ]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
 
@@ -624,6 +629,8 @@ OTHER_VALUES: dict[str, Any] = {
     "max_frame_bytes": 2048,
     "websocket_ping_seconds": 20.0,
     "grace_seconds": 0.0,
+    "log_level": "warning",
+    "workers": 2,
 }
 
 

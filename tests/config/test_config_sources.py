@@ -85,6 +85,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "max_frame_bytes": ("1048576", 1048576),
     "websocket_ping_seconds": ("20", 20.0),
     "grace_seconds": ("0", 0.0),
+    "log_level": ("debug", "debug"),
+    "workers": ("4", 4),
 }
 
 

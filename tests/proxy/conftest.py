@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server as router_server
+from shared_registry.proxy.app import Router
 from tests.support.backend import Backend
 from tests.support.command import Running, running
 from tests.support.until import until
@@ -62,9 +63,13 @@ class RunningRouter:
     Attributes:
         url: Where it serves.
         http: A client that is meant for it.
+        router: The router itself.
     """
 
-    def __init__(self, url: str, http: httpx.AsyncClient, stop: StopRequest, serving: asyncio.Task[None]) -> None:
+    def __init__(
+        self, url: str, http: httpx.AsyncClient, stop: StopRequest, serving: asyncio.Task[None], router: Router
+    ) -> None:
+        self.router = router
         self.url = url
         self.http = http
         self.stop = stop
@@ -109,11 +114,18 @@ async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[
 async def running_router(config: RouterConfig) -> AsyncIterator[RunningRouter]:
     stop = StopRequest()
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(router_server.serve_clients(config, stop, on_listening=listening.set_result))
+    found: asyncio.Future[Router] = asyncio.get_running_loop().create_future()
+
+    async def find(router: Router) -> None:
+        found.set_result(router)
+
+    serving = asyncio.create_task(
+        router_server.serve_clients(config, stop, on_listening=listening.set_result, beside=[find])
+    )
     url = await listening
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as http:
         try:
-            yield RunningRouter(url, http, stop, serving)
+            yield RunningRouter(url, http, stop, serving, await found)
         finally:
             stop.ask()
             stop.ask()
@@ -194,12 +206,15 @@ def start_process(server: EmbeddedServer, namespace: str, tmp_path: Path) -> Ite
     """Start a router as a process, in front of replicas; wait until it selects one, or has said `wanted`."""
     with contextlib.ExitStack() as stack:
 
-        async def start(*replicas: str, wanted: str = "", open_files: str = "", **settings: Any) -> RouterProcess:
+        async def start(
+            *replicas: str, wanted: str = "", open_files: str = "", words: Sequence[str] = (), **settings: Any
+        ) -> RouterProcess:
             chosen = FAST | {"redis_url": server.url, "namespace": namespace} | settings
             variables = {f"SHARED_REGISTRY_{name.upper()}": str(value) for name, value in chosen.items()}
-            variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas)
+            if replicas or not words:
+                variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas)
             process = RouterProcess(
-                stack.enter_context(running(tmp_path, "--json", "serve", open_files=open_files, **variables))
+                stack.enter_context(running(tmp_path, "--json", "serve", *words, open_files=open_files, **variables))
             )
             wanted = wanted or ("new sessions go to" if replicas else "has joined")
 

@@ -21,8 +21,8 @@ class Process:
             replicas=lambda: self.replicas,
             idle=lambda: self.idle,
             close_idle=self.close_idle,
-            max_clients=max_clients,
         )
+        self.descriptors.max_clients = max_clients
         self.descriptors.limit(lambda: self.clients)
 
     def close_idle(self) -> None:

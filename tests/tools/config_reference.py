@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.env import VARIABLES
+from shared_registry.config.reload_rules import RELOADABLE
 from shared_registry.config.settings import SHARED_SETTINGS
 from shared_registry.config.yaml_file import BLOCKS
 
@@ -69,6 +70,9 @@ All routers of a namespace should have the same values for the settings marked *
 leader, and every router decides whether another one has expired. Each router publishes a fingerprint of these settings
 (`config_fingerprint` in its Redis record), so that differences can be found.
 
+`shared-registry serve` reads its settings again on SIGHUP. Settings marked *reloaded* then take effect at once; the
+others need a restart. See *Reading the settings again* in [router.md](router.md).
+
 | setting | default | YAML key below `router:` |
 |---|---|---|
 """
@@ -102,6 +106,8 @@ def _section(name: str, info: Any, hint: object) -> str:
     facts = [_kind(hint), f"default {_default(name, info)}", f"`{_variable(name)}`"]
     if name in SHARED_SETTINGS:
         facts.append("*shared*")
+    if name in RELOADABLE:
+        facts.append("*reloaded*")
     return f"## {name}\n\n{', '.join(facts)}\n\n{_prose(info.description)}\n"
 
 

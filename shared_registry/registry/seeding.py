@@ -1,0 +1,141 @@
+"""Registers the configured replicas: when a router starts, and when its config was read again."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from shared_registry.admin.inspector import Inspector
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.errors import KeyConflict, StoreError
+from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
+from shared_registry.store.answers import new_token
+from shared_registry.store.commands import Store
+from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Tombstone
+from shared_registry.urls import canonical_url
+
+logger = logging.getLogger(__name__)
+
+
+class Seeding:
+    """Registers the replicas of a config. Only one `run` at a time."""
+
+    def __init__(self, store: Store, reader: Inspector, keys: Keys, *, clock: Clock, rng: random.Random) -> None:
+        self._store = store
+        self._reader = reader
+        self._keys = keys
+        self._clock = clock
+        self._rng = rng
+        self._settings: RouterConfig | None = None
+        self._is_changed = asyncio.Event()
+
+    def ask(self, settings: RouterConfig) -> None:
+        """Let `run` register the replicas of a new config. Of several configs, the last one counts."""
+        self._settings = settings
+        self._is_changed.set()
+
+    async def run(self) -> None:
+        """Register the replicas of each new config, as soon as Redis accepts that, until cancelled."""
+        while True:
+            await self._is_changed.wait()
+            self._is_changed.clear()
+            if self._settings is not None:
+                await self._register_soon(self._settings)
+
+    async def _register_soon(self, settings: RouterConfig) -> None:
+        backoff, is_in_trouble = Backoff(rng=self._rng), False
+        while not self._is_changed.is_set():
+            try:
+                log(await self.register(settings))
+            except StoreError as error:
+                if not is_in_trouble:
+                    is_in_trouble = True
+                    logger.warning("config: the replicas cannot be registered yet: %s", error)
+                await self._clock.sleep(backoff.next_seconds())
+            else:
+                return
+
+    async def register(self, settings: RouterConfig) -> list[str]:
+        """Register the configured replicas that are not registered as configured.
+
+        Returns:
+            What the config asks for and does not get.
+
+        Raises:
+            StoreError: Redis did not accept it. The call may be repeated.
+        """
+        configured = {canonical_url(endpoint.url): endpoint for endpoint in settings.replicas}
+        registered = await self._reader.records(list(configured))
+        removed = {
+            one.key: one for one in await self._reader.tombstones([key for key in configured if key not in registered])
+        }
+        notices = []
+        for key, endpoint in configured.items():
+            known = registered.get(key)
+            differences = _differences(known.endpoint, endpoint) if known else []
+            if known is None or differences:
+                try:
+                    await self._store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
+                except KeyConflict as error:
+                    if str(self._keys.replica(key)) not in str(error):
+                        raise
+                    notices.append(f"replica {key} cannot be registered: {error}")
+            if key in removed:
+                notices.append(_removed_text(removed[key]))
+            elif known is not None and differences:
+                notices.append(_differing_text(known, endpoint, differences))
+        return notices
+
+
+def log(notices: Sequence[str]) -> None:
+    """Log what the config asks for and does not get."""
+    for notice in notices:
+        logger.warning("config: %s", notice)
+
+
+def departed(before: RouterConfig, after: RouterConfig) -> list[str]:
+    """Return a notice for each replica that only the former config has: it stays registered, as after a restart."""
+    kept = {canonical_url(endpoint.url) for endpoint in after.replicas}
+    gone = [endpoint for endpoint in before.replicas if canonical_url(endpoint.url) not in kept]
+    return [
+        f"replica {endpoint.url} is not in the config any more, and stays registered; "
+        "remove it with `shared-registry remove`"
+        for endpoint in gone
+    ]
+
+
+def _differences(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> list[str]:
+    """Return the attributes that differ, with both values."""
+    wanted = dataclasses.replace(configured, order=known.order if configured.order is None else configured.order)
+    names = [field.name for field in dataclasses.fields(ReplicaEndpoint)]
+    pairs = ((name, getattr(known, name), getattr(wanted, name)) for name in names)
+    return [f"{name} {old!r} is registered, {new!r} configured" for name, old, new in pairs if old != new]
+
+
+def _removed_text(removed: Tombstone) -> str:
+    when = "" if removed.at is None else f" at {datetime.fromtimestamp(removed.at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    by = f" by {removed.by}" if removed.by else ""
+    reason = f" ({removed.reason})" if removed.reason else ""
+    name = f" {removed.name}" if removed.name else ""
+    return (
+        f"replica{name} {removed.url} was removed{when}{by}{reason} and stays removed; "
+        "delete it from the config, or bring it back with `shared-registry add`"
+    )
+
+
+def _differing_text(known: ReplicaRecord, configured: ReplicaEndpoint, differences: Sequence[str]) -> str:
+    which = f"{configured.name} {configured.url}" if configured.name else configured.url
+    facts = "; ".join(differences)
+    if known.source is Source.EXPLICIT:
+        return f"replica {which} stays as an operator has set it: {facts}; change it with `shared-registry add`"
+    return (
+        f"replica {which} was registered from another config, and now has the values of this one for all routers: "
+        f"{facts}; give all routers the same list"
+    )
