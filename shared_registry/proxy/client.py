@@ -29,6 +29,8 @@ from shared_registry.proxy.headers import (
     origin_form,
     refuse_ambiguous,
 )
+from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
+from shared_registry.proxy.request_ids import RequestIds
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
 """How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
@@ -43,10 +45,6 @@ EARLY_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 """How long a client that is still sending may take to read the response, before its connection is closed."""
 logger = logging.getLogger(__name__)
-_FULL = b"503 Service Unavailable\r\nretry-after: 1"
-_BAD = b"400 Bad Request"
-_TOO_LONG = b"431 Request Header Fields Too Large"
-_TOO_SLOW = b"408 Request Timeout"
 
 
 class _Unacceptable(Exception):
@@ -62,6 +60,7 @@ class Site:
         header_timeout_seconds: How long a head may take to arrive.
         silence_seconds: How long either side may be silent within an exchange.
         scheme: The scheme of the clients' connections.
+        ids: The ids of requests.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
     """
@@ -70,6 +69,7 @@ class Site:
     header_timeout_seconds: float
     silence_seconds: float
     scheme: str = "http"
+    ids: RequestIds = field(default_factory=RequestIds)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
 
@@ -80,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
     The time for a request's head starts with the connection, and for each further request with its first byte.
 
     Attributes:
+        site: What the connections of the listener have in common.
         address: The client's address; `None` if it has none.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
@@ -87,12 +88,12 @@ class ClientConnection(asyncio.Protocol):
     """
 
     def __init__(self, site: Site, *, is_guest: bool = False) -> None:
+        self.site = site
         self.address: str | None = None
         self.scheme = site.scheme
         self.is_guest = is_guest
         self._is_lost = False
         self.tunnel: Callable[[int, str], None] | None = None
-        self._site = site
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._transport: asyncio.Transport | None = None
@@ -114,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
         self._was_used = False
         self._begun: Exchange | None = None
         self._unparsed = b""
-        self._refusal = _BAD
+        self._refusal = BAD
 
     # What the event loop calls
 
@@ -124,13 +125,13 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.address = str(peer[0])
-        self._site.clients.add(self)
+        self.site.clients.add(self)
         self._expect_head()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """End the requests under way."""
         self._is_lost = True
-        self._site.clients.discard(self)
+        self.site.clients.discard(self)
         for exchange in self._queue:
             exchange.leave()
         self._parser = None
@@ -204,7 +205,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_waiting_for_head = self._is_in_head = False
         unread, self._unread_bytes = self._unread_bytes, 0
         if unread > PIECE_BYTES and self._is_head_too_long():
-            self._refusal = _TOO_LONG
+            self._refusal = TOO_LONG
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
@@ -357,10 +358,10 @@ class ClientConnection(asyncio.Protocol):
                 self.close()
             return
         if self._queue:
-            self._queue[0].check(now, self._site.silence_seconds)
+            self._queue[0].check(now, self.site.silence_seconds)
         if self._is_waiting_for_head:
             if now > self._deadline and not self._is_paused:
-                self._refuse(_TOO_SLOW)
+                self._refuse(TOO_SLOW)
         elif not self._queue and now > self._deadline:
             self.close()
 
@@ -401,7 +402,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 rest = rest[len(piece) :]
             if self._unread_bytes > LONGEST_HEAD:
-                self._refuse(_TOO_LONG)
+                self._refuse(TOO_LONG)
 
     def _read_on(self) -> None:
         """Parse what had to wait."""
@@ -420,7 +421,7 @@ class ClientConnection(asyncio.Protocol):
         """
         is_handshake = is_websocket_handshake(self._fields, method=method, http_version=version)
         if is_handshake and self.is_guest:
-            self._refusal = _FULL
+            self._refusal = FULL
             raise _Unacceptable
         if method == "CONNECT" or (is_handshake and (has_body(self._fields) or self._queue)):
             raise _Unacceptable
@@ -462,9 +463,9 @@ class ClientConnection(asyncio.Protocol):
             return
         self._begun = exchange
         self._was_used = True
-        if self._site.is_stopping or self.is_guest:
+        if self.site.is_stopping or self.is_guest:
             exchange.keep_alive = False
-        self._site.begin(exchange)
+        self.site.begin(exchange)
 
     def _finish(self, exchange: Exchange) -> None:
         """Go on after a response: with the next request, by waiting for one, or by closing the connection."""
@@ -494,16 +495,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _expect_head(self) -> None:
         self._is_waiting_for_head = True
-        self._deadline = self.now() + self._site.header_timeout_seconds
+        self._deadline = self.now() + self.site.header_timeout_seconds
 
     def _expect_nothing(self) -> None:
         self._is_waiting_for_head = False
         self._deadline = self.now() + KEEP_ALIVE_SECONDS
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Read nothing more, and end the connection.
 
-        The status is sent if the client can relate it to its request: no other response is under way or due.
+        The refusal is sent if the client can relate it to its request: no other response is under way or due.
         """
         if self._is_refused:
             return
@@ -517,7 +518,7 @@ class ClientConnection(asyncio.Protocol):
             self._queue[-1].keep_alive = False  # these requests are complete, and still get their responses
         elif self._transport is not None and not self._transport.is_closing():
             self._end_queue()
-            self._transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self._transport.write(refusal.response(self.site.ids.new()))
             self._transport.close()
 
     def _end_queue(self) -> None:

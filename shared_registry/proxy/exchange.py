@@ -56,6 +56,7 @@ class Exchange:
         target: The request's target, as received.
         version: "1.0" or "1.1".
         fields: The request's headers, with names in lower case.
+        request_id: The id under which the request is logged, and which the replica and the client receive.
         has_body: Whether the request has a body.
         is_handshake: Whether the request is the handshake of a WebSocket.
         is_guest: Whether there is no room for the client; see `Acceptor`.
@@ -87,6 +88,7 @@ class Exchange:
         "is_silent",
         "keep_alive",
         "method",
+        "request_id",
         "target",
         "task",
         "version",
@@ -109,6 +111,7 @@ class Exchange:
         self.target = target
         self.version = version
         self.fields = fields
+        self.request_id = client.site.ids.of(fields)
         self.has_body = has_body
         self.keep_alive = keep_alive
         self.is_received = not has_body
@@ -267,6 +270,7 @@ class Exchange:
         for name, value in fields:
             head += (name, b": ", value, b"\r\n")
             has_length = has_length or name == b"content-length"
+        head += (b"x-request-id: ", self.request_id, b"\r\n")
         has_body = self.method != "HEAD" and status not in _WITHOUT_BODY
         if has_body and not has_length:
             if self.version == "1.0":
@@ -340,6 +344,7 @@ class Exchange:
         passed = headers.to_replica(self.fields, client=self._client.address, scheme=self._client.scheme)
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
+        passed.append((headers.REQUEST_ID, self.request_id))
         return passed
 
 

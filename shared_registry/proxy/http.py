@@ -59,11 +59,17 @@ class HttpProxy:
         self._budget.request()
         key = self._session_key.of_request(exchange.fields, exchange.query)
         try:
-            await self._dispatcher.deliver(key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot)
+            await self._dispatcher.deliver(
+                key,
+                lambda slot: self._attempt(exchange, slot, key),
+                request_id=exchange.request_id,
+                takes_slot=takes_slot,
+            )
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
-            logger.warning("http: %s %s: the replica: %s", exchange.method, _shown(exchange.path), error)
+            text = "http: %s %s: the replica: %s (request %s)"
+            logger.warning(text, exchange.method, _shown(exchange.path), error, exchange.request_id.decode())
             exchange.answer(failure_of(error))
         except asyncio.CancelledError:
             if not exchange.is_silent:

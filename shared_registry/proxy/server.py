@@ -22,6 +22,7 @@ from shared_registry.proxy import closing, tcp
 from shared_registry.proxy.acceptor import Acceptor
 from shared_registry.proxy.app import Router
 from shared_registry.proxy.client import ClientConnection
+from shared_registry.proxy.refusals import FULL
 
 BACKLOG = 2048
 LAST_CLIENTS_SECONDS = 0.1
@@ -82,6 +83,7 @@ class _Server:
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
             self._close_idle_client,
+            lambda _: FULL.response(self._site.ids.new()),
         )
 
     def start(self) -> None:

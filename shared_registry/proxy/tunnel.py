@@ -190,17 +190,19 @@ class Tunnel:
         replica: The replica's side.
     """
 
-    __slots__ = ("_ended", "_ending", "_loop", "_timer", "client", "replica")
+    __slots__ = ("_ended", "_ending", "_loop", "_request_id", "_timer", "client", "replica")
 
-    def __init__(self, *, longest: int, on_client_lost: Callable[[Exception | None], None]) -> None:
+    def __init__(self, *, longest: int, request_id: bytes, on_client_lost: Callable[[Exception | None], None]) -> None:
         """Prepare a session; `run()` begins it.
 
         Args:
             longest: The most bytes of a message.
+            request_id: The id under which a failure is logged.
             on_client_lost: Called when the client's connection is lost.
         """
         self.client = Side(self, is_client=True, longest=longest, on_lost=on_client_lost)
         self.replica = Side(self, is_client=False, longest=longest, on_lost=lambda _: None)
+        self._request_id = request_id
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ending: Ending | None = None
@@ -279,7 +281,8 @@ class Tunnel:
     def _fail(self, close: Close, *, is_too_big: bool) -> None:
         """The replica has failed: end the client's side with an error frame."""
         self._ending = self._ending or Ending("replica", close, is_too_big=is_too_big)
-        logger.warning("session: broke on the replica's side: %s", close.reason)
+        text = "session: broke on the replica's side: %s (request %s)"
+        logger.warning(text, close.reason, self._request_id.decode())
         message = "the replica's message is larger than max_frame_bytes" if is_too_big else "the replica failed"
         self.client.close_between_frames(failure("worker_failed", message, closing.FAILED, is_retryable=not is_too_big))
 

@@ -80,6 +80,7 @@ class WebSocketProxy:
             await self._dispatcher.deliver(
                 session,
                 lambda slot: self._attempt(exchange, client, slot, session),
+                request_id=exchange.request_id,
                 takes_slot=takes_slot,
                 on_position=client.set_position,
             )
@@ -114,7 +115,11 @@ class WebSocketProxy:
         trial: Trial | None = None
         if self._placement.may_go_elsewhere(replica):
             trial = await self._try_out(client, slot, connection, handshake)
-        tunnel = Tunnel(longest=self._config.max_frame_bytes, on_client_lost=exchange.client.connection_lost)
+        tunnel = Tunnel(
+            longest=self._config.max_frame_bytes,
+            request_id=exchange.request_id,
+            on_client_lost=exchange.client.connection_lost,
+        )
         client.begin(handshake.answered(), tunnel, connection.switch_to(tunnel.replica))
         if received := connection.after_switch if trial is None else trial.held:
             tunnel.replica.data_received(received)

@@ -19,7 +19,7 @@ from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
-from shared_registry.proxy.headers import lines
+from shared_registry.proxy.headers import REQUEST_ID, lines
 from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
@@ -234,7 +234,7 @@ class WebSocketClient(asyncio.Protocol):
         self.is_accepted = True
         self._chosen = dict(fields).get(b"sec-websocket-protocol")
         head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n%b\r\n"
-        self._transport.write(head % lines(fields))
+        self._transport.write(head % lines((*fields, (REQUEST_ID, self._exchange.request_id))))
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping. A client that does not read is only answered the latest one (RFC 6455, section 5.5.3)."""
