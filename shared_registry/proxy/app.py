@@ -117,6 +117,7 @@ class Router:
             raise
         finally:
             self._replicas.close()
+            self.site.refusals.report(asyncio.get_running_loop().time(), is_last=True)
 
     async def _take_part(self, wait_seconds: float | None) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
@@ -181,6 +182,7 @@ class Router:
             now = asyncio.get_running_loop().time()
             for client in tuple(self.site.clients):
                 client.check(now)
+            self.site.refusals.report(now)
 
     async def _status(self) -> Answer:
         queue = Queue(None, self._placement.waiting)

@@ -29,6 +29,7 @@ from shared_registry.proxy.headers import (
     origin_form,
     refuse_ambiguous,
 )
+from shared_registry.proxy.refusal_log import RefusalLog
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
 from shared_registry.proxy.request_ids import RequestIds
 
@@ -61,6 +62,7 @@ class Site:
         silence_seconds: How long either side may be silent within an exchange.
         scheme: The scheme of the clients' connections.
         ids: The ids of requests.
+        refusals: Logs what is refused.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
     """
@@ -70,8 +72,15 @@ class Site:
     silence_seconds: float
     scheme: str = "http"
     ids: RequestIds = field(default_factory=RequestIds)
+    refusals: RefusalLog = field(default_factory=RefusalLog)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
+
+    def refuse(self, refusal: Refusal, now: float) -> bytes:
+        """Return the response to a client whose request was not read, and log or count the refusal."""
+        request_id = self.ids.new()
+        self.refusals.note(refusal.kind, refusal.message, request_id, now)
+        return refusal.response(request_id)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -510,6 +519,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._is_refused = True
         self._is_waiting_for_head = False
+        response = self.site.refuse(refusal, self.now())
         body_of, self._incoming = self._incoming, None
         if body_of is not None and (len(self._queue) != 1 or self._queue[0].is_begun or body_of.is_over):
             self._end_queue()
@@ -518,7 +528,7 @@ class ClientConnection(asyncio.Protocol):
             self._queue[-1].keep_alive = False  # these requests are complete, and still get their responses
         elif self._transport is not None and not self._transport.is_closing():
             self._end_queue()
-            self._transport.write(refusal.response(self.site.ids.new()))
+            self._transport.write(response)
             self._transport.close()
 
     def _end_queue(self) -> None:

@@ -14,10 +14,10 @@ from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
 from shared_registry.proxy import headers
+from shared_registry.proxy.answers import NO_REFUSALS, Answer
 from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
-    from shared_registry.proxy.answers import Answer
     from shared_registry.proxy.client import ClientConnection
 
 KEPT_BYTES = 64 * 1024
@@ -316,12 +316,18 @@ class Exchange:
         if self.is_begun or self.is_over:
             self.break_off()
             return
+        if (error := answer.error) is not None and error not in NO_REFUSALS:
+            self.note_refusal(f"{answer.status} {error}", answer.document["message"])
         content = answer.content()
         named = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))
         self.begin(answer.status, (*named, *answer.fields))
         if self.method != "HEAD":
             self.send(content)
         self.end()
+
+    def note_refusal(self, kind: str, reason: str) -> None:
+        """Log or count that the router refuses this request."""
+        self._client.site.refusals.note(kind, reason, self.request_id, self._client.now())
 
     def break_off(self) -> None:
         """Close the connection without completing the response. Does nothing if the exchange is over."""

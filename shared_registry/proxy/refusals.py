@@ -22,6 +22,11 @@ class Refusal:
     message: str
     fields: bytes = b""
 
+    @property
+    def kind(self) -> str:
+        """The kind under which the refusal is counted."""
+        return f"{self.status} {self.code}"
+
     def response(self, request_id: bytes) -> bytes:
         """Return the whole response. It has no body."""
         line = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n".encode()

@@ -83,7 +83,7 @@ class _Server:
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
             self._close_idle_client,
-            lambda _: FULL.response(self._site.ids.new()),
+            lambda _: self._site.refuse(FULL, asyncio.get_running_loop().time()),
         )
 
     def start(self) -> None:

@@ -38,11 +38,13 @@ class Ending:
         by: The side that ended first.
         close: Its close code and reason.
         is_too_big: Whether the replica's message was larger than `max_frame_bytes`.
+        is_refused: Whether the router ended it, because of a frame of the client.
     """
 
     by: Literal["client", "replica", "router"]
     close: Close
     is_too_big: bool = False
+    is_refused: bool = False
 
 
 class Side(asyncio.Protocol):
@@ -251,7 +253,7 @@ class Tunnel:
         is_too_big = error.code == TOO_BIG
         close = Close(error.code, str(error))
         if side.is_client:
-            self._ending = self._ending or Ending("client", close)
+            self._ending = self._ending or Ending("client", close, is_refused=True)
             self.client.close_between_frames(close_frame(close))
             self.replica.close_between_frames(close_frame(close, is_masked=True))
         else:

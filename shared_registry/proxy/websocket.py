@@ -125,7 +125,10 @@ class WebSocketProxy:
             tunnel.replica.data_received(received)
         if trial is not None and trial.is_lost:
             tunnel.replica.connection_lost(None)
-        self._report(replica, await self._placement.unless_lost(slot, tunnel.run()), name)
+        ending = await self._placement.unless_lost(slot, tunnel.run())
+        if ending.is_refused:
+            exchange.note_refusal(f"WebSocket {ending.close.code}", ending.close.reason)
+        self._report(replica, ending, name)
 
     async def _try_out(
         self, client: WebSocketClient, slot: Slot, connection: ReplicaConnection, handshake: Handshake

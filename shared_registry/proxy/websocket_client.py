@@ -132,6 +132,7 @@ class WebSocketClient(asyncio.Protocol):
 
     def fail(self, code: str, message: str, close_code: int, *, is_retryable: bool = True) -> None:
         """End the session with an error frame and a close frame."""
+        self._exchange.note_refusal(f"WebSocket {close_code} {code}", message)
         if self._tunnel is not None:
             last = failure(code, message, close_code, is_retryable=is_retryable)
             self._tunnel.end(last, Close(closing.GOING_AWAY, code))
@@ -267,6 +268,7 @@ class WebSocketClient(asyncio.Protocol):
                 at = end
         except FrameError as error:
             at = len(data)
+            self._exchange.note_refusal(f"WebSocket {error.code}", str(error))
             self._close_with(frames.close_frame(Close(error.code, str(error))))
             self._exchange.leave()
         del data[:at]
