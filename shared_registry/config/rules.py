@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
-from shared_registry.config.probe_rules import is_port, wrong_path
+from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.route_rules import RouteRule, check_routes
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
@@ -258,6 +258,11 @@ ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_repli
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 PlacementMode = Literal["exact", "local"]
+AccessLogForm = Annotated[
+    Literal["off", "text", "json"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
+]
+AccessLogPath = Annotated[str | None, PlainValidator(check_file("access_log_file"))]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]
 ClusterName = Annotated[str | None, PlainValidator(check_cluster)]

@@ -6,6 +6,8 @@ from pydantic.dataclasses import dataclass
 
 from shared_registry.config.rules import (
     CHECKS,
+    AccessLogForm,
+    AccessLogPath,
     Expiry,
     FrameBytes,
     Grace,
@@ -92,3 +94,14 @@ class ServingSettings:
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
     30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
+
+    access_log: AccessLogForm = "off"
+    """Whether and how the router logs each request and each WebSocket session when it ends. `off` is the default,
+    because a line costs CPU time and disk space for every request. `text` writes a line of `name=value` pairs, and
+    `json` an object with the same names, for programs; `docs/access-log.md` explains them. Queries and the names of
+    sessions are not logged."""
+
+    access_log_file: AccessLogPath = None
+    """The file to which the access log is appended. It is created if it does not exist, and created again when it was
+    renamed, so that logs can be rotated without a signal. By default the access log goes to standard output, and the
+    router's own log to standard error. It has no effect while `access_log` is off."""

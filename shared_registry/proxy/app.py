@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
+from typing import cast
 
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
+from shared_registry.proxy import closing
+from shared_registry.proxy.access_log import AccessLog
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.descriptors import Descriptors
@@ -26,7 +31,7 @@ from shared_registry.proxy.pools import ReplicaPools
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.status import Queue, not_ready_reason, ready_document, status_document
-from shared_registry.proxy.websocket import WebSocketProxy
+from shared_registry.proxy.websocket import SWITCHING_PROTOCOLS, WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
 
@@ -43,12 +48,13 @@ class Router:
         site: What the clients' connections have in common.
     """
 
-    def __init__(self, config: RouterConfig, *, url: str = "") -> None:
+    def __init__(self, config: RouterConfig, *, url: str = "", access_log: AccessLog | None = None) -> None:
         """Create the router. It connects to nothing before `running()`.
 
         Args:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
+            access_log: Logs every request, unless it is `None`.
         """
         self.config = config
         self.url = url
@@ -77,6 +83,7 @@ class Router:
             self._begin,
             header_timeout_seconds=config.header_timeout_seconds,
             silence_seconds=config.response_timeout_seconds,
+            access_log=access_log,
         )
 
     def begin_stop(self) -> None:
@@ -152,18 +159,34 @@ class Router:
         exchange.task = task = asyncio.create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if exchange.record is not None:
+            task.add_done_callback(functools.partial(self._log, exchange))
+
+    def _log(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        """Write a request's line. A task that was cancelled, and gave no other reason, ended with its connection."""
+        if not task.cancelled():
+            exchange.note_end("router_failed")
+        else:
+            is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
+            ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
+            exchange.note_end(ended, close_code=closing.LOST if is_open else None)
+        cast("AccessLog", self.site.access_log).write(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
             is_websocket, path = exchange.is_handshake, normal_path(exchange.path)
             page = self._pages.path_of(path)
             if page is not None:
+                if exchange.record is not None:
+                    exchange.record.place = "page"
                 exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=is_websocket))
                 return
             if exchange.is_guest:
                 exchange.answer(_NO_ROOM)
                 return
             place = self._routes.place(exchange.method, path, is_websocket=is_websocket)
+            if exchange.record is not None:
+                exchange.record.place = place
             if place == "none":
                 exchange.answer(_NOT_ALLOWED)
             elif is_websocket:
@@ -173,6 +196,7 @@ class Router:
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
             exchange.keep_alive = False
+            exchange.note_end("router_failed", error="internal_error")
             exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))
 
     async def _check(self) -> None:

@@ -20,6 +20,7 @@ from typing import cast
 
 import httptools
 
+from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
@@ -63,8 +64,10 @@ class Site:
         scheme: The scheme of the clients' connections.
         ids: The ids of requests.
         refusals: Logs what is refused.
+        access_log: Logs every request, unless it is `None`.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
+        is_ending: Whether the connections that are left are being closed.
     """
 
     begin: Callable[[Exchange], None]
@@ -73,13 +76,17 @@ class Site:
     scheme: str = "http"
     ids: RequestIds = field(default_factory=RequestIds)
     refusals: RefusalLog = field(default_factory=RefusalLog)
+    access_log: AccessLog | None = None
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
+    is_ending: bool = False
 
-    def refuse(self, refusal: Refusal, now: float) -> bytes:
-        """Return the response to a client whose request was not read, and log or count the refusal."""
+    def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
+        """Return the response to a client for which there is no room, and log the refusal."""
         request_id = self.ids.new()
         self.refusals.note(refusal.kind, refusal.message, request_id, now)
+        if self.access_log is not None:
+            self.access_log.write_refusal(refusal, request_id, client)
         return refusal.response(request_id)
 
 
@@ -235,6 +242,7 @@ class ClientConnection(asyncio.Protocol):
             has_body=has_body(self._fields),
             keep_alive=parser.should_keep_alive(),
         )
+        self._target = b""
         self._queue.append(exchange)
         self._begin_first()
 
@@ -452,6 +460,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin a WebSocket session; `data` was received after the handshake."""
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
+        self._target = b""
         self._keep_early(data)
         self._queue.append(exchange)
         self._begin_first()
@@ -460,6 +469,7 @@ class ClientConnection(asyncio.Protocol):
         """Keep what a client sends after its handshake until another protocol takes over."""
         self._early += data
         if len(self._early) > EARLY_BYTES:
+            self._queue[0].note_end("client_error")
             self.abort()
 
     def _begin_first(self) -> None:
@@ -519,17 +529,33 @@ class ClientConnection(asyncio.Protocol):
             return
         self._is_refused = True
         self._is_waiting_for_head = False
-        response = self.site.refuse(refusal, self.now())
         body_of, self._incoming = self._incoming, None
+        request_id, is_sent = self.site.ids.new() if body_of is None else body_of.request_id, False
+        self.site.refusals.note(refusal.kind, refusal.message, request_id, self.now())
+        if body_of is not None:
+            body_of.note_end("refused", error=refusal.code)
         if body_of is not None and (len(self._queue) != 1 or self._queue[0].is_begun or body_of.is_over):
             self._end_queue()
             self.close()  # the response to this request, or to one before it, is under way
         elif body_of is None and self._queue:
             self._queue[-1].keep_alive = False  # these requests are complete, and still get their responses
         elif self._transport is not None and not self._transport.is_closing():
+            is_sent = True
+            if body_of is not None:
+                body_of.note_status(refusal.status)
             self._end_queue()
-            self._transport.write(response)
+            self._transport.write(refusal.response(request_id))
             self._transport.close()
+        if body_of is None and self.site.access_log is not None:
+            self._log_refusal(refusal, request_id, is_sent=is_sent)
+
+    def _log_refusal(self, refusal: Refusal, request_id: bytes, *, is_sent: bool) -> None:
+        """Write the line of a request that could not be read."""
+        method = None
+        if self._target and self._parser is not None:
+            method = self._parser.get_method().decode("ascii")
+        log = cast("AccessLog", self.site.access_log)
+        log.write_refusal(refusal, request_id, self.address, is_sent=is_sent, method=method, target=self._target)
 
     def _end_queue(self) -> None:
         for exchange in self._queue:

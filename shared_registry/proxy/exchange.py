@@ -18,6 +18,8 @@ from shared_registry.proxy.answers import NO_REFUSALS, Answer
 from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
+    from shared_registry.model import Replica
+    from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
 
 KEPT_BYTES = 64 * 1024
@@ -66,6 +68,9 @@ class Exchange:
         is_over: Whether a response was sent whole, or was broken off.
         task: The task that serves the request; cancelled if the client leaves.
         is_silent: Whether the client has sent nothing of its body for too long.
+        record: What the access log will tell of the request; `None` if there is no access log.
+        bytes_in: The bytes that were received of the body, or of the session's frames.
+        bytes_out: The bytes that were sent of the response's body, or of the session's frames.
     """
 
     __slots__ = (
@@ -78,6 +83,8 @@ class Exchange:
         "_received_at",
         "_sink",
         "_was_asked",
+        "bytes_in",
+        "bytes_out",
         "fields",
         "has_body",
         "is_begun",
@@ -88,6 +95,7 @@ class Exchange:
         "is_silent",
         "keep_alive",
         "method",
+        "record",
         "request_id",
         "target",
         "task",
@@ -112,6 +120,9 @@ class Exchange:
         self.version = version
         self.fields = fields
         self.request_id = client.site.ids.of(fields)
+        log = client.site.access_log
+        self.record = None if log is None else log.begin(client.now())
+        self.bytes_in = self.bytes_out = 0
         self.has_body = has_body
         self.keep_alive = keep_alive
         self.is_received = not has_body
@@ -183,6 +194,7 @@ class Exchange:
             return
         self._received_at = self._client.now()
         self._was_asked = True
+        self.bytes_in += len(data)
         if self._sink is not None:
             self._sink.send(data)
         if self._kept is not None:
@@ -242,7 +254,11 @@ class Exchange:
 
     def leave(self) -> None:
         """The client has left, or is to be disconnected: end the task that serves the request."""
-        if self.task is not None and not self.is_over:
+        if self.task is None:
+            if (log := self._client.site.access_log) is not None:
+                self.note_end("not_begun")
+                log.write(self)
+        elif not self.is_over:
             self.task.cancel()
 
     def pause_response(self) -> None:
@@ -265,6 +281,8 @@ class Exchange:
             fields: The headers, with names in lower case, and without those about a single connection.
         """
         self.is_begun = True
+        if self.record is not None:
+            self.note_status(status)
         head = [_STATUS_LINES[status]]
         has_length = False
         for name, value in fields:
@@ -290,6 +308,7 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""
+        self.bytes_out += len(data)
         if self._is_chunked:
             self._out += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
@@ -307,6 +326,8 @@ class Exchange:
             self._out.append(_LAST_CHUNK)
         self.flush()
         self.is_over = True
+        if self.record is not None:
+            self.note_end("done")
         self._sink = None
         self._kept = None
         self._client.end_exchange(self)
@@ -318,6 +339,7 @@ class Exchange:
             return
         if (error := answer.error) is not None and error not in NO_REFUSALS:
             self.note_refusal(f"{answer.status} {error}", answer.document["message"])
+            self.note_end("refused", error=error)
         content = answer.content()
         named = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))
         self.begin(answer.status, (*named, *answer.fields))
@@ -329,11 +351,28 @@ class Exchange:
         """Log or count that the router refuses this request."""
         self._client.site.refusals.note(kind, reason, self.request_id, self._client.now())
 
+    def note_replica(self, replica: Replica, session: str | None) -> None:
+        """Record for the access log that a replica is tried, for a session of that name."""
+        if self.record is not None:
+            self.record.session = session
+            self.record.try_replica(replica.url, self._client.now())
+
+    def note_status(self, status: int) -> None:
+        """Record for the access log the status that the client is sent by something else than `begin()`."""
+        if self.record is not None:
+            self.record.answer(status, self._client.now())
+
+    def note_end(self, ended: Ended, *, error: str | None = None, close_code: int | None = None) -> None:
+        """Record for the access log why the request has ended, or is about to end. The first reason counts."""
+        if self.record is not None:
+            self.record.end(ended, self._client.now(), error=error, close_code=close_code)
+
     def break_off(self) -> None:
         """Close the connection without completing the response. Does nothing if the exchange is over."""
         if self.is_over:
             return
         self.is_over = True
+        self.note_end("replica_broke")
         self._sink = None
         self.flush()
         if not self._is_delimited:  # a normal close would complete the response

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
@@ -70,16 +71,20 @@ class HttpProxy:
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
             text = "http: %s %s: the replica: %s (request %s)"
             logger.warning(text, exchange.method, _shown(exchange.path), error, exchange.request_id.decode())
+            exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
         except asyncio.CancelledError:
             if not exchange.is_silent:
                 raise
             exchange.keep_alive = False
+            exchange.note_end("client_silent", error=None if exchange.is_begun else "request_timeout")
             exchange.answer(error_answer(408, "request_timeout", "the request's body did not arrive in time"))
 
     async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
         replica = slot.replica
+        if exchange.record is not None:
+            exchange.note_replica(replica, key)
         fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
         head = headers.request_head(exchange.method, exchange.target, fields)
         while True:
@@ -147,6 +152,12 @@ def failure_of(error: Exception) -> Answer:
     if isinstance(error, ReplicaLost):
         return error_answer(502, "worker_failed", "the replica is not healthy any more")
     return error_answer(502, "worker_failed", "the replica broke off the connection")
+
+
+def _ended(error: Exception) -> Ended:
+    if isinstance(error, ReplicaSilent):
+        return "replica_silent"
+    return "replica_lost" if isinstance(error, ReplicaLost) else "replica_broke"
 
 
 def _client_of(exchange: Exchange, key: str | None) -> str:

@@ -20,6 +20,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.proxy import closing, tcp
 from shared_registry.proxy.acceptor import Acceptor
+from shared_registry.proxy.access_log import opened_access_log
 from shared_registry.proxy.app import Router
 from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.refusals import FULL
@@ -50,26 +51,27 @@ async def serve_clients(
         on_listening: Called with the router's url as soon as it listens.
 
     Raises:
-        ConfigError: It cannot listen on the configured host and port.
+        ConfigError: It cannot listen on the configured host and port, or cannot write its access log.
         StoreError: Redis could not be reached in that time, or refuses.
     """
-    with _listener(config) as listener:
-        url = _url_of(listener)
-        router = Router(config, url=url)
-        server = _Server(router, listener)
-        router.descriptors.limit(lambda: len(router.site.clients))
-        router.descriptors.report(config)
-        on_listening(url)  # a session that comes from now on is held until the router has opened
-        async with router.running(wait_seconds=wait_seconds):
-            server.start()
-            try:
-                await stop.asked.wait()
-                router.begin_stop()
-                server.close_listener()
-                await _grace(router, stop, config.grace_seconds)
-            finally:
-                router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
-                await server.close()
+    async with opened_access_log(config) as access_log:
+        with _listener(config) as listener:
+            url = _url_of(listener)
+            router = Router(config, url=url, access_log=access_log)
+            server = _Server(router, listener)
+            router.descriptors.limit(lambda: len(router.site.clients))
+            router.descriptors.report(config)
+            on_listening(url)  # a session that comes from now on is held until the router has opened
+            async with router.running(wait_seconds=wait_seconds):
+                server.start()
+                try:
+                    await stop.asked.wait()
+                    router.begin_stop()
+                    server.close_listener()
+                    await _grace(router, stop, config.grace_seconds)
+                finally:
+                    router.begin_stop()  # again, for a router whose own work has failed: release the held sessions
+                    await server.close()
 
 
 class _Server:
@@ -83,7 +85,7 @@ class _Server:
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
             self._close_idle_client,
-            lambda _: self._site.refuse(FULL, asyncio.get_running_loop().time()),
+            lambda address: self._site.refuse(FULL, address, asyncio.get_running_loop().time()),
         )
 
     def start(self) -> None:
@@ -109,6 +111,7 @@ class _Server:
         deadline = asyncio.get_running_loop().time() + LAST_SECONDS
         while self._site.clients and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  rare and short
             await asyncio.sleep(LAST_POLL_SECONDS)
+        self._site.is_ending = True
         for client in tuple(self._site.clients):
             client.abort()
         await self._router.end_sessions()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_registry.proxy import closing
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import error_frame
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.frames import TEXT, TOO_BIG, FrameError, FrameFollower, close_frame, frame
@@ -46,6 +47,24 @@ class Ending:
     is_too_big: bool = False
     is_refused: bool = False
 
+    @property
+    def ended(self) -> Ended:
+        """Why the session ended, for the access log."""
+        if self.by == "router":
+            return "router_stopped"
+        if self.by == "replica":
+            return "replica_broke" if self.close.code is None else "replica_closed"
+        if self.is_refused:
+            return "client_error"
+        return "client_left" if self.close.code is None else "client_closed"
+
+    @property
+    def close_code(self) -> int:
+        """The close code that the client has sent or received; 1006 if its connection was lost."""
+        if self.close.code is not None:
+            return self.close.code
+        return closing.FAILED if self.by == "replica" else closing.LOST
+
 
 class Side(asyncio.Protocol):
     """One side of a session: passes on what its peer sends to the other side.
@@ -54,6 +73,7 @@ class Side(asyncio.Protocol):
         transport: The connection to this side's peer.
         frames: The frames that the peer sends.
         is_lost: Whether the connection is lost.
+        received: The number of bytes that the peer has sent.
         was_told: Whether the peer was sent a close frame.
     """
 
@@ -66,6 +86,7 @@ class Side(asyncio.Protocol):
         "frames",
         "is_client",
         "is_lost",
+        "received",
         "transport",
         "was_told",
     )
@@ -76,6 +97,7 @@ class Side(asyncio.Protocol):
         self.is_client = is_client
         self.frames = FrameFollower(is_masked=is_client, longest=longest)
         self.is_lost = False
+        self.received = 0
         self.was_told = False
         self.transport: asyncio.Transport
         self._tunnel = tunnel
@@ -92,6 +114,7 @@ class Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass data on, up to a close frame or an error."""
         other = self._other
+        self.received += len(data)
         if other.was_told:  # nothing may follow a close frame
             self._drop(data)
             return
@@ -115,6 +138,7 @@ class Side(asyncio.Protocol):
 
     def note_sent(self, data: bytes) -> None:
         """Count what was passed on before the session began."""
+        self.received += len(data)
         try:
             self.frames.follow(data)
         except FrameError as error:

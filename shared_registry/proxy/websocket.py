@@ -91,6 +91,7 @@ class WebSocketProxy:
             text = f"the replica refused the session: HTTP {refused.status}"
             client.fail("worker_failed", text, closing.FAILED, is_retryable=False)
         except ReplicaLost:
+            exchange.note_end("replica_lost", error="worker_failed", close_code=closing.FAILED)
             client.fail("worker_failed", "the replica is not healthy any more", closing.FAILED)
 
     async def _first_message(self, client: WebSocketClient) -> bytes | None:
@@ -107,6 +108,7 @@ class WebSocketProxy:
     async def _attempt(self, exchange: Exchange, client: WebSocketClient, slot: Slot, session: str | None) -> None:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
+        exchange.note_replica(replica, session)
         name = client_of(exchange.client.address, exchange.fields, session)
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
@@ -125,7 +127,11 @@ class WebSocketProxy:
             tunnel.replica.data_received(received)
         if trial is not None and trial.is_lost:
             tunnel.replica.connection_lost(None)
-        ending = await self._placement.unless_lost(slot, tunnel.run())
+        try:
+            ending = await self._placement.unless_lost(slot, tunnel.run())
+        finally:
+            exchange.bytes_in, exchange.bytes_out = tunnel.client.received, tunnel.replica.received
+        exchange.note_end(ending.ended, close_code=ending.close_code)
         if ending.is_refused:
             exchange.note_refusal(f"WebSocket {ending.close.code}", ending.close.reason)
         self._report(replica, ending, name)

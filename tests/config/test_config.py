@@ -83,6 +83,8 @@ OURS: dict[str, Any] = {
     "queue_timeout_seconds": 0.0,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace_seconds": 30.0,
+    "access_log": "off",
+    "access_log_file": None,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -117,6 +119,8 @@ LOCAL_SETTINGS = {
     "queue_timeout_seconds",
     "max_frame_bytes",
     "grace_seconds",
+    "access_log",
+    "access_log_file",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -205,6 +209,8 @@ MAY_BE_ZERO = {
     "local_cooldown_seconds",
     "queue_timeout_seconds",
     "grace_seconds",
+    "access_log",
+    "access_log_file",
 }
 WHOLE = ["port", "failure_threshold", "recovery_threshold", "probe_concurrency", "max_frame_bytes"]
 WORDS = ["host", "health_check_path", "namespace", "redis_url"]
@@ -235,6 +241,8 @@ def test_words_are_clean_text(name: str, value: object) -> None:
     ("settings", "message"),
     [
         ({"port": 65536}, "port: must be at most 65535, got 65536; the default is 9000"),
+        ({"access_log": "apache"}, "access_log: must be 'off', 'text' or 'json', got 'apache'"),
+        ({"access_log_file": 5}, "access_log_file: 5 is no path of a file"),
         ({"on_lost": "drop"}, "on_lost: must be 'keep' or 'close', got 'drop'"),
         (
             {"session_key": "body:id"},
@@ -597,6 +605,8 @@ OTHER_VALUES: dict[str, Any] = {
     "queue_timeout_seconds": 30.0,
     "max_frame_bytes": 2048,
     "grace_seconds": 0.0,
+    "access_log": "json",
+    "access_log_file": "/var/log/access.log",
 }
 
 

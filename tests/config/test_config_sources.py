@@ -78,6 +78,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "queue_timeout_seconds": ("30", 30.0),
     "max_frame_bytes": ("1048576", 1048576),
     "grace_seconds": ("0", 0.0),
+    "access_log": ("json", "json"),
+    "access_log_file": ("/tmp/a.log", "/tmp/a.log"),
 }
 
 
