@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.pool_rules import PoolRule, check_pools
-from shared_registry.config.probe_rules import is_port, wrong_path
+from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.route_rules import RouteRule, check_routes
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
@@ -265,6 +265,11 @@ RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 PlacementMode = Literal["exact", "local"]
 Workers = Annotated[int, Field(ge=1, le=256)]
 LogLevel = Literal["debug", "info", "warning", "error"]
+AccessLogForm = Annotated[
+    Literal["off", "text", "json"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
+]
+AccessLogPath = Annotated[str | None, PlainValidator(check_file("access_log_file"))]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]
 ClusterName = Annotated[str | None, PlainValidator(check_cluster)]

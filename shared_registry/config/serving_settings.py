@@ -6,6 +6,8 @@ from pydantic.dataclasses import dataclass
 
 from shared_registry.config.rules import (
     CHECKS,
+    AccessLogForm,
+    AccessLogPath,
     BodyBytes,
     ClientCount,
     Expiry,
@@ -146,3 +148,14 @@ class ServingSettings:
     enough. Each worker is a router of its own in the registry, with its own view, connections and heartbeats, and needs
     some 60 MB. A client's connection stays with the worker that has accepted it. Needs Linux to share connections out
     evenly."""
+
+    access_log: AccessLogForm = "off"
+    """Whether and how the router logs each request and each WebSocket session when it ends. `off` is the default,
+    because a line costs CPU time and disk space for every request. `text` writes a line of `name=value` pairs, and
+    `json` an object with the same names, for programs; `docs/access-log.md` explains them. Queries and the names of
+    sessions are not logged."""
+
+    access_log_file: AccessLogPath = None
+    """The file to which the access log is appended. It is created if it does not exist, and created again when it was
+    renamed, so that logs can be rotated without a signal. By default the access log goes to standard output, and the
+    router's own log to standard error. It has no effect while `access_log` is off."""

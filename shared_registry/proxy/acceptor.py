@@ -23,7 +23,6 @@ MOST_WAITING = 4096
 PAUSE_SECONDS = 0.2
 """The pause between two attempts while the system has no descriptors or memory left."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +40,7 @@ class Acceptor:
         make: Callable[[bool], ClientConnection],
         has_room: Callable[[int], bool],
         make_room: Callable[[], bool],
+        refuse: Callable[[str | None], bytes],
     ) -> None:
         """Create the acceptor. It accepts nothing before `start()`.
 
@@ -50,11 +50,13 @@ class Acceptor:
             has_room: Returns whether there is room for that many more clients.
             make_room: Closes a connection that is idle between two requests, and returns whether there was one. The
                 connection closes in the next turn of the event loop.
+            refuse: Returns the response to a client for which there is no room, given its address.
         """
         self._listener = listener
         self._make = make
         self._has_room = has_room
         self._make_room = make_room
+        self._refuse = refuse
         self._loop = asyncio.get_running_loop()
         self._beginning: dict[asyncio.Task[None], ClientConnection] = {}
         self._guests: list[ClientConnection] = []
@@ -95,7 +97,7 @@ class Acceptor:
     def _accept_one(self) -> bool:
         """Accept a client. Return whether another one may be waiting."""
         try:
-            client, _ = self._listener.accept()
+            client, address = self._listener.accept()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -114,7 +116,7 @@ class Acceptor:
             self._begin(client, guest)
         else:
             with client, contextlib.suppress(OSError):
-                client.send(NO_ROOM)
+                client.send(self._refuse(str(address[0]) if address else None))
         return True
 
     def _is_guest_welcome(self) -> bool:

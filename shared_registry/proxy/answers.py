@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+NO_REFUSALS = frozenset({"internal_error", "method_not_allowed", "not_found", "worker_failed"})
+"""The codes of errors that are no refusals. Failures are logged one by one, and own pages may be read by anybody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -25,6 +28,11 @@ class Answer:
     def content(self) -> bytes:
         """Return the body."""
         return json.dumps(self.document, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @property
+    def error(self) -> str | None:
+        """The error's code; `None` if the answer is no error."""
+        return self.document["code"] if self.document.get("type") == "error" else None
 
 
 def error_answer(

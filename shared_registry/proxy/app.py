@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, cast
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded, merge_all
+from shared_registry.proxy import closing
+from shared_registry.proxy.access_log import AccessLog
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
@@ -24,6 +28,7 @@ from shared_registry.proxy.paths import normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
 from shared_registry.proxy.status import ready_document
+from shared_registry.proxy.websocket import SWITCHING_PROTOCOLS
 
 CHECK_SECONDS = 0.25
 """How often the time limits of the connections are applied."""
@@ -44,13 +49,16 @@ class Router:
             settings name may have. They must not raise.
     """
 
-    def __init__(self, config: RouterConfig, *, url: str = "", worker: int | None = None) -> None:
+    def __init__(
+        self, config: RouterConfig, *, url: str = "", worker: int | None = None, access_log: AccessLog | None = None
+    ) -> None:
         """Create the router. It connects to nothing before `running()`.
 
         Args:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
             worker: The number of this worker, if the router is one of several that share a port.
+            access_log: Logs every request, unless it is `None`.
         """
         self.url = url
         self.worker = worker
@@ -67,7 +75,7 @@ class Router:
         }
         self._first_joined = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.site = Site(self._begin, Limits.of(config))
+        self.site = Site(self._begin, Limits.of(config), access_log=access_log)
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
 
@@ -144,6 +152,8 @@ class Router:
                         task.cancel()
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
+        finally:
+            self.site.refusals.report(asyncio.get_running_loop().time(), is_last=True)
 
     async def joined(self) -> None:
         """Wait until the view of a pool is loaded."""
@@ -165,12 +175,26 @@ class Router:
         exchange.task = task = asyncio.create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if exchange.record is not None:
+            task.add_done_callback(functools.partial(self._log, exchange))
+
+    def _log(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        """Write a request's line. A task that was cancelled, and gave no other reason, ended with its connection."""
+        if not task.cancelled():
+            exchange.note_end("router_failed")
+        else:
+            is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
+            ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
+            exchange.note_end(ended, close_code=closing.LOST if is_open else None)
+        cast("AccessLog", self.site.access_log).write(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
             path = normal_path(exchange.path)
             page = self._pages.path_of(path)
             if page is not None:
+                if exchange.record is not None:
+                    exchange.record.place = "page"
                 exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
                 return
             if exchange.is_guest:
@@ -184,6 +208,7 @@ class Router:
         except Exception:
             logger.exception("http: %s failed in the router itself", exchange.method)
             exchange.keep_alive = False
+            exchange.note_end("router_failed", error="internal_error")
             exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))
 
     async def _pool_of(self, exchange: Exchange, path: bytes) -> Pool | None:
@@ -205,6 +230,7 @@ class Router:
             now = asyncio.get_running_loop().time()
             for client in tuple(self.site.clients):
                 client.check(now)
+            self.site.refusals.report(now)
 
     async def _status(self) -> Answer:
         process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}

@@ -20,6 +20,7 @@ from typing import cast
 
 import httptools
 
+from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
@@ -30,6 +31,9 @@ from shared_registry.proxy.headers import (
     refuse_ambiguous,
 )
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.refusal_log import RefusalLog
+from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
+from shared_registry.proxy.request_ids import RequestIds
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
 """How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
@@ -44,10 +48,6 @@ EARLY_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 """How long a client that is still sending may take to read the response, before its connection is closed."""
 logger = logging.getLogger(__name__)
-_FULL = b"503 Service Unavailable\r\nretry-after: 1"
-_BAD = b"400 Bad Request"
-_TOO_LONG = b"431 Request Header Fields Too Large"
-_TOO_SLOW = b"408 Request Timeout"
 
 
 class _Unacceptable(Exception):
@@ -62,15 +62,31 @@ class Site:
         begin: Called with each request when its turn has come. It must not raise.
         limits: The limits of each connection.
         scheme: The scheme of the clients' connections.
+        ids: The ids of requests.
+        refusals: Logs what is refused.
+        access_log: Logs every request, unless it is `None`.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
+        is_ending: Whether the connections that are left are being closed.
     """
 
     begin: Callable[[Exchange], None]
     limits: Limits
     scheme: str = "http"
+    ids: RequestIds = field(default_factory=RequestIds)
+    refusals: RefusalLog = field(default_factory=RefusalLog)
+    access_log: AccessLog | None = None
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
+    is_ending: bool = False
+
+    def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
+        """Return the response to a client for which there is no room, and log the refusal."""
+        request_id = self.ids.new()
+        self.refusals.note(refusal.kind, refusal.message, request_id, now)
+        if self.access_log is not None:
+            self.access_log.write_refusal(refusal, request_id, client)
+        return refusal.response(request_id)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -79,6 +95,7 @@ class ClientConnection(asyncio.Protocol):
     The time for a request's head starts with the connection, and for each further request with its first byte.
 
     Attributes:
+        site: What the connections of the listener have in common.
         address: The client's address; `None` if it has none.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
@@ -86,12 +103,12 @@ class ClientConnection(asyncio.Protocol):
     """
 
     def __init__(self, site: Site, *, is_guest: bool = False) -> None:
+        self.site = site
         self.address: str | None = None
         self.scheme = site.scheme
         self.is_guest = is_guest
         self._is_lost = False
         self.tunnel: Callable[[int, str], None] | None = None
-        self._site = site
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._transport: asyncio.Transport | None = None
@@ -113,7 +130,7 @@ class ClientConnection(asyncio.Protocol):
         self._was_used = False
         self._begun: Exchange | None = None
         self._unparsed = b""
-        self._refusal = _BAD
+        self._refusal = BAD
 
     # What the event loop calls
 
@@ -123,13 +140,13 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.address = str(peer[0])
-        self._site.clients.add(self)
+        self.site.clients.add(self)
         self._expect_head()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """End the requests under way."""
         self._is_lost = True
-        self._site.clients.discard(self)
+        self.site.clients.discard(self)
         for exchange in self._queue:
             exchange.leave()
         self._parser = None
@@ -203,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_waiting_for_head = self._is_in_head = False
         unread, self._unread_bytes = self._unread_bytes, 0
         if unread > PIECE_BYTES and self._is_head_too_long():
-            self._refusal = _TOO_LONG
+            self._refusal = TOO_LONG
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
@@ -224,6 +241,7 @@ class ClientConnection(asyncio.Protocol):
             has_body=has_body(self._fields),
             keep_alive=parser.should_keep_alive(),
         )
+        self._target = b""
         self._queue.append(exchange)
         self._begin_first()
 
@@ -251,7 +269,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def limits(self) -> Limits:
         """The limits of the connection."""
-        return self._site.limits
+        return self.site.limits
 
     def write(self, data: bytes) -> None:
         """Write bytes of the response under way."""
@@ -364,7 +382,7 @@ class ClientConnection(asyncio.Protocol):
             self._queue[0].check(now)
         if self._is_waiting_for_head:
             if now > self._deadline and not self._is_paused:
-                self._refuse(_TOO_SLOW)
+                self._refuse(TOO_SLOW)
         elif not self._queue and now > self._deadline:
             self.close()
 
@@ -405,7 +423,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 rest = rest[len(piece) :]
             if self._unread_bytes > LONGEST_HEAD:
-                self._refuse(_TOO_LONG)
+                self._refuse(TOO_LONG)
 
     def _read_on(self) -> None:
         """Parse what had to wait."""
@@ -424,7 +442,7 @@ class ClientConnection(asyncio.Protocol):
         """
         is_handshake = is_websocket_handshake(self._fields, method=method, http_version=version)
         if is_handshake and self.is_guest:
-            self._refusal = _FULL
+            self._refusal = FULL
             raise _Unacceptable
         if method == "CONNECT" or (is_handshake and (has_body(self._fields) or self._queue)):
             raise _Unacceptable
@@ -446,6 +464,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin a WebSocket session; `data` was received after the handshake."""
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
+        self._target = b""
         self._keep_early(data)
         self._queue.append(exchange)
         self._begin_first()
@@ -454,6 +473,7 @@ class ClientConnection(asyncio.Protocol):
         """Keep what a client sends after its handshake until another protocol takes over."""
         self._early += data
         if len(self._early) > EARLY_BYTES:
+            self._queue[0].note_end("client_error")
             self.abort()
 
     def _begin_first(self) -> None:
@@ -466,9 +486,9 @@ class ClientConnection(asyncio.Protocol):
             return
         self._begun = exchange
         self._was_used = True
-        if self._site.is_stopping or self.is_guest:
+        if self.site.is_stopping or self.is_guest:
             exchange.keep_alive = False
-        self._site.begin(exchange)
+        self.site.begin(exchange)
 
     def _finish(self, exchange: Exchange) -> None:
         """Go on after a response: with the next request, by waiting for one, or by closing the connection."""
@@ -498,31 +518,48 @@ class ClientConnection(asyncio.Protocol):
 
     def _expect_head(self) -> None:
         self._is_waiting_for_head = True
-        self._deadline = self.now() + self._site.limits.header_seconds
+        self._deadline = self.now() + self.site.limits.header_seconds
 
     def _expect_nothing(self) -> None:
         self._is_waiting_for_head = False
         self._deadline = self.now() + KEEP_ALIVE_SECONDS
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Read nothing more, and end the connection.
 
-        The status is sent if the client can relate it to its request: no other response is under way or due.
+        The refusal is sent if the client can relate it to its request: no other response is under way or due.
         """
         if self._is_refused:
             return
         self._is_refused = True
         self._is_waiting_for_head = False
         body_of, self._incoming = self._incoming, None
+        request_id, is_sent = self.site.ids.new() if body_of is None else body_of.request_id, False
+        self.site.refusals.note(refusal.kind, refusal.message, request_id, self.now())
+        if body_of is not None:
+            body_of.note_end("refused", error=refusal.code)
         if body_of is not None and (len(self._queue) != 1 or self._queue[0].is_begun or body_of.is_over):
             self._end_queue()
             self.close()  # the response to this request, or to one before it, is under way
         elif body_of is None and self._queue:
             self._queue[-1].keep_alive = False  # these requests are complete, and still get their responses
         elif self._transport is not None and not self._transport.is_closing():
+            is_sent = True
+            if body_of is not None:
+                body_of.note_status(refusal.status)
             self._end_queue()
-            self._transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self._transport.write(refusal.response(request_id))
             self._transport.close()
+        if body_of is None and self.site.access_log is not None:
+            self._log_refusal(refusal, request_id, is_sent=is_sent)
+
+    def _log_refusal(self, refusal: Refusal, request_id: bytes, *, is_sent: bool) -> None:
+        """Write the line of a request that could not be read."""
+        method = None
+        if self._target and self._parser is not None:
+            method = self._parser.get_method().decode("ascii")
+        log = cast("AccessLog", self.site.access_log)
+        log.write_refusal(refusal, request_id, self.address, is_sent=is_sent, method=method, target=self._target)
 
     def _end_queue(self) -> None:
         for exchange in self._queue:

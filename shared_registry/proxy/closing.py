@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NORMAL, GOING_AWAY, POLICY, FAILED, RESTART, TRY_LATER = 1000, 1001, 1008, 1011, 1012, 1013
+LOST = 1006
+"""Never sent: a connection that was lost without a close frame (RFC 6455, section 7.1.5)."""
 _NO_CODE = 1005
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 """The codes that are allowed in a close frame, in addition to the applications' own from 3000 to 4999."""

@@ -84,6 +84,7 @@ class Dispatcher:
         key: str | None,
         attempt: Callable[[Slot], Awaitable[T]],
         *,
+        request_id: bytes,
         takes_slot: bool = True,
         on_position: OnPosition | None = None,
     ) -> T:
@@ -94,6 +95,7 @@ class Dispatcher:
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
             attempt: Runs the session on the lease's replica. It raises `NotReached` if another replica may be tried.
+            request_id: The id under which its failures are logged.
             takes_slot: Whether the session needs a slot. Without one it never waits in the queue.
             on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
@@ -103,7 +105,7 @@ class Dispatcher:
         self._live.begin()
         try:
             self._descriptors.begin_session(self._live.total)
-            return await self._try_replicas(key, attempt, on_position, takes_slot=takes_slot)
+            return await self._try_replicas(key, attempt, on_position, request_id, takes_slot=takes_slot)
         finally:
             self._live.end()
 
@@ -116,6 +118,7 @@ class Dispatcher:
         key: str | None,
         attempt: Callable[[Slot], Awaitable[T]],
         on_position: OnPosition | None,
+        request_id: bytes,
         *,
         takes_slot: bool,
     ) -> T:
@@ -144,7 +147,7 @@ class Dispatcher:
             # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
             if failure.trouble is not None or not slot.is_spare:
                 failures.append(failure)
-            self._note(slot.replica, failure)
+            self._note(slot.replica, failure, request_id)
             if failure.trouble is not None and failure.trouble.is_general:
                 break
             if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
@@ -162,12 +165,13 @@ class Dispatcher:
         await asyncio.sleep(min(BUSY_PAUSE_SECONDS, left))
         return True
 
-    def _note(self, replica: Replica, failure: NotReached) -> None:
+    def _note(self, replica: Replica, failure: NotReached, request_id: bytes) -> None:
         if failure.trouble is not None:
             self._reports.trouble(replica, failure.trouble)
             return
         level = logging.INFO if failure.is_busy else logging.WARNING
-        logger.log(level, "session: %s did not take the session: %s", replica.url, failure)
+        text = "session: %s did not take the session: %s (request %s)"
+        logger.log(level, text, replica.url, failure, request_id.decode())
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
 

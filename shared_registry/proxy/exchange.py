@@ -15,10 +15,12 @@ from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
 from shared_registry.proxy import headers
-from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
 from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
+    from shared_registry.model import Replica
+    from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
 
 KEPT_BYTES = 64 * 1024
@@ -57,6 +59,7 @@ class Exchange:
         target: The request's target, as received.
         version: "1.0" or "1.1".
         fields: The request's headers, with names in lower case.
+        request_id: The id under which the request is logged, and which the replica and the client receive.
         has_body: Whether the request has a body.
         is_handshake: Whether the request is the handshake of a WebSocket.
         is_guest: Whether there is no room for the client; see `Acceptor`.
@@ -67,6 +70,9 @@ class Exchange:
         task: The task that serves the request; cancelled if the client leaves.
         started_at: When the head was received, on the event loop's clock.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
+        record: What the access log will tell of the request; `None` if there is no access log.
+        bytes_in: The bytes that were received of the body, or of the session's frames.
+        bytes_out: The bytes that were sent of the response's body, or of the session's frames.
     """
 
     __slots__ = (
@@ -79,9 +85,10 @@ class Exchange:
         "_most_kept",
         "_out",
         "_received_at",
-        "_received_bytes",
         "_sink",
         "_was_asked",
+        "bytes_in",
+        "bytes_out",
         "fields",
         "has_body",
         "is_begun",
@@ -91,7 +98,9 @@ class Exchange:
         "is_received",
         "keep_alive",
         "method",
+        "record",
         "refusal",
+        "request_id",
         "started_at",
         "target",
         "task",
@@ -115,6 +124,10 @@ class Exchange:
         self.target = target
         self.version = version
         self.fields = fields
+        self.request_id = client.site.ids.of(fields)
+        log = client.site.access_log
+        self.record = None if log is None else log.begin(client.now())
+        self.bytes_in = self.bytes_out = 0
         self.has_body = has_body
         self.keep_alive = keep_alive
         self.is_received = not has_body
@@ -131,7 +144,6 @@ class Exchange:
         self._most_kept = KEPT_BYTES
         self._more: asyncio.Future[None] | None = None
         self._received_at = 0.0
-        self._received_bytes = 0
         self._was_asked = False
         self._is_chunked = False
         self._is_delimited = True
@@ -194,10 +206,10 @@ class Exchange:
         if self.is_over or self.refusal is not None:
             return
         self._received_at = self._client.now()
-        self._received_bytes += len(data)
         self._was_asked = True
-        if self._received_bytes > self._client.limits.body_bytes:
-            self._end_with(TOO_LARGE)
+        self.bytes_in += len(data)
+        if self.bytes_in > self._client.limits.body_bytes:
+            self._end_with(TOO_LARGE, "refused")
             return
         if self._sink is not None:
             self._sink.send(data)
@@ -279,17 +291,21 @@ class Exchange:
         """Apply the time limits: of the whole, of a client that sends nothing of its body, and those of the sink."""
         limits = self._client.limits
         if limits.total_seconds and now - self.started_at > limits.total_seconds and not self.is_handshake:
-            self._end_with(_TOO_SLOW)
+            self._end_with(_TOO_SLOW, "timed_out")
         elif self._sink is None:
             return
         elif not self.is_received and not self._client.is_held and now - self._received_at > limits.silence_seconds:
-            self._end_with(_SILENT)
+            self._end_with(_SILENT, "client_silent")
         else:
             self._sink.check(now)
 
     def leave(self) -> None:
         """The client has left, or is to be disconnected: end the task that serves the request."""
-        if self.task is not None and not self.is_over:
+        if self.task is None:
+            if (log := self._client.site.access_log) is not None:
+                self.note_end("not_begun")
+                log.write(self)
+        elif not self.is_over:
             self.task.cancel()
 
     def pause_response(self) -> None:
@@ -306,10 +322,11 @@ class Exchange:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
-    def _end_with(self, refusal: Answer) -> None:
+    def _end_with(self, refusal: Answer, ended: Ended) -> None:
         """Cancel the task in the next turn of the event loop: a task that has not begun could not answer any more."""
         if self.refusal is None:
             self.refusal = refusal
+            self.note_end(ended, error=None if self.is_begun else refusal.error)
             asyncio.get_running_loop().call_soon(self.leave)
 
     # The response
@@ -322,11 +339,14 @@ class Exchange:
             fields: The headers, with names in lower case, and without those about a single connection.
         """
         self.is_begun = True
+        if self.record is not None:
+            self.note_status(status)
         head = [_STATUS_LINES[status]]
         has_length = False
         for name, value in fields:
             head += (name, b": ", value, b"\r\n")
             has_length = has_length or name == b"content-length"
+        head += (b"x-request-id: ", self.request_id, b"\r\n")
         has_body = self.method != "HEAD" and status not in _WITHOUT_BODY
         if has_body and not has_length:
             if self.version == "1.0":
@@ -346,6 +366,7 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""
+        self.bytes_out += len(data)
         if self._is_chunked:
             self._out += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
@@ -363,6 +384,8 @@ class Exchange:
             self._out.append(_LAST_CHUNK)
         self.flush()
         self.is_over = True
+        if self.record is not None:
+            self.note_end("done")
         self._sink = None
         self._kept = None
         self._client.end_exchange(self)
@@ -372,6 +395,9 @@ class Exchange:
         if self.is_begun or self.is_over:
             self.break_off()
             return
+        if (error := answer.error) is not None and error not in NO_REFUSALS:
+            self.note_refusal(f"{answer.status} {error}", answer.document["message"])
+            self.note_end("refused", error=error)
         content = answer.content()
         named = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))
         self.begin(answer.status, (*named, *answer.fields))
@@ -379,11 +405,32 @@ class Exchange:
             self.send(content)
         self.end()
 
+    def note_refusal(self, kind: str, reason: str) -> None:
+        """Log or count that the router refuses this request."""
+        self._client.site.refusals.note(kind, reason, self.request_id, self._client.now())
+
+    def note_replica(self, replica: Replica, session: str | None) -> None:
+        """Record for the access log that a replica is tried, for a session of that name."""
+        if self.record is not None:
+            self.record.session = session
+            self.record.try_replica(replica.url, self._client.now())
+
+    def note_status(self, status: int) -> None:
+        """Record for the access log the status that the client is sent by something else than `begin()`."""
+        if self.record is not None:
+            self.record.answer(status, self._client.now())
+
+    def note_end(self, ended: Ended, *, error: str | None = None, close_code: int | None = None) -> None:
+        """Record for the access log why the request has ended, or is about to end. The first reason counts."""
+        if self.record is not None:
+            self.record.end(ended, self._client.now(), error=error, close_code=close_code)
+
     def break_off(self) -> None:
         """Close the connection without completing the response. Does nothing if the exchange is over."""
         if self.is_over:
             return
         self.is_over = True
+        self.note_end("replica_broke")
         self._sink = None
         self.flush()
         if not self._is_delimited:  # a normal close would complete the response
@@ -400,6 +447,7 @@ class Exchange:
         passed = headers.to_replica(self.fields, client=self._client.address, scheme=self._client.scheme)
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
+        passed.append((headers.REQUEST_ID, self.request_id))
         return passed
 
 

@@ -28,8 +28,14 @@ _NOT_TO_BE_NAMED = frozenset({b"content-length", b"host"})
 """Headers that are passed on even if `Connection` names them, because the meaning of the message depends on them."""
 _NAMING_NOTHING = frozenset({b"close", b"keep-alive", b"upgrade"})
 """Members of `Connection` that name no header."""
-_ANSWERED_HERE = frozenset({b"expect"})
-"""The router itself answers `Expect` when it reads the body."""
+REQUEST_ID = b"x-request-id"
+_NOT_TO_REPLICA = HOP_BY_HOP | {b"expect", REQUEST_ID, b"x_request_id", b"x_request-id", b"x-request_id"}
+"""The router itself answers `Expect` when it reads the body, and adds the request's id, which it may have replaced.
+
+Some servers take the other spellings for that of the id.
+"""
+_NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
+"""The router adds the request's id, so that the client finds the request in the logs of the router and the replica."""
 _LENGTH = frozenset({b"content-length"})
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -134,7 +140,7 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
     """Return the headers of a request to send to the replica.
 
     `Host` stays the client's, as with HAProxy and Envoy. The client's address is appended to `X-Forwarded-For`;
-    `X-Forwarded-Proto` and `-Host` are set unless a proxy in front has set them.
+    `X-Forwarded-Proto` and `-Host` are set unless a proxy in front has set them. The request's id is left out.
 
     Args:
         headers: The headers that the client sent.
@@ -142,7 +148,7 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
         scheme: The scheme of the client's connection: http, https, ws or wss.
     """
     named = dict(headers)
-    dropped = _hop_by_hop(headers, named) | _ANSWERED_HERE
+    dropped = _dropped(headers, named, _NOT_TO_REPLICA)
     passed = [pair for pair in headers if pair[0] not in dropped]
     told = [] if named.keys().isdisjoint(_FORWARDED) else [pair for pair in passed if pair[0] in _FORWARDED]
     if told:
@@ -160,9 +166,9 @@ def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tup
 
 
 def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response to send to the client."""
+    """Return the headers of a response to send to the client, without the request's id."""
     named = dict(headers)
-    dropped = _hop_by_hop(headers, named)
+    dropped = _dropped(headers, named, _NOT_TO_CLIENT)
     # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
     if status in (204, 304) or b"transfer-encoding" in named:
         dropped |= _LENGTH
@@ -179,13 +185,13 @@ def request_head(method: str, target: bytes, headers: Headers) -> bytes:
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines(headers))
 
 
-def _hop_by_hop(headers: Headers, named: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    """Return the names of the headers that are not passed on. `named` has the last value of each header."""
+def _dropped(headers: Headers, named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
+    """Return `always`, and the names that `Connection` names. `named` has the last value of each header."""
     connection = named.get(b"connection")
     if connection is None:
-        return HOP_BY_HOP
+        return always
     tokens = _tokens(headers, b"connection")
-    return HOP_BY_HOP if _NAMING_NOTHING.issuperset(tokens) else HOP_BY_HOP | (set(tokens) - _NOT_TO_BE_NAMED)
+    return always if _NAMING_NOTHING.issuperset(tokens) else always | (set(tokens) - _NOT_TO_BE_NAMED)
 
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:

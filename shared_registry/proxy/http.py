@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
@@ -62,11 +63,18 @@ class HttpProxy:
         self._budget.request()
         key = self._session_key.of_request(exchange.fields, exchange.query)
         try:
-            await self._dispatcher.deliver(key, lambda slot: self._attempt(exchange, slot, key), takes_slot=takes_slot)
+            await self._dispatcher.deliver(
+                key,
+                lambda slot: self._attempt(exchange, slot, key),
+                request_id=exchange.request_id,
+                takes_slot=takes_slot,
+            )
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
-            logger.warning("http: %s %s: the replica: %s", exchange.method, _shown(exchange.path), error)
+            text = "http: %s %s: the replica: %s (request %s)"
+            logger.warning(text, exchange.method, _shown(exchange.path), error, exchange.request_id.decode())
+            exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
         except asyncio.CancelledError:
             if exchange.refusal is None:
@@ -76,6 +84,8 @@ class HttpProxy:
     async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
         replica = slot.replica
+        if exchange.record is not None:
+            exchange.note_replica(replica, key)
         fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
         head = headers.request_head(exchange.method, exchange.target, fields)
         while True:
@@ -149,6 +159,12 @@ def failure_of(error: Exception) -> Answer:
     if isinstance(error, ReplicaLost):
         return error_answer(502, "worker_failed", "the replica is not healthy any more")
     return error_answer(502, "worker_failed", "the replica broke off the connection")
+
+
+def _ended(error: Exception) -> Ended:
+    if isinstance(error, ReplicaSilent):
+        return "replica_silent"
+    return "replica_lost" if isinstance(error, ReplicaLost) else "replica_broke"
 
 
 def _client_of(exchange: Exchange, key: str | None) -> str:

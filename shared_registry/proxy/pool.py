@@ -103,6 +103,8 @@ class Pool:
             path: Its path in the normal form.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
+        if exchange.record is not None:
+            exchange.record.place = place
         if place == "none":
             exchange.answer(_NOT_ALLOWED)
         elif exchange.is_handshake:

@@ -19,8 +19,10 @@ from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import closing, listening
 from shared_registry.proxy.acceptor import Acceptor
+from shared_registry.proxy.access_log import opened_access_log
 from shared_registry.proxy.app import Router, Work
 from shared_registry.proxy.client import ClientConnection
+from shared_registry.proxy.refusals import FULL
 
 LAST_CLIENTS_SECONDS = 0.1
 """The shortest wait after the listener has closed: the clients that connected last may still send a request.
@@ -57,13 +59,14 @@ async def serve_clients(
         worker: The number of this worker, if the router is one of several that share a port.
 
     Raises:
-        ConfigError: It cannot listen on the configured host and port.
+        ConfigError: It cannot listen on the configured host and port, or cannot write its access log.
         StoreError: Redis could not be reached in that time, or refuses.
     """
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        access_log = await stack.enter_async_context(opened_access_log(config))
         listener = stack.enter_context(listener or stack.enter_context(listening.listeners(config, 1))[0])
         url = listening.url_of(listener)
-        router = Router(config, url=url, worker=worker)
+        router = Router(config, url=url, worker=worker, access_log=access_log)
         server = _Server(router, listener)
         router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)
@@ -91,6 +94,7 @@ class _Server:
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.live.count),
             self._close_idle_client,
+            lambda address: self._site.refuse(FULL, address, asyncio.get_running_loop().time()),
         )
 
     def start(self) -> None:
@@ -116,6 +120,7 @@ class _Server:
         deadline = asyncio.get_running_loop().time() + LAST_SECONDS
         while self._site.clients and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  rare and short
             await asyncio.sleep(LAST_POLL_SECONDS)
+        self._site.is_ending = True
         for client in tuple(self._site.clients):
             client.abort()
         await self._router.end_sessions()

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_registry.proxy import closing
+from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import error_frame
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.frames import PING, TEXT, TOO_BIG, FrameError, FrameFollower, close_frame, frame
@@ -41,11 +42,31 @@ class Ending:
         by: The side that ended first.
         close: Its close code and reason.
         is_too_big: Whether the replica's message was larger than `max_frame_bytes`.
+        is_refused: Whether the router ended it, because of a frame of the client.
     """
 
     by: Literal["client", "replica", "router"]
     close: Close
     is_too_big: bool = False
+    is_refused: bool = False
+
+    @property
+    def ended(self) -> Ended:
+        """Why the session ended, for the access log."""
+        if self.by == "router":
+            return "router_stopped"
+        if self.by == "replica":
+            return "replica_broke" if self.close.code is None else "replica_closed"
+        if self.is_refused:
+            return "client_error"
+        return "client_left" if self.close.code is None else "client_closed"
+
+    @property
+    def close_code(self) -> int:
+        """The close code that the client has sent or received; 1006 if its connection was lost."""
+        if self.close.code is not None:
+            return self.close.code
+        return closing.FAILED if self.by == "replica" else closing.LOST
 
 
 class Side(asyncio.Protocol):
@@ -55,6 +76,7 @@ class Side(asyncio.Protocol):
         transport: The connection to this side's peer.
         frames: The frames that the peer sends.
         is_lost: Whether the connection is lost.
+        received: The number of bytes that the peer has sent.
         was_told: Whether the peer was sent a close frame.
     """
 
@@ -67,6 +89,7 @@ class Side(asyncio.Protocol):
         "frames",
         "is_client",
         "is_lost",
+        "received",
         "transport",
         "was_told",
     )
@@ -77,6 +100,7 @@ class Side(asyncio.Protocol):
         self.is_client = is_client
         self.frames = FrameFollower(is_masked=is_client, longest=longest)
         self.is_lost = False
+        self.received = 0
         self.was_told = False
         self.transport: asyncio.Transport
         self._tunnel = tunnel
@@ -93,6 +117,7 @@ class Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass data on, up to a close frame or an error."""
         other = self._other
+        self.received += len(data)
         if other.was_told:  # nothing may follow a close frame
             self._drop(data)
             return
@@ -116,6 +141,7 @@ class Side(asyncio.Protocol):
 
     def note_sent(self, data: bytes) -> None:
         """Count what was passed on before the session began."""
+        self.received += len(data)
         try:
             self.frames.follow(data)
         except FrameError as error:
@@ -199,20 +225,37 @@ class Tunnel:
         replica: The replica's side.
     """
 
-    __slots__ = ("_ended", "_ending", "_loop", "_ping_seconds", "_pinging", "_timer", "client", "replica")
+    __slots__ = (
+        "_ended",
+        "_ending",
+        "_loop",
+        "_ping_seconds",
+        "_pinging",
+        "_request_id",
+        "_timer",
+        "client",
+        "replica",
+    )
 
     def __init__(
-        self, *, longest: int, on_client_lost: Callable[[Exception | None], None], ping_seconds: float = 0.0
+        self,
+        *,
+        longest: int,
+        request_id: bytes,
+        on_client_lost: Callable[[Exception | None], None],
+        ping_seconds: float = 0.0,
     ) -> None:
         """Prepare a session; `run()` begins it.
 
         Args:
             longest: The most bytes of a message.
+            request_id: The id under which a failure is logged.
             on_client_lost: Called when the client's connection is lost.
             ping_seconds: How often to ping both sides; 0 for never.
         """
         self.client = Side(self, is_client=True, longest=longest, on_lost=on_client_lost)
         self.replica = Side(self, is_client=False, longest=longest, on_lost=lambda _: None)
+        self._request_id = request_id
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ending: Ending | None = None
@@ -265,7 +308,7 @@ class Tunnel:
         is_too_big = error.code == TOO_BIG
         close = Close(error.code, str(error))
         if side.is_client:
-            self._ending = self._ending or Ending("client", close)
+            self._ending = self._ending or Ending("client", close, is_refused=True)
             self.client.close_between_frames(close_frame(close))
             self.replica.close_between_frames(close_frame(close, is_masked=True))
         else:
@@ -295,7 +338,8 @@ class Tunnel:
     def _fail(self, close: Close, *, is_too_big: bool) -> None:
         """The replica has failed: end the client's side with an error frame."""
         self._ending = self._ending or Ending("replica", close, is_too_big=is_too_big)
-        logger.warning("session: broke on the replica's side: %s", close.reason)
+        text = "session: broke on the replica's side: %s (request %s)"
+        logger.warning(text, close.reason, self._request_id.decode())
         message = "the replica's message is larger than max_frame_bytes" if is_too_big else "the replica failed"
         self.client.close_between_frames(failure("worker_failed", message, closing.FAILED, is_retryable=not is_too_big))
 

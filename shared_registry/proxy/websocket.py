@@ -80,6 +80,7 @@ class WebSocketProxy:
             await self._dispatcher.deliver(
                 session,
                 lambda slot: self._attempt(exchange, client, slot, session),
+                request_id=exchange.request_id,
                 takes_slot=takes_slot,
                 on_position=client.set_position,
             )
@@ -90,6 +91,7 @@ class WebSocketProxy:
             text = f"the replica refused the session: HTTP {refused.status}"
             client.fail("worker_failed", text, closing.FAILED, is_retryable=False)
         except ReplicaLost:
+            exchange.note_end("replica_lost", error="worker_failed", close_code=closing.FAILED)
             client.fail("worker_failed", "the replica is not healthy any more", closing.FAILED)
 
     async def _first_message(self, client: WebSocketClient) -> bytes | None:
@@ -106,6 +108,7 @@ class WebSocketProxy:
     async def _attempt(self, exchange: Exchange, client: WebSocketClient, slot: Slot, session: str | None) -> None:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
+        exchange.note_replica(replica, session)
         name = client_of(exchange.client.address, exchange.fields, session)
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
@@ -116,6 +119,7 @@ class WebSocketProxy:
             trial = await self._try_out(client, slot, connection, handshake)
         tunnel = Tunnel(
             longest=self._config.max_frame_bytes,
+            request_id=exchange.request_id,
             on_client_lost=exchange.client.connection_lost,
             ping_seconds=self._config.websocket_ping_seconds,
         )
@@ -124,7 +128,14 @@ class WebSocketProxy:
             tunnel.replica.data_received(received)
         if trial is not None and trial.is_lost:
             tunnel.replica.connection_lost(None)
-        self._report(replica, await self._placement.unless_lost(slot, tunnel.run()), name)
+        try:
+            ending = await self._placement.unless_lost(slot, tunnel.run())
+        finally:
+            exchange.bytes_in, exchange.bytes_out = tunnel.client.received, tunnel.replica.received
+        exchange.note_end(ending.ended, close_code=ending.close_code)
+        if ending.is_refused:
+            exchange.note_refusal(f"WebSocket {ending.close.code}", ending.close.reason)
+        self._report(replica, ending, name)
 
     async def _try_out(
         self, client: WebSocketClient, slot: Slot, connection: ReplicaConnection, handshake: Handshake

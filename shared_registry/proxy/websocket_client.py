@@ -19,7 +19,7 @@ from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
-from shared_registry.proxy.headers import lines
+from shared_registry.proxy.headers import REQUEST_ID, lines
 from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 
@@ -132,6 +132,8 @@ class WebSocketClient(asyncio.Protocol):
 
     def fail(self, code: str, message: str, close_code: int, *, is_retryable: bool = True) -> None:
         """End the session with an error frame and a close frame."""
+        self._exchange.note_refusal(f"WebSocket {close_code} {code}", message)
+        self._exchange.note_end("refused", error=code, close_code=close_code)
         if self._tunnel is not None:
             last = failure(code, message, close_code, is_retryable=is_retryable)
             self._tunnel.end(last, Close(closing.GOING_AWAY, code))
@@ -201,6 +203,7 @@ class WebSocketClient(asyncio.Protocol):
         if self.is_accepted:
             self._read()
         elif len(self._received) > EARLY_BYTES:
+            self._exchange.note_end("client_error")
             self._transport.abort()
 
     def eof_received(self) -> bool | None:
@@ -232,9 +235,10 @@ class WebSocketClient(asyncio.Protocol):
 
     def _switch(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         self.is_accepted = True
+        self._exchange.note_status(101)
         self._chosen = dict(fields).get(b"sec-websocket-protocol")
         head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n%b\r\n"
-        self._transport.write(head % lines(fields))
+        self._transport.write(head % lines((*fields, (REQUEST_ID, self._exchange.request_id))))
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping. A client that does not read is only answered the latest one (RFC 6455, section 5.5.3)."""
@@ -267,6 +271,8 @@ class WebSocketClient(asyncio.Protocol):
                 at = end
         except FrameError as error:
             at = len(data)
+            self._exchange.note_refusal(f"WebSocket {error.code}", str(error))
+            self._exchange.note_end("client_error", close_code=error.code)
             self._close_with(frames.close_frame(Close(error.code, str(error))))
             self._exchange.leave()
         del data[:at]
@@ -306,6 +312,7 @@ class WebSocketClient(asyncio.Protocol):
             code = frames.NO_CODE if close.code is None else close.code
             answer = Close(None) if code == frames.NO_CODE else close
             self._transport.write(frames.close_frame(answer))
+            self._exchange.note_end("client_closed", close_code=code)
             self._exchange.leave()
         self._transport.close()
 
@@ -336,6 +343,7 @@ class WebSocketClient(asyncio.Protocol):
             return
         if self._trial is not None:
             self._trial.end(Close(code, reason))
+        self._exchange.note_end("router_stopped", close_code=code if self.is_accepted else None)
         self._exchange.leave()
         if self.is_accepted:
             self._close_with(frames.close_frame(Close(code, reason)))

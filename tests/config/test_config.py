@@ -91,6 +91,8 @@ OURS: dict[str, Any] = {
     "grace_seconds": 30.0,
     "log_level": "info",
     "workers": 1,
+    "access_log": "off",
+    "access_log_file": None,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -133,6 +135,8 @@ LOCAL_SETTINGS = {
     "grace_seconds",
     "log_level",
     "workers",
+    "access_log",
+    "access_log_file",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -223,6 +227,8 @@ MAY_BE_ZERO = {
     "total_timeout_seconds",
     "websocket_ping_seconds",
     "grace_seconds",
+    "access_log",
+    "access_log_file",
 }
 WHOLE = [
     "port",
@@ -261,6 +267,8 @@ def test_words_are_clean_text(name: str, value: object) -> None:
     ("settings", "message"),
     [
         ({"port": 65536}, "port: must be at most 65535, got 65536; the default is 9000"),
+        ({"access_log": "apache"}, "access_log: must be 'off', 'text' or 'json', got 'apache'"),
+        ({"access_log_file": 5}, "access_log_file: 5 is no path of a file"),
         ({"on_lost": "drop"}, "on_lost: must be 'keep' or 'close', got 'drop'"),
         (
             {"session_key": "body:id"},
@@ -631,6 +639,8 @@ OTHER_VALUES: dict[str, Any] = {
     "grace_seconds": 0.0,
     "log_level": "warning",
     "workers": 2,
+    "access_log": "json",
+    "access_log_file": "/var/log/access.log",
 }
 
 

@@ -87,6 +87,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "grace_seconds": ("0", 0.0),
     "log_level": ("debug", "debug"),
     "workers": ("4", 4),
+    "access_log": ("json", "json"),
+    "access_log_file": ("/tmp/a.log", "/tmp/a.log"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -204,6 +205,7 @@ async def outcome(*pieces: bytes) -> tuple[bytes, str, list[bytes]]:
         client.send(piece)
         await settle()
     sent = bytes(client.wire.sent).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    sent = re.sub(rb"\r\nx-request-id: [0-9a-f-]+", b"", sent)
     return sent, client.wire.end, [exchange.target for exchange in client.served]
 
 

@@ -121,6 +121,7 @@ async def test_a_router_full_of_sessions_stays_alive(
 
     await until(is_served, "there is room again")
     assert sum("router: full" in line["message"] for line in router.lines) == 1
+    assert router.has_said("router: refused a request: 503 gpu_unavailable (this router has no room for more clients")
     assert "Traceback" not in router.command.err
 
 

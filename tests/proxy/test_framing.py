@@ -367,10 +367,9 @@ async def test_endless_framing_is_cut_off(telling: tuple[RawBackend, RunningRout
     async with connected(router) as client:
         with contextlib.suppress(ConnectionError):
             await client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n", endless)
-        assert await client.rest() in (
-            b"",
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-        )
+        rest = await client.rest()
+        assert not rest or rest.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert not rest or rest.endswith(b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
     await slots_are_free(router)
 
 

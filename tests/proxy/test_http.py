@@ -65,7 +65,8 @@ async def test_connection_headers_are_removed_and_forwarding_headers_added(route
         ("X-Twice", "1"),
         ("X-Twice", "2"),
     ]
-    seen = (await router.http.get("/", headers=headers)).json()["headers"]
+    response = await router.http.get("/", headers=headers)
+    seen = response.json()["headers"]
     names = [name for name, _ in seen]
     assert not {"connection", "x-secret", "keep-alive", "proxy-authorization", "te", "upgrade"} & set(names)
     host = router.url.removeprefix("http://")
@@ -77,6 +78,7 @@ async def test_connection_headers_are_removed_and_forwarding_headers_added(route
         ["x-forwarded-for", "10.0.0.1, 10.0.0.2, 127.0.0.1"],
         ["x-forwarded-proto", "https"],
         ["x-forwarded-host", host],
+        ["x-request-id", response.headers["x-request-id"]],
     ]
 
 

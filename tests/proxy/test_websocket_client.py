@@ -136,7 +136,7 @@ class Waiting:
 
     def begin(self, fields: list[tuple[bytes, bytes]] | None = None) -> Wire:
         """Begin the session, and return the connection to its replica."""
-        self.tunnel = Tunnel(longest=self._longest, on_client_lost=lambda _: None)
+        self.tunnel = Tunnel(longest=self._longest, request_id=b"1", on_client_lost=lambda _: None)
         replica = Wire()
         replica.protocol = self.tunnel.replica
         self.client.begin(fields or [(b"sec-websocket-accept", accept_of(KEY))], self.tunnel, replica)
@@ -241,7 +241,7 @@ async def test_an_immediate_session_is_accepted_as_its_replica_wants() -> None:
     assert waiting.client.subprotocols == [b"v2", b"v1"]
     waiting.begin([(b"sec-websocket-protocol", b"v1"), (b"a", b"b")])
     assert waiting.head.startswith(SWITCH)
-    assert waiting.head.endswith(b"sec-websocket-protocol: v1\r\na: b")
+    assert b"\r\nsec-websocket-protocol: v1\r\na: b\r\n" in waiting.head
 
 
 async def test_a_waiting_client_is_accepted_with_its_first_subprotocol() -> None:

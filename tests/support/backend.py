@@ -32,6 +32,7 @@ class Backend:
         scopes: The ASGI scopes of what came, latest last; without probes.
         closes: How WebSockets were closed by the other side.
         left: Set when a client of /wait or /events has gone.
+        refusal: The status with which every WebSocket is refused, if it is not 0.
         go_on: What /wait waits for, and a WebSocket with do=stall before it reads.
     """
 
@@ -60,6 +61,7 @@ class Backend:
         self.events: asyncio.Queue[str | None] = asyncio.Queue()
         self.left = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.refusal = 0
 
     @property
     def url(self) -> str:
@@ -170,8 +172,8 @@ class Backend:
         self.scopes.append(websocket.scope)
         closes = self.closes
         wanted = websocket.query_params
-        if "reject" in wanted:
-            await websocket.send_denial_response(PlainTextResponse("not you", int(wanted["reject"])))
+        if "reject" in wanted or self.refusal:
+            await websocket.send_denial_response(PlainTextResponse("not you", int(wanted.get("reject", self.refusal))))
             return
         offered = websocket.scope["subprotocols"]
         headers = [(b"x-backend", str(self.port).encode()), (b"set-cookie", b"a=1")]

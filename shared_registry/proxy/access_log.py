@@ -1,0 +1,188 @@
+"""The access log: one line for each request and for each WebSocket session, written when it has ended.
+
+A line holds nothing that a client can forge lines or fields with: characters of paths that urls do not have are
+percent-encoded, and the other texts of clients are checked. Queries and names of sessions are left out, because they
+may be secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from shared_registry.config import RouterConfig
+from shared_registry.proxy.access_record import AccessRecord
+from shared_registry.proxy.log_file import LogFile
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.exchange import Exchange
+    from shared_registry.proxy.refusals import Refusal
+
+LONGEST_PATH = 1024
+"""The most bytes of a path in a line. A longer one ends with three dots."""
+_UNSAFE = re.compile(rb"[^!-~]|[\"\\<>^`{|}]")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class AccessLog:
+    """Makes the lines, and passes them to a function."""
+
+    def __init__(
+        self, form: Literal["text", "json"], put: Callable[[bytes], None], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Create the log.
+
+        Args:
+            form: The form of the lines.
+            put: Takes each line. It must neither block nor raise.
+            clock: The time in seconds since the epoch.
+        """
+        self._line = _text if form == "text" else _json
+        self._put = put
+        self._clock = clock
+
+    def begin(self, now: float) -> AccessRecord:
+        """Return the record of a request that begins now, on the event loop's clock."""
+        return AccessRecord(self._clock(), now)
+
+    def write(self, exchange: Exchange) -> None:
+        """Write the line of a request that has ended, unless it was written before."""
+        record = exchange.record
+        if record is None:
+            return
+        exchange.record = None
+        path = shown_path(exchange.target)
+        protocol = "websocket" if exchange.is_handshake else "http"
+        head = _head(record.began_at, exchange.request_id, exchange.client.address, exchange.method, path, protocol)
+        session = record.session
+        rest = {
+            "place": record.place,
+            "replica": record.replica,
+            "session_digest": None if session is None else _digest(session),
+            "status": record.status,
+            "close_code": record.close_code,
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
+            "wait_ms": record.wait_ms,
+            "first_byte_ms": record.first_byte_ms,
+            "duration_ms": record.duration_ms,
+            "attempts": record.attempts,
+            "ended": record.ended,
+            "error": record.error,
+        }
+        self._put(self._line(head | rest))
+
+    def write_refusal(
+        self,
+        refusal: Refusal,
+        request_id: bytes,
+        client: str | None,
+        *,
+        is_sent: bool = True,
+        method: str | None = None,
+        target: bytes = b"",
+    ) -> None:
+        """Write the line of a request that could not be read, or of a client for which there was no room.
+
+        Args:
+            refusal: The refusal.
+            request_id: The id that the refusal has.
+            client: The client's address.
+            is_sent: Whether the client was sent the refusal.
+            method: The request's method, as far as it was read.
+            target: The request's target, as far as it was read.
+        """
+        head = _head(self._clock(), request_id, client, method, shown_path(target), "http")
+        status = refusal.status if is_sent else None
+        self._put(self._line(head | _UNREAD | {"status": status, "error": refusal.code}))
+
+
+@contextlib.asynccontextmanager
+async def opened_access_log(config: RouterConfig) -> AsyncIterator[AccessLog | None]:
+    """Open the access log of a router; `None` if it is off. At the end what waits is written, for a short time.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if config.access_log == "off":
+        yield None
+        return
+    async with LogFile(config.access_log_file).writing() as put:
+        yield AccessLog(config.access_log, put)
+
+
+def shown_path(target: bytes) -> str | None:
+    """Return the path of a request's target, safe to show; `None` for a target that has none.
+
+    What comes after the path is left out, and so are whole urls, which may contain a password.
+    """
+    if not target.startswith((b"/", b"*")):
+        return None
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    if len(path) > LONGEST_PATH:
+        path = path[:LONGEST_PATH] + b"..."
+    return _encoded(path)
+
+
+def _encoded(text: bytes) -> str:
+    """Return a text with all characters percent-encoded that urls do not have."""
+    if _UNSAFE.search(text):
+        text = _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text)
+    return text.decode("ascii")
+
+
+_UNREAD: dict[str, Any] = {
+    "place": None,
+    "replica": None,
+    "session_digest": None,
+    "status": None,
+    "close_code": None,
+    "bytes_in": 0,
+    "bytes_out": 0,
+    "wait_ms": None,
+    "first_byte_ms": None,
+    "duration_ms": None,
+    "attempts": 0,
+    "ended": "refused",
+    "error": None,
+}
+
+
+def _head(
+    at: float, request_id: bytes, client: str | None, method: str | None, path: str | None, protocol: str
+) -> dict[str, Any]:
+    milliseconds = int(at * 1000)
+    return {
+        "time": f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z",
+        "request_id": request_id.decode("ascii"),
+        "client": None if client is None else _encoded(client.encode(errors="replace")),
+        "method": method,
+        "path": path,
+        "protocol": protocol,
+    }
+
+
+@functools.lru_cache(4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _digest(session: str) -> str:
+    """Return the digest of a session's name that leases and the queue show as well."""
+    return hashlib.sha256(session.encode(errors="surrogatepass")).hexdigest()
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return _to_json(fields).encode() + b"\n"
+
+
+def _text(fields: Mapping[str, Any]) -> bytes:
+    pairs = [f"{name}={'-' if value is None else value}" for name, value in fields.items()]
+    pairs[0] = fields["time"]
+    return " ".join(pairs).encode("ascii", "backslashreplace") + b"\n"

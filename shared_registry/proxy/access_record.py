@@ -1,0 +1,112 @@
+"""What the access log tells of one request, collected while the request is served. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Ended = Literal[
+    "done",
+    "client_left",
+    "client_closed",
+    "client_silent",
+    "client_error",
+    "replica_closed",
+    "replica_broke",
+    "replica_silent",
+    "replica_lost",
+    "refused",
+    "router_stopped",
+    "timed_out",
+    "router_failed",
+    "not_begun",
+]
+"""Why a request or a session ended; `docs/access-log.md` explains each."""
+
+
+RecordedPlace = Literal["lease", "any", "none", "page"]
+"""What the router did: gave a slot, chose any replica without one, refused the path, or answered with an own page."""
+
+
+class AccessRecord:
+    """The times and the fate of one request. Times are on the event loop's clock, unless stated otherwise.
+
+    Attributes:
+        began_at: When the request's head was complete, in seconds since the epoch.
+        place: What the router did with the request.
+        session: The session's name; only its digest is logged.
+        replica: The url of the last replica that was tried.
+        attempts: The number of replicas that were tried.
+        status: The HTTP status that the client was sent.
+        close_code: How a WebSocket session was closed.
+        ended: Why it ended; `None` while it has not.
+        error: The code of the router's own error that the client was sent.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_began",
+        "_ended",
+        "_placed",
+        "attempts",
+        "began_at",
+        "close_code",
+        "ended",
+        "error",
+        "place",
+        "replica",
+        "session",
+        "status",
+    )
+
+    def __init__(self, began_at: float, now: float) -> None:
+        self.began_at = began_at
+        self.place: RecordedPlace | None = None
+        self.session: str | None = None
+        self.replica: str | None = None
+        self.attempts = 0
+        self.status: int | None = None
+        self.close_code: int | None = None
+        self.ended: Ended | None = None
+        self.error: str | None = None
+        self._began = now
+        self._placed: float | None = None
+        self._answered: float | None = None
+        self._ended = now
+
+    def try_replica(self, url: str, now: float) -> None:
+        """A replica is going to be tried; in the end the last one counts."""
+        self.replica = url
+        self.attempts += 1
+        self._placed = now
+
+    def answer(self, status: int, now: float) -> None:
+        """The client is sent the head of its response."""
+        self.status = status
+        self._answered = now
+
+    def end(self, ended: Ended, now: float, *, error: str | None = None, close_code: int | None = None) -> None:
+        """The request has ended. The first reason counts."""
+        if self.ended is not None:
+            return
+        self.ended = ended
+        self.error = error
+        self.close_code = close_code
+        self._ended = now
+
+    @property
+    def wait_ms(self) -> float | None:
+        """The time until the last replica was chosen: in the queue, and at the replicas before it."""
+        return self._since(self._placed)
+
+    @property
+    def first_byte_ms(self) -> float | None:
+        """The time until the client was sent the head of its response."""
+        return self._since(self._answered)
+
+    @property
+    def duration_ms(self) -> float:
+        """The whole time."""
+        return round((self._ended - self._began) * 1000, 3)
+
+    def _since(self, moment: float | None) -> float | None:
+        return None if moment is None else round((moment - self._began) * 1000, 3)
