@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from shared_registry.config.access_rules import LOOPBACK
 from shared_registry.config.rules import (
     CHECKS,
     Expiry,
@@ -15,6 +16,7 @@ from shared_registry.config.rules import (
     RouteRules,
     Seconds,
     SessionKeyText,
+    TrustedNetworks,
 )
 
 
@@ -49,6 +51,13 @@ class ServingSettings:
     """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
     begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
     clients that send one byte at a time."""
+
+    trusted_proxies: TrustedNetworks = LOOPBACK
+    """Addresses and networks of the load balancers and proxies in front of the router, such as `[10.0.0.0/8,
+    192.168.1.7]`. Only their `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Real-IP` and `Forwarded`
+    are believed and passed on; those of all other clients are dropped, because anybody can send them. The default is
+    this machine. List a proxy elsewhere, or all its clients count as one, and replicas see its address as theirs. An
+    address too many lets its owner pretend to be any number of clients. An empty list, or `none`, believes nobody."""
 
     routes: RouteRules = ()
     """Rules for requests of certain paths: whether they acquire a slot (`lease`), go to any healthy replica without one

@@ -15,6 +15,7 @@ from shared_registry.proxy.client import Site
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.forwarding import TrustedProxies
 from shared_registry.proxy.http import HttpProxy
 from shared_registry.proxy.narrator import Narrator
 from shared_registry.proxy.opening import Opening
@@ -77,6 +78,7 @@ class Router:
             self._begin,
             header_timeout_seconds=config.header_timeout_seconds,
             silence_seconds=config.response_timeout_seconds,
+            proxies=TrustedProxies(config.trusted_proxies),
         )
 
     def begin_stop(self) -> None:

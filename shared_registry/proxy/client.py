@@ -21,6 +21,7 @@ from typing import cast
 import httptools
 
 from shared_registry.proxy.exchange import Exchange, reset
+from shared_registry.proxy.forwarding import TrustedProxies, plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
     has_body,
@@ -62,6 +63,7 @@ class Site:
         header_timeout_seconds: How long a head may take to arrive.
         silence_seconds: How long either side may be silent within an exchange.
         scheme: The scheme of the clients' connections.
+        proxies: The proxies in front, whose word about their clients is believed.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
     """
@@ -70,6 +72,7 @@ class Site:
     header_timeout_seconds: float
     silence_seconds: float
     scheme: str = "http"
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
 
@@ -80,7 +83,9 @@ class ClientConnection(asyncio.Protocol):
     The time for a request's head starts with the connection, and for each further request with its first byte.
 
     Attributes:
-        address: The client's address; `None` if it has none.
+        address: The address from which the connection came; `None` if it has none.
+        proxies: The proxies whose word about their clients is believed.
+        is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
@@ -88,6 +93,8 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, site: Site, *, is_guest: bool = False) -> None:
         self.address: str | None = None
+        self.proxies = site.proxies
+        self.is_trusted = False
         self.scheme = site.scheme
         self.is_guest = is_guest
         self._is_lost = False
@@ -123,7 +130,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.address = str(peer[0])
+            self.address = plain_address(str(peer[0]))
+            self.is_trusted = self.proxies.trusts(self.address)
         self._site.clients.add(self)
         self._expect_head()
 

@@ -135,6 +135,12 @@ class Exchange:
         return self._client
 
     @property
+    def client_address(self) -> str | None:
+        """The address of the client that sent the request, behind the trusted proxies; `None` if it has none."""
+        client = self._client
+        return client.proxies.client_of(client.address, self.fields) if client.is_trusted else client.address
+
+    @property
     def path(self) -> bytes:
         """The target up to the query."""
         return self.target.partition(b"?")[0]
@@ -337,7 +343,10 @@ class Exchange:
         Args:
             authority: The value of `Host` if the client has sent none.
         """
-        passed = headers.to_replica(self.fields, client=self._client.address, scheme=self._client.scheme)
+        client = self._client
+        passed = headers.to_replica(
+            self.fields, client=client.address, scheme=client.scheme, is_trusted=client.is_trusted
+        )
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
         return passed

@@ -106,7 +106,7 @@ class WebSocketProxy:
     async def _attempt(self, exchange: Exchange, client: WebSocketClient, slot: Slot, session: str | None) -> None:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
-        name = client_of(exchange.client.address, exchange.fields, session)
+        name = client_of(exchange.client_address, session)
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
             return

@@ -71,6 +71,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "peer_timeout_seconds": ("15", 15.0),
     "replica_idle_seconds": ("4", 4.0),
     "header_timeout_seconds": ("5", 5.0),
+    "trusted_proxies": ("10.0.0.1, 2001:DB8::/32", ("10.0.0.1/32", "2001:db8::/32")),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
     "placement": ("local", "local"),
     "session_key": ("first_frame.client_id", "first_frame.client_id"),
