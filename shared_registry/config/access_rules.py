@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from shared_registry.config.problems import shorten
+from shared_registry.config.probe_rules import half_of_a_pair
+from shared_registry.config.problems import Problem, shorten
 from shared_registry.errors import ConfigError
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -26,6 +28,15 @@ def check_trusted_proxies(value: object) -> tuple[str, ...]:
     """
     items = _items("trusted_proxies", value, "[10.0.0.0/8, 192.168.1.7]")
     return tuple(dict.fromkeys(_network(f"trusted_proxies[{at}]", item) for at, item in enumerate(items)))
+
+
+def tls_misfits(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what does not fit together among the settings of TLS to clients. Wrong settings are absent."""
+    certificate, authorities = "tls_certificate_file", "tls_client_ca_file"
+    yield from half_of_a_pair(settings, certificate, "tls_key_file")
+    if settings.get(authorities) and certificate in settings and not settings[certificate]:
+        text = f"{authorities}: has no effect without {certificate}; give the router a certificate, or remove it"
+        yield Problem(text, (authorities, certificate))
 
 
 def _items(field: str, value: object, example: str) -> Sequence[object]:

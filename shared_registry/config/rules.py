@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.access_rules import check_trusted_proxies
-from shared_registry.config.probe_rules import is_port, wrong_path
+from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.route_rules import RouteRule, check_routes
 from shared_registry.config.session_key import FIRST_FRAME, SessionKeyPlace
@@ -258,6 +258,9 @@ Host = Annotated[str, PlainValidator(check_host)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
+OwnCertificateFile = Annotated[str | None, PlainValidator(check_file("tls_certificate_file"))]
+OwnKeyFile = Annotated[str | None, PlainValidator(check_file("tls_key_file"))]
+ClientCaFile = Annotated[str | None, PlainValidator(check_file("tls_client_ca_file"))]
 TrustedNetworks = Annotated[tuple[str, ...], PlainValidator(check_trusted_proxies)]
 PlacementMode = Literal["exact", "local"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

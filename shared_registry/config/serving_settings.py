@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
-from shared_registry.config.access_rules import LOOPBACK
+from shared_registry.config.access_rules import LOOPBACK, tls_misfits
+from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
     CHECKS,
+    ClientCaFile,
     Expiry,
     FrameBytes,
     Grace,
     OnLost,
+    OwnCertificateFile,
+    OwnKeyFile,
     Period,
     PlacementMode,
     RouteRules,
@@ -51,6 +56,20 @@ class ServingSettings:
     """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
     begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
     clients that send one byte at a time."""
+
+    tls_certificate_file: OwnCertificateFile = None
+    """PEM file of the router's own certificate and the chain that leads to its authority. With it clients connect with
+    TLS 1.2 or 1.3, by https and wss; none by default, so that they connect without. It needs `tls_key_file`. A changed
+    file is used for new connections within some seconds; while it is unusable, the former one stays in use."""
+
+    tls_key_file: OwnKeyFile = None
+    """PEM file of the private key for `tls_certificate_file`; none by default. It must not have a password, because
+    nobody could enter it when the router starts or the file changes."""
+
+    tls_client_ca_file: ClientCaFile = None
+    """PEM file of the authorities of which a client's certificate must be. With it every client needs such a
+    certificate, health checks of load balancers as well; none by default, so that no client needs one. It needs
+    `tls_certificate_file`."""
 
     trusted_proxies: TrustedNetworks = LOOPBACK
     """Addresses and networks of the load balancers and proxies in front of the router, such as `[10.0.0.0/8,
@@ -101,3 +120,10 @@ class ServingSettings:
     """Seconds that live sessions have to finish after the router is asked to stop. Sessions that are left are then
     closed with 1012. The router resigns as leader and accepts no new session before this time begins. The default of
     30 equals the default grace period of Kubernetes; raise both together. 0 closes the sessions at once."""
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _tls_settings_fit(cls, authorities: str | None, info: ValidationInfo) -> str | None:
+        if found := tuple(tls_misfits(info.data | {"tls_client_ca_file": authorities})):
+            raise InvalidSettings(found)
+        return authorities

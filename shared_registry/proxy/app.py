@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
+from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.client import Site
+from shared_registry.proxy.client_tls import ClientTls
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.exchange import Exchange
@@ -42,6 +45,7 @@ class Router:
 
     Attributes:
         site: What the clients' connections have in common.
+        tls: The TLS of these connections; `None` if they have none.
     """
 
     def __init__(self, config: RouterConfig, *, url: str = "") -> None:
@@ -50,7 +54,11 @@ class Router:
         Args:
             config: The router's settings.
             url: The url at which it serves, shown to operators.
+
+        Raises:
+            ConfigError: A file of the settings of TLS to clients cannot be used.
         """
+        self.tls = ClientTls.of(config)
         self.config = config
         self.url = url
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
@@ -72,14 +80,21 @@ class Router:
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
         self._routes = Routes(config.routes, placement=config.placement)
+        self._files: list[FromFiles[Any]] = [files for files in (self.tls,) if files is not None]
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
             self._begin,
             header_timeout_seconds=config.header_timeout_seconds,
             silence_seconds=config.response_timeout_seconds,
+            scheme="http" if self.tls is None else "https",
             proxies=TrustedProxies(config.trusted_proxies),
         )
+
+    def reload(self) -> None:
+        """Read the files of the settings again at once, such as certificates. Unusable ones leave the former in use."""
+        for files in self._files:
+            files.reload()
 
     def begin_stop(self) -> None:
         """Begin to stop: resign as leader, turn `/readyz` to 503, and refuse the sessions that wait for a slot.
@@ -106,7 +121,8 @@ class Router:
         self._opening.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                works = (self._take_part(wait_seconds), self._reports.run(), self._replicas.sweep(), self._check())
+                works = [self._take_part(wait_seconds), self._reports.run(), self._replicas.sweep(), self._check()]
+                works += [files.follow() for files in self._files]
                 running = [tasks.create_task(work) for work in works]
                 try:
                     yield

@@ -490,12 +490,13 @@ class ClientConnection(asyncio.Protocol):
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""
         self._is_refused = True
         transport = cast("asyncio.Transport", self._transport)
-        if exchange.is_received or exchange.is_held_back or not transport.can_write_eof():
+        if exchange.is_received or exchange.is_held_back:
             transport.close()
             return
         self._is_lingering = True
         self._deadline = self.now() + LINGER_SECONDS
-        transport.write_eof()
+        if transport.can_write_eof():  # with TLS the client finds the end of the response by its length
+            transport.write_eof()
         if self._is_paused:
             self._is_paused = False
             transport.resume_reading()

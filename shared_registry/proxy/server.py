@@ -49,11 +49,11 @@ async def serve_clients(
         on_listening: Called with the router's url as soon as it listens.
 
     Raises:
-        ConfigError: It cannot listen on the configured host and port.
+        ConfigError: It cannot listen on the configured host and port, or cannot use the files of its TLS settings.
         StoreError: Redis could not be reached in that time, or refuses.
     """
     with _listener(config) as listener:
-        url = _url_of(listener)
+        url = _url_of(listener, "https" if config.tls_certificate_file else "http")
         router = Router(config, url=url)
         server = _Server(router, listener)
         router.descriptors.limit(lambda: len(router.site.clients))
@@ -77,11 +77,13 @@ class _Server:
     def __init__(self, router: Router, listener: socket.socket) -> None:
         self._router = router
         self._site = router.site
+        self._leaving: ClientConnection | None = None
         self._acceptor = Acceptor(
             listener,
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.dispatcher.live_sessions),
             self._close_idle_client,
+            router.tls,
         )
 
     def start(self) -> None:
@@ -102,6 +104,7 @@ class _Server:
     async def close(self) -> None:
         """Close the listener and all connections: WebSockets with a close frame, then what is left."""
         self._acceptor.close()
+        await self._acceptor.end()
         for client in tuple(self._site.clients):
             client.stop(closing.RESTART)
         deadline = asyncio.get_running_loop().time() + LAST_SECONDS
@@ -112,9 +115,14 @@ class _Server:
         await self._router.end_sessions()
 
     def _close_idle_client(self) -> bool:
+        """Close an idle connection, unless one is just being closed. Return whether there will be room in a moment."""
+        if self._leaving in self._site.clients:
+            return True
+        self._leaving = None
         for client in itertools.islice(self._site.clients, MOST_CHECKED):
             if client.is_kept_alive:
-                client.close()
+                client.abort()  # with TLS, `close` would wait for the client's answer
+                self._leaving = client
                 return True
         return False
 
@@ -172,9 +180,9 @@ def _reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _url_of(listener: socket.socket) -> str:
+def _url_of(listener: socket.socket, scheme: str) -> str:
     """Return the router's url for others. If it listens on every address, the url has this host's name."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -71,6 +71,9 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "peer_timeout_seconds": ("15", 15.0),
     "replica_idle_seconds": ("4", 4.0),
     "header_timeout_seconds": ("5", 5.0),
+    "tls_certificate_file": ("certificate.pem", "certificate.pem"),
+    "tls_key_file": ("key.pem", "key.pem"),
+    "tls_client_ca_file": ("ca.pem", "ca.pem"),
     "trusted_proxies": ("10.0.0.1, 2001:DB8::/32", ("10.0.0.1/32", "2001:db8::/32")),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
     "placement": ("local", "local"),
@@ -86,6 +89,9 @@ NEEDED = {
     "health_check_request_body": ["health_check_method"],
     "replica_tls_certificate_file": ["replica_tls_key_file"],
     "replica_tls_key_file": ["replica_tls_certificate_file"],
+    "tls_certificate_file": ["tls_key_file"],
+    "tls_key_file": ["tls_certificate_file"],
+    "tls_client_ca_file": ["tls_certificate_file", "tls_key_file"],
 }
 """Settings without which another one cannot be set."""
 
