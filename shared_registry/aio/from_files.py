@@ -50,6 +50,11 @@ class FromFiles(Generic[T]):
         self._retry_at = 0.0
         self._is_failing = False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files to follow."""
+        return bool(self._files)
+
     def reload(self) -> None:
         """Read the files at once, even if they seem unchanged. The value changes a moment later, if they are usable."""
         self._asked.set()

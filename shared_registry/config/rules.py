@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.access_rules import check_trusted_proxies
+from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
 from shared_registry.config.route_rules import RouteRule, check_routes
@@ -261,6 +262,9 @@ RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 OwnCertificateFile = Annotated[str | None, PlainValidator(check_file("tls_certificate_file"))]
 OwnKeyFile = Annotated[str | None, PlainValidator(check_file("tls_key_file"))]
 ClientCaFile = Annotated[str | None, PlainValidator(check_file("tls_client_ca_file"))]
+OwnApiKeys = Annotated[tuple[ApiKey, ...], PlainValidator(check_api_keys)]
+ApiKeysFile = Annotated[str | None, PlainValidator(check_file("api_keys_file"))]
+ApiKeyPlace = Literal["header", "subprotocol", "query"]
 TrustedNetworks = Annotated[tuple[str, ...], PlainValidator(check_trusted_proxies)]
 PlacementMode = Literal["exact", "local"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

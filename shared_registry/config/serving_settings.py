@@ -9,11 +9,14 @@ from shared_registry.config.access_rules import LOOPBACK, tls_misfits
 from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
     CHECKS,
+    ApiKeyPlace,
+    ApiKeysFile,
     ClientCaFile,
     Expiry,
     FrameBytes,
     Grace,
     OnLost,
+    OwnApiKeys,
     OwnCertificateFile,
     OwnKeyFile,
     Period,
@@ -70,6 +73,26 @@ class ServingSettings:
     """PEM file of the authorities of which a client's certificate must be. With it every client needs such a
     certificate, health checks of load balancers as well; none by default, so that no client needs one. It needs
     `tls_certificate_file`."""
+
+    api_keys: OwnApiKeys = ()
+    """API keys of clients, in the form of lines of `api_keys_file`, such as `['team-a: sha256:HEX']`. None by default:
+    every client may use the router. With any key, clients must send one; only `/healthz` and `/readyz` need none. Use
+    the file if keys should change while the router runs."""
+
+    api_keys_file: ApiKeysFile = None
+    """File of API keys of clients, in addition to `api_keys`; none by default. Each line has a name, a digest, and the
+    paths for which the key may be used, or none for all: `team-a: sha256:HEX /v1/*`. `shared-registry api-key` makes
+    such lines. A changed file is used within some seconds; while it is unusable, the former keys stay in use."""
+
+    forward_api_key: bool = False
+    """Whether the API key of a request is passed on to the replica. By default it is not, so that replicas and their
+    logs do not have it, and cannot use it. Set it if the replicas verify the same keys themselves."""
+
+    websocket_api_key: ApiKeyPlace = "header"
+    """Where the handshake of a WebSocket may have its API key besides the headers, which browsers cannot set.
+    `subprotocol` accepts `openai-insecure-api-key.KEY` among the subprotocols, `query` accepts the parameter
+    `api_key`. The default, `header`, accepts neither: both are less secret than a header, because queries stand in the
+    logs of proxies. The key is removed there in any case."""
 
     trusted_proxies: TrustedNetworks = LOOPBACK
     """Addresses and networks of the load balancers and proxies in front of the router, such as `[10.0.0.0/8,

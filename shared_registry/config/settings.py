@@ -131,6 +131,7 @@ class RouterConfig(ServingSettings, RegistrySettings):
         headers = self.health_check_headers.items()
         return {
             "redis_url": mask_redis_url(self.redis_url),
+            "api_keys": [f"{key.name}: ***" for key in self.api_keys],
             "health_check_headers": {name: text if name.lower() == "host" else "***" for name, text in headers},
         }
 

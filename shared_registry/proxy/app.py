@@ -13,6 +13,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.client_tls import ClientTls
 from shared_registry.proxy.descriptors import Descriptors
@@ -56,9 +57,10 @@ class Router:
             url: The url at which it serves, shown to operators.
 
         Raises:
-            ConfigError: A file of the settings of TLS to clients cannot be used.
+            ConfigError: A file of the settings of TLS to clients or of API keys cannot be used.
         """
         self.tls = ClientTls.of(config)
+        self._keys = ApiKeys.of(config)
         self.config = config
         self.url = url
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
@@ -80,7 +82,7 @@ class Router:
             {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": None}
         )
         self._routes = Routes(config.routes, placement=config.placement)
-        self._files: list[FromFiles[Any]] = [files for files in (self.tls,) if files is not None]
+        self._files: list[FromFiles[Any]] = [one for one in (self.tls, self._keys) if one is not None and one.has_files]
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self.site = Site(
@@ -173,6 +175,9 @@ class Router:
     async def _serve(self, exchange: Exchange) -> None:
         try:
             is_websocket, path = exchange.is_handshake, normal_path(exchange.path)
+            if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
+                exchange.answer(refusal)
+                return
             page = self._pages.path_of(path)
             if page is not None:
                 exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=is_websocket))

@@ -65,6 +65,7 @@ class Exchange:
         is_over: Whether a response was sent whole, or was broken off.
         task: The task that serves the request; cancelled if the client leaves.
         is_silent: Whether the client has sent nothing of its body for too long.
+        key_name: The name of the API key with which the request came; `None` if it needed none.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Exchange:
         "is_received",
         "is_silent",
         "keep_alive",
+        "key_name",
         "method",
         "target",
         "task",
@@ -116,6 +118,7 @@ class Exchange:
         self.is_over = False
         self.is_silent = False
         self.is_guest = client.is_guest
+        self.key_name: str | None = None
         self.task: asyncio.Task[None] | None = None
         self._client = client
         self._sink: Sink | None = None

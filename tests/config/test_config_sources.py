@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
+from shared_registry.config.api_keys import check_api_keys
 from shared_registry.config.draft import Draft
 from shared_registry.config.problems import Problem
 from shared_registry.config.route_rules import RouteRule
@@ -74,6 +75,10 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "tls_certificate_file": ("certificate.pem", "certificate.pem"),
     "tls_key_file": ("key.pem", "key.pem"),
     "tls_client_ca_file": ("ca.pem", "ca.pem"),
+    "api_keys": ("a: sk-0123456789abcdef /v1/*", check_api_keys([{"a": "sk-0123456789abcdef /v1/*"}])),
+    "api_keys_file": ("keys", "keys"),
+    "forward_api_key": ("yes", True),
+    "websocket_api_key": ("query", "query"),
     "trusted_proxies": ("10.0.0.1, 2001:DB8::/32", ("10.0.0.1/32", "2001:db8::/32")),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
     "placement": ("local", "local"),

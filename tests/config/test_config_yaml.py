@@ -252,7 +252,7 @@ def test_all_mistakes_in_a_file_are_listed_at_once(path: Path) -> None:
             "'redis_url' in router.health_check is ignored; did you mean router.redis_url?",
         ),
         ("replicas: [{url: http://a, wieght: 1}]", "'wieght' in router.replicas[0] is ignored; did you mean weight?"),
-        ("zzz: 1", "unknown key 'zzz' in router is ignored; known keys: affinity_seconds, base_ejection_seconds,"),
+        ("zzz: 1", "unknown key 'zzz' in router is ignored; known keys: affinity_seconds, api_keys, "),
         ("1: 2", "unknown key '1' in router is ignored"),
         ("on: 2", "unknown key 'True' in router is ignored"),
     ],
