@@ -14,6 +14,9 @@ from shared_registry.errors import ConfigError
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 """The addresses from which only programs on this machine can connect."""
 MOST_ITEMS = 1000
+ANY_ORIGIN = "*"
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 _SEPARATORS = re.compile(r"[,\s]+")
 
 
@@ -28,6 +31,22 @@ def check_trusted_proxies(value: object) -> tuple[str, ...]:
     """
     items = _items("trusted_proxies", value, "[10.0.0.0/8, 192.168.1.7]")
     return tuple(dict.fromkeys(_network(f"trusted_proxies[{at}]", item) for at, item in enumerate(items)))
+
+
+def check_cors_origins(value: object) -> tuple[str, ...]:
+    """Return the origins of the setting `cors_origins`, as browsers send them.
+
+    Args:
+        value: A list of origins, or the same as text, separated by commas; `none` is an empty list.
+
+    Raises:
+        ConfigError: The value is not such a list.
+    """
+    items = _items("cors_origins", value, "[https://app.example.com]")
+    origins = tuple(dict.fromkeys(_origin(f"cors_origins[{at}]", item) for at, item in enumerate(items)))
+    if ANY_ORIGIN in origins and len(origins) > 1:
+        raise ConfigError(f"cors_origins: '{ANY_ORIGIN}' contains all others; write either '{ANY_ORIGIN}' or a list")
+    return origins
 
 
 def tls_misfits(settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -64,3 +83,14 @@ def _network(where: str, value: object) -> str:
     if address != network.network_address:
         raise ConfigError(f"{where}: {shorten(value)} has bits set behind its prefix; write {network} for that network")
     return str(network)
+
+
+def _origin(where: str, value: object) -> str:
+    if value == ANY_ORIGIN:
+        return ANY_ORIGIN
+    match = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) else None
+    if match is None:
+        remedy = f"write one such as https://app.example.com, without a path, or '{ANY_ORIGIN}' for all"
+        raise ConfigError(f"{where}: {shorten(value)} is no origin; {remedy}")
+    is_usual = _USUAL_PORTS.get(match["scheme"]) == match["port"]  # browsers leave the usual port out
+    return f"{match['scheme']}://{match['host']}{'' if is_usual else match['port'] or ''}"

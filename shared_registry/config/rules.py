@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
-from shared_registry.config.access_rules import check_trusted_proxies
+from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
 from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
@@ -265,6 +265,7 @@ ClientCaFile = Annotated[str | None, PlainValidator(check_file("tls_client_ca_fi
 OwnApiKeys = Annotated[tuple[ApiKey, ...], PlainValidator(check_api_keys)]
 ApiKeysFile = Annotated[str | None, PlainValidator(check_file("api_keys_file"))]
 ApiKeyPlace = Literal["header", "subprotocol", "query"]
+CorsOrigins = Annotated[tuple[str, ...], PlainValidator(check_cors_origins)]
 TrustedNetworks = Annotated[tuple[str, ...], PlainValidator(check_trusted_proxies)]
 PlacementMode = Literal["exact", "local"]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]

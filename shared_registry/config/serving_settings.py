@@ -12,6 +12,7 @@ from shared_registry.config.rules import (
     ApiKeyPlace,
     ApiKeysFile,
     ClientCaFile,
+    CorsOrigins,
     Expiry,
     FrameBytes,
     Grace,
@@ -93,6 +94,12 @@ class ServingSettings:
     `subprotocol` accepts `openai-insecure-api-key.KEY` among the subprotocols, `query` accepts the parameter
     `api_key`. The default, `header`, accepts neither: both are less secret than a header, because queries stand in the
     logs of proxies. The key is removed there in any case."""
+
+    cors_origins: CorsOrigins = ()
+    """Origins whose pages may use the router from a browser, such as `[https://app.example.com]`, or `*` for all. With
+    it scripts can read the router's own responses as well, such as 503 with `Retry-After`. The router answers
+    preflights itself, in place of the replicas, and refuses WebSockets from pages of other origins. `*` excludes
+    cookies. By default there is none: replicas decide about their responses, and scripts cannot read the router's."""
 
     trusted_proxies: TrustedNetworks = LOOPBACK
     """Addresses and networks of the load balancers and proxies in front of the router, such as `[10.0.0.0/8,

@@ -66,7 +66,7 @@ class ApiKeys(FromFiles[_Known]):
         given = self._take_from_headers(exchange)
         if exchange.is_handshake and self._place != "header":
             given += self._take_from_handshake(exchange)
-        known = next(filter(None, [self.value.get(digest_of(key)) for key in given]), None)
+        known = next(filter(None, map(self.value.get, given)), None)
         if known is None:
             exchange.keep_alive = exchange.keep_alive and exchange.is_received
             return _UNKNOWN if given else _MISSING
@@ -76,19 +76,18 @@ class ApiKeys(FromFiles[_Known]):
         return None
 
     def _take_from_headers(self, exchange: Exchange) -> list[bytes]:
-        """Return the keys in a request's headers. Remove those that are the router's own, unless they are passed on."""
-        given = [(pair, key) for pair in exchange.fields if (key := _key_in(pair)) is not None]
+        """Return the digests of the keys in headers. Remove the known keys there, unless they are passed on."""
+        given = {pair: digest_of(key) for pair in exchange.fields if (key := _key_in(pair)) is not None}
         if not self._is_forwarded:
-            own = {pair for pair, key in given if digest_of(key) in self.value}
-            exchange.fields = [pair for pair in exchange.fields if pair not in own]
-        return [key for _, key in given]
+            exchange.fields = [pair for pair in exchange.fields if given.get(pair, b"") not in self.value]
+        return list(given.values())
 
     def _take_from_handshake(self, exchange: Exchange) -> list[bytes]:
-        """Remove the keys from the place where browsers can put them, and return them. Pass them on in a header."""
+        """Remove the keys from where browsers can put them, and return their digests. Pass one on in a header."""
         keys = _take_from_query(exchange) if self._place == "query" else _take_from_subprotocols(exchange)
         if self._is_forwarded and not any(name == b"authorization" for name, _ in exchange.fields):
             exchange.fields = [*exchange.fields, *((b"authorization", b"Bearer " + key) for key in keys[:1])]
-        return keys
+        return [digest_of(key) for key in keys]
 
 
 def _take_from_query(exchange: Exchange) -> list[bytes]:

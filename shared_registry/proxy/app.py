@@ -16,6 +16,7 @@ from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.client_tls import ClientTls
+from shared_registry.proxy.cors import Cors
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
 from shared_registry.proxy.exchange import Exchange
@@ -60,7 +61,7 @@ class Router:
             ConfigError: A file of the settings of TLS to clients or of API keys cannot be used.
         """
         self.tls = ClientTls.of(config)
-        self._keys = ApiKeys.of(config)
+        self._keys, self._cors = ApiKeys.of(config), Cors.of(config)
         self.config = config
         self.url = url
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
@@ -175,6 +176,8 @@ class Router:
     async def _serve(self, exchange: Exchange) -> None:
         try:
             is_websocket, path = exchange.is_handshake, normal_path(exchange.path)
+            if self._cors is not None and self._cors.settles(exchange):
+                return
             if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
                 exchange.answer(refusal)
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,6 +66,7 @@ class Exchange:
         is_over: Whether a response was sent whole, or was broken off.
         task: The task that serves the request; cancelled if the client leaves.
         is_silent: Whether the client has sent nothing of its body for too long.
+        rewrite: Changes the headers of any response; `None` if they stay as they are.
         key_name: The name of the API key with which the request came; `None` if it needed none.
     """
 
@@ -89,6 +91,7 @@ class Exchange:
         "keep_alive",
         "key_name",
         "method",
+        "rewrite",
         "target",
         "task",
         "version",
@@ -119,6 +122,7 @@ class Exchange:
         self.is_silent = False
         self.is_guest = client.is_guest
         self.key_name: str | None = None
+        self.rewrite: Callable[[Headers], Headers] | None = None
         self.task: asyncio.Task[None] | None = None
         self._client = client
         self._sink: Sink | None = None
@@ -271,6 +275,8 @@ class Exchange:
             fields: The headers, with names in lower case, and without those about a single connection.
         """
         self.is_begun = True
+        if self.rewrite is not None:
+            fields = self.rewrite(fields)
         head = [_STATUS_LINES[status]]
         has_length = False
         for name, value in fields:

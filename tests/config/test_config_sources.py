@@ -79,6 +79,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "api_keys_file": ("keys", "keys"),
     "forward_api_key": ("yes", True),
     "websocket_api_key": ("query", "query"),
+    "cors_origins": ("https://A:443, http://b:81", ("https://a", "http://b:81")),
     "trusted_proxies": ("10.0.0.1, 2001:DB8::/32", ("10.0.0.1/32", "2001:db8::/32")),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
     "placement": ("local", "local"),
