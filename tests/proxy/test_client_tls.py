@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import ssl
@@ -15,17 +16,18 @@ import httpx
 import pytest
 import pytest_asyncio
 import websockets
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from shared_registry.aio import from_files
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import ConfigError
+from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server as server_module
 from shared_registry.proxy.client_tls import server_context
 from shared_registry.proxy.descriptors import GUESTS, Descriptors
-from tests.proxy.conftest import FAST, RunningRouter, StartRouter
+from tests.proxy.conftest import FAST, RunningRouter, StartRouter, all_healthy, running_router
 from tests.support.backend import Backend, RawBackend
 from tests.support.certificates import Authority
 from tests.support.until import until
@@ -76,6 +78,7 @@ async def test_sessions_of_both_kinds_use_tls(start_router: StartRouter, replica
     seen = (await router.http.post("/", content=b"x" * 1_000_000)).json()
     assert seen["body"] == "x" * 1_000_000
     assert ["x-forwarded-proto", "https"] in seen["headers"]
+    assert ["x-forwarded-for", "127.0.0.1"] in seen["headers"]
     async with connect(f"{router.ws}/v1/stream", ssl=pki.client(), proxy=None) as client:
         await client.send(b"y" * 1_000_000)
         assert await client.recv() == b"y" * 1_000_000
@@ -285,3 +288,34 @@ async def test_files_that_cannot_be_used_are_named(
         assert message in str(refused.value)
         with pytest.raises(ConfigError):
             await server_module.serve_clients(config, StopRequest(), on_listening=lambda _: None)
+
+
+async def test_a_waiting_client_learns_its_positions(
+    server: EmbeddedServer, namespace: str, replica: Backend, pki: Pki
+) -> None:
+    """What is written over TLS passes another buffer, which must not look like a client that does not read."""
+    config = RouterConfig(
+        redis_url=server.url,
+        namespace=namespace,
+        replicas=[ReplicaEndpoint(replica.url, capacity=1)],
+        **(FAST | pki.settings | {"queue_timeout_seconds": 60.0}),
+    )
+    async with running_router(config, verify=pki.client()) as router, contextlib.AsyncExitStack() as stack:
+        await until(lambda: all_healthy(router, 1), "the replica is healthy")
+        sessions = []
+        for number in range(3):
+            session = await stack.enter_async_context(connect(f"{router.ws}/", ssl=pki.client(), proxy=None))
+            if number:
+                assert await position_of(session) == number
+            await session.send(str(number))
+            sessions.append(session)
+        assert await asyncio.wait_for(sessions[0].recv(), 10) == "0"
+        await sessions[0].close()
+        while (told := await asyncio.wait_for(sessions[1].recv(), 10)) != "1":
+            assert json.loads(told)["type"] == "queue_status"
+        while await position_of(sessions[2]) != 1:
+            pass
+
+
+async def position_of(session: ClientConnection) -> int:
+    return int(json.loads(await asyncio.wait_for(session.recv(), 10))["position"])
