@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from shared_registry._version import __version__
-from shared_registry.cli import checking, key_list, leader, replicas, rights, settings_commands, upgrading, watching
+from shared_registry.cli import (
+    api_key,
+    checking,
+    key_list,
+    leader,
+    replicas,
+    rights,
+    settings_commands,
+    upgrading,
+    watching,
+)
 from shared_registry.cli.console import new_console
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK, exit_code
 from shared_registry.cli.options import (
@@ -106,3 +116,4 @@ def demo(
 for module in (watching, checking, replicas, leader, upgrading, key_list, rights):
     app.add_typer(module.commands)
 app.add_typer(settings_commands.commands, name="config")
+app.add_typer(api_key.commands, name="api-key")

@@ -317,12 +317,16 @@ def _of_method(settings: Mapping[str, Any], method: str) -> Iterator[Problem]:
                 yield Problem(text, (name, "health_check_method"))
 
 
-def _of_tls(settings: Mapping[str, Any]) -> Iterator[Problem]:
-    certificate, key = "replica_tls_certificate_file", "replica_tls_key_file"
+def half_of_a_pair(settings: Mapping[str, Any], certificate: str, key: str) -> Iterator[Problem]:
+    """Yield a problem if a certificate's file is set without its key's, or the key's alone."""
     for given, lacking in ((certificate, key), (key, certificate)):
         if given in settings and lacking in settings and settings[given] and not settings[lacking]:
             text = f"{given}: needs {lacking}; if one file holds both, give it twice"
             yield Problem(text, (given, lacking))
+
+
+def _of_tls(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from half_of_a_pair(settings, "replica_tls_certificate_file", "replica_tls_key_file")
     if settings.get("replica_tls_verify") is False and settings.get("replica_tls_ca_file"):
         text = "replica_tls_ca_file: has no effect with replica_tls_verify false; remove one of them"
         yield Problem(text, ("replica_tls_ca_file", "replica_tls_verify"))

@@ -56,6 +56,8 @@ SERVING_SETTINGS = frozenset(
         "websocket_ping_seconds",
         "grace_seconds",
         "log_level",
+        "trusted_proxies",
+        "cors_origins",
     }
 )
 """Settings of the router's own server that apply to sessions which begin after the change."""

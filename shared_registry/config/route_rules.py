@@ -81,7 +81,7 @@ def _checked(where: str, rule: object) -> RouteRule:
             hint = f"did you mean {guess}?" if guess else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {shorten(key)}; {hint}")
     path, place, methods = rule.get("path"), rule.get("place"), rule.get("methods") or ()
-    if not isinstance(path, str) or not _PATH.fullmatch(path) or "*" in path[:-1]:
+    if not is_path(path):
         raise ConfigError(f"{where}.path: {shorten(path)} is not usable; write a path such as /v1/models or /jobs/*")
     if place not in PLACES:
         raise ConfigError(f"{where}.place: must be {', '.join(PLACES[:-1])} or {PLACES[-1]}, got {shorten(place)}")
@@ -90,4 +90,9 @@ def _checked(where: str, rule: object) -> RouteRule:
     names = [name.upper() if isinstance(name, str) else "" for name in methods]
     if wrong := next((given for given, name in zip(methods, names, strict=True) if not _METHOD.fullmatch(name)), None):
         raise ConfigError(f"{where}.methods: {shorten(wrong)} is no method; write for example GET, POST or {WEBSOCKET}")
-    return RouteRule(path, cast("Place", place), tuple(names))
+    return RouteRule(cast("str", path), cast("Place", place), tuple(names))
+
+
+def is_path(value: object) -> bool:
+    """Return whether a value is a path, or the beginning of one followed by an asterisk."""
+    return isinstance(value, str) and _PATH.fullmatch(value) is not None and "*" not in value[:-1]

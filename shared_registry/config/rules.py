@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
+from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
+from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.pool_rules import PoolRule, check_pools
 from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
@@ -262,6 +264,14 @@ ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_repli
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 PoolRules = Annotated[tuple[PoolRule, ...], PlainValidator(check_pools)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
+OwnCertificateFile = Annotated[str | None, PlainValidator(check_file("tls_certificate_file"))]
+OwnKeyFile = Annotated[str | None, PlainValidator(check_file("tls_key_file"))]
+ClientCaFile = Annotated[str | None, PlainValidator(check_file("tls_client_ca_file"))]
+OwnApiKeys = Annotated[tuple[ApiKey, ...], PlainValidator(check_api_keys)]
+ApiKeysFile = Annotated[str | None, PlainValidator(check_file("api_keys_file"))]
+ApiKeyPlace = Literal["header", "subprotocol", "query"]
+CorsOrigins = Annotated[tuple[str, ...], PlainValidator(check_cors_origins)]
+TrustedNetworks = Annotated[tuple[str, ...], PlainValidator(check_trusted_proxies)]
 PlacementMode = Literal["exact", "local"]
 Workers = Annotated[int, Field(ge=1, le=256)]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
+from shared_registry.config.access_rules import LOOPBACK, tls_misfits
+from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
     CHECKS,
     AccessLogForm,
     AccessLogPath,
+    ApiKeyPlace,
+    ApiKeysFile,
     BodyBytes,
+    ClientCaFile,
     ClientCount,
+    CorsOrigins,
     Expiry,
     FrameBytes,
     Grace,
     LogLevel,
     OnLost,
     OptionalSeconds,
+    OwnApiKeys,
+    OwnCertificateFile,
+    OwnKeyFile,
     Period,
     PlacementMode,
     PoolRules,
     RouteRules,
     Seconds,
     SessionKeyText,
+    TrustedNetworks,
     Workers,
 )
 
@@ -79,6 +90,53 @@ class ServingSettings:
     """Seconds in which a client must send the complete head of a request. The time starts when the client connects, or
     begins a further request. After it the router responds with 408 and closes the connection. This limits the cost of
     clients that send one byte at a time."""
+
+    tls_certificate_file: OwnCertificateFile = None
+    """PEM file of the router's own certificate and the chain that leads to its authority. With it clients connect with
+    TLS 1.2 or 1.3, by https and wss; none by default, so that they connect without. It needs `tls_key_file`. A changed
+    file is used for new connections within some seconds; while it is unusable, the former one stays in use."""
+
+    tls_key_file: OwnKeyFile = None
+    """PEM file of the private key for `tls_certificate_file`; none by default. It must not have a password, because
+    nobody could enter it when the router starts or the file changes."""
+
+    tls_client_ca_file: ClientCaFile = None
+    """PEM file of the authorities of which a client's certificate must be. With it every client needs such a
+    certificate, health checks of load balancers as well; none by default, so that no client needs one. It needs
+    `tls_certificate_file`."""
+
+    api_keys: OwnApiKeys = ()
+    """API keys of clients, in the form of lines of `api_keys_file`, such as `['team-a: sha256:HEX']`. None by default:
+    every client may use the router. With any key, clients must send one; only `/healthz` and `/readyz` need none. Use
+    the file if keys should change while the router runs."""
+
+    api_keys_file: ApiKeysFile = None
+    """File of API keys of clients, in addition to `api_keys`; none by default. Each line has a name, a digest, and the
+    paths for which the key may be used, or none for all: `team-a: sha256:HEX /v1/*`. `shared-registry api-key` makes
+    such lines. A changed file is used within some seconds; while it is unusable, the former keys stay in use."""
+
+    forward_api_key: bool = False
+    """Whether the API key of a request is passed on to the replica. By default it is not, so that replicas and their
+    logs do not have it, and cannot use it. Set it if the replicas verify the same keys themselves."""
+
+    websocket_api_key: ApiKeyPlace = "header"
+    """Where the handshake of a WebSocket may have its API key besides the headers, which browsers cannot set.
+    `subprotocol` accepts `openai-insecure-api-key.KEY` among the subprotocols, `query` accepts the parameter
+    `api_key`. The default, `header`, accepts neither: both are less secret than a header, because queries stand in the
+    logs of proxies. The key is removed there in any case."""
+
+    cors_origins: CorsOrigins = ()
+    """Origins whose pages may use the router from a browser, such as `[https://app.example.com]`, or `*` for all. With
+    it scripts can read the router's own responses as well, such as 503 with `Retry-After`. The router answers
+    preflights itself, in place of the replicas, and refuses WebSockets from pages of other origins. `*` excludes
+    cookies. By default there is none: replicas decide about their responses, and scripts cannot read the router's."""
+
+    trusted_proxies: TrustedNetworks = LOOPBACK
+    """Addresses and networks of the load balancers and proxies in front of the router, such as `[10.0.0.0/8,
+    192.168.1.7]`. Only their `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Real-IP` and `Forwarded`
+    are believed and passed on; those of all other clients are dropped, because anybody can send them. The default is
+    this machine. List a proxy elsewhere, or all its clients count as one, and replicas see its address as theirs. An
+    address too many lets its owner pretend to be any number of clients. An empty list, or `none`, believes nobody."""
 
     routes: RouteRules = ()
     """Rules for requests of certain paths: whether they acquire a slot (`lease`), go to any healthy replica without one
@@ -159,3 +217,10 @@ class ServingSettings:
     """The file to which the access log is appended. It is created if it does not exist, and created again when it was
     renamed, so that logs can be rotated without a signal. By default the access log goes to standard output, and the
     router's own log to standard error. It has no effect while `access_log` is off."""
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _tls_settings_fit(cls, authorities: str | None, info: ValidationInfo) -> str | None:
+        if found := tuple(tls_misfits(info.data | {"tls_client_ca_file": authorities})):
+            raise InvalidSettings(found)
+        return authorities

@@ -142,7 +142,8 @@ class RouterConfig(ServingSettings, RegistrySettings):
 
     def _masked(self) -> dict[str, Any]:
         found = {"redis_url": self.redis_url, "health_check_headers": self.health_check_headers}
-        return {**_masked(found), "pools": [_shown_pool(pool) for pool in self.pools]}
+        keys = [f"{key.name}: ***" for key in self.api_keys]
+        return {**_masked(found), "api_keys": keys, "pools": [_shown_pool(pool) for pool in self.pools]}
 
 
 _LATER: dict[str, object] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import ssl
 from collections.abc import Iterator
 
 from shared_registry.aio.daemon_thread import call_in_daemon_thread
+from shared_registry.aio.from_files import Stamp, stamp_of
 from shared_registry.config import RouterConfig
 from shared_registry.probing.connection import reason_of
 from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
@@ -19,7 +19,6 @@ CHECK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 """How long after a failure files that did not change are read again."""
 
-_Stamp = tuple[tuple[str, int, int, int], ...]
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +39,7 @@ class TlsContexts:
         self._config = config
         self._fixed = context
         self._context: ssl.SSLContext | None = None
-        self._read: _Stamp = ()
+        self._read: tuple[Stamp, ...] = ()
         self._loading: asyncio.Task[ssl.SSLContext] | None = None
         self._check_at = 0.0
         self._retry_at = 0.0
@@ -164,7 +163,7 @@ def tls_trouble(error: Exception) -> OwnTrouble:
     return OwnTrouble(f"TLS settings of this router: {reason_of(error)}", "check SSL_CERT_FILE and SSL_CERT_DIR")
 
 
-def _stamp(config: RouterConfig) -> _Stamp:
+def _stamp(config: RouterConfig) -> tuple[Stamp, ...]:
     """Return what changes when a file is written or replaced."""
     files = [config.replica_tls_certificate_file, config.replica_tls_key_file]
     if config.replica_tls_ca_file:
@@ -172,12 +171,4 @@ def _stamp(config: RouterConfig) -> _Stamp:
     elif config.replica_tls_verify:
         paths = ssl.get_default_verify_paths()
         files += [paths.cafile, paths.capath]
-    return tuple(_stamp_of(file) for file in files if file)
-
-
-def _stamp_of(file: str) -> tuple[str, int, int, int]:
-    try:
-        found = os.stat(file)  # noqa: PTH116 - called for each new connection
-    except OSError:
-        return file, 0, 0, 0
-    return file, found.st_ino, found.st_mtime_ns, found.st_size
+    return tuple(stamp_of(file) for file in files if file)

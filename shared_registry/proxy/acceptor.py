@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 
 from shared_registry.proxy.client import ClientConnection
+from shared_registry.proxy.client_tls import ClientTls
 from shared_registry.proxy.descriptors import GUESTS
 
 AT_ONCE = 64
@@ -22,6 +23,8 @@ MOST_WAITING = 4096
 """The most clients that are accepted when the acceptor closes: more than a listener's backlog."""
 PAUSE_SECONDS = 0.2
 """The pause between two attempts while the system has no descriptors or memory left."""
+LAST_SECONDS = 1.0
+"""How long handshakes may take to end that are broken off."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class Acceptor:
         has_room: Callable[[int], bool],
         make_room: Callable[[], bool],
         refuse: Callable[[str | None], bytes],
+        tls: ClientTls | None,
     ) -> None:
         """Create the acceptor. It accepts nothing before `start()`.
 
@@ -51,14 +55,16 @@ class Acceptor:
             make_room: Closes a connection that is idle between two requests, and returns whether there was one. The
                 connection closes in the next turn of the event loop.
             refuse: Returns the response to a client for which there is no room, given its address.
+            tls: The TLS of the clients, if they use it. A client whose handshake is not complete takes a room.
         """
         self._listener = listener
         self._make = make
         self._has_room = has_room
         self._make_room = make_room
         self._refuse = refuse
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._beginning: dict[asyncio.Task[None], ClientConnection] = {}
+        self._beginning: dict[asyncio.Task[None], tuple[ClientConnection, socket.socket]] = {}
         self._guests: list[ClientConnection] = []
         self._resuming: asyncio.TimerHandle | None = None
         self._is_exhausted = False
@@ -67,7 +73,7 @@ class Acceptor:
     @property
     def beginning(self) -> int:
         """The number of accepted clients that were not handed to their protocols yet."""
-        return sum(not protocol.is_connected for protocol in self._beginning.values())
+        return sum(not protocol.is_connected for protocol, _ in self._beginning.values())
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -85,6 +91,14 @@ class Acceptor:
             if not self._accept_one():
                 break
         self._listener.close()
+
+    async def end(self) -> None:
+        """Break off the handshakes that are not complete. The listener must be closed."""
+        for protocol, client in self._beginning.values():
+            if not protocol.is_connected:
+                _break_off(client)
+        if self._beginning:
+            await asyncio.wait(self._beginning, timeout=LAST_SECONDS)
 
     def _accept_some(self) -> None:
         """Accept waiting clients: the first one in any case, further ones while there is room."""
@@ -116,30 +130,44 @@ class Acceptor:
             self._begin(client, guest)
         else:
             with client, contextlib.suppress(OSError):
-                client.send(self._refuse(str(address[0]) if address else None))
+                if self._tls is None:
+                    client.send(self._refuse(str(address[0]) if address else None))
         return True
 
     def _is_guest_welcome(self) -> bool:
         self._guests = [guest for guest in self._guests if not guest.is_over]
         if len(self._guests) < GUESTS:
             return True
-        idle = next((guest for guest in self._guests if guest.is_idle), None)
+        idle = next((guest for guest in self._guests if guest.is_idle or not guest.is_connected), None)
         if idle is None:
             return False
         self._guests.remove(idle)
-        idle.abort()
+        self._disconnect(idle)
         return True
 
     def _begin(self, client: socket.socket, protocol: ClientConnection) -> None:
         task = self._loop.create_task(self._hand_over(client, protocol))
-        self._beginning[task] = protocol
-        task.add_done_callback(self._beginning.pop)
+        self._beginning[task] = protocol, client
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        protocol, _ = self._beginning.pop(task)
+        if not protocol.is_connected and protocol in self._guests:
+            self._guests.remove(protocol)
+
+    def _disconnect(self, guest: ClientConnection) -> None:
+        guest.abort()
+        for protocol, client in self._beginning.values():
+            if protocol is guest and not guest.is_connected:
+                _break_off(client)
 
     async def _hand_over(self, client: socket.socket, protocol: ClientConnection) -> None:
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(lambda: protocol, client)
-        except OSError:  # the client has left already
+            options = {} if self._tls is None else self._tls.options()
+            await self._loop.connect_accepted_socket(lambda: protocol, client, **options)
+        except OSError as error:  # the client has left already, or its TLS handshake has failed
+            logger.debug("router: a client could not connect: %s", error)
             client.close()
         except BaseException:
             client.close()
@@ -152,3 +180,9 @@ class Acceptor:
         if not self._is_closed:
             self._loop.remove_reader(self._listener)
             self._resuming = self._loop.call_later(PAUSE_SECONDS, self.start)
+
+
+def _break_off(client: socket.socket) -> None:
+    """End a handshake. The transport has the socket already, and closes it when it reads the end."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)

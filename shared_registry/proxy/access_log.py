@@ -59,9 +59,10 @@ class AccessLog:
         exchange.record = None
         path = shown_path(exchange.target)
         protocol = "websocket" if exchange.is_handshake else "http"
-        head = _head(record.began_at, exchange.request_id, exchange.client.address, exchange.method, path, protocol)
+        head = _head(record.began_at, exchange.request_id, exchange.client_address, exchange.method, path, protocol)
         session = record.session
         rest = {
+            "key": exchange.key_name,
             "place": record.place,
             "replica": record.replica,
             "session_digest": None if session is None else _digest(session),
@@ -138,6 +139,7 @@ def _encoded(text: bytes) -> str:
 
 
 _UNREAD: dict[str, Any] = {
+    "key": None,
     "place": None,
     "replica": None,
     "session_digest": None,

@@ -10,16 +10,21 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, cast
 
+from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded, merge_all
 from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
+from shared_registry.proxy.client_tls import ClientTls
+from shared_registry.proxy.cors import Cors
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.forwarding import TrustedProxies
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.models import Models
@@ -45,6 +50,7 @@ class Router:
         site: What the clients' connections have in common.
         descriptors: The file descriptors for clients.
         live: The sessions under way.
+        tls: The TLS of these connections; `None` if they have none.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
     """
@@ -59,7 +65,13 @@ class Router:
             url: The url at which it serves, shown to operators.
             worker: The number of this worker, if the router is one of several that share a port.
             access_log: Logs every request, unless it is `None`.
+
+        Raises:
+            ConfigError: A file of the settings of TLS to clients or of API keys cannot be used.
         """
+        self.tls = ClientTls.of(config)
+        self._keys = ApiKeys.of(config)
+        self._files: list[FromFiles[Any]] = [one for one in (self.tls, self._keys) if one is not None and one.has_files]
         self.url = url
         self.worker = worker
         self.live = LiveSessions()
@@ -75,7 +87,8 @@ class Router:
         }
         self._first_joined = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.site = Site(self._begin, Limits.of(config), access_log=access_log)
+        scheme = "http" if self.tls is None else "https"
+        self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
 
@@ -83,6 +96,8 @@ class Router:
         """Apply the settings that can change while the router runs, to what begins from now on."""
         self.config = config
         self.site.limits = Limits.of(config)
+        self.site.proxies = TrustedProxies(config.trusted_proxies)
+        self._cors = Cors.of(config)
         self.descriptors.max_clients = config.max_clients
         pages: dict[str, Page | None] = {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz}
         pages["/metrics"] = None
@@ -108,6 +123,8 @@ class Router:
         for name, one in (in_force.pool_configs() or {"": in_force}).items():
             self._pools[name].reload(one)
         self._configure(in_force)
+        for files in self._files:
+            files.reload()
         for apply in self.on_reload:
             apply(in_force)
         return results
@@ -142,9 +159,8 @@ class Router:
             async with asyncio.TaskGroup() as tasks:
                 joined = self._first_joined.set
                 works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self._pools.values()]
-                running = [
-                    tasks.create_task(work) for work in (*works, self._check(), *(work(self) for work in beside))
-                ]
+                works += [self._check(), *(files.follow() for files in self._files), *(work(self) for work in beside)]
+                running = [tasks.create_task(work) for work in works]
                 try:
                     yield
                 finally:
@@ -191,6 +207,11 @@ class Router:
     async def _serve(self, exchange: Exchange) -> None:
         try:
             path = normal_path(exchange.path)
+            if self._cors is not None and self._cors.settles(exchange):
+                return
+            if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
+                exchange.answer(refusal)
+                return
             page = self._pages.path_of(path)
             if page is not None:
                 if exchange.record is not None:

@@ -22,6 +22,7 @@ import httptools
 
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
+from shared_registry.proxy.forwarding import TrustedProxies, plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
     has_body,
@@ -65,6 +66,7 @@ class Site:
         ids: The ids of requests.
         refusals: Logs what is refused.
         access_log: Logs every request, unless it is `None`.
+        proxies: The proxies in front, whose word about their clients is believed.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
         is_ending: Whether the connections that are left are being closed.
@@ -76,6 +78,7 @@ class Site:
     ids: RequestIds = field(default_factory=RequestIds)
     refusals: RefusalLog = field(default_factory=RefusalLog)
     access_log: AccessLog | None = None
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
     is_ending: bool = False
@@ -96,7 +99,9 @@ class ClientConnection(asyncio.Protocol):
 
     Attributes:
         site: What the connections of the listener have in common.
-        address: The client's address; `None` if it has none.
+        address: The address from which the connection came; `None` if it has none.
+        proxies: The proxies whose word about their clients is believed.
+        is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
@@ -105,6 +110,8 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, site: Site, *, is_guest: bool = False) -> None:
         self.site = site
         self.address: str | None = None
+        self.proxies = site.proxies
+        self.is_trusted = False
         self.scheme = site.scheme
         self.is_guest = is_guest
         self._is_lost = False
@@ -139,7 +146,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.address = str(peer[0])
+            self.address = plain_address(str(peer[0]))
+            self.is_trusted = self.proxies.trusts(self.address)
         self.site.clients.add(self)
         self._expect_head()
 
@@ -506,12 +514,13 @@ class ClientConnection(asyncio.Protocol):
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""
         self._is_refused = True
         transport = cast("asyncio.Transport", self._transport)
-        if exchange.is_received or exchange.is_held_back or not transport.can_write_eof():
+        if exchange.is_received or exchange.is_held_back:
             transport.close()
             return
         self._is_lingering = True
         self._deadline = self.now() + LINGER_SECONDS
-        transport.write_eof()
+        if transport.can_write_eof():  # with TLS the client finds the end of the response by its length
+            transport.write_eof()
         if self._is_paused:
             self._is_paused = False
             transport.resume_reading()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http.client import responses
 from typing import TYPE_CHECKING, Protocol
 
@@ -73,6 +73,8 @@ class Exchange:
         record: What the access log will tell of the request; `None` if there is no access log.
         bytes_in: The bytes that were received of the body, or of the session's frames.
         bytes_out: The bytes that were sent of the response's body, or of the session's frames.
+        rewrite: Changes the headers of any response; `None` if they stay as they are.
+        key_name: The name of the API key with which the request came; `None` if it needed none.
     """
 
     __slots__ = (
@@ -97,10 +99,12 @@ class Exchange:
         "is_over",
         "is_received",
         "keep_alive",
+        "key_name",
         "method",
         "record",
         "refusal",
         "request_id",
+        "rewrite",
         "started_at",
         "target",
         "task",
@@ -136,6 +140,8 @@ class Exchange:
         self.refusal: Answer | None = None
         self.started_at = client.now()
         self.is_guest = client.is_guest
+        self.key_name: str | None = None
+        self.rewrite: Callable[[Headers], Headers] | None = None
         self.task: asyncio.Task[None] | None = None
         self._client = client
         self._sink: Sink | None = None
@@ -155,6 +161,12 @@ class Exchange:
     def client(self) -> ClientConnection:
         """The connection on which the request came."""
         return self._client
+
+    @property
+    def client_address(self) -> str | None:
+        """The address of the client that sent the request, behind the trusted proxies; `None` if it has none."""
+        client = self._client
+        return client.proxies.client_of(client.address, self.fields) if client.is_trusted else client.address
 
     @property
     def path(self) -> bytes:
@@ -339,6 +351,8 @@ class Exchange:
             fields: The headers, with names in lower case, and without those about a single connection.
         """
         self.is_begun = True
+        if self.rewrite is not None:
+            fields = self.rewrite(fields)
         if self.record is not None:
             self.note_status(status)
         head = [_STATUS_LINES[status]]
@@ -444,7 +458,10 @@ class Exchange:
         Args:
             authority: The value of `Host` if the client has sent none.
         """
-        passed = headers.to_replica(self.fields, client=self._client.address, scheme=self._client.scheme)
+        client = self._client
+        passed = headers.to_replica(
+            self.fields, client=client.address, scheme=client.scheme, is_trusted=client.is_trusted
+        )
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", authority))
         passed.append((headers.REQUEST_ID, self.request_id))

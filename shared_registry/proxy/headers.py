@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from shared_registry.proxy.forwarding import forwarded, is_forwarding
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(
@@ -37,12 +39,11 @@ Some servers take the other spellings for that of the id.
 _NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
 """The router adds the request's id, so that the client finds the request in the logs of the router and the replica."""
 _LENGTH = frozenset({b"content-length"})
-_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
-_LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED | _FORWARDED
-"""Headers by which servers decide where a message ends, to which host it goes, or whom to trust."""
+_LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED
+"""Headers by which servers decide where a message ends, or to which host it goes."""
 _TOKENS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:)*[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -67,7 +68,7 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
     for name, value in headers:
         if name in found:
             found[name].append(value)
-        elif b"_" in name and name.replace(b"_", b"-") in _LOOKED_AT:
+        elif b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
             raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
     hosts, lengths, encodings = found.values()
     if lengths and encodings:
@@ -136,30 +137,25 @@ def is_chunked(headers: Headers) -> bool:
     return b"transfer-encoding" in dict(headers)
 
 
-def to_replica(headers: Headers, *, client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
+def to_replica(
+    headers: Headers, *, client: str | None, scheme: str, is_trusted: bool = False
+) -> list[tuple[bytes, bytes]]:
     """Return the headers of a request to send to the replica.
 
-    `Host` stays the client's, as with HAProxy and Envoy. The client's address is appended to `X-Forwarded-For`;
-    `X-Forwarded-Proto` and `-Host` are set unless a proxy in front has set them. The request's id is left out.
+    `Host` stays the client's, as with HAProxy and Envoy. `X-Forwarded-For`, `-Proto` and `-Host` say from where the
+    request came; what the client says about that is believed only if it is a trusted proxy. The request's id is
+    left out.
 
     Args:
         headers: The headers that the client sent.
         client: The client's address, if it has one.
         scheme: The scheme of the client's connection: http, https, ws or wss.
+        is_trusted: Whether the client is a trusted proxy.
     """
     named = dict(headers)
     dropped = _dropped(headers, named, _NOT_TO_REPLICA)
     passed = [pair for pair in headers if pair[0] not in dropped]
-    told = [] if named.keys().isdisjoint(_FORWARDED) else [pair for pair in passed if pair[0] in _FORWARDED]
-    if told:
-        passed = [pair for pair in passed if pair[0] not in _FORWARDED]
-    came_from = _values(told, b"x-forwarded-for") + ([client.encode("latin-1", "replace")] if client else [])
-    if came_from:
-        passed.append((b"x-forwarded-for", b", ".join(came_from)))
-    secure = scheme in ("https", "wss")
-    passed.append((b"x-forwarded-proto", _first(told, b"x-forwarded-proto") or (b"https" if secure else b"http")))
-    if host := _first(told, b"x-forwarded-host") or named.get(b"host"):
-        passed.append((b"x-forwarded-host", host))
+    passed = forwarded(passed, named, client=client, scheme=scheme, is_trusted=is_trusted)
     if b"transfer-encoding" in named:
         passed.append((b"transfer-encoding", b"chunked"))
     return passed
@@ -202,7 +198,3 @@ def _tokens(headers: Headers, name: bytes) -> list[bytes]:
 
 def _values(headers: Headers, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
-
-
-def _first(headers: Headers, name: bytes) -> bytes | None:
-    return next(iter(_values(headers, name)), None)

@@ -168,7 +168,7 @@ def _ended(error: Exception) -> Ended:
 
 
 def _client_of(exchange: Exchange, key: str | None) -> str:
-    return client_of(exchange.client.address, exchange.fields, key)
+    return client_of(exchange.client_address, key)
 
 
 def _whole_seconds(estimate: float | None) -> int:

@@ -49,12 +49,13 @@ def another(config: RouterConfig, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, config: RouterConfig) -> str:
     """Return the router's url for others. If it listens on every address, the url has this host's name."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if config.tls_certificate_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _bound(config: RouterConfig, port: int, *, shares_port: bool) -> socket.socket:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
-from shared_registry.proxy.headers import Headers
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 LONGEST_QUEUE = 1000
@@ -83,12 +82,6 @@ class OutcomeReports:
             self._queue.put_nowait(outcome)
 
 
-def client_of(address: str | None, fields: Headers, key: str | None) -> str:
-    """Return a text that names a session's client: the session's name, or the address from which it comes.
-
-    Behind a load balancer the address is the first one in `X-Forwarded-For`.
-    """
-    if key is not None:
-        return f"session {key}"
-    forwarded = next((value for name, value in fields if name == b"x-forwarded-for"), b"")
-    return forwarded.split(b",")[0].strip().decode("latin-1") or address or ""
+def client_of(address: str | None, key: str | None) -> str:
+    """Return a text that names a session's client: the session's name, or the address from which it comes."""
+    return f"session {key}" if key is not None else address or ""

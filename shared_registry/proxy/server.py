@@ -59,13 +59,14 @@ async def serve_clients(
         worker: The number of this worker, if the router is one of several that share a port.
 
     Raises:
-        ConfigError: It cannot listen on the configured host and port, or cannot write its access log.
+        ConfigError: It cannot listen on the configured host and port, write its access log, or use the files
+            of its settings.
         StoreError: Redis could not be reached in that time, or refuses.
     """
     async with contextlib.AsyncExitStack() as stack:
         access_log = await stack.enter_async_context(opened_access_log(config))
         listener = stack.enter_context(listener or stack.enter_context(listening.listeners(config, 1))[0])
-        url = listening.url_of(listener)
+        url = listening.url_of(listener, config)
         router = Router(config, url=url, worker=worker, access_log=access_log)
         server = _Server(router, listener)
         router.descriptors.limit(lambda: len(router.site.clients))
@@ -89,12 +90,14 @@ class _Server:
     def __init__(self, router: Router, listener: socket.socket) -> None:
         self._router = router
         self._site = router.site
+        self._leaving: ClientConnection | None = None
         self._acceptor = Acceptor(
             listener,
             lambda is_guest: ClientConnection(self._site, is_guest=is_guest),
             lambda clients: router.descriptors.have_room(more=clients, sessions=router.live.count),
             self._close_idle_client,
             lambda address: self._site.refuse(FULL, address, asyncio.get_running_loop().time()),
+            router.tls,
         )
 
     def start(self) -> None:
@@ -115,6 +118,7 @@ class _Server:
     async def close(self) -> None:
         """Close the listener and all connections: WebSockets with a close frame, then what is left."""
         self._acceptor.close()
+        await self._acceptor.end()
         for client in tuple(self._site.clients):
             client.stop(closing.RESTART)
         deadline = asyncio.get_running_loop().time() + LAST_SECONDS
@@ -126,9 +130,14 @@ class _Server:
         await self._router.end_sessions()
 
     def _close_idle_client(self) -> bool:
+        """Close an idle connection, unless one is just being closed. Return whether there will be room in a moment."""
+        if self._leaving in self._site.clients:
+            return True
+        self._leaving = None
         for client in itertools.islice(self._site.clients, MOST_CHECKED):
             if client.is_kept_alive:
-                client.close()
+                client.abort()  # with TLS, `close` would wait for the client's answer
+                self._leaving = client
                 return True
         return False
 

@@ -127,7 +127,7 @@ class Supervisor:
             WorkersFailed: A worker ended before any worker had joined the registry. The others were stopped.
         """
         with listening.listeners(self.config, self.config.workers) as sockets:
-            self.url, self._port = listening.url_of(sockets[0]), sockets[0].getsockname()[1]
+            self.url, self._port = listening.url_of(sockets[0], self.config), sockets[0].getsockname()[1]
             self._places = [_Place(number, listener) for number, listener in enumerate(sockets, 1)]
             on_listening(self.url)
             async with asyncio.TaskGroup() as tasks:

@@ -109,7 +109,7 @@ class WebSocketProxy:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
         exchange.note_replica(replica, session)
-        name = client_of(exchange.client.address, exchange.fields, session)
+        name = client_of(exchange.client_address, session)
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
             return

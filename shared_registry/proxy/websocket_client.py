@@ -113,7 +113,8 @@ class WebSocketClient(asyncio.Protocol):
         if chosen := self.subprotocols[:1]:
             fields.append((b"sec-websocket-protocol", chosen[0]))
         self._switch(fields)
-        self._transport.set_write_buffer_limits(high=0)  # so that it is known when a slow client has received it all
+        # So that it is known when a slow client has received it all. With 0, TLS would always count as full.
+        self._transport.set_write_buffer_limits(high=1)
         self._read()
 
     async def first_message(self) -> bytes:

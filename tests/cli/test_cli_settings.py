@@ -31,7 +31,7 @@ def all_commands() -> dict[str, Any]:
 
 COMMANDS = all_commands()
 COMMON = {"--json", "--redis", "--namespace", "--config", "--by", "--reason"}
-WITHOUT_REDIS = {"demo", "config validate"}
+WITHOUT_REDIS = {"demo", "config validate", "api-key new", "api-key hash"}
 
 
 def write(directory: Path, text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
+from shared_registry.config.api_keys import check_api_keys
 from shared_registry.config.draft import Draft
 from shared_registry.config.pool_rules import PoolRule
 from shared_registry.config.problems import Problem
@@ -76,6 +77,15 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "peer_timeout_seconds": ("15", 15.0),
     "replica_idle_seconds": ("4", 4.0),
     "header_timeout_seconds": ("5", 5.0),
+    "tls_certificate_file": ("certificate.pem", "certificate.pem"),
+    "tls_key_file": ("key.pem", "key.pem"),
+    "tls_client_ca_file": ("ca.pem", "ca.pem"),
+    "api_keys": ("a: sk-0123456789abcdef /v1/*", check_api_keys([{"a": "sk-0123456789abcdef /v1/*"}])),
+    "api_keys_file": ("keys", "keys"),
+    "forward_api_key": ("yes", True),
+    "websocket_api_key": ("query", "query"),
+    "cors_origins": ("https://A:443, http://b:81", ("https://a", "http://b:81")),
+    "trusted_proxies": ("10.0.0.1, 2001:DB8::/32", ("10.0.0.1/32", "2001:db8::/32")),
     "routes": ('[{"path": "/a", "methods": ["get"], "place": "any"}]', (RouteRule("/a", "any", ("GET",)),)),
     "pools": ('[{"name": "a", "models": ["x"]}]', (PoolRule("a", ("x",)),)),
     "placement": ("local", "local"),
@@ -96,6 +106,9 @@ NEEDED = {
     "health_check_request_body": ["health_check_method"],
     "replica_tls_certificate_file": ["replica_tls_key_file"],
     "replica_tls_key_file": ["replica_tls_certificate_file"],
+    "tls_certificate_file": ["tls_key_file"],
+    "tls_key_file": ["tls_certificate_file"],
+    "tls_client_ca_file": ["tls_certificate_file", "tls_key_file"],
 }
 """Settings without which another one cannot be set."""
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -97,12 +98,14 @@ async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[
     """Start a router in front of replicas, given by url; wait until all of them are healthy, unless told not to."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(*replicas: str, is_awaited: bool = True, **settings: Any) -> RunningRouter:
+        async def start(
+            *replicas: str, is_awaited: bool = True, verify: ssl.SSLContext | bool = True, **settings: Any
+        ) -> RunningRouter:
             endpoints = [ReplicaEndpoint(url, primary=at == 0) for at, url in enumerate(replicas)]
             config = RouterConfig(
                 **{"redis_url": server.url, "namespace": namespace, "replicas": endpoints, **FAST, **settings}
             )
-            router = await stack.enter_async_context(running_router(config))
+            router = await stack.enter_async_context(running_router(config, verify=verify))
             if is_awaited:
                 await until(lambda: all_healthy(router, len(replicas)), "all replicas are healthy")
             return router
@@ -111,7 +114,7 @@ async def start_router(server: EmbeddedServer, namespace: str) -> AsyncIterator[
 
 
 @contextlib.asynccontextmanager
-async def running_router(config: RouterConfig) -> AsyncIterator[RunningRouter]:
+async def running_router(config: RouterConfig, *, verify: ssl.SSLContext | bool = True) -> AsyncIterator[RunningRouter]:
     stop = StopRequest()
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     found: asyncio.Future[Router] = asyncio.get_running_loop().create_future()
@@ -123,7 +126,7 @@ async def running_router(config: RouterConfig) -> AsyncIterator[RunningRouter]:
         router_server.serve_clients(config, stop, on_listening=listening.set_result, beside=[find])
     )
     url = await listening
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as http:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS, verify=verify) as http:
         try:
             yield RunningRouter(url, http, stop, serving, await found)
         finally:

@@ -43,6 +43,7 @@ NAMES = [
     "method",
     "path",
     "protocol",
+    "key",
     "place",
     "replica",
     "session_digest",

@@ -86,10 +86,10 @@ def test_headers_named_by_connection_are_removed_except_essential_ones() -> None
     assert passed == [HOST, (b"x-stays", b"1"), length(b"5"), (b"x-forwarded-for", b"10.0.0.1"), *FORWARDED]
 
 
-def test_forwarding_headers_are_added_and_earlier_ones_kept() -> None:
+def test_forwarding_headers_of_proxies_are_kept_and_added_to() -> None:
     told = [(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"x-forwarded-for", b"3.3.3.3")]
     more = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"public")]
-    assert to_replica([HOST, *told, *more], client="::1", scheme="http") == [
+    assert to_replica([HOST, *told, *more], client="::1", scheme="http", is_trusted=True) == [
         HOST,
         (b"x-forwarded-for", b"1.1.1.1, 2.2.2.2, 3.3.3.3, ::1"),
         *more,

@@ -39,8 +39,8 @@ def as_before() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def invoke(*words: str, typed: str | None = None, **variables: str) -> Done:
-    """Run the command to its end; `typed` on a terminal, otherwise on none."""
+def invoke(*words: str, typed: str | None = None, piped: str = "", **variables: str) -> Done:
+    """Run the command to its end; `typed` on a terminal, otherwise on none, with `piped` on standard input."""
     out, err = io.StringIO(), io.StringIO()
     package = logging.getLogger("shared_registry")
     before = package.handlers, package.propagate, package.level
@@ -49,7 +49,7 @@ def invoke(*words: str, typed: str | None = None, **variables: str) -> Done:
         as_before() if "serve" in words else contextlib.nullcontext(),  # signals belong to the main thread
         mock.patch.dict(os.environ, environment(**variables), clear=True),
         mock.patch.object(sys, "argv", ["shared-registry", *words]),
-        mock.patch.object(sys, "stdin", io.StringIO() if typed is None else Terminal(typed)),
+        mock.patch.object(sys, "stdin", io.StringIO(piped) if typed is None else Terminal(typed)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

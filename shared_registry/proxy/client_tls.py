@@ -1,0 +1,87 @@
+"""TLS to clients: its certificate, and the authorities whose clients may connect. Both are followed while in use."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, cast
+
+from shared_registry.aio.from_files import FromFiles
+from shared_registry.config import RouterConfig
+from shared_registry.errors import ConfigError
+from shared_registry.probing.connection import reason_of
+
+SHUTDOWN_SECONDS = 2.0
+"""How long a client may take to answer the end of its TLS connection, before the connection is closed."""
+_CERTIFICATE, _KEY, _AUTHORITIES = "tls_certificate_file", "tls_key_file", "tls_client_ca_file"
+
+
+class ClientTls(FromFiles[ssl.SSLContext]):
+    """The TLS of one listener. Connections that are open keep the files with which they were opened."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        """Read the files. Blocks for some milliseconds.
+
+        Raises:
+            ConfigError: A file cannot be used; the message names its setting.
+        """
+        files = [file for file in (getattr(config, name) for name in (_CERTIFICATE, _KEY, _AUTHORITIES)) if file]
+        super().__init__(files, lambda: server_context(config), what="TLS files for clients")
+        self._handshake_seconds = config.header_timeout_seconds
+
+    @classmethod
+    def of(cls, config: RouterConfig) -> ClientTls | None:
+        """Return the TLS that the settings describe; `None` if clients connect without TLS.
+
+        Raises:
+            ConfigError: A file cannot be used.
+        """
+        return cls(config) if config.tls_certificate_file else None
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments by which the event loop accepts a connection with TLS."""
+        return {
+            "ssl": self.value,
+            "ssl_handshake_timeout": self._handshake_seconds,
+            "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
+        }
+
+
+def server_context(config: RouterConfig) -> ssl.SSLContext:
+    """Return the context for clients as the `tls_*` settings describe it. Blocks for some milliseconds.
+
+    Raises:
+        ConfigError: A file cannot be used; the message names its setting.
+    """
+    certificate, key = cast("str", config.tls_certificate_file), cast("str", config.tls_key_file)
+    for name, file in ((_CERTIFICATE, certificate), (_KEY, key), (_AUTHORITIES, config.tls_client_ca_file)):
+        if file:
+            _require_readable(name, file)  # the errors of the ssl module do not say which file it is
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without the password argument, OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:
+        remedy = "give a PEM file with the certificate and its chain, and one with its key, without a password"
+        text = f"{certificate} with {key} cannot be used ({reason_of(error)}); {remedy}"
+        raise ConfigError(f"{_CERTIFICATE}: {text}") from None
+    if config.tls_client_ca_file:
+        try:
+            context.load_verify_locations(config.tls_client_ca_file)
+        except (OSError, ValueError) as error:
+            text = f"{config.tls_client_ca_file} cannot be used ({reason_of(error)}); give a PEM file of authorities"
+            raise ConfigError(f"{_AUTHORITIES}: {text}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _require_readable(name: str, file: str) -> None:
+    try:
+        with Path(file).open("rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{name}: cannot read {file} ({reason}); check the path and its permissions") from None
