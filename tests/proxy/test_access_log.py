@@ -30,6 +30,7 @@ from shared_registry.proxy.client import Site
 from shared_registry.proxy.http import HttpProxy
 from shared_registry.proxy.refusals import BAD, FULL
 from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartProcess, StartRouter
+from tests.proxy.test_framing import HANDSHAKE
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
 
@@ -510,6 +511,15 @@ async def test_what_a_stopping_router_ends_is_told(log: Logged, backend: Backend
         await router.serving
     found = sorted((line["protocol"], line["status"], line["close_code"], line["ended"]) for line in log.lines())
     assert found == [("http", None, None, "router_stopped"), ("websocket", 101, 1012, "router_stopped")]
+
+
+async def test_a_session_whose_client_ignores_the_end_is_told(log: Logged, backend: Backend) -> None:
+    router = await log.start(backend.url)
+    async with connected(router, HANDSHAKE) as (reader, _):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        router.stop.ask()
+        await router.serving
+    await log.line(status=101, close_code=1012, ended="router_stopped")
 
 
 async def test_a_waiting_session_of_a_stopping_router_is_told(log: Logged) -> None:
