@@ -24,7 +24,12 @@ def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
     random = os.urandom(16).hex() + ("~healthy" if needs_healthy else "")
     if session is None:
         return random
-    return f"{random}:{hashlib.sha256(session.encode(errors='surrogatepass')).hexdigest()}"
+    return f"{random}:{session_digest(session)}"
+
+
+def session_digest(session: str) -> str:
+    """Return the digest by which a session's name is shown and stored."""
+    return hashlib.sha256(session.encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(slots=True)

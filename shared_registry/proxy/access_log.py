@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import re
 import time
@@ -17,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared_registry.config import RouterConfig
+from shared_registry.leases.ledger import session_digest
 from shared_registry.proxy.access_record import AccessRecord
 from shared_registry.proxy.log_file import LogFile
 
@@ -57,15 +57,18 @@ class AccessLog:
         if record is None:
             return
         exchange.record = None
-        path = shown_path(exchange.target)
-        protocol = "websocket" if exchange.is_handshake else "http"
-        head = _head(record.began_at, exchange.request_id, exchange.client_address, exchange.method, path, protocol)
         session = record.session
-        rest = {
+        fields = {
+            "time": _shown_time(record.began_at),
+            "request_id": exchange.request_id.decode("ascii"),
+            "client": _shown_client(exchange.client_address),
+            "method": exchange.method,
+            "path": shown_path(exchange.target),
+            "protocol": "websocket" if exchange.is_handshake else "http",
             "key": exchange.key_name,
             "place": record.place,
             "replica": record.replica,
-            "session_digest": None if session is None else _digest(session),
+            "session_digest": None if session is None else session_digest(session),
             "status": record.status,
             "close_code": record.close_code,
             "bytes_in": exchange.bytes_in,
@@ -77,7 +80,7 @@ class AccessLog:
             "ended": record.ended,
             "error": record.error,
         }
-        self._put(self._line(head | rest))
+        self._put(self._line(fields))
 
     def write_refusal(
         self,
@@ -99,9 +102,18 @@ class AccessLog:
             method: The request's method, as far as it was read.
             target: The request's target, as far as it was read.
         """
-        head = _head(self._clock(), request_id, client, method, shown_path(target), "http")
-        status = refusal.status if is_sent else None
-        self._put(self._line(head | _UNREAD | {"status": status, "error": refusal.code}))
+        fields = {
+            "time": _shown_time(self._clock()),
+            "request_id": request_id.decode("ascii"),
+            "client": _shown_client(client),
+            "method": method,
+            "path": shown_path(target),
+            "protocol": "http",
+            **_UNREAD,
+            "status": refusal.status if is_sent else None,
+            "error": refusal.code,
+        }
+        self._put(self._line(fields))
 
 
 @contextlib.asynccontextmanager
@@ -156,28 +168,19 @@ _UNREAD: dict[str, Any] = {
 }
 
 
-def _head(
-    at: float, request_id: bytes, client: str | None, method: str | None, path: str | None, protocol: str
-) -> dict[str, Any]:
-    milliseconds = int(at * 1000)
-    return {
-        "time": f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z",
-        "request_id": request_id.decode("ascii"),
-        "client": None if client is None else _encoded(client.encode(errors="replace")),
-        "method": method,
-        "path": path,
-        "protocol": protocol,
-    }
+def _shown_time(seconds: float) -> str:
+    milliseconds = int(seconds * 1000)
+    return f"{_shown_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
 @functools.lru_cache(4)
-def _second(seconds: int) -> str:
+def _shown_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def _digest(session: str) -> str:
-    """Return the digest of a session's name that leases and the queue show as well."""
-    return hashlib.sha256(session.encode(errors="surrogatepass")).hexdigest()
+@functools.lru_cache(1024)
+def _shown_client(client: str | None) -> str | None:
+    return None if client is None else _encoded(client.encode(errors="replace"))
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:

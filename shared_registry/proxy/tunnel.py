@@ -280,6 +280,11 @@ class Tunnel:
             raise RuntimeError("a session ended without an ending")
         return self._ending
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether a side or the router has ended the session."""
+        return self._ending is not None
+
     def end(self, last: bytes, close: Close) -> None:
         """End the session for a reason of the router itself.
 

@@ -340,6 +340,8 @@ class WebSocketClient(asyncio.Protocol):
     def _stop(self, code: int, reason: str) -> None:
         """End the session, because the router stops."""
         if self._tunnel is not None:
+            if not self._tunnel.is_ending:  # the client need not answer before the task is cancelled
+                self._exchange.note_end("router_stopped", close_code=code)
             self._tunnel.end(frames.close_frame(Close(code, reason)), Close(code, reason))
             return
         if self._trial is not None:

@@ -26,9 +26,11 @@ from shared_registry.errors import ConfigError
 from shared_registry.proxy import server as router_server
 from shared_registry.proxy.access_log import LONGEST_PATH, AccessLog, shown_path
 from shared_registry.proxy.access_record import Ended
+from shared_registry.proxy.client import Site
 from shared_registry.proxy.http import HttpProxy
-from shared_registry.proxy.refusals import BAD
+from shared_registry.proxy.refusals import BAD, FULL
 from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartProcess, StartRouter
+from tests.proxy.test_framing import HANDSHAKE
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until
 
@@ -317,13 +319,14 @@ async def test_a_request_that_cannot_be_read_is_told(
     assert f"x-request-id: {line['request_id']}\r\n".encode() in response
 
 
-async def test_a_broken_request_behind_others_is_told(log: Logged, backend: Backend) -> None:
+@pytest.mark.parametrize("behind", [b"nonsense\r\n\r\n", b"\r\n" * 40_000])
+async def test_a_broken_request_behind_others_is_told(log: Logged, backend: Backend, behind: bytes) -> None:
     router = await log.start(backend.url)
-    response = await rest(router, head(b"/first", method=b"GET") + b"nonsense\r\n\r\n")
-    assert response.count(b"HTTP/1.1 ") == 1
+    response = await rest(router, head(b"/first", method=b"GET") + behind)
+    assert response.startswith(b"HTTP/1.1 200 ")
     await until(lambda: len(log.lines()) == 2, "both are told")
-    found = {line["path"]: (line["status"], line["ended"]) for line in log.lines()}
-    assert found == {"/first": (200, "done"), None: (None, "refused")}
+    found = {line["path"]: line["ended"] for line in log.lines()}
+    assert found == {"/first": "done", None: "refused"}
 
 
 async def test_a_broken_body_during_the_response_is_told(log: Logged) -> None:
@@ -355,6 +358,17 @@ async def test_a_failure_of_the_router_is_told(
     assert (await router.http.post("/x")).status_code == 500
     await log.line(status=500, ended="router_failed", error="internal_error")
     caplog.clear()
+
+
+async def test_a_client_without_room_is_told() -> None:
+    found: list[bytes] = []
+    log = AccessLog("json", found.append)
+    site = Site(lambda _: None, header_timeout_seconds=60, silence_seconds=60, access_log=log)
+    response = site.refuse(FULL, "10.0.0.1", 0.0)
+    line = json.loads(found[0])
+    assert list(line) == NAMES
+    assert (line["client"], line["status"], line["error"]) == ("10.0.0.1", 503, "gpu_unavailable")
+    assert f"x-request-id: {line['request_id']}\r\n".encode() in response
 
 
 # WebSocket
@@ -498,6 +512,15 @@ async def test_what_a_stopping_router_ends_is_told(log: Logged, backend: Backend
         await router.serving
     found = sorted((line["protocol"], line["status"], line["close_code"], line["ended"]) for line in log.lines())
     assert found == [("http", None, None, "router_stopped"), ("websocket", 101, 1012, "router_stopped")]
+
+
+async def test_a_session_whose_client_ignores_the_end_is_told(log: Logged, backend: Backend) -> None:
+    router = await log.start(backend.url)
+    async with connected(router, HANDSHAKE) as (reader, _):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        router.stop.ask()
+        await router.serving
+    await log.line(status=101, close_code=1012, ended="router_stopped")
 
 
 async def test_a_waiting_session_of_a_stopping_router_is_told(log: Logged) -> None:

@@ -95,7 +95,7 @@ async def test_the_soft_limit_is_raised(start_process: StartProcess) -> None:
 async def test_a_router_full_of_sessions_stays_alive(
     start_process: StartProcess, start_router: StartRouter, backend: Backend, clients: list[Stream]
 ) -> None:
-    router = await start_process(backend.url, open_files=f"-n {FEW}")
+    router = await start_process(backend.url, open_files=f"-n {FEW}", access_log="json")
     other = await start_router(backend.url)
     clients += [await knock(router, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2 * FEW)]
 
@@ -121,6 +121,7 @@ async def test_a_router_full_of_sessions_stays_alive(
 
     await until(is_served, "there is room again")
     assert sum("router: full" in line["message"] for line in router.lines) == 1
+    await until(lambda: '"status":503' in router.command.out, "the refusals are in the access log")
     assert router.has_said("router: refused a request: 503 gpu_unavailable (this router has no room for more clients")
     assert "Traceback" not in router.command.err
 
