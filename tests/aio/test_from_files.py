@@ -109,7 +109,7 @@ async def test_an_unusable_file_is_told_once_and_tried_again(
         await numbers.becomes(3)
 
 
-async def test_a_file_that_cannot_be_read_at_first_is_an_error(tmp_path: Path) -> None:
+async def test_an_unusable_file_is_an_error_at_first(tmp_path: Path) -> None:
     (tmp_path / "number").write_text("none")
     with pytest.raises(ValueError, match="invalid literal"):
         FromFiles([str(tmp_path / "number")], lambda: int((tmp_path / "number").read_text()), what="numbers")
