@@ -143,6 +143,8 @@ def _replica(endpoint: dict[str, Any]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_text(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "; ".join(_text(one) for one in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -58,6 +58,16 @@ def tls_misfits(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(text, (authorities, certificate))
 
 
+def lost_session_keys(settings: Mapping[str, Any], place: str | None) -> Iterator[Problem]:
+    """Yield a problem if the name of a session is where API keys are, which are removed. Wrong settings are absent."""
+    has_keys = settings.get("api_keys") or settings.get("api_keys_file")
+    if not has_keys or settings.get("forward_api_key") or place is None:
+        return
+    if place.lower() in ("header:authorization", "header:x-api-key"):
+        text = f"session_key: {place} has the API key, which is removed; use another place, or set forward_api_key"
+        yield Problem(text, ("session_key", "forward_api_key"))
+
+
 def _items(field: str, value: object, example: str) -> Sequence[object]:
     """Return the items of a list that may be given as text, separated by commas."""
     if isinstance(value, str):

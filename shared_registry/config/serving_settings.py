@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
-from shared_registry.config.access_rules import LOOPBACK, tls_misfits
+from shared_registry.config.access_rules import LOOPBACK, lost_session_keys, tls_misfits
 from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
     CHECKS,
@@ -224,3 +224,10 @@ class ServingSettings:
         if found := tuple(tls_misfits(info.data | {"tls_client_ca_file": authorities})):
             raise InvalidSettings(found)
         return authorities
+
+    @field_validator("session_key")
+    @classmethod
+    def _session_key_is_kept(cls, place: str | None, info: ValidationInfo) -> str | None:
+        if found := tuple(lost_session_keys(info.data, place)):
+            raise InvalidSettings(found)
+        return place

@@ -315,6 +315,10 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ({"tls_key_file": "a.pem"}, "tls_key_file: needs tls_certificate_file"),
         ({"tls_client_ca_file": "a.pem"}, "tls_client_ca_file: has no effect without tls_certificate_file; give"),
         ({"tls_client_ca_file": 7}, "tls_client_ca_file: 7 is no path of a file"),
+        (
+            {"api_keys_file": "keys", "session_key": "header:X-Api-Key"},
+            "session_key: header:X-Api-Key has the API key, which is removed; use another place, or set",
+        ),
         ({"api_keys": 7}, "api_keys: must be a list such as ['team-a: sha256:HEX'], got int"),
         (
             {"websocket_api_key": "cookie"},

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import RouterProcess, StartProcess
+from tests.support.certificates import Authority
 from tests.support.command import ROOT, environment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,6 +53,17 @@ async def test_the_image_is_healthy_while_waiting_for_redis(
     redis = own_server()
     redis.stop()
     assert await is_healthy(await start_process(redis_url=redis.url, wanted="waiting for"))
+
+
+async def test_a_router_with_tls_is_healthy(start_process: StartProcess, tmp_path: Path) -> None:
+    certificate, key = (str(file) for file in Authority(tmp_path).sign("router"))
+    router = await start_process(tls_certificate_file=certificate, tls_key_file=key)
+    assert router.url.startswith("https://")
+    assert await is_healthy(router, SHARED_REGISTRY_TLS_CERTIFICATE_FILE=certificate)
+    assert not await is_healthy(router)
+    router.command.process.send_signal(signal.SIGSTOP)
+    assert not await is_healthy(router, SHARED_REGISTRY_TLS_CERTIFICATE_FILE=certificate)
+    router.command.process.send_signal(signal.SIGCONT)
 
 
 async def test_a_frozen_or_dead_process_is_unhealthy(start_process: StartProcess) -> None:
