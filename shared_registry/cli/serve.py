@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared_registry.aio.stop_signals import ReloadRequest, StopRequest, ignore_for_good
+from shared_registry.aio.systemd import ServiceNotifier
 from shared_registry.cli.options import (
     ConfigOption,
     JsonOption,
@@ -91,17 +93,33 @@ def serve(
 async def _serve_until_stopped(
     settings: RouterConfig, wait_seconds: float | None, reload: ReloadRequest, read: Callable[[], RouterConfig]
 ) -> None:
-    from shared_registry.proxy import descriptors, reloading, server  # noqa: PLC0415  slow; only this command needs it
+    from shared_registry.proxy import (  # noqa: PLC0415  slow; only this command needs it
+        descriptors,
+        reloading,
+        server,
+        service_notices,
+    )
+
+    descriptors.raise_soft_limit()
+    stop, notifier = StopRequest(), ServiceNotifier(os.environ)
 
     async def serve_reloads(router: Router) -> None:
         router.on_reload.append(set_log_level)
-        await reloading.Reloading(reload, read).run(router.reload)
+        await reloading.Reloading(reload, read, notifier).run(router.reload)
 
-    descriptors.raise_soft_limit()
-    stop = StopRequest()
+    async def inform(router: Router) -> None:
+        await service_notices.inform(
+            notifier,
+            stop,
+            url=router.url,
+            config=lambda: router.config,
+            opened=router.settled,
+            joined=router.joined,
+        )
+
     with stop.on_signals(reload):
         await server.serve_clients(
-            settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=[serve_reloads]
+            settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=[serve_reloads, inform]
         )
     logger.info("router: stopped")
 
@@ -115,21 +133,42 @@ def _serve_by_workers(
     as_json: bool,
 ) -> int:
     """Serve by several processes. Return the worst of their exit codes."""
-    from shared_registry.proxy import reloading, supervisor  # noqa: PLC0415  slow; only this command needs it
+    from shared_registry.proxy import (  # noqa: PLC0415  slow; only this command needs it
+        reloading,
+        service_notices,
+        supervisor,
+    )
+
+    notifier = ServiceNotifier(os.environ)
 
     async def supervise() -> int:
         stop = StopRequest()
+
+        async def inform(workers: supervisor.Supervisor) -> None:
+            await service_notices.inform(
+                notifier,
+                stop,
+                url=workers.url,
+                config=lambda: workers.config,
+                opened=workers.opened.wait,
+                joined=workers.joined,
+            )
+
+        async def watch(workers: supervisor.Supervisor) -> None:
+            if notifier.watchdog_seconds is not None:
+                await workers.end_silent_workers(notifier.watchdog_seconds)
+
         workers = supervisor.Supervisor(
             settings,
             stop,
-            reloading.Reloading(reload, read),
+            reloading.Reloading(reload, read, notifier),
             [sys.executable, "-m", "shared_registry.cli.worker"],
             wait_seconds=wait_seconds,
             as_json=as_json,
         )
         workers.on_reload.append(set_log_level)
         with stop.on_signals(reload):
-            code = await workers.run(_log_url)
+            code = await workers.run(_log_url, beside=[inform, watch])
         logger.info("router: stopped")
         return code
 

@@ -51,6 +51,7 @@ class Router:
         descriptors: The file descriptors for clients.
         live: The sessions under way.
         tls: The TLS of these connections; `None` if they have none.
+        joined: Set once the view of a pool is loaded.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
     """
@@ -85,7 +86,7 @@ class Router:
             name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
             for name, one in configs.items()
         }
-        self._first_joined = asyncio.Event()
+        self.joined = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
@@ -157,7 +158,7 @@ class Router:
             pool.begin_opening()
         try:
             async with asyncio.TaskGroup() as tasks:
-                joined = self._first_joined.set
+                joined = self.joined.set
                 works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self._pools.values()]
                 works += [self._check(), *(files.follow() for files in self._files), *(work(self) for work in beside)]
                 running = [tasks.create_task(work) for work in works]
@@ -170,10 +171,6 @@ class Router:
             raise _only_error(group) from None
         finally:
             self.site.refusals.report(asyncio.get_running_loop().time(), is_last=True)
-
-    async def joined(self) -> None:
-        """Wait until the view of a pool is loaded."""
-        await self._first_joined.wait()
 
     async def settled(self) -> None:
         """Wait until the router places sessions without holding them, or no longer holds them because of its start."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from shared_registry.aio.daemon_thread import call_in_daemon_thread
 from shared_registry.aio.stop_signals import ReloadRequest
+from shared_registry.aio.systemd import ServiceNotifier
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded
 from shared_registry.errors import ConfigError
@@ -17,16 +18,20 @@ logger = logging.getLogger(__name__)
 class Reloading:
     """Serves the requests to read the settings again. Several requests that come together are served together."""
 
-    def __init__(self, request: ReloadRequest, read: Callable[[], RouterConfig]) -> None:
+    def __init__(
+        self, request: ReloadRequest, read: Callable[[], RouterConfig], notifier: ServiceNotifier | None = None
+    ) -> None:
         """Create it. It reads nothing before `run()`.
 
         Args:
             request: The requests.
             read: Reads the settings from where they were read at the start. It runs in a thread of its own, because a
                 long file, or a slow file system, must not stop the event loop.
+            notifier: Is told when settings are read.
         """
         self._request = request
         self._read = read
+        self._notifier = notifier or ServiceNotifier({})
 
     async def run(self, apply: Callable[[RouterConfig], Sequence[tuple[str, Reloaded]]]) -> None:
         """Serve requests until cancelled.
@@ -40,6 +45,7 @@ class Reloading:
         while True:
             await self._request.asked.wait()
             self._request.asked.clear()
+            self._notifier.begin_reload()
             try:
                 results = apply(await call_in_daemon_thread(self._read))
             except ConfigError as error:
@@ -48,6 +54,7 @@ class Reloading:
                 logger.exception("reload: nothing has changed")
             else:
                 _log(results)
+            self._notifier.end_reload()
 
 
 def _log(results: Sequence[tuple[str, Reloaded]]) -> None:

@@ -16,8 +16,9 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.process_channel import ProcessChannel
@@ -77,7 +78,15 @@ class WorkersFailed(Exception):
 
 
 class Supervisor:
-    """Starts the workers, starts those again that die, and stops them."""
+    """Starts the workers, starts those again that die, and stops them.
+
+    Attributes:
+        config: The settings in force.
+        url: The router's url; empty before it listens.
+        on_reload: Called with the settings in force after each reload. They must not raise.
+        opened: Set once all workers at once place sessions, or have waited long enough for that at their start.
+        joined: Set once a worker has joined the registry.
+    """
 
     def __init__(
         self,
@@ -104,6 +113,7 @@ class Supervisor:
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self.url = ""
         self.opened = asyncio.Event()
+        self.joined = asyncio.Event()
         self._stop = stop
         self._reloading = reloading
         self._command = command
@@ -111,16 +121,16 @@ class Supervisor:
         self._as_json = as_json
         self._port = 0
         self._places: list[_Place] = []
-        self._has_joined = False
         self._failure: WorkersFailed | None = None
 
-    async def run(self, on_listening: Callable[[str], None]) -> int:
+    async def run(self, on_listening: Callable[[str], None], beside: Sequence[WorkBesideWorkers] = ()) -> int:
         """Run the workers until all have ended after a request to stop. Return the worst of their exit codes.
 
         If this is cancelled, the workers are killed.
 
         Args:
             on_listening: Called with the router's url as soon as it listens.
+            beside: Works that run beside the workers until all have ended. Each is called with the supervisor.
 
         Raises:
             ConfigError: It cannot listen on the configured host and port.
@@ -134,6 +144,7 @@ class Supervisor:
                 others = [
                     tasks.create_task(self._pass_on_stop()),
                     tasks.create_task(self._reloading.run(self._reload)),
+                    *(tasks.create_task(work(self)) for work in beside),
                 ]
                 keeping = [tasks.create_task(self._keep(place)) for place in self._places]
                 await asyncio.wait(keeping)
@@ -143,10 +154,27 @@ class Supervisor:
             raise self._failure
         return max(place.code for place in self._places)
 
-    def silent_for(self) -> float:
-        """Return for how many seconds no message has come from the worker that has been silent for longest."""
-        now = asyncio.get_running_loop().time()
-        return max((now - place.alive_at for place in self._places if place.has_opened), default=0.0)
+    async def end_silent_workers(self, seconds: float) -> None:
+        """Kill workers whose event loop has not run for some time, until cancelled. They are started again.
+
+        A worker must be found silent twice: this process may have been stopped itself, and not have read its messages.
+        """
+        loop, suspects = asyncio.get_running_loop(), set[asyncio.subprocess.Process]()
+        while True:
+            await asyncio.sleep(seconds / 4)
+            silent_since = loop.time() - seconds
+            silent = {
+                place.process: place
+                for place in self._places
+                if place.process is not None and place.has_opened and place.alive_at < silent_since
+            }
+            for process in silent.keys() & suspects:
+                logger.error(
+                    "router: worker %d has not responded for %g s; killing it", silent[process].number, seconds
+                )
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            suspects = set(silent)
 
     async def _keep(self, place: _Place) -> None:
         """Keep a worker running until the request to stop, and then until its end."""
@@ -164,7 +192,7 @@ class Supervisor:
             short_lives = short_lives + 1 if loop.time() - begun_at < STEADY_SECONDS else 0
             if self._stop.asked.is_set():
                 place.code = code
-            elif self._has_joined:
+            elif self.joined.is_set():
                 end = _described(code) + (f": {place.failure}" if place.failure else "")
                 logger.warning("router: worker %d %s; starting it again", place.number, end)
             else:
@@ -224,7 +252,7 @@ class Supervisor:
     def _note(self, place: _Place, message: object) -> None:
         place.alive_at = asyncio.get_running_loop().time()
         if isinstance(message, Joined):
-            self._has_joined = True
+            self.joined.set()
         elif isinstance(message, Opened):
             place.has_opened = True
             if all(one.has_opened for one in self._places):
@@ -268,3 +296,7 @@ def _described(code: int) -> str:
     number = code - SIGNAL_CODE
     known = {one.value: one.name for one in signal.Signals}
     return f"was ended by {known.get(number, f'signal {number}')}"
+
+
+WorkBesideWorkers = Callable[[Supervisor], Coroutine[Any, Any, None]]
+"""A work that runs beside the workers until it is cancelled."""

@@ -84,7 +84,7 @@ class Worker:
         self._begin_stop()
 
     async def _report_joined(self, router: Router) -> None:
-        await router.joined()
+        await router.joined.wait()
         self._channel.send(Joined())
 
     async def _report_opened(self, router: Router) -> None:

@@ -11,8 +11,9 @@ import json
 import secrets
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -210,10 +211,17 @@ def start_process(server: EmbeddedServer, namespace: str, tmp_path: Path) -> Ite
     with contextlib.ExitStack() as stack:
 
         async def start(
-            *replicas: str, wanted: str = "", open_files: str = "", words: Sequence[str] = (), **settings: Any
+            *replicas: str,
+            wanted: str = "",
+            open_files: str = "",
+            words: Sequence[str] = (),
+            environ: Mapping[str, str] = MappingProxyType({}),
+            **settings: Any,
         ) -> RouterProcess:
             chosen = FAST | {"redis_url": server.url, "namespace": namespace} | settings
-            variables = {f"SHARED_REGISTRY_{name.upper()}": str(value) for name, value in chosen.items()}
+            variables = {f"SHARED_REGISTRY_{name.upper()}": str(value) for name, value in chosen.items()} | dict(
+                environ
+            )
             if replicas or not words:
                 variables["SHARED_REGISTRY_REPLICAS"] = ",".join(replicas)
             process = RouterProcess(

@@ -28,6 +28,7 @@ from shared_registry.proxy.access_log import LONGEST_PATH, AccessLog, shown_path
 from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.client import Site
 from shared_registry.proxy.http import HttpProxy
+from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusals import BAD, FULL
 from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartProcess, StartRouter
 from tests.proxy.test_framing import HANDSHAKE
@@ -363,7 +364,7 @@ async def test_a_failure_of_the_router_is_told(
 async def test_a_client_without_room_is_told() -> None:
     found: list[bytes] = []
     log = AccessLog("json", found.append)
-    site = Site(lambda _: None, header_timeout_seconds=60, silence_seconds=60, access_log=log)
+    site = Site(lambda _: None, limits=Limits(60, 60), access_log=log)
     response = site.refuse(FULL, "10.0.0.1", 0.0)
     line = json.loads(found[0])
     assert list(line) == NAMES
