@@ -66,7 +66,7 @@ async def measure(*, is_quick: bool) -> list[Row]:
                 }
                 asked = {"config": config | settings, "replicas": [f"http://127.0.0.1:{origin}"]}
                 async with Child("serving_process", asked) as router:
-                    await _until_served(router.ready["url"])
+                    await until_served(f"{router.ready['url']}/v1/x")
                     load = Load(find_program("wrk"), folder / "post.lua", QUICK_SECONDS if is_quick else SECONDS)
                     rows += await _compare(way, target, load, router, rival, haproxy)
             return rows
@@ -111,7 +111,8 @@ async def _compare(
     ]
 
 
-async def _until_served(url: str) -> None:
+async def until_served(url: str, document: object = None) -> None:
+    """Wait until posts of a document are answered with 200."""
     async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as client:
-        while (await client.post(f"{url}/v1/x")).status_code != 200:  # noqa: ASYNC110  another process
+        while (await client.post(url, json=document or {})).status_code != 200:  # noqa: ASYNC110  another process
             await asyncio.sleep(0.05)
