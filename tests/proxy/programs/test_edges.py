@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from tests.proxy.conftest import FAST, SECONDS, StartRouter, until_idle
 from tests.support.backend import Backend
 from tests.support.edges import KINDS, Edge, edge_before
+from tests.support.foreign import find_module
 from tests.support.h2load import load
 from tests.support.scripted_routers import Refusing, Swallowing
 from tests.support.until import until
@@ -48,6 +49,7 @@ async def backend() -> AsyncIterator[Backend]:
 
 @contextlib.asynccontextmanager
 async def client_of(edge: Edge, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    find_module("h2")  # or httpx cannot speak HTTP/2
     async with httpx.AsyncClient(
         base_url=edge.url, http2=True, verify=edge.trust, trust_env=False, timeout=SECONDS, **settings
     ) as http:
