@@ -61,6 +61,8 @@ SLOW = (
     "model",
     "packaging",
     "probing/test_shared_probing_on_redis.py",
+    "proxy/programs/test_chromium.py",
+    "proxy/programs/test_edges.py",
     "proxy/test_queue.py",
     "registry/test_busy_router.py",
     "registry/test_health_rules_at_random.py",

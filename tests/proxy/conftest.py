@@ -175,6 +175,16 @@ def router(shared: tuple[RunningRouter, Backend], backend: Backend) -> RunningRo
     return shared[0]
 
 
+async def until_idle(router: RunningRouter) -> None:
+    """Wait until the router has no session and no replica has a slot taken."""
+
+    async def is_idle() -> bool:
+        status = await router.status()
+        return status["sessions"] == 0 and not any(one["in_flight"] for one in status["replicas"])
+
+    await until(is_idle, "no session and no slot is left")
+
+
 class RouterProcess:
     """`shared-registry serve` as its user runs it."""
 

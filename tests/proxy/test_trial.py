@@ -70,16 +70,18 @@ class OneSession:
         messages: What the sessions received.
     """
 
-    def __init__(self, *, seconds_to_clean_up: float = 0.0) -> None:
+    def __init__(self, *, seconds_to_clean_up: float = 0.0, is_prompt: bool = False) -> None:
         self.rejected = 0
         self.messages: list[Any] = []
         self._is_taken = False
         self._seconds_to_clean_up = seconds_to_clean_up
+        self._is_prompt = is_prompt
 
     async def __call__(self, client: ServerConnection) -> None:
         if self._is_taken:
             self.rejected += 1
-            await client.recv()
+            if not self._is_prompt:  # otherwise it rejects before the client has said anything
+                await client.recv()
             await client.send(REJECTED)
             await client.close(1013, "busy")
             return
@@ -147,12 +149,13 @@ async def test_without_another_replica_the_client_learns_it(start_router: StartR
 
 
 @in_loop
+@pytest.mark.parametrize("is_prompt", [False, True])
 async def test_all_who_wait_get_their_stream_one_after_the_other(
-    start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
+    start_router: StartRouter, monkeypatch: pytest.MonkeyPatch, *, is_prompt: bool
 ) -> None:
     """The replica needs a moment after each session before it takes the next one, which its capacity does not say."""
     monkeypatch.setattr(dispatch, "BUSY_PAUSE_SECONDS", 0.02)
-    replica = OneSession(seconds_to_clean_up=0.03)
+    replica = OneSession(seconds_to_clean_up=0.03, is_prompt=is_prompt)
     async with serve(replica, "127.0.0.1", 0, process_request=healthy) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         router = await start(start_router, url, capacity=1, queue_timeout_seconds=3 * SECONDS)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tests.support.accepted import Accepted, stop_listening
@@ -36,19 +36,20 @@ class Backend:
         go_on: What /wait waits for, and a WebSocket with do=stall before it reads.
     """
 
-    def __init__(self, *, certificate: Path | None = None) -> None:
-        """Set up; with a certificate, and its key in the same file, it speaks TLS."""
+    def __init__(self, *, certificate: Path | None = None, routes: Sequence[BaseRoute] = ()) -> None:
+        """Set up; with a certificate, and its key in the same file, it speaks TLS. `routes` come before its own."""
         self.forget()
         self.port = 0
         self._certificate = certificate
         self._app = Starlette(
             routes=[
+                *routes,
                 Route("/health", self._health),
-                Route("/upload", self._upload, methods=["POST", "PUT"]),
-                Route("/download", self._download),
-                Route("/events", self._events),
-                Route("/wait", self._wait, methods=["GET", "POST"]),
-                Route("/answer", self._answer, methods=["GET", "POST", "DELETE"]),
+                *(
+                    Route(f"{prefix}{path}", endpoint, methods=methods)
+                    for prefix in ("", "/v1")
+                    for path, endpoint, methods in self._pages()
+                ),
                 Route("/{path:path}", self._describe, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
                 WebSocketRoute("/{path:path}", self._websocket),
             ]
@@ -103,6 +104,15 @@ class Backend:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _pages(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]]:
+        return [
+            ("/upload", self._upload, ["POST", "PUT"]),
+            ("/download", self._download, ["GET"]),
+            ("/events", self._events, ["GET"]),
+            ("/wait", self._wait, ["GET", "POST"]),
+            ("/answer", self._answer, ["GET", "POST", "DELETE"]),
+        ]
 
     async def _health(self, request: Request) -> Response:
         return Response()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from shared_registry.embedded.bound_process import BoundProcess
+from tests.support.foreign import find_program
 
 CONFIG = """
 daemon off;
@@ -45,17 +42,6 @@ http {{
 """
 
 
-def find_nginx() -> str:
-    """Return where the program is, or skip the test; in CI it must be there."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
-        why = "needs nginx: apt-get install nginx-light"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    return program
-
-
 @contextlib.asynccontextmanager
 async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool) -> AsyncIterator[tuple[str, int]]:
     """Run nginx in front of an address; yield its own.
@@ -65,7 +51,7 @@ async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool)
         folder: For its files; of this test alone.
         buffers: Whether nginx reads a request's body before it passes on anything.
     """
-    program = find_nginx()
+    program = find_program("nginx", "nginx-light")
     with socket.create_server(("127.0.0.1", 0)) as trial:
         port = trial.getsockname()[1]
     settings = {"folder": folder, "host": address[0], "port": address[1], "listen": port}

@@ -1,0 +1,121 @@
+"""Chromium before a router, without an edge and behind each: fetch, EventSource and WebSocket, as pages use them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from shared_registry.embedded.bound_process import BoundProcess
+from tests.proxy.conftest import StartRouter, until_idle
+from tests.support.backend import Backend
+from tests.support.edges import KINDS, edge_before
+from tests.support.foreign import find_program
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGE = Path(__file__).parents[2] / "support" / "pages" / "browser.html"
+SECONDS = 50.0
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",  # as root there is none
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--ignore-certificate-errors",
+]
+
+
+class Site:
+    """A replica's pages for the browser.
+
+    Attributes:
+        results: What the page reports.
+        routes: The pages.
+    """
+
+    def __init__(self) -> None:
+        self.results: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.routes = [
+            Route("/v1/page", self._page),
+            Route("/v1/events", self._stream),
+            Route("/v1/next", self._next, methods=["POST"]),
+            Route("/v1/results", self._report, methods=["POST"]),
+        ]
+        self._events: asyncio.Queue[int]
+
+    async def _page(self, request: Request) -> Response:
+        return FileResponse(PAGE)
+
+    async def _stream(self, request: Request) -> Response:
+        self._events = events = asyncio.Queue[int]()
+        events.put_nowait(1)
+
+        async def lines() -> AsyncIterator[str]:
+            while True:
+                yield f"data: {await events.get()}\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def _next(self, request: Request) -> Response:
+        self._events.put_nowait((await request.json())["number"])
+        return Response()
+
+    async def _report(self, request: Request) -> Response:
+        self.results.set_result(await request.json())
+        return Response()
+
+
+@contextlib.contextmanager
+def browser(url: str, folder: Path) -> Iterator[None]:
+    """Open a page in a Chromium of its own for the block."""
+    with (folder / "chromium.log").open("wb") as log:
+        command = [find_program("chromium"), *ARGUMENTS, f"--user-data-dir={folder / 'profile'}", url]
+        process = BoundProcess(command, cwd=folder, output=log)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a group of helpers
+        process.kill()
+
+
+@contextlib.asynccontextmanager
+async def way(kind: str, address: tuple[str, int], folder: Path) -> AsyncIterator[str]:
+    """Yield the url of an edge before a router, or of the router itself."""
+    if kind == "no edge":
+        yield f"http://{address[0]}:{address[1]}"
+    else:
+        async with edge_before(kind, folder, [address] * 2) as edge:
+            yield edge.url
+
+
+@pytest.mark.parametrize("kind", ["no edge", *KINDS])
+async def test_a_page_streams_echoes_and_reads_refusals(kind: str, start_router: StartRouter, tmp_path: Path) -> None:
+    site = Site()
+    async with Backend(routes=site.routes) as backend:
+        router = await start_router(backend.url, routes="[]")
+        async with way(kind, router.address, tmp_path) as url, asyncio.timeout(SECONDS):
+            with browser(f"{url}/v1/page", tmp_path):
+                results = await site.results
+        assert results["streams"] == [f"data: {at}\n\n" for at in range(1, 6)]
+        assert results["events"] == ["1", "2", "3", "4", "5"]
+        assert results["echo"] == ["first", "text", 100_000, 4001, True]
+        assert results["closed"] == [4002, "the replica says so", True]
+        assert results["upload"] == [200, 100_000]
+        assert results["refused"] == [403, "error"]
+        assert results["protocols"] == ["http/1.1" if kind == "no edge" else "h2"]
+        await until_idle(router)
