@@ -71,7 +71,7 @@ def keys_of(value: Any) -> list[str]:
 
 def test_the_page_names_only_settings_that_exist() -> None:
     fields = {one.name for one in dataclasses.fields(RouterConfig)}
-    named = set(re.findall(r"`([a-z_]+_seconds)`", PAGE)) | {"degraded_placement"}
+    named = set(re.findall(r"`([a-z_]+_seconds)`", PAGE)) | {"degraded_placement", "trusted_proxies"}
     assert len(named) > 4
     assert named <= fields
 

@@ -16,14 +16,16 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from shared_registry.embedded.bound_process import BoundProcess
-from tests.proxy.conftest import StartRouter, until_idle
+from shared_registry.model import ReplicaEndpoint
+from tests.proxy.conftest import StartRouter, all_healthy, until_idle
 from tests.support.backend import Backend
 from tests.support.edges import KINDS, edge_before
 from tests.support.foreign import find_program
+from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PAGE = Path(__file__).parents[2] / "support" / "pages" / "browser.html"
+PAGES = Path(__file__).parents[2] / "support" / "pages"
 SECONDS = 50.0
 ARGUMENTS = [
     "--headless=new",
@@ -50,7 +52,7 @@ class Site:
     def __init__(self) -> None:
         self.results: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.routes = [
-            Route("/v1/page", self._page),
+            Route("/v1/{page}.html", self._page),
             Route("/v1/events", self._stream),
             Route("/v1/next", self._next, methods=["POST"]),
             Route("/v1/results", self._report, methods=["POST"]),
@@ -58,7 +60,7 @@ class Site:
         self._events: asyncio.Queue[int]
 
     async def _page(self, request: Request) -> Response:
-        return FileResponse(PAGE)
+        return FileResponse(PAGES / f"{request.path_params['page']}.html")
 
     async def _stream(self, request: Request) -> Response:
         self._events = events = asyncio.Queue[int]()
@@ -109,7 +111,7 @@ async def test_a_page_streams_echoes_and_reads_refusals(kind: str, start_router:
     async with Backend(routes=site.routes) as backend:
         router = await start_router(backend.url, routes="[]")
         async with way(kind, router.address, tmp_path) as url, asyncio.timeout(SECONDS):
-            with browser(f"{url}/v1/page", tmp_path):
+            with browser(f"{url}/v1/browser.html", tmp_path):
                 results = await site.results
         assert results["streams"] == [f"data: {at}\n\n" for at in range(1, 6)]
         assert results["events"] == ["1", "2", "3", "4", "5"]
@@ -118,4 +120,34 @@ async def test_a_page_streams_echoes_and_reads_refusals(kind: str, start_router:
         assert results["upload"] == [200, 100_000]
         assert results["refused"] == [403, "error"]
         assert results["protocols"] == ["http/1.1" if kind == "no edge" else "h2"]
+        await until_idle(router)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_a_full_fleet_is_readable_from_listed_origins(
+    start_router: StartRouter, tmp_path: Path, *, is_listed: bool
+) -> None:
+    site = Site()
+    async with Backend() as replica, Backend(routes=site.routes) as pages:
+        endpoints = [ReplicaEndpoint(replica.url, primary=True, capacity=1)]
+        origins = pages.url if is_listed else "https://app.example.com"
+        router = await start_router(is_awaited=False, replicas=endpoints, routes="[]", cors_origins=origins)
+        await until(lambda: all_healthy(router, 1), "the replica is healthy")
+        holding = asyncio.create_task(router.http.post("/v1/wait"))
+        await until(lambda: replica.scopes, "the only slot is taken")
+        async with asyncio.timeout(SECONDS):
+            with browser(f"{pages.url}/v1/other_origin.html?router={router.url}", tmp_path):
+                results = await site.results
+        if is_listed:
+            status, code, message, retry_after = results["full"]
+            assert (status, code) == (503, "gpu_unavailable")
+            assert "full" in message
+            assert int(retry_after) > 0
+            assert results["models"] == [200, "GET"]
+            assert results["session"] == ["gpu_unavailable", 1013]
+        else:
+            assert results["full"] == results["models"] == "TypeError: Failed to fetch"
+            assert results["session"] == [1006]
+        replica.go_on.set()
+        assert (await holding).status_code == 200
         await until_idle(router)
