@@ -224,7 +224,8 @@ class Router:
             else:
                 await pool.serve(exchange, path)
         except Exception:
-            logger.exception("http: %s failed in the router itself", exchange.method)
+            text = "http: %s failed in the router itself (request %s)"
+            logger.exception(text, exchange.method, exchange.request_id.decode())
             exchange.keep_alive = False
             exchange.note_end("router_failed", error="internal_error")
             exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))

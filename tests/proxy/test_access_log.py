@@ -357,7 +357,8 @@ async def test_a_failure_of_the_router_is_told(
     router = await log.start(backend.url)
     monkeypatch.setattr(HttpProxy, "serve", fail)
     assert (await router.http.post("/x")).status_code == 500
-    await log.line(status=500, ended="router_failed", error="internal_error")
+    line = await log.line(status=500, ended="router_failed", error="internal_error")
+    assert f"failed in the router itself (request {line['request_id']})" in caplog.text
     caplog.clear()
 
 

@@ -249,7 +249,9 @@ BEHIND_A_REQUEST = [
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 8\r\n", b"Transfer-Encoding: chunked\r\n"])
-async def test_nothing_is_written_into_a_response_in_progress(start_router: StartRouter, framing: bytes) -> None:
+async def test_nothing_is_written_into_a_response_in_progress(
+    start_router: StartRouter, caplog: pytest.LogCaptureFixture, framing: bytes
+) -> None:
     go_on = asyncio.Event()
 
     async def in_two_halves(head: bytes, reader: Reader, writer: Writer) -> None:
@@ -269,7 +271,7 @@ async def test_nothing_is_written_into_a_response_in_progress(start_router: Star
                 async with asyncio.timeout(SECONDS):
                     await client.reader.readuntil(b"half" + (b"\r\n" if b"chunked" in framing else b""))
                 await client.send(behind)
-            await asyncio.sleep(0.5)  # longer than a head may take
+            await until(lambda: "408 request_timeout" in caplog.text, "the head that is late is refused")
             go_on.set()
             for client, behind in zip(clients, BEHIND_A_REQUEST, strict=True):
                 rest, half = await client.rest(), b"4\r\nhalf\r\n0\r\n\r\n" if b"chunked" in framing else b"half"
