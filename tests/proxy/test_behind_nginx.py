@@ -70,7 +70,7 @@ async def test_one_client_behind_nginx_cannot_change_anothers_responses(
     replica, router = telling
     replica.heads.clear()
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(STOLEN), STOLEN)
-    async with nginx_before(router.address, tmp_path, buffers=buffers) as edge:
+    async with nginx_before(router.address, folder=tmp_path, buffers=buffers) as edge:
 
         async def steal(at: int) -> None:
             head = b"POST /thief HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: " + offer + b"\r\n"
@@ -101,7 +101,7 @@ async def test_a_websocket_session_passes_through_nginx(
     replica, router = telling
     replica.heads.clear()
     handshake = b"GET /v1/stream HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: " + OFFERS[2] + b"\r\n\r\n"
-    async with nginx_before(router.address, tmp_path, buffers=True) as edge:
+    async with nginx_before(router.address, folder=tmp_path, buffers=True) as edge:
         _, writer = await asyncio.open_connection(*edge)
         writer.write(handshake)
         await until(lambda: replica.heads, "the replica receives it")

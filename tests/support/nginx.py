@@ -25,7 +25,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
-    upstream router {{ server {host}:{port}; keepalive 1; }}
+    upstream router {{ {servers} keepalive {keeps}; }}
     server {{
         listen 127.0.0.1:{listen};
         location /internal {{ return 403; }}
@@ -43,18 +43,24 @@ http {{
 
 
 @contextlib.asynccontextmanager
-async def nginx_before(address: tuple[str, int], folder: Path, *, buffers: bool) -> AsyncIterator[tuple[str, int]]:
-    """Run nginx in front of an address; yield its own.
+async def nginx_before(
+    *addresses: tuple[str, int], folder: Path, buffers: bool, keeps: int = 1
+) -> AsyncIterator[tuple[str, int]]:
+    """Run nginx in front of one or more addresses; yield its own.
 
     Args:
-        address: Of the router. One connection to it is kept, for whoever comes next.
+        addresses: Of the routers.
         folder: For its files; of this test alone.
         buffers: Whether nginx reads a request's body before it passes on anything.
+        keeps: How many connections to routers are kept, for whoever comes next.
     """
     program = find_program("nginx", "nginx-light")
     with socket.create_server(("127.0.0.1", 0)) as trial:
         port = trial.getsockname()[1]
-    settings = {"folder": folder, "host": address[0], "port": address[1], "listen": port}
+    # Without a limit of failures: nginx would leave a router that was restarted alone for 10 s, and with the next
+    # router's restart have none.
+    servers = " ".join(f"server {host}:{at} max_fails=0;" for host, at in addresses)
+    settings = {"folder": folder, "servers": servers, "keeps": keeps, "listen": port}
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(**settings, buffering="on" if buffers else "off"))
     log = folder / "nginx.log"
