@@ -44,11 +44,9 @@ class MultiplexedClient(Redis):
             together: Sends the call together with others of its kind; and its argument then.
             is_known: Whether the server should know the script.
         """
-        name, text = ("EVALSHA", script.digest) if is_known else ("EVAL", script.text)
-        command = (name, text, "1", *words)
         if together is not None:
-            return together[0].call(command, together[1], on_reply)
-        return self.multiplexer.call(pack(command), is_bounded=True, on_reply=on_reply)
+            return together[0].call(script, words, together[1], on_reply)
+        return self.multiplexer.call_script(script, words, on_reply, sends_text=not is_known)
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
         """Return a pipeline, which may have no transaction."""

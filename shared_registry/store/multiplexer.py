@@ -21,6 +21,8 @@ from redis.asyncio import ConnectionPool
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.store.failover import Failover
 from shared_registry.store.lane import TICKS, SharedAlarm
+from shared_registry.store.lua import Script
+from shared_registry.store.packing import pack
 
 OnReply = Callable[[Any], None]
 
@@ -41,7 +43,10 @@ class PendingReply(asyncio.Future[Any]):
     """The reply to one command, or the error reply.
 
     Attributes:
-        command: The packed command.
+        command: The packed command; unused if there is a script.
+        script: The script to run.
+        words: Its key, and its arguments.
+        sends_text: Whether to send the script's text in any case.
         is_bounded: The call ends with `NoReply` after the maximum time of a call. Otherwise its caller bounds it.
         on_reply: Called with the reply, also if the caller has been cancelled meanwhile. Such an answer can be
             cancelled only before its command is sent. After that, the caller's cancellation takes effect when the
@@ -51,11 +56,27 @@ class PendingReply(asyncio.Future[Any]):
     is_bounded = False
     on_reply: OnReply | None = None
     command = b""
+    script: Script | None = None
+    words: tuple[str, ...] = ()
+    sends_text = False
     _is_under_way = False
 
-    def packed(self) -> bytes:
-        """Return the command."""
-        return self.command
+    def packed(self, known: set[str]) -> bytes:
+        """Return the command. A script that was not sent on its connection before is sent as text.
+
+        Otherwise the first call of a script after a restart of the server would be refused, and sent again behind the
+        calls that were made after it: a session would ask for the slot that the one before it is about to release.
+
+        Args:
+            known: The digests of the scripts that were sent on the connection. A new one is added.
+        """
+        script = self.script
+        if script is None:
+            return self.command
+        if script.digest in known and not self.sends_text:
+            return pack(("EVALSHA", script.digest, "1", *self.words))
+        known.add(script.digest)
+        return pack(("EVAL", script.text, "1", *self.words))
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Give up the call, if that is possible now. Return whether it was."""
@@ -132,9 +153,24 @@ class Multiplexer:
         """
         answer = PendingReply()
         answer.command = command
-        if is_bounded:
-            answer.is_bounded = True
-            answer.on_reply = on_reply
+        answer.is_bounded, answer.on_reply = is_bounded, on_reply
+        self.submit(answer)
+        return answer
+
+    def call_script(
+        self, script: Script, words: tuple[str, ...], on_reply: OnReply | None = None, *, sends_text: bool = False
+    ) -> PendingReply:
+        """Run a script, within the maximum time of a call, as `call` sends a command.
+
+        Args:
+            script: The script.
+            words: The key, and the arguments.
+            on_reply: See `PendingReply`.
+            sends_text: Whether to send the script's text in any case.
+        """
+        answer = PendingReply()
+        answer.script, answer.words, answer.sends_text = script, words, sends_text
+        answer.is_bounded, answer.on_reply = True, on_reply
         self.submit(answer)
         return answer
 
@@ -194,6 +230,7 @@ class _Line:
         self._sent: deque[PendingReply] = deque()
         self._batches: deque[_Batch] = deque()
         self._count = 0
+        self._known: set[str] = set()
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -286,7 +323,7 @@ class _Line:
                 for answer in batch.answers:
                     if not answer.done():
                         answer.begin()
-                        commands.append(answer.packed())
+                        commands.append(answer.packed(self._known))
                         self._sent.append(answer)
                 batch.last = self._count + len(commands)
                 self._batches.append(batch)

@@ -13,7 +13,6 @@ from redis import exceptions
 
 from shared_registry.store.lua import Script
 from shared_registry.store.multiplexer import Multiplexer, OnReply, PendingReply
-from shared_registry.store.packing import pack
 
 LEAST = 4
 """The number of calls from which on a command for many costs less."""
@@ -41,15 +40,16 @@ class Together:
         self.split = split
         self._calls: list[_Call] = []
 
-    def call(self, single: tuple[str, ...], argument: str, on_reply: OnReply | None) -> PendingReply:
+    def call(self, script: Script, words: tuple[str, ...], argument: str, on_reply: OnReply | None) -> PendingReply:
         """Add a call.
 
         Args:
-            single: The command for this call alone.
+            script: The script for this call alone.
+            words: Its key, and its arguments.
             argument: Its argument for the script for many calls.
             on_reply: See `PendingReply`.
         """
-        call = _Call(single, argument, on_reply)
+        call = _Call(script, words, argument, on_reply)
         if not self._calls:
             call.get_loop().call_soon(self._send)
         self._calls.append(call)
@@ -71,14 +71,12 @@ class _Call(PendingReply):
 
     is_bounded = True
 
-    def __init__(self, single: tuple[str, ...], argument: str, on_reply: OnReply | None) -> None:
+    def __init__(self, script: Script, words: tuple[str, ...], argument: str, on_reply: OnReply | None) -> None:
         super().__init__()
-        self._single = single
+        self.script = script
+        self.words = words
         self.argument = argument
         self.on_reply = on_reply
-
-    def packed(self) -> bytes:
-        return pack(self._single)
 
 
 class _Group(PendingReply):
@@ -90,15 +88,16 @@ class _Group(PendingReply):
         super().__init__()
         self._together = together
         self._calls = calls
-        self._script = ("EVALSHA", together.script.digest)
+        self.script = together.script
 
     def begin(self) -> None:
         self._calls = [call for call in self._calls if not call.done()]
         for call in self._calls:
             call.begin()
 
-    def packed(self) -> bytes:
-        return pack((*self._script, "1", *self._together.words, *(call.argument for call in self._calls)))
+    def packed(self, known: set[str]) -> bytes:
+        self.words = (*self._together.words, *(call.argument for call in self._calls))
+        return super().packed(known)
 
     def done(self) -> bool:
         return all(call.done() for call in self._calls)
@@ -116,7 +115,7 @@ class _Group(PendingReply):
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, exceptions.NoScriptError):
-            self._script = ("EVAL", self._together.script.text)
+            self.sends_text = True
             self._together.multiplexer.submit(self)
             return
         for call in self._calls:
