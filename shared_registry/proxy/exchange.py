@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _WITHOUT_BODY = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -202,6 +203,11 @@ class Exchange:
     def is_too_large(self) -> bool:
         """Whether the request announces a body that is longer than the limit."""
         return self.has_body and headers.announced_length(self.fields) > self._client.limits.body_bytes
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it may be sent again although it may have been read. Other requests may have taken effect."""
+        return self.method in _HARMLESS and not self.has_body
 
     @property
     def is_replayable(self) -> bool:

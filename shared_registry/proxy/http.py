@@ -27,8 +27,6 @@ from shared_registry.proxy.session_key import SessionKey
 RETRY_AFTER_SECONDS = 1
 LONGEST_RETRY_AFTER_SECONDS = 300
 """The upper limit of `Retry-After`, for any length of the queue: estimates for a longer time are not reliable."""
-REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""The methods that may be sent again if a reused connection turns out to be closed. Others may have taken effect."""
 logger = logging.getLogger(__name__)
 
 
@@ -96,7 +94,7 @@ class HttpProxy:
                 await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
             except (ReplicaBroke, ReplicaSilent) as error:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
-                if is_stale and exchange.method in REPEATABLE and not exchange.has_body:
+                if is_stale and (exchange.is_harmless or (connection.is_unread and exchange.is_replayable)):
                     continue
                 self._reports.broken(replica, str(error), client=_client_of(exchange, key))
                 raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 from typing import Protocol, cast
 
 import httptools
 
-from shared_registry.proxy import tcp
+from shared_registry.proxy import tcp, unread
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers, malformed
 
@@ -53,6 +54,7 @@ class ReplicaConnection(asyncio.Protocol):
     Attributes:
         is_used: Whether the connection has carried an exchange before.
         has_received: Whether any data was received in this exchange.
+        is_unread: Whether the request was certainly not read, after an exchange on a reused connection has failed.
         status: The status of the last response; `None` before the first.
         idle_since: The end of the last exchange, on the event loop's clock.
         after_switch: What was received after the response 101; `None` unless the connection has switched protocols.
@@ -62,6 +64,7 @@ class ReplicaConnection(asyncio.Protocol):
     def __init__(self, *, silence_seconds: float, first_byte_seconds: float) -> None:
         self.is_used = False
         self.has_received = False
+        self.is_unread = False
         self.status: int | None = None
         self.idle_since = 0.0
         self.after_switch: bytes | None = None
@@ -91,6 +94,9 @@ class ReplicaConnection(asyncio.Protocol):
         self._is_complete = False
         self._unread_bytes = 0
         self._active_at = 0.0
+        self._acknowledged: int | None = None
+        self._socket: socket.socket | None = None
+        self._is_tls = False
 
     @classmethod
     async def open(
@@ -150,12 +156,15 @@ class ReplicaConnection(asyncio.Protocol):
             ReplicaBroke: The connection ended before that, or the replica did not answer with valid HTTP.
             ReplicaSilent: The replica sent nothing, or accepted nothing of the request, for too long.
         """
-        if self._lost is not None:
-            raise ReplicaBroke(self._lost)
+        if self._lost is not None or self._transport.is_closing():
+            self.is_unread = True
+            raise ReplicaBroke(self._lost or "it closed the connection")
         self._answered = self._loop.create_future()
         self._receiver = receiver
         self._request = request
         self._begin(request, is_upgrade=is_upgrade)
+        if self.is_used and not self._is_tls and not request.is_harmless:
+            self._acknowledged = unread.acknowledged(self._socket)
         self._transport.write(head)
         try:
             request.flow_to(self)
@@ -231,6 +240,8 @@ class ReplicaConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
+        self._socket = transport.get_extra_info("socket")
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece of the response, and pass it on."""
@@ -262,15 +273,21 @@ class ReplicaConnection(asyncio.Protocol):
         if self._is_complete:
             self._complete()
 
-    def eof_received(self) -> None:
-        """End a body whose end is the end of the connection."""
+    def eof_received(self) -> bool:
+        """End a body whose end is the end of the connection. Keep the connection if a reset may still follow."""
         self._may_carry_more = False
         if self._receiver is not None and self._has_begun and not self._has_framing and not self._is_void:
             self._complete()
+        if self._answered is None or self._answered.done() or self.has_received or self._acknowledged is None:
+            return False
+        self._wait_for_reset(self._loop.time() + unread.SECONDS)
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """Record the end of the connection. An exchange under way has failed."""
         self._lost = str(error) if error else "it closed the connection"
+        if isinstance(error, BrokenPipeError) and self._acknowledged is not None and not self.has_received:
+            self._settle_unread()  # this error, and no other one, means that the end came before the reset
         self._may_carry_more = False
         self._fail(ReplicaBroke(self._lost))
 
@@ -341,7 +358,8 @@ class ReplicaConnection(asyncio.Protocol):
         return self._is_upgrade and self.status == _SWITCHING_PROTOCOLS
 
     def _begin(self, request: Exchange, *, is_upgrade: bool) -> None:
-        self.has_received = False
+        self.has_received = self.is_unread = False
+        self._acknowledged = None
         self.status = None
         self._is_upgrade = is_upgrade
         self._is_head_request = request.method == "HEAD"
@@ -378,6 +396,19 @@ class ReplicaConnection(asyncio.Protocol):
         self.after_switch = rest
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
+
+    def _settle_unread(self) -> bool:
+        """Note whether the request was certainly not read. Return whether that is settled."""
+        is_received = unread.acknowledged(self._socket) != self._acknowledged
+        self.is_unread = not is_received and unread.was_reset(self._socket)
+        return is_received or self.is_unread
+
+    def _wait_for_reset(self, until: float) -> None:
+        """Close the connection as soon as it is settled whether the request was read, or at a time."""
+        if self._settle_unread() or self._loop.time() > until:
+            self._transport.abort()
+        elif not self._transport.is_closing():
+            self._loop.call_later(unread.POLL_SECONDS, self._wait_for_reset, until)
 
     def _fail(self, error: Exception) -> None:
         self._may_carry_more = False
