@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from shared_registry.config.json_text import read_json
 from shared_registry.config.problems import nearest, shorten
+from shared_registry.config.rule_list import read_rules
 from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.keys import NAMESPACE_PATTERN
@@ -60,19 +60,9 @@ def check_pools(value: object) -> tuple[PoolRule, ...]:
     Raises:
         ConfigError: The value is not such a list.
     """
-    if isinstance(value, str):
-        try:
-            value = read_json(value)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"pools: {shorten(value)} is not JSON: {error}") from None
-        except ConfigError as error:
-            raise ConfigError(f"pools: {error}") from None
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise ConfigError(f"pools: must be a list such as [{{name: llama, models: [llama-3]}}], got {shorten(value)}")
-    if len(value) > MOST_POOLS:
-        raise ConfigError(f"pools: has {len(value)} pools; use at most {MOST_POOLS}")
+    rules = read_rules("pools", value, example="[{name: llama, models: [llama-3]}]", most=MOST_POOLS)
     pools = tuple(
-        rule if isinstance(rule, PoolRule) else _checked(f"pools[{at}]", rule) for at, rule in enumerate(value)
+        rule if isinstance(rule, PoolRule) else _checked(f"pools[{at}]", rule) for at, rule in enumerate(rules)
     )
     names = [pool.name for pool in pools]
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, cast
 
-from shared_registry.config.json_text import read_json
 from shared_registry.config.problems import nearest, shorten
+from shared_registry.config.rule_list import read_rules
 from shared_registry.errors import ConfigError
 
 Place = Literal["lease", "any", "none"]
@@ -55,18 +55,8 @@ def check_routes(value: object) -> tuple[RouteRule, ...]:
     Raises:
         ConfigError: The value is not such a list.
     """
-    if isinstance(value, str):
-        try:
-            value = read_json(value)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"routes: {shorten(value)} is not JSON: {error}") from None
-        except ConfigError as error:
-            raise ConfigError(f"routes: {error}") from None
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise ConfigError(f"routes: must be a list such as [{{path: /v1/models, place: any}}], got {shorten(value)}")
-    if len(value) > MOST_RULES:
-        raise ConfigError(f"routes: has {len(value)} rules; use at most {MOST_RULES}")
-    return tuple(_checked(f"routes[{at}]", rule) for at, rule in enumerate(value))
+    rules = read_rules("routes", value, example="[{path: /v1/models, place: any}]", most=MOST_RULES)
+    return tuple(_checked(f"routes[{at}]", rule) for at, rule in enumerate(rules))
 
 
 def _checked(where: str, rule: object) -> RouteRule:

@@ -55,7 +55,7 @@ def test_a_pool_has_the_routers_settings_but_its_own() -> None:
         ([{"name": "a", "replicas": ["nowhere"]}], "pools: a: replicas[0].url"),
         ([{"name": "a", "queue_timeout_seconds": -1}], "pools: a: queue_timeout_seconds: must be at least 0"),
         ([{"name": "a", "namespace": "x"}, {"name": "b", "namespace": "x"}], "a and b share the namespace x"),
-        ([{"name": str(at)} for at in range(101)], "has 101 pools"),
+        ([{"name": str(at)} for at in range(101)], "has 101 rules"),
     ],
 )
 def test_a_wrong_pool_is_refused_by_name(rules: Any, said: str) -> None:
