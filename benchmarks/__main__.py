@@ -41,6 +41,7 @@ from benchmarks import (
     throughput,
     verdicts,
     waiting,
+    workers,
 )
 from benchmarks.rows import Row, machine_facts, show
 
@@ -70,6 +71,7 @@ SUBJECTS: dict[str, Subject] = {
     "router": router,
     "proxying": proxying,
     "streaming": streaming,
+    "workers": workers,
     "gateways": gateways,
     "idle": idle,
     "outage": outage,
