@@ -31,8 +31,10 @@ class Attempts:
 NO_ATTEMPTS = Attempts()
 
 
-def attempts_of(exclude: Collection[Replica | str | Lease], view: View) -> Attempts:
-    """Return the attempts that the argument `exclude` of `acquire()` names.
+def attempts_of(
+    exclude: Collection[Replica | str | Lease], view: View, *, again_after: Collection[Lease] = ()
+) -> Attempts:
+    """Return the attempts that the arguments `exclude` and `again_after` of `acquire()` name.
 
     A lease says whether its replica was healthy then. Of a replica that is named otherwise, its present state counts.
 
@@ -48,5 +50,5 @@ def attempts_of(exclude: Collection[Replica | str | Lease], view: View) -> Attem
         replica = view.get(key)
         if replica is not None and (not replica.is_healthy or replica.is_ejected):
             spares.add(key)
-    sequences = [int(lease.sequence) for lease in leases if lease.sequence]
+    sequences = [int(lease.sequence) for lease in (*leases, *again_after) if lease.sequence]
     return Attempts(named | tried, len(spares) < MOST_SPARES, str(min(sequences)) if sequences else "")

@@ -124,13 +124,16 @@ class Dispatcher:
     ) -> T:
         placement = self._placement
         tried: list[Any] = []
+        busy: list[Any] = []
         failures: list[NotReached] = []
         missing: NoReplica | None = None
         deadline = self._placement.deadline()
         while len(tried) < MOST_TRIES:
             try:
                 slot: Slot = (
-                    await placement.place(key, exclude=tried, deadline=deadline, on_position=on_position)
+                    await placement.place(
+                        key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
+                    )
                     if takes_slot
                     else await placement.choose(key, exclude=tried, deadline=deadline)
                 )
@@ -151,7 +154,7 @@ class Dispatcher:
             if failure.trouble is not None and failure.trouble.is_general:
                 break
             if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
-                tried, failures = [], []
+                tried, failures, busy = [], [], tried
         raise Undeliverable(failures, missing)
 
     async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:

@@ -149,13 +149,20 @@ class SessionPlacement:
         return Unleased(replica)
 
     async def place(
-        self, key: str | None, *, exclude: Collection[Lease], deadline: float, on_position: OnPosition | None
+        self,
+        key: str | None,
+        *,
+        exclude: Collection[Lease],
+        again_after: Collection[Lease],
+        deadline: float,
+        on_position: OnPosition | None,
     ) -> Lease:
         """Return a lease on a slot for a session. The caller must release it.
 
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
             exclude: Leases on the replicas that were tried without success.
+            again_after: Leases on the replicas that were busy, and may be tried again.
             deadline: The time until which to wait for a slot; see `deadline()`.
             on_position: Called with the session's position in the queue. Must not block.
 
@@ -169,8 +176,8 @@ class SessionPlacement:
         seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
         try:
             if seconds:
-                return await self._acquire(key, exclude, seconds, on_position)
-            return await self._registry.acquire(key, exclude=exclude)
+                return await self._acquire(key, exclude, again_after, seconds, on_position)
+            return await self._registry.acquire(key, exclude=exclude, again_after=again_after)
         except Saturated as error:
             raise NoReplica(
                 str(error),
@@ -186,7 +193,12 @@ class SessionPlacement:
             ) from error
 
     async def _acquire(
-        self, key: str | None, exclude: Collection[Lease], seconds: float, on_position: OnPosition | None
+        self,
+        key: str | None,
+        exclude: Collection[Lease],
+        again_after: Collection[Lease],
+        seconds: float,
+        on_position: OnPosition | None,
     ) -> Lease:
         # A timeout without a time, which `stop_waiting` sets to 0. It ends the wait inside this task, so that no lease
         # is lost between two tasks.
@@ -202,7 +214,11 @@ class SessionPlacement:
                 self._asking.add(scope)
                 try:
                     return await self._registry.acquire(
-                        key, timeout=seconds, exclude=exclude, on_position=record_position
+                        key,
+                        timeout=seconds,
+                        exclude=exclude,
+                        again_after=again_after,
+                        on_position=record_position,
                     )
                 finally:
                     self._asking.discard(scope)

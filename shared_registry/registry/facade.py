@@ -189,6 +189,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         *,
         timeout: float = 0.0,
         exclude: Collection[Replica | str | Lease] = (),
+        again_after: Collection[Lease] = (),
         on_position: OnPosition | None = None,
     ) -> Lease:
         """Acquire a lease on the least loaded replica of the first tier that has room. This takes one round trip.
@@ -212,6 +213,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             exclude: Replicas that were tried without success, by lease, handle, url or name. If the other replicas have
                 no room, the session waits in the queue too. There it takes any slot of a healthy replica, also one on
                 an excluded replica.
+            again_after: Leases that the session had and could not use, on replicas that it may get again, because they
+                were only busy. If it has to wait again, it does so at the position in the queue that it had.
             on_position: Called with the session's position in the queue and the depth of the queue, both from 1. It is
                 called when the session begins to wait, and when these have changed, about once a second. It must not
                 block. An exception that it raises ends the call.
@@ -227,7 +230,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        attempts = attempts_of(exclude, self._view) if exclude else NO_ATTEMPTS
+        attempts = attempts_of(exclude, self._view, again_after=again_after) if exclude or again_after else NO_ATTEMPTS
         return await self._parts.placement.acquirer.acquire(
             session,
             avoided=self._view.cooling.difference(attempts.excluded),

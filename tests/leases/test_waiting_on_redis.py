@@ -261,6 +261,24 @@ async def test_a_session_regains_its_position_through_another_router(
     await registry.start()
 
 
+async def test_a_session_at_a_busy_replica_keeps_its_position(
+    registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
+) -> None:
+    holder = await registry.acquire()
+    first = await line.join(registry)
+    second = await line.join(other)
+    await holder.release()
+    unusable = await asyncio.wait_for(first, LONG)
+    later = await line.join(other)
+    await unusable.release()  # the replica was busy with something else
+    holder = await asyncio.wait_for(second, LONG)
+    again = await line.join(registry, again_after=[unusable])
+    await holder.release()
+    got = await asyncio.wait_for(again, LONG)
+    assert not later.done()
+    await got.release()
+
+
 async def test_stopping_the_registry_ends_every_wait(
     registry: SharedReplicaRegistry, other: SharedReplicaRegistry, line: RouterQueue
 ) -> None:
