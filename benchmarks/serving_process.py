@@ -18,7 +18,6 @@ from shared_registry import RouterConfig
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server
-from tests.support.backend import Backend
 
 
 async def usage() -> Answer:
@@ -33,6 +32,8 @@ async def main() -> None:
     if "config" in settings:
         await _route(settings, lines)
     else:
+        from tests.support.backend import Backend  # noqa: PLC0415  a router does not need it, and its memory is measured
+
         async with Backend() as replica:
             write_answer({"url": replica.url})
             await serve({"usage": usage}, lines)

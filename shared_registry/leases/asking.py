@@ -64,6 +64,7 @@ class Acquirer:
         self._reconciler = reconciler
         self._mirror = mirror
         self._end = end
+        self._abandon = ledger.abandoned.append  # once, not a bound method for each lease
         self._clock = clock
 
     async def acquire(
@@ -169,7 +170,7 @@ class Acquirer:
             record,
             acquired_at=time.time(),
             end=self._end,
-            abandon=self._ledger.abandoned.append,
+            abandon=self._abandon,
             sequence=request.sequence,
         )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -107,6 +106,39 @@ class ClientConnection(asyncio.Protocol):
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
     """
 
+    __slots__ = (
+        "_begun",
+        "_deadline",
+        "_early",
+        "_fields",
+        "_incoming",
+        "_is_blocked",
+        "_is_held",
+        "_is_in_head",
+        "_is_lingering",
+        "_is_lost",
+        "_is_paused",
+        "_is_refused",
+        "_is_waiting_for_head",
+        "_loop",
+        "_parser",
+        "_queue",
+        "_refusal",
+        "_target",
+        "_transport",
+        "_unparsed",
+        "_unread_bytes",
+        "_was_used",
+        "address",
+        "is_guest",
+        "is_trusted",
+        "now",
+        "proxies",
+        "scheme",
+        "site",
+        "tunnel",
+    )
+
     def __init__(self, site: Site, *, is_guest: bool = False) -> None:
         self.site = site
         self.address: str | None = None
@@ -120,11 +152,10 @@ class ClientConnection(asyncio.Protocol):
         self.now = self._loop.time
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        self._queue: deque[Exchange] = deque()
+        self._queue: list[Exchange] = []
         self._incoming: Exchange | None = None
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._early = bytearray()
         self._unread_bytes = 0
         self._deadline = 0.0
         self._is_in_head = False
@@ -292,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
     def end_exchange(self, exchange: Exchange) -> None:
         """Begin the next request after a response has ended, or end the connection."""
         if self._queue and self._queue[0] is exchange:
-            self._queue.popleft()
+            del self._queue[0]
         if exchange.is_received or not exchange.keep_alive:
             self._finish(exchange)
         else:
@@ -407,7 +438,9 @@ class ClientConnection(asyncio.Protocol):
         """
         transport = cast("asyncio.Transport", self._transport)
         transport.set_protocol(protocol)
-        return transport, bytes(self._early)
+        early = bytes(self._early)
+        self._early.clear()
+        return transport, early
 
     # Inside
 
@@ -472,7 +505,8 @@ class ClientConnection(asyncio.Protocol):
         """Begin a WebSocket session; `data` was received after the handshake."""
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
-        self._target = b""
+        self._target, self._fields = b"", []
+        self._early = bytearray()
         self._keep_early(data)
         self._queue.append(exchange)
         self._begin_first()

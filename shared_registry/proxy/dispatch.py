@@ -102,60 +102,49 @@ class Dispatcher:
         Raises:
             Undeliverable: No replica took the session.
         """
+        placement = self._placement
+        tried: list[Any] = []
+        busy: list[Any] = []
+        failures: list[NotReached] = []
+        missing: NoReplica | None = None
+        deadline = placement.deadline()
         self._live.begin()
         try:
             self._descriptors.begin_session(self._live.total)
-            return await self._try_replicas(key, attempt, on_position, request_id, takes_slot=takes_slot)
+            while len(tried) < MOST_TRIES:
+                try:
+                    slot: Slot = (
+                        await placement.place(
+                            key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
+                        )
+                        if takes_slot
+                        else await placement.choose(key, exclude=tried, deadline=deadline)
+                    )
+                except NoReplica as reason:
+                    missing = reason
+                    break
+                try:
+                    return await attempt(slot)
+                except NotReached as error:
+                    failure = error
+                finally:
+                    await slot.release()
+                tried.append(slot)
+                # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
+                if failure.trouble is not None or not slot.is_spare:
+                    failures.append(failure)
+                self._note(slot.replica, failure, request_id)
+                if failure.trouble is not None and failure.trouble.is_general:
+                    break
+                if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
+                    tried, failures, busy = [], [], tried
+            raise Undeliverable(failures, missing)
         finally:
             self._live.end()
 
     def connected(self, replica: Replica) -> None:
         """Record that a replica was reached."""
         self._reports.success(replica)
-
-    async def _try_replicas(
-        self,
-        key: str | None,
-        attempt: Callable[[Slot], Awaitable[T]],
-        on_position: OnPosition | None,
-        request_id: bytes,
-        *,
-        takes_slot: bool,
-    ) -> T:
-        placement = self._placement
-        tried: list[Any] = []
-        busy: list[Any] = []
-        failures: list[NotReached] = []
-        missing: NoReplica | None = None
-        deadline = self._placement.deadline()
-        while len(tried) < MOST_TRIES:
-            try:
-                slot: Slot = (
-                    await placement.place(
-                        key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
-                    )
-                    if takes_slot
-                    else await placement.choose(key, exclude=tried, deadline=deadline)
-                )
-            except NoReplica as reason:
-                missing = reason
-                break
-            try:
-                return await attempt(slot)
-            except NotReached as error:
-                failure = error
-            finally:
-                await slot.release()
-            tried.append(slot)
-            # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
-            if failure.trouble is not None or not slot.is_spare:
-                failures.append(failure)
-            self._note(slot.replica, failure, request_id)
-            if failure.trouble is not None and failure.trouble.is_general:
-                break
-            if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
-                tried, failures, busy = [], [], tried
-        raise Undeliverable(failures, missing)
 
     async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:
         """Return whether a session may try the same replicas again, because they are busy and it may wait.

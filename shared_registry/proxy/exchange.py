@@ -11,10 +11,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from http.client import responses
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from shared_registry.proxy import headers
+from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
 from shared_registry.proxy.headers import Headers
 
@@ -30,7 +30,8 @@ _WITHOUT_BODY = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode() for status in range(100, 600)}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 600)}
 
 
 class Sink(Protocol):
@@ -424,6 +425,15 @@ class Exchange:
         if self.method != "HEAD":
             self.send(content)
         self.end()
+
+    def become_session(self) -> None:
+        """Leave the connection to a WebSocket session, which acts from now on when the client leaves.
+
+        Of the request's headers only those are kept that tell the client's address.
+        """
+        self.is_over = True
+        self._kept = None
+        self.fields = forwarding.about_client(self.fields) if self._client.is_trusted else ()
 
     def note_refusal(self, kind: str, reason: str) -> None:
         """Log or count that the router refuses this request."""

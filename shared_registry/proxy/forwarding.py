@@ -43,7 +43,7 @@ class TrustedProxies:
         if not self.trusts(peer):
             return peer
         found = peer
-        entries = b",".join([value for name, value in fields if name == _FOR]).rsplit(b",", MOST_HOPS)
+        entries = b",".join([value for _, value in about_client(fields)]).rsplit(b",", MOST_HOPS)
         for entry in reversed(entries[-MOST_HOPS:]):
             address = _address_of(entry)
             if address is None:
@@ -59,6 +59,11 @@ class TrustedProxies:
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
+
+
+def about_client(fields: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers of a request that tell the client's address, if a trusted proxy has sent them."""
+    return tuple([pair for pair in fields if pair[0] == _FOR])
 
 
 def plain_address(address: str) -> str:

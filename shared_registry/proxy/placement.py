@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Collection
+from typing import TypeVar
 
 from shared_registry.config.rules import OnLost
 from shared_registry.errors import RegistryError, Saturated, StoreError, StoreRefused
@@ -228,14 +228,18 @@ class SessionPlacement:
                 raise
             raise NoReplica("this router stops", is_stopping=True) from error
 
-    async def unless_lost(self, lease: Slot, work: Coroutine[Any, Any, T]) -> T:
-        """Run a session's work and return its result.
+    def unless_lost(self, lease: Slot, work: Awaitable[T]) -> Awaitable[T]:
+        """Return what awaits a session's work and returns its result.
 
         Raises:
-            ReplicaLost: The session's replica was lost before that, and `on_lost` is `close`. The work was cancelled.
+            ReplicaLost: While it is awaited, if `on_lost` is `close`: the session's replica was lost before the work
+                was done. The work was cancelled.
         """
         if self._on_lost == "keep" or isinstance(lease, Unleased):
-            return await work
+            return work
+        return self._work_until_lost(lease, work)
+
+    async def _work_until_lost(self, lease: Lease, work: Awaitable[T]) -> T:
         working = asyncio.ensure_future(work)
         losing = asyncio.ensure_future(lease.lost.wait())
         try:

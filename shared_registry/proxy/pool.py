@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shared_registry.config import RouterConfig
@@ -95,8 +95,8 @@ class Pool:
         self._configure(result.config)
         return result
 
-    async def serve(self, exchange: Exchange, path: bytes) -> None:
-        """Serve a request, or a WebSocket session. It is cancelled if the client leaves.
+    def serve(self, exchange: Exchange, path: bytes) -> Awaitable[None]:
+        """Return what serves a request, or a WebSocket session. It is cancelled if the client leaves.
 
         Args:
             exchange: The request.
@@ -106,11 +106,9 @@ class Pool:
         if exchange.record is not None:
             exchange.record.place = place
         if place == "none":
-            exchange.answer(_NOT_ALLOWED)
-        elif exchange.is_handshake:
-            await self._websocket.serve(exchange, takes_slot=place == "lease")
-        else:
-            await self._http.serve(exchange, takes_slot=place == "lease")
+            return _not_allowed(exchange)
+        proxy = self._websocket if exchange.is_handshake else self._http
+        return proxy.serve(exchange, takes_slot=place == "lease")
 
     def begin_opening(self) -> None:
         """Hold sessions from now on until the pool opens."""
@@ -199,3 +197,7 @@ class Pool:
 _NOT_ALLOWED = error_answer(
     403, "not_allowed", "this router passes on no request for this path: see its setting routes"
 )
+
+
+async def _not_allowed(exchange: Exchange) -> None:
+    exchange.answer(_NOT_ALLOWED)

@@ -61,6 +61,40 @@ class ReplicaConnection(asyncio.Protocol):
         generation: Counts how often its pool's settings for connections had changed when it was opened.
     """
 
+    __slots__ = (
+        "_active_at",
+        "_answered",
+        "_fields",
+        "_first_byte_seconds",
+        "_has_begun",
+        "_has_framing",
+        "_is_chunked",
+        "_is_complete",
+        "_is_head_request",
+        "_is_interim",
+        "_is_paused",
+        "_is_request_complete",
+        "_is_upgrade",
+        "_is_void",
+        "_loop",
+        "_lost",
+        "_may_carry_more",
+        "_parser",
+        "_poll",
+        "_receiver",
+        "_request",
+        "_silence_seconds",
+        "_stuck_since",
+        "_transport",
+        "_unread_bytes",
+        "after_switch",
+        "generation",
+        "has_received",
+        "idle_since",
+        "is_used",
+        "status",
+    )
+
     def __init__(self, *, silence_seconds: float, first_byte_seconds: float) -> None:
         self.is_used = False
         self.has_received = False
@@ -394,6 +428,7 @@ class ReplicaConnection(asyncio.Protocol):
 
     def _switch(self, rest: bytes) -> None:
         self.after_switch = rest
+        del self._parser  # the two refer to each other, and would stay until a garbage collection
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 

@@ -245,7 +245,7 @@ class Tunnel:
         on_client_lost: Callable[[Exception | None], None],
         ping_seconds: float = 0.0,
     ) -> None:
-        """Prepare a session; `run()` begins it.
+        """Prepare a session; `begin()` begins it.
 
         Args:
             longest: The most bytes of a message.
@@ -254,10 +254,10 @@ class Tunnel:
             ping_seconds: How often to ping both sides; 0 for never.
         """
         self.client = Side(self, is_client=True, longest=longest, on_lost=on_client_lost)
-        self.replica = Side(self, is_client=False, longest=longest, on_lost=lambda _: None)
+        self.replica = Side(self, is_client=False, longest=longest, on_lost=_ignore)
         self._request_id = request_id
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._ending: Ending | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ping_seconds = ping_seconds
@@ -270,15 +270,13 @@ class Tunnel:
         if self._ping_seconds:
             self._pinging = self._loop.call_later(self._ping_seconds, self._ping)
 
-    async def run(self) -> Ending:
-        """Wait until the session has ended and both sides were told, and return how it ended.
+    @property
+    def ended(self) -> asyncio.Future[Ending]:
+        """How the session ended, once it has ended and both sides were told.
 
-        If it is cancelled, the session continues; `end()` ends it.
+        If the future is cancelled, the session continues; `end()` ends it.
         """
-        await asyncio.shield(self._ended)
-        if self._ending is None:
-            raise RuntimeError("a session ended without an ending")
-        return self._ending
+        return self._ended
 
     @property
     def is_ending(self) -> bool:
@@ -379,8 +377,16 @@ class Tunnel:
             self._pinging = None
         if self._timer is not None:
             self._timer.cancel()
-        if not self._ended.done():
-            self._ended.set_result(None)
+        if self._ended.done():
+            return
+        if self._ending is None:
+            self._ended.set_exception(RuntimeError("a session ended without an ending"))
+        else:
+            self._ended.set_result(self._ending)
+
+
+def _ignore(error: Exception | None) -> None:
+    pass
 
 
 def failure(code: str, message: str, close_code: int, *, is_retryable: bool) -> bytes:

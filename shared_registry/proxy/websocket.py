@@ -7,6 +7,7 @@ never agreed on, because the router sends messages of its own.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from urllib.parse import urlsplit
 
@@ -79,7 +80,7 @@ class WebSocketProxy:
         try:
             await self._dispatcher.deliver(
                 session,
-                lambda slot: self._attempt(exchange, client, slot, session),
+                functools.partial(self._attempt, exchange, client, session),
                 request_id=exchange.request_id,
                 takes_slot=takes_slot,
                 on_position=client.set_position,
@@ -105,14 +106,38 @@ class WebSocketProxy:
             client.fail("bad_request", text, closing.POLICY, is_retryable=False)
             return None
 
-    async def _attempt(self, exchange: Exchange, client: WebSocketClient, slot: Slot, session: str | None) -> None:
+    async def _attempt(self, exchange: Exchange, client: WebSocketClient, session: str | None, slot: Slot) -> None:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
         exchange.note_replica(replica, session)
         name = client_of(exchange.client_address, session)
-        connection, handshake = await self._connect(exchange, client, replica, name)
-        if connection.status != SWITCHING_PROTOCOLS:  # the refusal was passed on
+        tunnel = await self._begin(exchange, client, slot, name)
+        if tunnel is None:  # the replica's refusal was passed on
             return
+        try:
+            ending = await self._placement.unless_lost(slot, tunnel.ended)
+        finally:
+            exchange.bytes_in, exchange.bytes_out = tunnel.client.received, tunnel.replica.received
+        exchange.note_end(ending.ended, close_code=ending.close_code)
+        if ending.is_refused:
+            exchange.note_refusal(f"WebSocket {ending.close.code}", ending.close.reason)
+        self._report(replica, ending, name)
+
+    async def _begin(self, exchange: Exchange, client: WebSocketClient, slot: Slot, name: str) -> Tunnel | None:
+        """Begin the session on the slot's replica. What only its beginning needs is not kept while the session lasts.
+
+        Returns:
+            The session under way; `None` if the replica has refused it, and the refusal was passed on.
+
+        Raises:
+            NotReached: The replica did not take the session.
+            HandshakeRefused: The replica has refused it, and the client is accepted already.
+            ReplicaLost: The session's replica was lost, and `on_lost` is `close`.
+        """
+        replica = slot.replica
+        connection, handshake = await self._connect(exchange, client, replica, name)
+        if connection.status != SWITCHING_PROTOCOLS:
+            return None
         self._dispatcher.connected(replica)
         trial: Trial | None = None
         if self._placement.may_go_elsewhere(replica):
@@ -128,14 +153,7 @@ class WebSocketProxy:
             tunnel.replica.data_received(received)
         if trial is not None and trial.is_lost:
             tunnel.replica.connection_lost(None)
-        try:
-            ending = await self._placement.unless_lost(slot, tunnel.run())
-        finally:
-            exchange.bytes_in, exchange.bytes_out = tunnel.client.received, tunnel.replica.received
-        exchange.note_end(ending.ended, close_code=ending.close_code)
-        if ending.is_refused:
-            exchange.note_refusal(f"WebSocket {ending.close.code}", ending.close.reason)
-        self._report(replica, ending, name)
+        return tunnel
 
     async def _try_out(
         self, client: WebSocketClient, slot: Slot, connection: ReplicaConnection, handshake: Handshake

@@ -65,6 +65,30 @@ class WebSocketClient(asyncio.Protocol):
             that the client offers.
     """
 
+    __slots__ = (
+        "_chosen",
+        "_connection",
+        "_exchange",
+        "_first",
+        "_is_blocked",
+        "_is_closed",
+        "_is_owed",
+        "_is_paused",
+        "_kept",
+        "_key",
+        "_longest",
+        "_loop",
+        "_message",
+        "_ping",
+        "_position",
+        "_received",
+        "_timer",
+        "_transport",
+        "_trial",
+        "_tunnel",
+        "is_accepted",
+    )
+
     def __init__(self, exchange: Exchange, key: bytes, *, longest: int) -> None:
         """Take over the connection. Nothing is sent yet.
 
@@ -180,14 +204,15 @@ class WebSocketClient(asyncio.Protocol):
         if not self.is_accepted:
             self._switch(replica_fields)
         self._transport.set_write_buffer_limits()
-        self._exchange.is_over = True  # from now on the tunnel acts when the client leaves
+        self._exchange.become_session()
         self._tunnel = tunnel
         self._transport.set_protocol(tunnel.client)
         if self._is_blocked:
             tunnel.client.pause_writing()
         sent = bytes(self._kept) if self._trial is not None else b""
         early = bytes(self._received if sent else self._kept + self._received)
-        self._trial, self._kept, self._received = None, bytearray(), bytearray()
+        self._trial = None
+        del self._kept, self._received, self._message  # from now on only the tunnel receives
         if sent:
             tunnel.client.note_sent(sent)
         if early:

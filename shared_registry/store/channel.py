@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple, cast
@@ -37,13 +36,7 @@ class Reply(NamedTuple):
 @functools.cache
 def scripts() -> Mapping[str, Script]:
     """Return all commands by name. They are read from disk once."""
-    texts = {name: assemble(name) for name in command_names()}
-    return MappingProxyType(
-        {
-            name: Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-            for name, text in texts.items()
-        }
-    )
+    return MappingProxyType({name: Script.of(assemble(name)) for name in command_names()})
 
 
 class Channel:

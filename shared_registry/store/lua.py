@@ -5,7 +5,9 @@ An installed wheel contains them in the package. A checkout, or an editable inst
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +15,31 @@ from typing import NamedTuple
 _PACKAGE = Path(__file__).resolve().parents[1]
 LUA_DIR = _PACKAGE / "lua" if (_PACKAGE / "lua").is_dir() else _PACKAGE.parent / "lua"
 _INCLUDE = re.compile(r"-- include (lib/[a-z_]+\.lua)\n")
+_EMPTY_LINE = "\n\n"
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class Script(NamedTuple):
-    """A command's text and its digest."""
+    """A command's text and its digest.
 
-    text: str
+    Attributes:
+        paragraphs: The text between empty lines. Most paragraphs come from included files; each is in memory once.
+        digest: The digest by which Redis knows the text.
+    """
+
+    paragraphs: tuple[str, ...]
     digest: str
+
+    @classmethod
+    def of(cls, text: str) -> Script:
+        """Return the script with a text."""
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return cls(tuple(sys.intern(paragraph) for paragraph in text.split(_EMPTY_LINE)), digest)
+
+    @property
+    def text(self) -> str:
+        """The text. It is rarely needed: only a server that does not know the command receives it."""
+        return _EMPTY_LINE.join(self.paragraphs)
 
 
 class SourceLine(NamedTuple):

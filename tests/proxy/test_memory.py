@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator
 
@@ -24,6 +25,9 @@ BIG_FRAME = 16 * 1024 * 1024
 PAUSE_SECONDS = 0.4
 """Long enough for a router that buffers to take in all of it: on loopback that is a tenth of a second."""
 ALLOWED = 12 * MEGABYTE
+FEW, MANY = 20, 220
+ALLOWED_IDLE = 10_000
+"""A session under way costs about 6 kB; with all that only its beginning needs, it would be 17 kB."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -57,6 +61,19 @@ async def test_only_a_few_large_frames_are_held(start_process: StartProcess, bac
         for _ in range(20):
             assert len(await client.recv()) == BIG_FRAME
     assert router.memory() - before < 9 * BIG_FRAME
+
+
+async def test_an_idle_session_keeps_nothing_of_its_beginning(start_process: StartProcess, backend: Backend) -> None:
+    router = await start_process(backend.url)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def hold(count: int) -> int:
+            for _ in range(count):
+                await stack.enter_async_context(connect(f"{router.ws}/?do=echo", proxy=None))
+            return router.memory()
+
+        before = await hold(FEW)
+        assert (await hold(MANY) - before) / MANY < ALLOWED_IDLE
 
 
 async def _download(http: httpx.AsyncClient) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
 from lupa import lua51
 
-from shared_registry.store.lua import LUA_DIR, assemble, command_names
+from shared_registry.store.channel import scripts
+from shared_registry.store.lua import LUA_DIR, Script, assemble, command_names
 
 
 def write(directory: Path, **files: str) -> None:
@@ -71,6 +73,19 @@ def test_every_command_of_the_package_compiles(name: str) -> None:
     text = assemble(name)
     lua51.LuaRuntime().compile(text)
     assert not re.search(r"^\s*-- include", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_a_script_has_the_text_of_its_command(name: str) -> None:
+    assert scripts()[name] == Script.of(assemble(name))
+    assert scripts()[name].text == assemble(name)
+    assert scripts()[name].digest == hashlib.sha1(assemble(name).encode()).hexdigest()
+
+
+def test_what_several_commands_include_is_in_memory_once() -> None:
+    one, other = Script.of("a\n\nlong\n\nb\n"), Script.of("long\n\n\nc")
+    assert (one.text, other.text) == ("a\n\nlong\n\nb\n", "long\n\n\nc")
+    assert one.paragraphs[1] is other.paragraphs[0]
 
 
 @pytest.mark.parametrize("path", sorted(LUA_DIR.rglob("*.lua")), ids=lambda path: path.name)

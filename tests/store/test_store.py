@@ -387,7 +387,7 @@ async def test_a_batch_repeated_after_a_lost_reply_is_a_duplicate(
 
 
 async def test_an_answer_unknown_to_this_version_is_an_error(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = {**scripts(), "renew": Script("return {'surprise'}", "0" * 40)}
+    changed = {**scripts(), "renew": Script.of("return {'surprise'}")}
     monkeypatch.setattr("shared_registry.store.channel.scripts", lambda: changed)
     with pytest.raises(StoreError, match="surprise"):
         await space.store_of("router~1").renew("token", lease_seconds=60)
