@@ -23,7 +23,7 @@ from shared_registry.proxy.client import Site
 from shared_registry.proxy.client_tls import ClientTls
 from shared_registry.proxy.cors import Cors
 from shared_registry.proxy.descriptors import Descriptors
-from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.exchange import TOO_LARGE, Exchange
 from shared_registry.proxy.forwarding import TrustedProxies
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.live_sessions import LiveSessions
@@ -203,32 +203,36 @@ class Router:
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            path = normal_path(exchange.path)
-            if self._cors is not None and self._cors.settles(exchange):
-                return
-            if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
-                exchange.answer(refusal)
-                return
-            page = self._pages.path_of(path)
-            if page is not None:
-                if exchange.record is not None:
-                    exchange.record.place = "page"
-                exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
-                return
-            if exchange.is_guest:
-                exchange.answer(_NO_ROOM)
-                return
-            pool = self._pools.get("") or await self._pool_of(exchange, path)
-            if pool is None:
-                exchange.answer(_NO_POOL)
-            else:
-                await pool.serve(exchange, path)
+            await self._answer(exchange, normal_path(exchange.path))
+        except asyncio.CancelledError:
+            if exchange.refusal is None:
+                raise
+            exchange.refuse(exchange.refusal)
         except Exception:
             text = "http: %s failed in the router itself (request %s)"
             logger.exception(text, exchange.method, exchange.request_id.decode())
-            exchange.keep_alive = False
             exchange.note_end("router_failed", error="internal_error")
-            exchange.answer(error_answer(500, "internal_error", "the router failed; see its log"))
+            exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
+
+    async def _answer(self, exchange: Exchange, path: bytes) -> None:
+        if self._cors is not None and self._cors.settles(exchange):
+            return
+        if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
+            exchange.answer(refusal)
+            return
+        page = self._pages.path_of(path)
+        if page is not None:
+            if exchange.record is not None:
+                exchange.record.place = "page"
+            exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
+        elif exchange.is_guest:
+            exchange.answer(_NO_ROOM)
+        elif exchange.is_too_large:
+            exchange.refuse(TOO_LARGE)
+        elif (pool := self._pools.get("") or await self._pool_of(exchange, path)) is None:
+            exchange.answer(_NO_POOL)
+        else:
+            await pool.serve(exchange, path)
 
     async def _pool_of(self, exchange: Exchange, path: bytes) -> Pool | None:
         """Return the pool to which a request belongs; `None` if there is none."""

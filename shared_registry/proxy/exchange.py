@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
@@ -147,7 +147,7 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         self._client = client
         self._sink: Sink | None = None
-        self._kept: list[bytes] | None = []
+        self._kept: bytearray | None = bytearray()
         self._kept_size = 0
         self._most_kept = KEPT_BYTES
         self._more: asyncio.Future[None] | None = None
@@ -235,7 +235,7 @@ class Exchange:
         if self._kept is not None:
             self._kept_size += len(data)
             if self._sink is None or self._kept_size <= KEPT_BYTES:
-                self._kept.append(data)
+                self._kept += data
             else:
                 self._kept = None
         self._wake()
@@ -247,25 +247,27 @@ class Exchange:
             self._sink.end_request()
         self._wake()
 
-    async def look_ahead(self, most_bytes: int) -> AsyncIterator[bytes]:
-        """Yield the body piece by piece as it arrives, before it flows to a sink. Everything is kept for the sink.
+    async def look_ahead(self, most_bytes: int) -> AsyncGenerator[bytearray, None]:
+        """Yield what was received of the body so far, each time that more has arrived. It is kept for the sink.
 
         Args:
             most_bytes: About how much to receive. The iteration ends there, or at the end of the body.
         """
         self._most_kept = most_bytes
+        self._received_at = self._client.now()
         self._ask()
         seen = 0
         try:
-            while True:
-                for data in (self._kept or ())[seen:]:
-                    seen += 1
-                    yield data
-                if self.is_received or self._kept is None or self._kept_size > most_bytes:
+            while (kept := self._kept) is not None:
+                if len(kept) > seen:
+                    seen = len(kept)
+                    yield kept
+                elif self.is_received or seen > most_bytes:
                     return
-                self._more = asyncio.get_running_loop().create_future()
-                self._client.update_reading()
-                await self._more
+                else:
+                    self._more = asyncio.get_running_loop().create_future()
+                    self._client.update_reading()
+                    await self._more
         finally:
             self._more = None
             self._most_kept = KEPT_BYTES
@@ -276,8 +278,7 @@ class Exchange:
         self._received_at = self._client.now()
         self._ask()
         if self._kept:
-            for data in self._kept:
-                sink.send(data)
+            sink.send(bytes(self._kept))
             if self._kept_size > KEPT_BYTES:
                 self._kept = None
         if self.is_received:
@@ -311,11 +312,11 @@ class Exchange:
         limits = self._client.limits
         if limits.total_seconds and now - self.started_at > limits.total_seconds and not self.is_handshake:
             self._end_with(_TOO_SLOW, "timed_out")
-        elif self._sink is None:
+        elif self._sink is None and self._more is None:
             return
         elif not self.is_received and not self._client.is_held and now - self._received_at > limits.silence_seconds:
             self._end_with(_SILENT, "client_silent")
-        else:
+        elif self._sink is not None:
             self._sink.check(now)
 
     def leave(self) -> None:
@@ -434,6 +435,11 @@ class Exchange:
         self.is_over = True
         self._kept = None
         self.fields = forwarding.about_client(self.fields) if self._client.is_trusted else ()
+
+    def refuse(self, answer: Answer) -> None:
+        """Answer a request whose body may not have been received whole, and end the connection."""
+        self.keep_alive = False
+        self.answer(answer)
 
     def note_refusal(self, kind: str, reason: str) -> None:
         """Log or count that the router refuses this request."""

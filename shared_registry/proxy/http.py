@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
-from shared_registry.proxy.exchange import TOO_LARGE, Exchange
+from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
@@ -55,9 +54,6 @@ class HttpProxy:
             exchange: The request.
             takes_slot: Whether it needs a slot on its replica.
         """
-        if exchange.is_too_large:
-            refuse(exchange, TOO_LARGE)
-            return
         self._budget.request()
         key = self._session_key.of_request(exchange.fields, exchange.query)
         try:
@@ -74,10 +70,6 @@ class HttpProxy:
             logger.warning(text, exchange.method, _shown(exchange.path), error, exchange.request_id.decode())
             exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
-        except asyncio.CancelledError:
-            if exchange.refusal is None:
-                raise
-            refuse(exchange, exchange.refusal)
 
     async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
@@ -132,12 +124,6 @@ class ResponseToClient:
         if status in BUSY and self._may_try_another():
             raise NotReached(f"HTTP {status}", is_evidence=False)
         self._exchange.begin(status, headers.to_client(fields, status=status))
-
-
-def refuse(exchange: Exchange, answer: Answer) -> None:
-    """Answer a request whose body may not have been received whole, and end the connection."""
-    exchange.keep_alive = False
-    exchange.answer(answer)
 
 
 def refusal_of(failure: Undeliverable) -> Answer:

@@ -62,6 +62,7 @@ class ReplicaConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_acknowledged",
         "_active_at",
         "_answered",
         "_fields",
@@ -74,6 +75,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_is_interim",
         "_is_paused",
         "_is_request_complete",
+        "_is_tls",
         "_is_upgrade",
         "_is_void",
         "_loop",
@@ -84,6 +86,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_receiver",
         "_request",
         "_silence_seconds",
+        "_socket",
         "_stuck_since",
         "_transport",
         "_unread_bytes",
@@ -91,6 +94,7 @@ class ReplicaConnection(asyncio.Protocol):
         "generation",
         "has_received",
         "idle_since",
+        "is_unread",
         "is_used",
         "status",
     )

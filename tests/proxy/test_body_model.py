@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from shared_registry.proxy import body_model
 from shared_registry.proxy.body_model import ModelFinder
 
 BODIES = [
@@ -65,3 +67,30 @@ def test_a_long_text_before_the_model_is_read_quickly() -> None:
     for end in range(65_536, len(body) + 65_536, 65_536):
         finder.search(body[:end])
     assert finder.model == "a"
+
+
+@pytest.mark.parametrize("start", [b'{"x":"', b'{"x":', b'{"x":"\\', b'{"x":"\\a'])
+@pytest.mark.parametrize("filler", [b"x", b"\\a", b" ", b"9", b"[1,"])
+def test_no_byte_is_read_twice(start: bytes, filler: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def end(pattern: re.Pattern[bytes], data: bytes, begin: int) -> int:
+        nonlocal read
+        found = pattern.match(data, begin)
+        assert found is not None
+        read += found.end() - begin
+        return found.end()
+
+    monkeypatch.setattr(body_model, "_end", end)
+    finder, body = ModelFinder(), start + filler * 1000
+    for at in range(len(body) + 1):
+        finder.search(body[:at])
+    assert read <= len(body)
+
+
+def test_many_tokens_are_read_in_several_turns() -> None:
+    body = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"model":"a"}'
+    finder, turns = ModelFinder(), 1
+    while not finder.search(body) and finder.is_behind:
+        turns += 1
+    assert (finder.model, turns) == ("a", 1 + 200_006 // body_model.MOST_TOKENS)

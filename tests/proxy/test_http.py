@@ -362,7 +362,7 @@ async def test_a_refusal_during_an_outage_names_redis(
     router = await start_router(backend.url, **settings)
     if is_locked_out:
         with Redis.from_url(server.url) as raw:
-            raw.execute_command("ACL", "SETUSER", "default", "-evalsha")
+            raw.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
     else:
         server.kill()
     response = await router.http.get("/")

@@ -50,6 +50,10 @@ async def has_healthy(router: RunningRouter, *names: str) -> bool:
     return all("healthy" in [one["status"] for one in pools[name]["replicas"]] for name in names)
 
 
+async def is_idle(router: RunningRouter) -> bool:
+    return bool((await router.status())["sessions"] == 0)
+
+
 async def chat(router: RunningRouter, model: str, **rest: Any) -> httpx.Response:
     return await router.http.post("/v1/chat/completions", json={"model": model, **rest})
 
@@ -101,7 +105,7 @@ async def test_a_client_that_leaves_before_its_model_leaves_nothing(server: Embe
         await writer.drain()
         writer.close()
         assert (await chat(router, "m")).status_code == 200
-        assert (await router.status())["sessions"] == 0
+        await until(lambda: is_idle(router), "no session is left")
 
 
 async def test_the_models_of_all_pools_are_listed(server: EmbeddedServer, namespace: str) -> None:

@@ -249,7 +249,7 @@ async def test_a_replica_used_by_mistake_is_reported(pair: Pair, caplog: pytest.
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "NOREPLICAS": (["CONFIG SET min-replicas-to-write 2"], ["CONFIG SET min-replicas-to-write 0"]),
     "maxmemory": (["CONFIG SET maxmemory 1"], ["CONFIG SET maxmemory 0"]),
-    "permissions": (["ACL SETUSER default -evalsha"], ["ACL SETUSER default +evalsha"]),
+    "permissions": (["ACL SETUSER default -evalsha -eval"], ["ACL SETUSER default +evalsha +eval"]),
 }
 
 
