@@ -54,7 +54,6 @@ class ReplicaConnection(asyncio.Protocol):
         is_used: Whether the connection has carried an exchange before.
         has_received: Whether any data was received in this exchange.
         status: The status of the last response; `None` before the first.
-        idle_since: The end of the last exchange, on the event loop's clock.
         after_switch: What was received after the response 101; `None` unless the connection has switched protocols.
         generation: Counts how often its pool's settings for connections had changed when it was opened.
     """
@@ -63,7 +62,7 @@ class ReplicaConnection(asyncio.Protocol):
         self.is_used = False
         self.has_received = False
         self.status: int | None = None
-        self.idle_since = 0.0
+        self._idle_since = 0.0
         self.after_switch: bytes | None = None
         self.generation = 0
         self._silence_seconds = silence_seconds
@@ -77,6 +76,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._request: Exchange | None = None
         self._may_carry_more = True
         self._poll: select.poll | None = None
+        self._opening: list[bytes] | None = None
         self._is_paused = False
         self._is_upgrade = False
         self._is_head_request = False
@@ -128,6 +128,11 @@ class ReplicaConnection(asyncio.Protocol):
         )
 
     @property
+    def idle_seconds(self) -> float:
+        """How long ago the last exchange has ended."""
+        return self._loop.time() - self._idle_since
+
+    @property
     def has_unread(self) -> bool:
         """Whether the socket has data that was not requested, or the end of the connection, still to be read."""
         if self._poll is None:
@@ -156,9 +161,8 @@ class ReplicaConnection(asyncio.Protocol):
         self._receiver = receiver
         self._request = request
         self._begin(request, is_upgrade=is_upgrade)
-        self._transport.write(head)
         try:
-            request.flow_to(self)
+            self._open_with(head, request)
             await self._answered
         except BaseException:
             self._may_carry_more = False
@@ -173,7 +177,7 @@ class ReplicaConnection(asyncio.Protocol):
         if not self._is_request_complete:
             self._may_carry_more = False
         self.is_used = True
-        self.idle_since = self._loop.time()
+        self._idle_since = self._loop.time()
 
     def switch_to(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Hand the transport to another protocol, after the response 101."""
@@ -189,14 +193,14 @@ class ReplicaConnection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Send a piece of the request's body."""
         if self._is_chunked:
-            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self._write(b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self._transport.write(data)
+            self._write(data)
 
     def end_request(self) -> None:
         """End the request. From now on the time limit applies to the wait for the response."""
         if self._is_chunked:
-            self._transport.write(_LAST_CHUNK)
+            self._write(_LAST_CHUNK)
         self._is_request_complete = True
         self._active_at = self._loop.time()
 
@@ -353,6 +357,19 @@ class ReplicaConnection(asyncio.Protocol):
         self._fields = []
         self._unread_bytes = 0
         self._active_at = self._loop.time()
+
+    def _open_with(self, head: bytes, request: Exchange) -> None:
+        """Send the head together with what was received of the body, because each write costs a system call."""
+        self._opening = [head]
+        request.flow_to(self)
+        opening, self._opening = self._opening, None
+        self._transport.write(b"".join(opening))
+
+    def _write(self, *pieces: bytes) -> None:
+        if self._opening is None:
+            self._transport.writelines(pieces)
+        else:
+            self._opening += pieces
 
     def _begin_response(self, status: int) -> None:
         self.status = status

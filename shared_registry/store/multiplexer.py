@@ -130,7 +130,7 @@ class Multiplexer:
             ConnectionError: The connection failed, or could not be made. What was sent may have been executed.
             ResponseError: The error reply.
         """
-        answer = PendingReply()
+        answer = PendingReply(loop=asyncio.get_running_loop())
         answer.command = command
         if is_bounded:
             answer.is_bounded = True
