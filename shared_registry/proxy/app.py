@@ -185,7 +185,7 @@ class Router:
 
     def _begin(self, exchange: Exchange) -> None:
         """Serve a request in a task of its own, which ends at the latest when the client leaves."""
-        exchange.task = task = asyncio.create_task(self._serve(exchange))
+        exchange.task = task = exchange.client.loop.create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if exchange.record is not None:

@@ -24,11 +24,10 @@ from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import TrustedProxies, plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
-    has_body,
+    body_length,
     is_websocket_handshake,
     lines,
     origin_form,
-    refuse_ambiguous,
 )
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusal_log import RefusalLog
@@ -103,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
         is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
+        loop: The event loop of the connection.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
     """
 
@@ -120,7 +120,6 @@ class ClientConnection(asyncio.Protocol):
         "_is_paused",
         "_is_refused",
         "_is_waiting_for_head",
-        "_loop",
         "_parser",
         "_queue",
         "_refusal",
@@ -132,6 +131,7 @@ class ClientConnection(asyncio.Protocol):
         "address",
         "is_guest",
         "is_trusted",
+        "loop",
         "now",
         "proxies",
         "scheme",
@@ -148,8 +148,8 @@ class ClientConnection(asyncio.Protocol):
         self.is_guest = is_guest
         self._is_lost = False
         self.tunnel: Callable[[int, str], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._queue: list[Exchange] = []
@@ -263,13 +263,13 @@ class ClientConnection(asyncio.Protocol):
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
-            refuse_ambiguous(self._fields, version)
+            length = body_length(self._fields, version)
             if method != "CONNECT":
                 self._target, self._fields = origin_form(self._target, self._fields)
         except AmbiguousRequest as error:
             raise _Unacceptable from error
         if parser.should_upgrade():
-            self._consider_offer(method, version)
+            self._consider_offer(method, version, has_body=length != 0)
             return
         self._incoming = exchange = Exchange(
             self,
@@ -277,7 +277,7 @@ class ClientConnection(asyncio.Protocol):
             self._target,
             version,
             self._fields,
-            has_body=has_body(self._fields),
+            body_length=length,
             keep_alive=parser.should_keep_alive(),
         )
         self._target = b""
@@ -361,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
         for exchange in self._queue:
             is_full = is_full or exchange.is_congested
         if self._unparsed and not is_full:
-            self._loop.call_soon(self._read_on)
+            self.loop.call_soon(self._read_on)
             return
         if is_full == self._is_paused or self._transport is None or self._transport.is_closing():
             return
@@ -475,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
     def _is_head_too_long(self) -> bool:
         return len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields) > LONGEST_HEAD
 
-    def _consider_offer(self, method: str, version: str) -> None:
+    def _consider_offer(self, method: str, version: str, *, has_body: bool) -> None:
         """Accept or refuse a request that offers an upgrade, or asks for a tunnel.
 
         Raises:
@@ -485,11 +485,11 @@ class ClientConnection(asyncio.Protocol):
         if is_handshake and self.is_guest:
             self._refusal = FULL
             raise _Unacceptable
-        if method == "CONNECT" or (is_handshake and (has_body(self._fields) or self._queue)):
+        if method == "CONNECT" or (is_handshake and (has_body or self._queue)):
             raise _Unacceptable
         if is_handshake:
             self._incoming = Exchange(
-                self, method, self._target, version, self._fields, has_body=False, keep_alive=False, is_handshake=True
+                self, method, self._target, version, self._fields, body_length=0, keep_alive=False, is_handshake=True
             )
         else:
             self._fields = [pair for pair in self._fields if pair[0] != b"upgrade"]
@@ -540,7 +540,7 @@ class ClientConnection(asyncio.Protocol):
             self._queue.clear()
             self._close_politely(exchange)
         elif self._queue:
-            self._loop.call_soon(self._begin_first)
+            self.loop.call_soon(self._begin_first)
         elif not self._is_waiting_for_head:
             self._expect_nothing()
 

@@ -124,7 +124,7 @@ class ReplicaConnections:
         self.idle_count = 0
 
     def _is_fresh(self, connection: ReplicaConnection) -> bool:
-        is_young = asyncio.get_running_loop().time() - connection.idle_since < self._config.replica_idle_seconds
+        is_young = connection.idle_seconds < self._config.replica_idle_seconds
         return is_young and connection.is_idle and not connection.has_unread
 
 

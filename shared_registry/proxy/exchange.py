@@ -13,6 +13,7 @@ import struct
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
@@ -28,10 +29,11 @@ KEPT_BYTES = 64 * 1024
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _WITHOUT_BODY = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_END_OF_HEAD = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 600)}
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode() for status in range(100, 600)}
 
 
 class Sink(Protocol):
@@ -62,6 +64,7 @@ class Exchange:
         version: "1.0" or "1.1".
         fields: The request's headers, with names in lower case.
         request_id: The id under which the request is logged, and which the replica and the client receive.
+        body_length: The announced length of the request's body, 0 without one; see `headers.CHUNKED`.
         has_body: Whether the request has a body.
         is_handshake: Whether the request is the handshake of a WebSocket.
         is_guest: Whether there is no room for the client; see `Acceptor`.
@@ -91,6 +94,7 @@ class Exchange:
         "_received_at",
         "_sink",
         "_was_asked",
+        "body_length",
         "bytes_in",
         "bytes_out",
         "fields",
@@ -121,7 +125,7 @@ class Exchange:
         version: str,
         fields: Headers,
         *,
-        has_body: bool,
+        body_length: int,
         keep_alive: bool,
         is_handshake: bool = False,
     ) -> None:
@@ -134,9 +138,10 @@ class Exchange:
         log = client.site.access_log
         self.record = None if log is None else log.begin(client.now())
         self.bytes_in = self.bytes_out = 0
-        self.has_body = has_body
+        self.body_length = body_length
+        self.has_body = body_length != 0
         self.keep_alive = keep_alive
-        self.is_received = not has_body
+        self.is_received = not self.has_body
         self.is_begun = False
         self.is_over = False
         self.refusal: Answer | None = None
@@ -183,7 +188,7 @@ class Exchange:
     @property
     def is_chunked(self) -> bool:
         """Whether the body is sent in chunks."""
-        return self.has_body and headers.is_chunked(self.fields)
+        return self.body_length == headers.CHUNKED
 
     @property
     def expects_continue(self) -> bool:
@@ -203,7 +208,7 @@ class Exchange:
     @property
     def is_too_large(self) -> bool:
         """Whether the request announces a body that is longer than the limit."""
-        return self.has_body and headers.announced_length(self.fields) > self._client.limits.body_bytes
+        return self.body_length > self._client.limits.body_bytes
 
     @property
     def is_harmless(self) -> bool:
@@ -363,28 +368,23 @@ class Exchange:
             fields = self.rewrite(fields)
         if self.record is not None:
             self.note_status(status)
-        head = [_STATUS_LINES[status]]
-        has_length = False
-        for name, value in fields:
-            head += (name, b": ", value, b"\r\n")
-            has_length = has_length or name == b"content-length"
-        head += (b"x-request-id: ", self.request_id, b"\r\n")
+        head = [_STATUS_LINES[status], *[b": ".join(pair) for pair in fields], b"x-request-id: " + self.request_id]
         has_body = self.method != "HEAD" and status not in _WITHOUT_BODY
-        if has_body and not has_length:
+        if has_body and b"content-length" not in dict(fields):
             if self.version == "1.0":
                 self._is_delimited = False
                 self.keep_alive = False
             else:
                 self._is_chunked = True
-                head.append(b"transfer-encoding: chunked\r\n")
+                head.append(b"transfer-encoding: chunked")
         if self.is_held_back:
             self.keep_alive = False
         if not self.keep_alive:
-            head.append(b"connection: close\r\n")
+            head.append(b"connection: close")
         elif self.version == "1.0":
-            head.append(b"connection: keep-alive\r\n")
-        head.append(b"\r\n")
-        self._out.append(b"".join(head))
+            head.append(b"connection: keep-alive")
+        head.append(_END_OF_HEAD)
+        self._out.append(b"\r\n".join(head))
 
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""
@@ -474,18 +474,18 @@ class Exchange:
         else:
             self._client.close()
 
-    def for_replica(self, authority: bytes) -> list[tuple[bytes, bytes]]:
+    def for_replica(self, url: str) -> list[tuple[bytes, bytes]]:
         """Return the headers to send to the replica.
 
         Args:
-            authority: The value of `Host` if the client has sent none.
+            url: The replica's url, whose host is named if the client has named none.
         """
         client = self._client
         passed = headers.to_replica(
             self.fields, client=client.address, scheme=client.scheme, is_trusted=client.is_trusted
         )
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
-            passed.insert(0, (b"host", authority))
+            passed.insert(0, (b"host", urlsplit(url).netloc.encode()))
         passed.append((headers.REQUEST_ID, self.request_id))
         return passed
 

@@ -110,8 +110,9 @@ def forwarded(
     if came_from:
         passed.append((_FOR, b", ".join(came_from)))
     proto = b"https" if scheme in ("https", "wss") else b"http"
-    passed.append((_PROTO, _first(told, _PROTO) or proto))
-    if host := _first(told, _HOST) or named.get(b"host"):
+    first = dict(reversed(told))  # the first value of each
+    passed.append((_PROTO, first.get(_PROTO) or proto))
+    if host := first.get(_HOST) or named.get(b"host"):
         passed.append((_HOST, host))
     if told:
         passed += [pair for pair in told if pair[0] not in _OWN]
@@ -124,10 +125,6 @@ def _element(client: str | None, proto: bytes) -> bytes:
     """Return what the router adds to `Forwarded` (RFC 7239)."""
     node = "unknown" if not client else f'"[{client}]"' if ":" in client else client
     return b"for=%b;proto=%b" % (node.encode("latin-1", "replace"), proto)
-
-
-def _first(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
 
 
 def _address_of(entry: bytes) -> str | None:

@@ -39,6 +39,8 @@ Some servers take the other spellings for that of the id.
 _NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
 """The router adds the request's id, so that the client finds the request in the logs of the router and the replica."""
 _LENGTH = frozenset({b"content-length"})
+CHUNKED = -1
+"""The length of a body that is sent in chunks."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
@@ -53,8 +55,10 @@ class AmbiguousRequest(Exception):
     """Two servers might disagree on the end or on the host of this request; the message has the reason."""
 
 
-def refuse_ambiguous(headers: Headers, http_version: str) -> None:
-    """Refuse a request that could be used for request smuggling, even if the parser in front accepts it.
+def body_length(headers: Headers, http_version: str) -> int:
+    """Return how long a request's body is: the announced number of bytes, 0 without a body, or `CHUNKED`.
+
+    A request that could be used for request smuggling is refused, even if the parser in front accepts it.
 
     Raises:
         AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
@@ -63,29 +67,35 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
-    _refuse_malformed(headers)
-    found: dict[bytes, list[bytes]] = {b"host": [], b"content-length": [], b"transfer-encoding": []}
-    for name, value in headers:
-        if name in found:
-            found[name].append(value)
-        elif b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
-            raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
-    hosts, lengths, encodings = found.values()
-    if lengths and encodings:
-        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
-    if lengths and (len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0])):
-        raise AmbiguousRequest("Content-Length must be one decimal number")
-    if encodings and ([one.lower() for one in encodings] != [b"chunked"] or http_version == "1.0"):
-        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
-    if len(hosts) > 1 or (not hosts and http_version != "1.0"):
+    names = [name for name, _ in headers]
+    _refuse_malformed(names, headers)
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:
+            raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
+        encodings = [value.lower() for value in _values(headers, b"transfer-encoding")]
+        if encodings != [b"chunked"] or http_version == "1.0":
+            raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+        return CHUNKED
+    if b"content-length" not in names:
+        return 0
+    lengths = _values(headers, b"content-length")
+    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+        raise AmbiguousRequest("Content-Length must be one decimal number")
+    return int(lengths[0])
 
 
-def _refuse_malformed(headers: Headers) -> None:
-    if headers and not _TOKENS.fullmatch(b":".join([name for name, _ in headers])):
+def _refuse_malformed(names: Sequence[bytes], headers: Headers) -> None:
+    joined = b":".join(names)
+    if names and not _TOKENS.fullmatch(joined):
         raise AmbiguousRequest("a header's name is malformed")
     if _FORBIDDEN.search(b" ".join([value for _, value in headers])):
         raise AmbiguousRequest("the value of a header has control characters")
+    for name in names if b"_" in joined else ():
+        if b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
+            raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
 
 
 def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -119,22 +129,6 @@ def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) 
     """
     is_offered = method == "GET" and http_version == "1.1" and b"upgrade" in _tokens(headers, b"connection")
     return is_offered and _tokens(headers, b"upgrade") == [b"websocket"]
-
-
-def has_body(headers: Headers) -> bool:
-    """Return whether a request that is not ambiguous announces a body."""
-    named = dict(headers)
-    return b"transfer-encoding" in named or int(named.get(b"content-length", b"0")) > 0
-
-
-def announced_length(headers: Headers) -> int:
-    """Return the length of a body as a request that is not ambiguous announces it; 0 if it does not."""
-    return int(dict(headers).get(b"content-length", b"0"))
-
-
-def is_chunked(headers: Headers) -> bool:
-    """Return whether a message's body is sent in chunks."""
-    return b"transfer-encoding" in dict(headers)
 
 
 def to_replica(
@@ -173,7 +167,7 @@ def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
 
 def lines(headers: Headers) -> bytes:
     """Return headers as they are sent, each with the end of its line."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    return b"\r\n".join([*[b": ".join(pair) for pair in headers], b""])
 
 
 def request_head(method: str, target: bytes, headers: Headers) -> bytes:
@@ -192,8 +186,8 @@ def _dropped(headers: Headers, named: Mapping[bytes, bytes], always: frozenset[b
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:
     """Return the members of a header that is a list, in lower case; the list may be spread over several headers."""
-    members = (member.strip().lower() for value in _values(headers, name) for member in value.split(b","))
-    return [member for member in members if member]
+    members = b",".join(_values(headers, name)).lower().split(b",")
+    return [stripped for member in members if (stripped := member.strip())]
 
 
 def _values(headers: Headers, name: bytes) -> list[bytes]:

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable
 from typing import cast
-from urllib.parse import urlsplit
 
 from shared_registry.config import RouterConfig
 from shared_registry.model import Replica
@@ -76,7 +75,7 @@ class HttpProxy:
         replica = slot.replica
         if exchange.record is not None:
             exchange.note_replica(replica, key)
-        fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
+        fields = exchange.for_replica(replica.url)
         head = headers.request_head(exchange.method, exchange.target, fields)
         while True:
             connection = await self._connections.take(replica)

@@ -32,7 +32,9 @@ class OwnPages:
         """Return the path of the router's own page that a normal path means; `None` if it belongs to the replicas."""
         if path in self._pages:
             return path
-        return next((reserved[:-1] for reserved in self._reserved if path.startswith(reserved)), None)
+        if not path.startswith(self._reserved):
+            return None
+        return next(reserved[:-1] for reserved in self._reserved if path.startswith(reserved))
 
     async def answer(self, path: bytes, method: str, *, is_websocket: bool) -> Answer:
         """Return the answer to a request for one of the pages.

@@ -116,8 +116,12 @@ class SessionPlacement:
             scope.reschedule(0.0)
 
     def deadline(self) -> float:
-        """Return the time, on the event loop's clock, until which a new session may wait over all its attempts."""
-        return asyncio.get_running_loop().time() + self._queue_timeout_seconds
+        """Return the time, on the event loop's clock, until which a new session may wait over all its attempts.
+
+        It is 0 if the session may not wait. Finding the event loop costs a system call up to Python 3.11.
+        """
+        seconds = self._queue_timeout_seconds
+        return asyncio.get_running_loop().time() + seconds if seconds else 0.0
 
     def has_another(self, *replicas: Replica) -> bool:
         """Return whether there is another replica than these that can be selected."""
@@ -173,9 +177,8 @@ class SessionPlacement:
             await self._opening.wait(deadline)
             if self._is_stopping:
                 raise NoReplica("this router stops", is_stopping=True)
-        seconds = 0.0 if self._is_stopping else max(0.0, deadline - asyncio.get_running_loop().time())
         try:
-            if seconds:
+            if deadline and not self._is_stopping and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
                 return await self._acquire(key, exclude, again_after, seconds, on_position)
             return await self._registry.acquire(key, exclude=exclude, again_after=again_after)
         except Saturated as error:

@@ -56,7 +56,6 @@ class ReplicaConnection(asyncio.Protocol):
         has_received: Whether any data was received in this exchange.
         is_unread: Whether the request was certainly not read, after an exchange on a reused connection has failed.
         status: The status of the last response; `None` before the first.
-        idle_since: The end of the last exchange, on the event loop's clock.
         after_switch: What was received after the response 101; `None` unless the connection has switched protocols.
         generation: Counts how often its pool's settings for connections had changed when it was opened.
     """
@@ -69,6 +68,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_first_byte_seconds",
         "_has_begun",
         "_has_framing",
+        "_idle_since",
         "_is_chunked",
         "_is_complete",
         "_is_head_request",
@@ -81,6 +81,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_loop",
         "_lost",
         "_may_carry_more",
+        "_opening",
         "_parser",
         "_poll",
         "_receiver",
@@ -93,7 +94,6 @@ class ReplicaConnection(asyncio.Protocol):
         "after_switch",
         "generation",
         "has_received",
-        "idle_since",
         "is_unread",
         "is_used",
         "status",
@@ -104,7 +104,7 @@ class ReplicaConnection(asyncio.Protocol):
         self.has_received = False
         self.is_unread = False
         self.status: int | None = None
-        self.idle_since = 0.0
+        self._idle_since = 0.0
         self.after_switch: bytes | None = None
         self.generation = 0
         self._silence_seconds = silence_seconds
@@ -118,6 +118,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._request: Exchange | None = None
         self._may_carry_more = True
         self._poll: select.poll | None = None
+        self._opening: list[bytes] | None = None
         self._is_paused = False
         self._is_upgrade = False
         self._is_head_request = False
@@ -172,6 +173,11 @@ class ReplicaConnection(asyncio.Protocol):
         )
 
     @property
+    def idle_seconds(self) -> float:
+        """How long ago the last exchange has ended."""
+        return self._loop.time() - self._idle_since
+
+    @property
     def has_unread(self) -> bool:
         """Whether the socket has data that was not requested, or the end of the connection, still to be read."""
         if self._poll is None:
@@ -203,9 +209,8 @@ class ReplicaConnection(asyncio.Protocol):
         self._begin(request, is_upgrade=is_upgrade)
         if self.is_used and not self._is_tls and not request.is_harmless:
             self._acknowledged = unread.acknowledged(self._socket)
-        self._transport.write(head)
         try:
-            request.flow_to(self)
+            self._open_with(head, request)
             await self._answered
         except BaseException:
             self._may_carry_more = False
@@ -220,7 +225,7 @@ class ReplicaConnection(asyncio.Protocol):
         if not self._is_request_complete:
             self._may_carry_more = False
         self.is_used = True
-        self.idle_since = self._loop.time()
+        self._idle_since = self._loop.time()
 
     def switch_to(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Hand the transport to another protocol, after the response 101."""
@@ -236,14 +241,14 @@ class ReplicaConnection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Send a piece of the request's body."""
         if self._is_chunked:
-            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self._write(b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self._transport.write(data)
+            self._write(data)
 
     def end_request(self) -> None:
         """End the request. From now on the time limit applies to the wait for the response."""
         if self._is_chunked:
-            self._transport.write(_LAST_CHUNK)
+            self._write(_LAST_CHUNK)
         self._is_request_complete = True
         self._active_at = self._loop.time()
 
@@ -409,6 +414,19 @@ class ReplicaConnection(asyncio.Protocol):
         self._fields = []
         self._unread_bytes = 0
         self._active_at = self._loop.time()
+
+    def _open_with(self, head: bytes, request: Exchange) -> None:
+        """Send the head together with what was received of the body, because each write costs a system call."""
+        self._opening = [head]
+        request.flow_to(self)
+        opening, self._opening = self._opening, None
+        self._transport.write(b"".join(opening))
+
+    def _write(self, *pieces: bytes) -> None:
+        if self._opening is None:
+            self._transport.writelines(pieces)
+        else:
+            self._opening += pieces
 
     def _begin_response(self, status: int) -> None:
         self.status = status

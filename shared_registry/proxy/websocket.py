@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from urllib.parse import urlsplit
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
@@ -277,7 +276,7 @@ class Handshake:
 
 
 def _request_head(exchange: Exchange, client: WebSocketClient, replica: Replica) -> bytes:
-    fields = exchange.for_replica(urlsplit(replica.url).netloc.encode())
+    fields = exchange.for_replica(replica.url)
     dropped = (b"sec-websocket-extensions", b"sec-websocket-protocol")
     offer = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
     if client.subprotocols:

@@ -151,7 +151,7 @@ class Multiplexer:
             ConnectionError: The connection failed, or could not be made. What was sent may have been executed.
             ResponseError: The error reply.
         """
-        answer = PendingReply()
+        answer = PendingReply(loop=asyncio.get_running_loop())
         answer.command = command
         answer.is_bounded, answer.on_reply = is_bounded, on_reply
         self.submit(answer)
@@ -168,7 +168,7 @@ class Multiplexer:
             on_reply: See `PendingReply`.
             sends_text: Whether to send the script's text in any case.
         """
-        answer = PendingReply()
+        answer = PendingReply(loop=asyncio.get_running_loop())
         answer.script, answer.words, answer.sends_text = script, words, sends_text
         answer.is_bounded, answer.on_reply = True, on_reply
         self.submit(answer)

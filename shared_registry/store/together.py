@@ -6,6 +6,7 @@ stops at the first that is not usual; that one and those after it are sent again
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ class Together:
         self.words = words
         self.split = split
         self._calls: list[_Call] = []
+        self._loop: asyncio.AbstractEventLoop
 
     def call(self, script: Script, words: tuple[str, ...], argument: str, on_reply: OnReply | None) -> PendingReply:
         """Add a call.
@@ -49,9 +51,10 @@ class Together:
             argument: Its argument for the script for many calls.
             on_reply: See `PendingReply`.
         """
-        call = _Call(script, words, argument, on_reply)
         if not self._calls:
-            call.get_loop().call_soon(self._send)
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._send)
+        call = _Call(self._loop, script, words, argument, on_reply)
         self._calls.append(call)
         return call
 
@@ -71,8 +74,15 @@ class _Call(PendingReply):
 
     is_bounded = True
 
-    def __init__(self, script: Script, words: tuple[str, ...], argument: str, on_reply: OnReply | None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        script: Script,
+        words: tuple[str, ...],
+        argument: str,
+        on_reply: OnReply | None,
+    ) -> None:
+        super().__init__(loop=loop)
         self.script = script
         self.words = words
         self.argument = argument
@@ -85,7 +95,7 @@ class _Group(PendingReply):
     is_bounded = True
 
     def __init__(self, together: Together, calls: list[_Call]) -> None:
-        super().__init__()
+        super().__init__(loop=calls[0].get_loop())
         self._together = together
         self._calls = calls
         self.script = together.script

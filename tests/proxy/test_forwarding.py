@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.proxy.forwarding import MOST_HOPS, TrustedProxies, plain_address
-from shared_registry.proxy.headers import AmbiguousRequest, refuse_ambiguous, to_replica
+from shared_registry.proxy.headers import AmbiguousRequest, body_length, to_replica
 
 Pairs = list[tuple[bytes, bytes]]
 HOST = (b"host", b"a:1")
@@ -121,4 +121,4 @@ def test_what_a_trusted_proxy_says_is_passed_and_added_to() -> None:
 @pytest.mark.parametrize("name", [b"x_real_ip", b"x_forwarded_for", b"x-forwarded_client-cert", b"x_forwarded-port"])
 def test_headers_that_servers_take_for_these_are_refused(name: bytes) -> None:
     with pytest.raises(AmbiguousRequest, match="some servers take"):
-        refuse_ambiguous([HOST, (name, b"6.6.6.6")], "1.1")
+        body_length([HOST, (name, b"6.6.6.6")], "1.1")

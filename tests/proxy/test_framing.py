@@ -556,7 +556,7 @@ async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> Non
         first = await pools.take(replica)
         with listener.accept()[0] as peer:
             client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
-            request = Exchange(client, "GET", b"/", "1.1", [], has_body=False, keep_alive=True)
+            request = Exchange(client, "GET", b"/", "1.1", [], body_length=0, keep_alive=True)
             exchanging = asyncio.create_task(
                 first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request, lambda: False))
             )

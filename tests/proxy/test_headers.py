@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from shared_registry.proxy.headers import CHUNKED as IN_CHUNKS
 from shared_registry.proxy.headers import (
     HOP_BY_HOP,
     AmbiguousRequest,
-    has_body,
-    is_chunked,
+    body_length,
     is_websocket_handshake,
-    refuse_ambiguous,
     to_client,
     to_replica,
 )
@@ -27,11 +26,11 @@ def length(text: bytes) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("headers", [[HOST], [HOST, length(b"0")], [HOST, length(b"5")], [HOST, CHUNKED]])
 def test_one_framing_and_one_host_are_accepted(headers: Pairs) -> None:
-    refuse_ambiguous(headers, "1.1")
+    body_length(headers, "1.1")
 
 
 def test_an_old_client_need_not_name_a_host() -> None:
-    refuse_ambiguous([length(b"5")], "1.0")
+    body_length([length(b"5")], "1.0")
 
 
 @pytest.mark.parametrize(
@@ -63,15 +62,21 @@ def test_an_old_client_need_not_name_a_host() -> None:
 )
 def test_an_ambiguous_head_is_refused(headers: Pairs, version: str, why: str) -> None:
     with pytest.raises(AmbiguousRequest, match=why):
-        refuse_ambiguous(headers, version)
+        body_length(headers, version)
 
 
 @pytest.mark.parametrize(
-    ("headers", "expected"), [([HOST], False), ([length(b"0")], False), ([length(b"1")], True), ([CHUNKED], True)]
+    ("headers", "expected"),
+    [
+        ([], 0),
+        ([length(b"0")], 0),
+        ([length(b"15")], 15),
+        ([CHUNKED], IN_CHUNKS),
+        ([(CHUNKED[0], b"Chunked")], IN_CHUNKS),
+    ],
 )
-def test_a_body_exists_only_where_it_is_announced(headers: Pairs, expected: bool) -> None:
-    assert has_body(headers) is expected
-    assert is_chunked(headers) is (CHUNKED in headers)
+def test_a_body_exists_only_where_it_is_announced(headers: Pairs, expected: int) -> None:
+    assert body_length([HOST, *headers], "1.1") == expected
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"} | {b"expect"}))

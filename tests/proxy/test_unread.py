@@ -38,7 +38,7 @@ class Kept:
 
     async def post(self) -> None:
         client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
-        request = Exchange(client, "POST", b"/job", "1.1", [], has_body=False, keep_alive=True)
+        request = Exchange(client, "POST", b"/job", "1.1", [], body_length=0, keep_alive=True)
         async with asyncio.timeout(10):
             await self.connection.exchange(request, HEAD, Drop())
 
