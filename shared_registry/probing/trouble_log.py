@@ -34,7 +34,7 @@ class TroubleLog:
     @property
     def is_on(self) -> bool:
         """Whether trouble has begun, has not ended yet, and was noticed within `FORGET_SECONDS`."""
-        return bool(self.reason)
+        return bool(self._reasons) and bool(self.reason)  # usually there is none, and the time need not be read
 
     @property
     def reason(self) -> str:

@@ -104,21 +104,29 @@ def forwarded(
     if b"forwarded" in names or _REAL_IP in names:
         told = [pair for pair in passed if is_forwarding(pair[0])] if is_trusted else []
         passed = [pair for pair in passed if not is_forwarding(pair[0])]
-    came_from = [value for name, value in told if name == _FOR]
-    if client:
-        came_from.append(client.encode("latin-1", "replace"))
-    if came_from:
-        passed.append((_FOR, b", ".join(came_from)))
-    proto = b"https" if scheme in ("https", "wss") else b"http"
-    first = dict(reversed(told))  # the first value of each
-    passed.append((_PROTO, first.get(_PROTO) or proto))
-    if host := first.get(_HOST) or named.get(b"host"):
+    own = _own(client, scheme)
+    passed += _added(told, own) if told else own
+    if host := dict(reversed(told)).get(_HOST) or named.get(b"host"):
         passed.append((_HOST, host))
     if told:
         passed += [pair for pair in told if pair[0] not in _OWN]
         if standard := [value for name, value in told if name == _STANDARD]:
-            passed.append((_STANDARD, b", ".join([*standard, _element(client, proto)])))
+            passed.append((_STANDARD, b", ".join([*standard, _element(client, dict(own)[_PROTO])])))
     return passed
+
+
+@functools.lru_cache(KNOWN_ADDRESSES)
+def _own(client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
+    """Return what the router itself says of a connection."""
+    proto = (_PROTO, b"https" if scheme in ("https", "wss") else b"http")
+    return [(_FOR, client.encode("latin-1", "replace")), proto] if client else [proto]
+
+
+def _added(told: Sequence[tuple[bytes, bytes]], own: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return what a trusted proxy and the router say: all addresses, and the first protocol."""
+    addresses = [value for name, value in (*told, *own) if name == _FOR]
+    proto = next(value for name, value in (*told, *own) if name == _PROTO and value)
+    return [*([(_FOR, b", ".join(addresses))] if addresses else ()), (_PROTO, proto)]
 
 
 def _element(client: str | None, proto: bytes) -> bytes:

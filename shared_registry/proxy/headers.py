@@ -6,6 +6,7 @@ Headers are pairs of bytes as received, with names in lower case.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 
 from shared_registry.proxy.forwarding import forwarded, is_forwarding
@@ -46,8 +47,9 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
 _LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED
 """Headers by which servers decide where a message ends, or to which host it goes."""
-_TOKENS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:)*[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_IN_NAMES = b":!#$%&'*+.^_`|~-" + (string.digits + string.ascii_letters).encode()
+"""The bytes of headers' names, and the colon, which the parser leaves in no name."""
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -89,9 +91,9 @@ def body_length(headers: Headers, http_version: str) -> int:
 
 def _refuse_malformed(names: Sequence[bytes], headers: Headers) -> None:
     joined = b":".join(names)
-    if names and not _TOKENS.fullmatch(joined):
+    if joined.translate(None, _IN_NAMES) or b"" in names:
         raise AmbiguousRequest("a header's name is malformed")
-    if _FORBIDDEN.search(b" ".join([value for _, value in headers])):
+    if _has_controls([value for _, value in headers]):
         raise AmbiguousRequest("the value of a header has control characters")
     for name in names if b"_" in joined else ():
         if b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
@@ -117,9 +119,14 @@ def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[byte
 
 def malformed(headers: Headers) -> bytes | None:
     """Return the name of the first header whose value cannot be passed on; `None` if there is none."""
-    if not _FORBIDDEN.search(b" ".join([value for _, value in headers])):
+    if not _has_controls([value for _, value in headers]):
         return None
-    return next(name for name, value in headers if _FORBIDDEN.search(value))
+    return next(name for name, value in headers if _has_controls([value]))
+
+
+def _has_controls(values: Sequence[bytes]) -> bool:
+    joined = b" ".join(values)
+    return len(joined.translate(None, _CONTROLS)) != len(joined)  # a regular expression takes twice as long
 
 
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
@@ -178,7 +185,7 @@ def request_head(method: str, target: bytes, headers: Headers) -> bytes:
 def _dropped(headers: Headers, named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
     """Return `always`, and the names that `Connection` names. `named` has the last value of each header."""
     connection = named.get(b"connection")
-    if connection is None:
+    if connection is None or (connection.lower() in _NAMING_NOTHING and len(named) == len(headers)):
         return always
     tokens = _tokens(headers, b"connection")
     return always if _NAMING_NOTHING.issuperset(tokens) else always | (set(tokens) - _NOT_TO_BE_NAMED)

@@ -27,7 +27,8 @@ class LiveSessions:
     def begin(self) -> None:
         """Count a session until `end()`."""
         self.count += 1
-        self._idle.clear()
+        if self.count == 1:
+            self._idle.clear()
         if self._whole is not None:
             self._whole.begin()
 

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from shared_registry.aio.garbage import rare_collections
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import closing, listening
@@ -47,7 +48,7 @@ async def serve_clients(
     listener: socket.socket | None = None,
     worker: int | None = None,
 ) -> None:
-    """Run a router until it is asked to stop and has stopped.
+    """Run a router until it is asked to stop and has stopped. Meanwhile the process collects garbage less often.
 
     Args:
         config: The router's settings.
@@ -64,6 +65,7 @@ async def serve_clients(
         StoreError: Redis could not be reached in that time, or refuses.
     """
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(rare_collections())
         access_log = await stack.enter_async_context(opened_access_log(config))
         listener = stack.enter_context(listener or stack.enter_context(listening.listeners(config, 1))[0])
         url = listening.url_of(listener, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from shared_registry.aio.garbage import YOUNG_OBJECTS
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.proxy import opening
 from tests.proxy.conftest import SECONDS, StartProcess, StartRouter
@@ -150,3 +152,8 @@ async def test_stopping_turns_held_clients_away(
     assert await asyncio.to_thread(router.command.process.wait, SECONDS) == 0
     assert time.monotonic() - begun < SECONDS
     assert "Traceback" not in router.command.err
+
+
+async def test_a_router_that_serves_collects_garbage_rarely(start_router: StartRouter, backend: Backend) -> None:
+    await start_router(backend.url, is_awaited=False)
+    assert gc.get_threshold()[0] == YOUNG_OBJECTS

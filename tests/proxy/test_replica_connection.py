@@ -1,0 +1,67 @@
+"""What a connection to a replica writes, and when. The transport is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.headers import CHUNKED
+from shared_registry.proxy.http import ResponseToClient
+from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.replica import ReplicaConnection
+
+HEAD = b"POST / HTTP/1.1\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+class CountedWrites(asyncio.Transport):
+    """Keeps each write, which costs a system call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        self.write(b"".join(pieces))
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("length", "opening", "later"),
+    [(10, HEAD + b"first", b"later"), (CHUNKED, HEAD + b"5\r\nfirst\r\n", b"5\r\nlater\r\n")],
+)
+async def test_a_head_and_the_body_so_far_are_one_write(length: int, opening: bytes, later: bytes) -> None:
+    request = Exchange(
+        ClientConnection(Site(lambda _: None, Limits(60, 60))),
+        "POST",
+        b"/",
+        "1.1",
+        [],
+        body_length=length,
+        keep_alive=True,
+    )
+    connection, wire = ReplicaConnection(silence_seconds=60, first_byte_seconds=60), CountedWrites()
+    connection.connection_made(wire)
+    request.receive(b"first")
+    exchanging = asyncio.create_task(
+        connection.exchange(request, HEAD, ResponseToClient(request, lambda: False)), name="exchange"
+    )
+    await asyncio.sleep(0)
+    assert wire.writes == [opening]
+    request.receive(b"later")
+    assert wire.writes == [opening, later]
+    request.receive_end()
+    connection.data_received(RESPONSE)
+    await exchanging
+    assert wire.writes[2:] == ([b"0\r\n\r\n"] if length == CHUNKED else [])
+    assert connection.is_idle
