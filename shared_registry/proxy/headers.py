@@ -41,7 +41,10 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
 _LENGTH = frozenset({b"content-length"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 
-_ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
+_AUTHORITY = rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
+"""A host and a port (RFC 9112, section 3.2), without characters that some servers take for the end of a host."""
+_HOST = re.compile(_AUTHORITY)
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>" + _AUTHORITY + rb")(?P<rest>[/?#].*|)", re.IGNORECASE)
 _LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED
 """Headers by which servers decide where a message ends, or to which host it goes."""
 _TOKENS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:)*[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -59,7 +62,7 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
     Raises:
         AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
             than chunked, a malformed header, a header that some servers take for one of these, a number of hosts other
-            than one (HTTP/1.0 may have none), or a version other than HTTP/1.0 and HTTP/1.1.
+            than one (HTTP/1.0 may have none), a host that is none, or a version other than HTTP/1.0 and HTTP/1.1.
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
@@ -79,6 +82,8 @@ def refuse_ambiguous(headers: Headers, http_version: str) -> None:
         raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
     if len(hosts) > 1 or (not hosts and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise AmbiguousRequest("its Host is no host")
 
 
 def _refuse_malformed(headers: Headers) -> None:
