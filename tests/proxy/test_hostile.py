@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -171,6 +174,27 @@ async def test_every_host_is_passed_on(replica_and_router: tuple[RawBackend, Run
         request = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, host)
         assert (await exchange(router, request)).startswith(b"HTTP/1.1 200 ")
         assert [head for head in replica.heads if b"\r\nhost: %b\r\n" % host in head]
+
+
+@pytest.mark.parametrize(
+    "target", [b"/metrics/../v1/x", b"/metrics/%2e%2e/v1/x", b"/admin/..%2fv1/chat", b"/x%3f/../sleep"]
+)
+async def test_no_path_reaches_a_replica_by_a_detour(start_router: StartRouter, target: bytes) -> None:
+    """A replica that takes `..` for a name, as Starlette does, would serve what lies below /metrics or /admin."""
+
+    async def tell(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("secret")
+
+    below = (
+        Mount("/metrics", routes=[Route("/{rest:path}", tell)]),
+        Mount("/admin", routes=[Route("/{rest:path}", tell)]),
+    )
+    async with Backend(routes=below) as replica:
+        routes = [{"path": "/v1/*", "place": "any"}, {"path": "/x", "place": "any"}, {"path": "/*", "place": "none"}]
+        router = await start_router(replica.url, routes=routes)
+        answer = await exchange(router, b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert replica.scopes == []
 
 
 @pytest.mark.parametrize(
