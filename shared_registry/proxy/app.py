@@ -29,7 +29,7 @@ from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.models import Models
 from shared_registry.proxy.pages import OwnPages, Page
-from shared_registry.proxy.paths import normal_path
+from shared_registry.proxy.paths import has_way_up, normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
 from shared_registry.proxy.status import ready_document
@@ -227,6 +227,8 @@ class Router:
             exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
         elif exchange.is_guest:
             exchange.answer(_NO_ROOM)
+        elif has_way_up(exchange.path):
+            exchange.answer(_WAY_UP)
         elif exchange.is_too_large:
             exchange.refuse(TOO_LARGE)
         elif (pool := self._pools.get("") or await self._pool_of(exchange, path)) is None:
@@ -289,6 +291,9 @@ def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 Work = Callable[[Router], Coroutine[Any, Any, None]]
 """A work that runs beside a router until it is cancelled."""
 _NO_ROOM = error_answer(503, "gpu_unavailable", "this router has no room for more clients; try again", retry_after=1)
+_WAY_UP = error_answer(
+    403, "not_allowed", "the path has a .. in it, which servers understand differently; send the path that it leads to"
+)
 _NO_POOL = error_answer(
     404, "model_not_found", "the request belongs to no pool of this router: check its model, path and host"
 )

@@ -44,7 +44,10 @@ CHUNKED = -1
 """The length of a body that is sent in chunks."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 
-_ABSOLUTE = re.compile(rb"https?://(?P<authority>[A-Za-z0-9._~:\[\]%-]+)(?P<rest>[/?#].*|)", re.IGNORECASE)
+_AUTHORITY = rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
+"""A host and a port (RFC 9112, section 3.2), without characters that some servers take for the end of a host."""
+_HOST = re.compile(_AUTHORITY)
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>" + _AUTHORITY + rb")(?P<rest>[/?#].*|)", re.IGNORECASE)
 _LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED
 """Headers by which servers decide where a message ends, or to which host it goes."""
 _IN_NAMES = b":!#$%&'*+.^_`|~-" + (string.digits + string.ascii_letters).encode()
@@ -65,7 +68,7 @@ def body_length(headers: Headers, http_version: str) -> int:
     Raises:
         AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
             than chunked, a malformed header, a header that some servers take for one of these, a number of hosts other
-            than one (HTTP/1.0 may have none), or a version other than HTTP/1.0 and HTTP/1.1.
+            than one (HTTP/1.0 may have none), a host that is none, or a version other than HTTP/1.0 and HTTP/1.1.
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
@@ -74,6 +77,8 @@ def body_length(headers: Headers, http_version: str) -> int:
     hosts = names.count(b"host")
     if hosts > 1 or (not hosts and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
+    if hosts and not _HOST.fullmatch(_values(headers, b"host")[0]):
+        raise AmbiguousRequest("its Host is no host")
     if b"transfer-encoding" in names:
         if b"content-length" in names:
             raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")

@@ -73,7 +73,7 @@ class Models:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await _ask(replica.url, pool.connections.tls)
-        except (ProbeFailure, OwnTrouble, OSError, ValueError, TimeoutError) as error:
+        except (ProbeFailure, OwnTrouble, OSError, ValueError, RecursionError, TimeoutError) as error:
             logger.info("models: %s does not list its models: %s", replica.url, str(error) or type(error).__name__)
             return None
 

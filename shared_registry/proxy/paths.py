@@ -27,21 +27,36 @@ def normal_prefix(path: bytes) -> bytes:
     return normal + b"/" if path.endswith(b"/") and normal != b"/" else normal
 
 
+def has_way_up(raw_path: bytes) -> bool:
+    """Return whether a path has a `..` in any spelling: servers disagree on which path it then means.
+
+    Some resolve it, as the normal form does. Others take it for a name, and serve what is below the path before it.
+    """
+    if b".." not in raw_path and b"%" not in raw_path:
+        return False
+    return b".." in _names(_decoded(raw_path))
+
+
 @functools.lru_cache(KNOWN_PATHS)
 def _remembered(raw_path: bytes) -> bytes:
     return _normal(raw_path)
 
 
 def _normal(raw_path: bytes) -> bytes:
-    path = _decoded(raw_path) if b"%" in raw_path else raw_path
+    path = _END.split(_decoded(raw_path), 1)[0] if b"%" in raw_path else raw_path
     kept: list[bytes] = []
-    for segment in _PARAMETERS.sub(b"", path.replace(b"\\", b"/")).split(b"/"):
-        name = segment.strip(_IGNORED)
+    for name in _names(path):
         if name == b"..":
-            kept = kept[:-1]
+            del kept[-1:]
         elif name not in (b"", b"."):
             kept.append(name)
     return b"/" + b"/".join(kept).lower()
+
+
+def _names(path: bytes) -> list[bytes]:
+    """Return the parts of a decoded path."""
+    parts = _PARAMETERS.sub(b"", path.replace(b"\\", b"/")).split(b"/")
+    return [part.strip(_IGNORED) for part in parts]
 
 
 def _decoded(path: bytes) -> bytes:
@@ -50,4 +65,4 @@ def _decoded(path: bytes) -> bytes:
         if decoded == path:
             break
         path = decoded
-    return _END.split(path, 1)[0]
+    return path

@@ -50,7 +50,7 @@ class SessionKey:
             return None
         try:
             value: Any = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         for field in self._place.name.split("."):
             value = value.get(field) if isinstance(value, dict) else None

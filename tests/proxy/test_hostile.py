@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -107,6 +110,91 @@ UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n"
 )
+
+
+HOSTS_THAT_ARE_NONE = [
+    b"",
+    b" ",
+    b"a b",
+    b"a/b",
+    b"a?b",
+    b"a#b",
+    b"user@a",
+    b"a,b",
+    b"a, b",
+    b"a:b",
+    b"a:80:80",
+    b":80",
+    b"[::1",
+    b"::1",
+    b"[a]",
+    b"[::1]a",
+    b"<a>",
+    b"a\\b",
+    b"\xc3\xa4",
+    b"http://a",
+]
+HOSTS = [
+    b"a",
+    b"a:",
+    b"A.example.com.",
+    b"my_service:8000",
+    b"127.0.0.1:1",
+    b"[::1]",
+    b"[fe80::1%25eth0]:80",
+    b"xn--4ca.example",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS_THAT_ARE_NONE)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_host_that_is_none_is_refused(
+    replica_and_router: tuple[RawBackend, RunningRouter], version: bytes, host: bytes
+) -> None:
+    replica, router = replica_and_router
+    replica.heads.clear()
+    answer = await exchange(router, b"GET /x HTTP/%b\r\nHost: %b\r\n\r\n" % (version, host))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not [head for head in replica.heads if b"/x" in head]
+
+
+@pytest.mark.parametrize("host", [b"", b"user@a", b"a,b", b"a:b", b":80", b"[::1", b"[a]", b"<a>"])
+async def test_a_url_without_a_host_is_refused(
+    replica_and_router: tuple[RawBackend, RunningRouter], host: bytes
+) -> None:
+    request = b"GET http://%b/x HTTP/1.1\r\nHost: a\r\n\r\n" % host
+    assert (await exchange(replica_and_router[1], request)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_every_host_is_passed_on(replica_and_router: tuple[RawBackend, RunningRouter], host: bytes) -> None:
+    replica, router = replica_and_router
+    for target in (b"/x", b"http://%b/x" % host):
+        replica.heads.clear()
+        request = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, host)
+        assert (await exchange(router, request)).startswith(b"HTTP/1.1 200 ")
+        assert [head for head in replica.heads if b"\r\nhost: %b\r\n" % host in head]
+
+
+@pytest.mark.parametrize(
+    "target", [b"/metrics/../v1/x", b"/metrics/%2e%2e/v1/x", b"/admin/..%2fv1/chat", b"/x%3f/../sleep"]
+)
+async def test_no_path_reaches_a_replica_by_a_detour(start_router: StartRouter, target: bytes) -> None:
+    """A replica that takes `..` for a name, as Starlette does, would serve what lies below /metrics or /admin."""
+
+    async def tell(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("secret")
+
+    below = (
+        Mount("/metrics", routes=[Route("/{rest:path}", tell)]),
+        Mount("/admin", routes=[Route("/{rest:path}", tell)]),
+    )
+    async with Backend(routes=below) as replica:
+        routes = [{"path": "/v1/*", "place": "any"}, {"path": "/x", "place": "any"}, {"path": "/*", "place": "none"}]
+        router = await start_router(replica.url, routes=routes)
+        answer = await exchange(router, b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert replica.scopes == []
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.pages import OwnPages
-from shared_registry.proxy.paths import normal_path
+from shared_registry.proxy.paths import has_way_up, normal_path
 
 
 async def never() -> Answer:
@@ -80,3 +82,37 @@ def test_other_paths_belong_to_replicas(path: str) -> None:
 
 def test_a_long_path_costs_little_time() -> None:
     assert normal_path(b"/" + b"%25" * 20_000) == b"/" + b"%" * 20_000
+
+
+def test_a_long_way_up_costs_little_time() -> None:
+    path = b"/" + b"a/" * 15_000 + b"../" * 11_000
+    begun = time.process_time()
+    assert normal_path(path) == b"/" + b"/".join([b"a"] * 4_000)
+    assert time.process_time() - begun < 0.05
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics/../v1",
+        "/metrics/%2e%2e/v1",
+        "/metrics/%252e%252E/v1",
+        "/metrics%2f..%2fv1",
+        "/metrics/..\\v1",
+        "/metrics/..;a/v1",
+        "/metrics/%20..%00/v1",
+        "/x%3f/../sleep",
+        "/x%23/../sleep",
+        "/x%00/../sleep",
+        "/..",
+    ],
+)
+def test_a_path_with_a_way_up_is_found(path: str) -> None:
+    assert has_way_up(path.encode())
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "*", "/a..b/c", "/...", "/v1/./x", "/v1//x", "/%2e%2e%2e", "/a%3f/b", "/v1/a%2Fb"]
+)
+def test_a_path_without_a_way_up_is_none(path: str) -> None:
+    assert not has_way_up(path.encode())

@@ -14,6 +14,7 @@ import websockets
 from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from shared_registry import RouterConfig
 from shared_registry.embedded import EmbeddedServer
@@ -120,6 +121,18 @@ async def test_the_models_of_all_pools_are_listed(server: EmbeddedServer, namesp
             listed = (await router.http.get("/v1/models")).json()
             assert [one["id"] for one in listed["data"]] == ["llama-70b", "llama-8b", "lost", "mini"]
             assert await _backend(router.http.get("/v1/models/mini")) == mini.port
+
+
+async def test_a_list_that_is_no_list_spoils_no_other(server: EmbeddedServer, namespace: str) -> None:
+    async def nested(request: Request) -> Response:
+        return Response(b"[" * 20_000)
+
+    async with Backend(routes=[Route("/v1/models", nested)]) as wrong, Listing("mini") as mini:
+        pools = [pool("wrong", wrong.url, models=["big"]), pool("mini", mini.url, models=["mini"])]
+        async with running_router(config(server, namespace, *pools)) as router:
+            await until(lambda: has_healthy(router, "wrong", "mini"), "both pools are healthy")
+            listed = (await router.http.get("/v1/models")).json()
+            assert [one["id"] for one in listed["data"]] == ["big", "mini"]
 
 
 async def test_the_outage_of_one_pool_is_not_anothers(namespace: str) -> None:

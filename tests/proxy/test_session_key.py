@@ -69,3 +69,7 @@ def test_only_a_first_frame_setting_makes_clients_speak_first() -> None:
     assert not SessionKey("header:a").is_in_first_frame
     assert not SessionKey(None).is_in_first_frame
     assert SessionKey("header:a").of_frame('{"a": "b"}') is None
+
+
+def test_a_first_frame_nested_too_deeply_has_no_name() -> None:
+    assert SessionKey("first_frame.client_id").of_frame(b"[" * 200_000) is None
