@@ -20,8 +20,8 @@ from shared_registry.proxy.descriptors import GUESTS
 AT_ONCE = 8
 """The most clients that are accepted in one turn of the event loop.
 
-The others of a burst wait in the listener's backlog, and not in the router: a session that begins takes twice the memory
-of one under way, and each of them delays the next turn.
+The others of a burst wait in the listener's backlog, and not in the router: a session that begins takes twice the
+memory of one under way, and each of them delays the next turn.
 """
 MOST_WAITING = 4096
 """The most clients that are accepted when the acceptor closes: more than a listener's backlog."""
