@@ -23,7 +23,6 @@ from shared_registry.cli import (
     upgrading,
     watching,
 )
-from shared_registry.cli.console import new_console
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK, exit_code
 from shared_registry.cli.options import (
     GlobalOptions,
@@ -101,6 +100,7 @@ def demo(
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
     observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
     """
+    from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
     from shared_registry.demo.report import ConsoleAudience, JsonAudience  # noqa: PLC0415  an optional part
     from shared_registry.demo.story import run_demo  # noqa: PLC0415
 

@@ -21,7 +21,6 @@ from shared_registry.cli.options import (
     log_to_stderr,
     print_json,
 )
-from shared_registry.cli.status import check_document, check_lines
 
 commands = typer.Typer()
 
@@ -57,6 +56,8 @@ def check(
     log_to_stderr()
     settings = options.load(config)
     violations = operate(settings, by, Operator.repair) if repair else observe(settings, Observer.check)
+    from shared_registry.cli.status import check_document, check_lines  # noqa: PLC0415  rich
+
     if options.as_json:
         print_json(check_document(settings, violations))
     else:

@@ -1,27 +1,11 @@
-"""Prints for people: tables that are not cut to the terminal's width, and text without control characters."""
+"""Prints for people: text without control characters, and durations and times."""
 
 from __future__ import annotations
 
 import datetime as dt
-import errno
 import sys
 
-from rich.console import Console
-
-TABLE_WIDTH = 250
-"""The most columns of a table, even on a narrower terminal: the terminal then wraps long lines, and urls stay whole."""
 UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
-
-
-def new_console(width: int | None = TABLE_WIDTH) -> Console:
-    """Return a console on standard output. If the width is `None`, it takes the terminal's width."""
-    return _Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Raise the error of any write to a closed pipe: typer then ends the command. Rich would exit at once."""
-        raise BrokenPipeError(errno.EPIPE, "the reader of standard output has closed it")
 
 
 def print_line(text: str) -> None:

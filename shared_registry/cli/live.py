@@ -13,9 +13,10 @@ from rich.text import Text
 
 from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import address_document
-from shared_registry.cli.console import duration, new_console
+from shared_registry.cli.console import duration
 from shared_registry.cli.options import print_json
 from shared_registry.cli.status import overview_document, overview_text
+from shared_registry.cli.tables import new_console
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError
 from shared_registry.model import ORIGIN, Event, is_later

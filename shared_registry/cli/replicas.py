@@ -14,7 +14,6 @@ from shared_registry.admin.operator import Operator, Target, user_at_host
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
-from shared_registry.cli.draining import wait_drained
 from shared_registry.cli.endpoint_options import (
     CapacityOption,
     HealthCheckPathOption,
@@ -252,6 +251,8 @@ class _Task:
 
     def wait_drained(self, names: Sequence[str], *, timeout_seconds: float | None) -> int:
         """Wait until these replicas have no session, or until the timeout, and return the number of sessions left."""
+        from shared_registry.cli.draining import wait_drained  # noqa: PLC0415  rich
+
         with explained(self.settings):
             left = asyncio.run(until_stopped(wait_drained(self.settings, names, timeout_seconds=timeout_seconds)))
         if left is None:

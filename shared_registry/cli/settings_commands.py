@@ -7,14 +7,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.console import new_console, print_line
+from shared_registry.cli.console import print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG
 from shared_registry.cli.options import (
     ConfigOption,
@@ -28,6 +26,9 @@ from shared_registry.cli.options import (
 from shared_registry.config import InvalidSettings, LoadedConfig, RouterConfig, load_yaml
 from shared_registry.errors import ConfigError, RegistryError
 from shared_registry.store.redis_url import mask_redis_url
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 commands = typer.Typer(no_args_is_help=True, help="Verify a router's YAML file, or show the settings in force.")
 
@@ -108,6 +109,8 @@ def show(
     if options.as_json:
         print_json(_document(loaded))
     else:
+        from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
+
         new_console().print(_table(loaded))
 
 
@@ -126,6 +129,9 @@ def _document(loaded: LoadedConfig) -> dict[str, Any]:
 
 
 def _table(loaded: LoadedConfig) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415  rich
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("setting", "value", "from"):
         table.add_column(heading, overflow="fold")

