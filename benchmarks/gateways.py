@@ -59,7 +59,7 @@ ANSWER = {
 MODELS = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}], "model_path": MODEL}
 SCRIPT = 'wrk.method = "POST"\nwrk.body = [[{body}]]\nwrk.headers["Content-Type"] = "application/json"\n'
 ORIGIN = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr;
+daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
     access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/body;

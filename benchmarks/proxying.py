@@ -33,7 +33,7 @@ WAYS = {
 """How requests are placed: the settings of the router, and what the CPU of a request may be, in those of HAProxy."""
 SCRIPT = 'wrk.method = "POST"\nwrk.body = "{}"\nwrk.headers["Content-Type"] = "application/json"\n'
 ORIGIN = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr;
+daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
     access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/body;
