@@ -423,10 +423,10 @@ class ReplicaConnection(asyncio.Protocol):
         self._transport.write(b"".join(opening))
 
     def _write(self, *pieces: bytes) -> None:
-        if self._opening is None:
-            self._transport.writelines(pieces)
-        else:
+        if self._opening is not None:
             self._opening += pieces
+        elif self._lost is None:  # otherwise uvloop raises; the task learns of the loss in the next turn
+            self._transport.writelines(pieces)
 
     def _begin_response(self, status: int) -> None:
         self.status = status

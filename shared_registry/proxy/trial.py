@@ -58,7 +58,8 @@ class Trial(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Pass on messages of the client."""
-        self._transport.write(data)
+        if not self.is_lost:  # otherwise uvloop raises
+            self._transport.write(data)
         self._sent += len(data)
         if self._sent > MOST_KEPT:
             self.decide(is_taken=True)

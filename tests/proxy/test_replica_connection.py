@@ -13,7 +13,7 @@ from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import CHUNKED
 from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.limits import Limits
-from shared_registry.proxy.replica import ReplicaConnection
+from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection
 
 HEAD = b"POST / HTTP/1.1\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -65,3 +65,32 @@ async def test_a_head_and_the_body_so_far_are_one_write(length: int, opening: by
     await exchanging
     assert wire.writes[2:] == ([b"0\r\n\r\n"] if length == CHUNKED else [])
     assert connection.is_idle
+
+
+async def test_a_body_that_meets_a_lost_connection_is_dropped() -> None:
+    """In one turn of the event loop, before the task that serves the request learns of the loss."""
+
+    class Closed(CountedWrites):
+        is_closed = False
+
+        def write(self, data: Any) -> None:
+            if self.is_closed:
+                raise RuntimeError("the handler is closed")  # as uvloop does
+            super().write(data)
+
+        def abort(self) -> None:
+            self.is_closed = True
+
+    client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
+    request = Exchange(client, "POST", b"/", "1.1", [], body_length=10, keep_alive=True)
+    connection, wire = ReplicaConnection(silence_seconds=60, first_byte_seconds=60), Closed()
+    connection.connection_made(wire)
+    response = ResponseToClient(request, lambda: False)
+    exchanging = asyncio.create_task(connection.exchange(request, HEAD, response))
+    await asyncio.sleep(0)
+    wire.is_closed = True
+    connection.connection_lost(None)
+    request.receive(b"first")
+    request.receive_end()
+    with pytest.raises(ReplicaBroke):
+        await exchanging
