@@ -264,7 +264,8 @@ class WebSocketClient(asyncio.Protocol):
         self._exchange.note_status(101)
         self._chosen = dict(fields).get(b"sec-websocket-protocol")
         head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n%b\r\n"
-        self._transport.write(head % lines((*fields, (REQUEST_ID, self._exchange.request_id))))
+        if not self._transport.is_closing():
+            self._transport.write(head % lines((*fields, (REQUEST_ID, self._exchange.request_id))))
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping. A client that does not read is only answered the latest one (RFC 6455, section 5.5.3)."""
@@ -344,7 +345,7 @@ class WebSocketClient(asyncio.Protocol):
 
     def _close_with(self, last: bytes) -> None:
         """Send the last frames, and close the connection when the client has answered, or after `CLOSE_SECONDS`."""
-        if self._is_closed:
+        if self._is_closed or self._transport.is_closing():
             return
         self._is_closed = True
         self._transport.write(last)
