@@ -87,7 +87,6 @@ class Exchange:
         "_is_chunked",
         "_is_delimited",
         "_kept",
-        "_kept_size",
         "_more",
         "_most_kept",
         "_out",
@@ -153,7 +152,6 @@ class Exchange:
         self._client = client
         self._sink: Sink | None = None
         self._kept: bytearray | None = bytearray()
-        self._kept_size = 0
         self._most_kept = KEPT_BYTES
         self._more: asyncio.Future[None] | None = None
         self._received_at = 0.0
@@ -223,7 +221,9 @@ class Exchange:
     @property
     def is_congested(self) -> bool:
         """Whether so much of the body waits for a sink that no more should be read."""
-        return self._sink is None and self._kept_size > self._most_kept and not self.is_over
+        if self._sink is not None or self.is_over:
+            return False
+        return self._kept is None or len(self._kept) > self._most_kept
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request's body from the client."""
@@ -238,8 +238,7 @@ class Exchange:
         if self._sink is not None:
             self._sink.send(data)
         if self._kept is not None:
-            self._kept_size += len(data)
-            if self._sink is None or self._kept_size <= KEPT_BYTES:
+            if self._sink is None or len(self._kept) + len(data) <= KEPT_BYTES:
                 self._kept += data
             else:
                 self._kept = None
@@ -284,7 +283,7 @@ class Exchange:
         self._ask()
         if self._kept:
             sink.send(bytes(self._kept))
-            if self._kept_size > KEPT_BYTES:
+            if len(self._kept) > KEPT_BYTES:
                 self._kept = None
         if self.is_received:
             sink.end_request()

@@ -68,7 +68,7 @@ def body_length(headers: Headers, http_version: str) -> int:
     Raises:
         AmbiguousRequest: The request has both Content-Length and Transfer-Encoding, several lengths, an encoding other
             than chunked, a malformed header, a header that some servers take for one of these, a number of hosts other
-            than one (HTTP/1.0 may have none), a host that is none, or a version other than HTTP/1.0 and HTTP/1.1.
+            than one (HTTP/1.0 may have none), a malformed host, or a version other than HTTP/1.0 and HTTP/1.1.
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
@@ -78,7 +78,7 @@ def body_length(headers: Headers, http_version: str) -> int:
     if hosts > 1 or (not hosts and http_version != "1.0"):
         raise AmbiguousRequest("it must name one Host")
     if hosts and not _HOST.fullmatch(_values(headers, b"host")[0]):
-        raise AmbiguousRequest("its Host is no host")
+        raise AmbiguousRequest("its Host is malformed")
     if b"transfer-encoding" in names:
         if b"content-length" in names:
             raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")

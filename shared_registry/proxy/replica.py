@@ -201,7 +201,7 @@ class ReplicaConnection(asyncio.Protocol):
             ReplicaSilent: The replica sent nothing, or accepted nothing of the request, for too long.
         """
         if self._lost is not None or self._transport.is_closing():
-            self.is_unread = True
+            self.has_received, self.is_unread = False, True
             raise ReplicaBroke(self._lost or "it closed the connection")
         self._answered = self._loop.create_future()
         self._receiver = receiver

@@ -85,6 +85,7 @@ async def test_nothing_is_sent_on_a_connection_whose_end_is_known(kept: Kept) ->
     with pytest.raises(ReplicaBroke):
         await kept.post()
     assert kept.connection.is_unread
+    assert not kept.connection.has_received
 
 
 async def test_a_request_that_was_received_may_have_been_read(kept: Kept) -> None:

@@ -143,7 +143,7 @@ class ScriptedRedis:
 def was_served(first: Any, second: Any) -> bool:
     """Return whether a session joined the queue in the first run, and the second one served the queue.
 
-    A waiter may get a replica that the caller has just tried in vain, which the caller itself never gets.
+    A waiter may get a replica that the caller could not use, which the caller itself never gets.
     """
     return isinstance(first, list) and first[:1] == ["waiting"] and second[0] in ("held", "spare")
 
