@@ -8,6 +8,7 @@ async with SharedReplicaRegistry(config) as registry:
     replica = registry.select()
 """
 
+from shared_registry import happenings
 from shared_registry._version import __version__
 from shared_registry.admin.check import Violation
 from shared_registry.config import RouterConfig
@@ -26,6 +27,7 @@ from shared_registry.errors import (
     UnknownReplica,
     UsageError,
 )
+from shared_registry.happenings import Happening, Listener
 from shared_registry.leases import Lease
 from shared_registry.model import (
     AdminState,
@@ -46,10 +48,12 @@ __all__ = [
     "Event",
     "EventKind",
     "Fenced",
+    "Happening",
     "HttpProbe",
     "KeyConflict",
     "Leader",
     "Lease",
+    "Listener",
     "NoHealthyReplica",
     "RegistryError",
     "Replica",
@@ -68,4 +72,5 @@ __all__ = [
     "UsageError",
     "Violation",
     "__version__",
+    "happenings",
 ]
