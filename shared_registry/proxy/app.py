@@ -51,6 +51,7 @@ class Router:
         descriptors: The file descriptors for clients.
         live: The sessions under way.
         tls: The TLS of these connections; `None` if they have none.
+        pools: Its pools by name; one without a name if the settings have no pools.
         joined: Set once the view of a pool is loaded.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
@@ -77,12 +78,12 @@ class Router:
         self.worker = worker
         self.live = LiveSessions()
         self.descriptors = Descriptors(
-            replicas=lambda: sum(len(pool.registry.all()) for pool in self._pools.values()),
-            idle=lambda: sum(pool.connections.idle_count for pool in self._pools.values()),
+            replicas=lambda: sum(len(pool.registry.all()) for pool in self.pools.values()),
+            idle=lambda: sum(pool.connections.idle_count for pool in self.pools.values()),
             close_idle=self._close_idle,
         )
         configs = config.pool_configs() or {"": config}
-        self._pools = {
+        self.pools = {
             name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
             for name, one in configs.items()
         }
@@ -100,11 +101,11 @@ class Router:
         self.site.proxies = TrustedProxies(config.trusted_proxies)
         self._cors = Cors.of(config)
         self.descriptors.max_clients = config.max_clients
-        pages: dict[str, Page | None] = {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz}
+        pages: dict[str, Page | None] = {"/status": self.status, "/healthz": self.healthz, "/readyz": self.readyz}
         pages["/metrics"] = None
         self._choice = PoolChoice(config.pools)
         if self._choice.is_by_model:
-            rules = [(rule, self._pools[rule.name]) for rule in config.pools]
+            rules = [(rule, self.pools[rule.name]) for rule in config.pools]
             pages[MODELS.decode()] = Models(rules, self._choice).page
         self._pages = OwnPages(pages)
 
@@ -122,7 +123,7 @@ class Router:
         results = merge_all(self.config, config)
         in_force = results[0][1].config
         for name, one in (in_force.pool_configs() or {"": in_force}).items():
-            self._pools[name].reload(one)
+            self.pools[name].reload(one)
         self._configure(in_force)
         for files in self._files:
             files.reload()
@@ -135,7 +136,7 @@ class Router:
 
         All of this happens at once. Sessions that have a slot continue until `running()` ends.
         """
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.begin_stop()
 
     @contextlib.asynccontextmanager
@@ -154,12 +155,12 @@ class Router:
             StoreError: Redis refuses, or contains other data than ours, and there is only one pool. The body of the
                 context was cancelled.
         """
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.begin_opening()
         try:
             async with asyncio.TaskGroup() as tasks:
                 joined = self.joined.set
-                works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self._pools.values()]
+                works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self.pools.values()]
                 works += [self._check(), *(files.follow() for files in self._files), *(work(self) for work in beside)]
                 running = [tasks.create_task(work) for work in works]
                 try:
@@ -174,7 +175,7 @@ class Router:
 
     async def settled(self) -> None:
         """Wait until the router places sessions without holding them, or no longer holds them because of its start."""
-        await asyncio.gather(*(pool.settled() for pool in self._pools.values()))
+        await asyncio.gather(*(pool.settled() for pool in self.pools.values()))
 
     async def end_sessions(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
@@ -182,6 +183,31 @@ class Router:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def status(self) -> Answer:
+        """Return the page `/status`."""
+        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
+        if only := self.pools.get(""):
+            return Answer(200, {**await only.status(), **process})
+        names = list(self.pools)
+        documents = await asyncio.gather(*(self.pools[name].status() for name in names))
+        pools = dict(zip(names, documents, strict=True))
+        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
+
+    async def healthz(self) -> Answer:
+        """Return the page `/healthz`."""
+        return Answer(200, {"status": "ok"})
+
+    async def readyz(self) -> Answer:
+        """Return the page `/readyz`."""
+        reasons = {name: pool.not_ready_reason() for name, pool in self.pools.items()}
+        ready = [name for name, reason in reasons.items() if reason is None]
+        if not ready:
+            return Answer(503, {"status": "not ready", "reason": next(iter(reasons.values()))})
+        document = {"status": "ready", **ready_document(self.pools[ready[0]].registry)}
+        if len(reasons) > 1:
+            document = {"status": "ready", "pools": {name: reason or "ready" for name, reason in reasons.items()}}
+        return Answer(200, document)
 
     def _begin(self, exchange: Exchange) -> None:
         """Serve a request in a task of its own, which ends at the latest when the client leaves."""
@@ -231,7 +257,7 @@ class Router:
             exchange.answer(_WAY_UP)
         elif exchange.is_too_large:
             exchange.refuse(TOO_LARGE)
-        elif (pool := self._pools.get("") or await self._pool_of(exchange, path)) is None:
+        elif (pool := self.pools.get("") or await self._pool_of(exchange, path)) is None:
             exchange.answer(_NO_POOL)
         else:
             await pool.serve(exchange, path)
@@ -242,10 +268,10 @@ class Router:
         if name is Unknown.MODEL:
             model = await model_of(exchange) if exchange.has_body else None
             name = self._choice.choose(path, exchange.fields, model)
-        return None if name is None else self._pools[str(name)]
+        return None if name is None else self.pools[str(name)]
 
     def _close_idle(self) -> None:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.connections.close()
 
     async def _check(self) -> None:
@@ -256,28 +282,6 @@ class Router:
             for client in tuple(self.site.clients):
                 client.check(now)
             self.site.refusals.report(now)
-
-    async def _status(self) -> Answer:
-        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
-        if only := self._pools.get(""):
-            return Answer(200, {**await only.status(), **process})
-        names = list(self._pools)
-        documents = await asyncio.gather(*(self._pools[name].status() for name in names))
-        pools = dict(zip(names, documents, strict=True))
-        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
-
-    async def _healthz(self) -> Answer:
-        return Answer(200, {"status": "ok"})
-
-    async def _readyz(self) -> Answer:
-        reasons = {name: pool.not_ready_reason() for name, pool in self._pools.items()}
-        ready = [name for name, reason in reasons.items() if reason is None]
-        if not ready:
-            return Answer(503, {"status": "not ready", "reason": next(iter(reasons.values()))})
-        document = {"status": "ready", **ready_document(self._pools[ready[0]].registry)}
-        if len(reasons) > 1:
-            document = {"status": "ready", "pools": {name: reason or "ready" for name, reason in reasons.items()}}
-        return Answer(200, document)
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
