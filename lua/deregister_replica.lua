@@ -41,8 +41,9 @@ if is_drained then
   redis.call('HSET', replica, 'removed_by', by)
 else
   redis.call('HDEL', replica, 'restored_from')
-  redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,
-    'removes_when_drained', '1', 'removed_by', by)
+  local at = whole(now_ms)
+  redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', at, 'admin_reason', reason, 'admin_by', by,
+    'admin_by_at_ms', at, 'removes_when_drained', '1', 'removed_by', by)
 end
 refresh_ready(replica, replica_url)
 local reply = {is_drained and 'removed' or 'draining'}

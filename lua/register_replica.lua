@@ -122,7 +122,7 @@ if is_new then
   redis.call('PERSIST', replica)
   redis.call('ZREM', keys.removed, replica_url)
   redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness',
-    'reported_at_ms', 'removed_by')
+    'reported_at_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
   forget_doubt(replica)
   redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',

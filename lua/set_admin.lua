@@ -27,7 +27,8 @@ local refused = refusal({
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from', 'ejected_until_ms')
+local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from', 'ejected_until_ms',
+  'admin_since_ms')
 if not stored[1] or stored[1] == 'removed' then
   return {'not_found'}
 end
@@ -48,10 +49,9 @@ end
 if state == 'active' then
   redis.call('HDEL', replica, 'removes_when_drained')
 end
-redis.call('HSET', replica, 'admin', state, 'admin_reason', reason)
-if stored[1] ~= state then
-  redis.call('HSET', replica, 'admin_since_ms', whole(now_ms))
-end
+local since_ms = stored[1] == state and stored[5] or whole(now_ms)
+redis.call('HSET', replica, 'admin', state, 'admin_reason', reason, 'admin_since_ms', since_ms, 'admin_by', by,
+  'admin_by_at_ms', since_ms)
 refresh_ready(replica, replica_url)
 local reply = {'set'}
 emit_replica(now_ms, replica, replica_url,

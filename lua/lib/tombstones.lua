@@ -9,7 +9,7 @@
 -- stays removed until an operator adds it.
 local function write_tombstone(replica_key, url, now_ms, reason)
   redis.call('ZREM', keys.replicas, url)
-  redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained')
+  redis.call('HDEL', replica_key, 'restored_from', 'removes_when_drained', 'admin_by', 'admin_by_at_ms')
   forget_doubt(replica_key)
   forget_ejections(replica_key)
   redis.call('HSET', replica_key, 'admin', 'removed', 'admin_since_ms', whole(now_ms), 'admin_reason', reason)

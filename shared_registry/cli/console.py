@@ -1,11 +1,11 @@
-"""Prints for people: text without control characters, and durations and times."""
+"""Prints for people: text without control characters, and times."""
 
 from __future__ import annotations
 
 import datetime as dt
 import sys
 
-UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
+from shared_registry.admin.durations import duration as duration  # noqa: PLC0414  re-exported
 
 
 def print_line(text: str) -> None:
@@ -17,14 +17,6 @@ def print_line(text: str) -> None:
 def printable(text: str) -> str:
     """Return a text with its non-printable characters escaped, so that it cannot control the terminal."""
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text, in its largest unit; a negative one as 0."""
-    for length, unit in UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0.0):.1f} s"
 
 
 def timestamp(at: float) -> str:

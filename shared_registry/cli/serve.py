@@ -30,13 +30,14 @@ from shared_registry.config import RouterConfig
 if TYPE_CHECKING:
     from shared_registry.proxy.app import Router
 
-SERVE_EXAMPLE = (
-    "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
-    "`SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001 shared-registry serve --port 9000`"
-)
+commands = typer.Typer()
 logger = logging.getLogger(__name__)
 
 
+@commands.command(
+    epilog="Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
+    "`SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001 shared-registry serve --port 9000`"
+)
 def serve(
     context: typer.Context,
     *,

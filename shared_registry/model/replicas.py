@@ -130,6 +130,8 @@ class ReplicaRecord:
         key: The canonical url, which identifies the replica in Redis.
         incarnation: A random id, new at each registration after a removal. A late result for an earlier registration
             of the same url carries the earlier id and is dropped.
+        admin_by: Who set the admin state and its reason last; empty if it is not known.
+        admin_by_at: The `admin_since` of the state that `admin_by` set.
         removes_when_drained: The replica is removed when its last session ends.
         in_flight: The number of sessions on it over all routers, as of the last read.
         slow_start_seconds: The length of its ramp since it turned healthy; `None` if it has no ramp, or the ramp is
@@ -154,6 +156,8 @@ class ReplicaRecord:
     admin: AdminState = AdminState.ACTIVE
     admin_since: float | None = None
     admin_reason: str = ""
+    admin_by: str = ""
+    admin_by_at: float | None = None
     removes_when_drained: bool = False
     in_flight: int = 0
     slow_start_seconds: float | None = None

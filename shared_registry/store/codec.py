@@ -48,12 +48,17 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
     """
     read = _Fields(f"replica {key}", fields if revision is None else {**fields, "revision": revision})
     doubt = _values(read, Doubt)
+    rest = _values(read, ReplicaRecord)
+    if rest.get("admin_by_at") != rest.get("admin_since"):
+        # A program of an earlier version set another state since, and wrote no author.
+        rest.pop("admin_by", None)
+        rest.pop("admin_by_at", None)
     return ReplicaRecord(
         key=key,
         endpoint=ReplicaEndpoint(**_values(read, ReplicaEndpoint)),
         health=ReplicaHealth(**_values(read, ReplicaHealth)),
         doubt=Doubt(**doubt) if doubt else NO_DOUBT,
-        **_values(read, ReplicaRecord),
+        **rest,
     )
 
 

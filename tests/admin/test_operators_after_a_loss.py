@@ -56,6 +56,15 @@ async def test_an_admin_state_confirmed_meanwhile_stays(space: Space) -> None:
     assert space.fields(A)["admin"] == "active"
 
 
+async def test_who_drained_a_replica_is_known_after_a_loss(space: Space) -> None:
+    await space.store.set_admin(A, AdminState.DRAINING, by="ann@desk", reason="deploy")
+    record = parse_record(A, space.fields(A))
+    space.raw.delete(*space.dump())
+    await space.store.restore([restored_entry("replica", record)], view_history_id=LOST, view_revision=LATER)
+    restored = parse_record(A, space.fields(A))
+    assert (restored.admin_by, restored.admin_since) == ("ann@desk", record.admin_since)
+
+
 async def test_a_replica_enabled_meanwhile_stays_enabled(space: Space) -> None:
     for state in (AdminState.DISABLED, AdminState.ACTIVE):
         await space.store.set_admin(A, state, reason="checked")

@@ -27,7 +27,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 REPLICA_FIELDS = [
     *("url", "name", "primary", "weight", "capacity", "labels"),
     *("health_check_path", "health_check_port", "in_flight"),
-    *("status", "status_since", "admin", "admin_reason", "ejected_until", "ejections"),
+    *("status", "status_since", "admin", "admin_since", "admin_reason", "admin_by", "ejected_until", "ejections"),
     *("last_ok_at", "last_failure_at", "last_latency_ms", "last_error"),
     *("consecutive_failures", "consecutive_successes"),
     *("prober", "suspected_by", "asked", "unreached_by", "reached_by", "refuted_prober"),

@@ -321,6 +321,39 @@ async def test_a_new_reason_is_an_event_without_another_state(space: Space) -> N
     assert int(space.fields(A)["admin_since_ms"]) > 12345
 
 
+async def test_an_admin_state_names_who_set_it(space: Space) -> None:
+    await space.add()
+    assert "admin_by" not in space.fields(A)
+    await space.store.set_admin(A, AdminState.DRAINING, by="ann@desk", reason="deploy")
+    fields = space.fields(A)
+    assert (fields["admin_by"], fields["admin_by_at_ms"]) == ("ann@desk", fields["admin_since_ms"])
+    await space.store.set_admin(A, AdminState.DRAINING, by="bob@desk", reason="deploy")
+    assert space.fields(A)["admin_by"] == "ann@desk", "what was drained before was not drained by bob"
+    events = await space.store.set_admin(A, AdminState.ACTIVE, by="bob@desk")
+    assert events is not None
+    assert events[0].record is not None
+    assert (events[0].record.admin_by, space.fields(A)["admin_by"]) == ("bob@desk", "bob@desk")
+
+
+async def test_a_removal_that_waits_names_who_asked(space: Space) -> None:
+    await space.add()
+    space.plant_load(A, 1)
+    await space.store.deregister(A, space.incarnation(A), by="ann@desk", when_drained=True)
+    assert parse_record(A, space.fields(A)).admin_by == "ann@desk"
+    await space.store.deregister(A, space.incarnation(A), by="ann@desk")
+    await space.add()
+    assert not {"admin_by", "admin_by_at_ms"} & space.fields(A).keys()
+
+
+async def test_an_author_of_a_state_replaced_without_one_is_forgotten(space: Space) -> None:
+    """So does a program of an earlier version: it writes the state, its time and the reason."""
+    await space.add()
+    await space.store.set_admin(A, AdminState.DRAINING, by="ann@desk")
+    space.raw.hset(space.keys.replica(A), mapping={"admin": "disabled", "admin_since_ms": "12345"})
+    record = parse_record(A, space.fields(A))
+    assert (record.admin, record.admin_by) == (AdminState.DISABLED, "")
+
+
 async def test_an_admin_state_for_an_unknown_replica_creates_nothing(space: Space) -> None:
     assert await space.store.set_admin(A, AdminState.DRAINING) is None
     assert space.dump() == {}

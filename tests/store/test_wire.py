@@ -58,6 +58,8 @@ HASH = {
     "admin": "draining",
     "admin_since_ms": "1700000000005",
     "admin_reason": "deploy",
+    "admin_by": "ann@desk",
+    "admin_by_at_ms": "1700000000005",
     "removes_when_drained": "1",
     "in_flight": "3",
     "slow_start_ms": "30000",
@@ -93,6 +95,8 @@ RECORD = ReplicaRecord(
     removes_when_drained=True,
     admin_since=1700000000.005,
     admin_reason="deploy",
+    admin_by="ann@desk",
+    admin_by_at=1700000000.005,
     in_flight=3,
     slow_start_seconds=30.0,
     revision="1700000000006-7",
@@ -110,6 +114,8 @@ MAY_BE_MISSING = {
     "last_error",
     "admin_since_ms",
     "admin_reason",
+    "admin_by",
+    "admin_by_at_ms",
     "removes_when_drained",
     "in_flight",
     "slow_start_ms",
@@ -143,6 +149,11 @@ def test_a_hash_becomes_a_record() -> None:
 
 def test_an_event_gives_its_revision_to_its_record() -> None:
     assert parse_record(KEY, HASH, "9-9") == replace(RECORD, revision="9-9")
+
+
+def test_an_author_of_an_earlier_admin_state_is_dropped() -> None:
+    record = parse_record(KEY, HASH | {"admin_since_ms": "1700000000006"})
+    assert (record.admin, record.admin_by, record.admin_by_at) == (AdminState.DRAINING, "", None)
 
 
 def test_a_time_that_never_happened_is_none() -> None:

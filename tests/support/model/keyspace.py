@@ -21,7 +21,8 @@ from tests.support.model.values import Anything, Fields, Number, Sum, Value, exa
 ORIGIN = "0-0"
 OPTIONAL = ("health_check_path", "health_check_port")
 SPEC = ("url", "name", "primary", "weight", "capacity", "order", "labels", *OPTIONAL, "source")
-OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason")
+AUTHOR = ("admin_by", "admin_by_at_ms")
+OPERATOR = ("incarnation", "registered_at_ms", "admin_since_ms", "admin", "admin_reason", *AUTHOR)
 PROBED = ("last_ok_at_ms", "last_failure_at_ms", "last_latency_ms", "last_error")
 HEALTH = ("status", "status_since_ms", "consecutive_failures", "consecutive_successes", *PROBED)
 NOT_IN_EVENTS = {
@@ -278,7 +279,8 @@ class Keyspace:
         self.replicas.pop(key, None)
         replica = self.hashes[key]
         replica.pop("restored_from", None)
-        replica.pop("removes_when_drained", None)
+        for name in ("removes_when_drained", *AUTHOR):
+            replica.pop(name, None)
         replica |= {"admin": "removed", "admin_since_ms": self._time(), "admin_reason": reason}
         self.removed[key] = self._time()
 

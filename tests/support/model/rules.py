@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.support.health_rule import Counted
 from tests.support.model.keyspace import (
+    AUTHOR,
     HEALTH,
     OPERATOR,
     OPTIONAL,
@@ -79,7 +80,7 @@ class Namespace(LeaseRules):
             replica["restored_from"] = ORIGIN
         if is_new:
             self.removed.pop(key, None)
-            for name in (*PROBED, "failing_witness", "removed_by"):
+            for name in (*PROBED, *AUTHOR, "failing_witness", "removed_by"):
                 replica.pop(name, None)
             replica |= {
                 "incarnation": request,
@@ -110,6 +111,8 @@ class Namespace(LeaseRules):
                     "admin": "draining",
                     "admin_since_ms": self._time(),
                     "admin_reason": reason,
+                    "admin_by": by,
+                    "admin_by_at_ms": self._time(),
                     "removes_when_drained": "1",
                     "removed_by": by,
                 }
@@ -130,7 +133,8 @@ class Namespace(LeaseRules):
             return "unchanged"
         if stored["admin"] != state:
             stored["admin_since_ms"] = self._time()
-        stored |= {"admin": state, "admin_reason": reason}
+        author = {"admin_by": by, "admin_by_at_ms": stored["admin_since_ms"]}
+        stored |= {"admin": state, "admin_reason": reason, **author}
         stored.pop("restored_from", None)
         if state == "active":
             stored.pop("removes_when_drained", None)
@@ -421,7 +425,7 @@ class Namespace(LeaseRules):
         is_older = max(probed_at(known), exact(known["registered_at_ms"]))
         keeps_health = bool(replica) and probed_at(replica) > is_older
         for name in (*SPEC, *OPERATOR, *(() if keeps_health else HEALTH)):
-            if known.get(name, "") == "" and name in (*HEALTH, *OPTIONAL):
+            if known.get(name, "") == "" and name in (*HEALTH, *OPTIONAL, *AUTHOR):
                 replica.pop(name, None)
             else:
                 replica[name] = known[name]
