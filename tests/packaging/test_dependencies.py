@@ -34,6 +34,7 @@ PARTS = {
     "demo": ["cli", "router", "demo"],
     "embedded": ["embedded"],
     "proxy": ["router"],
+    "telemetry": ["router"],
 }
 PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "router") for item in EXTRAS[extra])]
 PART_OF_PYDANTIC = canonicalize_name("pydantic-core")
