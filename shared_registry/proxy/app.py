@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from shared_registry.aio.from_files import FromFiles
@@ -100,15 +100,10 @@ class Router:
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
         if counts:
-            only = self._pools.get("")
+            only = self.pools.get("")
             self.site.traffic = Traffic() if only is None else only.traffic
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
-
-    @property
-    def pools(self) -> Mapping[str, Pool]:
-        """The pools by name. A router that has only one calls it by the empty name."""
-        return self._pools
 
     def _configure(self, config: RouterConfig) -> None:
         """Apply the settings that can change while the router runs, to what begins from now on."""
