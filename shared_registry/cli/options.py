@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.cli.completing import complete_replicas
 from shared_registry.config import LoadedConfig, RouterConfig, load_config
 
 LONGEST_TEXT = 500
@@ -36,7 +37,13 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
 ]
 TargetsArgument = Annotated[
-    list[str], typer.Argument(metavar="TARGET", help="Replicas, by name or by url.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="TARGET",
+        help="Replicas, by name or by url.",
+        autocompletion=complete_replicas,
+        show_default=False,
+    ),
 ]
 
 
