@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.cli.completing import complete_replicas
 from shared_registry.config import LoadedConfig, RouterConfig, load_config
 from shared_registry.model import EVERY_REPLICA, LabelSelector
 
@@ -66,7 +67,13 @@ def label_selector(texts: list[str] | None) -> LabelSelector:
 
 
 TargetsArgument = Annotated[
-    list[str], typer.Argument(metavar="TARGET", help="Replicas, by name or by url.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="TARGET",
+        help="Replicas, by name or by url.",
+        autocompletion=complete_replicas,
+        show_default=False,
+    ),
 ]
 
 
