@@ -11,6 +11,7 @@ from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
+from shared_registry.admin.vacancy import Vacancy, vacancy_of
 from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
@@ -20,6 +21,9 @@ from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
+EVENTS_SEARCHED = 1000
+"""How many of the latest events are searched for the end of the last term."""
+NO_VACANCY = Vacancy()
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +43,8 @@ class Overview:
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
         plan: How routers share the probing; `None` if the leader probes all replicas.
+        vacancy: Since when there is no leader, and why; empty while there is one.
+        first_waits_since: About when the first session in the queue joined it; `None` if none waits.
     """
 
     at: float
@@ -51,6 +57,8 @@ class Overview:
     last_heartbeat_at: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = None
+    vacancy: Vacancy = NO_VACANCY
+    first_waits_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +171,17 @@ class Observer(Outsider):
             last_heartbeat_at,
             await self._trouble_of(live),
             snapshot.plan,
+            NO_VACANCY if snapshot.leader else await self._vacancy(now),
+            await self._first_waits_since() if waiting else None,
         )
+
+    async def _vacancy(self, now: float) -> Vacancy:
+        routers = await self.routers()
+        return vacancy_of(await self._reader.last_events(EVENTS_SEARCHED), routers.routers, now)
+
+    async def _first_waits_since(self) -> float | None:
+        first = (await self.queue(1)).waiters
+        return first[0].since if first else None
 
     async def _trouble_of(self, routers: Sequence[str]) -> dict[str, str]:
         async with bounded(self._timeout_seconds, failover=self._clients.failover):

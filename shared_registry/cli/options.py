@@ -14,6 +14,7 @@ import typer
 
 from shared_registry.cli.completing import complete_replicas
 from shared_registry.config import LoadedConfig, RouterConfig, load_config
+from shared_registry.model import EVERY_REPLICA, LabelSelector
 
 LONGEST_TEXT = 500
 
@@ -36,6 +37,35 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
 ]
+
+
+def _selector(texts: list[str] | None) -> list[str] | None:
+    for text in texts or []:
+        try:
+            LabelSelector.parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return texts
+
+
+SelectorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--selector",
+        "-l",
+        metavar="LABELS",
+        help="Only replicas with these labels, such as zone=a,gpu!=h100; NAME alone: that have it, !NAME: that do not.",
+        callback=_selector,
+        show_default=False,
+    ),
+]
+
+
+def label_selector(texts: list[str] | None) -> LabelSelector:
+    """Return the selector of all `-l` of a command, which must all hold."""
+    return LabelSelector.parse(",".join(texts)) if texts else EVERY_REPLICA
+
+
 TargetsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -168,8 +198,9 @@ class _JsonFormatter(logging.Formatter):
         }
         if self._worker is not None:
             line["worker"] = self._worker
-        if url := getattr(record, "url", None):
-            line["url"] = url
+        for name in ("url", "admin_url"):
+            if url := getattr(record, name, None):
+                line[name] = url
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -27,11 +27,14 @@ from shared_registry.cli.options import (
     JsonOption,
     NamespaceOption,
     RedisOption,
+    SelectorOption,
     given,
+    label_selector,
     log_to_stderr,
     print_json,
     seconds_above_zero,
 )
+from shared_registry.cli.replica_filter import ReplicaFilter, SortField
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
@@ -79,6 +82,15 @@ def status(
             show_default=False,
         ),
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, however long the lines become.")] = False,
+    unhealthy: Annotated[
+        bool, typer.Option("--unhealthy", help="Show only the replicas that are not well, and explain all of them.")
+    ] = False,
+    selector: SelectorOption = None,
+    sort: Annotated[
+        SortField,
+        typer.Option("--sort", help="The order of the replicas: the worst, latest or fullest first."),
+    ] = SortField.ORDER,
     removed: Annotated[
         bool, typer.Option("--removed", help="Show instead the replicas that operators removed: when, by whom and why.")
     ] = False,
@@ -87,12 +99,16 @@ def status(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the replicas, the leader and the number of routers. The command itself does not join as a router.
+    """Say in one sentence whether the registry serves, and show its replicas. The command does not join as a router.
 
-    --json prints one object: redis, namespace, at, history_id, revision, epoch, leader {router, epoch, elected_at} or
-    null, live_routers, last_heartbeat_at (of any router), queue {depth}, panic (the reason, or null),
-    routers_in_trouble {router: why it cannot connect to replicas}, and replicas [{STATUS}]. Times are seconds since the
-    epoch on the Redis server's clock. Capacity 0 means no limit.
+    For each replica that is not well it says why, since when, by whom, and how many sessions are on it. The table has
+    the columns that fit.
+
+    --json prints one object: redis, namespace, at, summary {level, text}, history_id, revision, epoch, leader {router,
+    epoch, elected_at} or null, leaderless_since, leaderless_why, live_routers, last_heartbeat_at (of any router), queue
+    {depth, first_since}, panic (the reason, or null), routers_in_trouble {router: why it cannot connect to replicas},
+    and replicas [{STATUS} and trouble (what is not well, or null)]. Times are seconds since the epoch on the Redis
+    server's clock. Capacity 0 means no limit.
     With --watch it prints one such object per line, or {redis, namespace, error, age_seconds} while Redis is away.
     With --removed it prints one object: redis, namespace, at, and removed [{url, name, removed_at, by, reason}]. A
     removal has no end: `add` brings the replica back.
@@ -107,6 +123,7 @@ def status(
 
         _show(options, config, Observer.removals, removals_document, removals_text)
         return
+    chosen = ReplicaFilter(wide, unhealthy, label_selector(selector), sort)
     if watch:
         from shared_registry.cli.live import watch_status  # noqa: PLC0415  rich
 
@@ -114,12 +131,19 @@ def status(
         settings = options.load(config)
         with explained(settings):
             asyncio.run(
-                until_stopped(watch_status(settings, interval_seconds=interval or 1.0, as_json=options.as_json))
+                until_stopped(watch_status(settings, chosen, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
     from shared_registry.cli.status import overview_document, overview_text  # noqa: PLC0415  rich
+    from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
 
-    _show(options, config, Observer.overview, overview_document, overview_text)
+    _show(
+        options,
+        config,
+        Observer.overview,
+        lambda settings, overview: overview_document(settings, overview, chosen),
+        lambda settings, overview: overview_text(settings, overview, chosen, width=output_width()),
+    )
 
 
 def _show(
@@ -136,9 +160,10 @@ def _show(
     if options.as_json:
         print_json(document(settings, found))
     else:
-        from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
+        from shared_registry.cli.tables import new_console, output_width  # noqa: PLC0415  rich
 
-        new_console().print(text(settings, found))
+        shown = text(settings, found)
+        new_console(output_width()).print(shown, crop=False, soft_wrap=isinstance(shown, str))
 
 
 @commands.command(epilog="Examples: `shared-registry routers`; `shared-registry routers --json -n pool`")

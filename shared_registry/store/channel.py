@@ -23,6 +23,7 @@ from shared_registry.store.lane import Lane, SharedAlarm
 from shared_registry.store.lua import Script, assemble, command_names
 from shared_registry.store.multiplexed import MultiplexedClient
 from shared_registry.store.multiplexer import NoReply, OnReply
+from shared_registry.store.script_calls import ScriptCalls
 from shared_registry.store.together import Split, Together
 
 
@@ -65,6 +66,7 @@ class Channel:
         self._timeout_seconds = timeout_seconds
         self._failover = failover or Failover()
         self._scripts = scripts()
+        self._calls = ScriptCalls(client)
 
     def bounded(self, *, patience_seconds: float | None = None) -> bounded:
         """Return a `bounded` context for calls to the client in this channel's lane."""
@@ -139,10 +141,7 @@ class Channel:
                 if on_sent is not None:
                     on_sent()
                 is_sent = True
-                try:
-                    reply = await self._client.evalsha(script.digest, 1, *words)
-                except exceptions.NoScriptError:
-                    reply = await self._client.eval(script.text, 1, *words)
+                reply = await self._calls.execute(script, words)
             if on_reply is not None:
                 on_reply(reply)
             return Reply(reply[0], reply[1:])
