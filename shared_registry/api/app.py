@@ -14,14 +14,16 @@ from shared_registry.api.guard import HostGuard
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
+from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
 
 
-def admin_app(router: Router, config: RouterConfig) -> Starlette:
+def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage) -> Starlette:
     """Return the application that shows a router to operators and programs. It changes nothing.
 
     Args:
         router: The router.
         config: The settings with which it has started.
+        metrics: The page of its metrics.
     """
     names = [config.admin_host, *config.admin_names]
     return Starlette(
@@ -29,6 +31,7 @@ def admin_app(router: Router, config: RouterConfig) -> Starlette:
             Route("/healthz", _page(router.healthz)),
             Route("/readyz", _page(router.readyz)),
             Route("/status", _page(router.status)),
+            Route("/metrics", _metrics(metrics)),
         ],
         middleware=[Middleware(HostGuard, names=names)],
     )
@@ -40,5 +43,12 @@ def _page(answer: Callable[[], Awaitable[Answer]]) -> Callable[[Request], Awaita
     async def respond(_: Request) -> Response:
         found = await answer()
         return Response(found.content(), found.status, media_type="application/json")
+
+    return respond
+
+
+def _metrics(page: MetricsPage) -> Callable[[Request], Awaitable[Response]]:
+    async def respond(_: Request) -> Response:
+        return Response(await page.render(), headers={"content-type": CONTENT_TYPE})
 
     return respond

@@ -14,6 +14,7 @@ from shared_registry.api.app import admin_app
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
+from shared_registry.telemetry.page import MetricsPage
 
 MOST_REQUESTS = 100
 """The most connections at once that are answered; others get 503."""
@@ -43,9 +44,10 @@ class AdminServer:
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
+        metrics = MetricsPage(router)
         server = _QuietUvicorn(
             uvicorn.Config(
-                admin_app(router, self._config),
+                admin_app(router, self._config, metrics),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -61,6 +63,7 @@ class AdminServer:
         )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
+            measuring = tasks.create_task(metrics.run())
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
                 await asyncio.wait([serving])
@@ -68,6 +71,7 @@ class AdminServer:
                 server.stop()
                 await asyncio.wait([serving], timeout=STOP_SECONDS + TICK_SECONDS)
                 serving.cancel()
+                measuring.cancel()
 
 
 class _QuietUvicorn(uvicorn.Server):

@@ -11,10 +11,12 @@ from collections.abc import Callable, Collection
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.model import Event, Leader, Plan, Replica
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.registry import readiness
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.selection import Panic
 from shared_registry.selection.view import View
+from shared_registry.store.call_counts import CallCounts
 from shared_registry.store.figure_reader import Figures
 
 DRAIN_POLL_SECONDS = 0.1
@@ -167,6 +169,21 @@ class RegistryReads(RegistryState):
         """
         weights = {replica.key: replica.endpoint.weight for replica in self._view.all()}
         return await self._reader.figures(weights, ramping=self._view.ramping)
+
+    @property
+    def call_counts(self) -> CallCounts:
+        """Counts the commands that this router has sent to Redis since `start`."""
+        return self._parts.clients.failover.calls
+
+    @property
+    def probe_counts(self) -> ProbeCounts:
+        """Counts the probes that this router has made since `start`."""
+        return self._parts.health_checks.counts
+
+    @property
+    def reconnect_count(self) -> int:
+        """How often this router has given up its connections to Redis, because the server was lost or demoted."""
+        return self._parts.clients.failover.generation
 
     @property
     def lease_count(self) -> int:
