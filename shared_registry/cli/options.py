@@ -191,8 +191,9 @@ class _JsonFormatter(logging.Formatter):
         }
         if self._worker is not None:
             line["worker"] = self._worker
-        if url := getattr(record, "url", None):
-            line["url"] = url
+        for name in ("url", "admin_url"):
+            if url := getattr(record, name, None):
+                line[name] = url
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

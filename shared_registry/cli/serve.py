@@ -30,13 +30,14 @@ from shared_registry.config import RouterConfig
 if TYPE_CHECKING:
     from shared_registry.proxy.app import Router
 
-SERVE_EXAMPLE = (
-    "Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
-    "`SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001 shared-registry serve --port 9000`"
-)
+commands = typer.Typer()
 logger = logging.getLogger(__name__)
 
 
+@commands.command(
+    epilog="Examples: `shared-registry serve --config router.yaml --wait-redis 30`; "
+    "`SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001 shared-registry serve --port 9000`"
+)
 def serve(
     context: typer.Context,
     *,
@@ -93,7 +94,8 @@ def serve(
 async def _serve_until_stopped(
     settings: RouterConfig, wait_seconds: float | None, reload: ReloadRequest, read: Callable[[], RouterConfig]
 ) -> None:
-    from shared_registry.proxy import (  # noqa: PLC0415  slow; only this command needs it
+    from shared_registry.api.address import admin_address  # noqa: PLC0415  slow; only this command needs it
+    from shared_registry.proxy import (  # noqa: PLC0415
         descriptors,
         reloading,
         server,
@@ -117,10 +119,9 @@ async def _serve_until_stopped(
             joined=router.joined,
         )
 
-    with stop.on_signals(reload):
-        await server.serve_clients(
-            settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=[serve_reloads, inform]
-        )
+    with stop.on_signals(reload), admin_address(settings) as admin:
+        beside = [serve_reloads, inform, *admin.works]
+        await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=beside)
     logger.info("router: stopped")
 
 

@@ -9,6 +9,7 @@ import sys
 
 from shared_registry.aio.process_channel import ProcessChannel
 from shared_registry.aio.stop_signals import ignore_for_good
+from shared_registry.api.address import admin_address
 from shared_registry.cli.exit_codes import OK, exit_code
 from shared_registry.cli.options import log_to_stderr, set_log_level
 from shared_registry.cli.serving_loop import serving_loop_factory
@@ -40,7 +41,8 @@ async def _serve(listener: socket.socket, to_parent: socket.socket) -> int:
     set_log_level(begin.config)
     descriptors.raise_soft_limit()
     try:
-        await Worker(channel, begin, on_reload=set_log_level).serve(listener)
+        with admin_address(begin.config, worker=begin.number) as admin:
+            await Worker(channel, begin, on_reload=set_log_level, beside=admin.works).serve(listener)
     except RegistryError as error:
         channel.send(Failed(str(error)))
         await channel.flush()

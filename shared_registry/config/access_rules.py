@@ -29,7 +29,7 @@ def check_trusted_proxies(value: object) -> tuple[str, ...]:
     Raises:
         ConfigError: The value is not such a list.
     """
-    items = _items("trusted_proxies", value, "[10.0.0.0/8, 192.168.1.7]")
+    items = items_of("trusted_proxies", value, "[10.0.0.0/8, 192.168.1.7]")
     return tuple(dict.fromkeys(_network(f"trusted_proxies[{at}]", item) for at, item in enumerate(items)))
 
 
@@ -42,7 +42,7 @@ def check_cors_origins(value: object) -> tuple[str, ...]:
     Raises:
         ConfigError: The value is not such a list.
     """
-    items = _items("cors_origins", value, "[https://app.example.com]")
+    items = items_of("cors_origins", value, "[https://app.example.com]")
     origins = tuple(dict.fromkeys(_origin(f"cors_origins[{at}]", item) for at, item in enumerate(items)))
     if ANY_ORIGIN in origins and len(origins) > 1:
         raise ConfigError(f"cors_origins: '{ANY_ORIGIN}' contains all others; write either '{ANY_ORIGIN}' or a list")
@@ -68,7 +68,7 @@ def lost_session_keys(settings: Mapping[str, Any], place: str | None) -> Iterato
         yield Problem(text, ("session_key", "forward_api_key"))
 
 
-def _items(field: str, value: object, example: str) -> Sequence[object]:
+def items_of(field: str, value: object, example: str) -> Sequence[object]:
     """Return the items of a list that may be given as text, separated by commas."""
     if isinstance(value, str):
         value = [] if value.strip().lower() in ("", "none") else [item for item in _SEPARATORS.split(value) if item]

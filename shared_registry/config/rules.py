@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
+from shared_registry.config.admin_rules import check_admin_names, check_admin_port
 from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.pool_rules import PoolRule, check_pools
 from shared_registry.config.probe_rules import check_file, is_port, wrong_path
@@ -29,10 +30,11 @@ CHECKS = ConfigDict(
     extra="forbid",
     allow_inf_nan=False,
     validate_default=True,
-    use_attribute_docstrings=True,
     hide_input_in_errors=True,
 )
 """How values are checked: as they are, without conversion, and never shown in pydantic's own messages."""
+CHECKS_OF_A_PART = ConfigDict(**CHECKS, defer_build=True)
+"""The same for a class of which a config is made: building its checks takes time, and nobody makes an object of it."""
 
 OnLost = Literal["keep", "close"]
 
@@ -88,11 +90,16 @@ def check_router_id(value: object) -> str:
     raise ConfigError(f"router_id: {shorten(value)} is not usable; write 1 to 64 characters without '~', '/' or spaces")
 
 
-def check_host(value: object) -> str:
-    """Return a valid address or host name to listen on."""
-    if isinstance(value, str) and re.fullmatch(r"\S+", value) and value.isprintable():
-        return value
-    raise ConfigError(f"host: {shorten(value)} is no address; write one such as 0.0.0.0 (every interface) or 127.0.0.1")
+def check_host(field: str) -> Callable[[object], str]:
+    """Return the rule for a setting with an address or host name to listen on."""
+
+    def check(value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(r"\S+", value) and value.isprintable():
+            return value
+        example = "write one such as 0.0.0.0 (every interface) or 127.0.0.1"
+        raise ConfigError(f"{field}: {shorten(value)} is no address; {example}")
+
+    return check
 
 
 def check_session_key(value: object) -> str | None:
@@ -259,7 +266,10 @@ BodyBytes = Annotated[int, Field(ge=1024, le=2**53)]
 Count = Annotated[int, Field(ge=1)]
 ClientCount = Annotated[int, Field(ge=1)] | None
 Port = Annotated[int, Field(ge=0, le=65535)]
-Host = Annotated[str, PlainValidator(check_host)]
+Host = Annotated[str, PlainValidator(check_host("host"))]
+AdminHost = Annotated[str, PlainValidator(check_host("admin_host"))]
+AdminPort = Annotated[int | Literal["auto", "off"], PlainValidator(check_admin_port)]
+AdminNames = Annotated[tuple[str, ...], PlainValidator(check_admin_names)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 PoolRules = Annotated[tuple[PoolRule, ...], PlainValidator(check_pools)]

@@ -8,9 +8,12 @@ from pydantic.dataclasses import dataclass
 from shared_registry.config.access_rules import LOOPBACK, lost_session_keys, tls_misfits
 from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
-    CHECKS,
+    CHECKS_OF_A_PART,
     AccessLogForm,
     AccessLogPath,
+    AdminHost,
+    AdminNames,
+    AdminPort,
     ApiKeyPlace,
     ApiKeysFile,
     BodyBytes,
@@ -37,7 +40,7 @@ from shared_registry.config.rules import (
 )
 
 
-@dataclass(frozen=True, repr=False, config=CHECKS)
+@dataclass(frozen=True, repr=False, config=CHECKS_OF_A_PART)
 class ServingSettings:
     """The settings that only `shared-registry serve` uses. A part of `RouterConfig`."""
 
@@ -217,6 +220,22 @@ class ServingSettings:
     """The file to which the access log is appended. It is created if it does not exist, and created again when it was
     renamed, so that logs can be rotated without a signal. By default the access log goes to standard output, and the
     router's own log to standard error. It has no effect while `access_log` is off."""
+
+    admin_host: AdminHost = "127.0.0.1"
+    """Address on which the router serves its dashboard, and its pages for operators and monitoring. The default is
+    this machine alone, because whoever can connect may read everything there without a password. In a container, set
+    `0.0.0.0`, and publish the port only where operators and monitoring are."""
+
+    admin_port: AdminPort = "auto"
+    """TCP port of the admin address. `auto`, the default, is 1000 above `port`, or any free port if that is 0, so that
+    several routers on a machine need no further setting. Each worker is a router with an admin address of its own: the
+    second has the next port, and so on. 0 takes any free port, which the router logs. `off` serves no admin address,
+    which saves some 5 MB for each worker."""
+
+    admin_names: AdminNames = ()
+    """Host names, such as `[router-1.example.com]`, by which the admin address may be reached, besides IP addresses,
+    `localhost`, `admin_host` and this machine's name. Requests for other names are refused with 403, so that a page of
+    another site cannot read the admin address by a name of its own that leads there. None by default."""
 
     @field_validator("tls_client_ca_file")
     @classmethod

@@ -13,7 +13,7 @@ from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.leader.authority import Participation
 from shared_registry.leader.duties import Duty, perform
-from shared_registry.leader.election import Election
+from shared_registry.leader.election import Election, LeaderLease
 from shared_registry.leader.health_loop import HealthLoop, HealthSettings
 from shared_registry.leader.panic_watch import PanicWatch
 from shared_registry.leader.ramps import Ramps
@@ -126,9 +126,9 @@ class HealthChecks:
                 self._store,
                 router=self._router,
                 lead=functools.partial(perform, duties),
-                lease_seconds=config.lease_seconds,
-                renew_interval_seconds=config.renew_interval_seconds,
+                lease=LeaderLease(config.lease_seconds, config.renew_interval_seconds),
                 seen_epoch=lambda: self._mirror.epoch,
+                emitter=self._mirror.emitter,
                 clock=self._clock,
                 rng=self._rng,
             )

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, cast
+from typing import Any
 
 from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
@@ -33,6 +33,7 @@ from shared_registry.proxy.paths import has_way_up, normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
 from shared_registry.proxy.status import ready_document
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import SWITCHING_PROTOCOLS
 
 CHECK_SECONDS = 0.25
@@ -51,13 +52,20 @@ class Router:
         descriptors: The file descriptors for clients.
         live: The sessions under way.
         tls: The TLS of these connections; `None` if they have none.
+        pools: Its pools by name; one without a name if the settings have no pools.
         joined: Set once the view of a pool is loaded.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
     """
 
     def __init__(
-        self, config: RouterConfig, *, url: str = "", worker: int | None = None, access_log: AccessLog | None = None
+        self,
+        config: RouterConfig,
+        *,
+        url: str = "",
+        worker: int | None = None,
+        access_log: AccessLog | None = None,
+        counts: bool = False,
     ) -> None:
         """Create the router. It connects to nothing before `running()`.
 
@@ -66,6 +74,7 @@ class Router:
             url: The url at which it serves, shown to operators.
             worker: The number of this worker, if the router is one of several that share a port.
             access_log: Logs every request, unless it is `None`.
+            counts: Whether every request is counted, for metrics.
 
         Raises:
             ConfigError: A file of the settings of TLS to clients or of API keys cannot be used.
@@ -77,12 +86,12 @@ class Router:
         self.worker = worker
         self.live = LiveSessions()
         self.descriptors = Descriptors(
-            replicas=lambda: sum(len(pool.registry.all()) for pool in self._pools.values()),
-            idle=lambda: sum(pool.connections.idle_count for pool in self._pools.values()),
+            replicas=lambda: sum(len(pool.registry.all()) for pool in self.pools.values()),
+            idle=lambda: sum(pool.connections.idle_count for pool in self.pools.values()),
             close_idle=self._close_idle,
         )
         configs = config.pool_configs() or {"": config}
-        self._pools = {
+        self.pools = {
             name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
             for name, one in configs.items()
         }
@@ -90,6 +99,9 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
+        if counts:
+            only = self.pools.get("")
+            self.site.traffic = Traffic() if only is None else only.traffic
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
 
@@ -100,11 +112,11 @@ class Router:
         self.site.proxies = TrustedProxies(config.trusted_proxies)
         self._cors = Cors.of(config)
         self.descriptors.max_clients = config.max_clients
-        pages: dict[str, Page | None] = {"/status": self._status, "/healthz": self._healthz, "/readyz": self._readyz}
+        pages: dict[str, Page | None] = {"/status": self.status, "/healthz": self.healthz, "/readyz": self.readyz}
         pages["/metrics"] = None
         self._choice = PoolChoice(config.pools)
         if self._choice.is_by_model:
-            rules = [(rule, self._pools[rule.name]) for rule in config.pools]
+            rules = [(rule, self.pools[rule.name]) for rule in config.pools]
             pages[MODELS.decode()] = Models(rules, self._choice).page
         self._pages = OwnPages(pages)
 
@@ -122,7 +134,7 @@ class Router:
         results = merge_all(self.config, config)
         in_force = results[0][1].config
         for name, one in (in_force.pool_configs() or {"": in_force}).items():
-            self._pools[name].reload(one)
+            self.pools[name].reload(one)
         self._configure(in_force)
         for files in self._files:
             files.reload()
@@ -135,7 +147,7 @@ class Router:
 
         All of this happens at once. Sessions that have a slot continue until `running()` ends.
         """
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.begin_stop()
 
     @contextlib.asynccontextmanager
@@ -154,12 +166,12 @@ class Router:
             StoreError: Redis refuses, or contains other data than ours, and there is only one pool. The body of the
                 context was cancelled.
         """
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.begin_opening()
         try:
             async with asyncio.TaskGroup() as tasks:
                 joined = self.joined.set
-                works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self._pools.values()]
+                works = [pool.run(wait_seconds=wait_seconds, on_joined=joined) for pool in self.pools.values()]
                 works += [self._check(), *(files.follow() for files in self._files), *(work(self) for work in beside)]
                 running = [tasks.create_task(work) for work in works]
                 try:
@@ -174,7 +186,7 @@ class Router:
 
     async def settled(self) -> None:
         """Wait until the router places sessions without holding them, or no longer holds them because of its start."""
-        await asyncio.gather(*(pool.settled() for pool in self._pools.values()))
+        await asyncio.gather(*(pool.settled() for pool in self.pools.values()))
 
     async def end_sessions(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
@@ -183,23 +195,48 @@ class Router:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def status(self) -> Answer:
+        """Return the page `/status`."""
+        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
+        if only := self.pools.get(""):
+            return Answer(200, {**await only.status(), **process})
+        names = list(self.pools)
+        documents = await asyncio.gather(*(self.pools[name].status() for name in names))
+        pools = dict(zip(names, documents, strict=True))
+        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
+
+    async def healthz(self) -> Answer:
+        """Return the page `/healthz`."""
+        return Answer(200, {"status": "ok"})
+
+    async def readyz(self) -> Answer:
+        """Return the page `/readyz`."""
+        reasons = {name: pool.not_ready_reason() for name, pool in self.pools.items()}
+        ready = [name for name, reason in reasons.items() if reason is None]
+        if not ready:
+            return Answer(503, {"status": "not ready", "reason": next(iter(reasons.values()))})
+        document = {"status": "ready", **ready_document(self.pools[ready[0]].registry)}
+        if len(reasons) > 1:
+            document = {"status": "ready", "pools": {name: reason or "ready" for name, reason in reasons.items()}}
+        return Answer(200, document)
+
     def _begin(self, exchange: Exchange) -> None:
         """Serve a request in a task of its own, which ends at the latest when the client leaves."""
         exchange.task = task = exchange.client.loop.create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if exchange.record is not None:
-            task.add_done_callback(functools.partial(self._log, exchange))
+            task.add_done_callback(functools.partial(self._end_record, exchange))
 
-    def _log(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        """Write a request's line. A task that was cancelled, and gave no other reason, ended with its connection."""
+    def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
         if not task.cancelled():
             exchange.note_end("router_failed")
         else:
             is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
             ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
             exchange.note_end(ended, close_code=closing.LOST if is_open else None)
-        cast("AccessLog", self.site.access_log).write(exchange)
+        self.site.end_record(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
@@ -231,7 +268,7 @@ class Router:
             exchange.answer(_WAY_UP)
         elif exchange.is_too_large:
             exchange.refuse(TOO_LARGE)
-        elif (pool := self._pools.get("") or await self._pool_of(exchange, path)) is None:
+        elif (pool := self.pools.get("") or await self._pool_of(exchange, path)) is None:
             exchange.answer(_NO_POOL)
         else:
             await pool.serve(exchange, path)
@@ -242,10 +279,10 @@ class Router:
         if name is Unknown.MODEL:
             model = await model_of(exchange) if exchange.has_body else None
             name = self._choice.choose(path, exchange.fields, model)
-        return None if name is None else self._pools[str(name)]
+        return None if name is None else self.pools[str(name)]
 
     def _close_idle(self) -> None:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.connections.close()
 
     async def _check(self) -> None:
@@ -256,28 +293,6 @@ class Router:
             for client in tuple(self.site.clients):
                 client.check(now)
             self.site.refusals.report(now)
-
-    async def _status(self) -> Answer:
-        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
-        if only := self._pools.get(""):
-            return Answer(200, {**await only.status(), **process})
-        names = list(self._pools)
-        documents = await asyncio.gather(*(self._pools[name].status() for name in names))
-        pools = dict(zip(names, documents, strict=True))
-        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
-
-    async def _healthz(self) -> Answer:
-        return Answer(200, {"status": "ok"})
-
-    async def _readyz(self) -> Answer:
-        reasons = {name: pool.not_ready_reason() for name, pool in self._pools.items()}
-        ready = [name for name, reason in reasons.items() if reason is None]
-        if not ready:
-            return Answer(503, {"status": "not ready", "reason": next(iter(reasons.values()))})
-        document = {"status": "ready", **ready_document(self._pools[ready[0]].registry)}
-        if len(reasons) > 1:
-            document = {"status": "ready", "pools": {name: reason or "ready" for name, reason in reasons.items()}}
-        return Answer(200, document)
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from dataclasses import fields
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import tcp
 from shared_registry.proxy.dispatch import NotReached
 from shared_registry.proxy.replica import ReplicaConnection
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.urls import DEFAULT_PORTS
 
 
@@ -27,8 +29,16 @@ class ReplicaConnections:
         tls: The TLS settings of new connections.
     """
 
-    def __init__(self, config: RouterConfig, tls: TlsContexts) -> None:
+    def __init__(self, config: RouterConfig, tls: TlsContexts, traffic: Traffic | None = None) -> None:
+        """Open nothing yet.
+
+        Args:
+            config: The settings of connections.
+            tls: The TLS settings of new connections.
+            traffic: Counts how long it takes to connect.
+        """
         self._config = config
+        self._traffic = traffic or Traffic()
         self.tls = tls
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
@@ -69,6 +79,7 @@ class ReplicaConnections:
         seconds = self._config.connect_timeout_seconds
         silence, generation, tls = self._config.response_timeout_seconds, self._generation, self.tls
         first_byte = self._config.first_byte_timeout_seconds or silence
+        begun_at = time.monotonic()
         try:
             context = await tls.context() if parts.scheme == "https" else None
             async with time_limit(seconds):
@@ -82,6 +93,7 @@ class ReplicaConnections:
                     first_byte_seconds=first_byte,
                 )
                 connection.generation = generation
+                self._traffic.connects.add(time.monotonic() - begun_at)
                 return connection
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error

@@ -30,6 +30,7 @@ from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.status import Queue, not_ready_reason, status_document
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
@@ -48,6 +49,7 @@ class Pool:
         config: The settings in force.
         registry: The registry of its namespace.
         connections: The connections to its replicas.
+        traffic: What became of its requests.
     """
 
     def __init__(
@@ -64,14 +66,15 @@ class Pool:
         """
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
-        self.connections = ReplicaConnections(config, TlsContexts(config))
+        self.traffic = Traffic()
+        self.connections = ReplicaConnections(config, TlsContexts(config), self.traffic)
         self._url = url
         self._live = LiveSessions(live)
         self._stopping = asyncio.Event()
-        self._reports = OutcomeReports(self.registry)
+        self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
-        self._placement = SessionPlacement(self.registry, self._opening)
-        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live)
+        self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
+        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live, self.traffic)
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)
 
@@ -103,8 +106,10 @@ class Pool:
             path: Its path in the normal form.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
-        if exchange.record is not None:
-            exchange.record.place = place
+        if (record := exchange.record) is not None:
+            record.place = place
+            if record.traffic is not None:
+                record.traffic = self.traffic
         if place == "none":
             return _not_allowed(exchange)
         proxy = self._websocket if exchange.is_handshake else self._http
@@ -141,6 +146,11 @@ class Pool:
                 tasks.create_task(self.connections.sweep())
         finally:
             self.connections.close()
+
+    @property
+    def session_count(self) -> int:
+        """The number of requests and sessions under way, also those that wait for a slot."""
+        return self._live.count
 
     def not_ready_reason(self) -> str | None:
         """Return the reason why a load balancer should send no clients of this pool; `None` if it should."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 PERIOD_SECONDS = 10.0
 """How long refusals of one kind are counted before the next line about them."""
@@ -10,9 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 class RefusalLog:
-    """Logs and counts refusals by kind. There are few kinds: a status or close code, and an error's code."""
+    """Logs and counts refusals by kind. There are few kinds: a status or close code, and an error's code.
+
+    Attributes:
+        counts: The number of all refusals so far, by kind.
+    """
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         self._kinds: dict[str, _Count] = {}
 
     def note(self, kind: str, reason: str, request_id: bytes, now: float) -> None:
@@ -24,6 +30,7 @@ class RefusalLog:
             request_id: The id of the request.
             now: The time, on the clock of `report`.
         """
+        self.counts[kind] += 1
         count = self._kinds.get(kind)
         if count is None:
             self._kinds[kind] = _Count(now)

@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shared_registry.aio.process_channel import ProcessChannel
 from shared_registry.aio.stop_signals import SERVICE_STOP_SIGNALS, StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
-from shared_registry.proxy.app import Router
+from shared_registry.proxy.app import Router, Work
 from shared_registry.proxy.server import serve_clients
 from shared_registry.proxy.worker_messages import Alive, Begin, Joined, Opened, Reload, Stop
 
@@ -25,15 +25,24 @@ logger = logging.getLogger(__name__)
 class Worker:
     """The side of the worker."""
 
-    def __init__(self, channel: ProcessChannel, begin: Begin, *, on_reload: Callable[[RouterConfig], None]) -> None:
+    def __init__(
+        self,
+        channel: ProcessChannel,
+        begin: Begin,
+        *,
+        on_reload: Callable[[RouterConfig], None],
+        beside: Sequence[Work] = (),
+    ) -> None:
         """Set up.
 
         Args:
             channel: The messages to and from the parent.
             begin: The parent's first message.
             on_reload: Called with the settings in force when they have changed.
+            beside: Further works that run beside the router until it ends.
         """
         self._on_reload = on_reload
+        self._beside = beside
         self._channel = channel
         self._begin = begin
         self._stop = StopRequest()
@@ -57,7 +66,7 @@ class Worker:
             wait_seconds=self._begin.wait_seconds,
             listener=listener,
             worker=self._begin.number,
-            beside=[self._obey, self._report_joined, self._report_opened, self._show_life],
+            beside=[self._obey, self._report_joined, self._report_opened, self._show_life, *self._beside],
         )
 
     def _begin_stop(self) -> None:

@@ -15,6 +15,7 @@ from shared_registry.registry import readiness
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.selection import Panic
 from shared_registry.selection.view import View
+from shared_registry.store.figure_reader import Figures
 
 DRAIN_POLL_SECONDS = 0.1
 
@@ -158,6 +159,24 @@ class RegistryReads(RegistryState):
     async def queue_depth(self) -> int:
         """Return how many sessions wait for a slot, over all routers."""
         return await self._reader.queue_depth()
+
+    async def figures(self) -> Figures:
+        """Read from Redis the numbers that the event stream does not carry: loads, live routers, the queue.
+
+        It reads in pieces, between which other tasks run, and nothing of replicas but their loads.
+        """
+        weights = {replica.key: replica.endpoint.weight for replica in self._view.all()}
+        return await self._reader.figures(weights, ramping=self._view.ramping)
+
+    @property
+    def lease_count(self) -> int:
+        """How many leases this router holds."""
+        return len(self._parts.placement.ledger.held)
+
+    @property
+    def cooling_count(self) -> int:
+        """How many replicas this router leaves alone for a while, because sessions could not connect to them."""
+        return len(self._view.cooling)
 
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Wait until a replica has no sessions; return whether it has none.

@@ -16,7 +16,7 @@ import pytest
 from shared_registry.config import SHARED_SETTINGS, InvalidSettings, RouterConfig, validate_endpoint
 from shared_registry.errors import ConfigError, RegistryError
 from shared_registry.model import ReplicaEndpoint
-from tests.tools.config_reference import declaration
+from tests.tools.config_reference import docstring
 
 INF, NAN = math.inf, math.nan
 A, B = "http://a:8000", "http://b:8000"
@@ -102,6 +102,9 @@ OURS: dict[str, Any] = {
     "workers": 1,
     "access_log": "off",
     "access_log_file": None,
+    "admin_host": "127.0.0.1",
+    "admin_port": "auto",
+    "admin_names": (),
 }
 LOCAL_SETTINGS = {
     "host",
@@ -155,6 +158,9 @@ LOCAL_SETTINGS = {
     "workers",
     "access_log",
     "access_log_file",
+    "admin_host",
+    "admin_port",
+    "admin_names",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -337,6 +343,15 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ({"trusted_proxies": ["10.0.0.1/8"]}, "'10.0.0.1/8' has bits set behind its prefix; write 10.0.0.0/8 for"),
         ({"trusted_proxies": ["::ffff:10.0.0.1"]}, "matches nothing; write the IPv4 address without ::ffff:"),
         ({"trusted_proxies": [7]}, "trusted_proxies[0]: 7 is no address and no network"),
+        (
+            {"admin_port": -1},
+            "admin_port: must be a port from 1 to 65535, 0 for any free one, auto (the default) or off",
+        ),
+        ({"admin_port": "on"}, "auto (the default) or off, got 'on'"),
+        ({"admin_port": True}, "auto (the default) or off, got True"),
+        ({"admin_port": 65_536}, "auto (the default) or off, got 65536"),
+        ({"admin_host": "a b"}, "admin_host: 'a b' is no address; write one such as 0.0.0.0"),
+        ({"admin_names": ["http://a"]}, "admin_names[0]: 'http://a' is no host name; write one such as router-1.exa"),
         ({"trusted_proxies": ["10.0.0.1"] * 1001}, "trusted_proxies: has 1001 items; use at most 1000"),
         ({"session_key": "first_frame."}, "session_key: 'first_frame.' is not usable"),
         ({"session_key": "header:a b"}, "session_key: 'header:a b' is not usable"),
@@ -698,6 +713,9 @@ OTHER_VALUES: dict[str, Any] = {
     "workers": 2,
     "access_log": "json",
     "access_log_file": "/var/log/access.log",
+    "admin_host": "0.0.0.0",
+    "admin_port": "off",
+    "admin_names": ["router-1.example.com"],
 }
 
 
@@ -742,7 +760,7 @@ def test_a_clamped_fast_interval_does_not_change_the_fingerprint() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_explained(name: str) -> None:
-    described = declaration(name).description or ""
+    described = docstring(name)
     first_sentence, _, more = " ".join(described.split()).partition(". ")
     assert first_sentence
     assert more

@@ -28,7 +28,14 @@ EXTRAS = {
     for name, items in PROJECT["optional-dependencies"].items()
 }
 # The folders that are optional parts, with the extras that each may import from.
-PARTS = {"cli": ["cli", "router"], "demo": ["cli", "router", "demo"], "embedded": ["embedded"], "proxy": ["router"]}
+PARTS = {
+    "api": ["router"],
+    "cli": ["cli", "router"],
+    "demo": ["cli", "router", "demo"],
+    "embedded": ["embedded"],
+    "proxy": ["router"],
+    "telemetry": ["router"],
+}
 PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "router") for item in EXTRAS[extra])]
 PART_OF_PYDANTIC = canonicalize_name("pydantic-core")
 

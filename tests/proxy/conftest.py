@@ -22,6 +22,7 @@ import pytest_asyncio
 import uvloop
 
 from shared_registry.aio.stop_signals import StopRequest
+from shared_registry.api.address import admin_address
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
@@ -36,6 +37,7 @@ SECONDS = 20.0
 FAST: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 0,
+    "admin_port": "off",
     "health_check_interval_seconds": 0.2,
     "fast_interval_seconds": 0.05,
     "refresh_seconds": 0.1,
@@ -64,6 +66,7 @@ class RunningRouter:
 
     Attributes:
         url: Where it serves.
+        admin_url: Its admin address; empty if it has none.
         http: A client that is meant for it.
         router: The router itself.
     """
@@ -72,6 +75,7 @@ class RunningRouter:
         self, url: str, http: httpx.AsyncClient, stop: StopRequest, serving: asyncio.Task[None], router: Router
     ) -> None:
         self.router = router
+        self.admin_url = ""
         self.url = url
         self.http = http
         self.stop = stop
@@ -123,17 +127,21 @@ async def running_router(config: RouterConfig, *, verify: ssl.SSLContext | bool 
     async def find(router: Router) -> None:
         found.set_result(router)
 
-    serving = asyncio.create_task(
-        router_server.serve_clients(config, stop, on_listening=listening.set_result, beside=[find])
-    )
-    url = await listening
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS, verify=verify) as http:
-        try:
-            yield RunningRouter(url, http, stop, serving, await found)
-        finally:
-            stop.ask()
-            stop.ask()
-            await serving
+    with admin_address(config) as admin:
+        works = [find, *admin.works]
+        serving = asyncio.create_task(
+            router_server.serve_clients(config, stop, on_listening=listening.set_result, beside=works)
+        )
+        url = await listening
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS, verify=verify) as http:
+            running = RunningRouter(url, http, stop, serving, await found)
+            running.admin_url = admin.url
+            try:
+                yield running
+            finally:
+                stop.ask()
+                stop.ask()
+                await serving
 
 
 async def all_healthy(router: RunningRouter, count: int) -> bool:

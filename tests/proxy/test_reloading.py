@@ -266,7 +266,7 @@ async def test_a_shorter_wait_in_the_queue_applies_to_new_sessions(start_router:
 
 
 def idle_connections(router: RunningRouter) -> int:
-    return int(router.router._pools[""].connections.idle_count)
+    return int(router.router.pools[""].connections.idle_count)
 
 
 async def test_a_reload_drops_pooled_connections_with_other_limits(start_router: StartRouter, backend: Backend) -> None:

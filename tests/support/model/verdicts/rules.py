@@ -27,7 +27,7 @@ RULES = {
     "other machines first": "V6: routers on other machines than the prober are asked first",
     "who refuted is asked first": "V6: a router that refuted this prober is asked before others",
     "after an outage nobody is gone": "V6: for an expiry after an outage nobody counts as gone",
-    "one event for many": "V6: up to 50 suspicions share one event",
+    "one event for many": "V6: up to 40 suspicions share one event",
     "calls are short": "V6: a call stops after 50 changes of status",
     "the rest goes again": "V6: what a call left is sent again",
     "unsure asks": "V6: two unsure results in a row open a suspicion",

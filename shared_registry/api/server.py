@@ -1,0 +1,93 @@
+"""Serves the admin address, by uvicorn in the router's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from shared_registry.api.app import admin_app
+from shared_registry.config import RouterConfig
+from shared_registry.proxy import listening
+from shared_registry.proxy.app import Router
+
+MOST_REQUESTS = 100
+"""The most connections at once that are answered; others get 503."""
+TICK_SECONDS = 1.0
+STOP_SECONDS = 1
+"""How long responses under way have to end when the router stops."""
+logger = logging.getLogger(__name__)
+
+
+class AdminServer:
+    """The server of one router's admin address.
+
+    Attributes:
+        url: Its url for others.
+    """
+
+    def __init__(self, listener: socket.socket, config: RouterConfig) -> None:
+        """Set up.
+
+        Args:
+            listener: A listening, non-blocking socket.
+            config: The router's settings.
+        """
+        self.url = listening.url_at(listener, "http")
+        self._listener = listener
+        self._config = config
+
+    async def serve(self, router: Router) -> None:
+        """Serve until cancelled, then end the responses under way, within some seconds."""
+        server = _QuietUvicorn(
+            uvicorn.Config(
+                admin_app(router, self._config),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level=logging.WARNING,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=MOST_REQUESTS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[self._listener]))
+            logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
+            try:
+                await asyncio.wait([serving])
+            finally:
+                server.stop()
+                await asyncio.wait([serving], timeout=STOP_SECONDS + TICK_SECONDS)
+                serving.cancel()
+
+
+class _QuietUvicorn(uvicorn.Server):
+    """A server that leaves signals to the router, and wakes when it is to stop instead of asking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask the server to end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._stopping.wait()
