@@ -373,6 +373,8 @@ def test_routers_lists_every_router_and_the_leader(
         "is_leader": True,
         "config_fingerprint": "fingerprint",
         "agrees_with_leader": True,
+        "leases": 0,
+        "probes": "all",
         "trouble": None,
     }
     assert second["trouble"] == "too many open files"
