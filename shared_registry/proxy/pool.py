@@ -142,6 +142,11 @@ class Pool:
         finally:
             self.connections.close()
 
+    @property
+    def live_sessions(self) -> int:
+        """The number of its sessions under way at this router."""
+        return self._live.count
+
     def not_ready_reason(self) -> str | None:
         """Return the reason why a load balancer should send no clients of this pool; `None` if it should."""
         return not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())

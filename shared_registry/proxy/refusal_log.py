@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 
+UNSERVED = ("503", "1013")
+"""How kinds begin that mean that no replica or no slot was free."""
 PERIOD_SECONDS = 10.0
 """How long refusals of one kind are counted before the next line about them."""
 logger = logging.getLogger(__name__)
 
 
 class RefusalLog:
-    """Logs and counts refusals by kind. There are few kinds: a status or close code, and an error's code."""
+    """Logs and counts refusals by kind. There are few kinds: a status or close code, and an error's code.
+
+    Attributes:
+        unserved: How many there were so far because no replica or no slot was free.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Count] = {}
+        self.unserved = 0
 
     def note(self, kind: str, reason: str, request_id: bytes, now: float) -> None:
         """Log a refusal, or count it if one of its kind was logged within the last `PERIOD_SECONDS`.
@@ -24,6 +31,7 @@ class RefusalLog:
             request_id: The id of the request.
             now: The time, on the clock of `report`.
         """
+        self.unserved += kind.startswith(UNSERVED)
         count = self._kinds.get(kind)
         if count is None:
             self._kinds[kind] = _Count(now)
