@@ -38,7 +38,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "router": registry.router_key,
         "url": url,
         "namespace": registry.config.namespace,
-        "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
+        "leader": {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at} if leader else None,
         "is_leader": registry.is_leader,
         "revision": registry.revision,
         "history_id": registry.history_id,
