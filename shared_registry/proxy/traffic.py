@@ -55,7 +55,7 @@ class KindTraffic:
     __slots__ = ("bytes_in", "bytes_out", "durations", "ended", "first_bytes")
 
     def __init__(self) -> None:
-        self.ended: Counter[RequestOutcome] = Counter()
+        self.ended: dict[RequestOutcome, int] = dict.fromkeys(OUTCOMES.values(), 0)
         self.durations = Distribution(SLOW_SECONDS)
         self.first_bytes = Distribution(SLOW_SECONDS)
         self.bytes_in = self.bytes_out = 0
