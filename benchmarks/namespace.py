@@ -14,7 +14,7 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients, connect
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.lua import assemble
+from shared_registry.store.lua import Script, assemble
 from shared_registry.store.replies import Elected
 
 NAMESPACE = "default"
@@ -48,6 +48,9 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
+
+    async def eval(self, text: str, *call: object) -> list[str]:
+        return await self.evalsha(Script.of(text).digest, *call)
 
     async def evalsha(self, *call: object) -> list[str]:
         self.calls.append(call)

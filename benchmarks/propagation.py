@@ -19,6 +19,7 @@ from benchmarks.rows import Row, Target
 from shared_registry import RouterConfig
 from shared_registry.aio.clock import SystemClock
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.selection import priority
@@ -118,6 +119,7 @@ async def _mirror(redis_url: str) -> AsyncIterator[Mirror]:
         clock=SystemClock(),
         rng=random.Random(),
         on_lost_history=_nothing,
+        emitter=Emitter(),
     )
     await mirror.load()
     following = asyncio.create_task(mirror.run())

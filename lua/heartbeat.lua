@@ -52,7 +52,7 @@
 
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
-local RETURNED_AT_ONCE = 8
+local RETURNED_AT_ONCE = 5
 local FIRST_URL = 20
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it

@@ -24,7 +24,7 @@
 -- RETURNS applied, event…  |  not_found  |  wrong_type …|wrong_schema …
 -- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
 --         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
--- COST    O(log replicas + log routers + probers + 300 + served * (log replicas + log waiters))
+-- COST    O(log replicas + log routers + probers + 120 + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/refusal.lua

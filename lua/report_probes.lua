@@ -1,8 +1,8 @@
 -- Applies a batch of the leader's probe results, if the reporter is still the leader and the batch is new.
 --
 -- Token and epoch must both equal the stored ones. Batches are numbered from 1 within an epoch, and the leader sends
--- one at a time. A batch whose number was already applied changes nothing. A call stops after 10 events about
--- replicas or 40 questions, so that it does not block the server for long; `done` says how many results it has
+-- one at a time. A batch whose number was already applied changes nothing. A call stops after 6 events about
+-- replicas or 25 questions, so that it does not block the server for long; `done` says how many results it has
 -- applied. The others belong in the next batch. A result for a removed replica, for another incarnation, or for a
 -- replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for what a
 -- result does.

@@ -17,6 +17,7 @@ from shared_registry._version import __version__
 
 TYPE_CHECKING = False  # what type checkers take for true; `typing` would be a third of the time of `--version`
 if TYPE_CHECKING:
+    from shared_registry import happenings
     from shared_registry.admin.check import Violation
     from shared_registry.config import RouterConfig
     from shared_registry.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         UnknownReplica,
         UsageError,
     )
+    from shared_registry.happenings import Happening, Listener
     from shared_registry.leases import Lease
     from shared_registry.model import (
         AdminState,
@@ -54,10 +56,12 @@ __all__ = [
     "Event",
     "EventKind",
     "Fenced",
+    "Happening",
     "HttpProbe",
     "KeyConflict",
     "Leader",
     "Lease",
+    "Listener",
     "NoHealthyReplica",
     "RegistryError",
     "Replica",
@@ -76,6 +80,7 @@ __all__ = [
     "UsageError",
     "Violation",
     "__version__",
+    "happenings",
 ]
 
 _HOMES = {
@@ -84,10 +89,12 @@ _HOMES = {
     "Event": "shared_registry.model",
     "EventKind": "shared_registry.model",
     "Fenced": "shared_registry.errors",
+    "Happening": "shared_registry.happenings",
     "HttpProbe": "shared_registry.probing",
     "KeyConflict": "shared_registry.errors",
     "Leader": "shared_registry.model",
     "Lease": "shared_registry.leases",
+    "Listener": "shared_registry.happenings",
     "NoHealthyReplica": "shared_registry.errors",
     "RegistryError": "shared_registry.errors",
     "Replica": "shared_registry.model",
@@ -111,6 +118,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name at its first use (PEP 562)."""
+    if name == "happenings":
+        return import_module("shared_registry.happenings")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(_HOMES[name]), name)

@@ -23,7 +23,7 @@ local RUN_MS = 300000
 -- The longest ejection, as a multiple of the first.
 local LONGEST_EJECTION = 10
 -- How many of the replicas in `ejected` are looked at in one call.
-local EJECTED_AT_ONCE = 300
+local EJECTED_AT_ONCE = 120
 
 -- Returns the machines whose sessions did not reach the replica since then, with this one, their number, and the time
 -- of the first of these sessions.

@@ -25,18 +25,17 @@ local function mark_of(text, id)
 end
 
 -- Appends one event and advances the revision.
--- fields: flat list of name, value, `kind` first.
+-- entry: flat list of name, value, `kind` first. The fields that every event has are appended to it.
 -- Returns the event's id and its whole entry.
-local function emit(now_ms, fields)
+local function emit(now_ms, entry)
   local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id', 'mark')
-  local entry = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
-    'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1])}
-  for i = 1, #fields do
-    entry[#entry + 1] = fields[i]
-  end
   local mark = whole(server_now_us())
-  entry[#entry + 1] = 'mark'
-  entry[#entry + 1] = mark
+  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
+    'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1]), 'mark', mark}
+  local length = #entry
+  for i = 1, #common do
+    entry[length + i] = common[i]
+  end
   local id = redis.call('XADD', keys.events, 'MAXLEN', '~', MAX_EVENTS, '*', unpack(entry))
   redis.call('HSET', keys.meta, 'revision', id, 'mark', table.concat({id, mark}, ' '))
   return id, entry
@@ -45,10 +44,10 @@ end
 -- Appends an event to a reply, as id, length, entry. `reply.events` counts the events; Redis does not send it.
 local function append_event(reply, id, entry)
   reply.events = (reply.events or 0) + 1
-  reply[#reply + 1] = id
-  reply[#reply + 1] = whole(#entry)
+  local length = #reply
+  reply[length + 1], reply[length + 2] = id, whole(#entry)
   for i = 1, #entry do
-    reply[#reply + 1] = entry[i]
+    reply[length + 2 + i] = entry[i]
   end
 end
 
@@ -58,11 +57,11 @@ end
 local function emit_replica(now_ms, replica_key, url, fields, reply)
   fields[#fields + 1] = 'replica'
   fields[#fields + 1] = url
-  local state = redis.call('HGETALL', replica_key)
+  local state, length = redis.call('HGETALL', replica_key), #fields
   for i = 1, #state, 2 do
     if not NOT_IN_EVENTS[state[i]] then
-      fields[#fields + 1] = state[i]
-      fields[#fields + 1] = state[i + 1]
+      fields[length + 1], fields[length + 2] = state[i], state[i + 1]
+      length = length + 2
     end
   end
   local id, entry = emit(now_ms, fields)

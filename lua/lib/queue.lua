@@ -11,7 +11,7 @@
 -- include lib/settling.lua
 -- include lib/spares.lua
 
-local GRANTS_AT_ONCE = 24
+local GRANTS_AT_ONCE = 16
 local CHECKED_AT_ONCE = 512
 local PAGE = 64
 local SCAN_MS = 1000

@@ -12,10 +12,10 @@
 -- An answer takes a timeout and some tenths of a second. With a whole second, the third failure of a replica that dies
 -- silently would come at the very end of the silence (interval 1 s), and jitter would decide about it.
 local SILENCE_MS = 750
-local URLS_AN_EVENT = 40
+local URLS_AN_EVENT = 25
 -- A script that applies many results stops after so many events about replicas, or as many questions as fit into one
 -- event, so that it blocks the server for some milliseconds only.
-local EVENTS_AT_ONCE = 10
+local EVENTS_AT_ONCE = 6
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
@@ -188,7 +188,7 @@ local function is_enough(reply)
   return (reply.events or 0) >= EVENTS_AT_ONCE or #suspected >= URLS_AN_EVENT
 end
 
--- Emits the questions of this script, up to 40 an event: an event for each would block the server for long if many
+-- Emits the questions of this script, up to 25 an event: an event for each would block the server for long if many
 -- replicas fail at once. A script that may ask calls this at its end.
 local function emit_suspected(router, now_ms, reply)
   local open = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
+from shared_registry.admin.vacancy import Vacancy, vacancy_of
 from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
 from shared_registry.store.channel import bounded
@@ -20,6 +21,9 @@ from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
+EVENTS_SEARCHED = 1000
+"""How many of the latest events are searched for the end of the last term."""
+NO_VACANCY = Vacancy()
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +43,8 @@ class Overview:
         last_heartbeat_at: When Redis last accepted a heartbeat of any router. On a server that refuses writes this time
             does not advance.
         plan: How routers share the probing; `None` if the leader probes all replicas.
+        vacancy: Since when there is no leader, and why; empty while there is one.
+        first_waits_since: About when the first session in the queue joined it; `None` if none waits.
     """
 
     at: float
@@ -51,6 +57,8 @@ class Overview:
     last_heartbeat_at: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = None
+    vacancy: Vacancy = NO_VACANCY
+    first_waits_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +69,15 @@ class RouterList:
         at: The time of the moment, in seconds on the Redis server's clock.
         leader: The leader; `None` while there is none.
         routers: All listed routers, sorted by key, including those that have expired and were not reaped yet.
+        leases: How many leases each router holds, by its key.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
     """
 
     at: float
     leader: Leader | None
     routers: list[RouterRecord]
+    leases: Mapping[str, int] = field(default_factory=dict)
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,17 @@ class Observer(Outsider):
             last_heartbeat_at,
             await self._trouble_of(live),
             snapshot.plan,
+            NO_VACANCY if snapshot.leader else await self._vacancy(now),
+            await self._first_waits_since() if waiting else None,
         )
+
+    async def _vacancy(self, now: float) -> Vacancy:
+        routers = await self.routers()
+        return vacancy_of(await self._reader.last_events(EVENTS_SEARCHED), routers.routers, now)
+
+    async def _first_waits_since(self) -> float | None:
+        first = (await self.queue(1)).waiters
+        return first[0].since if first else None
 
     async def _trouble_of(self, routers: Sequence[str]) -> dict[str, str]:
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
@@ -186,7 +208,21 @@ class Observer(Outsider):
                     found.append(parse_router(key, fields, expires_at_ms))
             except KeyConflict as error:
                 logger.warning("redis: a router is left out: %s", error)
-        return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
+        return RouterList(
+            await self._reader.server_time(),
+            await self._reader.leader(),
+            found,
+            await self._lease_counts([one.info.key for one in found]),
+            await self._reader.plan(),
+        )
+
+    async def _lease_counts(self, routers: Sequence[str]) -> dict[str, int]:
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
+            pipeline = self._clients.commands.pipeline(transaction=False)
+            for router in routers:
+                pipeline.hlen(self._keys.leases(router))
+            counts = await pipeline.execute(raise_on_error=False)  # a damaged key is reported by `check`
+        return {router: count for router, count in zip(routers, counts, strict=True) if isinstance(count, int)}
 
     async def removals(self) -> RemovalList:
         """Return the replicas that were removed. One that is added again during the call is left out."""
@@ -236,6 +272,10 @@ class Observer(Outsider):
     async def head(self) -> Head:
         """Return the history and its latest revision."""
         return await self._reader.head()
+
+    async def server_time(self) -> float:
+        """Return the Redis server's clock, in seconds since the epoch."""
+        return await self._reader.server_time()
 
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""

@@ -184,7 +184,7 @@ class LivePool:
             "is_away": away is not None,
             "write_failure": registry.write_failure,
             "is_in_trouble": registry.is_in_trouble,
-            "sessions": self._pool.live_sessions,
+            "sessions": self._pool.session_count,
             **self._read,
         }
 

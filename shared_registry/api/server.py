@@ -15,6 +15,7 @@ from shared_registry.api.live_data import LiveData
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
+from shared_registry.telemetry.page import MetricsPage
 
 MOST_REQUESTS = 100
 """The most connections at once that are answered; others get 503."""
@@ -44,10 +45,10 @@ class AdminServer:
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
-        live = LiveData(router)
+        metrics, live = MetricsPage(router), LiveData(router)
         server = _QuietUvicorn(
             uvicorn.Config(
-                admin_app(router, self._config, live),
+                admin_app(router, self._config, metrics, live),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -63,12 +64,13 @@ class AdminServer:
         )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
-            producing = tasks.create_task(live.run())
+            beside = [tasks.create_task(work) for work in (metrics.run(), live.run())]
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
-                await asyncio.wait([serving, producing], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([serving, *beside], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                producing.cancel()
+                for task in beside:
+                    task.cancel()
                 server.stop()
                 await asyncio.wait([serving], timeout=STOP_SECONDS + TICK_SECONDS)
                 serving.cancel()

@@ -3,77 +3,115 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from shared_registry.admin.durations import since
 from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration
 from shared_registry.cli.options import print_json
+from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import overview_document, overview_text
-from shared_registry.cli.tables import new_console
+from shared_registry.cli.tables import new_console, output_width
 from shared_registry.config import RouterConfig
-from shared_registry.errors import StoreError
+from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import ORIGIN, Event, is_later
+from shared_registry.store.redis_url import mask_redis_url
 
 PAUSE_SECONDS = 0.5
-Show = Callable[[Overview, float, StoreError | None], None]
-"""Shows an overview, its age in seconds, and the error that kept it from being read again, if there was one."""
 
 
-async def watch_status(settings: RouterConfig, *, interval_seconds: float, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known of the registry.
+
+    Attributes:
+        overview: The last status that was read; `None` before the first.
+        age: How many seconds ago that was, or how many seconds ago the command began.
+        trouble: The error that kept the status from being read again, if there was one.
+    """
+
+    overview: Overview | None
+    age: float
+    trouble: StoreError | None
+
+
+Show = Callable[[State], None]
+
+
+async def watch_status(
+    settings: RouterConfig, chosen: ReplicaFilter, *, interval_seconds: float, as_json: bool
+) -> None:
     """Read and show the status every `interval_seconds` until cancelled.
 
-    While Redis fails, it shows the last status with its age and the error.
+    While Redis cannot be reached, also at the start, it shows the error, and the last status with its age.
 
     Raises:
-        StoreError: The first status could not be read.
+        StoreError: Redis could be reached at the start, but refused the command.
     """
-    async with Observer(settings) as observer:
-        first = await observer.overview()
-        if as_json:
-            await _renew(observer, first, interval_seconds, _json_lines(settings))
-            return
-        console = new_console(None if sys.stdout.isatty() else 250)
-        if not console.is_terminal:
-            await _renew(observer, first, interval_seconds, lambda *state: console.print(_page(settings, *state), ""))
-            return
-        with Live(console=console, auto_refresh=False) as live:
-            await _renew(
-                observer, first, interval_seconds, lambda *state: live.update(_page(settings, *state), refresh=True)
-            )
+    if as_json:
+        await _renew(settings, interval_seconds, _json_lines(settings, chosen))
+        return
+    console = new_console(None if sys.stdout.isatty() else output_width())
+
+    def page(state: State) -> Group:
+        return _page(settings, state, chosen, console.width)
+
+    if not console.is_terminal:
+        await _renew(settings, interval_seconds, lambda state: console.print(page(state), "", crop=False))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        await _renew(settings, interval_seconds, lambda state: live.update(page(state), refresh=True))
 
 
-async def _renew(observer: Observer, overview: Overview, interval_seconds: float, show: Show) -> None:
+async def _renew(settings: RouterConfig, interval_seconds: float, show: Show) -> None:
+    overview: Overview | None = None
     read_at = time.monotonic()
-    trouble: StoreError | None = None
-    while True:
-        show(overview, time.monotonic() - read_at, trouble)
-        await asyncio.sleep(interval_seconds)
-        try:
-            overview, read_at, trouble = await observer.overview(), time.monotonic(), None
-        except StoreError as error:
-            trouble = error
+    async with contextlib.AsyncExitStack() as stack:
+        observer: Observer | None = None
+        while True:
+            trouble: StoreError | None = None
+            try:
+                if observer is None:
+                    observer = await stack.enter_async_context(Observer(settings))
+                overview = await observer.overview()
+                read_at = time.monotonic()
+            except StoreUnavailable as error:
+                trouble = error
+            except StoreError as error:
+                if overview is None:
+                    raise
+                trouble = error
+            show(State(overview, time.monotonic() - read_at, trouble))
+            await asyncio.sleep(interval_seconds)
 
 
-def _page(settings: RouterConfig, overview: Overview, age: float, trouble: StoreError | None) -> Group:
-    page = overview_text(settings, overview)
-    return Group(page, Text(f"{duration(age)} old: {trouble}", "red")) if trouble else Group(page)
+def _page(settings: RouterConfig, state: State, chosen: ReplicaFilter, width: int) -> Group:
+    if state.overview is None:
+        where = mask_redis_url(settings.redis_url)
+        return Group(Text(f"Redis at {where} cannot be read for {since(state.age)}: {state.trouble}", "bold red"))
+    page = overview_text(
+        settings, state.overview, chosen, width=width, away_seconds=state.age if state.trouble else None
+    )
+    old = f"{duration(state.age)} old: {state.trouble}"
+    return Group(page, Text(old, "red")) if state.trouble else Group(page)
 
 
-def _json_lines(settings: RouterConfig) -> Show:
-    def show(overview: Overview, age: float, trouble: StoreError | None) -> None:
-        if trouble is None:
-            print_json(overview_document(settings, overview), is_line=True)
+def _json_lines(settings: RouterConfig, chosen: ReplicaFilter) -> Show:
+    def show(state: State) -> None:
+        if state.trouble is None and state.overview is not None:
+            print_json(overview_document(settings, state.overview, chosen), is_line=True)
         else:
-            print_json(
-                {**address_document(settings), "error": str(trouble), "age_seconds": round(age, 3)}, is_line=True
-            )
+            age = None if state.overview is None else round(state.age, 3)
+            print_json({**address_document(settings), "error": str(state.trouble), "age_seconds": age}, is_line=True)
 
     return show
 

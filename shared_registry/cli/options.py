@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from shared_registry.cli.completing import complete_replicas
 from shared_registry.config import LoadedConfig, RouterConfig, load_config
+from shared_registry.model import EVERY_REPLICA, LabelSelector
 
 LONGEST_TEXT = 500
 
@@ -35,8 +37,48 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="A router's YAML file.", show_default=False),
 ]
+
+
+def _selector(texts: list[str] | None) -> list[str] | None:
+    for text in texts or []:
+        try:
+            LabelSelector.parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return texts
+
+
+SelectorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--selector",
+        "-l",
+        metavar="LABELS",
+        help="Only replicas with these labels, such as zone=a,gpu!=h100; NAME alone: that have it, !NAME: that do not.",
+        callback=_selector,
+        show_default=False,
+    ),
+]
+
+
+def label_selector(texts: list[str] | None) -> LabelSelector:
+    """Return the selector of all `-l` of a command, which must all hold."""
+    return LabelSelector.parse(",".join(texts)) if texts else EVERY_REPLICA
+
+
 TargetsArgument = Annotated[
-    list[str], typer.Argument(metavar="TARGET", help="Replicas, by name or by url.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="Replicas, by name or by url.",
+        autocompletion=complete_replicas,
+        show_default=False,
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, as in scripts.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the replicas, their sessions and what is left; change nothing."),
 ]
 
 

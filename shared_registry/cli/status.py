@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,55 +11,104 @@ from rich.table import Table
 from rich.text import Text
 
 from shared_registry.admin.check import Violation
+from shared_registry.admin.durations import since
 from shared_registry.admin.observer import Overview
+from shared_registry.admin.summary import FleetCounts, Situation, Summary, summarize
+from shared_registry.admin.troubles import trouble_of
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
+from shared_registry.cli.replica_filter import SHOW_ALL, ReplicaFilter
+from shared_registry.cli.replica_table import label_of, replica_table
 from shared_registry.config import RouterConfig
-from shared_registry.model import NO_DOUBT, AdminState, Doubt, ReplicaRecord, ReplicaStatus, prober_of
+from shared_registry.model import ReplicaRecord, ReplicaStatus, prober_of
 from shared_registry.store.redis_url import mask_redis_url
 from shared_registry.store.replica_fields import Document, replica_document
 
-STYLES = {
-    ReplicaStatus.HEALTHY: "green",
-    ReplicaStatus.UNHEALTHY: "red",
-    ReplicaStatus.UNKNOWN: "yellow",
-    AdminState.ACTIVE: "",
-    AdminState.DRAINING: "yellow",
-    AdminState.DISABLED: "red",
-}
+TROUBLES_SHOWN = 20
+"""How many replicas that are not well are explained before the table, unless all of them are asked for."""
 
 
-def overview_document(config: RouterConfig, overview: Overview) -> dict[str, Any]:
+def overview_summary(overview: Overview, away_seconds: float | None = None) -> Summary:
+    """Return the sentence with which the status begins."""
+    first = overview.first_waits_since
+    situation = Situation(
+        overview.at,
+        overview.leader,
+        leaderless_since=overview.vacancy.since,
+        waiting=overview.waiting,
+        oldest_wait_seconds=None if first is None else overview.at - first,
+        panic=overview.panic,
+        away_seconds=away_seconds,
+    )
+    return summarize(FleetCounts.of(overview.replicas), situation)
+
+
+def overview_document(config: RouterConfig, overview: Overview, chosen: ReplicaFilter = SHOW_ALL) -> dict[str, Any]:
     """Return the status as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
-    leader = overview.leader
+    leader, summary = overview.leader, overview_summary(overview)
     return {
         **address_document(config),
         "at": overview.at,
+        "summary": {"level": summary.level.name.lower(), "text": summary.text},
         "history_id": overview.head.history_id,
         "revision": overview.head.revision,
         "epoch": overview.head.epoch,
         "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
+        "leaderless_since": overview.vacancy.since,
+        "leaderless_why": overview.vacancy.why or None,
         "live_routers": overview.live_routers,
         "last_heartbeat_at": overview.last_heartbeat_at,
-        "queue": {"depth": overview.waiting},
+        "queue": {"depth": overview.waiting, "first_since": overview.first_waits_since},
         "panic": overview.panic or None,
         "routers_in_trouble": dict(overview.trouble),
-        "replicas": [replica_document(record, Document.STATUS, overview.plan) for record in overview.replicas],
+        "replicas": [
+            {**replica_document(one, Document.STATUS, overview.plan), "trouble": trouble_of(one, overview.at) or None}
+            for one in chosen.of(overview.replicas)
+        ],
     }
 
 
-def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
-    """Return the status as tables."""
-    head, leader = overview.head, overview.leader
+def overview_text(
+    config: RouterConfig,
+    overview: Overview,
+    chosen: ReplicaFilter = SHOW_ALL,
+    *,
+    width: int | None = None,
+    away_seconds: float | None = None,
+) -> RenderableType:
+    """Return the status as text: a sentence, the facts, what is not well, and the table of replicas.
+
+    Args:
+        config: Names the registry.
+        overview: The status.
+        chosen: Which replicas are shown, and how.
+        width: The columns of the terminal, which decide the columns of the table; `None` for all.
+        away_seconds: How long ago the status was read, if Redis could not be read since; otherwise `None`.
+    """
+    summary, replicas = overview_summary(overview, away_seconds), chosen.of(overview.replicas)
+    sentence = Text(printable(summary.text), f"bold {summary.level.value}")
+    parts: list[RenderableType] = [sentence, _facts(config, overview)]
+    parts += _troubles(overview, replicas, is_whole=chosen.only_unwell or chosen.is_wide)
+    if replicas:
+        parts.append(replica_table(overview, replicas, None if chosen.is_wide else width))
+    if not overview.replicas:
+        parts.append("no replicas are registered")
+    elif len(replicas) < len(overview.replicas):
+        parts.append(f"{len(replicas)} of {len(overview.replicas)} replicas")
+    return Group(*parts)
+
+
+def _facts(config: RouterConfig, overview: Overview) -> Table:
+    head = overview.head
     facts = Table.grid(padding=(0, 2))
     facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
     if head.history_id is None:
         facts.add_row("", "the namespace is empty: start a router, or check the url and the namespace")
-    facts.add_row("leader", f"{leader.router}, epoch {leader.epoch}" if leader else f"none; last epoch {head.epoch}")
+    facts.add_row("leader", _leader(overview))
     facts.add_row("routers", _routers(overview))
     if overview.plan is not None:
         facts.add_row("probing", Text(_shares(overview)))
-    facts.add_row("queue", f"{overview.waiting} sessions wait" if overview.waiting else "empty")
+    facts.add_row("queue", _queue(overview))
     if overview.panic:
         facts.add_row(
             "panic",
@@ -69,7 +119,23 @@ def overview_text(config: RouterConfig, overview: Overview) -> RenderableType:
     for router, reason in overview.trouble.items():
         facts.add_row("trouble", Text(f"{printable(router)} cannot connect to replicas: {printable(reason)}", "red"))
     facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
-    return Group(facts, _replica_table(overview) if overview.replicas else "no replicas are registered")
+    return facts
+
+
+def _leader(overview: Overview) -> Text:
+    leader, vacancy = overview.leader, overview.vacancy
+    if leader is not None:
+        return Text(f"{printable(leader.router)}, epoch {leader.epoch}")
+    lasts = "" if vacancy.since is None else f" since {since(overview.at - vacancy.since)}"
+    why = f" ({vacancy.why})" if vacancy.why else ""
+    return Text(printable(f"none{lasts}{why}; last epoch {overview.head.epoch}"), "red" if overview.head.epoch else "")
+
+
+def _queue(overview: Overview) -> str:
+    if not overview.waiting:
+        return "empty"
+    first = overview.first_waits_since
+    return f"{overview.waiting} sessions wait" + (f", the first for {since(overview.at - first)}" if first else "")
 
 
 def _routers(overview: Overview) -> Text:
@@ -88,58 +154,18 @@ def _shares(overview: Overview) -> str:
     return f"shared: {', '.join(counts)}" if counts else "shared"
 
 
-def _replica_table(overview: Overview) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("replica", "tier", "status", "admin"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("in flight", "latency", "last ok", "failures"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    has_labels = any(record.endpoint.labels for record in overview.replicas)
-    if has_labels:
-        table.add_column("labels", overflow="fold")
-    has_doubts = any(record.doubt is not NO_DOUBT for record in overview.replicas)
-    if has_doubts:
-        table.add_column("doubt", overflow="fold")
-    if overview.plan is not None:
-        table.add_column("prober", overflow="fold")
-    for record in overview.replicas:
-        endpoint, health = record.endpoint, record.health
-        table.add_row(
-            Text(f"{endpoint.name} {endpoint.url}" if endpoint.name else endpoint.url),
-            "primary" if endpoint.primary else "secondary",
-            Text(_status(record, overview.at), "yellow" if record.ejected_until else STYLES[health.status]),
-            Text(_admin(record), STYLES.get(record.admin, "")),
-            f"{record.in_flight}/{endpoint.capacity}" if endpoint.capacity else str(record.in_flight),
-            "-" if health.last_latency_ms is None else f"{health.last_latency_ms:.1f} ms",
-            "never" if health.last_ok_at is None else f"{duration(overview.at - health.last_ok_at)} ago",
-            str(health.consecutive_failures),
-            *([str(endpoint.labels)] if has_labels else []),
-            *([printable(_doubt(record.doubt))] if has_doubts else []),
-            *([printable(prober_of(record, overview.plan, None))] if overview.plan is not None else []),
-        )
-    return table
-
-
-def _status(record: ReplicaRecord, now: float) -> str:
-    if record.ejected_until is None:
-        return record.health.status.value
-    return f"{record.health.status.value}, ejected for {duration(max(0.0, record.ejected_until - now))}"
-
-
-def _doubt(doubt: Doubt) -> str:
-    """Return in words who probes a replica, who doubts it, and who reaches it and who does not."""
-    facts = {
-        "probed by": doubt.prober,
-        "suspected by": doubt.suspected_by,
-        "asked": " ".join(doubt.asked),
-        "reached by": doubt.reached_by,
-        "not by": " ".join(dict.fromkeys([*filter(None, [doubt.refuted_prober]), *doubt.unreached_by])),
-    }
-    return "; ".join(f"{what} {who}" for what, who in facts.items() if who)
-
-
-def _admin(record: ReplicaRecord) -> str:
-    return f"{record.admin.value}: {printable(record.admin_reason)}" if record.admin_reason else record.admin.value
+def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole: bool) -> list[RenderableType]:
+    """Return a line for each replica that is not well, those that concern most sessions first."""
+    unwell = [(one, text) for one in replicas if (text := trouble_of(one, overview.at))]
+    unwell.sort(key=lambda found: -found[0].in_flight)
+    shown = unwell if is_whole else unwell[:TROUBLES_SHOWN]
+    lines: list[RenderableType] = []
+    for one, text in shown:
+        is_up = one.health.status is ReplicaStatus.HEALTHY
+        lines.append(Text(printable(f"{label_of(one)}: {text}"), "yellow" if is_up else "red"))
+    if len(unwell) > len(shown):
+        lines.append(f"{len(unwell) - len(shown)} more are not well; --unhealthy explains all")
+    return lines
 
 
 def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from shared_registry.config.probe_rules import (
 )
 from shared_registry.config.problems import InvalidSettings, Problem
 from shared_registry.config.rules import (
-    CHECKS,
+    CHECKS_OF_A_PART,
     ClusterName,
     ConfiguredReplicas,
     Count,
@@ -50,7 +50,7 @@ from shared_registry.config.rules import (
 )
 
 
-@dataclass(frozen=True, repr=False, config=CHECKS)
+@dataclass(frozen=True, repr=False, config=CHECKS_OF_A_PART)
 class RegistrySettings:
     """The settings that every process with a registry uses. A part of `RouterConfig`."""
 

@@ -30,10 +30,11 @@ CHECKS = ConfigDict(
     extra="forbid",
     allow_inf_nan=False,
     validate_default=True,
-    use_attribute_docstrings=True,
     hide_input_in_errors=True,
 )
 """How values are checked: as they are, without conversion, and never shown in pydantic's own messages."""
+CHECKS_OF_A_PART = ConfigDict(**CHECKS, defer_build=True)
+"""The same for a class of which a config is made: building its checks takes time, and nobody makes an object of it."""
 
 OnLost = Literal["keep", "close"]
 

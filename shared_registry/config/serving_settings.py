@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from shared_registry.config.access_rules import LOOPBACK, lost_session_keys, tls_misfits
 from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
-    CHECKS,
+    CHECKS_OF_A_PART,
     AccessLogForm,
     AccessLogPath,
     AdminHost,
@@ -40,7 +40,7 @@ from shared_registry.config.rules import (
 )
 
 
-@dataclass(frozen=True, repr=False, config=CHECKS)
+@dataclass(frozen=True, repr=False, config=CHECKS_OF_A_PART)
 class ServingSettings:
     """The settings that only `shared-registry serve` uses. A part of `RouterConfig`."""
 

@@ -40,8 +40,12 @@ class Authority(Protocol):
     def next_batch(self, mandate: Mandate) -> int:
         """Return the number of the next batch of reports under a mandate."""
 
-    def stand_aside(self, complaint: str) -> None:
+    def stand_aside(self, complaint: str, *, is_contradicted: bool = False) -> None:
         """End the authority of a leader that is unfit to probe.
+
+        Args:
+            complaint: Why it is unfit.
+            is_contradicted: Whether the reason is that other routers reach what this one does not.
 
         Raises:
             StandAside: The term should end.
@@ -98,10 +102,10 @@ class Lead:
         self._term.batch += 1
         return self._term.batch
 
-    def stand_aside(self, complaint: str) -> None:
+    def stand_aside(self, complaint: str, *, is_contradicted: bool = False) -> None:
         """See `Authority`."""
         if not self._term.is_last_resort:
-            raise StandAside(complaint)
+            raise StandAside(complaint, is_contradicted=is_contradicted)
 
 
 class Participation:
@@ -167,5 +171,5 @@ class Participation:
         """See `Authority`."""
         return next(self._share_batches)
 
-    def stand_aside(self, complaint: str) -> None:
+    def stand_aside(self, complaint: str, *, is_contradicted: bool = False) -> None:
         """Do nothing: what others reach is handed over to them replica by replica."""

@@ -24,14 +24,16 @@ import contextlib
 import logging
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, finish_by, wait_until
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, StoreError
+from shared_registry.happenings import Emitter, TermBegan, TermEnd, TermEnded
 from shared_registry.model import Event, EventKind, Term
 from shared_registry.store.answers import new_token
 from shared_registry.store.replies import Elected, Held, Resignation
@@ -56,8 +58,28 @@ class LeaseStore(Protocol):
         """End the lease; the reason, if given, goes into the event. With a handicap only if another can lead."""
 
 
+class LeaderLease(NamedTuple):
+    """The lease that a candidate asks for.
+
+    Attributes:
+        seconds: How long a leader that no longer renews its lease still counts as the leader.
+        renew_interval_seconds: How often the lease is renewed; under half of the lease.
+    """
+
+    seconds: float
+    renew_interval_seconds: float
+
+
 class StandAside(Exception):
-    """Raised by a leader's work if another router should be the leader. Its text is the reason."""
+    """Raised by a leader's work if another router should be the leader. Its text is the reason.
+
+    Attributes:
+        is_contradicted: Whether the reason is that other routers reach replicas that this one does not.
+    """
+
+    def __init__(self, reason: str, *, is_contradicted: bool = False) -> None:
+        super().__init__(reason)
+        self.is_contradicted = is_contradicted
 
 
 @dataclass
@@ -97,9 +119,9 @@ class Election:
         *,
         router: str,
         lead: Callable[[RunningTerm], Awaitable[None]],
-        lease_seconds: float,
-        renew_interval_seconds: float,
+        lease: LeaderLease,
         seen_epoch: Callable[[], int],
+        emitter: Emitter,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -111,17 +133,17 @@ class Election:
             lead: Runs as a task during a term. It is cancelled when the term ends, and may then use a bounded time to
                 finish. When it returns or raises, the leader resigns. If it raises `StandAside`, other routers campaign
                 first for some time.
-            lease_seconds: How long a leader that no longer renews its lease still counts as the leader.
-            renew_interval_seconds: How often the lease is renewed; under half of the lease.
+            lease: The lease to ask for.
             seen_epoch: Returns the highest epoch that this router knows.
+            emitter: Delivers how terms begin and end.
             clock: Used for deadlines and waits.
             rng: Used for jitter.
         """
         self._store = store
         self._router = router
         self._lead = lead
-        self._lease_seconds = lease_seconds
-        self._renew_interval_seconds = renew_interval_seconds
+        self._lease_seconds, self._renew_interval_seconds = lease
+        self._emitter = emitter
         self._seen_epoch = seen_epoch
         self._clock = clock
         self._rng = rng
@@ -232,27 +254,48 @@ class Election:
         self._deposition.clear()
         logger.info("leader: leading in epoch %d", term.epoch)
         self._term = term
+        if self._emitter.has_listeners:
+            self._emitter.emit(TermBegan(at=time.time(), epoch=term.epoch))
         lead = asyncio.ensure_future(self._lead(term))
         renewals = asyncio.ensure_future(self._renew_until_lost(term))
         deposition = asyncio.ensure_future(_until(self._deposition))
         has_resigned = False
         try:
-            while True:
-                await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
-                reason = _reason_to_stand_aside(lead)
-                if not reason or not term.is_current:
-                    break
-                has_resigned = not await completed(self._is_needed(term, reason))
-                if has_resigned:
-                    break
-                lead = asyncio.ensure_future(self._lead(term))
+            try:
+                while True:
+                    await asyncio.wait((lead, renewals, deposition), return_when=asyncio.FIRST_COMPLETED)
+                    aside = _stands_aside(lead)
+                    if aside is None or not term.is_current:
+                        break
+                    has_resigned = not await completed(self._is_needed(term, str(aside)))
+                    if has_resigned:
+                        break
+                    lead = asyncio.ensure_future(self._lead(term))
+            finally:
+                deposition.cancel()
+                await self._end(term, lead, renewals, has_resigned=has_resigned)
+            _raise_failure(lead)
+            _raise_failure(renewals)
+            if not renewals.cancelled():  # the event stream may first show that an operator asked for the step-down
+                await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
         finally:
-            deposition.cancel()
-            await self._end(term, lead, renewals, has_resigned=has_resigned)
-        _raise_failure(lead)
-        _raise_failure(renewals)
-        if not renewals.cancelled():  # the event stream may first show that an operator asked for the step-down
-            await self._clock.sleep(JITTER_SECONDS * (1 + self._rng.random()))
+            if self._emitter.has_listeners:
+                self._report_end(term, lead, renewals, has_resigned=has_resigned)
+
+    def _report_end(
+        self, term: RunningTerm, lead: asyncio.Future[None], renewals: asyncio.Future[None], *, has_resigned: bool
+    ) -> None:
+        error = lead.exception() if lead.done() and not lead.cancelled() else None
+        reason = str(error or "")
+        if has_resigned and isinstance(error, StandAside):
+            end = TermEnd.CONTRADICTED if error.is_contradicted else TermEnd.BLIND
+        elif self._deposition.is_set():
+            end = TermEnd.DEPOSED
+        elif isinstance(error, Fenced) or (renewals.done() and not renewals.cancelled()) or not term.is_current:
+            end = TermEnd.LOST
+        else:
+            end = TermEnd.RESIGNED
+        self._emitter.emit(TermEnded(at=time.time(), epoch=term.epoch, end=end, reason=reason))
 
     async def _is_needed(self, term: RunningTerm, reason: str) -> bool:
         """Resign with a handicap, unless no other router can lead. Return whether this router has to go on."""
@@ -328,10 +371,10 @@ class Election:
         self._backoff.reset()
 
 
-def _reason_to_stand_aside(lead: asyncio.Future[None]) -> str:
-    """Return why `lead` raised `StandAside`; an empty text if it did not."""
+def _stands_aside(lead: asyncio.Future[None]) -> StandAside | None:
+    """Return the `StandAside` that `lead` raised; `None` if it did not."""
     error = lead.exception() if lead.done() and not lead.cancelled() else None
-    return str(error) if isinstance(error, StandAside) else ""
+    return error if isinstance(error, StandAside) else None
 
 
 async def _until(event: asyncio.Event) -> None:

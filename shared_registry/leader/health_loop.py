@@ -175,9 +175,10 @@ class HealthLoop:
         schedule.hasten_next(self._clock.monotonic())
         slots = asyncio.Semaphore(self._settings.concurrency)
         while authority.is_current:
-            complaint = self._local_health.complaint(len(schedule), now=self._clock.monotonic())
+            now, health = self._clock.monotonic(), self._local_health
+            complaint = health.complaint(len(schedule), now=now)
             if complaint is not None:
-                authority.stand_aside(complaint)
+                authority.stand_aside(complaint, is_contradicted=health.is_contradicted(len(schedule), now=now))
             if mandate != authority.mandate:
                 mandate = authority.mandate
                 await self._take_over(authority, schedule)
@@ -193,6 +194,7 @@ class HealthLoop:
                 await self._wait_until(schedule.next_due())
                 continue
             await slots.acquire()
+            self._listeners.counts.lags.add(self._clock.monotonic() - schedule.popped_due)
             group.create_task(self._probe_one(key, authority, schedule, reports, slots))
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:

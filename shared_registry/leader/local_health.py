@@ -84,12 +84,26 @@ class LocalHealth:
             replicas: How many replicas are probed.
             now: The monotonic clock.
         """
-        lately = [key for key, at in self._refuted.items() if now - at <= self._memory_seconds]
-        if lately and len(lately) >= REFUTED_SHARE * replicas:
-            return f"{len(lately)} of {replicas} replicas are reached by other routers and not by this one"
+        if self.is_contradicted(replicas, now=now):
+            return (
+                f"{self._refuted_lately(now)} of {replicas} replicas are reached by other routers and not by this one"
+            )
         probed, unsure = len(self._probed), len(self._unsure)
         if unsure and probed >= min(LEAST_PROBES, replicas) and 2 * unsure >= probed:
             return f"{unsure} of {probed} replicas could not be probed: {self._reason}"
         if self._unknown:
             return f"{min(self._unknown)} could not be probed {self._patience} times in a row: {self._reason}"
         return None
+
+    def is_contradicted(self, replicas: int, *, now: float) -> bool:
+        """Return whether other routers reach so many replicas that this one does not that it must not lead.
+
+        Args:
+            replicas: How many replicas are probed.
+            now: The monotonic clock.
+        """
+        lately = self._refuted_lately(now)
+        return bool(lately) and lately >= REFUTED_SHARE * replicas
+
+    def _refuted_lately(self, now: float) -> int:
+        return sum(now - at <= self._memory_seconds for at in self._refuted.values())

@@ -12,6 +12,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import Saturated, Settling, SlotMigrating, StoreError, StoreUnavailable, UsageError
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import HeldLease, Lease
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger, SlotRequest, new_lease_id
 from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.queue import POLL_SECONDS, OnPosition, RouterQueue
@@ -63,6 +64,8 @@ class Acquirer:
         self._outage = outage
         self._reconciler = reconciler
         self._mirror = mirror
+        self._emitter = mirror.emitter
+        self._news = LeaseNews(mirror.emitter, clock)
         self._end = end
         self._abandon = ledger.abandoned.append  # once, not a bound method for each lease
         self._clock = clock
@@ -94,24 +97,29 @@ class Acquirer:
             StoreRefused: The same, because Redis refused this router's password or rights.
             UsageError: The registry was stopped during the call.
         """
-        deadline = self._clock.monotonic() + timeout_seconds
-        sequence = ""
-        while True:
-            request = self._asker.request(session, avoided, attempts)
-            request.sequence = sequence or request.sequence
-            try:
-                return await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
-            except Busy as error:
-                raise Saturated(f"{error}; try again later") from error
-            except AWAY:
-                left = deadline - self._clock.monotonic()
-                if left <= 0:
-                    raise
-            finally:
-                self._give_up(request)
-            await self._clock.sleep(min(POLL_SECONDS, left))
-            self._asker.expect_open(request)
-            sequence = request.sequence
+        asked_at = self._clock.monotonic()
+        deadline = asked_at + timeout_seconds
+        request = self._asker.request(session, avoided, attempts)
+        request.asked_at = asked_at
+        try:
+            while True:
+                try:
+                    return await self._try_once(request, deadline if timeout_seconds > 0 else None, on_position)
+                except Busy as error:
+                    raise Saturated(f"{error}; try again later") from error
+                except AWAY:
+                    left = deadline - self._clock.monotonic()
+                    if left <= 0:
+                        raise
+                finally:
+                    self._give_up(request)
+                await self._clock.sleep(min(POLL_SECONDS, left))
+                self._asker.expect_open(request)
+                request = self._asker.again(request, attempts)
+        except BaseException as error:
+            if self._emitter.has_listeners:
+                self._news.denied(request, error)
+            raise
 
     async def _try_once(self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None) -> Lease:
         """Return a lease.
@@ -163,12 +171,13 @@ class Acquirer:
         is_degraded: bool = False,
         is_spare: bool = False,
     ) -> Lease:
-        record = HeldLease(request.lease_id, replica, revision, request.session, is_degraded, is_spare)
+        record = HeldLease(request.lease_id, replica, revision, time.time(), request.session, is_degraded, is_spare)
         self._outage.degraded.take(record.id, replica.record.key)
         self._ledger.hold(record)
+        if self._emitter.has_listeners:
+            self._news.granted(request, record)
         return Lease(
             record,
-            acquired_at=time.time(),
             end=self._end,
             abandon=self._abandon,
             sequence=request.sequence,
@@ -236,6 +245,13 @@ class Asker:
             sequence=attempts.sequence,
             takes_spare=takes_spare,
         )
+
+    def again(self, request: SlotRequest, attempts: Attempts) -> SlotRequest:
+        """Return a new request, with another lease id, for a session whose request has failed."""
+        repeated = self.request(request.session, request.avoided, attempts)
+        repeated.sequence = request.sequence or repeated.sequence
+        repeated.asked_at, repeated.waits_since = request.asked_at, request.waits_since
+        return repeated
 
     def expect_open(self, request: SlotRequest) -> None:
         """Refuse a request that began before the registry was stopped.

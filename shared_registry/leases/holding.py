@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from shared_registry.errors import StoreError
+from shared_registry.happenings import LeaseEnd
 from shared_registry.leases.lease import HeldLease
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import AWAY, Outage
 from shared_registry.leases.reconciliation import Reconciler
@@ -28,6 +30,7 @@ class Holder:
         reconciler: Reconciler,
         *,
         affinity_seconds: float,
+        news: LeaseNews,
     ) -> None:
         """Set up; nothing is sent yet.
 
@@ -38,6 +41,7 @@ class Holder:
             outage: Records whether Redis accepts writes.
             reconciler: Compares Redis with the ledger when the two may differ.
             affinity_seconds: How long after its release a session may still return to its replica.
+            news: Reports how leases end.
         """
         self._store = store
         self._mirror = mirror
@@ -45,6 +49,8 @@ class Holder:
         self._outage = outage
         self._reconciler = reconciler
         self._affinity_seconds = affinity_seconds
+        self._news = news
+        self._emitter = news.emitter
 
     def notice(self, events: Sequence[Event]) -> None:
         """Set `lost` on each lease whose replica is lost. For `Mirror.subscribed`.
@@ -80,8 +86,10 @@ class Holder:
         since the heartbeat began. Leases that the application lost are ended now.
         """
         if self._ledger.abandoned:
-            for lease_id in self._ledger.end_abandoned():
-                self._outage.degraded.give_back(lease_id)
+            for lease in self._ledger.end_abandoned():
+                self._outage.degraded.give_back(lease.id)
+                if self._emitter.has_listeners:
+                    self._news.ended(lease, LeaseEnd.ABANDONED)
             self._reconciler.ask_to_end()
         mark = self._ledger.mark()
 
@@ -111,6 +119,8 @@ class Holder:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
         if not self._ledger.begin_end(lease.id):
             return
+        if self._emitter.has_listeners:
+            self._news.ended(lease, LeaseEnd.RELEASED)
         was_taken_since = self._outage.degraded.give_back(lease.id)
         lease_id, ledger = lease.id, self._ledger
         try:

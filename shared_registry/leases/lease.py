@@ -21,6 +21,7 @@ class HeldLease:
         id: The lease's id in Redis.
         replica: The replica that the session uses.
         revision: The revision of the replica when the lease was acquired.
+        acquired_at: See `Lease`.
         session: The session's name that the caller gave, if any.
         is_degraded: See `Lease`.
         is_spare: See `Lease`.
@@ -32,6 +33,7 @@ class HeldLease:
     id: str
     replica: Replica
     revision: str
+    acquired_at: float = 0.0
     session: str | None = None
     is_degraded: bool = False
     is_spare: bool = False
@@ -57,18 +59,16 @@ class Lease:
     does. It is released with the next heartbeat.
 
     Attributes:
-        acquired_at: When the lease was acquired, in seconds since the Unix epoch on this machine's clock.
         sequence: The session's sequence in the queue; empty if it has not waited, and would not have waited without
             this slot. `acquire(exclude=[lease])` gives the session its position back.
     """
 
-    __slots__ = ("_abandon", "_end", "_record", "acquired_at", "sequence")
+    __slots__ = ("_abandon", "_end", "_record", "sequence")
 
     def __init__(
         self,
         record: HeldLease,
         *,
-        acquired_at: float,
         end: Callable[[HeldLease], Awaitable[None]],
         abandon: Callable[[str], object],
         sequence: str = "",
@@ -77,14 +77,12 @@ class Lease:
 
         Args:
             record: The lease, as this router knows it.
-            acquired_at: See the class.
             end: Called to release the lease.
             abandon: Called with the lease's id if the handle is collected before the lease has ended. It may be called
                 in any thread, between any two steps of the program, and must only take a note.
             sequence: See the class.
         """
         self._record = record
-        self.acquired_at = acquired_at
         self.sequence = sequence
         self._end = end
         self._abandon = abandon
@@ -118,6 +116,11 @@ class Lease:
     def revision(self) -> str:
         """The revision of the replica when the lease was acquired."""
         return self._record.revision
+
+    @property
+    def acquired_at(self) -> float:
+        """When the lease was acquired, in seconds since the Unix epoch on this machine's clock."""
+        return self._record.acquired_at
 
     @property
     def session(self) -> str | None:

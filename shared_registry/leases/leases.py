@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
+from shared_registry.happenings import LeaseEnd
 from shared_registry.leases.asking import Acquirer, Asker
 from shared_registry.leases.holding import Holder
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import Outage
 from shared_registry.leases.queue import RouterQueue
-from shared_registry.leases.reconciliation import Reconciler
+from shared_registry.leases.reconciliation import Member, Reconciler
 from shared_registry.leases.recovery import Recovery
 from shared_registry.leases.settling import Settler
 from shared_registry.mirror.mirror import Mirror
@@ -51,20 +53,38 @@ class Placement:
         """
         self._mirror = mirror
         self.ledger = Ledger()
+        news = self._news = LeaseNews(mirror.emitter, clock)
         router = probers.router
         mode, affinity = settings.degraded_placement, settings.affinity_seconds
         self.reconciler = Reconciler(
-            store, reader, self.ledger, router=router, join=join, affinity_seconds=affinity, clock=clock, rng=rng
+            store,
+            reader,
+            self.ledger,
+            news,
+            Member(router, join),
+            affinity_seconds=affinity,
+            clock=clock,
+            rng=rng,
         )
         self.outage = Outage(
-            mode, reader, mirror, self.ledger, router=router, refresh_seconds=settings.refresh_seconds, clock=clock
+            mode,
+            reader,
+            mirror,
+            self.ledger,
+            news,
+            router=router,
+            refresh_seconds=settings.refresh_seconds,
+            clock=clock,
         )
-        self.holder = Holder(store, mirror, self.ledger, self.outage, self.reconciler, affinity_seconds=affinity)
+        self.holder = Holder(
+            store, mirror, self.ledger, self.outage, self.reconciler, affinity_seconds=affinity, news=news
+        )
         self._queue = RouterQueue(
             reader,
             router=router,
             is_known=self.ledger.knows,
             on_orphaned_lease=self.reconciler.ask,
+            news=news,
             clock=clock,
             rng=rng,
         )
@@ -112,7 +132,9 @@ class Placement:
 
     def close(self) -> None:
         """Forget all leases, because they end with this router. Releasing one of them does nothing any more."""
-        self.ledger.clear()
+        for lease in self.ledger.clear():
+            if self._news.emitter.has_listeners:
+                self._news.ended(lease, LeaseEnd.LEFT)
         self.reconciler.close()
         self._asker.close()
         self._queue.call_all()

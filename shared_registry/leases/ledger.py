@@ -42,6 +42,8 @@ class SlotRequest:
         excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
         closings: How often the registry had been stopped when the request began.
         session: The session's name that the caller gave, if any.
+        asked_at: When the session began to ask, on the monotonic clock.
+        waits_since: When it began to wait in the queue, on the monotonic clock; `None` if it does not.
         sequence: The session's sequence in the queue, once it has one, or from an earlier request.
         takes_spare: Whether the session may get a replica that is not healthy, in a panic.
         is_in_doubt: Whether the request was sent and its answer has not arrived.
@@ -52,6 +54,8 @@ class SlotRequest:
     excluded: Collection[str]
     closings: int
     session: str | None = None
+    asked_at: float = 0.0
+    waits_since: float | None = None
     sequence: str = ""
     takes_spare: bool = True
     is_in_doubt: bool = False
@@ -146,10 +150,10 @@ class Ledger:
             self._sending.add(lease_id)
         return is_held
 
-    def end_abandoned(self) -> list[str]:
-        """Record that the abandoned leases have ended, and that their release is still to be sent; return their ids."""
-        abandoned = [self.abandoned.popleft() for _ in range(len(self.abandoned))]
-        return [lease_id for lease_id in abandoned if self._end_held(lease_id)]
+    def end_abandoned(self) -> list[HeldLease]:
+        """Record that the abandoned leases have ended, and that their release is still to be sent; return them."""
+        abandoned = [self.held.get(self.abandoned.popleft()) for _ in range(len(self.abandoned))]
+        return [lease for lease in abandoned if lease is not None and self._end_held(lease.id)]
 
     def _end_held(self, lease_id: str) -> bool:
         record = self.held.pop(lease_id, None)

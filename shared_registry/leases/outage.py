@@ -17,6 +17,7 @@ from typing import Literal
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.degraded import DegradedPlacement, LastLoads
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica, ReplicaEndpoint
@@ -52,6 +53,7 @@ class Outage:
         reader: Reader,
         mirror: Mirror,
         ledger: Ledger,
+        news: LeaseNews,
         *,
         router: str,
         refresh_seconds: float,
@@ -64,6 +66,7 @@ class Outage:
             reader: Reads the loads.
             mirror: Shows the replicas.
             ledger: Records this router's leases, and those of them that Redis lacks.
+            news: Reports that sessions are placed without Redis.
             router: This router's key.
             refresh_seconds: How often loads are read.
             clock: Used for waits.
@@ -74,6 +77,7 @@ class Outage:
         self._reader = reader
         self._mirror = mirror
         self._ledger = ledger
+        self._news = news
         self._refresh_seconds = refresh_seconds
         self._clock = clock
         self._failed_at = self._refused_at = self._unsettled_since = self._read_at = -math.inf
@@ -90,12 +94,16 @@ class Outage:
         if not self._is_logged:
             self._is_logged = True
             logger.warning("placement: placing without Redis (%s): %s", self._mode, error)
+            if self._news.emitter.has_listeners:
+                self._news.degraded_began(error)
 
     def end(self) -> None:
         """Record that a session was placed through Redis. The first one after an outage is logged."""
         if self._is_logged:
             self._is_logged = False
             logger.info("placement: placing through Redis again; sessions placed without it: %d", self._placed)
+            if self._news.emitter.has_listeners:
+                self._news.degraded_ended(self._placed)
             self._placed = 0
 
     def note_failure(self, error: StoreError) -> None:

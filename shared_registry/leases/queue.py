@@ -26,6 +26,7 @@ from shared_registry.store.replies import Denial, Denied, Grant, Queued
 
 if TYPE_CHECKING:
     from shared_registry.leases.asking import Asker
+    from shared_registry.leases.lease_news import LeaseNews
     from shared_registry.leases.ledger import SlotRequest
 
 OnPosition = Callable[[int, int], None]
@@ -121,6 +122,7 @@ class RouterQueue:
         router: str,
         is_known: Callable[[str], bool],
         on_orphaned_lease: Callable[[], None],
+        news: LeaseNews,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -131,6 +133,7 @@ class RouterQueue:
             router: This router's key.
             is_known: Returns whether this router knows a lease id.
             on_orphaned_lease: Called when a slot was given to a lease id that this router does not know.
+            news: Reports that a session has begun to wait.
             clock: Used for waits.
             rng: Used for jitter.
         """
@@ -139,6 +142,7 @@ class RouterQueue:
         self._router = router
         self._is_known = is_known
         self._on_orphaned_lease = on_orphaned_lease
+        self._news = news
         self._clock = clock
         self._rng = rng
         self._waiters: dict[str, Waiter] = {}
@@ -194,6 +198,7 @@ class RouterQueue:
                     waiter.grant = answer
                 elif isinstance(answer, Queued):
                     request.sequence = answer.sequence
+                    self._note_waiting(request, answer)
                     waiter.move(answer)
                     with call_at(self._clock, deadline, waiter.call):
                         await _until_called(asker, request, waiter)
@@ -201,6 +206,12 @@ class RouterQueue:
                 elif answer is not None and answer.reason not in _ASK_AGAIN:
                     return answer
             return waiter.grant or await _ask_last(asker, request, waiter)
+
+    def _note_waiting(self, request: SlotRequest, entry: Queued) -> None:
+        if request.waits_since is None:
+            request.waits_since = self._clock.monotonic()
+            if self._news.emitter.has_listeners:
+                self._news.awaited(request, entry)
 
     async def _ask_to_wait(
         self, asker: Asker, request: SlotRequest, waiter: Waiter, deadline: float

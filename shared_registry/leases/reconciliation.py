@@ -13,10 +13,12 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
@@ -27,6 +29,18 @@ RESTORED_AT_ONCE = 40
 RELEASED_AT_ONCE = 8
 TRIES = 3
 logger = logging.getLogger(__name__)
+
+
+class Member(NamedTuple):
+    """This router among the live ones.
+
+    Attributes:
+        router: This router's key.
+        join: Sends a heartbeat, by which this router joins the live routers. Only a live router may hold leases.
+    """
+
+    router: str
+    join: Callable[[], Awaitable[object]]
 
 
 class Reconciler:
@@ -40,9 +54,9 @@ class Reconciler:
         store: Store,
         reader: Reader,
         ledger: Ledger,
+        news: LeaseNews,
+        member: Member,
         *,
-        router: str,
-        join: Callable[[], Awaitable[object]],
         affinity_seconds: float,
         clock: Clock,
         rng: random.Random,
@@ -53,8 +67,8 @@ class Reconciler:
             store: Puts back and releases leases.
             reader: Reads leases.
             ledger: Records this router's leases.
-            router: This router's key.
-            join: Sends a heartbeat, by which this router joins the live routers. Only a live router may hold leases.
+            news: Reports what was put back, and what was released.
+            member: This router among the live ones.
             affinity_seconds: How long after its release a session may still return to its replica.
             clock: Used for waits.
             rng: Used for jitter.
@@ -62,9 +76,9 @@ class Reconciler:
         self._store = store
         self._reader = reader
         self._ledger = ledger
-        self._router = router
-        self._join = join
+        self._router, self._join = member
         self._affinity_seconds = affinity_seconds
+        self._news = news
         self._clock = clock
         self._backoff = Backoff(rng=rng)
         self._is_asked = asyncio.Event()
@@ -220,7 +234,11 @@ class Reconciler:
             orphaned: list[str] = []
             async for page in self._reader.leases(self._router):
                 there |= page
-                orphaned += [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+                unknown = [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
+                orphaned += unknown
+                if unknown and self._news.emitter.has_listeners:
+                    for lease_id in unknown:
+                        self._news.reconciled(lease_id, page[lease_id])
             # A lease that was put back without an answer may have taken its replica over capacity. Put it back again,
             # because the answer reports that.
             missing = [one for one, key in held.items() if there.get(one) != key or one in self._unanswered]
@@ -249,6 +267,8 @@ class Reconciler:
         self._ledger.contest(leases, over_capacity=restored.over_capacity)
         if restored.count:
             logger.warning("placement: put back %d leases that Redis did not have", restored.count)
+            if self._news.emitter.has_listeners:
+                self._news.put_back(restored)
         for url in restored.over_capacity:
             logger.warning("placement: %s has more sessions than its capacity after leases were put back", url)
         for lease_id in leases:

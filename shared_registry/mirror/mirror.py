@@ -22,12 +22,22 @@ import contextlib
 import logging
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.happenings import (
+    Emitter,
+    HistoryLost,
+    HistoryRestored,
+    StoreFailed,
+    StoreRecovered,
+    ViewFresh,
+    ViewStale,
+)
 from shared_registry.mirror.own_writes import OwnWrites
 from shared_registry.model import (
     ORIGIN,
@@ -43,15 +53,17 @@ from shared_registry.model import (
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader
 
+HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
 logger = logging.getLogger(__name__)
-Listener = Callable[[Sequence[Event]], None]
+Notice = Callable[[Sequence[Event]], None]
 
 
 class Mirror:
     """Keeps a `View` equal to the shared state.
 
     Attributes:
+        emitter: Delivers what happens.
         generation: Rises with every full read. A reply is not applied if its command was sent under an earlier one.
         revision: The id of the last event that the view includes.
         mark: The mark of that event; empty if it has none.
@@ -59,6 +71,7 @@ class Mirror:
         epoch: The highest epoch seen.
         leader: The last known leader; `None` if there is none.
         plan: How routers share the probing; `None` if the leader probes all replicas.
+        gap: Why everything was read again the last time, in a word; see `ViewLoaded.reason`.
         is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
     """
 
@@ -72,6 +85,7 @@ class Mirror:
         clock: Clock,
         rng: random.Random,
         on_lost_history: Callable[[], Awaitable[str | None]],
+        emitter: Emitter,
     ) -> None:
         """Read nothing yet; `load` does.
 
@@ -84,6 +98,7 @@ class Mirror:
             rng: For jitter.
             on_lost_history: Awaited when Redis has another history id, or none. It contributes the view, and returns
                 the id of the history that has received the view.
+            emitter: Delivers what happens. The mirror reports its own state; `News` reports the changes in the view.
         """
         self.view = view
         self.generation = 0
@@ -93,14 +108,16 @@ class Mirror:
         self.epoch = 0
         self.leader: Leader | None = None
         self.plan: Plan | None = None
+        self.gap = ""
         self.is_stale = False
+        self.emitter = emitter
         self._reader = reader
         self._refresh_seconds = refresh_seconds
         self._max_staleness_seconds = max_staleness_seconds
         self._clock = clock
         self._backoff = Backoff(rng=rng)
         self._on_lost_history = on_lost_history
-        self._listeners: list[Listener] = []
+        self._listeners: list[Notice] = []
         self._confirmed_at: float | None = None
         self._polled_at = -math.inf
         self._refreshed_at: float | None = None
@@ -115,7 +132,7 @@ class Mirror:
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
 
     @contextlib.contextmanager
-    def subscribed(self, *listeners: Listener) -> Iterator[None]:
+    def subscribed(self, *listeners: Notice) -> Iterator[None]:
         """Within the block, call these listeners with the events of every step.
 
         They are called without events after a full read and after an outage. They must not block or raise.
@@ -152,7 +169,7 @@ class Mirror:
         if snapshot.head.history_id is None:
             raise StoreUnavailable(EMPTY)
         if history_id is not None and snapshot.head.history_id != history_id:
-            raise Gap
+            raise Gap(HISTORY)
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
         self.history_id = snapshot.head.history_id
@@ -207,8 +224,8 @@ class Mirror:
                         await self._reload()
                         has_gap = False
                     await self._follow()
-                except Gap:
-                    has_gap = True
+                except Gap as gap:
+                    has_gap, self.gap = True, str(gap)
                 except StoreError as error:
                     self._report_trouble(error)
                     await self._clock.sleep(self._backoff.next_seconds())
@@ -294,8 +311,10 @@ class Mirror:
         head, events = await self._reader.poll(after=self.revision)
         if head.history_id is None:
             raise StoreUnavailable(EMPTY)
-        if head.history_id != self.history_id or (not events and not self._is_at(head)):
-            raise Gap
+        if head.history_id != self.history_id:
+            raise Gap(HISTORY)
+        if not events and not self._is_at(head):
+            raise Gap(MISSED)
         self._polled_at = self._clock.monotonic()
         self._advance(events)
         self._own_writes.expect_carried(expected)
@@ -311,13 +330,15 @@ class Mirror:
         for position, event in enumerate(events):
             if not event.follows(self.revision, self.mark):
                 self._take(events[:position])
-                raise Gap
+                raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
         if events:
             self._take(events)
             self._own_writes.pass_by(events)
-            if any(event.kind is EventKind.NAMESPACE_REPAIRED or event.unreadable for event in events):
-                raise Gap  # events do not carry the repaired data, and some carry a damaged replica
+            if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
+                raise Gap(REPAIRED)  # events do not carry the repaired data
+            if any(event.unreadable for event in events):
+                raise Gap(DAMAGED)
             self._confirm()
 
     def _is_at(self, head: Head) -> bool:
@@ -352,11 +373,16 @@ class Mirror:
         head = await self._reader.head()
         if head.history_id != history_id:
             logger.warning("redis: another history (%s) has replaced %s", head.history_id or "none yet", history_id)
+            former, self.gap = history_id, HISTORY
+            if self.emitter.has_listeners:
+                self.emitter.emit(HistoryLost(at=time.time(), former=former, present=head.history_id))
             self._is_contributing = True
             try:
                 history_id = await self._on_lost_history()
             finally:
                 self._is_contributing = False
+            if self.emitter.has_listeners and history_id is not None:
+                self.emitter.emit(HistoryRestored(at=time.time(), former=former, present=history_id))
         await self._load(history_id)
 
     def _notify(self, events: Sequence[Event]) -> None:
@@ -370,6 +396,8 @@ class Mirror:
             self._trouble = None
             logger.info("redis: following the shared state again")
             self._notify(())
+            if self.emitter.has_listeners:
+                self.emitter.emit(StoreRecovered(at=time.time()))
         if self.is_stale:
             self._mark_stale(is_stale=False)
 
@@ -379,6 +407,8 @@ class Mirror:
         if self._trouble != type(error).__name__:
             self._trouble = type(error).__name__
             logger.warning("redis: keeping the last view: %s", error)
+            if self.emitter.has_listeners:
+                self.emitter.emit(StoreFailed(at=time.time(), kind=self._trouble, error=str(error)))
 
     async def _watch_staleness(self, limit_seconds: float) -> None:
         while True:
@@ -392,6 +422,9 @@ class Mirror:
         self.view.withhold(is_stale)
         if is_stale:
             logger.warning("redis: the view is older than max_staleness_seconds; selecting nothing")
+        if self.emitter.has_listeners:
+            at, age = time.time(), self.age_seconds or 0.0
+            self.emitter.emit(ViewStale(at=at, age_seconds=age) if is_stale else ViewFresh(at=at))
 
 
 def _is_on_purpose(event: Event) -> bool:

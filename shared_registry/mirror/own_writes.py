@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from shared_registry.model import Event, is_later
 from shared_registry.store.reader import Gap
 
+LOST_WRITE = "lost_write"
+
 
 class OwnWrites:
     """The events of this router's commands, from their replies until the event stream carries them."""
@@ -50,7 +52,7 @@ class OwnWrites:
         lost = [one for one in self._events if not is_later(one.id, last) and (one.id, one.mark) not in carried]
         self._events = self.later_than(last)
         if lost:
-            raise Gap
+            raise Gap(LOST_WRITE)
 
     def expect_carried(self, writes: Sequence[Event]) -> None:
         """Forget those of these writes that are still pending.
@@ -61,4 +63,4 @@ class OwnWrites:
         lost = [event for event in writes if event in self._events]
         if lost:
             self._events = [event for event in self._events if event not in lost]
-            raise Gap
+            raise Gap(LOST_WRITE)

@@ -4,6 +4,7 @@ Times are float seconds since the Unix epoch on the Redis server's clock. `None`
 """
 
 from shared_registry.model.events import Event, EventKind
+from shared_registry.model.label_selector import EVERY_REPLICA, LabelSelector
 from shared_registry.model.labels import NO_LABELS, Labels
 from shared_registry.model.plan import Plan, Share, planned_prober, prober_of
 from shared_registry.model.probes import (
@@ -36,6 +37,7 @@ from shared_registry.model.revisions import ORIGIN, is_later
 from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
 
 __all__ = [
+    "EVERY_REPLICA",
     "LEAST_RAMP_SHARE",
     "NO_DOUBT",
     "NO_EJECTION",
@@ -49,6 +51,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Evidence",
+    "LabelSelector",
     "Labels",
     "Leader",
     "Opinion",

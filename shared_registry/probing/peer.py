@@ -45,7 +45,7 @@ from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
-OPINIONS_AT_ONCE = 60
+OPINIONS_AT_ONCE = 40
 ANSWER_SECONDS = 0.05
 """How long an opinion waits for others, to be sent together."""
 LONGEST_WAIT_SECONDS = 1.0

@@ -47,16 +47,12 @@ class AccessLog:
         self._put = put
         self._clock = clock
 
-    def begin(self, now: float) -> AccessRecord:
-        """Return the record of a request that begins now, on the event loop's clock."""
-        return AccessRecord(self._clock(), now)
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return self._clock()
 
-    def write(self, exchange: Exchange) -> None:
-        """Write the line of a request that has ended, unless it was written before."""
-        record = exchange.record
-        if record is None:
-            return
-        exchange.record = None
+    def write(self, exchange: Exchange, record: AccessRecord) -> None:
+        """Write the line of a request that has ended."""
         session = record.session
         fields = {
             "time": _shown_time(record.began_at),

@@ -1,8 +1,11 @@
-"""What the access log tells of one request, collected while the request is served. Pure."""
+"""What the access log and the metrics tell of one request, collected while the request is served. Pure."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.traffic import Traffic
 
 Ended = Literal[
     "done",
@@ -31,7 +34,7 @@ class AccessRecord:
     """The times and the fate of one request. Times are on the event loop's clock, unless stated otherwise.
 
     Attributes:
-        began_at: When the request's head was complete, in seconds since the epoch.
+        began_at: When the request's head was complete, in seconds since the epoch; 0 without an access log.
         place: What the router did with the request.
         session: The session's name; only its digest is logged.
         replica: The url of the last replica that was tried.
@@ -40,6 +43,7 @@ class AccessRecord:
         close_code: How a WebSocket session was closed.
         ended: Why it ended; `None` while it has not.
         error: The code of the router's own error that the client was sent.
+        traffic: Counts the request when it has ended; `None` if it is not counted.
     """
 
     __slots__ = (
@@ -56,9 +60,10 @@ class AccessRecord:
         "replica",
         "session",
         "status",
+        "traffic",
     )
 
-    def __init__(self, began_at: float, now: float) -> None:
+    def __init__(self, began_at: float, now: float, traffic: Traffic | None = None) -> None:
         self.began_at = began_at
         self.place: RecordedPlace | None = None
         self.session: str | None = None
@@ -68,6 +73,7 @@ class AccessRecord:
         self.close_code: int | None = None
         self.ended: Ended | None = None
         self.error: str | None = None
+        self.traffic = traffic
         self._began = now
         self._placed: float | None = None
         self._answered: float | None = None
@@ -92,6 +98,16 @@ class AccessRecord:
         self.error = error
         self.close_code = close_code
         self._ended = now
+
+    @property
+    def duration(self) -> float:
+        """The whole time, in seconds."""
+        return self._ended - self._began
+
+    @property
+    def first_byte(self) -> float | None:
+        """The time until the client was sent the head of its response, in seconds."""
+        return None if self._answered is None else self._answered - self._began
 
     @property
     def wait_ms(self) -> float | None:

@@ -8,11 +8,12 @@ import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, cast
+from typing import Any
 
 from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded, merge_all
+from shared_registry.http1.response import SWITCHING_PROTOCOLS
 from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import Ended
@@ -33,7 +34,7 @@ from shared_registry.proxy.paths import has_way_up, normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
 from shared_registry.proxy.status import ready_document
-from shared_registry.proxy.websocket import SWITCHING_PROTOCOLS
+from shared_registry.proxy.traffic import Traffic
 
 CHECK_SECONDS = 0.25
 """How often the time limits of the connections are applied."""
@@ -58,7 +59,13 @@ class Router:
     """
 
     def __init__(
-        self, config: RouterConfig, *, url: str = "", worker: int | None = None, access_log: AccessLog | None = None
+        self,
+        config: RouterConfig,
+        *,
+        url: str = "",
+        worker: int | None = None,
+        access_log: AccessLog | None = None,
+        counts: bool = False,
     ) -> None:
         """Create the router. It connects to nothing before `running()`.
 
@@ -67,6 +74,7 @@ class Router:
             url: The url at which it serves, shown to operators.
             worker: The number of this worker, if the router is one of several that share a port.
             access_log: Logs every request, unless it is `None`.
+            counts: Whether every request is counted, for metrics.
 
         Raises:
             ConfigError: A file of the settings of TLS to clients or of API keys cannot be used.
@@ -91,6 +99,9 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
+        if counts:
+            only = self.pools.get("")
+            self.site.traffic = Traffic() if only is None else only.traffic
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
 
@@ -215,17 +226,17 @@ class Router:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if exchange.record is not None:
-            task.add_done_callback(functools.partial(self._log, exchange))
+            task.add_done_callback(functools.partial(self._end_record, exchange))
 
-    def _log(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        """Write a request's line. A task that was cancelled, and gave no other reason, ended with its connection."""
+    def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
         if not task.cancelled():
             exchange.note_end("router_failed")
         else:
             is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
             ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
             exchange.note_end(ended, close_code=closing.LOST if is_open else None)
-        cast("AccessLog", self.site.access_log).write(exchange)
+        self.site.end_record(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:

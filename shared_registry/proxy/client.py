@@ -19,20 +19,22 @@ from typing import cast
 
 import httptools
 
+from shared_registry.http1.fields import lines
 from shared_registry.proxy.access_log import AccessLog
+from shared_registry.proxy.access_record import AccessRecord
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import TrustedProxies, plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
     body_length,
     is_websocket_handshake,
-    lines,
     origin_form,
 )
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusal_log import RefusalLog
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
 from shared_registry.proxy.request_ids import RequestIds
+from shared_registry.proxy.traffic import Traffic
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
 """How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
@@ -64,6 +66,7 @@ class Site:
         ids: The ids of requests.
         refusals: Logs what is refused.
         access_log: Logs every request, unless it is `None`.
+        traffic: Counts the requests that belong to no pool; `None` if requests are not counted.
         proxies: The proxies in front, whose word about their clients is believed.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
@@ -76,10 +79,28 @@ class Site:
     ids: RequestIds = field(default_factory=RequestIds)
     refusals: RefusalLog = field(default_factory=RefusalLog)
     access_log: AccessLog | None = None
+    traffic: Traffic | None = None
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
     is_ending: bool = False
+
+    def begin_record(self, now: float) -> AccessRecord | None:
+        """Return the record of a request that begins now; `None` if nobody wants it."""
+        if self.access_log is not None:
+            return AccessRecord(self.access_log.now(), now, self.traffic)
+        return None if self.traffic is None else AccessRecord(0.0, now, self.traffic)
+
+    def end_record(self, exchange: Exchange) -> None:
+        """Log and count a request that has ended, unless that was done before."""
+        record = exchange.record
+        if record is None:
+            return
+        exchange.record = None
+        if record.traffic is not None:
+            record.traffic.add(exchange, record)
+        if self.access_log is not None:
+            self.access_log.write(exchange, record)
 
     def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
         """Return the response to a client for which there is no room, and log the refusal."""

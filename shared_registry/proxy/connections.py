@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from dataclasses import fields
 from urllib.parse import urlsplit
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
+from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.model import Replica
 from shared_registry.probing.connection import reason_of
 from shared_registry.probing.own_trouble import own_trouble
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import tcp
 from shared_registry.proxy.dispatch import NotReached
-from shared_registry.proxy.replica import ReplicaConnection
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.urls import DEFAULT_PORTS
 
 
@@ -27,8 +29,16 @@ class ReplicaConnections:
         tls: The TLS settings of new connections.
     """
 
-    def __init__(self, config: RouterConfig, tls: TlsContexts) -> None:
+    def __init__(self, config: RouterConfig, tls: TlsContexts, traffic: Traffic | None = None) -> None:
+        """Open nothing yet.
+
+        Args:
+            config: The settings of connections.
+            tls: The TLS settings of new connections.
+            traffic: Counts how long it takes to connect.
+        """
         self._config = config
+        self._traffic = traffic or Traffic()
         self.tls = tls
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
@@ -69,6 +79,7 @@ class ReplicaConnections:
         seconds = self._config.connect_timeout_seconds
         silence, generation, tls = self._config.response_timeout_seconds, self._generation, self.tls
         first_byte = self._config.first_byte_timeout_seconds or silence
+        begun_at = time.monotonic()
         try:
             context = await tls.context() if parts.scheme == "https" else None
             async with time_limit(seconds):
@@ -76,12 +87,13 @@ class ReplicaConnections:
                     host,
                     port,
                     context,
-                    self._options,
                     server_name=tls.server_name(host),
                     silence_seconds=silence,
                     first_byte_seconds=first_byte,
                 )
+                tcp.apply(self._options, connection.socket)
                 connection.generation = generation
+                self._traffic.connects.add(time.monotonic() - begun_at)
                 return connection
         except TimeoutError as error:
             raise NotReached(f"ConnectTimeout: not within {seconds:g} s", is_timeout=True) from error
@@ -94,7 +106,8 @@ class ReplicaConnections:
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
-        if connection.is_idle and connection.generation == self._generation:
+        is_reusable = connection.is_idle and not connection.is_after_void
+        if is_reusable and connection.generation == self._generation:
             self._idle[replica.key].append(connection)
             self.idle_count += 1
         else:

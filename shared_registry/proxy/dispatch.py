@@ -14,6 +14,7 @@ from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
+from shared_registry.proxy.traffic import Traffic
 
 MOST_TRIES = 5
 """The most replicas that one session tries: enough to pass over a rack that just failed, and a limit to the wait."""
@@ -47,6 +48,15 @@ class NotReached(Exception):
         """Whether the replica is busy."""
         return self.trouble is None and not self.is_evidence
 
+    @property
+    def cause(self) -> str:
+        """What it is counted as: busy, timeout, connect, or own_trouble."""
+        if self.trouble is not None:
+            return "own_trouble"
+        if self.is_busy:
+            return "busy"
+        return "timeout" if self.is_timeout else "connect"
+
 
 class Undeliverable(Exception):
     """No replica took the session.
@@ -72,12 +82,18 @@ class Dispatcher:
     """Connects sessions to replicas."""
 
     def __init__(
-        self, placement: SessionPlacement, reports: OutcomeReports, descriptors: Descriptors, live: LiveSessions
+        self,
+        placement: SessionPlacement,
+        reports: OutcomeReports,
+        descriptors: Descriptors,
+        live: LiveSessions,
+        traffic: Traffic,
     ) -> None:
         self._placement = placement
         self._descriptors = descriptors
         self._reports = reports
         self._live = live
+        self._traffic = traffic
 
     async def deliver(
         self,
@@ -107,6 +123,7 @@ class Dispatcher:
         busy: list[Any] = []
         failures: list[NotReached] = []
         missing: NoReplica | None = None
+        cause = ""
         deadline = placement.deadline()
         self._live.begin()
         try:
@@ -123,6 +140,8 @@ class Dispatcher:
                 except NoReplica as reason:
                     missing = reason
                     break
+                if cause:
+                    self._traffic.retries[cause] += 1
                 try:
                     return await attempt(slot)
                 except NotReached as error:
@@ -130,6 +149,7 @@ class Dispatcher:
                 finally:
                     await slot.release()
                 tried.append(slot)
+                cause = failure.cause
                 # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
                 if failure.trouble is not None or not slot.is_spare:
                     failures.append(failure)
@@ -158,6 +178,7 @@ class Dispatcher:
         return True
 
     def _note(self, replica: Replica, failure: NotReached, request_id: bytes) -> None:
+        self._traffic.failures[replica.key, failure.cause] += 1
         if failure.trouble is not None:
             self._reports.trouble(replica, failure.trouble)
             return

@@ -15,9 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from shared_registry.http1.fields import WITHOUT_BODY, Headers
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
-from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
     from shared_registry.model import Replica
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_WITHOUT_BODY = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END_OF_HEAD = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -75,7 +74,7 @@ class Exchange:
         task: The task that serves the request; cancelled if the client leaves.
         started_at: When the head was received, on the event loop's clock.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
-        record: What the access log will tell of the request; `None` if there is no access log.
+        record: What the access log and the metrics will tell of the request; `None` if there are none.
         bytes_in: The bytes that were received of the body, or of the session's frames.
         bytes_out: The bytes that were sent of the response's body, or of the session's frames.
         rewrite: Changes the headers of any response; `None` if they stay as they are.
@@ -134,8 +133,8 @@ class Exchange:
         self.version = version
         self.fields = fields
         self.request_id = client.site.ids.of(fields)
-        log = client.site.access_log
-        self.record = None if log is None else log.begin(client.now())
+        self.started_at = now = client.now()
+        self.record = client.site.begin_record(now)
         self.bytes_in = self.bytes_out = 0
         self.body_length = body_length
         self.has_body = body_length != 0
@@ -144,7 +143,6 @@ class Exchange:
         self.is_begun = False
         self.is_over = False
         self.refusal: Answer | None = None
-        self.started_at = client.now()
         self.is_guest = client.is_guest
         self.key_name: str | None = None
         self.rewrite: Callable[[Headers], Headers] | None = None
@@ -326,9 +324,8 @@ class Exchange:
     def leave(self) -> None:
         """The client has left, or is to be disconnected: end the task that serves the request."""
         if self.task is None:
-            if (log := self._client.site.access_log) is not None:
-                self.note_end("not_begun")
-                log.write(self)
+            self.note_end("not_begun")
+            self._client.site.end_record(self)
         elif not self.is_over:
             self.task.cancel()
 
@@ -368,7 +365,7 @@ class Exchange:
         if self.record is not None:
             self.note_status(status)
         head = [_STATUS_LINES[status], *[b": ".join(pair) for pair in fields], b"x-request-id: " + self.request_id]
-        has_body = self.method != "HEAD" and status not in _WITHOUT_BODY
+        has_body = self.method != "HEAD" and status not in WITHOUT_BODY
         if has_body and b"content-length" not in dict(fields):
             if self.version == "1.0":
                 self._is_delimited = False
@@ -445,18 +442,18 @@ class Exchange:
         self._client.site.refusals.note(kind, reason, self.request_id, self._client.now())
 
     def note_replica(self, replica: Replica, session: str | None) -> None:
-        """Record for the access log that a replica is tried, for a session of that name."""
+        """Record that a replica is tried, for a session of that name."""
         if self.record is not None:
             self.record.session = session
             self.record.try_replica(replica.url, self._client.now())
 
     def note_status(self, status: int) -> None:
-        """Record for the access log the status that the client is sent by something else than `begin()`."""
+        """Record the status that the client is sent by something else than `begin()`."""
         if self.record is not None:
             self.record.answer(status, self._client.now())
 
     def note_end(self, ended: Ended, *, error: str | None = None, close_code: int | None = None) -> None:
-        """Record for the access log why the request has ended, or is about to end. The first reason counts."""
+        """Record why the request has ended, or is about to end. The first reason counts."""
         if self.record is not None:
             self.record.end(ended, self._client.now(), error=error, close_code=close_code)
 

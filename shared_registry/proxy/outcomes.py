@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.registry.facade import SharedReplicaRegistry
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.traffic import Traffic
 
 LONGEST_QUEUE = 1000
 """The most outcomes that wait to be reported. Further ones are dropped, because they would add nothing new."""
@@ -30,8 +33,15 @@ class _Outcome(NamedTuple):
 class OutcomeReports:
     """A queue of outcomes, and the task that reports them one after the other."""
 
-    def __init__(self, registry: SharedReplicaRegistry) -> None:
+    def __init__(self, registry: SharedReplicaRegistry, traffic: Traffic) -> None:
+        """Create the queue.
+
+        Args:
+            registry: Takes the reports.
+            traffic: Counts the failures of connected sessions.
+        """
         self._registry = registry
+        self._traffic = traffic
         self._failed: set[str] = set()
         self._queue: asyncio.Queue[_Outcome] = asyncio.Queue(LONGEST_QUEUE)
 
@@ -53,8 +63,9 @@ class OutcomeReports:
         """Queue the report of this router's own trouble with connecting; it is no failure of the replica."""
         self._add(_Outcome(replica, trouble))
 
-    def broken(self, replica: Replica, reason: str, *, client: str) -> None:
-        """Queue the report that a connected session failed because of the replica."""
+    def broken(self, replica: Replica, reason: str, *, client: str, cause: str = "broken") -> None:
+        """Queue the report that a connected session failed because of the replica; count it under its cause."""
+        self._traffic.failures[replica.key, cause] += 1
         self._add(_Outcome(replica, reason, is_connected=True, client=client))
 
     def completed(self, replica: Replica) -> None:
@@ -65,7 +76,7 @@ class OutcomeReports:
     def responded(self, replica: Replica, status: int, *, client: str) -> None:
         """Queue the report of a complete response with this status, if it changes anything."""
         if status >= 500 and status not in NO_FAILURES:
-            self.broken(replica, f"HTTP {status}", client=client)
+            self.broken(replica, f"HTTP {status}", client=client, cause="status")
         elif status not in BUSY:
             self.completed(replica)
 

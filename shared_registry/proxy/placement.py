@@ -11,6 +11,7 @@ from shared_registry.errors import RegistryError, Saturated, StoreError, StoreRe
 from shared_registry.leases import Lease, OnPosition
 from shared_registry.model import Replica
 from shared_registry.proxy.opening import Opening
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 T = TypeVar("T")
@@ -73,14 +74,16 @@ Slot = Lease | Unleased
 class SessionPlacement:
     """Acquires leases for sessions, and ends sessions whose replica is lost if `on_lost` says so."""
 
-    def __init__(self, registry: SharedReplicaRegistry, opening: Opening) -> None:
+    def __init__(self, registry: SharedReplicaRegistry, opening: Opening, traffic: Traffic) -> None:
         """Create the placement. Until `configure()`, sessions do not wait, and are kept when their replica is lost.
 
         Args:
             registry: Gives the leases.
             opening: Holds sessions until the router has opened.
+            traffic: Counts how sessions are placed.
         """
         self._registry = registry
+        self._placements = traffic.placements
         self._opening = opening
         self._on_lost: OnLost = "keep"
         self._queue_timeout_seconds = 0.0
@@ -180,8 +183,11 @@ class SessionPlacement:
         try:
             if deadline and not self._is_stopping and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
                 return await self._acquire(key, exclude, again_after, seconds, on_position)
-            return await self._registry.acquire(key, exclude=exclude, again_after=again_after)
+            lease = await self._registry.acquire(key, exclude=exclude, again_after=again_after)
+            self._placements["degraded" if lease.is_degraded else "granted"] += 1
+            return lease
         except Saturated as error:
+            self._placements["saturated"] += 1
             raise NoReplica(
                 str(error),
                 is_saturated=True,
@@ -189,6 +195,7 @@ class SessionPlacement:
                 retry_after_seconds=error.retry_after_seconds,
             ) from error
         except RegistryError as error:
+            self._placements["unavailable" if isinstance(error, StoreError) else "no_healthy"] += 1
             raise NoReplica(
                 str(error),
                 is_redis_away=isinstance(error, StoreError),
@@ -216,13 +223,16 @@ class SessionPlacement:
             async with scope:
                 self._asking.add(scope)
                 try:
-                    return await self._registry.acquire(
+                    lease = await self._registry.acquire(
                         key,
                         timeout=seconds,
                         exclude=exclude,
                         again_after=again_after,
                         on_position=record_position,
                     )
+                    granted = "waited" if scope in self._waiting else "granted"
+                    self._placements["degraded" if lease.is_degraded else granted] += 1
+                    return lease
                 finally:
                     self._asking.discard(scope)
                     self._waiting.discard(scope)

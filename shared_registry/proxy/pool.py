@@ -30,11 +30,11 @@ from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.status import Queue, not_ready_reason, status_document
+from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
 
-POLL_SECONDS = 0.1
 RETRY_SECONDS = 5.0
 """The pause before a pool that could not be joined is tried again, while the router serves others."""
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Pool:
         config: The settings in force.
         registry: The registry of its namespace.
         connections: The connections to its replicas.
+        traffic: What became of its requests.
     """
 
     def __init__(
@@ -64,14 +65,15 @@ class Pool:
         """
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
-        self.connections = ReplicaConnections(config, TlsContexts(config))
+        self.traffic = Traffic()
+        self.connections = ReplicaConnections(config, TlsContexts(config), self.traffic)
         self._url = url
         self._live = LiveSessions(live)
         self._stopping = asyncio.Event()
-        self._reports = OutcomeReports(self.registry)
+        self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
-        self._placement = SessionPlacement(self.registry, self._opening)
-        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live)
+        self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
+        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live, self.traffic)
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)
 
@@ -103,8 +105,10 @@ class Pool:
             path: Its path in the normal form.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
-        if exchange.record is not None:
-            exchange.record.place = place
+        if (record := exchange.record) is not None:
+            record.place = place
+            if record.traffic is not None:
+                record.traffic = self.traffic
         if place == "none":
             return _not_allowed(exchange)
         proxy = self._websocket if exchange.is_handshake else self._http
@@ -143,8 +147,8 @@ class Pool:
             self.connections.close()
 
     @property
-    def live_sessions(self) -> int:
-        """The number of its sessions under way at this router."""
+    def session_count(self) -> int:
+        """The number of requests and sessions under way, also those that wait for a slot."""
         return self._live.count
 
     def not_ready_reason(self) -> str | None:
@@ -166,15 +170,18 @@ class Pool:
         on_joined()
         try:
             logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._narrate())
-                tasks.create_task(self._opening.run())
-                leading = tasks.create_task(registry.run_health_checks())
-                await self._stopping.wait()
-                leading.cancel()
+            with Narrator(registry, pool=self.name).narrating():
+                await self._work(registry)
         finally:
             await registry.stop()
             logger.info("router: %s has left", registry.router_key)
+
+    async def _work(self, registry: SharedReplicaRegistry) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._opening.run())
+            leading = tasks.create_task(registry.run_health_checks())
+            await self._stopping.wait()
+            leading.cancel()
 
     async def _join(self, wait_seconds: float | None) -> None:
         while True:
@@ -191,12 +198,6 @@ class Pool:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
-
-    async def _narrate(self) -> None:
-        narrator = Narrator(self.registry, pool=self.name)
-        while True:
-            narrator.log_changes()
-            await asyncio.sleep(POLL_SECONDS)
 
 
 _NOT_ALLOWED = error_answer(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
-UNSERVED = ("503", "1013")
-"""How kinds begin that mean that no replica or no slot was free."""
 PERIOD_SECONDS = 10.0
 """How long refusals of one kind are counted before the next line about them."""
 logger = logging.getLogger(__name__)
@@ -15,12 +14,12 @@ class RefusalLog:
     """Logs and counts refusals by kind. There are few kinds: a status or close code, and an error's code.
 
     Attributes:
-        unserved: How many there were so far because no replica or no slot was free.
+        counts: The number of all refusals so far, by kind.
     """
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         self._kinds: dict[str, _Count] = {}
-        self.unserved = 0
 
     def note(self, kind: str, reason: str, request_id: bytes, now: float) -> None:
         """Log a refusal, or count it if one of its kind was logged within the last `PERIOD_SECONDS`.
@@ -31,7 +30,7 @@ class RefusalLog:
             request_id: The id of the request.
             now: The time, on the clock of `report`.
         """
-        self.unserved += kind.startswith(UNSERVED)
+        self.counts[kind] += 1
         count = self._kinds.get(kind)
         if count is None:
             self._kinds[kind] = _Count(now)

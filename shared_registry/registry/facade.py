@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from shared_registry.aio.clock import Clock, SystemClock
 from shared_registry.aio.supervise import keep_running
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable, UsageError
+from shared_registry.happenings import Emitter, Listener
 from shared_registry.leases import Lease, OnPosition
 from shared_registry.leases.attempts import NO_ATTEMPTS, attempts_of
 from shared_registry.model import Replica
@@ -100,6 +101,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._rng = random.Random()
         self._is_seeded = seed is not None
         self._selection_rng = random.Random(seed)
+        self._emitter = Emitter()
         self._shown = configured_view(self.config, self._selection_rng)
         self._router_key = ""
         self._parent: int | None = None
@@ -239,6 +241,29 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             on_position=on_position,
         )
 
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call a listener with everything that happens from now on; return the function that ends that.
+
+        What can happen is in `shared_registry.happenings`; see `docs/events.md`. The listener is called in the event
+        loop, in the middle of this registry's work: it must return soon and must not block. It may call everything
+        here that is not asynchronous, and may end subscriptions. If it raises, that is logged with its traceback, and
+        it is not called any more. A listener may be added at any time, also before `start`, and is kept over `stop`
+        and `start`. A forked copy of a registry has copies of its listeners, which hear nothing before it is started.
+
+        The present state is no news: read `all()`, `leader`, `panic` and `is_stale` after this call, and again at each
+        `ViewLoaded` whose reason is `start`.
+
+        Args:
+            listener: A plain function or method with one parameter. A second subscription calls it twice.
+
+        Raises:
+            UsageError: The listener cannot be called, or is a coroutine function.
+        """
+        end = self._emitter.subscribe(listener)
+        if self._parent is None:
+            self._parts.news.begin()
+        return end
+
     async def run_health_checks(self, config: object | None = None, *, http_get: HttpProbe | None = None) -> None:
         """Campaign for leader, and probe for all routers while leading, until cancelled; then report, and resign.
 
@@ -269,6 +294,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             url=self._url,
             clients=clients,
             view=self._shown,
+            emitter=self._emitter,
             clock=self._clock,
             rng=self._rng,
         )
@@ -340,6 +366,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
     def disown(self, parent: int) -> None:
         """Disable this copy of a registry, which belongs to the process with that id. See `forks`."""
         self._router_key = ""
+        self._emitter.forget_delivery()
         if self._parent is not None:
             self._parent = parent
             return
@@ -358,7 +385,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
     async def _run_tasks(self) -> None:
         self._outcomes.is_shared = True
         try:
-            with self._mirror.subscribed(self._outcomes.notice):
+            self._parts.news.start()
+            with self._mirror.subscribed(self._parts.news.notice, self._outcomes.notice):
                 async with asyncio.TaskGroup() as group:
                     self._begin_tasks(group)
         finally:

@@ -21,7 +21,7 @@ from shared_registry.store.replies import Departure, Heartbeat
 logger = logging.getLogger(__name__)
 
 
-DRAINS_AT_ONCE = 10
+DRAINS_AT_ONCE = 5
 
 
 class Membership:

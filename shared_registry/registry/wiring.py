@@ -12,11 +12,13 @@ from shared_registry._version import __version__
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
+from shared_registry.happenings import Emitter
 from shared_registry.leader.health_checks import HealthChecks
 from shared_registry.leases import Placement
 from shared_registry.mirror.ejections import Ejections
 from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.news import News
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
@@ -45,6 +47,7 @@ class Parts:
     reader: Inspector
     view: View
     mirror: Mirror
+    news: News
     placement: Placement
     membership: Membership
     health_checks: HealthChecks
@@ -64,6 +67,7 @@ def build_parts(
     url: str,
     clients: Clients,
     view: View,
+    emitter: Emitter,
     clock: Clock,
     rng: random.Random,
 ) -> Parts:
@@ -75,10 +79,13 @@ def build_parts(
         url: The url at which the router serves, for operators.
         clients: See `clients_of`.
         view: See `configured_view`. It outlives a stop, with the handles that callers have.
+        emitter: Delivers what happens. It outlives a stop, with its listeners.
         clock: Used for waits, ages and deadlines.
         rng: Used for jitter.
     """
-    store, reader, mirror, writability = _shared_state(settings, router_key, clients, view, clock=clock, rng=rng)
+    store, reader, mirror, writability = _shared_state(
+        settings, router_key, clients, view, emitter=emitter, clock=clock, rng=rng
+    )
 
     async def heartbeat() -> None:
         await membership.heartbeat()
@@ -111,7 +118,14 @@ def build_parts(
     )
     cooldown = Cooldown(view, seconds=settings.local_cooldown_seconds, clock=clock)
     health_checks = HealthChecks(
-        store, mirror, cooldown, probers=probers, trouble_log=trouble_log, testify=testify, clock=clock, rng=rng
+        store,
+        mirror,
+        cooldown,
+        probers=probers,
+        trouble_log=trouble_log,
+        testify=testify,
+        clock=clock,
+        rng=rng,
     )
     outcomes = Outcomes(
         store,
@@ -130,6 +144,7 @@ def build_parts(
         reader=reader,
         view=view,
         mirror=mirror,
+        news=News(emitter, mirror),
         placement=placement,
         membership=membership,
         health_checks=health_checks,
@@ -150,7 +165,14 @@ def build_parts(
 
 
 def _shared_state(
-    settings: RouterConfig, router_key: str, clients: Clients, view: View, *, clock: Clock, rng: random.Random
+    settings: RouterConfig,
+    router_key: str,
+    clients: Clients,
+    view: View,
+    *,
+    emitter: Emitter,
+    clock: Clock,
+    rng: random.Random,
 ) -> tuple[Store, Inspector, Mirror, Writability]:
     """Build the store, the reader, and a mirror that writes its view to Redis after history was lost."""
     keys, timeout_seconds = Keys(settings.namespace), settings.redis_timeout_seconds
@@ -178,6 +200,7 @@ def _shared_state(
         clock=clock,
         rng=rng,
         on_lost_history=contribute_view,
+        emitter=emitter,
     )
     return store, reader, mirror, writability
 

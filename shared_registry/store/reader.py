@@ -18,6 +18,7 @@ from shared_registry.store.channel import bounded
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import known_events, parse_event, parse_leader, parse_plan, parse_record
 from shared_registry.store.failover import is_lost
+from shared_registry.store.figure_reader import FigureReader
 from shared_registry.store.keys import Keys
 from shared_registry.store.lease_reader import LeaseReader
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, stream_entries
@@ -95,7 +96,7 @@ class Tombstone:
     reason: str
 
 
-class Reader(LeaseReader):
+class Reader(LeaseReader, FigureReader):
     """Reads one namespace. Ordinary reads and blocking reads use separate clients.
 
     Every method raises `StoreUnavailable` after the timeout, and `KeyConflict` for a shared key that it cannot read. A

@@ -92,11 +92,16 @@ def test_text_from_others_cannot_control_the_terminal(space: Space, command: Com
 
 
 def test_status_shows_the_number_of_waiters(space: Space, command: Command) -> None:
-    assert "queue      3 sessions wait\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
-    assert json.loads(command("status", "--json").out)["queue"] == {"depth": 3}
+    lines = command("status").out.splitlines()
+    assert any(line.startswith("queue      3 sessions wait, the first for ") for line in lines)
+    told = json.loads(command("status", "--json").out)["queue"]
+    assert (told["depth"], told["first_since"]) == (
+        3,
+        space.raw.zrange(space.keys.queue, 0, 0, withscores=True)[0][1] / 1000,
+    )
     space.raw.delete(space.keys.queue)
     assert "queue      empty\n" in [line.rstrip() + "\n" for line in command("status").out.splitlines()]
-    assert json.loads(command("status", "--json").out)["queue"] == {"depth": 0}
+    assert json.loads(command("status", "--json").out)["queue"] == {"depth": 0, "first_since": None}
 
 
 def test_keys_names_the_keys_of_the_queue(space: Space, command: Command) -> None:

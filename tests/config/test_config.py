@@ -16,7 +16,7 @@ import pytest
 from shared_registry.config import SHARED_SETTINGS, InvalidSettings, RouterConfig, validate_endpoint
 from shared_registry.errors import ConfigError, RegistryError
 from shared_registry.model import ReplicaEndpoint
-from tests.tools.config_reference import declaration
+from tests.tools.config_reference import docstring
 
 INF, NAN = math.inf, math.nan
 A, B = "http://a:8000", "http://b:8000"
@@ -760,7 +760,7 @@ def test_a_clamped_fast_interval_does_not_change_the_fingerprint() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_explained(name: str) -> None:
-    described = declaration(name).description or ""
+    described = docstring(name)
     first_sentence, _, more = " ".join(described.split()).partition(". ")
     assert first_sentence
     assert more

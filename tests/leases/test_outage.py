@@ -12,7 +12,9 @@ import pytest
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from shared_registry.errors import SlotMigrating, StoreError, StoreUnavailable
+from shared_registry.happenings import Emitter
 from shared_registry.leases import outage as module
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import IDLE_SECONDS, SETTLING_SECONDS, Outage
 from shared_registry.mirror.mirror import Mirror
@@ -67,6 +69,7 @@ class Router:
             cast("Reader", self),
             cast("Mirror", self),
             self.ledger,
+            LeaseNews(Emitter(), clock),
             router=ROUTER,
             refresh_seconds=REFRESH,
             clock=clock,

@@ -16,7 +16,7 @@ from tests.support.space import A, B, Space, on_server
 from tests.support.until import until
 
 LONG_LINE = 10_000
-GRANTS_AT_ONCE = 24
+GRANTS_AT_ONCE = 16
 CHECKED_AT_ONCE = 512
 DEAD = 3 * CHECKED_AT_ONCE + 10
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared_registry.errors import KeyConflict, StoreError, StoreUnavailable
+from shared_registry.happenings import Emitter
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
-from shared_registry.leases.reconciliation import EVERY_SECONDS, RELEASED_AT_ONCE, RESTORED_AT_ONCE, Reconciler
+from shared_registry.leases.reconciliation import EVERY_SECONDS, RELEASED_AT_ONCE, RESTORED_AT_ONCE, Member, Reconciler
 from tests.support.fake_clock import FakeClock
 from tests.support.leasing_router import A, B, ScriptedReader, ScriptedStore, hold
 
@@ -31,8 +33,8 @@ def reconciler(store: ScriptedStore, ledger: Ledger, clock: FakeClock) -> Reconc
         store.as_store(),
         ScriptedReader(store).as_reader(),
         ledger,
-        router="r~1",
-        join=store.join,
+        LeaseNews(Emitter(), clock),
+        Member("r~1", store.join),
         affinity_seconds=60.0,
         clock=clock,
         rng=random.Random(1),

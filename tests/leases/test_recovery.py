@@ -8,8 +8,10 @@ import random
 import pytest
 
 from shared_registry.errors import StoreUnavailable
+from shared_registry.happenings import Emitter
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
-from shared_registry.leases.reconciliation import Reconciler
+from shared_registry.leases.reconciliation import Member, Reconciler
 from shared_registry.leases.recovery import Recovery
 from tests.support.fake_clock import FakeClock
 from tests.support.leasing_router import A, ScriptedReader, ScriptedStore, hold
@@ -42,8 +44,8 @@ def recovery(store: SlowStore) -> Recovery:
         store.as_store(),
         ScriptedReader(store).as_reader(),
         ledger,
-        router="r~1",
-        join=store.join,
+        LeaseNews(Emitter(), FakeClock()),
+        Member("r~1", store.join),
         affinity_seconds=60.0,
         clock=FakeClock(),
         rng=random.Random(1),

@@ -12,7 +12,7 @@ from typing import cast
 from shared_registry.errors import StoreUnavailable
 from shared_registry.leases.attempts import attempts_of
 from shared_registry.mirror.ejections import Ejections
-from shared_registry.mirror.mirror import Listener, Mirror
+from shared_registry.mirror.mirror import Mirror, Notice
 from shared_registry.model import Event, EventKind, ReplicaRecord
 from shared_registry.selection import Selection
 from shared_registry.store.reader import Reader
@@ -29,12 +29,12 @@ class Server:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.view = view_of(Selection("priority", rng=random.Random(1)), panic_percent=60.0)
-        self.listeners: list[Listener] = []
+        self.listeners: list[Notice] = []
         self.is_away = False
         self.asked = 0
 
     @contextlib.contextmanager
-    def subscribed(self, *listeners: Listener):  # type: ignore[no-untyped-def]  # noqa: ANN201  as the mirror's
+    def subscribed(self, *listeners: Notice):  # type: ignore[no-untyped-def]  # noqa: ANN201  as the mirror's
         self.listeners += listeners
         yield
 

@@ -10,9 +10,10 @@ from shared_registry.errors import StoreUnavailable
 from shared_registry.model import Event, ReplicaStatus
 from tests.support.fake_clock import FakeClock
 from tests.support.mirroring_router import MirroringRouter, following
+from tests.support.replay import replaying, states
 from tests.support.scripted_reader import History
 
-WRITES = ("register", "register", "change", "change", "change", "remove", "order", "refresh")
+WRITES = ("register", "register", "change", "change", "change", "remove", "order", "refresh", "lead")
 FAULTS = ("trim", "lose_events", "lose_history", "outage", "slow_snapshot", "slow_feed")
 FAILOVERS = ("save", "fail_over", "slow_feed")
 
@@ -70,6 +71,12 @@ class Chaos:
         if (number := self._any()) is not None:
             self._own(self.history.remove(number))
 
+    async def _lead(self) -> None:
+        if self.history.leader is None or self.rng.random() < 0.5:
+            self._own(self.history.elect(self.rng.choice("abc")))
+        else:
+            self._own(self.history.resign())
+
     async def _refresh(self) -> None:
         if self.router.reader.error is None:
             await self.router.mirror.refresh(at_once=True)
@@ -123,6 +130,15 @@ async def test_without_losses_a_mirror_reads_everything_only_once(seed: int) -> 
         await live_through((*WRITES, "slow_feed"), router, seed)
         assert_equal(router)
         assert router.mirror.generation == 1
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_what_is_reported_leads_to_the_view(seed: int) -> None:
+    async with following(FakeClock(), History()) as router:
+        with replaying(router.mirror) as replay:
+            await live_through(WRITES + FAULTS + FAILOVERS, router, seed)
+        assert replay.replicas == states(router.mirror)
+        assert replay.leader == router.mirror.leader
 
 
 def assert_equal(router: MirroringRouter) -> None:

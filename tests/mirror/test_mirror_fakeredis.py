@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared_registry.aio.clock import SystemClock
+from shared_registry.happenings import Emitter
 from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
@@ -39,6 +40,7 @@ class Router:
             clock=SystemClock(),
             rng=random.Random(1),
             on_lost_history=self._lose_history,
+            emitter=Emitter(),
         )
         self.store = space.store_of(f"{name}~1", begin_write=self.mirror.begin_write)
 

@@ -13,7 +13,7 @@ import pytest
 from shared_registry.errors import Fenced, StoreUnavailable
 from shared_registry.leader.election import RunningTerm
 from shared_registry.leader.ramps import URLS_AT_ONCE, Ramps
-from shared_registry.mirror.mirror import Listener, Mirror
+from shared_registry.mirror.mirror import Mirror, Notice
 from shared_registry.mirror.slow_start import MARGIN_SECONDS, SlowStart, step_seconds
 from shared_registry.model import Event, EventKind, ReplicaRecord, Term
 from shared_registry.selection import Selection, priority
@@ -35,12 +35,12 @@ class Server:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.view = view_of(Selection("round_robin", rng=random.Random(1)))
-        self.listeners: list[Listener] = []
+        self.listeners: list[Notice] = []
         self.is_away = False
         self.asked = 0
 
     @contextlib.contextmanager
-    def subscribed(self, *listeners: Listener):  # type: ignore[no-untyped-def]  # noqa: ANN201  as the mirror's
+    def subscribed(self, *listeners: Notice):  # type: ignore[no-untyped-def]  # noqa: ANN201  as the mirror's
         self.listeners += listeners
         yield
 

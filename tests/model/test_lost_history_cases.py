@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shared_registry.aio.clock import SystemClock
+from shared_registry.happenings import Emitter
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
@@ -36,6 +37,7 @@ async def seen(space: Space) -> Mirror:
         clock=SystemClock(),
         rng=random.Random(1),
         on_lost_history=never,
+        emitter=Emitter(),
     )
     await mirror.load()
     return mirror

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.leader.election import MARGIN_SHARE, Election, RunningTerm
+from shared_registry.happenings import Emitter
+from shared_registry.leader.election import MARGIN_SHARE, Election, LeaderLease, RunningTerm
 from shared_registry.model import Event, EventKind, Leader
 from shared_registry.store.replies import Elected, Held, Resignation
 from tests.support.fake_clock import START, FakeClock
@@ -136,13 +137,14 @@ class Router:
         self._is_leader = False
         self.ended_at: float | None = None
         self.work: Callable[[RunningTerm], Coroutine[Any, Any, None]] = self._until_cancelled
+        self.emitter = Emitter()
         self.election = Election(
             self.store,
             router=name,
             lead=self._run_term,
-            lease_seconds=LEASE,
-            renew_interval_seconds=RENEW,
+            lease=LeaderLease(LEASE, RENEW),
             seen_epoch=lambda: seen_epoch,
+            emitter=self.emitter,
             clock=self.clock,
             rng=random.Random(seed),
         )

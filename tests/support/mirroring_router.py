@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Leader, Replica
 from shared_registry.selection import priority
@@ -36,6 +37,7 @@ class MirroringRouter:
             clock=clock,
             rng=random.Random(1),
             on_lost_history=self._lose_history,
+            emitter=Emitter(),
         )
         self.task: asyncio.Task[None] | None = None
 

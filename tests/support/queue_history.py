@@ -170,7 +170,7 @@ class QueueHistory:
         self._script = ""
 
 
-GRANTS_AT_ONCE = 24
+GRANTS_AT_ONCE = 16
 CHECKED_AT_ONCE = 512
 NO_LEASE = "-"
 """The field by which a heartbeat makes a router's leases a hash table."""

@@ -11,6 +11,8 @@ from typing import cast
 from shared_registry.aio.clock import finish_by
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError
+from shared_registry.happenings import Emitter
+from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.queue import RouterQueue
 from shared_registry.model import ORIGIN
 from shared_registry.store.commands import Progress, Store
@@ -51,6 +53,7 @@ class ScriptedQueue:
             router=ROUTER,
             is_known=is_known,
             on_orphaned_lease=on_orphaned_lease,
+            news=LeaseNews(Emitter(), self._clock),
             clock=self._clock,
             rng=random.Random(1),
         )

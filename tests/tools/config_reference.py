@@ -6,8 +6,13 @@ python -m tests.tools.config_reference --check    exit with 1 if it is not what 
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import itertools
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -88,27 +93,43 @@ KINDS = {float: "number", int: "whole number", str: "text", bool: "true or false
 def reference() -> str:
     """Return the page."""
     hints = get_type_hints(RouterConfig, include_extras=True)
-    settings = RouterConfig.__pydantic_fields__  # type: ignore[attr-defined]
+    settings = {item.name: item.default for item in fields(RouterConfig)}
     rows = [f"| [`{name}`](#{name}) | {_default(name, settings[name])} | `{_yaml_key(name)}` |" for name in settings]
-    sections = [_section(name, declaration(name), hints[name]) for name in settings]
+    sections = [_section(name, settings[name], hints[name]) for name in settings]
     return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections)
 
 
-def declaration(name: str) -> Any:
-    """Return the field of the class that declares a setting: an inherited field has no docstring."""
-    fields = [vars(kind).get("__pydantic_fields__", {}).get(name) for kind in RouterConfig.__mro__]
-    return [field for field in fields if field is not None][-1]
+def docstring(name: str) -> str:
+    """Return the text below the declaration of a setting."""
+    return _docstrings().get(name, "")
 
 
-def _section(name: str, info: Any, hint: object) -> str:
-    if not info.description:
+@functools.cache
+def _docstrings() -> dict[str, str]:
+    """Return the docstrings of all settings.
+
+    Pydantic reads them with `use_attribute_docstrings`, but at each start of a process: that takes 50 ms.
+    """
+    found = {}
+    for kind in RouterConfig.__mro__[1:-1]:
+        [declared] = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(declared, ast.ClassDef)
+        for one, text in itertools.pairwise(declared.body):
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(text, ast.Expr):
+                found[one.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
+    return found
+
+
+def _section(name: str, default: object, hint: object) -> str:
+    text = docstring(name)
+    if not text:
         raise SystemExit(f"{name} has no docstring")
-    facts = [_kind(hint), f"default {_default(name, info)}", f"`{_variable(name)}`"]
+    facts = [_kind(hint), f"default {_default(name, default)}", f"`{_variable(name)}`"]
     if name in SHARED_SETTINGS:
         facts.append("*shared*")
     if name in RELOADABLE:
         facts.append("*reloaded*")
-    return f"## {name}\n\n{', '.join(facts)}\n\n{_prose(info.description)}\n"
+    return f"## {name}\n\n{', '.join(facts)}\n\n{_prose(text)}\n"
 
 
 def _prose(docstring: str) -> str:
@@ -139,10 +160,9 @@ def _bounds(note: Any) -> list[str]:
     return found
 
 
-def _default(name: str, info: Any) -> str:
+def _default(name: str, value: object) -> str:
     if name in COMPUTED_DEFAULTS:
         return COMPUTED_DEFAULTS[name]
-    value = info.default
     return "none" if value is None else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from shared_registry.admin.check import find_violations
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import SystemClock
+from shared_registry.happenings import Emitter
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Replica, ReplicaRecord
@@ -117,6 +118,7 @@ class Router:
             clock=SystemClock(),
             rng=random.Random(1),
             on_lost_history=self.contribute,
+            emitter=Emitter(),
         )
 
     @property

@@ -1,0 +1,89 @@
+"""Delivers happenings to listeners."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from asyncio import CancelledError
+from collections import deque
+from collections.abc import Callable
+
+from shared_registry.errors import UsageError
+from shared_registry.happenings.happening import Happening, Listener
+
+logger = logging.getLogger(__name__)
+
+
+class Emitter:
+    """Delivers each happening to all listeners, one happening after the other.
+
+    Attributes:
+        has_listeners: Whether anybody listens. Whoever emits asks this first, so that nothing is made for nobody.
+    """
+
+    __slots__ = ("_is_delivering", "_pending", "_subscriptions", "has_listeners")
+
+    def __init__(self) -> None:
+        self.has_listeners = False
+        self._subscriptions: tuple[_Subscription, ...] = ()
+        self._pending: deque[Happening] = deque()
+        self._is_delivering = False
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Deliver happenings to a listener from now on; return the function that ends that.
+
+        Raises:
+            UsageError: The listener cannot be called, or is a coroutine function, which nobody would await.
+        """
+        if not callable(listener):
+            raise UsageError(f"listener: must be callable, got {listener!r}")
+        if inspect.iscoroutinefunction(listener):
+            raise UsageError("listener: must be a plain function, because nothing awaits it; it may put into a queue")
+        subscription = _Subscription(listener)
+        self._replace((*self._subscriptions, subscription))
+        return lambda: self._end(subscription)
+
+    def emit(self, happening: Happening) -> None:
+        """Deliver a happening. If a listener causes it during a delivery, it follows after that delivery."""
+        self._pending.append(happening)
+        if self._is_delivering:
+            return
+        self._is_delivering = True
+        try:
+            while self._pending:
+                self._deliver(self._pending.popleft())
+        finally:
+            self._is_delivering = False
+
+    def forget_delivery(self) -> None:
+        """Forget a delivery under way. For the copy of a forked process, which may have been made during one."""
+        self._pending.clear()
+        self._is_delivering = False
+
+    def _deliver(self, happening: Happening) -> None:
+        for subscription in self._subscriptions:
+            if not subscription.is_open:
+                continue  # an earlier listener ended it just now
+            try:
+                subscription.listener(happening)
+            except (Exception, CancelledError):
+                logger.exception("listener: %r failed, and is not called any more", subscription.listener)
+                self._end(subscription)
+
+    def _end(self, subscription: _Subscription) -> None:
+        subscription.is_open = False
+        self._replace(tuple(one for one in self._subscriptions if one is not subscription))
+
+    def _replace(self, subscriptions: tuple[_Subscription, ...]) -> None:
+        self._subscriptions = subscriptions
+        self.has_listeners = bool(subscriptions)
+
+
+class _Subscription:
+    """One call of `subscribe`. The same listener may have several."""
+
+    __slots__ = ("is_open", "listener")
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.is_open = True

@@ -1,0 +1,100 @@
+"""Counts what became of the requests and sessions of one pool, and of the replicas that were tried for them.
+
+It is on the path of each request, so it counts in plain numbers; `telemetry` reads them when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from shared_registry.proxy.access_record import Ended
+from shared_registry.proxy.outcomes import NO_FAILURES
+from shared_registry.tallies import FAST_SECONDS, SLOW_SECONDS, Distribution
+
+if TYPE_CHECKING:
+    from shared_registry.proxy.access_record import AccessRecord
+    from shared_registry.proxy.exchange import Exchange
+
+RequestOutcome = Literal["ok", "client_gone", "replica_failed", "refused", "timeout", "shutdown", "router_failed"]
+OUTCOMES: dict[Ended | None, RequestOutcome] = {
+    "done": "ok",
+    "client_closed": "ok",
+    "replica_closed": "ok",
+    "client_left": "client_gone",
+    "client_silent": "client_gone",
+    "not_begun": "client_gone",
+    "client_error": "refused",
+    "refused": "refused",
+    "replica_broke": "replica_failed",
+    "replica_silent": "replica_failed",
+    "replica_lost": "replica_failed",
+    "timed_out": "timeout",
+    "router_stopped": "shutdown",
+    "router_failed": "router_failed",
+    None: "router_failed",
+}
+"""What each end of a request means for whoever watches the service."""
+
+
+PLACED = ("granted", "waited", "degraded", "saturated", "no_healthy", "unavailable")
+"""How a session that needs a slot can be answered."""
+
+
+class KindTraffic:
+    """The requests of one kind: plain ones, or WebSocket sessions.
+
+    Attributes:
+        ended: How many have ended, by outcome.
+        durations: How long they took, in seconds.
+        first_bytes: The time until the head of the response was sent, in seconds.
+        bytes_in: The bytes received of bodies, or of sessions' frames.
+        bytes_out: The bytes sent.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "durations", "ended", "first_bytes")
+
+    def __init__(self) -> None:
+        self.ended: Counter[RequestOutcome] = Counter()
+        self.durations = Distribution(SLOW_SECONDS)
+        self.first_bytes = Distribution(SLOW_SECONDS)
+        self.bytes_in = self.bytes_out = 0
+
+    def add(self, exchange: Exchange, record: AccessRecord) -> None:
+        """Count a request that has ended."""
+        outcome = OUTCOMES[record.ended]
+        status = record.status
+        if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
+            outcome = "replica_failed"
+        self.ended[outcome] += 1
+        self.durations.add(record.duration)
+        if (seconds := record.first_byte) is not None:
+            self.first_bytes.add(seconds)
+        self.bytes_in += exchange.bytes_in
+        self.bytes_out += exchange.bytes_out
+
+
+class Traffic:
+    """What became of the requests of one pool. Everything only rises.
+
+    Attributes:
+        http: The requests.
+        websocket: The WebSocket sessions.
+        placements: How sessions that need a slot were answered; see `PLACED`.
+        failures: What went wrong at replicas: by canonical url, and by cause.
+        retries: How often a session was sent on to another replica, or again, by the cause.
+        connects: How long it took to connect to a replica, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.http = KindTraffic()
+        self.websocket = KindTraffic()
+        self.placements: Counter[str] = Counter()
+        self.failures: Counter[tuple[str, str]] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.connects = Distribution(FAST_SECONDS)
+
+    def add(self, exchange: Exchange, record: AccessRecord) -> None:
+        """Count a request that has ended. The router's own pages do not count."""
+        if record.place != "page":
+            (self.websocket if exchange.is_handshake else self.http).add(exchange, record)
