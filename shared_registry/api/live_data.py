@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-from shared_registry.api.breath import Breath
+from shared_registry.aio.breath import Breath
 from shared_registry.api.live_pool import LivePool, encoded
 from shared_registry.proxy.app import Router
 
