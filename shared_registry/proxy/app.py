@@ -17,7 +17,7 @@ from shared_registry.http1.response import SWITCHING_PROTOCOLS
 from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import Ended
-from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.answers import Answer, as_json, error_answer
 from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
@@ -197,13 +197,14 @@ class Router:
 
     async def status(self) -> Answer:
         """Return the page `/status`."""
-        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
+        process: dict[str, Any] = {"worker": self.worker, "pid": os.getpid()}
         if only := self.pools.get(""):
-            return Answer(200, {**await only.status(), **process})
+            return Answer(200, {}, text=f"{(await only.status())[:-1]},{as_json(process)[1:]}")
         names = list(self.pools)
-        documents = await asyncio.gather(*(self.pools[name].status() for name in names))
-        pools = dict(zip(names, documents, strict=True))
-        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
+        texts = await asyncio.gather(*(self.pools[name].status() for name in names))
+        pools = ",".join(f"{as_json(name)}:{text}" for name, text in zip(names, texts, strict=True))
+        whole = {"url": self.url, **process, "sessions": self.live.count}
+        return Answer(200, {}, text=f'{as_json(whole)[:-1]},"pools":{{{pools}}}}}')
 
     async def healthz(self) -> Answer:
         """Return the page `/healthz`."""
