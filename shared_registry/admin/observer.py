@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared_registry.admin.check import Violation, find_violations
@@ -23,7 +24,10 @@ SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
 EVENTS_SEARCHED = 1000
 """How many of the latest events are searched for the end of the last term."""
+NAMES_AT_ONCE = 500
 NO_VACANCY = Vacancy()
+_ASKED_AT = re.compile(r"[0-9a-f]{20}-([0-9a-f]{11})(?![0-9a-f])")
+"""The beginning of a lease id; see `leases.ledger.new_lease_id`."""
 logger = logging.getLogger(__name__)
 
 
@@ -126,16 +130,40 @@ class LeaseRecord:
         id: The lease id: random, and followed by a colon and the digest of the session's name if it has one.
         router: Key of the router that holds the lease.
         key: Canonical url of the replica.
+        name: The replica's name; empty if it has none, or is not known any more.
     """
 
     id: str
     router: str
     key: str
+    name: str = ""
+
+    @property
+    def asked_at(self) -> float | None:
+        """When the session asked for a slot, in seconds since the epoch on its router's clock.
+
+        `None` if the router is of a version whose lease ids do not have the time.
+        """
+        found = _ASKED_AT.match(self.id)
+        return None if found is None else int(found[1], 16) / 1000
 
     @property
     def session_digest(self) -> str | None:
         """The SHA-256 of the session's name, in hex; `None` where it has none."""
         return _digest_of(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseList:
+    """The leases of a registry at one moment.
+
+    Attributes:
+        at: The time of the moment, in seconds on the Redis server's clock.
+        leases: The leases, sorted by router, replica and id.
+    """
+
+    at: float
+    leases: list[LeaseRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +257,8 @@ class Observer(Outsider):
         tombstones = await self._reader.tombstones(await self._reader.removed())
         return RemovalList(await self._reader.server_time(), tombstones)
 
-    async def leases(self) -> list[LeaseRecord]:
-        """Return all leases, sorted by router, replica and id.
+    async def leases(self) -> LeaseList:
+        """Return all leases.
 
         A lease that begins or ends during the call may be left out.
         """
@@ -243,7 +271,22 @@ class Observer(Outsider):
                     found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
             except KeyConflict as error:
                 logger.warning("redis: the leases of %s are left out: %s", router, error)
-        return sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
+        leases = sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
+        names = await self._names_of(sorted({lease.key for lease in leases}))
+        named = [replace(lease, name=names.get(lease.key, "")) for lease in leases]
+        return LeaseList(await self._reader.server_time(), named)
+
+    async def _names_of(self, urls: Sequence[str]) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for at in range(0, len(urls), NAMES_AT_ONCE):
+            chunk = urls[at : at + NAMES_AT_ONCE]
+            async with bounded(self._timeout_seconds, failover=self._clients.failover):
+                pipeline = self._clients.commands.pipeline(transaction=False)
+                for url in chunk:
+                    pipeline.hget(self._keys.replica(url), "name")
+                replies = await pipeline.execute(raise_on_error=False)  # a damaged hash is reported by `check`
+            names |= {url: name for url, name in zip(chunk, replies, strict=True) if isinstance(name, str)}
+        return names
 
     async def queue(self, count: int) -> QueueList:
         """Return the queue's depth and up to `count` waiters, in the order of the queue.

@@ -245,12 +245,14 @@ def leases(
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the leases: for each slot that a session holds, the router, the replica and the session.
+    """Show the leases: for each slot that a session holds, the router, the replica, the session and the age.
 
-    A session is shown as the first digits of the SHA-256 of its name; the name itself is not in Redis.
+    A session is shown as the first digits of the SHA-256 of its name; the name itself is not in Redis. The age counts
+    from when the session asked for the slot, by its router's clock.
 
-    --json prints one object: redis, namespace, and leases [{id, router, url, session_digest}]. session_digest is null
-    for a session without a name.
+    --json prints one object: redis, namespace, at, and leases [{id, router, url, name, session_digest, asked_at}].
+    name is null for a replica without one, session_digest for a session without a name, and asked_at for a lease of a
+    router whose version does not tell. Times are seconds since the epoch.
     """
     options = given(context, redis, namespace, as_json=as_json)
     from shared_registry.cli.lease_list import leases_document, leases_text  # noqa: PLC0415  rich

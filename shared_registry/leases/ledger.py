@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from shared_registry.leases.lease import HeldLease
 
 
 def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
-    """Return a random lease id.
+    """Return a random lease id, with the time by this router's clock, which `shared-registry leases` shows as an age.
 
     The id for a named session ends with the digest of the session's name. The name itself is not stored.
 
@@ -21,10 +22,10 @@ def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
         needs_healthy: While the session waits in the queue, it must not be given a replica that is not healthy. The id
             carries this, because the scripts that serve the queue know no more of a waiter than its id.
     """
-    random = os.urandom(16).hex() + ("~healthy" if needs_healthy else "")
+    unique = f"{os.urandom(10).hex()}-{int(time.time() * 1000):011x}{'~healthy' if needs_healthy else ''}"
     if session is None:
-        return random
-    return f"{random}:{session_digest(session)}"
+        return unique
+    return f"{unique}:{session_digest(session)}"
 
 
 def session_digest(session: str) -> str:

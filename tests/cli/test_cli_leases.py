@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.leases.ledger import new_lease_id
 from tests.support.command import Done, running
 from tests.support.in_process import Command, invoke
 from tests.support.space import A, B, Space, info, on_server
@@ -45,16 +47,37 @@ def test_leases_lists_each_lease_with_router_and_replica(
     done = command("leases")
     assert (done.code, done.err) == (0, "")
     lines = [line.split() for line in done.out.splitlines()]
-    assert lines[1:3] == [["0000000a", "router~1", A, "-"], [f"0000000b:{DIGEST}"[:12], "router~1", B, DIGEST[:12]]]
+    assert lines[1:3] == [
+        ["0000000a", "router~1", "gpu-1", A, "-", "-"],
+        [f"0000000b:{DIGEST}"[:12], "router~1", "gpu-2", B, DIGEST[:12], "-"],
+    ]
     assert done.out.splitlines()[3] == "2 leases of 1 routers on 2 replicas"
-    assert json.loads(command("leases", "--json").out) == {
-        "redis": server.url,
-        "namespace": space.keys.namespace,
-        "leases": [
-            {"id": "0000000a", "router": "router~1", "url": A, "session_digest": None},
-            {"id": f"0000000b:{DIGEST}", "router": "router~1", "url": B, "session_digest": DIGEST},
-        ],
-    }
+    told = json.loads(command("leases", "--json").out)
+    assert list(told) == ["redis", "namespace", "at", "leases"]
+    assert (told["redis"], told["namespace"]) == (server.url, space.keys.namespace)
+    common = {"router": "router~1", "asked_at": None}
+    assert told["leases"] == [
+        {"id": "0000000a", "url": A, "name": "gpu-1", "session_digest": None, **common},
+        {"id": f"0000000b:{DIGEST}", "url": B, "name": "gpu-2", "session_digest": DIGEST, **common},
+    ]
+
+
+async def test_leases_shows_the_age_of_each_lease(space: Space, apart: Apart) -> None:
+    ids = [new_lease_id(None), new_lease_id("ann", needs_healthy=True), new_lease_id("bob")]
+    await space.store.restore_leases(dict.fromkeys(ids, A))
+    told = {one["id"]: one["asked_at"] for one in json.loads((await apart("leases", "--json")).out)["leases"]}
+    assert all(abs(time.time() - told[lease_id]) < 30 for lease_id in ids)
+    later = f"{int((time.time() + 3600) * 1000):011x}"
+    await space.store.restore_leases({f"{'0' * 20}-00000000000": A, f"{'1' * 20}-{later}": A})
+    lines = {line.split()[0]: line.split()[5:] for line in (await apart("leases")).out.splitlines()[1:-1]}
+    assert lines["0" * 12][1] == "d"
+    assert lines["1" * 12] == ["0.0", "s"]  # a router whose clock is ahead
+
+
+async def test_leases_of_a_replica_without_a_hash_have_no_name(space: Space, apart: Apart) -> None:
+    space.raw.delete(space.keys.replica(A))
+    told = {one["url"]: one["name"] for one in json.loads((await apart("leases", "--json")).out)["leases"]}
+    assert told == {A: None, B: "gpu-2"}
 
 
 def test_leases_says_that_there_are_no_leases(space: Space, command: Command) -> None:

@@ -276,4 +276,4 @@ async def test_an_observer_shows_all_others(server: EmbeddedServer, populated: S
         assert {B, C} <= {record.key for record in overview.replicas}
         assert all(record.health.status is ReplicaStatus.HEALTHY for record in overview.replicas)
         assert {"dead~1", "router~1"} <= {router.info.key for router in (await observer.routers()).routers}
-        assert {lease.router for lease in await observer.leases()} >= {"dead~1"}
+        assert {lease.router for lease in (await observer.leases()).leases} >= {"dead~1"}
