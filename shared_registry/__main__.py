@@ -24,7 +24,10 @@ def main() -> None:
 
             _print(HELP.replace("{program}", _program(), 1))
         else:
-            from shared_registry.cli import app  # noqa: PLC0415  an optional part of the package
+            from shared_registry.aio.garbage import no_collections  # noqa: PLC0415  the answers above do without
+
+            with no_collections():
+                from shared_registry.cli import app  # noqa: PLC0415  an optional part of the package
 
             app.main()
     except MissingExtra as error:

@@ -8,9 +8,8 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.vacancy import Vacancy, vacancy_of
 from shared_registry.errors import KeyConflict, StoreError
@@ -19,6 +18,9 @@ from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
 from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
+
+if TYPE_CHECKING:
+    from shared_registry.admin.check import Violation
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
@@ -334,6 +336,8 @@ class Observer(Outsider):
 
     async def check(self) -> list[Violation]:
         """Return the violated invariants of the namespace; an empty list means that all hold."""
+        from shared_registry.admin.check import find_violations  # noqa: PLC0415  slow to import, for this call only
+
         return await find_violations(self._reader, self._keys)
 
     async def ask(self, arguments: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Makes the garbage collector run less often in a process that serves."""
+"""Makes the garbage collector run less often in a process that serves, and not at all while modules are imported."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ def rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """Stop the collector of this process for the block; for imports, whose objects stay.
+
+    It takes a fifth of the time that the command needs for its imports, and finds next to nothing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared_registry.admin.observer import Observer
-from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 from shared_registry.store.redis_url import mask_redis_url
+
+if TYPE_CHECKING:
+    from shared_registry.admin.operator import Operator
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ def operate(settings: RouterConfig, by: str | None, act: Callable[[Operator], Aw
     Raises:
         StoreUnavailable: Redis cannot be reached; the message names its address.
     """
+    from shared_registry.admin.operator import Operator  # noqa: PLC0415  slow to import, and most commands only read
 
     async def run() -> T:
         async with Operator(settings, by=by or "") as operator:

@@ -27,7 +27,7 @@ Commands:
   routers     Show the routers, with the leader, each router's uptime and last
               heartbeat, and differences in their settings.
   leases      Show the leases: for each slot that a session holds, the router,
-              the replica and the session.
+              the replica, the session and the age.
   queue       Show the sessions that wait for a slot: position, router,
               session, and the time waited so far.
   events      Show the events, oldest first: changes of replicas, leader and

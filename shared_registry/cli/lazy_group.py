@@ -9,6 +9,8 @@ from typing import Any
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from shared_registry.aio.garbage import no_collections
+
 MODULES = {
     "serve": "serve",
     "demo": "demonstration",
@@ -82,7 +84,8 @@ class LazyCommands(MutableMapping[str, Any]):
 
 
 def _imported(name: str, module: str) -> Any:
-    commands = import_module(f"shared_registry.cli.{module}").commands
+    with no_collections():
+        commands = import_module(f"shared_registry.cli.{module}").commands
     commands.rich_markup_mode = None  # rich is slow to import, and a help of plain text can be read by programs too
     group = get_group(commands)
     group.name = name

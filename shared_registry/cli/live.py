@@ -18,8 +18,9 @@ from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration
 from shared_registry.cli.options import print_json
+from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.replica_filter import ReplicaFilter
-from shared_registry.cli.status import overview_document, overview_text
+from shared_registry.cli.status import overview_text
 from shared_registry.cli.tables import new_console, output_width
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable

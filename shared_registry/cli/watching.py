@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from shared_registry.admin.observer import Observer
+from shared_registry.admin.observer import Observer, Overview
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
 from shared_registry.cli.console import print_line
@@ -36,6 +36,7 @@ from shared_registry.cli.options import (
     print_json,
     seconds_above_zero,
 )
+from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.replica_filter import ReplicaFilter, SortField
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
@@ -151,15 +152,19 @@ def status(
                 until_stopped(watch_status(settings, chosen, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
-    from shared_registry.cli.status import overview_document, overview_text  # noqa: PLC0415  rich
-    from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
+
+    def text(settings: RouterConfig, overview: Overview) -> RenderableType:
+        from shared_registry.cli.status import overview_text  # noqa: PLC0415  rich
+        from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
+
+        return overview_text(settings, overview, chosen, width=output_width())
 
     _show(
         options,
         config,
         Observer.overview,
         lambda settings, overview: overview_document(settings, overview, chosen),
-        lambda settings, overview: overview_text(settings, overview, chosen, width=output_width()),
+        text,
     )
 
 

@@ -16,7 +16,6 @@ from shared_registry.config.draft import Draft, Origin, OriginKind
 from shared_registry.config.env import read_env
 from shared_registry.config.problems import Problem, unknown_setting
 from shared_registry.config.settings import RouterConfig
-from shared_registry.config.yaml_file import read_yaml
 
 __all__ = ["LoadedConfig", "Origin", "OriginKind", "from_env", "load_config", "load_yaml"]
 
@@ -38,7 +37,7 @@ def load_yaml(path: str | os.PathLike[str]) -> RouterConfig:
     Raises:
         ConfigError: The file or a value in it is wrong; the message names the file, the key and the remedy.
     """
-    return read_yaml(path).build()
+    return _read_file(path).build()
 
 
 def from_env(environ: Mapping[str, str], base: RouterConfig | None = None) -> RouterConfig:
@@ -72,7 +71,7 @@ def load_config(
     Raises:
         ConfigError: A setting or the file is wrong; the message lists all problems, each with its source.
     """
-    draft = Draft() if path is None else read_yaml(path)
+    draft = Draft() if path is None else _read_file(path)
     draft.update(read_env(os.environ if environ is None else environ))
     names = [item.name for item in fields(RouterConfig)]
     for name, value in (overrides or {}).items():
@@ -83,3 +82,9 @@ def load_config(
             draft.origins[name] = _COMMAND_LINE
     config = draft.build()
     return LoadedConfig(config, MappingProxyType({name: draft.origins.get(name, _DEFAULT) for name in names}))
+
+
+def _read_file(path: str | os.PathLike[str]) -> Draft:
+    from shared_registry.config.yaml_file import read_yaml  # noqa: PLC0415  slow to import, and commands need no file
+
+    return read_yaml(path)

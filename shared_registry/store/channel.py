@@ -21,7 +21,7 @@ from shared_registry.store.failover import Failover
 from shared_registry.store.failures import FAILURES, meaning_of, was_cut_off
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane, SharedAlarm
-from shared_registry.store.lua import Script, assemble, command_names
+from shared_registry.store.lua import Script, assemble_all
 from shared_registry.store.multiplexed import MultiplexedClient
 from shared_registry.store.multiplexer import NoReply, OnReply
 from shared_registry.store.script_calls import ScriptCalls
@@ -38,7 +38,7 @@ class Reply(NamedTuple):
 @functools.cache
 def scripts() -> Mapping[str, Script]:
     """Return all commands by name. They are read from disk once."""
-    return MappingProxyType({name: Script.of(assemble(name)) for name in command_names()})
+    return MappingProxyType({name: Script.of(text) for name, text in assemble_all().items()})
 
 
 class Channel:

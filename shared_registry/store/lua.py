@@ -5,16 +5,17 @@ An installed wheel contains them in the package. A checkout, or an editable inst
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 LUA_DIR = _PACKAGE / "lua" if (_PACKAGE / "lua").is_dir() else _PACKAGE.parent / "lua"
-_INCLUDE = re.compile(r"-- include (lib/[a-z_]+\.lua)\n")
+_INCLUDE = re.compile(r"^-- include (lib/[a-z_]+\.lua)\n", re.MULTILINE)
 _EMPTY_LINE = "\n\n"
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
@@ -61,7 +62,13 @@ def assemble(name: str, directory: Path = LUA_DIR) -> str:
     Raises:
         FileNotFoundError: The command, or a file that it includes, does not exist.
     """
-    return "".join(line.text for line in source_lines(name, directory))
+    return _assemble_with(_read, name, directory)
+
+
+def assemble_all(directory: Path = LUA_DIR) -> dict[str, str]:
+    """Return the texts of all commands by name. Each file is read once."""
+    read = functools.cache(_read)
+    return {name: _assemble_with(read, name, directory) for name in command_names(directory)}
 
 
 def source_lines(name: str, directory: Path = LUA_DIR) -> Iterator[SourceLine]:
@@ -82,3 +89,19 @@ def source_lines(name: str, directory: Path = LUA_DIR) -> Iterator[SourceLine]:
                 yield from resolve(directory / include[1])
 
     return resolve(directory / f"{name}.lua")
+
+
+def _assemble_with(read: Callable[[Path], str], name: str, directory: Path) -> str:
+    included: set[str] = set()
+
+    def resolve(include: re.Match[str]) -> str:
+        if include[1] in included:
+            return ""
+        included.add(include[1])
+        return _INCLUDE.sub(resolve, read(directory / include[1]))
+
+    return _INCLUDE.sub(resolve, read(directory / f"{name}.lua"))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

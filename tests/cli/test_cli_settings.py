@@ -46,7 +46,8 @@ def test_every_command_has_common_options_an_example_and_a_page(name: str) -> No
     options = {option for parameter in one.params for option in parameter.opts}
     assert "--json" in options
     if name not in WITHOUT_REDIS:
-        assert {"--redis", "--namespace", "-n", "--config"} <= options
+        assert {"--redis", "--config"} <= options
+        assert ({"--namespace", "-n"} <= options) == (name != "namespaces")
     assert f"`shared-registry {name}" in one.epilog or f" shared-registry {name}" in one.epilog
     if name != "serve":
         assert "--json prints one object" in one.help

@@ -17,8 +17,8 @@ from shared_registry.admin.operator import Change, user_at_host
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
+from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.redis_cli import key_commands, redis_cli
-from shared_registry.cli.status import overview_document
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, Plan, ReplicaEndpoint, ReplicaRecord

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
+from shared_registry.aio.garbage import no_collections
 from shared_registry.cli.app import app
 from shared_registry.cli.lazy_group import MODULES
+from shared_registry.embedded import EmbeddedServer
 from tests.tools.command_help import PATH, module_text
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,26 @@ def test_a_command_imports_only_its_own_module() -> None:
     assert "shared_registry.cli.api_key" in found
     assert found & {f"shared_registry.cli.{module}" for module in MODULES.values()} == {"shared_registry.cli.api_key"}
     assert "redis" not in found
+
+
+def test_a_status_for_programs_imports_nothing_unused(server: EmbeddedServer, namespace: str) -> None:
+    done = run("status", "--json", "--redis", server.url, "-n", namespace)
+    assert done.returncode == 0
+    unused = {"rich", "yaml", "shared_registry.admin.check", "shared_registry.admin.operator"}
+    assert imported(done) & unused == set()
+    assert "redis" in imported(done)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_imports_leave_the_garbage_collector_as_it_was(*, is_on: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if is_on else gc.disable)()
+    try:
+        with no_collections():
+            assert not gc.isenabled()
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_every_command_is_where_its_name_leads() -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from shared_registry import EventKind
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.status import overview_document, overview_text
+from shared_registry.cli.overview_document import overview_document
+from shared_registry.cli.status import overview_text
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.proxy.status import Queue, status_text
 from tests.support.faulty_proxy import FaultyProxy

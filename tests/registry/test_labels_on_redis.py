@@ -12,7 +12,7 @@ from shared_registry import ConfigError, EventKind, ReplicaEndpoint, RouterConfi
 from shared_registry.admin.check import find_violations
 from shared_registry.admin.observer import Observer
 from shared_registry.cli.event_lines import event_document, event_line
-from shared_registry.cli.status import overview_document
+from shared_registry.cli.overview_document import overview_document
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Source
 from shared_registry.proxy.status import Queue, status_text
