@@ -56,6 +56,10 @@ class _Recorder:
         self.calls.append(call)
         return ["created"]
 
+    async def eval(self, text: str, *call: object) -> list[str]:
+        """Keep the first call of a script, which has its text, as those that follow."""
+        return await self.evalsha(Script.of(text).digest, *call)
+
 
 async def fill(
     redis_url: str, count: int, namespace: str = NAMESPACE, *, primaries: int = 1, capacity: int = 0

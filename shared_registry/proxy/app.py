@@ -225,12 +225,14 @@ class Router:
         """Serve a request in a task of its own, which ends at the latest when the client leaves."""
         exchange.task = task = exchange.client.loop.create_task(self._serve(exchange))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if exchange.record is not None:
+        if exchange.record is None:
+            task.add_done_callback(self._tasks.discard)
+        else:
             task.add_done_callback(functools.partial(self._end_record, exchange))
 
     def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
+        self._tasks.discard(task)
         if not task.cancelled():
             exchange.note_end("router_failed")
         else:

@@ -44,7 +44,7 @@ async def status_text(registry: SharedReplicaRegistry, *, url: str, live_session
         "router": registry.router_key,
         "url": url,
         "namespace": registry.config.namespace,
-        "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
+        "leader": {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at} if leader else None,
         "is_leader": registry.is_leader,
         "revision": registry.revision,
         "history_id": registry.history_id,

@@ -46,7 +46,8 @@ async def test_status_has_the_originals_fields_and_more(router: RunningRouter, b
     }
     assert status["url"] == router.url
     assert status["is_leader"] is True
-    assert status["leader"] == {"router": status["router"], "epoch": status["leader"]["epoch"]}
+    assert list(status["leader"]) == ["router", "epoch", "elected_at"]
+    assert status["leader"]["router"] == status["router"]
     assert status["is_stale"] is False
     assert status["sessions"] == 0
 
