@@ -14,7 +14,7 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients, connect
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
-from shared_registry.store.lua import assemble
+from shared_registry.store.lua import Script, assemble
 from shared_registry.store.replies import Elected
 
 NAMESPACE = "default"
@@ -49,9 +49,16 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
 
+    async def eval(self, text: str, *call: object) -> list[str]:
+        return await self.evalsha(Script.of(text).digest, *call)
+
     async def evalsha(self, *call: object) -> list[str]:
         self.calls.append(call)
         return ["created"]
+
+    async def eval(self, text: str, *call: object) -> list[str]:
+        """Keep the first call of a script, which has its text, as those that follow."""
+        return await self.evalsha(Script.of(text).digest, *call)
 
 
 async def fill(

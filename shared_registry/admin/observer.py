@@ -69,11 +69,15 @@ class RouterList:
         at: The time of the moment, in seconds on the Redis server's clock.
         leader: The leader; `None` while there is none.
         routers: All listed routers, sorted by key, including those that have expired and were not reaped yet.
+        leases: How many leases each router holds, by its key.
+        plan: How routers share the probing; `None` if the leader probes all replicas.
     """
 
     at: float
     leader: Leader | None
     routers: list[RouterRecord]
+    leases: Mapping[str, int] = field(default_factory=dict)
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,21 @@ class Observer(Outsider):
                     found.append(parse_router(key, fields, expires_at_ms))
             except KeyConflict as error:
                 logger.warning("redis: a router is left out: %s", error)
-        return RouterList(await self._reader.server_time(), await self._reader.leader(), found)
+        return RouterList(
+            await self._reader.server_time(),
+            await self._reader.leader(),
+            found,
+            await self._lease_counts([one.info.key for one in found]),
+            await self._reader.plan(),
+        )
+
+    async def _lease_counts(self, routers: Sequence[str]) -> dict[str, int]:
+        async with bounded(self._timeout_seconds, failover=self._clients.failover):
+            pipeline = self._clients.commands.pipeline(transaction=False)
+            for router in routers:
+                pipeline.hlen(self._keys.leases(router))
+            counts = await pipeline.execute(raise_on_error=False)  # a damaged key is reported by `check`
+        return {router: count for router, count in zip(routers, counts, strict=True) if isinstance(count, int)}
 
     async def removals(self) -> RemovalList:
         """Return the replicas that were removed. One that is added again during the call is left out."""
@@ -254,6 +272,10 @@ class Observer(Outsider):
     async def head(self) -> Head:
         """Return the history and its latest revision."""
         return await self._reader.head()
+
+    async def server_time(self) -> float:
+        """Return the Redis server's clock, in seconds since the epoch."""
+        return await self._reader.server_time()
 
     async def last_events(self, count: int) -> list[Event]:
         """Return up to that many of the latest events, oldest first."""

@@ -11,12 +11,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared_registry.admin.blast_radius import BlastRadius, blast_radius
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import UnknownReplica
-from shared_registry.model import AdminState, EventKind, Leader, ReplicaEndpoint, Source
+from shared_registry.model import (
+    AdminState,
+    EventKind,
+    LabelSelector,
+    Leader,
+    ReplicaEndpoint,
+    ReplicaRecord,
+    Source,
+)
 from shared_registry.store.answers import new_token
 from shared_registry.store.channel import bounded
 from shared_registry.store.commands import Store
@@ -131,6 +140,16 @@ class Operator(Outsider):
             raise UnknownReplica("; ".join(problems) + "; nothing was changed")
         return list(found.values())
 
+    async def select(self, labels: LabelSelector) -> list[Target]:
+        """Return the registered replicas with these labels, in order of their urls' registration."""
+        records = await self._reader.records(await self._reader.urls())
+        return [_target(key, one) for key, one in records.items() if labels.matches(one.endpoint.labels)]
+
+    async def blast_radius(self, targets: Sequence[Target]) -> BlastRadius:
+        """Return what it would cost if these replicas took no new sessions. Other changes may come before it."""
+        records = await self._reader.records(await self._reader.urls())
+        return blast_radius(records.values(), {target.key for target in targets})
+
     async def plan(
         self, urls: Sequence[str], change: Callable[[ReplicaEndpoint], Mapping[str, object]]
     ) -> list[ReplicaEndpoint]:
@@ -227,7 +246,7 @@ class Operator(Outsider):
 
     async def _registered(self) -> list[Target]:
         records = await self._reader.records(await self._reader.urls())
-        return [Target(key, one.endpoint.url, one.endpoint.name, one.incarnation) for key, one in records.items()]
+        return [_target(key, one) for key, one in records.items()]
 
     async def _removed(self) -> list[Target]:
         found = []
@@ -245,6 +264,10 @@ def user_at_host() -> str:
     except (KeyError, OSError):  # a container's user without a name
         user = f"uid-{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def _target(key: str, record: ReplicaRecord) -> Target:
+    return Target(key, record.endpoint.url, record.endpoint.name, record.incarnation)
 
 
 def _matching(targets: Sequence[Target], name: str, key: str | None) -> list[Target]:

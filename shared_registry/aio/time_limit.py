@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from types import TracebackType
 
 LATE_SECONDS = 0.05
 """How late an alarm must be for the event loop to count as having been blocked."""
@@ -14,8 +13,7 @@ READ_SECONDS = 0.01
 """The time for one more read of the socket when the limit ends with a pause."""
 
 
-@contextlib.asynccontextmanager
-async def time_limit(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+class time_limit:  # noqa: N801  it is used like asyncio.timeout
     """Bound the body like `asyncio.timeout`, but extend the limit by the time for which the event loop was blocked.
 
     After a long callback, the loop finds that the deadline has passed and that the reply waits in the socket.
@@ -27,12 +25,24 @@ async def time_limit(seconds: float) -> AsyncIterator[asyncio.Timeout]:
     Raises:
         TimeoutError: The limit was reached. `expired()` of the yielded object distinguishes it from other timeouts.
     """
-    async with asyncio.timeout(None) as scope:
-        alarm = _Alarm(scope, seconds)
-        try:
-            yield scope
-        finally:
-            alarm.cancel()
+
+    __slots__ = ("_alarm", "_scope", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._scope = asyncio.timeout(None)
+        self._alarm: _Alarm
+
+    async def __aenter__(self) -> asyncio.Timeout:
+        scope = await self._scope.__aenter__()
+        self._alarm = _Alarm(scope, self._seconds)
+        return scope
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._alarm.cancel()
+        await self._scope.__aexit__(kind, error, trace)
 
 
 class _Alarm:

@@ -50,7 +50,7 @@ def admin_address(config: RouterConfig, *, worker: int | None = None) -> Iterato
     if port is None:
         yield AdminAddress()
         return
-    require_extra("router", "starlette", "uvicorn")
+    require_extra("router", "prometheus_client", "starlette", "uvicorn")
     from shared_registry.api.server import AdminServer  # noqa: PLC0415  only if there is an address
 
     place = listening.ListenAddress(config.admin_host, port, "admin_host", "admin_port", _REMEDY)

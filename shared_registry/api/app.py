@@ -10,18 +10,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
+from shared_registry.api.live_data import LiveData
+from shared_registry.api.page import FILES, file_of_page
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
+from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
 
 
-def admin_app(router: Router, config: RouterConfig) -> Starlette:
+def admin_app(router: Router, config: RouterConfig, *, metrics: MetricsPage, live: LiveData) -> Starlette:
     """Return the application that shows a router to operators and programs. It changes nothing.
 
     Args:
         router: The router.
         config: The settings with which it has started.
+        metrics: The page of its metrics.
+        live: The live data of the dashboard.
     """
     names = [config.admin_host, *config.admin_names]
     return Starlette(
@@ -29,6 +35,9 @@ def admin_app(router: Router, config: RouterConfig) -> Starlette:
             Route("/healthz", _page(router.healthz)),
             Route("/readyz", _page(router.readyz)),
             Route("/status", _page(router.status)),
+            Route("/metrics", _metrics(metrics)),
+            Route("/events", EventStream(live)),
+            *(Route(path, file_of_page) for path in FILES),
         ],
         middleware=[Middleware(HostGuard, names=names)],
     )
@@ -40,5 +49,12 @@ def _page(answer: Callable[[], Awaitable[Answer]]) -> Callable[[Request], Awaita
     async def respond(_: Request) -> Response:
         found = await answer()
         return Response(found.content(), found.status, media_type="application/json")
+
+    return respond
+
+
+def _metrics(page: MetricsPage) -> Callable[[Request], Awaitable[Response]]:
+    async def respond(_: Request) -> Response:
+        return Response(await page.render(), headers={"content-type": CONTENT_TYPE})
 
     return respond

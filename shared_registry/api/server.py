@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import uvicorn
 
 from shared_registry.api.app import admin_app
+from shared_registry.api.live_data import LiveData
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
+from shared_registry.telemetry.page import MetricsPage
 
 MOST_REQUESTS = 100
 """The most connections at once that are answered; others get 503."""
@@ -43,9 +45,11 @@ class AdminServer:
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
+        metrics = MetricsPage(router)
+        live = LiveData(router)
         server = _QuietUvicorn(
             uvicorn.Config(
-                admin_app(router, self._config),
+                admin_app(router, self._config, metrics=metrics, live=live),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -61,13 +65,17 @@ class AdminServer:
         )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
+            measuring = tasks.create_task(metrics.run())
+            producing = tasks.create_task(live.run())
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
-                await asyncio.wait([serving])
+                await asyncio.wait([serving, measuring, producing], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                producing.cancel()
                 server.stop()
                 await asyncio.wait([serving], timeout=STOP_SECONDS + TICK_SECONDS)
                 serving.cancel()
+                measuring.cancel()
 
 
 class _QuietUvicorn(uvicorn.Server):

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from shared_registry.admin.blast_radius import Room
 from shared_registry.admin.operator import Change
 from shared_registry.cli.access import address_document
 from shared_registry.config import RouterConfig
@@ -38,11 +39,13 @@ class Result:
         name: The replica's name, if it has one.
         outcome: The value of a `Change`; `unknown` if the reply was lost, `failed` if Redis refused the change, or
             `not_tried` after an earlier failure.
+        sessions: The sessions on it before the change; `None` if that was not read.
     """
 
     url: str
     name: str | None
     outcome: str
+    sessions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,14 @@ class Results:
         each: One result for each replica, in the order given.
         failure: The first error, after which no further change was tried. The caller raises it after it has printed
             the results.
+        left: What takes new sessions after the change; `None` for a change that takes no slots away.
+        is_dry_run: Nothing was changed.
     """
 
     each: list[Result]
     failure: StoreError | None = None
+    left: Room | None = None
+    is_dry_run: bool = False
 
     @property
     def are_as_asked(self) -> bool:
@@ -82,12 +89,38 @@ async def change_each(targets: Sequence[N], change: Callable[[N], Awaitable[Chan
 
 def results_document(config: RouterConfig, by: str, results: Results) -> dict[str, Any]:
     """Return the results as a JSON object."""
-    each = [{"url": one.url, "name": one.name, "outcome": one.outcome} for one in results.each]
-    return {**address_document(config), "by": by, "results": each}
+    each: list[dict[str, Any]] = [{"url": one.url, "name": one.name, "outcome": one.outcome} for one in results.each]
+    document = {**address_document(config), "by": by, "results": each}
+    if results.left is None:
+        return document
+    for shown, one in zip(each, results.each, strict=True):
+        shown["sessions"] = one.sessions
+    left = {"replicas": results.left.replicas, "free_slots": results.left.free_slots}
+    return {**document, "left": left, "is_dry_run": results.is_dry_run}
 
 
 def result_lines(results: Results) -> list[str]:
     """Return one line of text for each result."""
-    return [
-        f"{f'{one.name} {one.url}' if one.name else one.url}: {one.outcome.replace('_', ' ')}" for one in results.each
+    lines = [
+        f"{f'{one.name} {one.url}' if one.name else one.url}: {one.outcome.replace('_', ' ')}"
+        + sessions_text(one.sessions)
+        for one in results.each
     ]
+    return lines if results.left is None else [*lines, room_text(results.left)]
+
+
+def sessions_text(sessions: int | None) -> str:
+    """Return how many sessions are on a replica, as the end of a line about it; empty without sessions."""
+    if not sessions:
+        return ""
+    return f", {sessions} {'session' if sessions == 1 else 'sessions'} on it"
+
+
+def room_text(room: Room) -> str:
+    """Return what takes new sessions, as one line."""
+    if not room.replicas:
+        return "left: no replica that takes new sessions"
+    count = f"{room.replicas} {'replica takes' if room.replicas == 1 else 'replicas take'} new sessions"
+    if room.free_slots is None:
+        return f"left: {count}, without a limit"
+    return f"left: {count}, {room.free_slots} {'slot is' if room.free_slots == 1 else 'slots are'} free"

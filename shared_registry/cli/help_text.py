@@ -22,8 +22,8 @@ Commands:
              to a replica. Probe the replicas when elected.
   demo       Run a cluster on this machine and watch it survive failures.
              Valkey, replicas and routers are real processes.
-  status     Show the replicas, the leader and the number of routers. The
-             command itself does not join as a router.
+  status     Say in one sentence whether the registry serves, and show its
+             replicas. The command does not join as a router.
   routers    Show the routers, with the leader, each router's uptime and last
              heartbeat, and differences in their settings.
   leases     Show the leases: for each slot that a session holds, the router,

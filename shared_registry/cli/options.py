@@ -67,13 +67,18 @@ def label_selector(texts: list[str] | None) -> LabelSelector:
 
 
 TargetsArgument = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="TARGET",
         help="Replicas, by name or by url.",
         autocompletion=complete_replicas,
         show_default=False,
     ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, as in scripts.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the replicas, their sessions and what is left; change nothing."),
 ]
 
 

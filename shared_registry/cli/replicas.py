@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_registry.admin.operator import Operator, Target, user_at_host
+from shared_registry.admin.operator import Change, Operator, Target, user_at_host
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
+from shared_registry.cli.confirming import PlannedChange, confirm, look_up, with_cost, would
 from shared_registry.cli.endpoint_options import (
     CapacityOption,
     HealthCheckPathOption,
@@ -29,13 +31,17 @@ from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
 from shared_registry.cli.options import (
     ByOption,
     ConfigOption,
+    DryRunOption,
     GlobalOptions,
     JsonOption,
     NamespaceOption,
     ReasonOption,
     RedisOption,
+    SelectorOption,
     TargetsArgument,
+    YesOption,
     given,
+    label_selector,
     log_to_stderr,
     print_json,
     seconds_above_zero,
@@ -96,15 +102,15 @@ def add(
 )
 def remove(
     context: typer.Context,
-    targets: TargetsArgument,
+    targets: TargetsArgument = None,
     *,
     reason: ReasonOption = None,
     when_drained: Annotated[
         bool, typer.Option("--when-drained", help="Drain first, and remove at the end of the last session.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation; required without a terminal.")
-    ] = False,
+    selector: SelectorOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -117,23 +123,23 @@ def remove(
     unchanged if it was draining for its removal already; `enable` cancels the removal. A replica that was removed
     before is unchanged. `status --removed` lists them.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    Before a change after which no session would find a slot, the command asks on a terminal, and otherwise requires
+    --yes. Its last line says what is left.
+
+    --json prints one object: redis, namespace, by, results [{url, name, outcome, sessions}], left {replicas,
+    free_slots (null: no limit)}, and is_dry_run. If Redis fails midway, the
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    if not yes and not sys.stdin.isatty():
-        raise UsageError("--yes: is required to remove replicas without a terminal; nothing was changed")
-    found = operate(task.settings, task.by, lambda operator: operator.find(targets, also_removed=True))
-    if not yes and not _is_confirmed([target for target in found if target.incarnation]):
-        sys.stderr.write("nothing was changed\n")
-        raise typer.Exit(FOUND_WRONG)
+    plan = task.plan(targets, selector, also_removed=True)
+    if dry_run:
+        task.finish(would(plan, "would_remove"))
+    task.confirm(plan, "Remove", is_sure=yes, always=True)
 
-    async def work(operator: Operator) -> Results:
-        return await change_each(
-            found, lambda target: operator.remove(target, reason=reason or "", when_drained=when_drained)
-        )
+    def change(operator: Operator) -> Callable[[Target], Awaitable[Change]]:
+        return lambda target: operator.remove(target, reason=reason or "", when_drained=when_drained)
 
-    task.finish(operate(task.settings, task.by, work))
+    task.finish(task.carry_out(plan, change))
 
 
 @commands.command(
@@ -142,7 +148,7 @@ def remove(
 )
 def drain(
     context: typer.Context,
-    targets: TargetsArgument,
+    targets: TargetsArgument = None,
     *,
     reason: ReasonOption = None,
     wait: Annotated[
@@ -158,6 +164,9 @@ def drain(
             show_default=False,
         ),
     ] = None,
+    selector: SelectorOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -168,16 +177,26 @@ def drain(
 
     The outcomes are draining and unchanged. With --wait, progress is reported on standard error.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    Before a change after which no session would find a slot, the command asks on a terminal, and otherwise requires
+    --yes. Its last line says what is left.
+
+    --json prints one object: redis, namespace, by, results [{url, name, outcome, sessions}], left {replicas,
+    free_slots (null: no limit)}, and is_dry_run. If Redis fails midway, the
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
     if timeout is not None and not wait:
         raise UsageError("--timeout: limits --wait; add --wait")
-    results = task.set_admin(targets, AdminState.DRAINING, reason)
+    if dry_run and wait:
+        raise UsageError("--dry-run: changes nothing that --wait could wait for; leave one out")
+    plan = task.plan(targets, selector)
+    if dry_run:
+        task.finish(would(plan, "would_drain"))
+    task.confirm(plan, "Drain", is_sure=yes)
+    results = task.set_admin(plan, AdminState.DRAINING, reason)
     if wait and results.failure is None:
         task.report(results)
-        left = task.wait_drained(targets, timeout_seconds=timeout)
+        left = task.wait_drained([target.url for target in plan.targets], timeout_seconds=timeout)
         raise typer.Exit(OK if left == 0 and results.are_as_asked else FOUND_WRONG)
     task.finish(results)
 
@@ -187,8 +206,9 @@ def drain(
 )
 def enable(
     context: typer.Context,
-    targets: TargetsArgument,
+    targets: TargetsArgument = None,
     *,
+    selector: SelectorOption = None,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -203,15 +223,20 @@ def enable(
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    task.finish(task.set_admin(targets, AdminState.ACTIVE, None))
+    plan = task.plan(targets, selector)
+    results = task.set_admin(plan, AdminState.ACTIVE, None)
+    task.finish(dataclasses.replace(results, left=None))
 
 
 @commands.command(epilog="Example: `shared-registry disable gpu-7 --reason 'under repair'`")
 def disable(
     context: typer.Context,
-    targets: TargetsArgument,
+    targets: TargetsArgument = None,
     *,
     reason: ReasonOption = None,
+    selector: SelectorOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     by: ByOption = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
@@ -222,11 +247,19 @@ def disable(
 
     The outcomes are disabled and unchanged.
 
-    --json prints one object: redis, namespace, by, and results [{url, name, outcome}]. If Redis fails midway, the
+    Before a change after which no session would find a slot, the command asks on a terminal, and otherwise requires
+    --yes. Its last line says what is left.
+
+    --json prints one object: redis, namespace, by, results [{url, name, outcome, sessions}], left {replicas,
+    free_slots (null: no limit)}, and is_dry_run. If Redis fails midway, the
     outcome is `unknown` or `failed` for the replica at which it failed, and `not_tried` for those after it.
     """
     task = _Task(given(context, redis, namespace, as_json=as_json), config, by)
-    task.finish(task.set_admin(targets, AdminState.DISABLED, reason))
+    plan = task.plan(targets, selector)
+    if dry_run:
+        task.finish(would(plan, "would_disable"))
+    task.confirm(plan, "Disable", is_sure=yes)
+    task.finish(task.set_admin(plan, AdminState.DISABLED, reason))
 
 
 class _Task:
@@ -238,16 +271,38 @@ class _Task:
         self.settings = options.load(config)
         self.by = by or user_at_host()
 
-    def set_admin(self, names: Sequence[str], state: AdminState, reason: str | None) -> Results:
-        """Find all replicas, then set the admin state of each."""
+    def plan(
+        self, names: Sequence[str] | None, selector: list[str] | None, *, also_removed: bool = False
+    ) -> PlannedChange:
+        """Find all replicas, so that a typo changes nothing, and what it costs if they take no new sessions."""
 
-        def change(operator: Operator) -> Callable[[Target], Awaitable[Any]]:
-            return lambda target: operator.set_admin(target, state, reason=reason or "")
-
-        async def work(operator: Operator) -> Results:
-            return await change_each(await operator.find(names), change(operator))
+        async def work(operator: Operator) -> PlannedChange:
+            found = await look_up(operator, names or (), label_selector(selector), also_removed=also_removed)
+            return PlannedChange(found, await operator.blast_radius(found))
 
         return operate(self.settings, self.by, work)
+
+    def confirm(self, plan: PlannedChange, verb: str, *, is_sure: bool, always: bool = False) -> None:
+        """Ask before a change that leaves nothing; end the command if the answer is no."""
+        if not is_sure and not confirm(plan, verb, always=always):
+            sys.stderr.write("nothing was changed\n")
+            raise typer.Exit(FOUND_WRONG)
+
+    def carry_out(
+        self, plan: PlannedChange, change: Callable[[Operator], Callable[[Target], Awaitable[Change]]]
+    ) -> Results:
+        """Change each of the replicas."""
+
+        async def work(operator: Operator) -> Results:
+            return await change_each(plan.targets, change(operator))
+
+        return with_cost(plan, operate(self.settings, self.by, work))
+
+    def set_admin(self, plan: PlannedChange, state: AdminState, reason: str | None) -> Results:
+        """Set the admin state of each of the replicas."""
+        return self.carry_out(
+            plan, lambda operator: lambda target: operator.set_admin(target, state, reason=reason or "")
+        )
 
     def wait_drained(self, names: Sequence[str], *, timeout_seconds: float | None) -> int:
         """Wait until these replicas have no session, or until the timeout, and return the number of sessions left."""
@@ -306,14 +361,3 @@ def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
     if both := sorted(wanted.keys() & unwanted):
         raise UsageError(f"--label: {both[0]!r} is both set and removed")
     return wanted, unwanted
-
-
-def _is_confirmed(targets: Sequence[Target]) -> bool:
-    if not targets:
-        return True
-    for target in targets:
-        sys.stderr.write(f"{f'{target.name} {target.url}' if target.name else target.url}\n")
-    what = "this replica" if len(targets) == 1 else f"these {len(targets)} replicas"
-    sys.stderr.write(f"Remove {what}? [y/N] ")  # typer's own question writes to standard output, which is for results
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

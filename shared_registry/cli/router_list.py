@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from shared_registry.admin.observer import RouterList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
+from shared_registry.cli.tables import Column, fitted_table
 from shared_registry.config import RouterConfig
 from shared_registry.model import RouterRecord
 from shared_registry.store.redis_url import mask_redis_url
@@ -37,6 +37,8 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
                 "is_leader": _is_leader(found, one),
                 "config_fingerprint": one.info.config_fingerprint,
                 "agrees_with_leader": _agrees_with_leader(found, one),
+                "leases": found.leases.get(one.info.key),
+                "probes": _probes(found, one),
                 "trouble": one.info.trouble or None,
             }
             for one in found.routers
@@ -44,27 +46,28 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
     }
 
 
-def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
-    """Return the routers as a table."""
+def routers_text(config: RouterConfig, found: RouterList, *, width: int | None = None) -> RenderableType:
+    """Return the routers as a table of the columns that fit; of all columns without a width."""
     if not found.routers:
         return f"no routers have joined namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("router", "leads", "host", "pid", "version", "up for", "last heartbeat", "expires", "config"):
-        table.add_column(heading, overflow="fold")
-    for one in found.routers:
-        info, left = one.info, one.expires_at - found.at
-        differs = _agrees_with_leader(found, one) is False
-        table.add_row(
-            Text(printable(info.key)),
-            "yes" if _is_leader(found, one) else "",
-            Text(printable(info.host)),
-            str(info.pid),
-            Text(printable(info.version)),
-            duration(found.at - info.started_at),
-            f"{duration(found.at - one.last_heartbeat_at)} ago",
-            Text(f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago", "" if left > 0 else "red"),
-            Text(info.config_fingerprint + (" differs" if differs else ""), "yellow" if differs else ""),
-        )
+    each, now = found.routers, found.at
+    table = fitted_table(
+        [
+            Column("router", [Text(printable(one.info.key)) for one in each]),
+            Column("leads", ["yes" if _is_leader(found, one) else "" for one in each]),
+            Column("leases", [str(found.leases.get(one.info.key, "-")) for one in each], is_number=True),
+            Column("url", [Text(printable(one.info.url)) for one in each], keep=5),
+            Column("probes", [_probes(found, one) for one in each], keep=4),
+            Column("host", [Text(printable(one.info.host)) for one in each], keep=2),
+            Column("pid", [str(one.info.pid) for one in each], keep=1),
+            Column("version", [Text(printable(one.info.version)) for one in each], keep=6),
+            Column("up for", [duration(now - one.info.started_at) for one in each], keep=7),
+            Column("last heartbeat", [f"{duration(now - one.last_heartbeat_at)} ago" for one in each], keep=9),
+            Column("expires", [_expiry(one.expires_at - now) for one in each], keep=3),
+            Column("config", [_config(found, one) for one in each], keep=8),
+        ],
+        width,
+    )
     lines: list[RenderableType] = [table]
     lines += [
         f"{printable(one.info.key)} cannot connect to replicas for reasons of its own: {printable(one.info.trouble)}"
@@ -76,6 +79,24 @@ def routers_text(config: RouterConfig, found: RouterList) -> RenderableType:
         what = "router has" if odd == 1 else "routers have"
         lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")
     return Group(*lines)
+
+
+def _probes(found: RouterList, one: RouterRecord) -> str:
+    """Return whose health checks count: "all" for a leader that shares none, "share" for a router of the plan."""
+    if one.info.trouble:
+        return "in trouble"
+    if found.plan is not None:
+        return "share" if one.info.key in found.plan.routers else "no"
+    return "all" if _is_leader(found, one) else "no"
+
+
+def _expiry(left: float) -> Text:
+    return Text(f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago", "" if left > 0 else "red")
+
+
+def _config(found: RouterList, one: RouterRecord) -> Text:
+    differs = _agrees_with_leader(found, one) is False
+    return Text(one.info.config_fingerprint + (" differs" if differs else ""), "yellow" if differs else "")
 
 
 def _is_leader(found: RouterList, one: RouterRecord) -> bool:

@@ -44,8 +44,8 @@ class Column:
         heading: Its heading.
         cells: Its texts, one for each row.
         is_number: Whether it is aligned at its right edge.
-        keep: How important the column is. On a narrow terminal those with the lowest number are left out first; `None`
-            is never left out.
+        keep: How important the column is. On a narrow terminal those with the highest numbers are shown that fit beside
+            each other; `None` is never left out.
     """
 
     heading: str
@@ -66,17 +66,18 @@ def fitted_table(columns: Sequence[Column], width: int | None) -> Table:
         columns: In the order in which they are shown.
         width: The columns of the terminal; `None` to show all, however long the lines become.
     """
-    widths = {column.heading: column.width + GAP for column in columns}
-    shown = list(columns)
-    for least in sorted((one for one in columns if one.keep is not None), key=lambda one: one.keep or 0):
-        if width is None or sum(widths[one.heading] for one in shown) - GAP <= width:
-            break
-        shown.remove(least)
+    shown = {column.heading for column in columns if width is None or column.keep is None}
+    own_width = sum(column.width + GAP for column in columns if column.heading in shown) - GAP
+    for column in sorted(columns, key=lambda one: -(one.keep or 0)):
+        wider = own_width + GAP + column.width
+        if column.heading not in shown and width is not None and wider <= width:
+            shown.add(column.heading)
+            own_width = wider
     # A table of its own width: what is still too long is wrapped by the terminal, and can be copied.
-    own_width = sum(widths[one.heading] for one in shown) - GAP
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0), width=own_width)
-    for one in shown:
+    fitting = [column for column in columns if column.heading in shown]
+    for one in fitting:
         table.add_column(one.heading, justify="right" if one.is_number else "left", no_wrap=True)
-    for row in zip(*(one.cells for one in shown), strict=True):
+    for row in zip(*(one.cells for one in fitting), strict=True):
         table.add_row(*row)
     return table

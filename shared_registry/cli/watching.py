@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -19,6 +20,7 @@ from shared_registry.admin.observer import Observer
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
 from shared_registry.cli.console import print_line
+from shared_registry.cli.event_filter import EventFilter, parse_age, parse_kinds
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
 from shared_registry.cli.options import (
@@ -38,8 +40,9 @@ from shared_registry.cli.replica_filter import ReplicaFilter, SortField
 from shared_registry.cli.waiting import wait_ready
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UsageError
-from shared_registry.model import Event
+from shared_registry.model import Event, is_later
 from shared_registry.store.replica_fields import Document, documented
+from shared_registry.urls import canonical_url
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,6 +52,7 @@ C = TypeVar("C", bound=Callable[..., None])
 EVENTS_SHOWN = 20
 WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
+MOST_EVENTS = 10_000
 commands = typer.Typer()
 
 
@@ -181,13 +185,21 @@ def routers(
 
     --json prints one object: redis, namespace, at, leader {router, epoch, elected_at} or null, and routers [{key, host,
     pid, version, url, started_at, last_heartbeat_at, expires_at, is_live, is_leader, config_fingerprint,
-    agrees_with_leader, trouble}]. agrees_with_leader is null if there is no leader. trouble says why a router cannot
-    connect to replicas, if that is its own fault, such as too many open files; otherwise it is null.
+    agrees_with_leader, leases, probes, trouble}]. agrees_with_leader is null if there is no leader. leases counts the
+    sessions that hold a slot. probes is `all`, `share`, `no` or `in trouble`. trouble says why a router cannot connect
+    to replicas, if that is its own fault, such as too many open files; otherwise it is null.
     """
     options = given(context, redis, namespace, as_json=as_json)
     from shared_registry.cli.router_list import routers_document, routers_text  # noqa: PLC0415  rich
+    from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
 
-    _show(options, config, Observer.routers, routers_document, routers_text)
+    _show(
+        options,
+        config,
+        Observer.routers,
+        routers_document,
+        lambda settings, found: routers_text(settings, found, width=output_width()),
+    )
 
 
 @commands.command(epilog="Examples: `shared-registry leases`; `shared-registry leases --json -n pool`")
@@ -246,6 +258,7 @@ def _revision(text: str | None) -> str | None:
 
 @commands.command(
     epilog="Examples: `shared-registry events --follow`; `shared-registry events --count 5`; "
+    "`shared-registry events --since 10m --replica gpu-7 --kind replica_unhealthy`; "
     "`shared-registry events --after 1764032400123-0 --json`"
 )
 @_with_replica_fields
@@ -271,12 +284,26 @@ def events(
             "--after", metavar="ID", help="Only events after this one.", callback=_revision, show_default=False
         ),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="AGE", help="Only events of the last 90s, 10m, 2h or 1d.", show_default=False),
+    ] = None,
+    replica: Annotated[
+        list[str] | None,
+        typer.Option("--replica", metavar="TARGET", help="Only events about this replica, by name or by url."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND", help="Only events of this kind: leader_elected, or leader for all."),
+    ] = None,
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the events, oldest first: changes of replicas, leader and routers, each with its author and reason.
+
+    --replica and --kind may be repeated: an event about any of these replicas, and of any of these kinds, is shown.
 
     --json prints one object: redis, namespace, and events [{id, kind, at, previous, router, epoch, by, reason,
     sit_out_seconds, replica}], where replica is null or {EVENT}.
@@ -287,8 +314,13 @@ def events(
     settings = options.load(config)
     if follow and after and count is not None:
         raise UsageError("--count: --after with --follow shows all events; leave this option out")
+    if since and after:
+        raise UsageError("--since: and --after both say where to begin; leave one out")
+    asked = _Asked(after, _age(since), count, _event_filter(replica, kind))
 
     def show(event: Event) -> None:
+        if not asked.filter.shows(event):
+            return
         if options.as_json:
             print_json(event_document(event), is_line=True)
         else:
@@ -296,42 +328,77 @@ def events(
 
     if follow:
         with explained(settings):
-            asyncio.run(until_stopped(_follow(settings, after, EVENTS_SHOWN if count is None else count, show)))
+            asyncio.run(until_stopped(_follow(settings, asked, show)))
         return
-    found = observe(settings, lambda observer: _read_events(observer, after, count))
+    found = observe(settings, lambda observer: _read_events(observer, asked))
     if options.as_json:
         print_json({**address_document(settings), "events": [event_document(event) for event in found]})
     else:
         sys.stdout.writelines(event_line(event) + "\n" for event in found)
 
 
-async def _read_events(observer: Observer, after: str | None, count: int | None) -> list[Event]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which events are asked for: those after an event, or of the last seconds, or else the latest."""
+
+    after: str | None
+    seconds: float | None
+    count: int | None
+    filter: EventFilter
+
+    async def begin(self, observer: Observer) -> str | None:
+        """Return the id after which the events begin; `None` if the latest are asked for."""
+        if self.seconds is None:
+            return self.after
+        return f"{max(round((await observer.server_time() - self.seconds) * 1000), 0)}-0"
+
+
+def _age(text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_age(text)
+    except ValueError as error:
+        raise UsageError(f"--since: {error}") from error
+
+
+def _event_filter(replicas: list[str] | None, kinds: list[str] | None) -> EventFilter:
+    try:
+        known = parse_kinds(kinds or [])
+    except ValueError as error:
+        raise UsageError(f"--kind: {error}") from error
+    return EventFilter(frozenset(canonical_url(one) if "://" in one else one for one in replicas or []), known)
+
+
+async def _read_events(observer: Observer, asked: _Asked) -> list[Event]:
+    after, count = await asked.begin(observer), asked.count
     if after is None:
         shown = EVENTS_SHOWN if count is None else count
-        return await observer.last_events(shown) if shown else []
-    found: list[Event] = []
+        read = shown if asked.filter.is_everything else MOST_EVENTS
+        found = [event for event in await observer.last_events(read) if asked.filter.shows(event)] if shown else []
+        return found[-shown:]
+    found = []
     while count is None or len(found) < count:
-        at_once = EVENTS_AT_ONCE if count is None else min(EVENTS_AT_ONCE, count - len(found))
-        page = await observer.events(after=found[-1].id if found else after, count=at_once)
-        found += page
-        if len(page) < at_once:
+        page = await observer.events(after=after, count=EVENTS_AT_ONCE)
+        found += [event for event in page if asked.filter.shows(event)]
+        if len(page) < EVENTS_AT_ONCE:
             break
-    return found
+        after = page[-1].id
+    return found if count is None else found[:count]
 
 
-async def _follow(settings: RouterConfig, after: str | None, count: int, show: Callable[[Event], None]) -> None:
+async def _follow(settings: RouterConfig, asked: _Asked, show: Callable[[Event], None]) -> None:
     from shared_registry.cli.live import follow_events  # noqa: PLC0415  rich
 
     async with Observer(settings) as observer:
+        after = await asked.begin(observer)
         if after is not None:
             await follow_events(observer, after=after, is_known=False, show=show)
         head = await observer.head()
-        latest = await observer.last_events(max(count, 1))
-        for event in latest if count else []:
-            show(event)
-        await follow_events(
-            observer, after=latest[-1].id if latest else head.revision, is_known=bool(latest), show=show
-        )
+        latest = await observer.last_events(1)
+        end = latest[-1].id if latest else head.revision
+        for event in await _read_events(observer, asked):
+            if not is_later(event.id, end):
+                show(event)
+        await follow_events(observer, after=end, is_known=bool(latest), show=show)
 
 
 @commands.command(

@@ -23,6 +23,7 @@ from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
 from shared_registry.probing.listeners import ProbeListeners, Retain, Testify
 from shared_registry.probing.peer import Peer, PeerSettings
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.target import probe_print, url_maker
 from shared_registry.probing.trouble_log import TroubleLog
@@ -31,7 +32,11 @@ from shared_registry.store.commands import Store
 
 
 class HealthChecks:
-    """Connects election, duties and peer to one router's store and mirror. Only one `run` at a time."""
+    """Connects election, duties and peer to one router's store and mirror. Only one `run` at a time.
+
+    Attributes:
+        counts: Counts the probes of this router.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class HealthChecks:
         clock: Clock,
         rng: random.Random,
     ) -> None:
+        self.counts = ProbeCounts()
         self._store = store
         self._mirror = mirror
         self._cooldown = cooldown
@@ -164,7 +170,7 @@ class HealthChecks:
             probe,
             _health_settings(config),
             router=self._router,
-            listeners=ProbeListeners(self._trouble_log, self._reach, retain),
+            listeners=ProbeListeners(self._trouble_log, self._reach, retain, counts=self.counts),
             clock=self._clock,
             rng=self._rng,
         )
@@ -192,7 +198,9 @@ class HealthChecks:
             probers=self._probers,
             clock=self._clock,
             rng=self._rng,
-            listeners=ProbeListeners(self._trouble_log, self._cooldown.reach, testify=self._testify),
+            listeners=ProbeListeners(
+                self._trouble_log, self._cooldown.reach, testify=self._testify, counts=self.counts
+            ),
         )
 
     def _ramps(self, config: RouterConfig) -> Ramps:

@@ -37,7 +37,11 @@ def next_slot(now: float, *, phase: float, interval: float) -> float:
 
 
 class Schedule:
-    """Keeps the next due time of every replica. Not for concurrent use: it has one owner."""
+    """Keeps the next due time of every replica. Not for concurrent use: it has one owner.
+
+    Attributes:
+        popped_due: When the replica was due that `pop_due` has returned last.
+    """
 
     def __init__(self, *, interval: float, fast_interval: float, rng: random.Random) -> None:
         """Set up, without replicas.
@@ -50,6 +54,7 @@ class Schedule:
         self._interval = interval
         self._fast_interval = min(fast_interval, interval)
         self._rng = rng
+        self.popped_due = 0.0
         self._due: dict[str, float] = {}
         self._out: set[str] = set()
         self._heap: list[tuple[float, str]] = []
@@ -114,6 +119,7 @@ class Schedule:
             if self._due.get(key) == due:
                 self._due[key] = math.inf
                 self._out.add(key)
+                self.popped_due = due
                 return key
         return None
 

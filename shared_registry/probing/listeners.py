@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared_registry.probing.outcome import ProbeOutcome
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.trouble_log import TroubleLog
 
 Retain = Callable[[Iterable[str]], None]
@@ -37,15 +38,18 @@ class ProbeListeners:
         on_reach: Called with a replica's canonical url, and whether this router reaches it.
         retain: Called with the probed urls whenever these change, to close connections to other urls.
         testify: Called when a probe has reached a replica to which a session could not connect before.
+        counts: Counts the probes.
     """
 
     trouble_log: TroubleLog
     on_reach: Callable[[str, bool], None]
     retain: Retain | None = None
     testify: Testify = _ignore
+    counts: ProbeCounts = field(default_factory=ProbeCounts)
 
     def note(self, outcome: ProbeOutcome) -> None:
-        """Log where trouble of this router's own begins and ends."""
+        """Count a probe. Log where trouble of this router's own begins and ends."""
+        self.counts.add(outcome)
         if outcome.trouble is not None:
             self.trouble_log.note(outcome.trouble)
         elif outcome.error is None:

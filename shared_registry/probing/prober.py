@@ -20,13 +20,19 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
-import h11
-
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
-from shared_registry.probing.connection import ProbeConnection, ProbeFailure, Response, Unanswered
+from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.probing.connection import (
+    ProbeFailure,
+    Response,
+    Unanswered,
+    WholeRequest,
+    connect_to_replica,
+    exchange,
+)
 from shared_registry.probing.expectations import Expectations
 from shared_registry.probing.names import (
     LOOKUP_AGAIN_SECONDS,
@@ -55,7 +61,7 @@ class _Request(NamedTuple):
 
     target: str
     headers: list[tuple[str, str]]
-    as_http: h11.Request
+    packed: WholeRequest
 
 
 @dataclass(slots=True)
@@ -63,11 +69,13 @@ class _Origin:
     """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
 
     key: str
+    urls: list[str]
     host: str
     port: int
     is_named: bool
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    connection: ProbeConnection | None = None
+    connection: ReplicaConnection | None = None
+    exchanges: int = 0
     address: str = ""
     target: str = ""
     request: _Request | None = None
@@ -79,7 +87,7 @@ class _Origin:
         """Return the origin of a canonical url."""
         parts = urlsplit(key)
         host = parts.hostname or ""
-        return cls(key, host, parts.port or DEFAULT_PORTS[parts.scheme], is_named=not is_literal(host))
+        return cls(key, [], host, parts.port or DEFAULT_PORTS[parts.scheme], is_named=not is_literal(host))
 
     @property
     def is_https(self) -> bool:
@@ -123,6 +131,7 @@ class HttpProber:
         self._body = (self._config.health_check_request_body or "").encode()
         self._tls = TlsContexts(self._config, ssl_context)
         self._origins: dict[str, _Origin] = {}
+        self._known: dict[str, tuple[_Origin, str]] = {}
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -139,6 +148,7 @@ class HttpProber:
         for origin in self._origins.values():
             origin.hang_up()
         self._origins.clear()
+        self._known.clear()
         self._tls.close()
         self._names.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
@@ -193,10 +203,9 @@ class HttpProber:
         started = time.perf_counter()
         error: str | None
         try:
-            key, target = _split(url)
+            origin, target = self._known.get(url) or self._recognize(url)
         except ConfigError as refused:
             return ProbeOutcome(0.0, one_line(str(refused)))
-        origin = self._origins.get(key) or self._origins.setdefault(key, _Origin.of(key))
         try:
             async with time_limit(timeout):
                 error = await self._verdict(origin, target, fresh=fresh or bool(address), address=address)
@@ -208,6 +217,18 @@ class HttpProber:
             error = one_line(str(failure))
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
+
+    def _recognize(self, url: str) -> tuple[_Origin, str]:
+        """Return the origin of a url and the path with the query, and remember them, because reading a url takes long.
+
+        Raises:
+            ConfigError: It is not a replica's url.
+        """
+        key, target = _split(url)
+        origin = self._origins.get(key) or self._origins.setdefault(key, _Origin.of(key))
+        origin.urls.append(url)
+        self._known[url] = origin, target
+        return origin, target
 
     def _trouble_of(self, origin: _Origin) -> OwnTrouble | None:
         """Return this router's own trouble if that used up the time of a probe."""
@@ -243,12 +264,12 @@ class HttpProber:
         if connection is not None and origin.is_named:
             # After the lookup, because the connection may end meanwhile.
             addresses = await self._look_up(origin, LOOKUP_AGAIN_SECONDS)
-            connection = self._kept(origin) if connection.address in addresses else None
+            connection = self._kept(origin) if origin.address in addresses else None
         if connection is not None:
             with suppress(Unanswered):
-                return await self._exchange(origin, connection, request.as_http)
+                return await self._exchange(origin, connection, request.packed)
         origin.hang_up()
-        return await self._exchange(origin, await self._connect(origin, address, fresh=fresh), request.as_http)
+        return await self._exchange(origin, await self._connect(origin, address, fresh=fresh), request.packed)
 
     def _request(self, origin: _Origin, target: str) -> _Request:
         """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
@@ -264,11 +285,11 @@ class HttpProber:
                 headers["content-length"] = ("Content-Length", str(len(self._body)))
             path = quote(target if target.startswith("/") else f"/{target}", safe=_URL_SAFE, errors="replace")
             pairs = list(headers.values())
-            as_http = h11.Request(method=self._config.health_check_method, target=path, headers=pairs)
-            origin.request, origin.target = _Request(path, pairs, as_http), target
+            packed = WholeRequest(self._config.health_check_method, path, pairs, self._body)
+            origin.request, origin.target = _Request(path, pairs, packed), target
         return origin.request
 
-    def _kept(self, origin: _Origin) -> ProbeConnection | None:
+    def _kept(self, origin: _Origin) -> ReplicaConnection | None:
         """Return the kept connection if it may carry one more probe.
 
         It is used on while this router could not open another one: it still shows that the replica responds.
@@ -276,7 +297,7 @@ class HttpProber:
         connection = origin.connection
         if connection is None or not connection.is_idle:
             return None
-        if connection.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
+        if origin.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
             return None
         return connection
 
@@ -287,7 +308,7 @@ class HttpProber:
         except NameUnknown as failure:
             raise ProbeFailure(f"ConnectError: {failure}") from failure
 
-    async def _connect(self, origin: _Origin, address: str, *, fresh: bool) -> ProbeConnection:
+    async def _connect(self, origin: _Origin, address: str, *, fresh: bool) -> ReplicaConnection:
         origin.address = ""
         origin.activity = _READING_FILES
         context = await self._tls.context() if origin.is_https else None
@@ -300,21 +321,27 @@ class HttpProber:
             addresses = (address,)
         if len(addresses) == 1:
             origin.address = addresses[0]
-        connection = await ProbeConnection.open(addresses, origin.port, context, self._tls.server_name(origin.host))
-        origin.connection, origin.address = connection, connection.address
-        return connection
+        name = self._tls.server_name(origin.host)
+        origin.connection, origin.address = await connect_to_replica(addresses, origin.port, context, name)
+        origin.exchanges = 0
+        return origin.connection
 
-    async def _exchange(self, origin: _Origin, connection: ProbeConnection, request: h11.Request) -> Response:
+    async def _exchange(self, origin: _Origin, connection: ReplicaConnection, request: WholeRequest) -> Response:
         origin.activity = "waiting for the response"
+        origin.exchanges += 1
         try:
-            return await connection.exchange(request, self._body)
+            return await exchange(connection, request)
         finally:
             if not connection.is_idle or self._origins.get(origin.key) is not origin:
                 origin.hang_up()
 
     def _drop(self, key: str) -> None:
         origin = self._origins.pop(key, None)
-        if origin is not None and not origin.lock.locked():
+        if origin is None:
+            return
+        for url in origin.urls:
+            del self._known[url]
+        if not origin.lock.locked():
             origin.hang_up()
 
 

@@ -5,21 +5,16 @@ The handshake alone is not enough: a replica may accept a WebSocket and close it
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 import struct
 from collections.abc import Sequence
 
-import h11
-
-from shared_registry.probing.connection import (
-    BODY_LIMIT,
-    SWITCHING_PROTOCOLS,
-    ProbeConnection,
-    ProbeFailure,
-    Response,
-)
+from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.http1.response import SWITCHING_PROTOCOLS
+from shared_registry.probing.connection import BODY_LIMIT, ProbeFailure, Response, WholeRequest, broken, exchange
 from shared_registry.probing.text import shown
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -30,9 +25,7 @@ _LONGEST_CONTROL_FRAME = 125
 _NORMAL_CLOSURE = struct.pack("!H", 1000)
 
 
-async def probe_websocket(
-    connection: ProbeConnection, target: bytes | str, headers: Sequence[tuple[str, str]]
-) -> str | None:
+async def probe_websocket(connection: ReplicaConnection, target: str, headers: Sequence[tuple[str, str]]) -> str | None:
     """Open a WebSocket, and return why it does not work; `None` if the replica has answered a ping.
 
     The connection cannot be used afterwards.
@@ -54,21 +47,62 @@ async def probe_websocket(
         ("Sec-WebSocket-Version", "13"),
         ("Sec-WebSocket-Key", key.decode()),
     ]
-    response = await connection.exchange(h11.Request(method="GET", target=target, headers=handshake))
+    response = await exchange(connection, WholeRequest("GET", target, handshake), is_upgrade=True)
     if (error := _refusal(response, key)) is not None:
         return error
+    stream = _Stream(connection)
     payload = os.urandom(8)
-    connection.write(_frame(_PING, payload))
-    error = await _until_pong(connection, payload)
+    stream.write(_frame(_PING, payload))
+    error = await _until_pong(stream, payload)
     if error is None:
-        connection.close_after(_frame(_CLOSE, _NORMAL_CLOSURE))
+        stream.write(_frame(_CLOSE, _NORMAL_CLOSURE))
     return error
+
+
+class _Stream(asyncio.Protocol):
+    """The bytes of a connection that has switched to WebSocket."""
+
+    def __init__(self, connection: ReplicaConnection) -> None:
+        self._received = bytearray(connection.after_switch or b"")
+        self._more = asyncio.Event()
+        self._lost: Exception | None = None
+        self._transport = connection.switch_to(self)
+        self._is_ended = self._transport.is_closing()  # it may have ended before the switch
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, unless the connection has ended."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def read(self) -> bytes:
+        """Return the bytes that have arrived, at least one; empty bytes at the end.
+
+        Raises:
+            ProbeFailure: The connection broke.
+            OwnTrouble: The connection broke for a reason of this router's own.
+        """
+        while not self._received and not self._is_ended:
+            self._more.clear()
+            await self._more.wait()
+        if not self._received and self._lost is not None:
+            raise broken(self._lost) from self._lost
+        data = bytes(self._received)
+        self._received.clear()
+        return data
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._more.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_ended, self._lost = True, error
+        self._more.set()
 
 
 def _refusal(response: Response, key: bytes) -> str | None:
     if response.status != SWITCHING_PROTOCOLS:
         return f"HTTP {response.status}, expected a WebSocket (HTTP 101)"
-    headers = {name.lower(): value.strip() for name, value in response.headers}
+    headers = dict(response.headers)
     if headers.get(b"upgrade", b"").lower() != b"websocket":
         return "WebSocket: the response upgrades to something else"
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
@@ -77,7 +111,7 @@ def _refusal(response: Response, key: bytes) -> str | None:
     return None
 
 
-async def _until_pong(connection: ProbeConnection, payload: bytes) -> str | None:
+async def _until_pong(stream: _Stream, payload: bytes) -> str | None:
     """Read frames until the answer to the ping. Messages before it are passed over."""
     received, total = bytearray(), 0
     while True:
@@ -89,7 +123,7 @@ async def _until_pong(connection: ProbeConnection, payload: bytes) -> str | None
                 return f"WebSocket: closed by the replica{_reason(data)}"
         if total > BODY_LIMIT:
             return f"WebSocket: no answer to a ping in the first {BODY_LIMIT} bytes"
-        data = await connection.read()
+        data = await stream.read()
         if not data:
             return "WebSocket: the connection ended without an answer to a ping"
         received += data

@@ -13,6 +13,7 @@ from typing import Any
 from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded, merge_all
+from shared_registry.http1.response import SWITCHING_PROTOCOLS
 from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import Ended
@@ -34,7 +35,6 @@ from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
 from shared_registry.proxy.status import ready_document
 from shared_registry.proxy.traffic import Traffic
-from shared_registry.proxy.websocket import SWITCHING_PROTOCOLS
 
 CHECK_SECONDS = 0.25
 """How often the time limits of the connections are applied."""

@@ -19,6 +19,7 @@ from typing import cast
 
 import httptools
 
+from shared_registry.http1.fields import lines
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import AccessRecord
 from shared_registry.proxy.exchange import Exchange, reset
@@ -27,7 +28,6 @@ from shared_registry.proxy.headers import (
     AmbiguousRequest,
     body_length,
     is_websocket_handshake,
-    lines,
     origin_form,
 )
 from shared_registry.proxy.limits import Limits

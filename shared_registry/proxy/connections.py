@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
+from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.model import Replica
 from shared_registry.probing.connection import reason_of
 from shared_registry.probing.own_trouble import own_trouble
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy import tcp
 from shared_registry.proxy.dispatch import NotReached
-from shared_registry.proxy.replica import ReplicaConnection
 from shared_registry.proxy.traffic import Traffic
 from shared_registry.urls import DEFAULT_PORTS
 
@@ -87,11 +87,11 @@ class ReplicaConnections:
                     host,
                     port,
                     context,
-                    self._options,
                     server_name=tls.server_name(host),
                     silence_seconds=silence,
                     first_byte_seconds=first_byte,
                 )
+                tcp.apply(self._options, connection.socket)
                 connection.generation = generation
                 self._traffic.connects.add(time.monotonic() - begun_at)
                 return connection
@@ -106,7 +106,8 @@ class ReplicaConnections:
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
-        if connection.is_idle and connection.generation == self._generation:
+        is_reusable = connection.is_idle and not connection.is_after_void
+        if is_reusable and connection.generation == self._generation:
             self._idle[replica.key].append(connection)
             self.idle_count += 1
         else:

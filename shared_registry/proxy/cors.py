@@ -12,9 +12,9 @@ import re
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.access_rules import ANY_ORIGIN
+from shared_registry.http1.fields import Headers
 from shared_registry.proxy.answers import error_answer
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.headers import Headers
 
 MAX_AGE_SECONDS = 600
 """How long a browser may remember the answer to a preflight. Chromium remembers none for more than two hours."""

@@ -15,9 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from shared_registry.http1.fields import WITHOUT_BODY, Headers
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
-from shared_registry.proxy.headers import Headers
 
 if TYPE_CHECKING:
     from shared_registry.model import Replica
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_WITHOUT_BODY = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END_OF_HEAD = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -368,7 +367,7 @@ class Exchange:
         if self.record is not None:
             self.note_status(status)
         head = [_STATUS_LINES[status], *[b": ".join(pair) for pair in fields], b"x-request-id: " + self.request_id]
-        has_body = self.method != "HEAD" and status not in _WITHOUT_BODY
+        has_body = self.method != "HEAD" and status not in WITHOUT_BODY
         if has_body and b"content-length" not in dict(fields):
             if self.version == "1.0":
                 self._is_delimited = False

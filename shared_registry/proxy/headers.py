@@ -9,9 +9,8 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from shared_registry.http1.fields import Headers, has_controls
 from shared_registry.proxy.forwarding import forwarded, is_forwarding
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(
     {
@@ -52,7 +51,6 @@ _LOOKED_AT = HOP_BY_HOP | _NOT_TO_BE_NAMED
 """Headers by which servers decide where a message ends, or to which host it goes."""
 _IN_NAMES = b":!#$%&'*+.^_`|~-" + (string.digits + string.ascii_letters).encode()
 """The bytes of headers' names, and the colon, which the parser leaves in no name."""
-_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -98,7 +96,7 @@ def _refuse_malformed(names: Sequence[bytes], headers: Headers) -> None:
     joined = b":".join(names)
     if joined.translate(None, _IN_NAMES) or b"" in names:
         raise AmbiguousRequest("a header's name is malformed")
-    if _has_controls([value for _, value in headers]):
+    if has_controls([value for _, value in headers]):
         raise AmbiguousRequest("the value of a header has control characters")
     for name in names if b"_" in joined else ():
         if b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
@@ -120,18 +118,6 @@ def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[byte
         target = absolute["rest"]
         target = target if target.startswith(b"/") else b"/" + target
     return target.partition(b"#")[0], headers
-
-
-def malformed(headers: Headers) -> bytes | None:
-    """Return the name of the first header whose value cannot be passed on; `None` if there is none."""
-    if not _has_controls([value for _, value in headers]):
-        return None
-    return next(name for name, value in headers if _has_controls([value]))
-
-
-def _has_controls(values: Sequence[bytes]) -> bool:
-    joined = b" ".join(values)
-    return len(joined.translate(None, _CONTROLS)) != len(joined)  # a regular expression takes twice as long
 
 
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
@@ -175,16 +161,6 @@ def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
     if status in (204, 304) or b"transfer-encoding" in named:
         dropped |= _LENGTH
     return [pair for pair in headers if pair[0] not in dropped]
-
-
-def lines(headers: Headers) -> bytes:
-    """Return headers as they are sent, each with the end of its line."""
-    return b"\r\n".join([*[b": ".join(pair) for pair in headers], b""])
-
-
-def request_head(method: str, target: bytes, headers: Headers) -> bytes:
-    """Return the head of a request as it is sent."""
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines(headers))
 
 
 def _dropped(headers: Headers, named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import cast
 
 from shared_registry.config import RouterConfig
+from shared_registry.http1.connection import ReplicaSilent
+from shared_registry.http1.fields import Headers, request_head
+from shared_registry.http1.response import ReplicaBroke
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
 from shared_registry.proxy.access_record import Ended
@@ -15,16 +18,16 @@ from shared_registry.proxy.answers import Answer, error_answer
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
-from shared_registry.proxy.replica import ReplicaBroke, ReplicaSilent
 from shared_registry.proxy.retry_budget import RetryBudget
 from shared_registry.proxy.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
 LONGEST_RETRY_AFTER_SECONDS = 300
 """The upper limit of `Retry-After`, for any length of the queue: estimates for a longer time are not reliable."""
+HIGHEST_STATUS = 599
+"""The highest status that is passed on (RFC 9110, section 15)."""
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +80,7 @@ class HttpProxy:
         if exchange.record is not None:
             exchange.note_replica(replica, key)
         fields = exchange.for_replica(replica.url)
-        head = headers.request_head(exchange.method, exchange.target, fields)
+        head = request_head(exchange.method, exchange.target, fields)
         while True:
             connection = await self._connections.take(replica)
             self._dispatcher.connected(replica)
@@ -121,7 +124,10 @@ class ResponseToClient:
 
         Raises:
             NotReached: The replica is busy, and another one may be tried.
+            ReplicaBroke: Clients do not know this status.
         """
+        if status > HIGHEST_STATUS:
+            raise ReplicaBroke(f"it answered with status {status}")
         if status in BUSY and self._may_try_another():
             raise NotReached(f"HTTP {status}", is_evidence=False)
         self._exchange.begin(status, headers.to_client(fields, status=status))

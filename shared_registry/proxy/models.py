@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import h11
-
 from shared_registry.config.pool_rules import PoolRule
 from shared_registry.errors import RegistryError
-from shared_registry.probing.connection import ProbeConnection, ProbeFailure
+from shared_registry.probing.connection import ProbeFailure, WholeRequest, connect_to_replica, exchange
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.answers import Answer
@@ -88,11 +86,11 @@ async def _ask(url: str, tls: TlsContexts) -> list[dict[str, Any]]:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
     context = await tls.context() if parts.scheme == "https" else None
-    connection = await ProbeConnection.open([host], port, context, tls.server_name(host))
+    connection, _ = await connect_to_replica([host], port, context, tls.server_name(host))
     try:
         path = parts.path.rstrip("/") + PATH
         fields = [("host", parts.netloc), ("accept", "application/json")]
-        response = await connection.exchange(h11.Request(method="GET", target=path, headers=fields))
+        response = await exchange(connection, WholeRequest("GET", path, fields))
     finally:
         connection.abort()
     if response.status != OK:

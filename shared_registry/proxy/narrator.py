@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
-from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
+from shared_registry import happenings
+from shared_registry.happenings import Happening, ReplicaHappening
+from shared_registry.model import AdminState, Leader, ReplicaRecord, ReplicaStatus
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 NAMED_AT_ONCE = 4
+EJECTED = "ejected, because sessions fail on it"
+_TEXTS: Mapping[type[Happening], str] = MappingProxyType(
+    {
+        happenings.ReplicaRemoved: "removed",
+        happenings.ReplicaEjected: EJECTED,
+        happenings.ReplicaReturned: "not ejected any more",
+    }
+)
 logger = logging.getLogger(__name__)
 
 
 class Narrator:
-    """Logs the changes in a registry since the last call of `log_changes()`."""
+    """Logs what happens in a registry."""
 
     def __init__(self, registry: SharedReplicaRegistry, *, pool: str = "") -> None:
-        """Log all of the registry's present state at the first call.
+        """Set up; nothing is logged before `narrating`.
 
         Args:
             registry: The registry.
@@ -23,42 +37,57 @@ class Narrator:
         """
         self._registry = registry
         self._of_pool = f"{pool}: " if pool else ""
-        self._revision: tuple[str | None, str] | None = None
-        self._leader: tuple[str, int] | None = None
-        self._records: dict[str, ReplicaRecord] = {}
         self._where = ""
+        self._selection_due: asyncio.Handle | None = None
 
-    def log_changes(self) -> None:
-        """Compare the registry with the last call, and log the differences. Cheap if nothing has changed."""
-        self._log_leader()
-        revision = self._registry.history_id, self._registry.revision
-        if revision != self._revision:
-            self._revision = revision
-            self._log_replicas()
+    @contextlib.contextmanager
+    def narrating(self) -> Iterator[None]:
+        """Log the present state of a started registry, and within the block each change."""
+        end = self._registry.subscribe(self.hear)
+        try:
+            self._log_state()
+            yield
+        finally:
+            end()
+            if self._selection_due is not None:
+                self._selection_due.cancel()
+
+    def hear(self, happening: Happening) -> None:
+        """Log a happening, if it is one of those that are logged. For `SharedReplicaRegistry.subscribe`."""
+        if isinstance(happening, ReplicaHappening):
+            if text := _text_of(happening):
+                self._log_replica(happening.record, text)
+            self._log_selection_soon()
+        elif isinstance(happening, happenings.LeaderChanged):
+            self._log_leader(happening.leader)
+        elif isinstance(happening, happenings.ViewStale | happenings.ViewFresh):
+            self._log_selection_soon()
+
+    def _log_state(self) -> None:
+        if (leader := self._registry.leader) is not None:
+            self._log_leader(leader)
+        for replica in self._registry.all():
+            self._log_replica(replica.record, _text_of_all(replica.record))
         self._log_selection()
 
-    def _log_leader(self) -> None:
-        leader = self._registry.leader
-        known = (leader.router, leader.epoch) if leader else None
-        if known == self._leader:
-            return
-        self._leader = known
+    def _log_leader(self, leader: Leader | None) -> None:
         if leader is None:
             logger.info("leader: %sthere is no leader", self._of_pool)
         else:
             logger.info("leader: %s%s leads in epoch %d", self._of_pool, leader.router, leader.epoch)
 
-    def _log_replicas(self) -> None:
-        before, self._records = self._records, {replica.key: replica.record for replica in self._registry.all()}
-        for key, record in self._records.items():
-            if text := _difference(before.get(key), record):
-                logger.info("replica: %s%s is %s", self._of_pool, label(record), text)
-        for key in before.keys() - self._records.keys():
-            logger.info("replica: %s%s is removed", self._of_pool, label(before[key]))
+    def _log_replica(self, record: ReplicaRecord, text: str) -> None:
+        logger.info("replica: %s%s is %s", self._of_pool, label(record), text)
+
+    def _log_selection_soon(self) -> None:
+        """Log it once after all that happens now: it takes a look at all replicas."""
+        if self._selection_due is None:
+            self._selection_due = asyncio.get_running_loop().call_soon(self._log_selection)
 
     def _log_selection(self) -> None:
         """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
-        able = [record for record in self._records.values() if record.is_selectable]
+        self._selection_due = None
+        able = [replica.record for replica in self._registry.all() if replica.record.is_selectable]
         if self._registry.is_stale or not able:
             where = "no replica can take a session"
         else:
@@ -77,16 +106,27 @@ def label(record: ReplicaRecord) -> str:
     return f"{endpoint.name} ({endpoint.url})" if endpoint.name else endpoint.url
 
 
-def _difference(before: ReplicaRecord | None, now: ReplicaRecord) -> str:
-    """Return the new status, the new admin state and an ejection, if they have changed; otherwise an empty text."""
-    changes = []
-    if before is None or before.health.status is not now.health.status:
-        reason = f" ({now.last_error})" if now.health.status is ReplicaStatus.UNHEALTHY and now.last_error else ""
-        changes.append(now.health.status.value + reason)
-    admin_before = AdminState.ACTIVE if before is None else before.admin
-    if admin_before is not now.admin:
-        changes.append(now.admin.value + (f" ({now.admin_reason})" if now.admin_reason else ""))
-    until_before = None if before is None else before.ejected_until
-    if until_before != now.ejected_until:
-        changes.append("not ejected any more" if now.ejected_until is None else "ejected, because sessions fail on it")
-    return ", ".join(changes)
+def _text_of(happening: ReplicaHappening) -> str:
+    """Return what is logged of a happening; an empty text if that is nothing."""
+    match happening:
+        case happenings.ReplicaRegistered():
+            return _text_of_all(happening.record)
+        case happenings.ReplicaHealthy() | happenings.ReplicaUnhealthy() | happenings.ReplicaUnjudged():
+            return _status(happening.record)
+        case happenings.ReplicaDrained() | happenings.ReplicaDisabled() | happenings.ReplicaEnabled():
+            return _admin(happening.record)
+    return _TEXTS.get(type(happening), "")
+
+
+def _text_of_all(record: ReplicaRecord) -> str:
+    admin = "" if record.admin is AdminState.ACTIVE else f", {_admin(record)}"
+    return _status(record) + admin + (f", {EJECTED}" if record.ejected_until else "")
+
+
+def _status(record: ReplicaRecord) -> str:
+    is_down = record.health.status is ReplicaStatus.UNHEALTHY
+    return record.health.status.value + (f" ({record.last_error})" if is_down and record.last_error else "")
+
+
+def _admin(record: ReplicaRecord) -> str:
+    return record.admin.value + (f" ({record.admin_reason})" if record.admin_reason else "")

@@ -35,7 +35,6 @@ from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.redis_url import mask_redis_url
 
-POLL_SECONDS = 0.1
 RETRY_SECONDS = 5.0
 """The pause before a pool that could not be joined is tried again, while the router serves others."""
 logger = logging.getLogger(__name__)
@@ -171,15 +170,18 @@ class Pool:
         on_joined()
         try:
             logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._narrate())
-                tasks.create_task(self._opening.run())
-                leading = tasks.create_task(registry.run_health_checks())
-                await self._stopping.wait()
-                leading.cancel()
+            with Narrator(registry, pool=self.name).narrating():
+                await self._work(registry)
         finally:
             await registry.stop()
             logger.info("router: %s has left", registry.router_key)
+
+    async def _work(self, registry: SharedReplicaRegistry) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._opening.run())
+            leading = tasks.create_task(registry.run_health_checks())
+            await self._stopping.wait()
+            leading.cancel()
 
     async def _join(self, wait_seconds: float | None) -> None:
         while True:
@@ -196,12 +198,6 @@ class Pool:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
-
-    async def _narrate(self) -> None:
-        narrator = Narrator(self.registry, pool=self.name)
-        while True:
-            narrator.log_changes()
-            await asyncio.sleep(POLL_SECONDS)
 
 
 _NOT_ALLOWED = error_answer(

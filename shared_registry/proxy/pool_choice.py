@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from shared_registry.config.pool_rules import PoolRule
-from shared_registry.proxy.headers import Headers
+from shared_registry.http1.fields import Headers
 from shared_registry.proxy.paths import normal_path, normal_prefix
 
 MODELS = b"/v1/models"

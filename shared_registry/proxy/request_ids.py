@@ -6,7 +6,8 @@ import itertools
 import re
 import secrets
 
-from shared_registry.proxy.headers import REQUEST_ID, Headers
+from shared_registry.http1.fields import Headers
+from shared_registry.proxy.headers import REQUEST_ID
 
 MOST_CHARACTERS = 128
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._~:@/+=-]{1,%d}" % MOST_CHARACTERS)

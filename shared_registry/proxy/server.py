@@ -69,7 +69,7 @@ async def serve_clients(
         access_log = await stack.enter_async_context(opened_access_log(config))
         listener = stack.enter_context(listener or stack.enter_context(listening.listeners(config, 1))[0])
         url = listening.url_of(listener, config)
-        router = Router(config, url=url, worker=worker, access_log=access_log, counts=True)
+        router = Router(config, url=url, worker=worker, access_log=access_log, counts=config.admin_port != "off")
         server = _Server(router, listener)
         router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)

@@ -12,6 +12,9 @@ import logging
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.config import RouterConfig
+from shared_registry.http1.connection import ReplicaConnection, ReplicaSilent
+from shared_registry.http1.fields import Headers, request_head
+from shared_registry.http1.response import SWITCHING_PROTOCOLS, ReplicaBroke
 from shared_registry.model import Replica
 from shared_registry.proxy import closing, headers
 from shared_registry.proxy.answers import error_answer
@@ -19,16 +22,13 @@ from shared_registry.proxy.closing import Close
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
-from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection, ReplicaSilent
 from shared_registry.proxy.session_key import SessionKey
 from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import Ending, Tunnel
 from shared_registry.proxy.websocket_client import WebSocketClient, accept_of, handshake_key
 
-SWITCHING_PROTOCOLS = 101
 logger = logging.getLogger(__name__)
 
 
@@ -283,4 +283,4 @@ def _request_head(exchange: Exchange, client: WebSocketClient, replica: Replica)
     offer = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
     if client.subprotocols:
         offer.append((b"sec-websocket-protocol", b", ".join(client.subprotocols)))
-    return headers.request_head("GET", exchange.target, (*offer, *(pair for pair in fields if pair[0] not in dropped)))
+    return request_head("GET", exchange.target, (*offer, *(pair for pair in fields if pair[0] not in dropped)))

@@ -14,12 +14,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
+from shared_registry.http1.fields import lines
 from shared_registry.proxy import closing, frames
 from shared_registry.proxy.client import EARLY_BYTES
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import FrameError
-from shared_registry.proxy.headers import REQUEST_ID, lines
+from shared_registry.proxy.headers import REQUEST_ID
 from shared_registry.proxy.trial import Trial
 from shared_registry.proxy.tunnel import CLOSE_SECONDS, Tunnel, failure
 

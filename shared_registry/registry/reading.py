@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.model import Event, Leader, Plan, Replica
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.registry import readiness
+from shared_registry.registry.draining import until_drained
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.selection import Panic
 from shared_registry.selection.view import View
+from shared_registry.store.call_counts import CallCounts
 from shared_registry.store.figure_reader import Figures
-
-DRAIN_POLL_SECONDS = 0.1
 
 
 class RegistryReads(RegistryState):
@@ -169,6 +170,21 @@ class RegistryReads(RegistryState):
         return await self._reader.figures(weights, ramping=self._view.ramping)
 
     @property
+    def call_counts(self) -> CallCounts:
+        """Counts the commands that this router has sent to Redis since `start`."""
+        return self._parts.clients.failover.calls
+
+    @property
+    def probe_counts(self) -> ProbeCounts:
+        """Counts the probes that this router has made since `start`."""
+        return self._parts.health_checks.counts
+
+    @property
+    def reconnect_count(self) -> int:
+        """How often this router has given up its connections to Redis, because the server was lost or demoted."""
+        return self._parts.clients.failover.generation
+
+    @property
     def lease_count(self) -> int:
         """How many leases this router holds."""
         return len(self._parts.placement.ledger.held)
@@ -181,7 +197,8 @@ class RegistryReads(RegistryState):
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Wait until a replica has no sessions; return whether it has none.
 
-        A removed replica keeps its sessions until they end.
+        A removed replica keeps its sessions until they end. The end of a session of this router is noticed at once,
+        that of another router within half a second.
 
         Args:
             replica: The replica, by handle, url or name.
@@ -194,11 +211,9 @@ class RegistryReads(RegistryState):
         deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
         if await self._reader.in_flight(key) is None:
             raise unknown_replica(key)
-        while await self._reader.in_flight(key):
-            if self._clock.monotonic() >= deadline:
-                return False
-            await self._clock.sleep(min(DRAIN_POLL_SECONDS, deadline - self._clock.monotonic()))
-        return True
+        return await until_drained(
+            lambda: self._reader.in_flight(key), key, self._emitter, deadline=deadline, clock=self._clock
+        )
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
         """Return up to `count` events, oldest first: those after the revision `after`, or else the latest ones."""

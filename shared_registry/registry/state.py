@@ -8,6 +8,7 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UnknownReplica
+from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.registry.outcomes import Outcomes
 from shared_registry.registry.wiring import Parts
@@ -19,6 +20,7 @@ class RegistryState(ABC):
 
     config: RouterConfig
     _clock: Clock
+    _emitter: Emitter
     _parts: Parts
     _reader: Inspector
     _view: View

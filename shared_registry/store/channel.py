@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple, cast
@@ -14,7 +15,7 @@ from typing import NamedTuple, cast
 from redis import exceptions
 
 from shared_registry.aio.completion import completed
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.store.client import Client
 from shared_registry.store.failover import Failover
 from shared_registry.store.failures import FAILURES, meaning_of, was_cut_off
@@ -117,12 +118,19 @@ class Channel:
         """
         run = self._run_bounded if self._multiplexed is None else self._run_multiplexed
         script, words = self._scripts[name], (self._key, *args)
+        calls, begun_at = self._failover.calls, time.monotonic()
         try:
-            return await run(script, words, patience_seconds, on_sent, on_reply, together)
-        except StoreUnavailable as error:
-            if not repeats or not was_cut_off(error):
-                raise
-        return await run(script, words, patience_seconds, on_sent, on_reply, together)
+            try:
+                reply = await run(script, words, patience_seconds, on_sent, on_reply, together)
+            except StoreUnavailable as error:
+                if not repeats or not was_cut_off(error):
+                    raise
+                reply = await run(script, words, patience_seconds, on_sent, on_reply, together)
+        except StoreError as error:
+            calls.failed(error)
+            raise
+        calls.seconds[name].add(time.monotonic() - begun_at)
+        return reply
 
     async def _run_bounded(
         self,

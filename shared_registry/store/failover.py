@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from redis import exceptions
 
+from shared_registry.store.call_counts import CallCounts
+
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 2.0
 """The pause between two rounds of closing, because the address may still lead to the demoted server."""
@@ -60,6 +62,7 @@ class Failover:
         sweeps: Rises when a generation ends, and again after idle connections were first closed.
         answers: The number of calls that Redis has answered.
         asks_after_errors: A failed connection is a reason for `renew` too.
+        calls: Counts the calls of these clients.
         on_moved: Called when a generation ends: the next server may lack writes that the last one has acknowledged.
     """
 
@@ -69,6 +72,7 @@ class Failover:
         self.is_due = False
         self.answers = 0
         self.asks_after_errors = False
+        self.calls = CallCounts()
         self._now = now
         self._is_first_sweep = False
         self._renewals: list[Callable[[], Awaitable[None]]] = []

@@ -113,7 +113,65 @@ OF_POOL = (
         " own_trouble.",
         ("cause",),
     ),
+    Family(
+        "sr_probes_total", "counter", "Probes, by result: ok, failed, own_trouble (this router could not).", ("result",)
+    ),
+    Family("sr_probe_duration_seconds", "histogram", "How long they took.", ("result",)),
+    Family("sr_probe_lag_seconds", "histogram", "How long after it was due a probe has begun."),
+    Family("sr_probe_interval_seconds", "gauge", "The setting health_check_interval_seconds."),
+    Family(
+        "sr_store_command_seconds",
+        "histogram",
+        "How long commands to Redis took that were answered, with the wait for their turn in this router.",
+        ("command",),
+    ),
+    Family("sr_store_errors_total", "counter", "Commands to Redis that have failed, by the kind of error.", ("kind",)),
+    Family(
+        "sr_store_reconnects_total",
+        "counter",
+        "How often the connections to Redis were given up, its server being lost.",
+    ),
     Family("sr_upstream_connect_seconds", "histogram", "How long it took to connect to a replica."),
+    Family(
+        "sr_leader_changes_total",
+        "counter",
+        "Terms of this router: elected, and how they ended: resigned, lost, deposed, blind (it cannot probe),"
+        " contradicted (others reach what it does not).",
+        ("reason",),
+    ),
+    Family(
+        "sr_leases_ended_total",
+        "counter",
+        "Leases of this router that have ended: released, abandoned (collected without a release), left (the router"
+        " stopped), reconciled (Redis had it, the router did not).",
+        ("cause",),
+    ),
+    Family(
+        "sr_routers_ended_total",
+        "counter",
+        "Routers that this one knows to have left or expired, with their leases.",
+        ("cause",),
+    ),
+    Family(
+        "sr_suspicions_total",
+        "counter",
+        "How often other routers were asked about a replica (suspected), and found it well (cleared).",
+        ("outcome",),
+    ),
+    Family(
+        "sr_resyncs_total",
+        "counter",
+        "How often this router has read everything: at its start, or after a gap (missed events, a lost history).",
+        ("reason",),
+    ),
+    Family("sr_history_losses_total", "counter", "How often Redis has lost its data, as this router found."),
+    Family("sr_restored_total", "counter", "What this router has put back after that: views, and leases.", ("kind",)),
+    Family(
+        "sr_acquire_duration_seconds",
+        "histogram",
+        "How long sessions that did not wait took to get a slot, or a refusal.",
+    ),
+    Family("sr_wait_duration_seconds", "histogram", "How long sessions waited in the queue that had to."),
 )
 """What each pool of a router has."""
 
@@ -144,6 +202,13 @@ OF_REPLICA = (
 """What each replica has. The label `replica` is its name, or its url without the scheme if it has no own name."""
 
 OF_REPLICA_COUNTS = (
+    Family(
+        "sr_replica_transitions_total",
+        "counter",
+        "How often it turned healthy or unhealthy, as this router learned, and why: connect, timeout, status, body,"
+        " session, other, or probe.",
+        ("replica", "to", "cause"),
+    ),
     Family(
         "sr_upstream_failures_total",
         "counter",

@@ -15,6 +15,8 @@ from shared_registry.telemetry.families import OF_REPLICA, Family
 AT_ONCE = 500
 """How many replicas are handled before other tasks run: some milliseconds."""
 _Sample = tuple[str, float]
+CountsByReplica = dict[tuple[str, str], int] | dict[tuple[str, str, str], int]
+"""Counts by a replica's canonical url and the values of the other labels."""
 TIERS = {True: "primary", False: "secondary"}
 
 
@@ -68,19 +70,19 @@ class Fleet:
             yield exposition.sample_lines(family, [one for one in found if one is not None])
             await asyncio.sleep(0)
 
-    async def counts(self, family: Family, found: Mapping[tuple[str, str], int]) -> AsyncIterator[str]:
+    async def counts(self, family: Family, found: CountsByReplica) -> AsyncIterator[str]:
         """Yield the lines of a count, in pieces. Those of replicas that are registered no more are left out.
 
         Args:
             family: The metric.
-            found: The counts, by the replica's canonical url and the value of the other label.
+            found: The counts.
         """
         labels = dict(zip([one.key for one in self._records], self._labels, strict=True))
         everything = iter(found.items())
         while piece := list(islice(everything, AT_ONCE)):
             samples = [
-                (f'{labels[key]},{family.labels[1]}="{exposition.label_value(other)}"', count)
-                for (key, other), count in piece
+                (f"{labels[key]},{exposition.labels(**dict(zip(family.labels[1:], others, strict=True)))}", count)
+                for (key, *others), count in piece
                 if key in labels
             ]
             yield exposition.sample_lines(family, samples)

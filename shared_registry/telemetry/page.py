@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
@@ -16,10 +16,12 @@ from shared_registry.store.figure_reader import Figures
 from shared_registry.telemetry import exposition
 from shared_registry.telemetry.collector import LatestSamples, Samples
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
-from shared_registry.telemetry.fleet import Fleet
+from shared_registry.telemetry.fleet import CountsByReplica, Fleet
+from shared_registry.telemetry.happened import Happened
 from shared_registry.telemetry.loop_lag import LoopLag
 from shared_registry.telemetry.served import put_traffic
 from shared_registry.telemetry.view import put_fleet, put_view
+from shared_registry.telemetry.work import put_work
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +48,9 @@ class MetricsPage:
             name: Remembered(pool.registry.figures, seconds=pool.config.refresh_seconds)
             for name, pool in router.pools.items()
         }
+        self._happened = {name: Happened() for name in router.pools}
+        for name, pool in router.pools.items():
+            pool.registry.subscribe(self._happened[name].listen)
         self._page = Remembered(
             self._render, seconds=min(pool.config.refresh_seconds for pool in router.pools.values())
         )
@@ -69,7 +74,7 @@ class MetricsPage:
             pieces.append(exposition.head_lines(family).encode())
             for fleet in fleets:
                 pieces += [piece.encode() async for piece in fleet.samples(family)]
-        for family, counts in zip(OF_REPLICA_COUNTS, zip(*(_counts(pool) for pool in pools), strict=True), strict=True):
+        for family, counts in zip(OF_REPLICA_COUNTS, zip(*map(self._counts, pools), strict=True), strict=True):
             pieces.append(exposition.head_lines(family).encode())
             for fleet, found in zip(fleets, counts, strict=True):
                 pieces += [piece.encode() async for piece in fleet.counts(family, found)]
@@ -88,6 +93,8 @@ class MetricsPage:
         fleet = Fleet([one.record for one in pool.registry.all()], figures.loads, pool=pool.name)
         await fleet.count()
         put_view(samples, pool)
+        self._happened[pool.name].put(samples, pool.name)
+        put_work(samples, pool)
         put_traffic(samples, pool.traffic, pool.name)
         put_fleet(samples, fleet, pool.name)
         samples.put("sr_store_read_failed", not is_read, pool.name)
@@ -104,7 +111,6 @@ class MetricsPage:
                 return await self._figures[pool.name].get(), True
         return Figures(), False
 
-
-def _counts(pool: Pool) -> tuple[Mapping[tuple[str, str], int], ...]:
-    """Return the counts by replica, in the order of `OF_REPLICA_COUNTS`."""
-    return (pool.traffic.failures.copy(),)
+    def _counts(self, pool: Pool) -> Sequence[CountsByReplica]:
+        """Return the counts by replica, in the order of `OF_REPLICA_COUNTS`."""
+        return [dict(self._happened[pool.name].transitions), dict(pool.traffic.failures)]

@@ -34,5 +34,7 @@ def put_fleet(samples: Samples, fleet: Fleet, pool: str) -> None:
     for (tier, status, admin), count in fleet.kinds.items():
         samples.put("sr_replicas", count, tier, status, admin, pool)
     for tier, slots in fleet.slots.items():
+        if not fleet.kinds[tier, "healthy", "active"]:  # so that queries find it
+            samples.put("sr_replicas", 0, tier, "healthy", "active", pool)
         samples.put("sr_slots", slots, tier, pool)
         samples.put("sr_slots_free", fleet.free[tier], tier, pool)

@@ -152,9 +152,10 @@ def test_without_redis_the_exit_status_is_3(name: str) -> None:
 def test_serve_gives_up_waiting_with_one_line_per_edge() -> None:
     done = run(*SERVE, "--wait-redis", "0.5", SHARED_REGISTRY_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1/0")
     assert is_one_error(done, 3, is_logging=True), done
-    room, serving, waiting, last = done.err_lines
+    room, serving, admin, waiting, last = done.err_lines
     assert "room for" in room
-    assert "serving on http://127.0.0.1:" in serving
+    assert "router: serving on http://127.0.0.1:" in serving
+    assert "admin: serving on http://127.0.0.1:" in admin
     assert "WARNING" in waiting
     assert "waiting for" in waiting
     assert "within 0.5 s" in last
@@ -310,8 +311,9 @@ def test_a_signal_ends_the_wait_for_redis(tmp_path: Path) -> None:
         wait_for(lambda: "waiting for" in router.err, "the first line")
         done = router.ends(signal.SIGTERM)
     assert done.code == 0
-    _, serving, waiting, stopped = done.err_lines
+    _, serving, admin, waiting, stopped = done.err_lines
     assert "serving on" in serving
+    assert "admin: serving on" in admin
     assert "waiting for" in waiting
     assert "router: stopped" in stopped
 
@@ -322,8 +324,9 @@ def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path)
         done = router.ends(signal.SIGTERM)
     lines = [json.loads(line) for line in done.err_lines]
     fields = {"at", "level", "logger", "message"}
-    assert [line["message"].partition(" on ")[0] for line in lines if "url" in line] == ["router: serving"]
-    assert all(line.keys() == fields for line in lines if "url" not in line)
+    for name, what in (("url", "router: serving"), ("admin_url", "admin: serving")):
+        assert [line["message"].partition(" on ")[0] for line in lines if name in line] == [what]
+    assert all(line.keys() == fields for line in lines if not line.keys() & {"url", "admin_url"})
 
 
 def test_serve_outlives_redis_and_logs_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.support.until import until
 
 Apart = Callable[..., Awaitable[Done]]
 DIGEST = hashlib.sha256(b"ann").hexdigest()
+LEFT = "left: 1 replica takes new sessions, without a limit\n"
 LEASES = {"0000000a": A, f"0000000b:{DIGEST}": B}
 
 
@@ -65,14 +66,17 @@ async def test_drain_waits_until_the_last_session_has_ended(
     space: Space, server: EmbeddedServer, tmp_path: Path
 ) -> None:
     options = ["--redis", server.url, "-n", space.keys.namespace]
-    with running(tmp_path, *options, "drain", "gpu-1", "gpu-2", "--wait", "--timeout", "20") as drain:
+    with running(tmp_path, *options, "drain", "gpu-1", "gpu-2", "--wait", "--yes", "--timeout", "20") as drain:
         for left, lease_id in zip((2, 1), LEASES, strict=True):
             await until(lambda left=left: f"{left} sessions left\n" in drain.err)  # type: ignore[misc]
             assert drain.process.poll() is None
             await space.store.release(lease_id)
         await until(lambda: drain.process.poll() is not None)
         assert (drain.process.returncode, drain.err) == (0, "2 sessions left\n1 sessions left\n0 sessions left\n")
-        assert drain.out == f"gpu-1 {A}: draining\ngpu-2 {B}: draining\n"
+        assert drain.out == (
+            f"gpu-1 {A}: draining, 1 session on it\ngpu-2 {B}: draining, 1 session on it\n"
+            "left: no replica that takes new sessions\n"
+        )
 
 
 def test_drain_gives_up_in_time_and_goes_on_draining(space: Space, command: Command) -> None:
@@ -86,8 +90,10 @@ def test_drain_gives_up_in_time_and_goes_on_draining(space: Space, command: Comm
 
 async def test_a_replica_is_removed_with_its_last_session(space: Space, apart: Apart) -> None:
     done = await apart("remove", "gpu-1", "--when-drained", "--yes", "--reason", "fan")
-    assert done == Done(0, f"gpu-1 {A}: draining\n", "")
-    assert (await apart("remove", "gpu-1", "--when-drained", "--yes")).out == f"gpu-1 {A}: unchanged\n"
+    assert done == Done(0, f"gpu-1 {A}: draining, 1 session on it\n{LEFT}", "")
+    assert (
+        await apart("remove", "gpu-1", "--when-drained", "--yes")
+    ).out == f"gpu-1 {A}: unchanged, 1 session on it\n{LEFT}"
     await space.store.release("0000000a")
     fields = space.fields(A)
     assert (fields["admin"], fields["admin_reason"]) == ("removed", "fan")
@@ -103,7 +109,7 @@ async def test_enabling_a_replica_cancels_its_removal(space: Space, apart: Apart
 def test_a_replica_without_sessions_is_removed_at_once(space: Space, command: Command) -> None:
     space.raw.hdel(space.keys.leases("router~1"), "0000000a")
     space.raw.hset(space.keys.replica(A), "in_flight", 0)
-    assert command("remove", "gpu-1", "--when-drained", "--yes").out == f"gpu-1 {A}: removed\n"
+    assert command("remove", "gpu-1", "--when-drained", "--yes").out == f"gpu-1 {A}: removed\n{LEFT}"
 
 
 def test_repair_fixes_derived_data_and_names_the_rest(space: Space, command: Command) -> None:

@@ -33,7 +33,6 @@ PARTS = {
     "cli": ["cli", "router"],
     "demo": ["cli", "router", "demo"],
     "embedded": ["embedded"],
-    "proxy": ["router"],
     "telemetry": ["router"],
 }
 PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "router") for item in EXTRAS[extra])]
@@ -100,9 +99,7 @@ def run_without(missing: str, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize(
-    ("missing", "room", "part"), [("typer", "cli", "cli"), ("httptools", "proxy", "router"), ("httpx", "demo", "demo")]
-)
+@pytest.mark.parametrize(("missing", "room", "part"), [("typer", "cli", "cli"), ("httpx", "demo", "demo")])
 def test_a_missing_part_says_how_to_install_it(missing: str, room: str, part: str) -> None:
     done = run_without(missing, f"import shared_registry.{room}")
     last_line = done.stderr.rstrip().rpartition("\n")[2]
@@ -111,7 +108,7 @@ def test_a_missing_part_says_how_to_install_it(missing: str, room: str, part: st
 
 @pytest.mark.parametrize(
     ("missing", "words"),
-    [("rich", ["status"]), ("httptools", ["serve"]), ("httpx", ["demo"])],
+    [("rich", ["status"]), ("httpx", ["demo"])],
     ids=str,
 )
 def test_the_command_names_missing_packages_in_one_line(missing: str, words: list[str]) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.probing import Evidence, HttpProber, guarded
-from shared_registry.probing.connection import ProbeConnection
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import (
@@ -99,6 +99,16 @@ async def test_a_fresh_probe_uses_a_new_connection() -> None:
             outcome = await guarded(prober, f"{server.url}/health", LONG, fresh=True)
             assert (outcome.evidence, outcome.address, server.accepted) == (Evidence.OK, "127.0.0.1", number)
         await until(lambda: server.open == 1)
+
+
+async def test_a_forgotten_replica_is_probed_like_a_new_one() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        url = f"{server.url}/health"
+        assert (await prober(url, timeout=LONG))[1] is None
+        prober.forget(url)
+        for _ in range(3):
+            assert (await prober(url, timeout=LONG))[1] is None
+        assert server.accepted == 2
 
 
 async def test_a_dead_listener_is_found_behind_a_kept_connection() -> None:
@@ -194,7 +204,7 @@ async def test_a_fresh_connection_has_the_remaining_timeout() -> None:
 
 
 async def test_a_timeout_names_connecting_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hang(*_: object) -> ProbeConnection:
+    async def hang(*_: object, **options: object) -> ReplicaConnection:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -202,7 +212,7 @@ async def test_a_timeout_names_connecting_or_waiting(monkeypatch: pytest.MonkeyP
         assert (await prober(f"{server.url()}/health", timeout=LONG))[1] is None
         server.replica().is_hanging = True
         waiting = await prober(f"{server.url()}/health", timeout=SHORT)
-        monkeypatch.setattr(ProbeConnection, "open", hang)
+        monkeypatch.setattr(ReplicaConnection, "open", hang)
         connecting = await prober(f"{server.url()}/health", timeout=SHORT)
     assert waiting[1] == f"timeout after {SHORT}s while waiting for the response"
     assert connecting[1] == f"timeout after {SHORT}s while connecting"

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from typing import Literal
 
 import pytest
 
@@ -129,16 +130,28 @@ async def test_a_hanging_tls_handshake_is_ended_at_the_timeout() -> None:
         (b"\x00\xff\x1b[31m nonsense\r\n\r\n", "RemoteProtocolError: illegal status line"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "RemoteProtocolError: illegal status line"),
         (b"\x15\x03\x01\x00\x02\x02\x50", "RemoteProtocolError: "),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "RemoteProtocolError: bad Content-Length"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+            "RemoteProtocolError: illegal header line: Invalid character in Content-Length",
+        ),
         (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "RemoteProtocolError: illegal header line"),
         (b"HTTP/1.1 200 OK\r\nx: \x00" + b"y" * 5000 + b"\r\n\r\n", "RemoteProtocolError: illegal header line"),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000, "RemoteProtocolError: Receive buffer too long"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000, "RemoteProtocolError: the head of its response is too long"),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n",
-            "RemoteProtocolError: illegal chunk header",
+            "RemoteProtocolError: illegal chunk: Invalid character in chunk size",
         ),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "RemoteProtocolError: "),
         (b"HTTP/1.1 20 OK\r\n\r\n", "RemoteProtocolError: illegal status line"),
+        (b"RTSP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "RemoteProtocolError: illegal status line"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "RemoteProtocolError: illegal header line",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "RemoteProtocolError: the transfer encoding of its response is not chunked",
+        ),
     ],
 )
 async def test_a_response_that_is_not_http_is_one_printable_line(response: bytes, error: str) -> None:
@@ -209,6 +222,25 @@ async def test_only_whole_responses_keep_the_connection(response: bytes, connect
         for _ in range(3):
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
     assert server.accepted == connections
+
+
+@pytest.mark.parametrize("body", [b"", b"ok"])
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), ("GET", b"HTTP/1.1 204 -\r\n\r\n")],
+)
+async def test_a_body_after_a_response_without_one_ends_the_connection(
+    method: Literal["HEAD", "GET"], head: bytes, body: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(head + body)
+
+    async with scripted(script) as server, HttpProber(RouterConfig(health_check_method=method)) as prober:
+        for _ in range(3):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert server.accepted == (3 if body else 1)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,10 @@ INVALID = "WebSocket: the replica sent an invalid frame"
         (accepted_then(b"\x82\x7f" + b"\xff" * 8), f"timeout after {SHORT}s while waiting for the WebSocket"),
         (flood(b"\x81\x03abc"), f"WebSocket: no answer to a ping in the first {BODY_LIMIT} bytes"),
         (flood(b"\x82\x7f" + b"\xff" * 8), f"WebSocket: no answer to a ping in the first {BODY_LIMIT} bytes"),
-        (sending(lambda _: b"HTTP/1.1 101\r\n\r\n"), "WebSocket: the response upgrades to something else"),
+        (
+            sending(lambda _: b"HTTP/1.1 101\r\n\r\n"),
+            "RemoteProtocolError: its response 101 does not name the new protocol",
+        ),
         (sending(lambda _: b""), "RemoteProtocolError: server disconnected without sending a response"),
         (sending(lambda _: OK), "HTTP 200, expected a WebSocket (HTTP 101)"),
     ],

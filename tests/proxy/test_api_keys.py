@@ -19,8 +19,8 @@ from shared_registry.config import RouterConfig
 from shared_registry.config.api_keys import new_api_key
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import ConfigError
+from shared_registry.http1.fields import Headers
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.headers import Headers
 from shared_registry.proxy.server import serve_clients
 from tests.proxy.conftest import FAST, RunningRouter, StartRouter
 from tests.support.backend import Backend

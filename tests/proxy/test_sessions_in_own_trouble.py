@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared_registry.proxy.replica import ReplicaConnection
+from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.registry import wiring as parts
 from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import RunningRouter, StartRouter

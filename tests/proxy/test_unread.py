@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.http1.response import ReplicaBroke
 from shared_registry.proxy.client import ClientConnection, Site
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.limits import Limits
-from shared_registry.proxy.replica import ReplicaBroke, ReplicaConnection
 from tests.proxy.conftest import StartRouter
 from tests.support.backend import RawBackend
 from tests.support.until import until
@@ -58,7 +59,7 @@ async def kept() -> AsyncIterator[Kept]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         connection = await ReplicaConnection.open(
-            host, port, None, [], server_name="", silence_seconds=60, first_byte_seconds=60
+            host, port, None, server_name="", silence_seconds=60, first_byte_seconds=60
         )
         replica, _ = listener.accept()
         with replica:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
+import httpx
 import pytest
 
 from shared_registry.embedded import EmbeddedServer
@@ -21,7 +22,7 @@ from shared_registry.model import (
 from shared_registry.telemetry import exposition
 from shared_registry.telemetry.families import EVERY, OF_REPLICA, PREFIX
 from shared_registry.telemetry.fleet import Fleet
-from shared_registry.telemetry.page import MetricsPage
+from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.foreign import find_program
@@ -205,3 +206,22 @@ async def test_draining_replicas_show_since_when() -> None:
     ]
     assert shown["sr_leases_over_capacity"] == ['sr_leases_over_capacity{replica="a"} 2']
     assert fleet.free == {"secondary": 0.0}
+
+
+async def test_the_admin_address_serves_the_metrics(start_with_admin: StartRouter) -> None:
+    async with Backend() as backend:
+        router = await start_with_admin(backend.url)
+        async with httpx.AsyncClient(base_url=router.admin_url, trust_env=False) as admin:
+            answer = await admin.get("/metrics")
+        assert answer.headers["content-type"] == CONTENT_TYPE
+        assert Scrape(answer.content).value("sr_replicas", status="healthy", admin="active") == 1
+        assert (await router.http.get("/metrics")).status_code == 404
+        assert backend.scopes == [], "no replica was asked"
+
+
+async def test_a_router_without_an_admin_address_counts_nothing(start_router: StartRouter) -> None:
+    async with Backend() as backend:
+        router = await start_router(backend.url)
+        assert (await router.http.get("/x")).status_code == 200
+    assert router.router.site.traffic is None
+    assert not router.router.pools[""].traffic.http.ended

@@ -33,9 +33,9 @@ async def ended(router: RunningRouter, kind: str, outcome: str, count: int) -> S
     return found[-1]
 
 
-async def test_requests_are_counted_with_their_bytes_and_times(start_router: StartRouter) -> None:
+async def test_requests_are_counted_with_their_bytes_and_times(start_with_admin: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(backend.url)
+        router = await start_with_admin(backend.url)
         before = await scraped(router)
         for _ in range(3):
             assert (await router.http.post("/upload", content=bytes(1000))).status_code == 200
@@ -51,9 +51,9 @@ async def test_requests_are_counted_with_their_bytes_and_times(start_router: Sta
     assert page.value("sr_upstream_connect_seconds_count") == 1
 
 
-async def test_a_client_that_leaves_is_no_error(start_router: StartRouter) -> None:
+async def test_a_client_that_leaves_is_no_error(start_with_admin: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(backend.url)
+        router = await start_with_admin(backend.url)
         reading = asyncio.create_task(router.http.get("/wait"))
         await until(lambda: router.router.live.count == 1)
         reading.cancel()
@@ -61,9 +61,9 @@ async def test_a_client_that_leaves_is_no_error(start_router: StartRouter) -> No
     assert page.value("sr_sessions_total", kind="http", outcome="ok") == 0
 
 
-async def test_a_websocket_session_is_counted_when_it_ends(start_router: StartRouter) -> None:
+async def test_a_websocket_session_is_counted_when_it_ends(start_with_admin: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(backend.url)
+        router = await start_with_admin(backend.url)
         async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
             await client.send("hello")
             await client.recv()
@@ -74,18 +74,18 @@ async def test_a_websocket_session_is_counted_when_it_ends(start_router: StartRo
     assert (page.value("sr_bytes_total", direction="in") or 0) > 5
 
 
-async def test_a_replica_that_fails_is_counted_by_cause(start_router: StartRouter) -> None:
+async def test_a_replica_that_fails_is_counted_by_cause(start_with_admin: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(backend.url)
+        router = await start_with_admin(backend.url)
         assert (await router.http.get("/answer?status=500")).status_code == 500
         page = await ended(router, "http", "replica_failed", 1)
         name = backend.url.removeprefix("http://")
         assert page.value("sr_upstream_failures_total", replica=name, cause="status") == 1
 
 
-async def test_retries_are_counted_by_cause(start_router: StartRouter) -> None:
+async def test_retries_are_counted_by_cause(start_with_admin: StartRouter) -> None:
     async with Backend() as first, Backend() as second:
-        router = await start_router(
+        router = await start_with_admin(
             first.url, second.url, health_check_interval_seconds=60.0, fast_interval_seconds=30.0
         )
         await first.__aexit__(None, None, None)
@@ -97,10 +97,10 @@ async def test_retries_are_counted_by_cause(start_router: StartRouter) -> None:
     assert page.value("sr_cooldown_active") == 1
 
 
-async def test_refused_placements_are_counted_by_reason(start_router: StartRouter) -> None:
+async def test_refused_placements_are_counted_by_reason(start_with_admin: StartRouter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    router = await start_router(url, is_awaited=False)
+    router = await start_with_admin(url, is_awaited=False)
     await until(lambda: answers(router, 503))
     page = await ended(router, "http", "refused", 1)
     assert (page.value("sr_placements_total", outcome="no_healthy") or 0) >= 1

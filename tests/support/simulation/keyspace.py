@@ -5,7 +5,6 @@ Values are text. Commands return what the protocol carries: text, numbers, `None
 
 from __future__ import annotations
 
-import copy
 import enum
 import math
 from bisect import bisect_left, bisect_right
@@ -37,11 +36,17 @@ class Hash(dict[str, str]):
 
     type_name = "hash"
 
+    def copied(self) -> Hash:
+        return Hash(self)
+
 
 class Set(dict[str, None]):
     """A set, in the order of insertion."""
 
     type_name = "set"
+
+    def copied(self) -> Set:
+        return Set(self)
 
 
 class SortedSet(dict[str, float]):
@@ -52,6 +57,11 @@ class SortedSet(dict[str, float]):
     def __init__(self) -> None:
         super().__init__()
         self._sorted: list[tuple[float, str]] | None = None
+
+    def copied(self) -> SortedSet:
+        other = SortedSet()
+        other.update(self)
+        return other
 
     def put(self, member: str, score: float) -> None:
         self[member] = score
@@ -91,6 +101,11 @@ class Stream:
         self.entries: list[tuple[Id, list[str]]] = []
         self.last: Id = (0, 0)
 
+    def copied(self) -> Stream:
+        other = Stream()
+        other.entries, other.last = list(self.entries), self.last  # what is in an entry never changes
+        return other
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -111,6 +126,10 @@ class String(str):
 
 
 Value = Hash | Set | SortedSet | Stream | String
+
+
+def _copied(values: dict[str, Value]) -> dict[str, Value]:
+    return {key: value if isinstance(value, String) else value.copied() for key, value in values.items()}
 
 
 class Keyspace:
@@ -169,11 +188,11 @@ class Keyspace:
     def copied(self) -> dict[str, Any]:
         """Return a copy of all data."""
         self._purge()
-        return {"values": copy.deepcopy(self.values), "_expires": dict(self._expires)}
+        return {"values": _copied(self.values), "_expires": dict(self._expires)}
 
     def replace(self, copied: dict[str, Any]) -> None:
         """Replace all data by a copy."""
-        self.values, self._expires = copy.deepcopy(copied["values"]), dict(copied["_expires"])
+        self.values, self._expires = _copied(copied["values"]), dict(copied["_expires"])
 
     def get(self, key: str, kind: type[V]) -> V | None:
         """Return the value of a key; `None` if there is none.
@@ -264,8 +283,8 @@ class Keyspace:
         return None if value is None else value.get(field)
 
     def do_hmget(self, key: str, *fields: str) -> list[str | None]:
-        value = self.get(key, Hash) or Hash()
-        return [value.get(field) for field in fields]
+        value = self.get(key, Hash)
+        return [None] * len(fields) if value is None else [*map(value.get, fields)]
 
     def do_hgetall(self, key: str) -> list[str]:
         return [word for pair in (self.get(key, Hash) or {}).items() for word in pair]

@@ -132,8 +132,10 @@ class VirtualLoop(_Base):  # type: ignore[misc]
     ) -> Handle:
         if context is None:
             context = contextvars.copy_context()
+            process = _process.get(self.main)
+        else:
+            process = context.get(_process, self.main)
         handle = Handle(callback, args, context)
-        process = context.get(_process, self.main)
         if not process.is_dead:
             process.ready.append(handle)
             self._busy[process] = None
@@ -175,7 +177,7 @@ class VirtualLoop(_Base):  # type: ignore[misc]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         task: asyncio.Task[T] = asyncio.Task(coro, loop=self, name=name, context=context)
-        (context or contextvars.copy_context()).get(_process, self.main).tasks.add(task)
+        (_process.get(self.main) if context is None else context.get(_process, self.main)).tasks.add(task)
         return task
 
     def start(self, process: Process, work: Coroutine[Any, Any, T], *, name: str = "") -> asyncio.Task[T]:

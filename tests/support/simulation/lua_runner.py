@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from lupa import lua51
 
+from shared_registry.store.lua import Script
 from tests.support.simulation.keyspace import ReplyError, Status
 
 _SANDBOX = """
@@ -53,6 +54,7 @@ class LuaRunner:
     def __init__(self) -> None:
         self._lua = lua51.LuaRuntime(unpack_returned_tuples=True)
         self._table_of = self._lua.eval("function(...) return {...} end")
+        self._words_of = self._lua.eval("function(list) return #list, unpack(list) end")
         self._execute: Callable[..., Any]
         self._compile = self._lua.eval(f"function(...) {_SANDBOX} end")(self._call, self._pcall)
         self._chunks: dict[str, Any] = {}
@@ -62,6 +64,17 @@ class LuaRunner:
     def work_on(self, keyspace: Executes) -> None:
         """Let the commands work on that from now on."""
         self._execute = keyspace.execute
+
+    def collect(self) -> None:
+        """Free what the commands no longer use. Errors are among it, and with them whole simulations."""
+        self._lua.globals().collectgarbage()
+
+    def load_script(self, script: Script) -> str:
+        """Make a command of the package known by its digest, and return that."""
+        if script.digest in self._chunks:
+            self.known.add(script.digest)
+            return script.digest
+        return self.load(script.text)
 
     def load(self, text: str) -> str:
         """Make a command known by its digest, and return that."""
@@ -91,7 +104,8 @@ class LuaRunner:
                 words = tuple(map(_text, words))
                 break
         value = self._execute(name, *words)
-        return value if type(value) is str else self._given(value)
+        kind = type(value)
+        return value if kind is str or kind is int else self._given(value)
 
     def _pcall(self, name: str, *words: Any) -> Any:
         try:
@@ -104,13 +118,15 @@ class LuaRunner:
 
     def _given(self, value: Any) -> Any:
         """Return what Lua gets for a reply."""
+        if value is None:
+            return False
         kind = type(value)
         if kind is str or kind is int:
             return value
-        if value is None:
-            return False
         if kind is list:
-            return self._table(*[one if type(one) is str else self._given(one) for one in value])
+            return self._table(
+                *[one if type(one) is str else False if one is None else self._given(one) for one in value]
+            )
         return self._lua.table_from({"ok": value}) if kind is Status else str(value)
 
     def _reply(self, value: Any) -> Any:
@@ -123,12 +139,11 @@ class LuaRunner:
             return None
         if isinstance(value, int | float):
             return int(value)
-        words = []
-        for at in range(1, len(value) + 1):
-            if (word := value[at]) is None:
-                break
-            words.append(word if type(word) is str else self._reply(word))
-        return words
+        found = self._words_of(value)
+        words = found[1:] if type(found) is tuple else ()
+        if None in words:
+            words = words[: words.index(None)]
+        return [word if type(word) is str else self._reply(word) for word in words]
 
 
 def _text(word: Any) -> str:

@@ -42,6 +42,7 @@ class Runner:
         if self._runs % COLLECTED_AFTER == 0:
             with _quiet():
                 del world
+                self._lua.collect()
                 gc.collect()
         return problems
 

@@ -235,10 +235,13 @@ def encoded(value: Any, *, is_list: bool = False) -> bytes:
 
 
 def _write(value: Any, parts: list[str]) -> None:
-    if isinstance(value, list):
+    if type(value) is list:
         parts.append(f"*{len(value)}\r\n")
         for one in value:
-            _write(one, parts)
+            if type(one) is str and one.isascii():
+                parts.append(f"${len(one)}\r\n{one}\r\n")
+            else:
+                _write(one, parts)
     elif isinstance(value, Status):
         parts.append(f"+{value}\r\n")
     elif isinstance(value, str):

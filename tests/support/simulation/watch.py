@@ -133,8 +133,9 @@ class Watch:
 
     def _compare_loads(self, name: str) -> None:
         leases: dict[str, int] = {}
+        prefix = self._keys.leases_prefix
         for key, value in self._keyspace.values.items():
-            if key.startswith(self._keys.leases_prefix) and isinstance(value, Hash):
+            if key.startswith(prefix) and isinstance(value, Hash):
                 for url in value.values():
                     leases[url] = leases.get(url, 0) + 1
         loads = self._read_loads()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Sequence
 from typing import Any
 
+from shared_registry.config import RouterConfig
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.channel import scripts
@@ -30,6 +32,12 @@ UNKNOWING_SHARE = 4
 CAPACITIES = (3, 2, 2, 1)
 URLS = [f"http://10.0.1.{number}:8000" for number in range(1, 5)]
 CONFIGURED = [ReplicaEndpoint(url, capacity=capacity) for url, capacity in zip(URLS[:2], CAPACITIES, strict=False)]
+
+
+@functools.cache
+def settings_of(router: int) -> RouterConfig:
+    """Return the settings of a router. Checking them takes a while."""
+    return settings(router, CONFIGURED)
 
 
 class ErrorLog(logging.Handler):
@@ -61,7 +69,7 @@ class World:
         self.keys = Keys("sim")
         self._server = self.loop.add_process("redis")
         self.network = Network(self.loop, self._server)
-        names = {lua.load(one.text): name for name, one in scripts().items()}
+        names = {lua.load_script(one): name for name, one in scripts().items()}
         knows_scripts = seed % UNKNOWING_SHARE != 0
         self.redis = ScriptedRedis(self.loop, self._server, lua, names, knows_scripts=knows_scripts)
         self.network.listen = self.redis.accept
@@ -137,9 +145,7 @@ class World:
         rng = random.Random(f"{self.seed} router {number} {self._starts}")
         process = self.loop.add_process(f"router {number}, start {self._starts}")
         self.network.links[process] = Link(self.loop, random.Random(f"{self.seed} link {number} {self._starts}"))
-        made = process.context.copy().run(
-            SimulatedRouter, self.loop, process, settings(number, CONFIGURED), self._probe, rng
-        )
+        made = process.context.copy().run(SimulatedRouter, self.loop, process, settings_of(number), self._probe, rng)
         made.on_lease = self._count_sessions
         if self._is_healed:
             made.take_no_more()

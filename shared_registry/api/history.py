@@ -1,0 +1,61 @@
+"""What a router remembers of the last hour for its dashboard, in bounded memory. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+SAMPLE_SECONDS = 10.0
+KEPT = 360
+"""Samples of one hour."""
+FLAP_SECONDS = 1800.0
+MOST_CHANGES = 20
+
+
+class Sample(NamedTuple):
+    """The slots of a pool at one moment, and what this router could not serve since the sample before.
+
+    Attributes:
+        at: The time, in seconds since the epoch.
+        taken: The taken slots of replicas that take sessions.
+        slots: All slots of these.
+        waiting: The sessions that waited, over all routers; `None` if not known.
+        refused: The requests that this router has refused for want of a replica or a slot, of all its pools.
+    """
+
+    at: float
+    taken: int
+    slots: int
+    waiting: int | None
+    refused: int
+
+
+class History:
+    """The samples of one pool, and how often the status of each of its replicas has changed lately."""
+
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=KEPT)
+        self._since: dict[str, float | None] = {}
+        self._changes: dict[str, deque[float]] = {}
+
+    def note_status(self, key: str, since: float | None, now: float) -> None:
+        """Note since when a replica has its status, and with it a change if that differs from the last time."""
+        if self._since.setdefault(key, since) != since:
+            self._since[key] = since
+            self._changes.setdefault(key, deque(maxlen=MOST_CHANGES)).append(now)
+
+    def flaps(self, key: str, now: float) -> int:
+        """Return how often the status of a replica has changed in the last half hour, as far as it was seen."""
+        changes = self._changes.get(key)
+        if changes is None:
+            return 0
+        while changes and now - changes[0] > FLAP_SECONDS:
+            changes.popleft()
+        if not changes:
+            del self._changes[key]
+        return len(changes)
+
+    def forget(self, key: str) -> None:
+        """Forget a replica that is not registered any more."""
+        self._since.pop(key, None)
+        self._changes.pop(key, None)

@@ -1,0 +1,218 @@
+"""What the dashboard shows of one pool: read from the mirror each second, and from Redis while somebody looks.
+
+Everything from Redis is optional. While Redis is away the last known data stay, with the time of which they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shared_registry.admin.observer import Observer
+from shared_registry.admin.summary import FleetCounts, Situation, summarize
+from shared_registry.api.breath import Breath
+from shared_registry.api.history import SAMPLE_SECONDS, History, Sample
+from shared_registry.api.replica_rows import replica_row
+from shared_registry.errors import RegistryError
+from shared_registry.model import Event, ReplicaRecord
+from shared_registry.proxy.pool import Pool
+
+READ_SECONDS = 2.0
+REPLICAS_A_SECOND = 1000
+"""How many replicas are read from Redis each second at most, for their loads and probe times."""
+EVENTS = 20
+MOST_ROUTERS = 100
+AWAY_SECONDS = 2.0
+"""How much older than usual the view is when Redis counts as away."""
+RETRY_SECONDS = 5.0
+
+
+class LivePool:
+    """One pool on the dashboard.
+
+    Attributes:
+        rows: Each replica as JSON, by its key.
+        head: All else that is known, as a document.
+        history: The last hour.
+        new_samples: The samples of the history that the last update has added.
+    """
+
+    def __init__(self, pool: Pool, refused: Callable[[], int]) -> None:
+        """Follow a pool. `refused` returns how many requests the router has refused so far."""
+        self._pool = pool
+        self._refused = refused
+        self._refused_before = refused()
+        self._records: dict[str, tuple[ReplicaRecord, int]] = {}
+        self.rows: dict[str, str] = {}
+        self.head: dict[str, Any] = {}
+        self.history = History()
+        self.new_samples: list[Sample] = []
+        self._sampled_at = 0.0
+        self._ahead_seconds = 0.0
+        self._leaderless_since: float | None = None
+        self._read: dict[str, Any] = {"routers": None, "queue": None, "events": None}
+        self._loads_at: float | None = None
+
+    def now(self) -> float:
+        """Return the time on the Redis server's clock, as far as it is known."""
+        return time.time() + self._ahead_seconds
+
+    async def update(self, *, is_watched: bool) -> tuple[list[str], list[str]]:
+        """Take over the state of the mirror. Return the keys of the changed rows, and of those that are gone.
+
+        Args:
+            is_watched: Whether somebody looks; otherwise only the history is kept, at its own pace.
+        """
+        self.new_samples = []
+        now = self.now()
+        is_due = now - self._sampled_at >= SAMPLE_SECONDS
+        if not is_watched and not is_due:
+            return [], []
+        registry, breath, counts = self._pool.registry, Breath(), FleetCounts()
+        changed: list[str] = []
+        replicas = registry.all()
+        for replica in replicas:
+            await breath.pause()
+            record = replica.record
+            counts.add(record)
+            self.history.note_status(record.key, record.status_since, now)
+            if is_watched and self._has_changed(record, flaps := self.history.flaps(record.key, now)):
+                self._records[record.key] = record, flaps
+                self.rows[record.key] = replica_row(record, registry.plan, flaps)
+                changed.append(record.key)
+        present = {replica.key for replica in replicas}
+        gone = [key for key in self._records if key not in present]
+        for key in gone:
+            del self._records[key], self.rows[key]
+            self.history.forget(key)
+        if not is_watched:
+            self._records.clear()
+            self.rows.clear()
+        self.head = self._head(counts, now)
+        if is_due:
+            self._sample(counts, now)
+        return changed, gone
+
+    async def read(self) -> None:
+        """Read from Redis what the mirror does not have, until cancelled. Errors end nothing."""
+        while True:
+            with contextlib.suppress(RegistryError):
+                async with Observer(self._pool.config) as observer:
+                    while True:
+                        await self._read_once(observer)
+                        await asyncio.sleep(READ_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def read_loads(self) -> None:
+        """Read loads and probe times into the mirror, until cancelled: a large fleet less often."""
+        registry = self._pool.registry
+        while True:
+            with contextlib.suppress(RegistryError):
+                if registry.is_started:
+                    await registry.refresh()
+                    self._loads_at = self.now()
+            await asyncio.sleep(max(1.0, self._pool.config.refresh_seconds, len(registry.all()) / REPLICAS_A_SECOND))
+
+    async def _read_once(self, observer: Observer) -> None:
+        routers = await observer.routers()
+        self._ahead_seconds = routers.at - time.time()
+        self._read["routers"] = {
+            "at": routers.at,
+            "all": [
+                {
+                    "key": one.info.key,
+                    "host": one.info.host,
+                    "url": one.info.url,
+                    "version": one.info.version,
+                    "fingerprint": one.info.config_fingerprint,
+                    "started_at": one.info.started_at,
+                    "heartbeat_at": one.last_heartbeat_at,
+                    "expires_at": one.expires_at,
+                    "trouble": one.info.trouble,
+                    "probing": one.info.probing,
+                }
+                for one in routers.routers[:MOST_ROUTERS]
+            ],
+        }
+        queue = await observer.queue(1)
+        since = queue.waiters[0].since if queue.waiters else None
+        self._read["queue"] = {"at": queue.at, "depth": queue.depth, "since": since}
+        self._read["events"] = {
+            "at": queue.at,
+            "all": [_event_document(event) for event in await observer.last_events(EVENTS)],
+        }
+
+    def _has_changed(self, record: ReplicaRecord, flaps: int) -> bool:
+        known = self._records.get(record.key)
+        return known is None or known[0] is not record or known[1] != flaps
+
+    def _head(self, counts: FleetCounts, now: float) -> dict[str, Any]:
+        registry, config = self._pool.registry, self._pool.config
+        leader = registry.leader
+        self._leaderless_since = None if leader else (self._leaderless_since or now)
+        age = registry.age_seconds
+        usual = config.refresh_seconds + config.redis_timeout_seconds + AWAY_SECONDS
+        away = age if age is not None and age > usual else None
+        queue = self._read["queue"] if away is None else None
+        summary = summarize(
+            counts,
+            Situation(
+                at=now,
+                leader=leader,
+                leaderless_since=self._leaderless_since,
+                waiting=queue and queue["depth"],
+                oldest_wait_seconds=now - queue["since"] if queue and queue["since"] else None,
+                panic="" if registry.panic is None else str(registry.panic),
+                away_seconds=away,
+                is_stale=registry.is_stale,
+            ),
+        )
+        return {
+            "pool": self._pool.name,
+            "namespace": config.namespace,
+            "router": registry.router_key,
+            "level": summary.level.value,
+            "text": summary.text,
+            "counts": {name: getattr(counts, name) for name in FleetCounts.__slots__},
+            "leader": leader and {"router": leader.router, "epoch": leader.epoch, "since": leader.elected_at},
+            "view_at": None if age is None else now - age,
+            "loads_at": self._loads_at,
+            "is_away": away is not None,
+            "write_failure": registry.write_failure,
+            "is_in_trouble": registry.is_in_trouble,
+            "sessions": self._pool.session_count,
+            **self._read,
+        }
+
+    def _sample(self, counts: FleetCounts, now: float) -> None:
+        refused = self._refused()
+        queue = self._read["queue"]
+        waiting = queue["depth"] if queue and now - queue["at"] < SAMPLE_SECONDS else None
+        sample = Sample(now, counts.taken, counts.slots, waiting, refused - self._refused_before)
+        self.history.samples.append(sample)
+        self.new_samples.append(sample)
+        self._refused_before, self._sampled_at = refused, now
+
+
+def _event_document(event: Event) -> dict[str, Any]:
+    record = event.record
+    name = "" if record is None else record.endpoint.name or record.endpoint.url
+    return {
+        "id": event.id,
+        "kind": event.kind.value,
+        "at": event.at,
+        "router": event.router,
+        "by": event.by,
+        "reason": event.reason,
+        "replica": name or event.reported or " ".join(question.key for question in event.questions),
+        "admin": record.admin.value if record else "",
+    }
+
+
+def encoded(document: object) -> str:
+    """Return a document as compact JSON."""
+    return json.dumps(document, separators=(",", ":"))

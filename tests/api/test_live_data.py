@@ -1,0 +1,113 @@
+"""The dashboard's live data as a client without a browser gets them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from shared_registry.api import live_data
+from shared_registry.api.history import KEPT, History, Sample
+from shared_registry.embedded import EmbeddedServer
+from tests.proxy.conftest import SECONDS
+from tests.support.shown_fleet import shown_fleet
+from tests.support.until import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@contextlib.asynccontextmanager
+async def events(url: str) -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http,
+        http.stream("GET", f"{url}/events") as answer,
+    ):
+        assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+        async def each() -> AsyncIterator[tuple[str, dict[str, Any]]]:
+            kind = ""
+            async for line in answer.aiter_lines():
+                if line.startswith("event: "):
+                    kind = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    yield kind, json.loads(line.removeprefix("data: "))
+
+        yield each()
+
+
+async def test_a_client_gets_all_and_then_what_changes(server: EmbeddedServer) -> None:
+    async with (
+        shown_fleet(server.url, 5) as fleet,
+        asyncio.timeout(SECONDS),
+        events(fleet.router.admin_url) as messages,
+    ):
+        kind, first = await anext(messages)
+        assert kind == "snapshot"
+        assert sorted(row[1] for row in first["pools"][0]["rows"]) == [f"gpu-{number}" for number in range(5)]
+        fleet.replica(3).status = 500
+        async for kind, message in messages:
+            assert kind == "change"
+            [pool] = message["pools"]
+            found = {row[1]: row[4] for row in pool["rows"]}
+            if found.get("gpu-3") == "unhealthy":
+                break
+        assert pool["head"]["level"] == "yellow"
+
+
+async def test_a_client_that_leaves_is_forgotten(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_data, "MOST_CLIENTS", 1)
+    async with shown_fleet(server.url, 1) as fleet, httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http:
+        url = f"{fleet.router.admin_url}/events"
+        async with events(fleet.router.admin_url) as messages:
+            await anext(messages)
+            assert (await http.get(url)).status_code == 503
+
+        async def has_room() -> bool:
+            async with http.stream("GET", url) as answer:
+                return answer.status_code == 200
+
+        await until(has_room, "the place is free again")
+
+
+async def test_a_client_that_does_not_read_is_dropped() -> None:
+    client: asyncio.Queue[bytes | None] = asyncio.Queue(live_data.MOST_MESSAGES)
+    followed = live_data.LiveData.__new__(live_data.LiveData)
+    followed._clients = {client}
+    for _ in range(live_data.MOST_MESSAGES):
+        followed._publish(b"message")
+    assert followed._clients == {client}
+    followed._publish(b"one too many")
+    assert followed._clients == set()
+    assert [client.get_nowait()] == [None]
+
+
+async def test_streams_end_when_the_router_stops(server: EmbeddedServer) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with shown_fleet(server.url, 1) as fleet:
+            messages = await stack.enter_async_context(events(fleet.router.admin_url))
+            await anext(messages)
+        async with asyncio.timeout(SECONDS):
+            async for _ in messages:
+                pass
+
+
+async def test_the_last_hour_is_bounded() -> None:
+    history = History()
+    for at in range(2 * KEPT):
+        history.samples.append(Sample(at, 0, 0, None, 0))
+    assert len(history.samples) == KEPT
+
+
+async def test_changes_of_status_count_for_half_an_hour() -> None:
+    history = History()
+    for since in range(7):
+        history.note_status("a", since, float(since))
+    assert history.flaps("a", 6.0) == 6
+    assert history.flaps("a", 1803.5) == 3
+    assert history.flaps("a", 9000.0) == history.flaps("b", 0.0) == 0

@@ -1,0 +1,85 @@
+"""What a router's log says of replicas, the leader and where new sessions go; each change once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.proxy.narrator import Narrator
+from tests.support.until import until
+
+A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
+
+
+class Fleet:
+    """A registry whose replicas answer as they are told."""
+
+    def __init__(self, server: EmbeddedServer, namespace: str) -> None:
+        self.errors: dict[str, str | None] = {A: None, B: None}
+        config = RouterConfig(
+            redis_url=server.url,
+            namespace=namespace,
+            replicas=[ReplicaEndpoint(A, name="a", primary=True), ReplicaEndpoint(B)],
+            health_check_interval_seconds=0.2,
+            health_check_timeout_seconds=0.1,
+            fast_interval_seconds=0.05,
+            failure_threshold=2,
+        )
+        self.registry = SharedReplicaRegistry(config, http_get=self._probe)
+
+    async def _probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        return 1.0, self.errors[url.removesuffix("/health")]
+
+
+@pytest.fixture
+async def fleet(server: EmbeddedServer, namespace: str) -> AsyncIterator[Fleet]:
+    fleet = Fleet(server, namespace)
+    async with fleet.registry:
+        await until(lambda: all(replica.is_healthy for replica in fleet.registry.all()))
+        await until(lambda: fleet.registry.leader is not None)
+        yield fleet
+
+
+async def test_each_change_is_logged_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
+    registry = fleet.registry
+    with Narrator(registry).narrating():
+        leader = registry.leader
+        assert leader is not None
+        assert caplog.messages == [
+            f"leader: {leader.router} leads in epoch {leader.epoch}",
+            f"replica: a ({A}) is healthy",
+            f"replica: {B} is healthy",
+            f"select: new sessions go to a ({A})",
+        ]
+        caplog.clear()
+        fleet.errors[A] = "HTTP 503"
+        await until(lambda: f"select: new sessions go to {B}" in caplog.messages)
+        await registry.drain(B, by="me", reason="update")
+        await until(lambda: "select: no replica can take a session" in caplog.messages)
+        await registry.deregister(A)
+        await until(lambda: f"replica: a ({A}) is removed" in caplog.messages)
+        await asyncio.sleep(0.3)  # the event stream brings what the replies have brought
+    await registry.enable(B)
+    assert caplog.messages == [
+        f"replica: a ({A}) is unhealthy (HTTP 503)",
+        f"select: new sessions go to {B}",
+        f"replica: {B} is draining (update)",
+        "select: no replica can take a session",
+        f"replica: a ({A}) is removed",
+    ]
+
+
+async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    narrator = Narrator(fleet.registry, pool="video")
+    with narrator.narrating():
+        pass
+    caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
+    await fleet.registry.drain(A)
+    await asyncio.sleep(0.1)
+    assert caplog.messages == []

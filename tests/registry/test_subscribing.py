@@ -1,0 +1,308 @@
+"""What a listener of a registry hears, each kind brought about on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import warnings
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from redis import Redis
+
+from shared_registry import (
+    NoHealthyReplica,
+    ReplicaEndpoint,
+    ReplicaStatus,
+    RouterConfig,
+    Saturated,
+    SharedReplicaRegistry,
+    StoreUnavailable,
+    happenings,
+)
+from shared_registry.admin.operator import Operator
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.happenings import DenialReason, FailureCause, Happening, LeaseEnd, TermEnd
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.until import until
+
+A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
+K = TypeVar("K", bound=Happening)
+
+
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.all: list[Happening] = []
+
+    def __call__(self, happening: Happening) -> None:
+        self.all.append(happening)
+
+    def of(self, kind: type[K]) -> list[K]:
+        return [one for one in self.all if isinstance(one, kind)]
+
+    async def next(self, kind: type[K], count: int = 1) -> K:
+        await until(lambda: len(self.of(kind)) >= count, f"{kind.__name__} number {count}")
+        assert len(self.of(kind)) == count
+        return self.of(kind)[-1]
+
+    def names(self, *left_out: type[Happening]) -> list[str]:
+        return [type(one).__name__ for one in self.all if not isinstance(one, left_out)]
+
+
+class Router:
+    """A registry, what its replicas answer, and what its listener has heard since before its start."""
+
+    def __init__(self, url: str, namespace: str, *, leads: bool = True, **settings: Any) -> None:
+        self.errors: dict[str, str | None] = {}
+        fast = {
+            "health_check_interval_seconds": 0.2,
+            "health_check_timeout_seconds": 0.1,
+            "fast_interval_seconds": 0.05,
+            "failure_threshold": 2,
+            "refresh_seconds": 0.2,
+            "heartbeat_seconds": 0.3,
+            "router_expiry_seconds": 2.0,
+            "lease_seconds": 1.5,
+            "renew_interval_seconds": 0.3,
+            "panic_percent": 0,
+        }
+        config = RouterConfig(redis_url=url, namespace=namespace, **(fast | settings))
+        self.registry = SharedReplicaRegistry(config, http_get=self._probe, health_checks=leads)
+        self.heard = Heard()
+        self.registry.subscribe(self.heard)
+
+    async def _probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
+        return 1.0, self.errors.get(url.removesuffix("/health"))
+
+
+@contextlib.asynccontextmanager
+async def running(
+    url: str, namespace: str, replicas: Sequence[ReplicaEndpoint] = (), **options: Any
+) -> AsyncIterator[Router]:
+    router = Router(url, namespace, replicas=list(replicas), **options)
+    async with router.registry as registry:
+        if options.get("leads", True):
+            await until(lambda: all(replica.is_healthy for replica in registry.all()))
+            await until(lambda: registry.is_leader)
+        yield router
+
+
+async def test_the_first_load_brings_no_changes_as_news(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A)], leads=False) as router:
+        loaded, *rest = router.heard.all
+        assert isinstance(loaded, happenings.ViewLoaded)
+        assert loaded.reason == "start"
+        assert loaded.revision == router.registry.revision
+        assert rest in ([], router.heard.of(happenings.RouterJoined))
+        await router.registry.register(ReplicaEndpoint(B))
+        assert (await router.heard.next(happenings.ReplicaRegistered)).record.key == B
+
+
+async def test_a_listener_is_kept_over_a_stop(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A)]) as router:
+        await router.registry.stop()
+        router.heard.all.clear()
+        await router.registry.start()
+        assert (await router.heard.next(happenings.ViewLoaded)).reason == "start"
+        await router.registry.drain(A)
+        await router.heard.next(happenings.ReplicaDrained)
+        assert router.heard.of(happenings.ReplicaRegistered) == []
+
+
+async def test_the_life_of_a_replica_is_heard_everywhere_once(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace) as leader, running(server.url, namespace, leads=False) as other:
+        registry = leader.registry
+        await registry.register(ReplicaEndpoint(A, name="a", capacity=2))
+        for one in (leader, other):
+            assert (await one.heard.next(happenings.ReplicaHealthy)).former is ReplicaStatus.UNKNOWN
+        leader.errors[A] = "HTTP 503"
+        for one in (leader, other):
+            down = await one.heard.next(happenings.ReplicaUnhealthy)
+            assert (down.reason, down.cause, down.former) == ("HTTP 503", FailureCause.STATUS, ReplicaStatus.HEALTHY)
+            assert down.label == "a"
+        leader.errors[A] = None
+        for one in (leader, other):
+            assert (await one.heard.next(happenings.ReplicaHealthy, 2)).former is ReplicaStatus.UNHEALTHY
+        await registry.register(ReplicaEndpoint(A, name="a", capacity=3))
+        await registry.drain(A, by="me", reason="update")
+        await registry.disable(A)
+        await registry.enable(A)
+        await registry.deregister(A)
+        for one in (leader, other):
+            await one.heard.next(happenings.ReplicaRemoved)
+            drained = one.heard.of(happenings.ReplicaDrained)[0]
+            assert (drained.by, drained.reason) == ("me", "update")
+            assert one.heard.of(happenings.ReplicaUpdated)[0].former.capacity == 2
+        await asyncio.sleep(0.5)  # the event stream brings what the replies have brought
+        for one in (leader, other):
+            assert [type(it).__name__ for it in one.heard.of(happenings.ReplicaHappening)] == [
+                "ReplicaRegistered",
+                "ReplicaHealthy",
+                "ReplicaUnhealthy",
+                "ReplicaHealthy",
+                "ReplicaUpdated",
+                "ReplicaDrained",
+                "ReplicaDisabled",
+                "ReplicaEnabled",
+                "ReplicaRemoved",
+            ]
+
+
+async def test_routers_and_leaders_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, leads=False) as watcher:
+        async with running(server.url, namespace) as leader:
+            key = leader.registry.router_key
+            began = await leader.heard.next(happenings.TermBegan)
+            changed = await watcher.heard.next(happenings.LeaderChanged)
+            assert changed.leader is not None
+            assert (changed.leader.router, changed.leader.epoch, changed.former) == (key, began.epoch, None)
+            assert key in [one.router for one in watcher.heard.of(happenings.RouterJoined)]
+        ended = await leader.heard.next(happenings.TermEnded)
+        assert (ended.epoch, ended.end) == (began.epoch, TermEnd.RESIGNED)
+        changed = await watcher.heard.next(happenings.LeaderChanged, 2)
+        assert (changed.leader, changed.former and changed.former.router) == (None, key)
+        assert (await watcher.heard.next(happenings.RouterLeft)).router == key
+
+
+async def test_a_deposed_leader_says_so(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace) as leader:
+        async with Operator(leader.registry.config, by="me") as operator:
+            await operator.step_down(reason="update", sit_out_seconds=5)
+        ended = await leader.heard.next(happenings.TermEnded)
+        assert ended.end is TermEnd.DEPOSED
+        changed = await leader.heard.next(happenings.LeaderChanged, 2)
+        assert (changed.leader, changed.by, changed.reason) == (None, "me", "update")
+
+
+async def test_each_call_of_acquire_is_granted_or_denied(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A, capacity=1)]) as router:
+        registry, heard = router.registry, router.heard
+        lease = await registry.acquire("session")
+        granted = await heard.next(happenings.LeaseGranted)
+        assert (granted.lease_id, granted.session, granted.key) == (lease.id, "session", A)
+        assert (granted.waited_seconds, granted.is_spare, granted.is_degraded) == (None, False, False)
+        with pytest.raises(Saturated):
+            await registry.acquire("late")
+        denied = await heard.next(happenings.LeaseDenied)
+        assert (denied.reason, denied.session, denied.waited_seconds) == (DenialReason.SATURATED, "late", None)
+
+        waiting = asyncio.create_task(registry.acquire("patient", timeout=20))
+        awaited = await heard.next(happenings.LeaseAwaited)
+        assert (awaited.session, awaited.position, awaited.depth) == ("patient", 1, 1)
+        impatient = asyncio.create_task(registry.acquire("impatient", timeout=20))
+        await heard.next(happenings.LeaseAwaited, 2)
+        impatient.cancel()
+        await asyncio.wait((impatient,))
+        denied = await heard.next(happenings.LeaseDenied, 2)
+        assert (denied.reason, denied.session) == (DenialReason.GIVEN_UP, "impatient")
+        assert denied.waited_seconds is not None
+        await lease.release()
+        ended = await heard.next(happenings.LeaseEnded)
+        assert (ended.lease_id, ended.key, ended.end) == (lease.id, A, LeaseEnd.RELEASED)
+        lease = await waiting
+        granted = await heard.next(happenings.LeaseGranted, 2)
+        assert granted.waited_seconds is not None
+        assert granted.seconds >= granted.waited_seconds > 0
+        await lease.release()
+        await lease.release()
+        await heard.next(happenings.LeaseEnded, 2)
+
+        await registry.drain(A)
+        with pytest.raises(NoHealthyReplica):
+            await registry.acquire()
+        assert (await heard.next(happenings.LeaseDenied, 3)).reason is DenialReason.NO_HEALTHY
+
+
+async def test_leases_end_also_without_a_release(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A, capacity=2)]) as router:
+        lost, kept = await router.registry.acquire(), await router.registry.acquire()
+        lost_id = lost.id
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            del lost
+            gc.collect()
+        ended = await router.heard.next(happenings.LeaseEnded)
+        assert (ended.lease_id, ended.end) == (lost_id, LeaseEnd.ABANDONED)
+        await router.registry.stop()
+        ended = await router.heard.next(happenings.LeaseEnded, 2)
+        assert (ended.lease_id, ended.end) == (kept.id, LeaseEnd.LEFT)
+
+
+async def test_an_outage_is_heard_with_what_it_does(server: EmbeddedServer, namespace: str) -> None:
+    async with FaultyProxy(server.port) as proxy:
+        settings: dict[str, Any] = {"max_staleness_seconds": 1.0, "redis_timeout_seconds": 0.5}
+        async with running(proxy.url, namespace, [ReplicaEndpoint(A, capacity=1)], **settings) as router:
+            heard = router.heard
+            await router.registry.refresh(at_once=True)
+            proxy.refuses = True
+            proxy.cut()
+            await until(lambda: heard.of(happenings.StoreFailed))
+            assert (await heard.next(happenings.TermEnded)).end is TermEnd.LOST
+            stale = await heard.next(happenings.ViewStale)
+            assert stale.age_seconds >= 1
+            with pytest.raises(StoreUnavailable):
+                await router.registry.acquire()
+            assert (await heard.next(happenings.LeaseDenied)).reason is DenialReason.UNAVAILABLE
+            proxy.heal()
+            await until(lambda: heard.of(happenings.ViewFresh))
+            await until(lambda: heard.of(happenings.StoreRecovered))
+
+
+async def test_sessions_placed_without_redis_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    async with FaultyProxy(server.port) as proxy:
+        replicas = [ReplicaEndpoint(A)]
+        async with running(proxy.url, namespace, replicas, redis_timeout_seconds=0.5) as router:
+            heard = router.heard
+            proxy.refuses = True
+            proxy.cut()
+            lease = await router.registry.acquire()
+            assert (await heard.next(happenings.LeaseGranted)).is_degraded
+            await heard.next(happenings.DegradedBegan)
+            proxy.heal()
+            assert (await heard.next(happenings.LeasesPutBack)).count == 1
+            other = await router.registry.acquire(timeout=20)
+            assert (await heard.next(happenings.DegradedEnded)).placed == 1
+            assert not heard.of(happenings.LeaseGranted)[-1].is_degraded
+            await lease.release()
+            await other.release()
+
+
+async def test_a_lost_history_is_heard_and_restored(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A)], leads=False) as router:
+        before = router.registry.history_id
+        await router.registry.drain(A)
+        async with running(server.url, namespace, leads=False):
+            pass
+        with Redis.from_url(server.url) as raw:
+            raw.delete(*raw.scan_iter(match=f"sr:{{{namespace}}}:*"))
+        lost = await router.heard.next(happenings.HistoryLost)
+        restored = await router.heard.next(happenings.HistoryRestored)
+        loaded = await router.heard.next(happenings.ViewLoaded, 2)
+        assert (lost.former, restored.former, loaded.reason) == (before, before, "history")
+        assert restored.present == loaded.history_id == router.registry.history_id != before
+        assert [type(it).__name__ for it in router.heard.of(happenings.ReplicaHappening)] == ["ReplicaDrained"]
+
+
+async def test_panic_is_heard_when_it_begins_and_ends(server: EmbeddedServer, namespace: str) -> None:
+    replicas = [ReplicaEndpoint(A), ReplicaEndpoint(B)]
+    async with running(server.url, namespace, replicas, panic_percent=60) as router:
+        router.errors[A] = "timeout after 0.1s"
+        began = await router.heard.next(happenings.PanicBegan)
+        assert began.reason.startswith("1 of 2 active replicas healthy")
+        assert router.heard.of(happenings.ReplicaUnhealthy)[0].cause is FailureCause.TIMEOUT
+        router.errors[A] = None
+        await router.heard.next(happenings.PanicEnded)
+
+
+async def test_a_broken_listener_disturbs_no_session(server: EmbeddedServer, namespace: str) -> None:
+    def fail(_: Happening) -> None:
+        raise ValueError("broken")
+
+    async with running(server.url, namespace, [ReplicaEndpoint(A)]) as router:
+        router.registry.subscribe(fail)
+        lease = await router.registry.acquire()
+        await lease.release()
+        await router.heard.next(happenings.LeaseEnded)
