@@ -33,9 +33,9 @@ PARTS = {
     "cli": ["cli", "router"],
     "demo": ["cli", "router", "demo"],
     "embedded": ["embedded"],
-    "telemetry": ["router"],
+    "telemetry": ["otel", "router"],
 }
-PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "router") for item in EXTRAS[extra])]
+PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "otel", "router") for item in EXTRAS[extra])]
 PART_OF_PYDANTIC = canonicalize_name("pydantic-core")
 
 
