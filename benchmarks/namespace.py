@@ -49,9 +49,6 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
 
-    async def eval(self, text: str, *call: object) -> list[str]:
-        return await self.evalsha(Script.of(text).digest, *call)
-
     async def evalsha(self, *call: object) -> list[str]:
         self.calls.append(call)
         return ["created"]

@@ -16,6 +16,7 @@ import uvloop
 from benchmarks.processes import Answer, parent_input, serve, write_answer
 from shared_registry import RouterConfig
 from shared_registry.aio.stop_signals import StopRequest
+from shared_registry.api.address import admin_address
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.proxy import server
 
@@ -42,15 +43,18 @@ async def main() -> None:
 async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
     config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
     stop = StopRequest()
-    serving = asyncio.create_task(
-        server.serve_clients(config, stop, on_listening=lambda url: write_answer({"url": url}))
-    )
-    try:
-        await serve({"usage": usage}, lines)
-    finally:
-        stop.ask()
-        stop.ask()
-        await serving
+    with admin_address(config) as admin:
+        serving = asyncio.create_task(
+            server.serve_clients(
+                config, stop, on_listening=lambda url: write_answer({"url": url}), beside=[*admin.works]
+            )
+        )
+        try:
+            await serve({"usage": usage}, lines)
+        finally:
+            stop.ask()
+            stop.ask()
+            await serving
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ LONGEST = (
     "demo/test_demo.py",
     "registry/test_busy_router.py",
     "proxy/test_queue.py",
+    "telemetry/test_alerts.py",
     "store/test_demotion.py",
     "proxy/test_stopping.py",
     "cluster/test_leadership.py",
@@ -74,6 +75,7 @@ SLOW = (
     "store/test_repeated_scripts.py",
     "store/test_rights.py",
     "store/test_usual_scripts.py",
+    "telemetry/test_alerts.py",
 )
 """Folders and files that together take as long as all others: `make test` leaves them out, `make test-all` does not."""
 

@@ -20,7 +20,7 @@ from shared_registry.proxy.app import Router
 from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
 
 
-def admin_app(router: Router, config: RouterConfig, *, metrics: MetricsPage, live: LiveData) -> Starlette:
+def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: LiveData) -> Starlette:
     """Return the application that shows a router to operators and programs. It changes nothing.
 
     Args:

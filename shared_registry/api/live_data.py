@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-from shared_registry.api.breath import Breath
+from shared_registry.aio.breath import Breath
 from shared_registry.api.live_pool import LivePool, encoded
 from shared_registry.proxy.app import Router
 
@@ -24,6 +24,8 @@ MOST_CLIENTS = 16
 MOST_MESSAGES = 8
 """The most messages that wait for one client."""
 logger = logging.getLogger(__name__)
+UNSERVED = ("503", "1013")
+"""How the kinds of refusals begin that mean that no replica or no slot was free."""
 _Subscriber = asyncio.Queue[bytes | None]
 
 
@@ -33,7 +35,7 @@ class LiveData:
     def __init__(self, router: Router) -> None:
         """Follow a router's pools. Nothing is read before `run()`."""
         self._router = router
-        self._pools = [LivePool(pool, lambda: router.site.refusals.unserved) for pool in router.pools.values()]
+        self._pools = [LivePool(pool, lambda: _unserved(router)) for pool in router.pools.values()]
         self._clients: set[_Subscriber] = set()
         self._newcomers: set[_Subscriber] = set()
         self._wake = asyncio.Event()
@@ -166,6 +168,11 @@ class LiveData:
     def _message(self, kind: str, parts: list[str]) -> bytes:
         now = self._pools[0].now()
         return f'event: {kind}\ndata: {{"now":{now:.3f},"pools":[{",".join(parts)}]}}\n\n'.encode()
+
+
+def _unserved(router: Router) -> int:
+    """Return how many requests the router has refused so far because no replica or no slot was free."""
+    return sum(count for kind, count in router.site.refusals.counts.items() if kind.startswith(UNSERVED))
 
 
 def _without_times(head: dict[str, object]) -> dict[str, object]:

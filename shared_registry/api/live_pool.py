@@ -14,7 +14,7 @@ from typing import Any
 
 from shared_registry.admin.observer import Observer
 from shared_registry.admin.summary import FleetCounts, Situation, summarize
-from shared_registry.api.breath import Breath
+from shared_registry.aio.breath import Breath
 from shared_registry.api.history import SAMPLE_SECONDS, History, Sample
 from shared_registry.api.replica_rows import replica_row
 from shared_registry.errors import RegistryError

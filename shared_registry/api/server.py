@@ -45,11 +45,10 @@ class AdminServer:
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
-        metrics = MetricsPage(router)
-        live = LiveData(router)
+        metrics, live = MetricsPage(router), LiveData(router)
         server = _QuietUvicorn(
             uvicorn.Config(
-                admin_app(router, self._config, metrics=metrics, live=live),
+                admin_app(router, self._config, metrics, live),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -65,17 +64,16 @@ class AdminServer:
         )
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
-            measuring = tasks.create_task(metrics.run())
-            producing = tasks.create_task(live.run())
+            beside = [tasks.create_task(work) for work in (metrics.run(), live.run())]
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
-                await asyncio.wait([serving, measuring, producing], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([serving, *beside], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                producing.cancel()
+                for task in beside:
+                    task.cancel()
                 server.stop()
                 await asyncio.wait([serving], timeout=STOP_SECONDS + TICK_SECONDS)
                 serving.cancel()
-                measuring.cancel()
 
 
 class _QuietUvicorn(uvicorn.Server):

@@ -85,17 +85,23 @@ def overview_text(
         width: The columns of the terminal, which decide the columns of the table; `None` for all.
         away_seconds: How long ago the status was read, if Redis could not be read since; otherwise `None`.
     """
-    summary, replicas = overview_summary(overview, away_seconds), chosen.of(overview.replicas)
+    summary = overview_summary(overview, away_seconds)
     sentence = Text(printable(summary.text), f"bold {summary.level.value}")
     parts: list[RenderableType] = [sentence, _facts(config, overview)]
-    parts += _troubles(overview, replicas, is_whole=chosen.only_unwell or chosen.is_wide)
+    return Group(*parts, *explained_replicas(overview, chosen, width=width))
+
+
+def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int | None) -> list[RenderableType]:
+    """Return what is not well, and the table of replicas."""
+    replicas = chosen.of(overview.replicas)
+    parts = _troubles(overview, replicas, is_whole=chosen.only_unwell or chosen.is_wide)
     if replicas:
         parts.append(replica_table(overview, replicas, None if chosen.is_wide else width))
     if not overview.replicas:
         parts.append("no replicas are registered")
     elif len(replicas) < len(overview.replicas):
         parts.append(f"{len(replicas)} of {len(overview.replicas)} replicas")
-    return Group(*parts)
+    return parts
 
 
 def _facts(config: RouterConfig, overview: Overview) -> Table:

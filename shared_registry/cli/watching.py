@@ -22,7 +22,7 @@ from shared_registry.cli.access import address_document, explained, observe
 from shared_registry.cli.console import print_line
 from shared_registry.cli.event_filter import EventFilter, parse_age, parse_kinds
 from shared_registry.cli.event_lines import event_document, event_line
-from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.exit_codes import FOUND_WRONG, OK, UNREACHABLE
 from shared_registry.cli.options import (
     ConfigOption,
     GlobalOptions,
@@ -52,6 +52,7 @@ C = TypeVar("C", bound=Callable[..., None])
 EVENTS_SHOWN = 20
 WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
+PAGE_SECONDS = 10.0
 MOST_EVENTS = 10_000
 commands = typer.Typer()
 
@@ -95,6 +96,12 @@ def status(
         SortField,
         typer.Option("--sort", help="The order of the replicas: the worst, latest or fullest first."),
     ] = SortField.ORDER,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="URL", help="Show what this router knows, also while Redis is away.", show_default=False
+        ),
+    ] = None,
     removed: Annotated[
         bool, typer.Option("--removed", help="Show instead the replicas that operators removed: when, by whom and why.")
     ] = False,
@@ -114,12 +121,19 @@ def status(
     and replicas [{STATUS} and trouble (what is not well, or null)]. Times are seconds since the epoch on the Redis
     server's clock. Capacity 0 means no limit.
     With --watch it prints one such object per line, or {redis, namespace, error, age_seconds} while Redis is away.
+    With --from it prints the router's own /status, with from, summary and the trouble of each replica.
     With --removed it prints one object: redis, namespace, at, and removed [{url, name, removed_at, by, reason}]. A
     removal has no end: `add` brings the replica back.
     """
     options = given(context, redis, namespace, as_json=as_json)
     if interval is not None and not watch:
         raise UsageError("--interval: is the time between two updates of --watch; add --watch")
+    chosen = ReplicaFilter(wide, unhealthy, label_selector(selector), sort)
+    if router is not None:
+        if watch or removed:
+            raise UsageError("--from: shows what a router knows at this moment; leave --watch and --removed out")
+        _show_page(options, router, chosen)
+        return
     if removed:
         if watch:
             raise UsageError("--removed: is a list of this moment; leave --watch out")
@@ -127,7 +141,6 @@ def status(
 
         _show(options, config, Observer.removals, removals_document, removals_text)
         return
-    chosen = ReplicaFilter(wide, unhealthy, label_selector(selector), sort)
     if watch:
         from shared_registry.cli.live import watch_status  # noqa: PLC0415  rich
 
@@ -148,6 +161,25 @@ def status(
         lambda settings, overview: overview_document(settings, overview, chosen),
         lambda settings, overview: overview_text(settings, overview, chosen, width=output_width()),
     )
+
+
+def _show_page(options: GlobalOptions, url: str, chosen: ReplicaFilter) -> None:
+    """Show the status as one router knows it. Reads nothing from Redis."""
+    from shared_registry.cli.router_page import PageUnreadable, overview_of, pool_of, read_page  # noqa: PLC0415
+    from shared_registry.cli.router_status import page_document, page_text  # noqa: PLC0415  rich
+    from shared_registry.cli.tables import new_console, output_width  # noqa: PLC0415  rich
+
+    try:
+        page = pool_of(read_page(url, timeout_seconds=PAGE_SECONDS), options.namespace)
+        overview = overview_of(page)
+    except PageUnreadable as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(UNREACHABLE) from error
+    if options.as_json:
+        print_json(page_document(url, page, overview, chosen))
+    else:
+        width = output_width()
+        new_console(width).print(page_text(url, page, overview, chosen, width=width), crop=False)
 
 
 def _show(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shared_registry.errors import UsageError
 from shared_registry.happenings.happening import Happening, Listener
+from shared_registry.happenings.leases import LeaseEnd, LeaseEnded, LeaseGranted
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +20,23 @@ class Emitter:
 
     Attributes:
         has_listeners: Whether anybody listens. Whoever emits asks this first, so that nothing is made for nobody.
+        has_session_listeners: The same for what happens with every session: a grant, and a release.
     """
 
-    __slots__ = ("_is_delivering", "_pending", "_subscriptions", "has_listeners")
+    __slots__ = ("_is_delivering", "_pending", "_subscriptions", "has_listeners", "has_session_listeners")
 
     def __init__(self) -> None:
-        self.has_listeners = False
+        self.has_listeners = self.has_session_listeners = False
         self._subscriptions: tuple[_Subscription, ...] = ()
         self._pending: deque[Happening] = deque()
         self._is_delivering = False
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Listener, *, with_sessions: bool = True) -> Callable[[], None]:
         """Deliver happenings to a listener from now on; return the function that ends that.
+
+        Args:
+            listener: The listener.
+            with_sessions: Whether it receives `LeaseGranted`, and `LeaseEnded` for a release.
 
         Raises:
             UsageError: The listener cannot be called, or is a coroutine function, which nobody would await.
@@ -39,7 +45,7 @@ class Emitter:
             raise UsageError(f"listener: must be callable, got {listener!r}")
         if inspect.iscoroutinefunction(listener):
             raise UsageError("listener: must be a plain function, because nothing awaits it; it may put into a queue")
-        subscription = _Subscription(listener)
+        subscription = _Subscription(listener, with_sessions=with_sessions)
         self._replace((*self._subscriptions, subscription))
         return lambda: self._end(subscription)
 
@@ -61,9 +67,10 @@ class Emitter:
         self._is_delivering = False
 
     def _deliver(self, happening: Happening) -> None:
+        is_of_session = _is_of_session(happening)
         for subscription in self._subscriptions:
-            if not subscription.is_open:
-                continue  # an earlier listener ended it just now
+            if not subscription.is_open or (is_of_session and not subscription.with_sessions):
+                continue  # it is not for this one, or an earlier listener ended it just now
             try:
                 subscription.listener(happening)
             except (Exception, CancelledError):
@@ -77,13 +84,21 @@ class Emitter:
     def _replace(self, subscriptions: tuple[_Subscription, ...]) -> None:
         self._subscriptions = subscriptions
         self.has_listeners = bool(subscriptions)
+        self.has_session_listeners = any(one.with_sessions for one in subscriptions)
 
 
 class _Subscription:
     """One call of `subscribe`. The same listener may have several."""
 
-    __slots__ = ("is_open", "listener")
+    __slots__ = ("is_open", "listener", "with_sessions")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, with_sessions: bool) -> None:
         self.listener = listener
+        self.with_sessions = with_sessions
         self.is_open = True
+
+
+def _is_of_session(happening: Happening) -> bool:
+    if isinstance(happening, LeaseEnded):
+        return happening.end is LeaseEnd.RELEASED
+    return isinstance(happening, LeaseGranted)

@@ -174,7 +174,7 @@ class Acquirer:
         record = HeldLease(request.lease_id, replica, revision, time.time(), request.session, is_degraded, is_spare)
         self._outage.degraded.take(record.id, replica.record.key)
         self._ledger.hold(record)
-        if self._emitter.has_listeners:
+        if self._emitter.has_session_listeners:
             self._news.granted(request, record)
         return Lease(
             record,

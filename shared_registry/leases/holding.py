@@ -51,6 +51,7 @@ class Holder:
         self._affinity_seconds = affinity_seconds
         self._news = news
         self._emitter = news.emitter
+        self.released = 0
 
     def notice(self, events: Sequence[Event]) -> None:
         """Set `lost` on each lease whose replica is lost. For `Mirror.subscribed`.
@@ -119,7 +120,8 @@ class Holder:
         """Release a lease. A lease that has already ended, also by the end of this router, is left unchanged."""
         if not self._ledger.begin_end(lease.id):
             return
-        if self._emitter.has_listeners:
+        self.released += 1
+        if self._emitter.has_session_listeners:
             self._news.ended(lease, LeaseEnd.RELEASED)
         was_taken_since = self._outage.degraded.give_back(lease.id)
         lease_id, ledger = lease.id, self._ledger

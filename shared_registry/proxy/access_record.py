@@ -38,6 +38,9 @@ class AccessRecord:
         began_at: When the request's head was complete, in seconds since the epoch; 0 without an access log.
         place: What the router did with the request.
         session: The session's name; only its digest is logged.
+        started_at: When the request's head was complete, on the event loop's clock.
+        answered_at: When the client was sent the head of its response; `None` if it was sent none.
+        ended_at: When the request ended.
         replica: The url of the last replica that was tried.
         attempts: The number of replicas that were tried.
         status: The HTTP status that the client was sent.
@@ -49,18 +52,18 @@ class AccessRecord:
     """
 
     __slots__ = (
-        "_answered",
-        "_began",
-        "_ended",
         "_placed",
+        "answered_at",
         "attempts",
         "began_at",
         "close_code",
         "ended",
+        "ended_at",
         "error",
         "place",
         "replica",
         "session",
+        "started_at",
         "status",
         "trace",
         "traffic",
@@ -77,11 +80,11 @@ class AccessRecord:
         self.ended: Ended | None = None
         self.error: str | None = None
         self.traffic = traffic
+        self.started_at = now
         self.trace: SessionTrace | None = None
-        self._began = now
         self._placed: float | None = None
-        self._answered: float | None = None
-        self._ended = now
+        self.answered_at: float | None = None
+        self.ended_at = now
 
     def try_replica(self, url: str, now: float) -> None:
         """A replica is going to be tried; in the end the last one counts."""
@@ -94,7 +97,7 @@ class AccessRecord:
     def answer(self, status: int, now: float) -> None:
         """The client is sent the head of its response."""
         self.status = status
-        self._answered = now
+        self.answered_at = now
         if self.trace is not None:
             self.trace.answer(status)
 
@@ -105,17 +108,7 @@ class AccessRecord:
         self.ended = ended
         self.error = error
         self.close_code = close_code
-        self._ended = now
-
-    @property
-    def duration(self) -> float:
-        """The whole time, in seconds."""
-        return self._ended - self._began
-
-    @property
-    def first_byte(self) -> float | None:
-        """The time until the client was sent the head of its response, in seconds."""
-        return None if self._answered is None else self._answered - self._began
+        self.ended_at = now
 
     @property
     def wait_ms(self) -> float | None:
@@ -125,12 +118,12 @@ class AccessRecord:
     @property
     def first_byte_ms(self) -> float | None:
         """The time until the client was sent the head of its response."""
-        return self._since(self._answered)
+        return self._since(self.answered_at)
 
     @property
     def duration_ms(self) -> float:
         """The whole time."""
-        return round((self._ended - self._began) * 1000, 3)
+        return round((self.ended_at - self.started_at) * 1000, 3)
 
     def _since(self, moment: float | None) -> float | None:
-        return None if moment is None else round((moment - self._began) * 1000, 3)
+        return None if moment is None else round((moment - self.started_at) * 1000, 3)

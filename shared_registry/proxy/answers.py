@@ -19,20 +19,27 @@ class Answer:
         status: The HTTP status.
         document: The body, as JSON.
         fields: Further headers, with names in lower case.
+        text: The body as JSON text, in place of the document, for a body too long to be written in one piece.
     """
 
     status: int
     document: Mapping[str, Any]
     fields: tuple[tuple[bytes, bytes], ...] = field(default=())
+    text: str = ""
 
     def content(self) -> bytes:
         """Return the body."""
-        return json.dumps(self.document, separators=(",", ":"), ensure_ascii=False).encode()
+        return (self.text or as_json(self.document)).encode()
 
     @property
     def error(self) -> str | None:
         """The error's code; `None` if the answer is no error."""
         return self.document["code"] if self.document.get("type") == "error" else None
+
+
+def as_json(document: object) -> str:
+    """Return a document as compact JSON."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def error_answer(

@@ -17,7 +17,7 @@ from shared_registry.http1.response import SWITCHING_PROTOCOLS
 from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.access_record import Ended
-from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.answers import Answer, as_json, error_answer
 from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.body_model import model_of
 from shared_registry.proxy.client import Site
@@ -197,13 +197,14 @@ class Router:
 
     async def status(self) -> Answer:
         """Return the page `/status`."""
-        process = {"url": self.url, "worker": self.worker, "pid": os.getpid()}
+        process: dict[str, Any] = {"worker": self.worker, "pid": os.getpid()}
         if only := self.pools.get(""):
-            return Answer(200, {**await only.status(), **process})
+            return Answer(200, {}, text=f"{(await only.status())[:-1]},{as_json(process)[1:]}")
         names = list(self.pools)
-        documents = await asyncio.gather(*(self.pools[name].status() for name in names))
-        pools = dict(zip(names, documents, strict=True))
-        return Answer(200, {**process, "sessions": self.live.count, "pools": pools})
+        texts = await asyncio.gather(*(self.pools[name].status() for name in names))
+        pools = ",".join(f"{as_json(name)}:{text}" for name, text in zip(names, texts, strict=True))
+        whole = {"url": self.url, **process, "sessions": self.live.count}
+        return Answer(200, {}, text=f'{as_json(whole)[:-1]},"pools":{{{pools}}}}}')
 
     async def healthz(self) -> Answer:
         """Return the page `/healthz`."""
@@ -224,12 +225,14 @@ class Router:
         """Serve a request in a task of its own, which ends at the latest when the client leaves."""
         exchange.task = task = exchange.client.loop.create_task(self._serve(exchange))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if exchange.record is not None:
+        if exchange.record is None:
+            task.add_done_callback(self._tasks.discard)
+        else:
             task.add_done_callback(functools.partial(self._end_record, exchange))
 
     def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
+        self._tasks.discard(task)
         if not task.cancelled():
             exchange.note_end("router_failed")
         else:

@@ -364,8 +364,8 @@ class Exchange:
         self.is_begun = True
         if self.rewrite is not None:
             fields = self.rewrite(fields)
-        if self.record is not None:
-            self.note_status(status)
+        if (record := self.record) is not None:
+            record.answer(status, self._client.now())
         head = [_STATUS_LINES[status], *[b": ".join(pair) for pair in fields], b"x-request-id: " + self.request_id]
         has_body = self.method != "HEAD" and status not in WITHOUT_BODY
         if has_body and b"content-length" not in dict(fields):
@@ -404,8 +404,8 @@ class Exchange:
             self._out.append(_LAST_CHUNK)
         self.flush()
         self.is_over = True
-        if self.record is not None:
-            self.note_end("done")
+        if (record := self.record) is not None:
+            record.end("done", self._client.now())
         self._sink = None
         self._kept = None
         self._client.end_exchange(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Collection
 from typing import TypeVar
 
@@ -83,6 +84,7 @@ class SessionPlacement:
             traffic: Counts how sessions are placed.
         """
         self._registry = registry
+        self._traffic = traffic
         self._placements = traffic.placements
         self._opening = opening
         self._on_lost: OnLost = "keep"
@@ -183,8 +185,9 @@ class SessionPlacement:
         try:
             if deadline and not self._is_stopping and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
                 return await self._acquire(key, exclude, again_after, seconds, on_position)
+            begun_at = time.monotonic()
             lease = await self._registry.acquire(key, exclude=exclude, again_after=again_after)
-            self._placements["degraded" if lease.is_degraded else "granted"] += 1
+            self._note_grant(lease, begun_at, has_waited=False)
             return lease
         except Saturated as error:
             self._placements["saturated"] += 1
@@ -222,6 +225,7 @@ class SessionPlacement:
         try:
             async with scope:
                 self._asking.add(scope)
+                begun_at = time.monotonic()
                 try:
                     lease = await self._registry.acquire(
                         key,
@@ -230,8 +234,7 @@ class SessionPlacement:
                         again_after=again_after,
                         on_position=record_position,
                     )
-                    granted = "waited" if scope in self._waiting else "granted"
-                    self._placements["degraded" if lease.is_degraded else granted] += 1
+                    self._note_grant(lease, begun_at, has_waited=scope in self._waiting)
                     return lease
                 finally:
                     self._asking.discard(scope)
@@ -240,6 +243,11 @@ class SessionPlacement:
             if not scope.expired():
                 raise
             raise NoReplica("this router stops", is_stopping=True) from error
+
+    def _note_grant(self, lease: Lease, begun_at: float, *, has_waited: bool) -> None:
+        granted = "waited" if has_waited else "granted"
+        self._placements["degraded" if lease.is_degraded else granted] += 1
+        (self._traffic.waits if has_waited else self._traffic.acquires).add(time.monotonic() - begun_at)
 
     def unless_lost(self, lease: Slot, work: Awaitable[T]) -> Awaitable[T]:
         """Return what awaits a session's work and returns its result.

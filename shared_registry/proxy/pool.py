@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded
@@ -29,7 +28,7 @@ from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
-from shared_registry.proxy.status import Queue, not_ready_reason, status_document
+from shared_registry.proxy.status import Queue, not_ready_reason, status_text
 from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -155,14 +154,14 @@ class Pool:
         """Return the reason why a load balancer should send no clients of this pool; `None` if it should."""
         return not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
 
-    async def status(self) -> dict[str, Any]:
-        """Return the document of `/status`, from the last view if Redis cannot be read."""
+    async def status(self) -> str:
+        """Return the body of `/status` as JSON, from the last view if Redis cannot be read."""
         queue = Queue(None, self._placement.waiting)
         if self.registry.is_started:
             with contextlib.suppress(StoreError):  # the document contains the age of the view
                 await self.registry.refresh()
                 queue = Queue(await self._depth.get(), self._placement.waiting)
-        return status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
+        return await status_text(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
 
     async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-UNSERVED = ("503", "1013")
-"""How kinds begin that mean that no replica or no slot was free."""
 PERIOD_SECONDS = 10.0
 """How long refusals of one kind are counted before the next line about them."""
 logger = logging.getLogger(__name__)
@@ -22,11 +20,6 @@ class RefusalLog:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._kinds: dict[str, _Count] = {}
-
-    @property
-    def unserved(self) -> int:
-        """How many there were so far because no replica or no slot was free."""
-        return sum(count for kind, count in self.counts.items() if kind.startswith(UNSERVED))
 
     def note(self, kind: str, reason: str, request_id: bytes, now: float) -> None:
         """Log a refusal, or count it if one of its kind was logged within the last `PERIOD_SECONDS`.

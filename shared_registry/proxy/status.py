@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shared_registry.aio.breath import Breath
 from shared_registry.model import Plan, ReplicaRecord
+from shared_registry.proxy.answers import as_json
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.replica_fields import Document, replica_document
 
@@ -26,19 +28,23 @@ class Queue:
     here: int
 
 
-def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
-    """Return the body of `GET /status`. Times are on the Redis server's clock.
+async def status_text(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> str:
+    """Return the body of `GET /status`, as JSON. Times are on the Redis server's clock.
 
-    Each replica has the fields of FastVideo's router first, then the additional ones.
+    Each replica has the fields of FastVideo's router first, then the additional ones. With thousands of replicas this
+    gives way to other tasks in between, so that replicas may be of slightly different times.
     """
+    breath, plan, replicas = Breath(), registry.plan, []
+    for replica in registry.all():
+        replicas.append(as_json(_replica_document(replica.record, plan)))
+        await breath.pause()
     leader = registry.leader
-    return {
-        "replicas": [_replica_document(replica.record, registry.plan) for replica in registry.all()],
+    rest = {
         "queue": asdict(queue),
         "router": registry.router_key,
         "url": url,
         "namespace": registry.config.namespace,
-        "leader": {"router": leader.router, "epoch": leader.epoch} if leader else None,
+        "leader": {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at} if leader else None,
         "is_leader": registry.is_leader,
         "revision": registry.revision,
         "history_id": registry.history_id,
@@ -50,6 +56,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "panic": str(registry.panic) if registry.panic else None,
         "sessions": live_sessions,
     }
+    return f'{{"replicas":[{",".join(replicas)}],{as_json(rest)[1:]}'
 
 
 def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopping: bool) -> str | None:

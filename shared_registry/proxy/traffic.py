@@ -55,7 +55,7 @@ class KindTraffic:
     __slots__ = ("bytes_in", "bytes_out", "durations", "ended", "first_bytes")
 
     def __init__(self) -> None:
-        self.ended: Counter[RequestOutcome] = Counter()
+        self.ended: dict[RequestOutcome, int] = dict.fromkeys(OUTCOMES.values(), 0)
         self.durations = Distribution(SLOW_SECONDS)
         self.first_bytes = Distribution(SLOW_SECONDS)
         self.bytes_in = self.bytes_out = 0
@@ -67,9 +67,9 @@ class KindTraffic:
         if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
             outcome = "replica_failed"
         self.ended[outcome] += 1
-        self.durations.add(record.duration)
-        if (seconds := record.first_byte) is not None:
-            self.first_bytes.add(seconds)
+        self.durations.add(record.ended_at - record.started_at)
+        if record.answered_at is not None:
+            self.first_bytes.add(record.answered_at - record.started_at)
         self.bytes_in += exchange.bytes_in
         self.bytes_out += exchange.bytes_out
 
@@ -84,6 +84,8 @@ class Traffic:
         failures: What went wrong at replicas: by canonical url, and by cause.
         retries: How often a session was sent on to another replica, or again, by the cause.
         connects: How long it took to connect to a replica, in seconds.
+        acquires: How long sessions that did not wait in the queue took to get a slot, in seconds.
+        waits: How long those took that waited.
     """
 
     def __init__(self) -> None:
@@ -93,6 +95,8 @@ class Traffic:
         self.failures: Counter[tuple[str, str]] = Counter()
         self.retries: Counter[str] = Counter()
         self.connects = Distribution(FAST_SECONDS)
+        self.acquires = Distribution(FAST_SECONDS)
+        self.waits = Distribution(SLOW_SECONDS)
 
     def add(self, exchange: Exchange, record: AccessRecord) -> None:
         """Count a request that has ended. The router's own pages do not count."""

@@ -241,7 +241,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             on_position=on_position,
         )
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Listener, *, with_sessions: bool = True) -> Callable[[], None]:
         """Call a listener with everything that happens from now on; return the function that ends that.
 
         What can happen is in `shared_registry.happenings`; see `docs/events.md`. The listener is called in the event
@@ -255,11 +255,13 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
 
         Args:
             listener: A plain function or method with one parameter. A second subscription calls it twice.
+            with_sessions: Whether it receives what happens with every session: `LeaseGranted`, and `LeaseEnded` for a
+                release. If no listener does, they cost nothing.
 
         Raises:
             UsageError: The listener cannot be called, or is a coroutine function.
         """
-        end = self._emitter.subscribe(listener)
+        end = self._emitter.subscribe(listener, with_sessions=with_sessions)
         if self._parent is None:
             self._parts.news.begin()
         return end

@@ -190,6 +190,11 @@ class RegistryReads(RegistryState):
         return len(self._parts.placement.ledger.held)
 
     @property
+    def released_count(self) -> int:
+        """How many leases this router has released since `start`."""
+        return self._parts.placement.holder.released
+
+    @property
     def cooling_count(self) -> int:
         """How many replicas this router leaves alone for a while, because sessions could not connect to them."""
         return len(self._view.cooling)

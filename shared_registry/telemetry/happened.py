@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared_registry import happenings as h
-from shared_registry.tallies import FAST_SECONDS, SLOW_SECONDS, Distribution
 from shared_registry.telemetry.collector import Samples
 
 ELECTED = "elected"
 TERM_ENDS = (ELECTED, *(end.value for end in h.TermEnd))
-LEASE_ENDS = tuple(end.value for end in h.LeaseEnd)
+LEASE_ENDS = tuple(end.value for end in h.LeaseEnd if end is not h.LeaseEnd.RELEASED)
 
 
 class Happened:
-    """What has happened so far. `listen` is the listener.
+    """What has happened so far. `listen` is the listener. It does without what happens with every session.
 
     Attributes:
         transitions: How often each replica turned healthy or unhealthy, by its canonical url, where to, and the cause.
@@ -31,8 +30,6 @@ class Happened:
         self._resyncs: Counter[str] = Counter()
         self._histories: Counter[str] = Counter()
         self._put_back = 0
-        self._acquires = Distribution(FAST_SECONDS)
-        self._waits = Distribution(SLOW_SECONDS)
         self._reactions: Mapping[type[h.Happening], Callable[[Any], None]] = {
             h.ReplicaHealthy: self._healthy,
             h.ReplicaUnhealthy: self._unhealthy,
@@ -40,8 +37,6 @@ class Happened:
             h.ReplicaCleared: lambda _: _add(self._suspicions, "cleared"),
             h.TermBegan: lambda _: _add(self._terms, ELECTED),
             h.TermEnded: lambda one: _add(self._terms, one.end.value),
-            h.LeaseGranted: self._placed,
-            h.LeaseDenied: self._placed,
             h.LeaseEnded: lambda one: _add(self._leases_ended, one.end.value),
             h.LeasesPutBack: self._was_put_back,
             h.RouterExpired: lambda _: _add(self._routers, "expired"),
@@ -72,20 +67,12 @@ class Happened:
         samples.put("sr_history_losses_total", self._histories["lost"], pool)
         samples.put("sr_restored_total", self._histories["restored"], "view", pool)
         samples.put("sr_restored_total", self._put_back, "leases", pool)
-        samples.put_distribution("sr_acquire_duration_seconds", self._acquires, pool)
-        samples.put_distribution("sr_wait_duration_seconds", self._waits, pool)
 
     def _healthy(self, happening: h.ReplicaHealthy) -> None:
         self.transitions[happening.record.key, "healthy", "probe"] += 1
 
     def _unhealthy(self, happening: h.ReplicaUnhealthy) -> None:
         self.transitions[happening.record.key, "unhealthy", happening.cause.value] += 1
-
-    def _placed(self, happening: h.LeaseGranted | h.LeaseDenied) -> None:
-        if happening.waited_seconds is None:
-            self._acquires.add(happening.seconds)
-        else:
-            self._waits.add(happening.waited_seconds)
 
     def _was_put_back(self, happening: h.LeasesPutBack) -> None:
         self._put_back += happening.count

@@ -23,6 +23,8 @@ from shared_registry.telemetry.served import put_traffic
 from shared_registry.telemetry.view import put_fleet, put_view
 from shared_registry.telemetry.work import put_work
 
+OLDEST_SECONDS = 1.0
+"""From how old a view on, beyond twice its usual age, Redis is not asked for further numbers."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -50,7 +52,7 @@ class MetricsPage:
         }
         self._happened = {name: Happened() for name in router.pools}
         for name, pool in router.pools.items():
-            pool.registry.subscribe(self._happened[name].listen)
+            pool.registry.subscribe(self._happened[name].listen, with_sessions=False)
         self._page = Remembered(
             self._render, seconds=min(pool.config.refresh_seconds for pool in router.pools.values())
         )
@@ -106,7 +108,9 @@ class MetricsPage:
         return fleet
 
     async def _read(self, pool: Pool) -> tuple[Figures, bool]:
-        if pool.registry.is_started:
+        registry, patience = pool.registry, OLDEST_SECONDS + 2 * pool.config.refresh_seconds
+        # While Redis is away, the page must not wait for it each time.
+        if registry.is_started and (registry.age_seconds or 0.0) < patience:
             with contextlib.suppress(RegistryError):  # the page says so, and shows the age of the view
                 return await self._figures[pool.name].get(), True
         return Figures(), False

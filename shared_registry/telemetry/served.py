@@ -19,4 +19,6 @@ def put_traffic(samples: Samples, traffic: Traffic, pool: str) -> None:
         samples.put("sr_placements_total", traffic.placements[answer], answer, pool)
     for cause, count in traffic.retries.items():
         samples.put("sr_retries_total", count, cause, pool)
+    samples.put_distribution("sr_acquire_duration_seconds", traffic.acquires, pool)
+    samples.put_distribution("sr_wait_duration_seconds", traffic.waits, pool)
     samples.put_distribution("sr_upstream_connect_seconds", traffic.connects, pool)

@@ -24,6 +24,7 @@ def put_view(samples: Samples, pool: Pool) -> None:
     samples.put("sr_panic", registry.panic is not None, name)
     samples.put("sr_in_trouble", registry.is_in_trouble, name)
     samples.put("sr_leases", registry.lease_count, name)
+    samples.put("sr_leases_ended_total", registry.released_count, "released", name)
     samples.put("sr_cooldown_active", registry.cooling_count, name)
     samples.put("sr_sessions_active", pool.session_count, name)
     samples.put("sr_queue_timeout_seconds", pool.config.queue_timeout_seconds, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from shared_registry import EventKind
 from shared_registry.admin.observer import Observer
 from shared_registry.cli.status import overview_document, overview_text
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.proxy.status import Queue, status_document
+from shared_registry.proxy.status import Queue, status_text
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.sharing_routers import QUICK, sharing
 from tests.support.until import until
@@ -195,7 +196,7 @@ async def test_the_status_names_who_probes_each_replica(server: EmbeddedServer, 
             overview = await observer.overview()
         shown = overview_document(registry.config, overview)["replicas"]
         assert {one["url"]: one["prober"] for one in shown} == expected
-        page = status_document(registry, url="", live_sessions=0, queue=Queue(0, 0))
+        page = json.loads(await status_text(registry, url="", live_sessions=0, queue=Queue(0, 0)))
         assert {one["url"]: one["prober"] for one in page["replicas"]} == expected
         console = Console(width=200, record=True, file=io.StringIO())
         console.print(overview_text(registry.config, overview))

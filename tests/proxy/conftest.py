@@ -211,6 +211,10 @@ class RouterProcess:
     def ws(self) -> str:
         return self.url.replace("http", "ws")
 
+    @property
+    def admin_url(self) -> str:
+        return next(str(line["admin_url"]) for line in self.lines if "admin_url" in line)
+
     def has_said(self, text: str) -> bool:
         return any(text in line["message"] for line in self.lines)
 

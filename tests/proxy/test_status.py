@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from unittest.mock import create_autospec
 
 import pytest
 from redis import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from shared_registry.aio import breath
+from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.proxy import opening
+from shared_registry.proxy.status import Queue, status_text
+from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.until import until
@@ -40,7 +46,8 @@ async def test_status_has_the_originals_fields_and_more(router: RunningRouter, b
     }
     assert status["url"] == router.url
     assert status["is_leader"] is True
-    assert status["leader"] == {"router": status["router"], "epoch": status["leader"]["epoch"]}
+    assert list(status["leader"]) == ["router", "epoch", "elected_at"]
+    assert status["leader"]["router"] == status["router"]
     assert status["is_stale"] is False
     assert status["sessions"] == 0
 
@@ -197,3 +204,38 @@ async def test_refused_writes_are_reported_and_leave_the_router_ready(
 
     await until(is_over, "it is over")
     assert "warning" not in (await router.http.get("/readyz")).json()
+
+
+async def test_a_long_status_gives_way_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [Replica(ReplicaEndpoint(f"http://10.0.0.1:{port}")) for port in range(1, 2001)]
+    registry = create_autospec(SharedReplicaRegistry, instance=True)
+    registry.configure_mock(
+        plan=None,
+        leader=None,
+        panic=None,
+        router_key="a",
+        revision="0-0",
+        history_id="h",
+        age_seconds=0.0,
+        is_leader=False,
+        is_stale=False,
+        writable_age_seconds=0.0,
+        write_failure=None,
+        is_in_trouble=False,
+        config=RouterConfig(),
+    )
+    registry.all.return_value = records
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    monkeypatch.setattr(breath, "PIECE_SECONDS", 0.0)
+    counting = asyncio.create_task(count_turns())
+    text = await status_text(registry, url="", live_sessions=0, queue=Queue(0, 0))
+    counting.cancel()
+    assert turns >= 1000
+    assert [one["url"] for one in json.loads(text)["replicas"]] == [one.url for one in records]

@@ -306,3 +306,18 @@ async def test_a_broken_listener_disturbs_no_session(server: EmbeddedServer, nam
         lease = await router.registry.acquire()
         await lease.release()
         await router.heard.next(happenings.LeaseEnded)
+
+
+async def test_a_listener_may_do_without_every_session(server: EmbeddedServer, namespace: str) -> None:
+    rare: list[happenings.Happening] = []
+    async with running(server.url, namespace, [ReplicaEndpoint(A, capacity=2)]) as router:
+        router.registry.subscribe(rare.append, with_sessions=False)
+        first, _kept = await router.registry.acquire(), await router.registry.acquire()
+        await first.release()
+        await router.heard.next(happenings.LeaseGranted, 2)
+        await router.heard.next(happenings.LeaseEnded)
+        await router.registry.stop()
+        await router.heard.next(happenings.LeaseEnded, 2)
+    of_leases = [one for one in rare if isinstance(one, happenings.LeaseHappening)]
+    assert [one.end for one in of_leases if isinstance(one, happenings.LeaseEnded)] == [LeaseEnd.LEFT]
+    assert len(of_leases) == 1

@@ -55,9 +55,9 @@ async def shown_fleet(
         ]
         own = {"redis_url": redis_url, "namespace": f"shown.{secrets.token_hex(4)}", "replicas": replicas}
         slow = {
-            "health_check_interval_seconds": 20.0,
+            "health_check_interval_seconds": 60.0,
             "health_check_timeout_seconds": 15.0,
-            "fast_interval_seconds": 5.0,
+            "fast_interval_seconds": 60.0,
             "recovery_threshold": 1,
             "failure_threshold": 1,
             "lease_seconds": 30.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,16 +23,16 @@ SETTLE_SECONDS = 25.0
 """Long enough for a few points in the chart."""
 
 
-async def main() -> None:
-    """Make all images."""
+async def main(counts: list[str]) -> None:
+    """Make the images for these numbers of replicas, or all of them."""
     FOLDER.mkdir(exist_ok=True)
     with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
         async with browser(Path(folder)) as page:
             for count, width, height, is_dark in PICTURES:
+                if counts and str(count) not in counts:
+                    continue
                 own = {"namespace": f"shown.{secrets.token_hex(4)}", "router_id": "router-1"}
-                async with shown_fleet(
-                    server.url, count, is_awaited=False, namespace=name, router_id="router-1"
-                ) as fleet:
+                async with shown_fleet(server.url, count, is_awaited=False, **own) as fleet:
                     await until(fleet.are_healthy, "all replicas are healthy", SECONDS)
                     await _make_trouble(fleet, count)
                     await page.resize(width, height, is_dark=is_dark)
@@ -55,4 +56,4 @@ def _save(image: bytes, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))

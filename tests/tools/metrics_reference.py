@@ -6,12 +6,16 @@ python -m tests.tools.metrics_reference --check    exit with 1 if it is not what
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER, Family
 
+RULES = Path(__file__).parents[2] / "examples" / "monitoring" / "alerts.yml"
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 HEAD = """\
 # Metrics
@@ -33,6 +37,27 @@ and asks no replica. `examples/monitoring` has a configuration of Prometheus, al
 """
 
 
+ALERTS = """\
+## Alerts
+
+`examples/monitoring/alerts.yml`. `page`: sessions fail, or soon will. `ticket`: it can wait until morning. A test makes
+each of them fire by a real fault. The commands need `--redis` and `--namespace`, or the environment of the routers.
+"""
+
+
+def _alerts() -> str:
+    rows = ["| alert | severity | after | it says | first command |", "|---|---|---|---|---|"]
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
+        for rule in group["rules"]:
+            said = rule["annotations"]
+            summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", said["summary"])
+            summary = re.sub(r"\{\{ \$value[^}]*\}\}", "*n*", summary)
+            command = said["command"].replace("|", "\\|")
+            hold = rule.get("for", "at once")
+            rows.append(f"| {rule['alert']} | {rule['labels']['severity']} | {hold} | {summary} | `{command}` |")
+    return "\n".join(rows) + "\n"
+
+
 def reference() -> str:
     """Return the page."""
     parts = [
@@ -45,6 +70,8 @@ def reference() -> str:
         "The label `replica` is the replica's name, or its url without the scheme if it has no name of its own. The",
         "samples go when the replica is removed.\n",
         _table((*OF_REPLICA, *OF_REPLICA_COUNTS)),
+        ALERTS,
+        _alerts(),
     ]
     return "\n".join(parts)
 

@@ -1,0 +1,133 @@
+"""`shared-registry status --from URL`: the status as one router knows it, also while Redis is away."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from shared_registry.admin.observer import Overview
+from shared_registry.errors import UsageError
+from shared_registry.model import (
+    AdminState,
+    Doubt,
+    Labels,
+    Leader,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+)
+from shared_registry.store.reader import Head
+
+MOST_BYTES = 64_000_000
+CHUNK = 65_536
+_ENDPOINT = ("url", "name", "primary", "weight", "capacity", "health_check_path", "health_check_port")
+_HEALTH = ("last_ok_at", "last_failure_at", "consecutive_failures", "consecutive_successes", "last_latency_ms")
+_RECORD = ("status_since", "last_error", "admin_since", "admin_reason", "admin_by", "in_flight", "ejected_until")
+
+
+class PageUnreadable(Exception):
+    """The router did not answer in time, or not with its status. The message says why."""
+
+
+def read_page(url: str, *, timeout_seconds: float) -> dict[str, Any]:
+    """Return the document at `/status` of a router's admin address, or of the address for its clients.
+
+    Args:
+        url: Such as `http://127.0.0.1:9000`, with or without the path.
+        timeout_seconds: The longest time for all of it.
+
+    Raises:
+        UsageError: The url is none.
+        PageUnreadable: The router did not answer in time, or not with its status.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    connection = _connection(url, timeout_seconds)
+    try:
+        connection.request("GET", "/status", headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        body = bytearray()
+        while chunk := response.read1(CHUNK):
+            body += chunk
+            if time.monotonic() > deadline or len(body) > MOST_BYTES:
+                raise PageUnreadable(f"{url} does not send all of its status within {timeout_seconds:g} s")
+        if response.status != http.client.OK:
+            raise PageUnreadable(f"{url} answers with {response.status} {response.reason}; is it a router's address?")
+        document = json.loads(body)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise PageUnreadable(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
+    finally:
+        connection.close()
+    if not isinstance(document, dict) or not ({"replicas", "pools"} & document.keys()):
+        raise PageUnreadable(f"{url} does not answer with a router's status")
+    return document
+
+
+def _connection(url: str, timeout_seconds: float) -> http.client.HTTPConnection:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"--from: {url!r} is no url: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/", "/status"):
+        raise UsageError(f"--from: {url!r} must be the url of a router, such as http://127.0.0.1:9000")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname, port, timeout=timeout_seconds)
+
+
+def pool_of(document: Mapping[str, Any], namespace: str | None) -> dict[str, Any]:
+    """Return the part of a router's status that is about one registry.
+
+    Args:
+        document: The whole document.
+        namespace: The namespace, or the name of the pool; may be `None` if the router serves one registry only.
+
+    Raises:
+        UsageError: The router serves no such registry, or several and none was named. The message names them.
+    """
+    pools = document.get("pools") or {"": document}
+    wanted = [
+        {**document, **one} for name, one in pools.items() if namespace in (None, name or None, one.get("namespace"))
+    ]
+    if len(wanted) != 1:
+        names = ", ".join(str(one.get("namespace")) for one in pools.values())
+        raise UsageError(f"--namespace: name one registry of this router; it serves {names}")
+    return wanted[0]
+
+
+def overview_of(document: Mapping[str, Any]) -> Overview:
+    """Return a router's status as if it was read from Redis. Ages are by the clock of this machine.
+
+    Raises:
+        PageUnreadable: A part of the document is missing or malformed, such as of a router of another version.
+    """
+    try:
+        leader = document["leader"]
+        now = time.time()
+        return Overview(
+            now,
+            Head(document["history_id"], document["revision"], leader["epoch"] if leader else 0),
+            leader and Leader(leader["router"], leader["epoch"], leader.get("elected_at", now)),
+            0,
+            document["queue"]["depth"] or 0,
+            [_record(one) for one in document["replicas"]],
+            document.get("panic") or "",
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PageUnreadable(f"the router's status cannot be read ({error!r}); has it another version?") from error
+
+
+def _record(shown: Mapping[str, Any]) -> ReplicaRecord:
+    suspected_by = shown.get("suspected_by") or ""
+    return ReplicaRecord(
+        shown["url"],
+        ReplicaEndpoint(**{name: shown[name] for name in _ENDPOINT}, labels=Labels(shown["labels"])),
+        ReplicaHealth(ReplicaStatus(shown["status"]), **{name: shown[name] for name in _HEALTH}),
+        Doubt(suspicion=suspected_by, suspected_by=suspected_by),
+        admin=AdminState(shown["admin"]),
+        **{name: shown[name] for name in _RECORD},
+    )

@@ -1,0 +1,75 @@
+"""The output of `shared-registry status --from`, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shared_registry.admin.durations import since
+from shared_registry.admin.observer import Overview
+from shared_registry.admin.summary import FleetCounts, Situation, Summary, summarize
+from shared_registry.admin.troubles import trouble_of
+from shared_registry.cli.console import printable
+from shared_registry.cli.replica_filter import ReplicaFilter
+from shared_registry.cli.status import explained_replicas
+
+
+def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
+    """Return the sentence about a registry as this router knows it. A queue of unknown length means no Redis."""
+    depth = page["queue"]["depth"]
+    away = page["age_seconds"] if depth is None else None
+    situation = Situation(
+        overview.at,
+        overview.leader,
+        waiting=depth,
+        panic=overview.panic,
+        away_seconds=away,
+        is_stale=bool(page["is_stale"]),
+    )
+    return summarize(FleetCounts.of(overview.replicas), situation)
+
+
+def page_document(url: str, page: Mapping[str, Any], overview: Overview, chosen: ReplicaFilter) -> dict[str, Any]:
+    """Return the router's own document, with the sentence and only the chosen replicas."""
+    summary = page_summary(page, overview)
+    shown = {one["url"]: one for one in page["replicas"]}
+    return {
+        "from": url,
+        "summary": {"level": summary.level.name.lower(), "text": summary.text},
+        **page,
+        "replicas": [
+            {**shown[one.endpoint.url], "trouble": trouble_of(one, overview.at) or None}
+            for one in chosen.of(overview.replicas)
+        ],
+    }
+
+
+def page_text(
+    url: str, page: Mapping[str, Any], overview: Overview, chosen: ReplicaFilter, *, width: int | None
+) -> RenderableType:
+    """Return the status as text."""
+    summary, leader = page_summary(page, overview), overview.leader
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("router", Text(printable(f"{page['router']} at {url}, {page['sessions']} sessions through it")))
+    facts.add_row("namespace", Text(printable(page["namespace"])))
+    facts.add_row("leader", Text(printable(f"{leader.router}, epoch {leader.epoch}" if leader else "none")))
+    facts.add_row("view", _view(page))
+    facts.add_row("writes", _writes(page))
+    sentence = Text(printable(summary.text), f"bold {summary.level.value}")
+    return Group(sentence, facts, *explained_replicas(overview, chosen, width=width))
+
+
+def _view(page: Mapping[str, Any]) -> Text:
+    age = page["age_seconds"]
+    text = "none yet" if age is None else f"{since(age)} old"
+    return Text(f"{text}, too old to select by", "red") if page["is_stale"] else Text(text)
+
+
+def _writes(page: Mapping[str, Any]) -> Text:
+    age, failure = page["writable_age_seconds"], page["write_failure"]
+    text = "none yet" if age is None else f"the last one {since(age)} ago"
+    return Text(printable(f"{text}: {failure}"), "red") if failure else Text(text)

@@ -1,0 +1,300 @@
+"""Drills: real routers, a real Redis, a real Prometheus. Each fault makes its alerts fire, and the log tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared_registry.embedded import EmbeddedServer
+from tests.proxy.conftest import RouterProcess, StartProcess
+from tests.support.backend import Backend
+from tests.support.command import ROOT, environment
+from tests.support.prometheus import Prometheus, alert_rules, prometheus_of
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Stage:
+    """Routers, replicas, their Redis, and Prometheus that watches them."""
+
+    def __init__(
+        self, server: EmbeddedServer, namespace: str, routers: Sequence[RouterProcess], prometheus: Prometheus
+    ) -> None:
+        self.server = server
+        self.namespace = namespace
+        self.routers = routers
+        self.prometheus = prometheus
+
+    async def command(self, *words: str) -> str:
+        """Run a command of an operator."""
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "shared_registry", "--redis", self.server.url, "-n", self.namespace, *words],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def leader(self) -> RouterProcess:
+        """Return the router that leads, once one does."""
+        found: list[RouterProcess] = []
+
+        async def leads(router: RouterProcess) -> bool:
+            async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+                return bool((await http.get(f"{router.admin_url}/status")).json()["is_leader"])
+
+        async def is_found() -> bool:
+            living = [one for one in self.routers if one.command.process.poll() is None]
+            found[:] = [one for one in living if await leads(one)]
+            return len(found) == 1
+
+        await until(is_found, "one router leads")
+        return found[0]
+
+
+Set = Callable[..., contextlib.AbstractAsyncContextManager[Stage]]
+
+
+@pytest.fixture
+def stage(
+    start_process: StartProcess, own_server: Callable[..., EmbeddedServer], tmp_path: Path, namespace: str
+) -> Set:
+    """Set up a stage: routers as processes before some replicas, given by url, with settings in common."""
+
+    @contextlib.asynccontextmanager
+    async def setting(
+        *replicas: str, routers: int = 3, capacity: int = 0, each: Sequence[dict[str, Any]] = (), **settings: Any
+    ) -> AsyncIterator[Stage]:
+        server = own_server()
+        listed = [{"url": url, "name": f"gpu-{at}", "capacity": capacity} for at, url in enumerate(replicas)]
+        common = {
+            "redis_url": server.url,
+            "admin_port": 0,
+            "redis_timeout_seconds": 0.5,
+            "replicas": json.dumps(listed),
+            "lease_seconds": 3.0,
+            "router_expiry_seconds": 5.0,
+            **settings,
+        }
+        extra = [*each, *[{}] * (routers - len(each))]
+        started = [
+            await start_process(wanted="has joined", words=["--host", "127.0.0.1"], **{**common, **own})
+            for own in extra
+        ]
+        targets = [one.admin_url.removeprefix("http://") for one in started]
+        async with prometheus_of(targets, tmp_path) as prometheus:
+            await prometheus.has_scraped(len(targets))
+            await until(lambda: are_healthy(prometheus, len(replicas)), "all replicas are healthy")
+            yield Stage(server, namespace, started, prometheus)
+
+    return setting
+
+
+async def are_healthy(prometheus: Prometheus, count: int) -> bool:
+    found = await prometheus.query('min(sum by (instance) (sr_replicas{status="healthy", admin="active"}))')
+    return bool(found) and float(found[0]["value"][1]) == count
+
+
+@contextlib.asynccontextmanager
+async def waiting(router: RouterProcess, count: int, path: str = "/wait") -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """Keep so many requests under way."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=60, limits=limits) as http:
+        tasks = [asyncio.create_task(http.get(path)) for _ in range(count)]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def again(act: Callable[[], Awaitable[object]], *, until_done: Awaitable[Any]) -> Any:
+    """Do something again and again until something else is done; return that."""
+    waited = asyncio.ensure_future(until_done)
+    try:
+        while not waited.done():
+            await act()
+        return waited.result()
+    finally:
+        waited.cancel()
+
+
+async def test_the_leader_is_killed(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url, lease_seconds=6.0, router_expiry_seconds=6.0) as there:
+        leader = await there.leader()
+        leader.command.process.kill()
+        fired = await there.prometheus.fires("NobodyLeads", "RouterDown", "RouterLost")
+        assert fired["RouterDown"]["labels"]["instance"] == leader.admin_url.removeprefix("http://")
+        assert fired["NobodyLeads"]["labels"]["severity"] == "page"
+        await there.leader()
+        await there.prometheus.is_quiet("NobodyLeads")
+        others = [router for router in there.routers if router is not leader]
+        assert any(router.has_said("has expired and was reaped") for router in others)
+
+
+async def test_a_replica_dies_and_flaps(stage: Set) -> None:
+    async with (
+        Backend() as first,
+        Backend() as second,
+        Backend() as third,
+        stage(first.url, second.url, third.url) as there,
+    ):
+        for _ in range(5):
+            await first.__aexit__(None, None, None)
+            await until(lambda: are_healthy(there.prometheus, 2), "one is down")
+            await first.__aenter__()
+            await until(lambda: are_healthy(there.prometheus, 3), "it is back")
+        fired = await there.prometheus.fires("ReplicaFlaps")
+        assert fired["ReplicaFlaps"]["labels"]["replica"] == "gpu-0"
+        await first.__aexit__(None, None, None)
+        await second.__aexit__(None, None, None)
+        fired = await there.prometheus.fires("ReplicasDown", "HalfOfTheReplicasAreDown")
+        assert "33.33%" in fired["HalfOfTheReplicasAreDown"]["annotations"]["summary"]
+        assert all(router.has_said("is unhealthy") for router in there.routers)
+        await first.__aenter__()
+        await second.__aenter__()
+        await there.prometheus.is_quiet("ReplicasDown", "HalfOfTheReplicasAreDown")
+
+
+async def test_the_fleet_is_full(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url, capacity=1, queue_timeout_seconds=4.0) as there:
+        async with waiting(there.routers[0], 3):
+            await there.prometheus.fires("NoFreeSlot", "QueueTooSlow", "SessionsRefused")
+            assert there.routers[0].has_said("refused a request: 503 gpu_unavailable")
+        backend.go_on.set()
+        await there.prometheus.is_quiet("NoFreeSlot", "QueueTooSlow")
+
+
+async def test_redis_is_away(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url) as there:
+        os.kill(there.server.pid, signal.SIGSTOP)
+        try:
+            fired = await there.prometheus.fires("ViewTooOld", "WritesTooOld", "RedisErrors", "NobodyLeads")
+            assert fired["ViewTooOld"]["labels"]["severity"] == "page"
+            assert all(router.has_said("redis: keeping the last view") for router in there.routers)
+            [up] = await there.prometheus.query('max(sr_replica_up{replica="gpu-0"})')
+            assert up["value"][1] == "1", "the last view is shown"
+        finally:
+            os.kill(there.server.pid, signal.SIGCONT)
+        await there.prometheus.is_quiet("ViewTooOld", "WritesTooOld", "NobodyLeads")
+
+
+async def test_redis_comes_back_empty(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url) as there:
+        with Redis.from_url(there.server.url) as redis:
+            redis.flushall()
+
+        async def is_counted() -> bool:
+            lost = await there.prometheus.query("min(sr_history_losses_total)")
+            restored = await there.prometheus.query('sum(sr_restored_total{kind="view"})')
+            return bool(lost and restored) and float(lost[0]["value"][1]) >= 1 and float(restored[0]["value"][1]) >= 1
+
+        await until(is_counted, "the loss and its repair are counted", 60)
+        assert all(router.has_said("another history") for router in there.routers)
+        await until(lambda: are_healthy(there.prometheus, 1), "the replicas are there again")
+        await there.prometheus.is_quiet("NobodyLeads", "HalfOfTheReplicasAreDown")
+
+
+async def test_redis_is_slow(stage: Set) -> None:
+    busy = "local n = 0; while n < tonumber(ARGV[1]) do n = n + 1 end"
+    async with Backend() as backend, stage(backend.url, routers=1, redis_timeout_seconds=3.0) as there:
+        with Redis.from_url(there.server.url) as redis:
+
+            async def keep_busy() -> None:
+                with contextlib.suppress(RedisError):
+                    await asyncio.to_thread(redis.eval, busy, 0, 4_000_000)
+
+            await again(keep_busy, until_done=there.prometheus.fires("RedisSlow"))
+
+
+async def test_leadership_passes_on_too_often(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url) as there:
+        for _ in range(6):
+            await there.leader()
+            await there.command("step-down", "--for", "1")
+        await there.prometheus.fires("LeadershipUnstable")
+
+
+async def test_routers_are_set_up_differently(stage: Set) -> None:
+    strays = [{"namespace": "another"}, {"failure_threshold": 5}]
+    async with Backend() as backend, stage(backend.url, each=strays) as there:
+        fired = await there.prometheus.fires("SeveralLeaders", "SettingsDiffer")
+        assert fired["SeveralLeaders"]["annotations"]["summary"].startswith("2 routers")
+
+
+async def test_an_operator_forgets_what_was_begun(stage: Set) -> None:
+    async with Backend() as first, Backend() as second, stage(first.url, second.url) as there:
+        async with waiting(there.routers[0], 4):
+            await until(lambda: count_of(there, "max(sum by (instance) (sr_replica_in_flight))", 4))
+            await there.command("add", first.url, "--capacity", "1")
+            await there.command("drain", second.url)
+            fired = await there.prometheus.fires("ReplicaOverCapacity", "ReplicaForgotten")
+        assert fired["ReplicaOverCapacity"]["labels"]["replica"] == "gpu-0"
+        assert fired["ReplicaForgotten"]["annotations"]["summary"].startswith("gpu-1 is draining")
+
+
+async def count_of(there: Stage, expression: str, wanted: float) -> bool:
+    found = await there.prometheus.query(expression)
+    return bool(found) and float(found[0]["value"][1]) == wanted
+
+
+async def test_a_router_stands_still(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url, routers=1) as there:
+        process = there.routers[0].command.process
+
+        async def hold_up() -> None:
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.3)
+            process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.3)
+
+        await again(hold_up, until_done=there.prometheus.fires("EventLoopLags"))
+
+
+async def test_probes_cannot_keep_up(stage: Set) -> None:
+    async with Backend() as backend, stage(backend.url, routers=1, health_check_interval_seconds=0.2) as there:
+        process = there.routers[0].command.process
+
+        async def hold_up() -> None:
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.6)
+            process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.3)
+
+        await again(hold_up, until_done=there.prometheus.fires("ProbesLate"))
+
+
+async def test_descriptors_run_out(stage: Set) -> None:
+    async with (
+        Backend() as backend,
+        stage(backend.url, routers=1, each=[{"open_files": "-n 700"}]) as there,
+        waiting(there.routers[0], 290),
+    ):
+        await there.prometheus.fires("DescriptorsRunOut")
+
+
+def test_every_alert_has_a_drill() -> None:
+    drilled = Path(__file__).read_text()
+    for rule in alert_rules():
+        assert f'"{rule["alert"]}"' in drilled, f"no drill makes {rule['alert']} fire"
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"].keys() == {"summary", "command"}
