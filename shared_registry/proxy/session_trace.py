@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from shared_registry.proxy.access_record import AccessRecord
     from shared_registry.proxy.exchange import Exchange
-    from shared_registry.proxy.headers import Headers
+    from shared_registry.http1.fields import Headers
 
 
 class SessionTrace(Protocol):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -54,8 +56,9 @@ async def trace_sessions(router: Router) -> None:
 
 def _resource(router: Router) -> Resource:
     """Return what the spans tell of this process. What the environment says comes first."""
-    said = Resource.create()
+    resource = Resource.create()
     own = {SERVICE_VERSION: __version__, SERVICE_INSTANCE_ID: router.url}
-    if str(said.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        said = said.merge(Resource({SERVICE_NAME: DEFAULT_SERVICE}))
-    return Resource({**own, **said.attributes})
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        own[SERVICE_NAME] = DEFAULT_SERVICE
+    said = os.environ.get(OTEL_RESOURCE_ATTRIBUTES, "")
+    return resource.merge(Resource({name: value for name, value in own.items() if f"{name}=" not in said}))

@@ -14,8 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from websockets.asyncio.client import connect
 
+from shared_registry.model import ReplicaEndpoint
 from shared_registry.telemetry.tracing import SpanTracing
-from tests.proxy.conftest import RunningRouter, StartRouter
+from tests.proxy.conftest import RunningRouter, StartRouter, all_healthy
 from tests.support.backend import Backend
 from tests.support.until import until
 
@@ -58,6 +59,14 @@ class Traced:
         return [(one.name, self.tree(one)) if self.below(one) else one.name for one in self.below(parent)]
 
 
+async def one_slot(start_router: StartRouter, backend: Backend) -> RunningRouter:
+    """Start a router in front of one replica that takes one session; others wait."""
+    replicas = [ReplicaEndpoint(backend.url, capacity=1)]
+    router = await start_router(is_awaited=False, replicas=replicas, queue_timeout_seconds=30.0)
+    await until(lambda: all_healthy(router, 1), "the replica is healthy")
+    return router
+
+
 def hex_of(number: int, digits: int) -> str:
     return f"{number:0{digits}x}"
 
@@ -89,7 +98,10 @@ async def test_a_request_has_a_span_for_each_step(start_router: StartRouter) -> 
     shown = dict(root.attributes or {})
     assert shown["url.path"] == "/upload"
     assert (shown["sr.request_id"], shown["sr.place"], shown["sr.ended"], shown["sr.attempts"]) == (
-        "r-1", "lease", "done", 1,
+        "r-1",
+        "lease",
+        "done",
+        1,
     )
     assert (shown["http.response.status_code"], shown["sr.bytes_in"]) == (200, 3)
     attempt = traced.below(root)[1]
@@ -150,16 +162,14 @@ async def test_a_context_that_means_nothing_begins_a_trace(
 
 async def test_the_wait_in_the_queue_is_a_span(start_router: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(f"{backend.url}", queue_timeout_seconds=30.0, replicas_capacity=None) if False else (
-            await start_router(backend.url, default_capacity=1, queue_timeout_seconds=30.0)
-        )
+        router = await one_slot(start_router, backend)
         traced = Traced(router)
         first = asyncio.create_task(router.http.post("/wait", content=b""))
         await until(lambda: len(backend.scopes) == 1, "the first request has the slot")
         second = asyncio.create_task(router.http.post("/upload", content=b""))
 
         async def waits() -> bool:
-            return (await router.status())["queue"]["here"] == 1
+            return bool((await router.status())["queue"]["here"] == 1)
 
         await until(waits, "the second request waits")
         backend.go_on.set()
@@ -179,7 +189,10 @@ async def test_a_replica_that_was_passed_over_has_a_failed_span(start_router: St
         root = await traced.root()
     assert response.status_code == 200
     assert traced.tree(root) == [
-        "acquire", ("POST", ["connect"]), "acquire", ("POST", ["connect", "first_byte", "stream"]),
+        "acquire",
+        ("POST", ["connect"]),
+        "acquire",
+        ("POST", ["connect", "first_byte", "stream"]),
     ]
     failed, taken = (one for one in traced.below(root) if one.kind is SpanKind.CLIENT)
     assert failed.status.status_code is StatusCode.ERROR
@@ -246,7 +259,9 @@ async def test_a_websocket_session_streams_until_its_end(start_router: StartRout
     assert traced.tree(root) == ["acquire", ("GET", ["connect", "first_byte", "stream"])]
     shown = dict(root.attributes or {})
     assert (shown["network.protocol.name"], shown["sr.close_code"], shown["sr.ended"]) == (
-        "websocket", 1000, "client_closed",
+        "websocket",
+        1000,
+        "client_closed",
     )
     assert shown["sr.session_digest"]
     assert not any("secret" in str(one.attributes) for one in traced.spans)
@@ -255,7 +270,7 @@ async def test_a_websocket_session_streams_until_its_end(start_router: StartRout
 
 async def test_a_queued_websocket_session_waits_and_streams(start_router: StartRouter) -> None:
     async with Backend() as backend:
-        router = await start_router(backend.url, default_capacity=1, queue_timeout_seconds=30.0)
+        router = await one_slot(start_router, backend)
         traced = Traced(router)
         async with connect(f"{router.ws}/ws") as first, connect(f"{router.ws}/ws") as second:
             await second.recv()  # its position
