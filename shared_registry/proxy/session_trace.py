@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from shared_registry.http1.fields import Headers
     from shared_registry.proxy.access_record import AccessRecord
     from shared_registry.proxy.exchange import Exchange
-    from shared_registry.http1.fields import Headers
 
 
 class SessionTrace(Protocol):

@@ -23,11 +23,11 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, Trac
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared_registry._version import __version__
+from shared_registry.http1.fields import Headers
 from shared_registry.leases.ledger import session_digest
 from shared_registry.proxy.access_log import shown_path
 from shared_registry.proxy.access_record import AccessRecord
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.http1.fields import Headers
 from shared_registry.proxy.traffic import OUTCOMES
 
 CONTEXT_NAMES = frozenset({b"traceparent", b"tracestate"})
