@@ -36,7 +36,9 @@ def ended(key: str) -> LeaseEnded:
 
 async def test_the_readings_become_rare(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
-    waiting = asyncio.ensure_future(until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock))
+    waiting = asyncio.ensure_future(
+        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+    )
     await clock.advance(10.0)
     assert load.reads <= 10 / LONGEST_PAUSE_SECONDS + 6
     load.sessions = 0
@@ -47,7 +49,9 @@ async def test_the_readings_become_rare(clock: FakeClock, emitter: Emitter) -> N
 
 async def test_the_end_of_an_own_lease_wakes_it(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
-    waiting = asyncio.ensure_future(until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock))
+    waiting = asyncio.ensure_future(
+        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+    )
     await clock.advance(10.0)
     reads, load.sessions = load.reads, 0
     emitter.emit(ended("http://10.0.0.2:8000"))
@@ -60,7 +64,9 @@ async def test_the_end_of_an_own_lease_wakes_it(clock: FakeClock, emitter: Emitt
 
 async def test_a_release_on_its_way_is_awaited_closely(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
-    waiting = asyncio.ensure_future(until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock))
+    waiting = asyncio.ensure_future(
+        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+    )
     await clock.advance(10.0)
     emitter.emit(ended(KEY))
     await clock.settle()
