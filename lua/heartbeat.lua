@@ -14,6 +14,8 @@
 -- A router that cannot connect to replicas for reasons of its own says so in `trouble`; an event tells when that begins
 -- and ends.
 --
+-- The ages that a router measures of itself are stored for operators, and decide nothing.
+--
 -- It also returns replicas whose ejection is over, so that an ejection ends while any router lives, and whoever
 -- leads; see lib/ejection.lua.
 --
@@ -33,7 +35,8 @@
 --         spare_primary spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix
 --         several_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
---         probers_version panic_percent trouble probing known_history settled peers cluster … (url)
+--         probers_version panic_percent trouble probing known_history settled peers cluster view_age_ms probe_age_ms
+--         probe_lag_ms … (url)
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, probers_version,
 --         probers that follow, prober…, expired router…  |  wrong_cluster, of the namespace, of the router
 --         |  wrong_type …|wrong_schema …
@@ -53,7 +56,7 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 5
-local FIRST_URL = 20
+local FIRST_URL = 23
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
 -- a hash table for good. Ids of named sessions are so long as well. From so many leases on that saves time.
@@ -61,7 +64,8 @@ local MANY_LEASES = 32
 local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-  probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster = unpack(ARGV, 1, 19)
+  probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster, view_age_ms, probe_age_ms,
+  probe_lag_ms = unpack(ARGV, 1, 22)
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
@@ -125,7 +129,8 @@ if known_as[1] ~= probe_print or known_as[2] ~= machine then
 end
 redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
   'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
-  'probe_print', probe_print, 'probing', probing, 'schemas', table.concat({OLDEST_SCHEMA, SCHEMA}, '-'))
+  'probe_print', probe_print, 'probing', probing, 'schemas', table.concat({OLDEST_SCHEMA, SCHEMA}, '-'),
+  'view_age_ms', view_age_ms, 'probe_age_ms', probe_age_ms, 'probe_lag_ms', probe_lag_ms)
 redis.call('HDEL', router, 'reap_cursor', 'queue_cursor', 'trouble')
 if cluster ~= '' then
   redis.call('HSETNX', keys.meta, 'cluster', cluster)

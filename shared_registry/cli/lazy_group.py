@@ -17,6 +17,7 @@ MODULES = {
     "leases": "watching",
     "queue": "watching",
     "events": "watching",
+    "namespaces": "namespace_list",
     "wait": "watching",
     "check": "checking",
     "add": "replicas",

@@ -40,6 +40,9 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
                 "leases": found.leases.get(one.info.key),
                 "probes": _probes(found, one),
                 "trouble": one.info.trouble or None,
+                "view_age_seconds": one.info.view_age_seconds,
+                "probe_age_seconds": one.info.probe_age_seconds,
+                "probe_lag_seconds": one.info.probe_lag_seconds,
             }
             for one in found.routers
         ],
@@ -58,6 +61,9 @@ def routers_text(config: RouterConfig, found: RouterList, *, width: int | None =
             Column("leases", [str(found.leases.get(one.info.key, "-")) for one in each], is_number=True),
             Column("url", [Text(printable(one.info.url)) for one in each], keep=5),
             Column("probes", [_probes(found, one) for one in each], keep=4),
+            Column("view age", [_measured(one.info.view_age_seconds) for one in each], is_number=True, keep=4),
+            Column("probe age", [_measured(one.info.probe_age_seconds) for one in each], is_number=True, keep=4),
+            Column("probe lag", [_measured(one.info.probe_lag_seconds) for one in each], is_number=True, keep=4),
             Column("host", [Text(printable(one.info.host)) for one in each], keep=2),
             Column("pid", [str(one.info.pid) for one in each], keep=1),
             Column("version", [Text(printable(one.info.version)) for one in each], keep=6),
@@ -79,6 +85,11 @@ def routers_text(config: RouterConfig, found: RouterList, *, width: int | None =
         what = "router has" if odd == 1 else "routers have"
         lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")
     return Group(*lines)
+
+
+def _measured(seconds: float | None) -> str:
+    """Return a duration that a router has measured; "-" for one that is not known."""
+    return "-" if seconds is None else duration(seconds)
 
 
 def _probes(found: RouterList, one: RouterRecord) -> str:

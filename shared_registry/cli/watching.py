@@ -217,9 +217,11 @@ def routers(
 
     --json prints one object: redis, namespace, at, leader {router, epoch, elected_at} or null, and routers [{key, host,
     pid, version, url, started_at, last_heartbeat_at, expires_at, is_live, is_leader, config_fingerprint,
-    agrees_with_leader, leases, probes, trouble}]. agrees_with_leader is null if there is no leader. leases counts the
-    sessions that hold a slot. probes is `all`, `share`, `no` or `in trouble`. trouble says why a router cannot connect
-    to replicas, if that is its own fault, such as too many open files; otherwise it is null.
+    agrees_with_leader, leases, probes, trouble, view_age_seconds, probe_age_seconds, probe_lag_seconds}].
+    agrees_with_leader is null if there is no leader. leases counts the sessions that hold a slot. probes is `all`,
+    `share`, `no` or `in trouble`. trouble says why a router cannot connect to replicas, if that is its own fault, such
+    as too many open files; otherwise it is null. The last three are as of its last heartbeat, or null: how old its view
+    was, how long ago it had finished a probe, and the longest delay of a scheduled probe since the heartbeat before.
     """
     options = given(context, redis, namespace, as_json=as_json)
     from shared_registry.cli.router_list import routers_document, routers_text  # noqa: PLC0415  rich

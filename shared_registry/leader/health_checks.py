@@ -50,7 +50,7 @@ class HealthChecks:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self.counts = ProbeCounts()
+        self.counts = ProbeCounts(clock)
         self._store = store
         self._mirror = mirror
         self._cooldown = cooldown

@@ -194,7 +194,7 @@ class HealthLoop:
                 await self._wait_until(schedule.next_due())
                 continue
             await slots.acquire()
-            self._listeners.counts.lags.add(self._clock.monotonic() - schedule.popped_due)
+            self._listeners.counts.begun(self._clock.monotonic() - schedule.popped_due)
             group.create_task(self._probe_one(key, authority, schedule, reports, slots))
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:

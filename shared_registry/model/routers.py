@@ -49,6 +49,12 @@ class RouterInfo:
         machine: An id of the machine since its start.
         probe_print: A digest of the settings that decide the result of a probe; empty while the router does not probe.
         trouble: Why the router cannot connect to replicas, if that is its own trouble; otherwise empty.
+        probing: Whether it takes part in shared probing, as its config says.
+        view_age_seconds: How long before its last heartbeat its view was known to be current. This and the following
+            are `None` if the router has not measured them, or is of a version that does not.
+        probe_age_seconds: How long before its last heartbeat it had finished a probe.
+        probe_lag_seconds: How long after it was due the latest of its scheduled probes has begun, of those that began
+            between its last two heartbeats.
     """
 
     key: str
@@ -63,6 +69,9 @@ class RouterInfo:
     probe_print: str = ""
     trouble: str = ""
     probing: str = ""
+    view_age_seconds: float | None = None
+    probe_age_seconds: float | None = None
+    probe_lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

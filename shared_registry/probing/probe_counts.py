@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from shared_registry.aio.clock import Clock, SystemClock
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.tallies import FAST_SECONDS, Distribution
 
@@ -16,11 +17,30 @@ class ProbeCounts:
         lags: How long after it was due each scheduled probe has begun, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.seconds: defaultdict[str, Distribution] = defaultdict(lambda: Distribution(FAST_SECONDS))
         self.lags = Distribution(FAST_SECONDS)
+        self._clock = clock or SystemClock()
+        self._finished_at: float | None = None
+        self._worst_lag: float | None = None
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago the latest probe was finished; `None` before the first."""
+        return None if self._finished_at is None else self._clock.monotonic() - self._finished_at
+
+    def take_worst_lag(self) -> float | None:
+        """Return the longest lag since the last call; `None` if no scheduled probe has begun since."""
+        worst, self._worst_lag = self._worst_lag, None
+        return worst
+
+    def begun(self, lag: float) -> None:
+        """Count a scheduled probe that begins so many seconds after it was due."""
+        self.lags.add(lag)
+        self._worst_lag = max(lag, self._worst_lag or 0.0)
 
     def add(self, outcome: ProbeOutcome) -> None:
-        """Count a probe."""
+        """Count a finished probe."""
+        self._finished_at = self._clock.monotonic()
         result = "ok" if outcome.error is None else "failed"
         self.seconds[result if outcome.trouble is None else "own_trouble"].add(outcome.latency_ms / 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared_registry.aio.backoff import Backoff
@@ -14,7 +14,6 @@ from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.leases.settling import Settler
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
-from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 
@@ -35,7 +34,7 @@ class Membership:
         *,
         settler: Settler,
         probers: ProberList,
-        trouble_log: TroubleLog,
+        measure: Callable[[RouterInfo], RouterInfo],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -48,7 +47,8 @@ class Membership:
                 reaped router may return to their replicas.
             settler: Checks the replies, and knows this router's sessions and what it says after a loss of data.
             probers: The routers that can probe, kept current by the heartbeats' replies.
-            trouble_log: Whether this router can connect to replicas, which its heartbeats tell.
+            measure: Adds to the description what this router measures of itself: whether it can connect to replicas,
+                and ages. Called once for each heartbeat.
             clock: Used for waits.
             rng: Used for jitter, and to choose among many replicas to be removed.
         """
@@ -56,7 +56,7 @@ class Membership:
         self._info = info
         self._settler = settler
         self._probers = probers
-        self._trouble_log = trouble_log
+        self._measure = measure
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
         self._expiry_seconds = settings.router_expiry_seconds
@@ -85,10 +85,9 @@ class Membership:
         sent_at = self._clock.monotonic()
         try:
             info = replace(
-                self._info,
+                self._measure(self._info),
                 machine=self._probers.machine,
                 probe_print=self._probers.probe_print,
-                trouble=self._trouble_log.reason,
                 probing=self._probing,
             )
             heartbeat = await self._store.heartbeat(

@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared_registry._version import __version__
 from shared_registry.admin.inspector import Inspector
@@ -90,6 +90,16 @@ def build_parts(
     async def heartbeat() -> None:
         await membership.heartbeat()
 
+    def measure(info: RouterInfo) -> RouterInfo:
+        counts = health_checks.counts
+        return replace(
+            info,
+            trouble=trouble_log.reason,
+            view_age_seconds=mirror.age_seconds,
+            probe_age_seconds=counts.age_seconds,
+            probe_lag_seconds=counts.take_worst_lag(),
+        )
+
     async def testify(key: str, *, probed_at: float) -> None:
         await outcomes.testify(key, probed_at=probed_at)
 
@@ -112,7 +122,7 @@ def build_parts(
         settings,
         settler=placement.settler,
         probers=probers,
-        trouble_log=trouble_log,
+        measure=measure,
         clock=clock,
         rng=rng,
     )

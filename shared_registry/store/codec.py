@@ -227,6 +227,9 @@ def parse_router(key: str, fields: Mapping[str, str], expires_at_ms: float) -> R
         probe_print=read.optional("probe_print", str) or "",
         trouble=read.optional("trouble", str) or "",
         probing=read.optional("probing", str) or "",
+        view_age_seconds=read.measured_seconds("view_age_ms"),
+        probe_age_seconds=read.measured_seconds("probe_age_ms"),
+        probe_lag_seconds=read.measured_seconds("probe_lag_ms"),
     )
     return RouterRecord(info, (expires_at_ms - read("expiry_ms", int)) / 1000, expires_at_ms / 1000)
 
@@ -250,6 +253,10 @@ class _Fields:
 
     def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
         return self(name, parse) if name in self.texts else None
+
+    def measured_seconds(self, name: str) -> float | None:
+        """Return a measured duration. Its field is empty if nothing was measured, and may be missing."""
+        return self.optional_seconds(name) if self.texts.get(name) else None
 
     def optional_seconds(self, name: str) -> float | None:
         value = self.optional(name, int)

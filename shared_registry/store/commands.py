@@ -262,6 +262,7 @@ class Store(LeaderCommands):
                     settled,
                     " ".join(peers),
                     info.cluster,
+                    *map(_measured, (info.view_age_seconds, info.probe_age_seconds, info.probe_lag_seconds)),
                     *drains,
                 ],
             )
@@ -512,6 +513,11 @@ class Store(LeaderCommands):
 def has_name(lease_id: str) -> bool:
     """Return whether it is the lease of a named session; see `ledger.new_lease_id`."""
     return ":" in lease_id
+
+
+def _measured(seconds: float | None) -> str:
+    """Return a measured duration in milliseconds; an empty text if nothing was measured."""
+    return "" if seconds is None else milliseconds(seconds)
 
 
 def _usual(together: Together | None, lease_id: str) -> tuple[Together, str] | None:

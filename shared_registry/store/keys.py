@@ -38,6 +38,9 @@ import re
 from shared_registry.errors import ConfigError
 
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+EVERY_META = "sr:{*}:meta"
+"""The glob of the `meta` keys of all namespaces. Other keys may match it too; see `namespace_of`."""
+_META = re.compile(rf"sr:\{{({NAMESPACE_PATTERN.pattern})\}}:meta")
 
 
 class Keys:
@@ -130,3 +133,9 @@ class Keys:
         if key.startswith(self.inbox_prefix):
             return "stream"
         return fixed.get(key)
+
+
+def namespace_of(key: str) -> str | None:
+    """Return the namespace whose `meta` this key is; `None` for any other key."""
+    found = _META.fullmatch(key)
+    return found[1] if found else None

@@ -22,7 +22,7 @@ def expect_schema(found: str | None) -> None:
     Raises:
         StoreRefused: The schema is too old or too new, or not a schema.
     """
-    if found is not None and not _can_use(found):
+    if found is not None and not can_use(found):
         raise wrong_schema(found)
 
 
@@ -57,6 +57,7 @@ def wrong_cluster(found: str, wanted: str) -> StoreRefused:
     )
 
 
-def _can_use(schema: str) -> bool:
+def can_use(schema: str) -> bool:
+    """Return whether this version can use a namespace of this schema."""
     match = _RANGE.fullmatch(schema)
     return match is not None and int(match[1]) <= int(SCHEMA) and int(OLDEST_SCHEMA) <= int(match[2] or match[1])

@@ -83,6 +83,15 @@ class SlotOwner:
                 self._address = address
             return self._address
 
+    async def primaries(self) -> list[Address]:
+        """Return the addresses of the primaries of all hash slots, as the node that serves this one reports them.
+
+        Raises:
+            RedisError: No node names the address of that node, or it does not answer.
+        """
+        node = await self.address()
+        return sorted({_server_address(primary, node) for _, _, primary, *_ in await self._rows_of(node)})
+
     def doubt(self) -> None:
         """Record that the node could not be reached, so that the nodes are asked before the next connection."""
         self._is_doubted = True

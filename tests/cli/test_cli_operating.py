@@ -376,6 +376,9 @@ def test_routers_lists_every_router_and_the_leader(
         "leases": 0,
         "probes": "all",
         "trouble": None,
+        "view_age_seconds": None,
+        "probe_age_seconds": None,
+        "probe_lag_seconds": None,
     }
     assert second["trouble"] == "too many open files"
     assert (second["key"], second["is_leader"], second["agrees_with_leader"]) == ("router~2", False, False)
@@ -395,6 +398,30 @@ def test_routers_lists_every_router_and_the_leader(
     told = json.loads(command("routers", "--json").out)
     assert told["leader"] is None
     assert [one["agrees_with_leader"] for one in told["routers"]] == [None, None]
+
+
+def test_routers_shows_what_each_router_measures_of_itself(
+    command: Command, server: EmbeddedServer, namespace: str, raw: Any, keys: Keys
+) -> None:
+    names = ("view_age_seconds", "probe_age_seconds", "probe_lag_seconds")
+
+    async def measured(space: Space) -> None:
+        probing = replace(info(), view_age_seconds=0.25, probe_age_seconds=3.0, probe_lag_seconds=0.0)
+        for one in (info("older~1"), probing, replace(info("router~2"), view_age_seconds=0.5)):
+            await space.store.heartbeat(one, expiry_seconds=60)
+
+    in_space(server, namespace, measured)
+    raw.hdel(keys.router("older~1"), "view_age_ms", "probe_age_ms", "probe_lag_ms")
+    told = json.loads(command("routers", "--json").out)["routers"]
+    assert [[one[name] for name in names] for one in told] == [
+        [None, None, None],
+        [0.25, 3.0, 0.0],
+        [0.5, None, None],
+    ]
+    heading, older, measuring, _ = command("routers", COLUMNS="250").out.splitlines()
+    at = heading.index("view age")
+    assert older[at:].split()[:3] == ["-", "-", "-"]
+    assert measuring[at:].split()[:6] == ["0.2", "s", "3.0", "s", "0.0", "s"]
 
 
 def test_events_lists_the_event_stream(

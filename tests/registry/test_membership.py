@@ -17,13 +17,13 @@ from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreU
 from shared_registry.leases.settling import Settler
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
-from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 from tests.support.fake_clock import START, FakeClock
 
 INFO = RouterInfo("router~1", "host", 1, "0.1", 1_700_000_000.0)
+MEASURED = replace(INFO, machine="m", probing="leader", view_age_seconds=0.5)
 HEARTBEAT, EXPIRY, AFFINITY = 1.0, 5.0, 60.0
 SETTINGS = RouterConfig(
     heartbeat_seconds=HEARTBEAT, router_expiry_seconds=EXPIRY, affinity_seconds=AFFINITY, panic_percent=30.0
@@ -65,7 +65,7 @@ class ScriptedStore:
     ) -> Heartbeat:
         assert loss == {"known_history": "", "settled": "", "peers": ()}
         self.drained.append(drains)
-        assert (info, expiry_seconds, probers_version) == (replace(INFO, machine="m", probing="leader"), EXPIRY, "")
+        assert (info, expiry_seconds, probers_version) == (MEASURED, EXPIRY, "")
         self.heartbeats.append(self._clock.monotonic() - START)
         await self._clock.sleep(self.latency)
         if self.error:
@@ -127,7 +127,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         SETTINGS,
         settler=cast("Settler", store),
         probers=ProberList(router=INFO.key, machine="m"),
-        trouble_log=TroubleLog(quiet_seconds=10, clock=clock),
+        measure=lambda info: replace(info, view_age_seconds=0.5),
         clock=clock,
         rng=random.Random(1),
     )

@@ -66,6 +66,9 @@ async def test_a_router_is_described_for_operators(space: Space) -> None:
         "machine": "",
         "probe_print": "",
         "probing": "",
+        "view_age_ms": "",
+        "probe_age_ms": "",
+        "probe_lag_ms": "",
         "schemas": f"{OLDEST_SCHEMA}-{SCHEMA}",
     }
     assert EXPIRY_MS - 5_000 < expires_in_ms(space, ONE) <= EXPIRY_MS

@@ -291,6 +291,9 @@ class Steps(RuleBasedStateMachine):
             "machine": "",
             "probe_print": "",
             "probing": "",
+            "view_age_ms": "",
+            "probe_age_ms": "",
+            "probe_lag_ms": "",
             "schemas": f"{OLDEST_SCHEMA}-{SCHEMA}",
         }
         was_there = info.key in self.expected.routers
