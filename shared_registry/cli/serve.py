@@ -101,6 +101,7 @@ async def _serve_until_stopped(
         server,
         service_notices,
     )
+    from shared_registry.telemetry.works import telemetry_works  # noqa: PLC0415
 
     descriptors.raise_soft_limit()
     stop, notifier = StopRequest(), ServiceNotifier(os.environ)
@@ -120,7 +121,7 @@ async def _serve_until_stopped(
         )
 
     with stop.on_signals(reload), admin_address(settings) as admin:
-        beside = [serve_reloads, inform, *admin.works]
+        beside = [serve_reloads, inform, *admin.works, *telemetry_works(settings)]
         await server.serve_clients(settings, stop, wait_seconds=wait_seconds, on_listening=_log_url, beside=beside)
     logger.info("router: stopped")
 

@@ -17,6 +17,7 @@ from shared_registry.errors import RegistryError
 from shared_registry.proxy import descriptors
 from shared_registry.proxy.worker import Worker
 from shared_registry.proxy.worker_messages import Begin, Failed
+from shared_registry.telemetry.works import telemetry_works
 
 
 def main(listener: int, channel: int) -> int:
@@ -42,7 +43,8 @@ async def _serve(listener: socket.socket, to_parent: socket.socket) -> int:
     descriptors.raise_soft_limit()
     try:
         with admin_address(begin.config, worker=begin.number) as admin:
-            await Worker(channel, begin, on_reload=set_log_level, beside=admin.works).serve(listener)
+            beside = [*admin.works, *telemetry_works(begin.config)]
+            await Worker(channel, begin, on_reload=set_log_level, beside=beside).serve(listener)
     except RegistryError as error:
         channel.send(Failed(str(error)))
         await channel.flush()

@@ -289,6 +289,10 @@ AccessLogForm = Annotated[
     Literal["off", "text", "json"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
 ]
+TracingMode = Annotated[
+    Literal["off", "otlp"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML's off
+]
 AccessLogPath = Annotated[str | None, PlainValidator(check_file("access_log_file"))]
 RedisUrl = Annotated[str, PlainValidator(check_redis_url)]
 Namespace = Annotated[str, PlainValidator(check_namespace)]

@@ -35,6 +35,7 @@ from shared_registry.config.rules import (
     RouteRules,
     Seconds,
     SessionKeyText,
+    TracingMode,
     TrustedNetworks,
     Workers,
 )
@@ -220,6 +221,12 @@ class ServingSettings:
     """The file to which the access log is appended. It is created if it does not exist, and created again when it was
     renamed, so that logs can be rotated without a signal. By default the access log goes to standard output, and the
     router's own log to standard error. It has no effect while `access_log` is off."""
+
+    tracing: TracingMode = "off"
+    """Whether the router makes OpenTelemetry spans of each request and session. `off` is the default, because a trace
+    costs as much CPU time as a short request itself. `otlp` sends them to a collector by OTLP over HTTP. It needs the
+    extra `otel`, and takes the collector's address and the sampling from OpenTelemetry's own environment variables;
+    `docs/traces.md` explains what is in them."""
 
     admin_host: AdminHost = "127.0.0.1"
     """Address on which the router serves its dashboard, and its pages for operators and monitoring. The default is

@@ -87,6 +87,7 @@ class Reconciler:
         self._lock = asyncio.Lock()
         self._putting_back = asyncio.Lock()
         self._unanswered: set[str] = set()
+        self._orphaned: dict[str, str] = {}
         self._was_reaped = False
         self._recording: asyncio.Task[None] | None = None
         self._is_in_trouble = False
@@ -231,14 +232,10 @@ class Reconciler:
         async with self._putting_back:
             held = {lease_id: lease.replica.key for lease_id, lease in self._ledger.held.items()}
             there: dict[str, str] = {}
-            orphaned: list[str] = []
+            orphaned: dict[str, str] = {}
             async for page in self._reader.leases(self._router):
                 there |= page
-                unknown = [lease_id for lease_id in page if not self._ledger.knows(lease_id)]
-                orphaned += unknown
-                if unknown and self._news.emitter.has_listeners:
-                    for lease_id in unknown:
-                        self._news.reconciled(lease_id, page[lease_id])
+                orphaned |= {one: key for one, key in page.items() if not self._ledger.knows(one)}
             # A lease that was put back without an answer may have taken its replica over capacity. Put it back again,
             # because the answer reports that.
             missing = [one for one, key in held.items() if there.get(one) != key or one in self._unanswered]
@@ -249,7 +246,8 @@ class Reconciler:
             for chunk in _chunks(missing, RESTORED_AT_ONCE):
                 await self._put_back(chunk, is_lost=is_lost)
             self._was_reaped = False
-            return orphaned
+            self._orphaned = orphaned
+            return list(orphaned)
 
     async def _put_back(self, lease_ids: Iterable[str], *, is_lost: bool = False) -> None:
         leases = {one: self._ledger.held[one].replica.key for one in lease_ids if one in self._ledger.held}
@@ -300,6 +298,9 @@ class Reconciler:
     async def _release(self, lease_id: str) -> None:
         await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, is_recovery=True)
         self._ledger.end(lease_id)
+        key = self._orphaned.pop(lease_id, None)
+        if key is not None and self._news.emitter.has_listeners:
+            self._news.reconciled(lease_id, key)
 
 
 def _chunks(items: list[str], size: int) -> Iterable[list[str]]:

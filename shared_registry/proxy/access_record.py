@@ -1,10 +1,11 @@
-"""What the access log and the metrics tell of one request, collected while the request is served. Pure."""
+"""What the access log, the metrics and the traces tell of one request, collected while the request is served. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from shared_registry.proxy.session_trace import SessionTrace
     from shared_registry.proxy.traffic import Traffic
 
 Ended = Literal[
@@ -47,6 +48,7 @@ class AccessRecord:
         ended: Why it ended; `None` while it has not.
         error: The code of the router's own error that the client was sent.
         traffic: Counts the request when it has ended; `None` if it is not counted.
+        trace: Is told of each step; `None` if the request is not traced.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class AccessRecord:
         "session",
         "started_at",
         "status",
+        "trace",
         "traffic",
     )
 
@@ -78,6 +81,7 @@ class AccessRecord:
         self.error: str | None = None
         self.traffic = traffic
         self.started_at = now
+        self.trace: SessionTrace | None = None
         self._placed: float | None = None
         self.answered_at: float | None = None
         self.ended_at = now
@@ -87,11 +91,15 @@ class AccessRecord:
         self.replica = url
         self.attempts += 1
         self._placed = now
+        if self.trace is not None:
+            self.trace.try_replica(url)
 
     def answer(self, status: int, now: float) -> None:
         """The client is sent the head of its response."""
         self.status = status
         self.answered_at = now
+        if self.trace is not None:
+            self.trace.answer(status)
 
     def end(self, ended: Ended, now: float, *, error: str | None = None, close_code: int | None = None) -> None:
         """The request has ended. The first reason counts."""

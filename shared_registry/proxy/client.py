@@ -34,6 +34,7 @@ from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusal_log import RefusalLog
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
 from shared_registry.proxy.request_ids import RequestIds
+from shared_registry.proxy.session_trace import Tracing
 from shared_registry.proxy.traffic import Traffic
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
@@ -67,6 +68,7 @@ class Site:
         refusals: Logs what is refused.
         access_log: Logs every request, unless it is `None`.
         traffic: Counts the requests that belong to no pool; `None` if requests are not counted.
+        tracing: Traces every request, unless it is `None`.
         proxies: The proxies in front, whose word about their clients is believed.
         clients: The connections.
         is_stopping: Whether each connection closes after its next response.
@@ -80,6 +82,7 @@ class Site:
     refusals: RefusalLog = field(default_factory=RefusalLog)
     access_log: AccessLog | None = None
     traffic: Traffic | None = None
+    tracing: Tracing | None = None
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     clients: set[ClientConnection] = field(default_factory=set)
     is_stopping: bool = False
@@ -89,7 +92,9 @@ class Site:
         """Return the record of a request that begins now; `None` if nobody wants it."""
         if self.access_log is not None:
             return AccessRecord(self.access_log.now(), now, self.traffic)
-        return None if self.traffic is None else AccessRecord(0.0, now, self.traffic)
+        if self.traffic is None and self.tracing is None:
+            return None
+        return AccessRecord(0.0, now, self.traffic)
 
     def end_record(self, exchange: Exchange) -> None:
         """Log and count a request that has ended, unless that was done before."""
@@ -101,6 +106,8 @@ class Site:
             record.traffic.add(exchange, record)
         if self.access_log is not None:
             self.access_log.write(exchange, record)
+        if record.trace is not None:
+            record.trace.end(exchange)
 
     def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
         """Return the response to a client for which there is no room, and log the refusal."""

@@ -11,6 +11,7 @@ from shared_registry.leases import OnPosition
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.descriptors import Descriptors
+from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
@@ -100,7 +101,7 @@ class Dispatcher:
         key: str | None,
         attempt: Callable[[Slot], Awaitable[T]],
         *,
-        request_id: bytes,
+        exchange: Exchange,
         takes_slot: bool = True,
         on_position: OnPosition | None = None,
     ) -> T:
@@ -111,7 +112,7 @@ class Dispatcher:
         Args:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
             attempt: Runs the session on the lease's replica. It raises `NotReached` if another replica may be tried.
-            request_id: The id under which its failures are logged.
+            exchange: The session's request. It is told of replicas that do not take the session.
             takes_slot: Whether the session needs a slot. Without one it never waits in the queue.
             on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
@@ -153,7 +154,8 @@ class Dispatcher:
                 # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
                 if failure.trouble is not None or not slot.is_spare:
                     failures.append(failure)
-                self._note(slot.replica, failure, request_id)
+                exchange.note_not_taken(str(failure))
+                self._note(slot.replica, failure, exchange.request_id)
                 if failure.trouble is not None and failure.trouble.is_general:
                     break
                 if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):

@@ -135,6 +135,8 @@ class Exchange:
         self.request_id = client.site.ids.of(fields)
         self.started_at = now = client.now()
         self.record = client.site.begin_record(now)
+        if self.record is not None and client.site.tracing is not None:
+            self.record.trace = client.site.tracing.begin(self, self.record)
         self.bytes_in = self.bytes_out = 0
         self.body_length = body_length
         self.has_body = body_length != 0
@@ -447,6 +449,31 @@ class Exchange:
             self.record.session = session
             self.record.try_replica(replica.url, self._client.now())
 
+    def note_reached(self) -> None:
+        """Record that the replica was reached, and is going to be sent the request."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.connect()
+
+    def note_session(self) -> None:
+        """Record that a WebSocket session begins; its client may have been accepted before, to wait in the queue."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.stream()
+
+    def note_not_taken(self, reason: str) -> None:
+        """Record that the replica did not take the session."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.fail_attempt(reason)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the request has a trace."""
+        return self.record is not None and self.record.trace is not None
+
+    def note_position(self, _position: int, _depth: int) -> None:
+        """Record that the session waits in the queue. May be called again."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.wait()
+
     def note_status(self, status: int) -> None:
         """Record the status that the client is sent by something else than `begin()`."""
         if self.record is not None:
@@ -483,6 +510,8 @@ class Exchange:
         if self.version == "1.0" and not any(name == b"host" for name, _ in passed):
             passed.insert(0, (b"host", urlsplit(url).netloc.encode()))
         passed.append((headers.REQUEST_ID, self.request_id))
+        if self.record is not None and self.record.trace is not None:
+            return self.record.trace.pass_on(passed)
         return passed
 
 

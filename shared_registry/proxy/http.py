@@ -62,8 +62,9 @@ class HttpProxy:
             await self._dispatcher.deliver(
                 key,
                 lambda slot: self._attempt(exchange, slot, key),
-                request_id=exchange.request_id,
+                exchange=exchange,
                 takes_slot=takes_slot,
+                on_position=exchange.note_position if exchange.is_traced else None,
             )
         except Undeliverable as failure:
             exchange.answer(refusal_of(failure))
@@ -83,6 +84,7 @@ class HttpProxy:
         while True:
             connection = await self._connections.take(replica)
             self._dispatcher.connected(replica)
+            exchange.note_reached()
             try:
                 response = ResponseToClient(exchange, lambda: self._may_try_another(exchange, replica))
                 await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))

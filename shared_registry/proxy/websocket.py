@@ -80,7 +80,7 @@ class WebSocketProxy:
             await self._dispatcher.deliver(
                 session,
                 functools.partial(self._attempt, exchange, client, session),
-                request_id=exchange.request_id,
+                exchange=exchange,
                 takes_slot=takes_slot,
                 on_position=client.set_position,
             )
@@ -113,6 +113,7 @@ class WebSocketProxy:
         tunnel = await self._begin(exchange, client, slot, name)
         if tunnel is None:  # the replica's refusal was passed on
             return
+        exchange.note_session()
         try:
             ending = await self._placement.unless_lost(slot, tunnel.ended)
         finally:
@@ -193,6 +194,7 @@ class WebSocketProxy:
         try:
             async with time_limit(seconds):
                 connection = await self._connections.open(replica)
+                exchange.note_reached()
                 await connection.exchange(
                     exchange, _request_head(exchange, client, replica), handshake, is_upgrade=True
                 )

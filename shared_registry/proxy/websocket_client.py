@@ -150,6 +150,7 @@ class WebSocketClient(asyncio.Protocol):
 
     def set_position(self, position: int, depth: int) -> None:
         """Send the client its position in the queue, counted from 1. A slow client receives only the latest one."""
+        self._exchange.note_position(position, depth)
         self.accept()
         self._position = position, depth
         self._is_owed = self._is_blocked

@@ -65,7 +65,7 @@ def register_policy(
     Args:
         name: Lower-case letters, digits and underscores.
         make: Returns a new picker. It is called once for each tier and router.
-        needs_loads: Whether `context.loads` must be read every `refresh_seconds`; or a function that returns that for
+        needs_loads: Whether `context.loads` must be read periodically; or a function that returns that for
             the settings in a context.
 
     Raises:

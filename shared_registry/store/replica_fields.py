@@ -246,6 +246,10 @@ def spec_text(endpoint: ReplicaEndpoint) -> str:
     return ", ".join(text for text in texts if text)
 
 
+_SHOWN = {which: tuple(field for field in FIELDS if which & field.documents) for which in Document}
+"""The fields of each document, found once: a page may show thousands of replicas."""
+
+
 def replica_document(record: ReplicaRecord, which: Document, plan: Plan | None = None) -> dict[str, Any]:
     """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock.
 
@@ -254,7 +258,7 @@ def replica_document(record: ReplicaRecord, which: Document, plan: Plan | None =
         which: The document.
         plan: How routers share the probing; its routers are named as probers.
     """
-    document = {field.attribute: field.form.show(field.of(record)) for field in FIELDS if which & field.documents}
+    document = {field.attribute: field.form.show(field.of(record)) for field in _SHOWN[which]}
     if plan is not None and "prober" in document:
         document["prober"] = prober_of(record, plan, None)
     return document

@@ -99,6 +99,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "workers": ("4", 4),
     "access_log": ("json", "json"),
     "access_log_file": ("/tmp/a.log", "/tmp/a.log"),
+    "tracing": ("otlp", "otlp"),
     "admin_host": ("0.0.0.0", "0.0.0.0"),
     "admin_port": ("9100", 9100),
     "admin_names": ("A.example, b.example", ("a.example", "b.example")),

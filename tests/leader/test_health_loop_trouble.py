@@ -86,7 +86,9 @@ async def test_a_leader_that_cannot_probe_half_the_replicas_stands_aside(
         assert leader.task is not None
         text = f"{troubled} of {replicas} replicas could not be probed: too many open files"
         assert str(leader.task.exception()) == text
-        assert isinstance(leader.task.exception(), StandAside)
+        error = leader.task.exception()
+        assert isinstance(error, StandAside)
+        assert not error.is_contradicted
         assert {cluster.status(number) for number in range(replicas)} == {ReplicaStatus.HEALTHY}
 
 

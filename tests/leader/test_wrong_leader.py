@@ -40,8 +40,10 @@ async def test_a_leader_that_is_wrong_about_a_quarter_stands_aside(
         assert leader.is_running is not is_over
         if is_over:
             assert leader.task is not None
-            assert isinstance(leader.task.exception(), StandAside)
-            assert "reached by other routers" in str(leader.task.exception())
+            error = leader.task.exception()
+            assert isinstance(error, StandAside)
+            assert error.is_contradicted
+            assert "reached by other routers" in str(error)
 
 
 async def test_the_mistakes_of_others_do_not_count(clock: FakeClock) -> None:

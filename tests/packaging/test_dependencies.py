@@ -7,11 +7,12 @@ says in one line how to install it.
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
 from collections.abc import Collection
-from importlib.metadata import packages_distributions
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,15 @@ PARTS = {
     "cli": ["cli", "router"],
     "demo": ["cli", "router", "demo"],
     "embedded": ["embedded"],
-    "telemetry": ["router"],
+    "telemetry": ["otel", "router"],
 }
-PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "router") for item in EXTRAS[extra])]
+PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "otel", "router") for item in EXTRAS[extra])]
+# Modules of a namespace that several distributions share; the longest one that fits has the distribution.
+SHARED_NAMESPACES = {
+    "opentelemetry": "opentelemetry-api",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+}
 PART_OF_PYDANTIC = canonicalize_name("pydantic-core")
 
 
@@ -55,12 +62,22 @@ def imported(files: Collection[Path]) -> set[NormalizedName]:
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                modules |= {alias.name.partition(".")[0] for alias in node.names}
+                modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                modules.add(node.module.partition(".")[0])
-    foreign = modules - set(sys.stdlib_module_names) - {PACKAGE.name}
-    owners = packages_distributions()
-    return {canonicalize_name(owner) for name in foreign for owner in owners.get(name, [name])} - {PART_OF_PYDANTIC}
+                modules.add(node.module)
+    return {canonicalize_name(owner) for module in modules for owner in owners_of(module)} - {PART_OF_PYDANTIC}
+
+
+_distributions = functools.cache(metadata.packages_distributions)
+
+
+def owners_of(module: str) -> Collection[str]:
+    """Return the distributions to which a module may belong: none for the standard library and this package."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == PACKAGE.name:
+        return ()
+    shared = [name for name in SHARED_NAMESPACES if f"{module}.".startswith(f"{name}.")]
+    return [SHARED_NAMESPACES[max(shared, key=len)]] if shared else _distributions().get(top, [top])
 
 
 def files_of_core() -> list[Path]:

@@ -231,6 +231,18 @@ async def test_leases_end_also_without_a_release(server: EmbeddedServer, namespa
         assert (ended.lease_id, ended.end) == (kept.id, LeaseEnd.LEFT)
 
 
+async def test_the_end_of_an_orphaned_lease_is_heard_once(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A, capacity=2)]) as router:
+        lease = await router.registry.acquire()
+        router.registry._parts.placement.ledger.held.pop(lease.id)  # as if its grant had been lost
+        await router.registry._parts.placement.reconciler.reconcile()
+        ended = await router.heard.next(happenings.LeaseEnded)
+        assert (ended.lease_id, ended.key, ended.end) == (lease.id, A, LeaseEnd.RECONCILED)
+        await router.registry._parts.placement.reconciler.reconcile()
+        await router.heard.next(happenings.LeaseEnded)
+        lease._record.has_ended = True
+
+
 async def test_an_outage_is_heard_with_what_it_does(server: EmbeddedServer, namespace: str) -> None:
     async with FaultyProxy(server.port) as proxy:
         settings: dict[str, Any] = {"max_staleness_seconds": 1.0, "redis_timeout_seconds": 0.5}
@@ -284,6 +296,54 @@ async def test_a_lost_history_is_heard_and_restored(server: EmbeddedServer, name
         assert (lost.former, restored.former, loaded.reason) == (before, before, "history")
         assert restored.present == loaded.history_id == router.registry.history_id != before
         assert [type(it).__name__ for it in router.heard.of(happenings.ReplicaHappening)] == ["ReplicaDrained"]
+
+
+async def test_a_suspicion_that_a_peer_refutes_is_heard(server: EmbeddedServer, namespace: str) -> None:
+    replicas = [ReplicaEndpoint(A), ReplicaEndpoint(B)]
+    async with running(server.url, namespace, replicas) as leader:
+        peer = Router(server.url, namespace)
+        async with peer.registry:
+            await until(lambda: leader.registry._parts.membership._probers.others, "a peer")
+            leader.errors[A] = "HTTP 503"
+            for one in (leader, peer):
+                await until(lambda one=one: one.heard.of(happenings.ReplicaCleared))  # type: ignore[misc]
+                suspected = one.heard.of(happenings.ReplicaSuspected)[0]
+                assert (suspected.record.key, suspected.by) == (A, leader.registry.router_key)
+                assert one.heard.of(happenings.ReplicaUnhealthy) == []
+
+
+async def test_an_ejection_and_its_end_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    replicas = [ReplicaEndpoint(A), ReplicaEndpoint(B)]
+    settings: dict[str, Any] = {"ejection_failures": 2, "base_ejection_seconds": 1.0, "max_ejection_percent": 50}
+    async with (
+        running(server.url, namespace, replicas, **settings) as router,
+        running(server.url, namespace, leads=False, **settings),
+    ):
+        replica = router.registry.get(A)
+        assert replica is not None
+
+        async def fail() -> bool:
+            for client in ("one", "two"):
+                await router.registry.report_outcome(replica, ok=False, is_connected=True, client=client)
+            return bool(router.heard.of(happenings.ReplicaEjected))
+
+        await until(fail, "an ejection")
+        ejected = router.heard.of(happenings.ReplicaEjected)[0]
+        assert ejected.record.key == A
+        assert ejected.reason
+        assert (await router.heard.next(happenings.ReplicaReturned)).record.key == A
+
+
+async def test_a_router_that_dies_is_heard(server: EmbeddedServer, namespace: str) -> None:
+    async with (
+        FaultyProxy(server.port) as proxy,
+        running(server.url, namespace, leads=False) as watcher,
+        running(proxy.url, namespace, leads=False, redis_timeout_seconds=0.2) as router,
+    ):
+        proxy.refuses = True
+        proxy.cut()
+        expired = await watcher.heard.next(happenings.RouterExpired)
+        assert (expired.router, expired.by) == (router.registry.router_key, watcher.registry.router_key)
 
 
 async def test_panic_is_heard_when_it_begins_and_ends(server: EmbeddedServer, namespace: str) -> None:
