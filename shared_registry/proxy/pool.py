@@ -176,11 +176,13 @@ class Pool:
             logger.info("router: %s has left", registry.router_key)
 
     async def _work(self, registry: SharedReplicaRegistry) -> None:
+        """Take part until cancelled. While the router stops, the sessions that go on keep their leases."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._opening.run())
             leading = tasks.create_task(registry.run_health_checks())
             await self._stopping.wait()
             leading.cancel()
+            await asyncio.get_running_loop().create_future()
 
     async def _join(self, wait_seconds: float | None) -> None:
         while True:

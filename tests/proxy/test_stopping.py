@@ -14,11 +14,13 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 import pytest_asyncio
+from redis import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
+from shared_registry.store.keys import Keys
 from tests.proxy.conftest import SECONDS, RouterProcess, StartProcess, StartRouter
 from tests.support.backend import Backend
 from tests.support.command import command, environment
@@ -49,6 +51,26 @@ async def is_refused(router: RouterProcess) -> bool:
         return True
     writer.close()
     return False
+
+
+async def test_sessions_of_a_stopping_router_keep_their_slots(
+    start_router: StartRouter, backend: Backend, server: EmbeddedServer, namespace: str
+) -> None:
+    keys = Keys(namespace)
+    router = await start_router(backend.url, grace_seconds=30)
+    with Redis.from_url(server.url, decode_responses=True) as raw:
+        async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
+            await client.send("hello")
+            await client.recv()
+            router.stop.ask()
+            await until(lambda: not raw.exists(keys.leader), "the router has resigned")
+            [(name, heartbeat)] = raw.zrange(keys.routers, 0, 0, withscores=True)
+            await until(lambda: raw.zscore(keys.routers, name) not in (None, heartbeat), "it still sends heartbeats")
+            assert raw.hget(keys.replica(backend.url), "in_flight") == "1"
+            await client.send("still there")
+            assert await client.recv() == "still there"
+        await asyncio.wait_for(asyncio.shield(router.serving), SECONDS)
+        assert not raw.exists(keys.routers)
 
 
 async def test_live_sessions_finish_while_another_router_leads(start_process: StartProcess, backend: Backend) -> None:
