@@ -52,6 +52,7 @@ RELEASED = [
     "sr_leases_ended_total",
     "sr_routers_ended_total",
     "sr_suspicions_total",
+    "sr_opinions_total",
     "sr_resyncs_total",
     "sr_history_losses_total",
     "sr_restored_total",
