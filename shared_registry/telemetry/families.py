@@ -168,7 +168,8 @@ OF_POOL = (
     Family(
         "sr_resyncs_total",
         "counter",
-        "How often this router has read everything: at its start, or after a gap (missed events, a lost history).",
+        "How often this router has read everything: at its start, or after a gap: missed (events), lost_write (an own"
+        " write that Redis lost), history (all data lost), repaired (by an operator), damaged (an unreadable event).",
         ("reason",),
     ),
     Family("sr_history_losses_total", "counter", "How often Redis has lost its data, as this router found."),
