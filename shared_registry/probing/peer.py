@@ -403,6 +403,7 @@ class Peer:
     def _tell_later(
         self, task: PeerTask, kind: OpinionKind, opinion_id: str, outcome: ProbeOutcome, address: str
     ) -> None:
+        self._listeners.counts.told(outcome)
         error = outcome.error if outcome.trouble is None else str(outcome.trouble)
         is_unsure = outcome.evidence is Evidence.UNSURE
         result = ProbeResult(

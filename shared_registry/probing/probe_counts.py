@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from shared_registry.aio.clock import Clock, SystemClock
 from shared_registry.probing.outcome import ProbeOutcome
@@ -14,11 +14,13 @@ class ProbeCounts:
 
     Attributes:
         seconds: How long they took, by result: ok, failed, or own_trouble if this router could not make them.
+        opinions: How often it has told other routers about a replica that another one probes, by result.
         lags: How long after it was due each scheduled probe has begun, in seconds.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.seconds: defaultdict[str, Distribution] = defaultdict(lambda: Distribution(FAST_SECONDS))
+        self.opinions: Counter[str] = Counter()
         self.lags = Distribution(FAST_SECONDS)
         self._clock = clock or SystemClock()
         self._finished_at: float | None = None
@@ -42,5 +44,14 @@ class ProbeCounts:
     def add(self, outcome: ProbeOutcome) -> None:
         """Count a finished probe."""
         self._finished_at = self._clock.monotonic()
-        result = "ok" if outcome.error is None else "failed"
-        self.seconds[result if outcome.trouble is None else "own_trouble"].add(outcome.latency_ms / 1000)
+        self.seconds[_result(outcome)].add(outcome.latency_ms / 1000)
+
+    def told(self, outcome: ProbeOutcome) -> None:
+        """Count a probe whose result other routers are told as this one's opinion."""
+        self.opinions[_result(outcome)] += 1
+
+
+def _result(outcome: ProbeOutcome) -> str:
+    if outcome.trouble is not None:
+        return "own_trouble"
+    return "ok" if outcome.error is None else "failed"

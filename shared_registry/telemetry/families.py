@@ -159,9 +159,17 @@ OF_POOL = (
         ("outcome",),
     ),
     Family(
+        "sr_opinions_total",
+        "counter",
+        "Probes with which this router told others about a replica that another one probes, by result, as"
+        " sr_probes_total. A router whose opinions fail while those of others are ok cannot reach replicas.",
+        ("result",),
+    ),
+    Family(
         "sr_resyncs_total",
         "counter",
-        "How often this router has read everything: at its start, or after a gap (missed events, a lost history).",
+        "How often this router has read everything: at its start, or after a gap: missed (events), lost_write (an own"
+        " write that Redis lost), history (all data lost), repaired (by an operator), damaged (an unreadable event).",
         ("reason",),
     ),
     Family("sr_history_losses_total", "counter", "How often Redis has lost its data, as this router found."),

@@ -11,6 +11,7 @@ from shared_registry.telemetry.collector import Samples
 
 ELECTED = "elected"
 TERM_ENDS = (ELECTED, *(end.value for end in h.TermEnd))
+RESYNCS = ("start", "missed", "lost_write", "history", "repaired", "damaged")
 LEASE_ENDS = tuple(end.value for end in h.LeaseEnd if end is not h.LeaseEnd.RELEASED)
 
 
@@ -62,7 +63,7 @@ class Happened:
             samples.put("sr_routers_ended_total", self._routers[cause], cause, pool)
         for outcome in ("suspected", "cleared"):
             samples.put("sr_suspicions_total", self._suspicions[outcome], outcome, pool)
-        for reason in {"start": 0, "missed": 0, "history": 0, **self._resyncs}:
+        for reason in {**dict.fromkeys(RESYNCS), **self._resyncs}:
             samples.put("sr_resyncs_total", self._resyncs[reason], reason, pool)
         samples.put("sr_history_losses_total", self._histories["lost"], pool)
         samples.put("sr_restored_total", self._histories["restored"], "view", pool)

@@ -15,6 +15,7 @@ def put_work(samples: Samples, pool: Pool) -> None:
     for result in RESULTS:
         samples.put("sr_probes_total", sum(probes.seconds[result].counts), result, name)
         samples.put_distribution("sr_probe_duration_seconds", probes.seconds[result], result, name)
+        samples.put("sr_opinions_total", probes.opinions[result], result, name)
     samples.put_distribution("sr_probe_lag_seconds", probes.lags, name)
     samples.put("sr_probe_interval_seconds", pool.config.health_check_interval_seconds, name)
     for command, seconds in calls.seconds.items():

@@ -39,6 +39,7 @@ from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.names import Names
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.peer import Peer, PeerSettings
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Opinions
@@ -84,6 +85,7 @@ class Cluster:
         probers.probe_print = "same"
         probers.update("1", [ProberInfo("same", "m", router) for router in (LEADER, OTHER, ME)])
         self.trouble_log = TroubleLog(quiet_seconds=10, clock=clock)
+        self.counts = ProbeCounts(clock)
         self.peer = Peer(
             self,
             self.send,
@@ -92,7 +94,7 @@ class Cluster:
             probers=probers,
             clock=clock,
             rng=random.Random(1),
-            listeners=ProbeListeners(self.trouble_log, self.on_reach, testify=self.testify),
+            listeners=ProbeListeners(self.trouble_log, self.on_reach, testify=self.testify, counts=self.counts),
         )
         self.probers = probers
 
@@ -165,6 +167,7 @@ async def test_a_question_is_answered_once_and_soon(clock: FakeClock, cluster: C
     await clock.advance(0.2)
     (answer,) = cluster.said
     assert (answer.kind, answer.id, answer.is_ok) == (OpinionKind.OPINION, "q1", is_up)
+    assert cluster.counts.opinions == {"ok" if is_up else "failed": 1}
     cluster.tell(cluster.records[A])
     await clock.advance(0.2)
     assert len(cluster.said) == 1

@@ -1,4 +1,7 @@
-"""Drills: real routers, a real Redis, a real Prometheus. Each fault makes its alerts fire, and the log tells of it."""
+"""Drills: real routers, a real Redis, a real Prometheus. Each fault makes its alerts fire, and the log tells of it.
+
+For what most often wakes people, the first line of `status` and the dashboard's sentence are asserted too.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared_registry.demo import replica
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import RouterProcess, StartProcess
 from tests.support.backend import Backend
 from tests.support.command import ROOT, environment
+from tests.support.programs import program
 from tests.support.prometheus import Prometheus, alert_rules, prometheus_of
 from tests.support.until import until
 
@@ -32,16 +37,33 @@ class Stage:
     """Routers, replicas, their Redis, and Prometheus that watches them."""
 
     def __init__(
-        self, server: EmbeddedServer, namespace: str, routers: Sequence[RouterProcess], prometheus: Prometheus
+        self,
+        server: EmbeddedServer,
+        namespace: str,
+        routers: list[RouterProcess],
+        prometheus: Prometheus,
+        start: Callable[[], Awaitable[RouterProcess]],
     ) -> None:
         self.server = server
         self.namespace = namespace
         self.routers = routers
         self.prometheus = prometheus
+        self._start = start
+
+    async def add_router(self) -> RouterProcess:
+        """Start another router with the common settings. Prometheus does not watch it."""
+        self.routers.append(await self._start())
+        return self.routers[-1]
 
     async def command(self, *words: str) -> str:
         """Run a command of an operator."""
-        done = await asyncio.to_thread(
+        done = await self.attempt(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that may fail."""
+        return await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "shared_registry", "--redis", self.server.url, "-n", self.namespace, *words],
             cwd=ROOT,
@@ -50,8 +72,33 @@ class Stage:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+
+    async def tells(self, level: str, *parts: str, of: RouterProcess, is_redis_there: bool = True) -> None:
+        """Wait until `status` and the dashboard of a router both begin with a sentence that has these parts.
+
+        Args:
+            level: The colour of the dashboard's sentence.
+            parts: What the sentence begins with, and what else is in it.
+            of: The router whose dashboard is read.
+            is_redis_there: Whether `status` asks Redis; otherwise it asks the router, with `--from`.
+        """
+        words = ["status"] if is_redis_there else ["status", "--from", of.admin_url]
+        heard: dict[str, str] = {}
+
+        def fits(sentence: str) -> bool:
+            return sentence.startswith(parts[0]) and all(part in sentence for part in parts)
+
+        async def both_fit() -> bool:
+            if not fits(heard.get("status", "")):
+                heard["status"] = (await self.command(*words)).splitlines()[0]
+            if not fits(heard.get("dashboard", "")) or heard["colour"] != level:
+                heard["colour"], heard["dashboard"] = await dashboard_sentence(of)
+            return fits(heard["status"]) and fits(heard["dashboard"]) and heard["colour"] == level
+
+        try:
+            await until(both_fit, "they tell of it")
+        except AssertionError:
+            raise AssertionError(f"not {level} {parts}: {heard}") from None
 
     async def leader(self) -> RouterProcess:
         """Return the router that leads, once one does."""
@@ -68,6 +115,20 @@ class Stage:
 
         await until(is_found, "one router leads")
         return found[0]
+
+
+async def dashboard_sentence(router: RouterProcess) -> tuple[str, str]:
+    """Return the colour and the sentence that a browser gets first."""
+    async with (
+        asyncio.timeout(20),
+        httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        http.stream("GET", f"{router.admin_url}/events") as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                [pool] = json.loads(line.removeprefix("data: "))["pools"]
+                return pool["head"]["level"], pool["head"]["text"]
+    raise AssertionError("the stream has ended")
 
 
 Set = Callable[..., contextlib.AbstractAsyncContextManager[Stage]]
@@ -94,16 +155,16 @@ def stage(
             "router_expiry_seconds": 5.0,
             **settings,
         }
-        extra = [*each, *[{}] * (routers - len(each))]
-        started = [
-            await start_process(wanted="has joined", words=["--host", "127.0.0.1"], **{**common, **own})
-            for own in extra
-        ]
+
+        async def start(**own: Any) -> RouterProcess:
+            return await start_process(wanted="has joined", words=["--host", "127.0.0.1"], **{**common, **own})
+
+        started = [await start(**own) for own in [*each, *[{}] * (routers - len(each))]]
         targets = [one.admin_url.removeprefix("http://") for one in started]
         async with prometheus_of(targets, tmp_path) as prometheus:
             await prometheus.has_scraped(len(targets))
             await until(lambda: are_healthy(prometheus, len(replicas)), "all replicas are healthy")
-            yield Stage(server, namespace, started, prometheus)
+            yield Stage(server, namespace, started, prometheus, start)
 
     return setting
 
@@ -117,7 +178,7 @@ async def are_healthy(prometheus: Prometheus, count: int) -> bool:
 async def waiting(router: RouterProcess, count: int, path: str = "/wait") -> AsyncIterator[list[asyncio.Task[Any]]]:
     """Keep so many requests under way."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=60, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=170, limits=limits) as http:
         tasks = [asyncio.create_task(http.get(path)) for _ in range(count)]
         try:
             yield tasks
@@ -139,16 +200,50 @@ async def again(act: Callable[[], Awaitable[object]], *, until_done: Awaitable[A
 
 
 async def test_the_leader_is_killed(stage: Set) -> None:
-    async with Backend() as backend, stage(backend.url, lease_seconds=6.0, router_expiry_seconds=6.0) as there:
-        leader = await there.leader()
+    async with Backend() as backend, stage(backend.url, routers=2) as there:
+        barred = await there.leader()
+        await there.command("step-down", "--for", "300")
+        leader = next(router for router in there.routers if router is not barred)
+
+        async def has_passed_on() -> bool:
+            return await there.leader() is leader
+
+        await until(has_passed_on, "the other router leads")
+        await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=barred)
         leader.command.process.kill()
+        await there.tells("red", "Nobody leads since ", "1 of 1 replicas healthy", of=barred)
         fired = await there.prometheus.fires("NobodyLeads", "RouterDown", "RouterLost")
         assert fired["RouterDown"]["labels"]["instance"] == leader.admin_url.removeprefix("http://")
         assert fired["NobodyLeads"]["labels"]["severity"] == "page"
-        await there.leader()
-        await there.prometheus.is_quiet("NobodyLeads")
-        others = [router for router in there.routers if router is not leader]
-        assert any(router.has_said("has expired and was reaped") for router in others)
+        assert barred.has_said("there is no leader")
+        assert barred.has_said("has expired and was reaped")
+        successor = await there.add_router()
+        assert await there.leader() is successor
+        await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=barred)
+
+
+async def test_a_replica_is_paused(stage: Set) -> None:
+    with program("-I", str(replica.__file__), "--name", "paused") as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+        async with Backend() as well, stage(well.url, url, routers=2) as there:
+            router = there.routers[0]
+            await there.tells("green", "Serving: 2 of 2 replicas healthy", of=router)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await there.tells("yellow", "Serving: 1 of 2 replicas healthy", of=router)
+                trouble = (await there.command("status", "--unhealthy")).split("gpu-1", 1)[1]
+                assert "unhealthy since" in trouble
+                assert "no sessions" in trouble
+                fired = await there.prometheus.fires("ReplicasDown")
+                assert "50%" in fired["ReplicasDown"]["annotations"]["summary"]
+                told = 'min(sr_replica_transitions_total{replica="gpu-1", to="unhealthy", cause="timeout"}) >= bool 1'
+                await until(lambda: count_of(there, told, 1), "the cause is counted")
+                assert all(one.has_said("is unhealthy") for one in there.routers)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            await there.tells("green", "Serving: 2 of 2 replicas healthy", of=router)
+            await there.prometheus.is_quiet("ReplicasDown")
 
 
 async def test_a_replica_dies_and_flaps(stage: Set) -> None:
@@ -179,9 +274,11 @@ async def test_the_fleet_is_full(stage: Set) -> None:
     async with Backend() as backend, stage(backend.url, capacity=1, queue_timeout_seconds=4.0) as there:
         async with waiting(there.routers[0], 3):
             await there.prometheus.fires("NoFreeSlot", "QueueTooSlow", "SessionsRefused")
+            await there.tells("yellow", "Full: 1 of 1 replicas healthy", "1 of 1 slots taken", of=there.routers[1])
             assert there.routers[0].has_said("refused a request: 503 gpu_unavailable")
         backend.go_on.set()
         await there.prometheus.is_quiet("NoFreeSlot", "QueueTooSlow")
+        await there.tells("green", "Serving: ", "0 of 1 slots taken", "nobody waits", of=there.routers[1])
 
 
 async def test_redis_is_away(stage: Set) -> None:
@@ -193,9 +290,15 @@ async def test_redis_is_away(stage: Set) -> None:
             assert all(router.has_said("redis: keeping the last view") for router in there.routers)
             [up] = await there.prometheus.query('max(sr_replica_up{replica="gpu-0"})')
             assert up["value"][1] == "1", "the last view is shown"
+            sentence = ("Redis is away for ", ", serving: 1 of 1 replicas healthy")
+            await there.tells("yellow", *sentence, of=there.routers[0], is_redis_there=False)
+            asked = await there.attempt("status")
+            assert asked.returncode != 0
+            assert "redis" in asked.stderr.lower()
         finally:
             os.kill(there.server.pid, signal.SIGCONT)
         await there.prometheus.is_quiet("ViewTooOld", "WritesTooOld", "NobodyLeads")
+        await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=there.routers[0])
 
 
 async def test_redis_comes_back_empty(stage: Set) -> None:
@@ -212,6 +315,7 @@ async def test_redis_comes_back_empty(stage: Set) -> None:
         assert all(router.has_said("another history") for router in there.routers)
         await until(lambda: are_healthy(there.prometheus, 1), "the replicas are there again")
         await there.prometheus.is_quiet("NobodyLeads", "HalfOfTheReplicasAreDown")
+        await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=there.routers[0])
 
 
 async def test_redis_is_slow(stage: Set) -> None:
@@ -246,7 +350,7 @@ async def test_an_operator_forgets_what_was_begun(stage: Set) -> None:
         async with waiting(there.routers[0], 4):
             await until(lambda: count_of(there, "max(sum by (instance) (sr_replica_in_flight))", 4))
             await there.command("add", first.url, "--capacity", "1")
-            await there.command("drain", second.url)
+            await there.command("drain", second.url, "--yes")
             fired = await there.prometheus.fires("ReplicaOverCapacity", "ReplicaForgotten")
         assert fired["ReplicaOverCapacity"]["labels"]["replica"] == "gpu-0"
         assert fired["ReplicaForgotten"]["annotations"]["summary"].startswith("gpu-1 is draining")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pytest
 
+from shared_registry.happenings import FailureCause, LeaseEnd
+from shared_registry.proxy.traffic import OUTCOMES, PLACED
 from shared_registry.telemetry.families import EVERY, Family
+from shared_registry.telemetry.happened import RESYNCS, TERM_ENDS
+from shared_registry.telemetry.work import RESULTS
 from tests.tools.metrics_reference import PAGE, reference
 
 RELEASED = [
@@ -52,6 +57,7 @@ RELEASED = [
     "sr_leases_ended_total",
     "sr_routers_ended_total",
     "sr_suspicions_total",
+    "sr_opinions_total",
     "sr_resyncs_total",
     "sr_history_losses_total",
     "sr_restored_total",
@@ -75,6 +81,23 @@ def test_no_name_was_changed_or_dropped() -> None:
 
 def test_the_page_is_made_from_the_table() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m tests.tools.metrics_reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("sr_leader_changes_total", TERM_ENDS),
+        ("sr_leases_ended_total", [end.value for end in LeaseEnd]),
+        ("sr_resyncs_total", RESYNCS),
+        ("sr_placements_total", PLACED),
+        ("sr_probes_total", RESULTS),
+        ("sr_sessions_total", OUTCOMES.values()),
+        ("sr_replica_transitions_total", [cause.value for cause in FailureCause]),
+    ],
+)
+def test_the_values_of_labels_are_explained(name: str, values: Iterable[str]) -> None:
+    [family] = [one for one in EVERY if one.name == name]
+    assert set(values) - set(re.findall("[a-z_]+", family.help)) == set()
 
 
 @pytest.mark.parametrize("family", EVERY, ids=lambda family: family.name)
