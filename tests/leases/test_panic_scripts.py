@@ -461,12 +461,12 @@ async def test_a_newcomer_takes_nothing_before_a_long_queue_is_served(space: Spa
     await beat(space, 100.0)
     await fail(space, A)
     await serve(space, B, capacity=5)
-    ids = [lease_id() for _ in range(33)]
+    ids = [lease_id() for _ in range(17)]
     space.raw.zadd(space.keys.queue, {f"{ONE}/{one}": number + 1 for number, one in enumerate(ids)})
     assert await refusal(space) is Denial.SATURATED
-    assert Counter(held_by(space).values()) == {A: 27, B: 5}
+    assert Counter(held_by(space).values()) == {A: 11, B: 5}
     assert (await grant(space)).is_spare
-    assert len(held_by(space)) == 34
+    assert len(held_by(space)) == 18
 
 
 async def test_placing_on_healthy_replicas_makes_no_call_for_this(space: Space) -> None:

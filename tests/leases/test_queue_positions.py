@@ -307,6 +307,9 @@ async def test_positions_of_many_waiters_are_read_in_pieces() -> None:
             asked.append(len(lease_ids))
             return ["inspected", "1000", *("" if one == "7" else one for one in lease_ids)]
 
+        async def eval(self, text: str, count: int, *words: str) -> list[str]:
+            return await self.evalsha(scripts()["inspect_waiters"].digest, count, *words)
+
     reader = Reader(Clients(Server(), None, 1.0), Keys("n"))
     ids = [str(number) for number in range(1, 2 * WAITERS_AT_ONCE + 2)]
     depth, positions = await reader.positions(ROUTER, ids)
