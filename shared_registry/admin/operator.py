@@ -16,7 +16,7 @@ from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.errors import UnknownReplica
+from shared_registry.errors import ConfigError, UnknownReplica
 from shared_registry.model import (
     AdminState,
     EventKind,
@@ -171,8 +171,15 @@ class Operator(Outsider):
         return [validate_endpoint(endpoint, "replica", change(endpoint)) for endpoint in plain.values()]
 
     async def register(self, endpoint: ReplicaEndpoint) -> Change:
-        """Register a replica, or change the spec of a registered one. Its health and load stay."""
+        """Register a replica, or change the spec of a registered one. Its health and load stay.
+
+        Another operator or router that gives the same name to another replica at this very moment is not seen.
+
+        Raises:
+            ConfigError: Another replica has this name.
+        """
         key = canonical_url(endpoint.url)
+        await self._refuse_taken_name(key, endpoint)
         events = await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token(), by=self.by)
         if not events:
             return Change.UNCHANGED
@@ -243,6 +250,20 @@ class Operator(Outsider):
             if time.monotonic() >= deadline:
                 return None
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _refuse_taken_name(self, key: str, endpoint: ReplicaEndpoint) -> None:
+        """Raise a `ConfigError` if another registered replica has the name."""
+        if not endpoint.name:
+            return
+        registered = await self._registered()
+        if any(target.key == key and target.name == endpoint.name for target in registered):
+            return  # it had the name already
+        for target in registered:
+            if target.name == endpoint.name and target.key != key:
+                raise ConfigError(
+                    f"{endpoint.url} cannot be named {endpoint.name!r}: {target.url} has this name; "
+                    "choose another one, or rename or remove that replica first"
+                )
 
     async def _registered(self) -> list[Target]:
         records = await self._reader.records(await self._reader.urls())

@@ -58,6 +58,19 @@ def test_add_changes_only_what_is_given(command: Command, raw: Any, keys: Keys) 
     assert (stored["name"], stored["primary"], stored["capacity"]) == ("", "0", "0")
 
 
+def test_add_refuses_the_name_of_another_replica(command: Command, raw: Any, keys: Keys) -> None:
+    command("add", A, "--name", "gpu-1")
+    refused = command("add", B, "--name", "gpu-1")
+    assert is_one_error(refused, 2)
+    assert f"{B} cannot be named 'gpu-1': {A} has this name; choose another one" in refused.err
+    assert not raw.exists(keys.replica(B))
+    assert command("add", A, "--name", "gpu-1").out == f"gpu-1 {A}: unchanged\n"
+    raw.hset(keys.replica(A), "name", "gpu-2")
+    assert command("add", B, "--name", "gpu-1").code == 0
+    raw.hset(keys.replica(A), "name", "gpu-1")
+    assert command("add", B, "--weight", "3").out == f"gpu-1 {B}: updated\n"
+
+
 def test_add_sets_and_removes_single_labels(command: Command, raw: Any, keys: Keys) -> None:
     assert command("add", A, B, "--label", "zone=a", "--label", "gpu=h100").code == 0
     assert command("add", A, "--capacity", "2").out == f"{A}: updated\n"
@@ -185,7 +198,8 @@ def test_a_typo_among_the_targets_changes_nothing(
     command: Command, raw: Any, keys: Keys, verb: tuple[str, ...]
 ) -> None:
     command("add", A, "--name", "twin")
-    command("add", B, "--name", "twin")
+    command("add", B)
+    raw.hset(keys.replica(B), "name", "twin")  # as two routers may do at the same moment
     command("add", C)
     before = events(raw, keys)
     for target, named in {"gpu-9": "'gpu-9'", "http://10.0.0.9:1": "10.0.0.9:1", "twin": f"{A}, {B}"}.items():
