@@ -16,7 +16,8 @@ from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.errors import ConfigError, UnknownReplica
+from shared_registry.config.taken_names import refuse_taken_name
+from shared_registry.errors import UnknownReplica
 from shared_registry.model import (
     AdminState,
     EventKind,
@@ -179,7 +180,8 @@ class Operator(Outsider):
             ConfigError: Another replica has this name.
         """
         key = canonical_url(endpoint.url)
-        await self._refuse_taken_name(key, endpoint)
+        records = await self._reader.records(await self._reader.urls()) if endpoint.name else {}
+        refuse_taken_name(key, endpoint, ((other, record.endpoint) for other, record in records.items()))
         events = await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token(), by=self.by)
         if not events:
             return Change.UNCHANGED
@@ -250,20 +252,6 @@ class Operator(Outsider):
             if time.monotonic() >= deadline:
                 return None
             await asyncio.sleep(POLL_SECONDS)
-
-    async def _refuse_taken_name(self, key: str, endpoint: ReplicaEndpoint) -> None:
-        """Raise a `ConfigError` if another registered replica has the name."""
-        if not endpoint.name:
-            return
-        registered = await self._registered()
-        if any(target.key == key and target.name == endpoint.name for target in registered):
-            return  # it had the name already
-        for target in registered:
-            if target.name == endpoint.name and target.key != key:
-                raise ConfigError(
-                    f"{endpoint.url} cannot be named {endpoint.name!r}: {target.url} has this name; "
-                    "choose another one, or rename or remove that replica first"
-                )
 
     async def _registered(self) -> list[Target]:
         records = await self._reader.records(await self._reader.urls())

@@ -124,19 +124,28 @@ def check_replicas(value: object) -> list[ReplicaEndpoint]:
     """Return checked copies of the endpoints.
 
     Raises:
-        ConfigError: The value is not a list of endpoints, an endpoint is wrong, or two have the same canonical url.
+        ConfigError: The value is not a list of endpoints, an endpoint is wrong, or two have the same canonical url or
+            the same name.
     """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ConfigError(f"replicas: must be a list of ReplicaEndpoint, got {type(value).__name__}")
     checked: list[ReplicaEndpoint] = []
     problems: list[Problem] = []
     first_index: dict[str, int] = {}
+    named: dict[str, str] = {}
     for index, endpoint in enumerate(value):
         try:
             checked.append(validate_endpoint(endpoint, f"replicas[{index}]"))
         except InvalidSettings as error:
             problems += error.problems
             continue
+        name, url = checked[-1].name, checked[-1].url
+        if name and (other := named.setdefault(name, url)) != url:
+            problems.append(
+                Problem(
+                    f"replicas[{index}].name: {other} and {url} are both named {name!r}; give each a name of its own"
+                )
+            )
         key = canonical_url(checked[-1].url)
         earlier = first_index.setdefault(key, index)
         if earlier != index:

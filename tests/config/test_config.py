@@ -490,6 +490,10 @@ def test_messages_stay_short_whatever_the_value() -> None:
     [
         ([ReplicaEndpoint(f"{A}/v1")], "replicas[0].url: 'http://a:8000/v1' must be given without a path"),
         ([ReplicaEndpoint(f"{A}?x=1")], "query/fragment"),
+        (
+            [ReplicaEndpoint(A, name="x"), ReplicaEndpoint("http://b", name="x")],
+            "replicas[1].name: http://a:8000 and http://b are both named 'x'; give each a name of its own",
+        ),
         ([ReplicaEndpoint(A), ReplicaEndpoint(A)], "replicas[1].url: Duplicate of replicas[0] (http://a:8000); list"),
         (
             [ReplicaEndpoint("HTTP://A:80/"), ReplicaEndpoint(B), ReplicaEndpoint("http://a")],

@@ -12,7 +12,7 @@ from typing import Any, cast
 from unittest import mock
 
 from shared_registry.store import channel
-from shared_registry.store.lua import assemble, command_names
+from shared_registry.store.lua import assemble, assemble_all, command_names
 from tests.support.simulation.faults import Kind
 
 
@@ -180,15 +180,15 @@ def without(rule: Rule) -> Iterator[None]:
         if not any(change.piece in assemble(name) for name in command_names()):
             raise LookupError(f"no command has {change.piece!r}")
 
-    def changed(name: str) -> str:
-        text = assemble(name)
+    def changed() -> dict[str, str]:
+        texts = assemble_all()
         for change in lua:
-            text = text.replace(change.piece, change.other)
-        return text
+            texts = {name: text.replace(change.piece, change.other) for name, text in texts.items()}
+        return texts
 
     with contextlib.ExitStack() as stack:
         stack.callback(channel.scripts.cache_clear)
-        stack.enter_context(mock.patch.object(channel, "assemble", changed))
+        stack.enter_context(mock.patch.object(channel, "assemble_all", changed))
         for method in (change for change in rule.changes if isinstance(change, Python)):
             stack.enter_context(mock.patch(method.where.replace(":", "."), method.changed()))
         channel.scripts.cache_clear()
