@@ -1,8 +1,8 @@
-"""Ends connections to the admin address whose clients send no request, do not read, or send too many requests at once.
+"""Ends connections to the admin address whose clients send no request, do not read, or send too much.
 
 uvicorn has a time limit only for the pause between two requests. Without further ones, connections on which nothing
-happens could use up all that the address serves at once, and keep monitoring from it. Nor does uvicorn limit how many
-requests it keeps while it answers an earlier one of the same client: their memory is the router's.
+happens could use up all that the address serves at once, and keep monitoring from it. Nor does uvicorn limit how long
+a request is, and how many it keeps while it answers an earlier one of the same client: their memory is the router's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ ACCEPT_SECONDS = 10.0
 
 MOST_AHEAD = 32
 """How many requests a client may send ahead of the responses."""
+LONGEST_REQUEST = 65_536
+"""The most bytes of a request, as far as that can be told from what is read at once."""
 
 
 class ImpatientConnection(HttpToolsProtocol):
@@ -25,6 +27,7 @@ class ImpatientConnection(HttpToolsProtocol):
 
     _request_limit: asyncio.TimerHandle | None = None
     _accept_limit: asyncio.TimerHandle | None = None
+    _incomplete_bytes = 0
 
     # What the event loop calls
 
@@ -38,6 +41,13 @@ class ImpatientConnection(HttpToolsProtocol):
         self._received_request()
         self._accepted()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a piece of a request."""
+        self._incomplete_bytes += len(data)
+        super().data_received(data)
+        if self._incomplete_bytes > LONGEST_REQUEST:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """Expect that the client reads."""
@@ -61,6 +71,7 @@ class ImpatientConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
+        self._incomplete_bytes = 0
         self._received_request()
         super().on_message_complete()
 

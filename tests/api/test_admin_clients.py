@@ -68,6 +68,22 @@ async def test_a_client_far_ahead_of_responses_is_disconnected(
                 await writer.drain()
 
 
+@pytest.mark.parametrize("kind", [b"X-Long: ", b"Content-Length: 1000000000\r\n\r\n"], ids=["a header", "a body"])
+async def test_a_client_with_an_endless_request_is_disconnected(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", SECONDS)
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
+        url = httpx.URL(fleet.router.admin_url)
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(STATUS[:-2] + kind)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+
 def _socket_to(url: str) -> socket.socket:
     """Return a connection that can hold little that was not read."""
     client = socket.socket()
