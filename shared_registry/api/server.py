@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from shared_registry.api.app import admin_app
+from shared_registry.api.connection import ImpatientConnection
 from shared_registry.api.live_data import LiveData
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
@@ -49,7 +50,7 @@ class AdminServer:
         server = _QuietUvicorn(
             uvicorn.Config(
                 admin_app(router, self._config, metrics, live),
-                http="httptools",
+                http=ImpatientConnection,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from shared_registry.admin.observer import Overview
+from shared_registry.aio.daemon_thread import call_in_daemon_thread
 from shared_registry.errors import UsageError
 from shared_registry.model import (
     AdminState,
@@ -34,37 +37,64 @@ class PageUnreadable(Exception):
     """The router did not answer in time, or not with its status. The message says why."""
 
 
-def read_page(url: str, *, timeout_seconds: float) -> dict[str, Any]:
+async def read_page(url: str, *, timeout_seconds: float) -> dict[str, Any]:
     """Return the document at `/status` of a router's admin address, or of the address for its clients.
 
     Args:
         url: Such as `http://127.0.0.1:9000`, with or without the path.
-        timeout_seconds: The longest time for all of it.
+        timeout_seconds: The longest time for all of it, whatever the server sends.
 
     Raises:
         UsageError: The url is none.
         PageUnreadable: The router did not answer in time, or not with its status.
     """
-    deadline = time.monotonic() + timeout_seconds
     connection = _connection(url, timeout_seconds)
+    too_late = f"{url} does not send all of its status within {timeout_seconds:g} s"
+    deadline = time.monotonic() + timeout_seconds
     try:
+        # The timeout of a connection limits each read only, and a lookup of a name not at all.
+        async with asyncio.timeout(timeout_seconds):
+            status, reason, body = await call_in_daemon_thread(lambda: _answer_of(connection, deadline))
+        if status != http.client.OK:
+            raise PageUnreadable(f"{url} answers with {status} {reason}; is it a router's address?")
+        document = json.loads(body)
+    except TimeoutError as error:
+        raise PageUnreadable(too_late) from error
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+        raise PageUnreadable(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
+    if not isinstance(document, dict) or not ({"replicas", "pools"} & document.keys()):
+        raise PageUnreadable(f"{url} does not answer with a router's status")
+    return document
+
+
+@contextlib.contextmanager
+def in_known_form() -> Iterator[None]:
+    """Use a router's status within this block, whose parts may be missing, or be of other types.
+
+    Raises:
+        PageUnreadable: They are, such as those of a router of another version.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise PageUnreadable(f"the router's status cannot be read ({error!r}); has it another version?") from error
+
+
+def _answer_of(connection: http.client.HTTPConnection, deadline: float) -> tuple[int, str, bytes]:
+    """Return the status, its reason, and the body, of which no more is read than is of use."""
+    with contextlib.closing(connection):
         connection.request("GET", "/status", headers={"Accept": "application/json"})
         response = connection.getresponse()
         body = bytearray()
         while chunk := response.read1(CHUNK):
             body += chunk
-            if time.monotonic() > deadline or len(body) > MOST_BYTES:
-                raise PageUnreadable(f"{url} does not send all of its status within {timeout_seconds:g} s")
-        if response.status != http.client.OK:
-            raise PageUnreadable(f"{url} answers with {response.status} {response.reason}; is it a router's address?")
-        document = json.loads(body)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise PageUnreadable(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
-    finally:
-        connection.close()
-    if not isinstance(document, dict) or not ({"replicas", "pools"} & document.keys()):
-        raise PageUnreadable(f"{url} does not answer with a router's status")
-    return document
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(body) > MOST_BYTES:
+                raise http.client.HTTPException(f"it sends more than {MOST_BYTES:,} bytes")
+        return response.status, response.reason, bytes(body)
 
 
 def _connection(url: str, timeout_seconds: float) -> http.client.HTTPConnection:
@@ -99,26 +129,24 @@ def pool_of(document: Mapping[str, Any], namespace: str | None) -> dict[str, Any
     return wanted[0]
 
 
+@in_known_form()
 def overview_of(document: Mapping[str, Any]) -> Overview:
     """Return a router's status as if it was read from Redis. Ages are by the clock of this machine.
 
     Raises:
         PageUnreadable: A part of the document is missing or malformed, such as of a router of another version.
     """
-    try:
-        leader = document["leader"]
-        now = time.time()
-        return Overview(
-            now,
-            Head(document["history_id"], document["revision"], leader["epoch"] if leader else 0),
-            leader and Leader(leader["router"], leader["epoch"], leader.get("elected_at", now)),
-            0,
-            document["queue"]["depth"] or 0,
-            [_record(one) for one in document["replicas"]],
-            document.get("panic") or "",
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PageUnreadable(f"the router's status cannot be read ({error!r}); has it another version?") from error
+    leader = document["leader"]
+    now = time.time()
+    return Overview(
+        now,
+        Head(document["history_id"], document["revision"], leader["epoch"] if leader else 0),
+        leader and Leader(leader["router"], leader["epoch"], leader.get("elected_at", now)),
+        0,
+        document["queue"]["depth"] or 0,
+        [_record(one) for one in document["replicas"]],
+        document.get("panic") or "",
+    )
 
 
 def _record(shown: Mapping[str, Any]) -> ReplicaRecord:

@@ -19,7 +19,7 @@ import typer
 from shared_registry.admin.observer import Observer, Overview
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
-from shared_registry.cli.console import print_line
+from shared_registry.cli.console import print_line, printable
 from shared_registry.cli.event_filter import EventFilter, parse_age, parse_kinds
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK, UNREACHABLE
@@ -170,21 +170,29 @@ def status(
 
 def _show_page(options: GlobalOptions, url: str, chosen: ReplicaFilter) -> None:
     """Show the status as one router knows it. Reads nothing from Redis."""
-    from shared_registry.cli.router_page import PageUnreadable, overview_of, pool_of, read_page  # noqa: PLC0415
+    from shared_registry.cli.router_page import (  # noqa: PLC0415
+        PageUnreadable,
+        in_known_form,
+        overview_of,
+        pool_of,
+        read_page,
+    )
     from shared_registry.cli.router_status import page_document, page_text  # noqa: PLC0415  rich
     from shared_registry.cli.tables import new_console, output_width  # noqa: PLC0415  rich
 
     try:
-        page = pool_of(read_page(url, timeout_seconds=PAGE_SECONDS), options.namespace)
-        overview = overview_of(page)
+        document = asyncio.run(read_page(url, timeout_seconds=PAGE_SECONDS))
+        with in_known_form():
+            page = pool_of(document, options.namespace)
+            overview = overview_of(page)
+            if options.as_json:
+                print_json(page_document(url, page, overview, chosen))
+            else:
+                width = output_width()
+                new_console(width).print(page_text(url, page, overview, chosen, width=width), crop=False)
     except PageUnreadable as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         raise typer.Exit(UNREACHABLE) from error
-    if options.as_json:
-        print_json(page_document(url, page, overview, chosen))
-    else:
-        width = output_width()
-        new_console(width).print(page_text(url, page, overview, chosen, width=width), crop=False)
 
 
 def _show(

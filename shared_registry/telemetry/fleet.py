@@ -48,11 +48,13 @@ class Fleet:
     async def count(self) -> None:
         """Count the replicas, in pieces."""
         names = Counter(one.endpoint.name for one in self._records)
+        await asyncio.sleep(0)
+        places = Counter(_place(one) for one in self._records)
+        await asyncio.sleep(0)
         everything = zip(self._records, self._loads, strict=True)
         while piece := list(islice(everything, AT_ONCE)):
             for one, load in piece:
-                name = one.endpoint.name
-                label = name if name and names[name] == 1 else one.key.partition("://")[2]
+                label = _unique_label(one, names, places)
                 self._labels.append(exposition.labels(replica=label, pool=self._pool))
                 tier = TIERS[one.endpoint.primary]
                 self.kinds[tier, one.health.status.value, one.admin.value] += 1
@@ -87,6 +89,21 @@ class Fleet:
             ]
             yield exposition.sample_lines(family, samples)
             await asyncio.sleep(0)
+
+
+def _unique_label(record: ReplicaRecord, names: Counter[str | None], places: Counter[str]) -> str:
+    """Return a replica's name if no other is called so, or else its host and port, or its url if those are not unique.
+
+    Two replicas with the same labels would be one in Prometheus.
+    """
+    name, place = record.endpoint.name, _place(record)
+    if name and names[name] == 1 and name not in places and "://" not in name:
+        return name
+    return place if places[place] == 1 else record.key
+
+
+def _place(record: ReplicaRecord) -> str:
+    return record.key.partition("://")[2]
 
 
 def _up(text: str, record: ReplicaRecord, _: int) -> _Sample:

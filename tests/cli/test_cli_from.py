@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from shared_registry.cli import watching
 from shared_registry.cli.router_page import PageUnreadable, overview_of, pool_of
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UsageError
@@ -71,3 +74,77 @@ def test_an_address_that_is_none_is_refused() -> None:
         assert "--from" in done.err
     done = invoke("status", "--from", "http://127.0.0.1:1", "--watch")
     assert done.code == 2
+
+
+@contextlib.contextmanager
+def answering(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Run a server that answers one request with pieces, and yield its url."""
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            client, _ = listener.accept()
+            with client:
+                client.recv(65_536)
+                for piece in pieces:
+                    client.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: ", b""),
+    ],
+    ids=["interim responses", "a body", "half a head"],
+)
+def test_an_endless_status_ends_in_time(begin: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PAGE_SECONDS", 0.5)
+    ended = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield begin
+        while not ended.wait(0.01):
+            yield piece
+
+    with answering(pieces()) as url:
+        try:
+            done = invoke("status", "--from", url)
+        finally:
+            ended.set()
+    assert (done.code, done.out) == (3, "")
+    assert "does not send all of its status within 0.5 s" in done.err
+
+
+PAGE: dict[str, object] = {"history_id": None, "revision": "0-0", "leader": None, "queue": {"depth": 0}, "replicas": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["[" * 200_000, json.dumps(PAGE), json.dumps({"pools": [1]}), json.dumps({**PAGE, "replicas": [{"url": 5}]})],
+    ids=["too deep", "parts are missing", "pools are a list", "a url is a number"],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_malformed_status_is_refused(body: str, options: list[str]) -> None:
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n"
+    with answering([head.encode(), body.encode()]) as url:
+        done = invoke("status", "--from", url, *options)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("error: ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_reason_cannot_control_the_terminal() -> None:
+    with answering([b"HTTP/1.1 500 \x1b[31mred\r\ncontent-length: 0\r\n\r\n"]) as url:
+        done = invoke("status", "--from", url)
+    assert "500 \\x1b[31mred" in done.err

@@ -184,6 +184,27 @@ async def test_replicas_of_one_name_are_shown_by_url() -> None:
     assert text == 'sr_replica_up{replica="10.0.0.0:8000"} 1\nsr_replica_up{replica="10.0.0.1:8000"} 1\n'
 
 
+@pytest.mark.parametrize(
+    ("replicas", "labels"),
+    [
+        ([("http://a:80", None), ("https://a:80", None)], ["http://a:80", "https://a:80"]),
+        ([("http://a:80", "b:80"), ("http://b:80", None)], ["a:80", "b:80"]),
+        ([("http://a:80", "https://b:80"), ("http://b:80", None), ("https://b:80", None)], None),
+        ([("http://a:80", "a:80"), ("http://b:80", "gpu")], ["a:80", "gpu"]),
+    ],
+    ids=["two schemes", "another's address", "another's url", "its own address"],
+)
+async def test_no_two_replicas_have_the_same_labels(
+    replicas: list[tuple[str, str | None]], labels: list[str] | None
+) -> None:
+    fleet = Fleet([ReplicaRecord(url, ReplicaEndpoint(url, name=name)) for url, name in replicas], {}, pool="")
+    await fleet.count()
+    text = exposition.head_lines(OF_REPLICA[0]) + "".join([piece async for piece in fleet.samples(OF_REPLICA[0])])
+    found = [one["replica"] for one in Scrape(text.encode()).labels_of("sr_replica_up")]
+    assert len(set(found)) == len(replicas)
+    assert labels is None or found == labels
+
+
 async def test_hostile_names_are_escaped() -> None:
     fleet = Fleet(records(1, names=['a"b\\c\nd']), {}, pool="p")
     await fleet.count()

@@ -1,0 +1,92 @@
+"""Ends connections to the admin address whose clients send no request, do not read, or send too much.
+
+uvicorn has a time limit only for the pause between two requests. Without further ones, connections on which nothing
+happens could use up all that the address serves at once, and keep monitoring from it. Nor does uvicorn limit how long
+a request is, and how many it keeps while it answers an earlier one of the same client: their memory is the router's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+REQUEST_SECONDS = 10.0
+"""How long a client may take to send a request, from the connection or from the request's first byte."""
+ACCEPT_SECONDS = 10.0
+"""How long a client may accept nothing of a response when all buffers are full."""
+
+MOST_AHEAD = 32
+"""How many requests a client may send ahead of the responses."""
+LONGEST_REQUEST = 65_536
+"""The most bytes of a request, as far as that can be told from what is read at once."""
+
+
+class ImpatientConnection(HttpToolsProtocol):
+    """One connection of a client."""
+
+    _request_limit: asyncio.TimerHandle | None = None
+    _accept_limit: asyncio.TimerHandle | None = None
+    _incomplete_bytes = 0
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the first request."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the time limits."""
+        self._received_request()
+        self._accepted()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a piece of a request."""
+        self._incomplete_bytes += len(data)
+        super().data_received(data)
+        if self._incomplete_bytes > LONGEST_REQUEST:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Expect that the client reads."""
+        super().pause_writing()
+        self._accepted()
+        self._accept_limit = self.loop.call_later(ACCEPT_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads."""
+        self._accepted()
+        super().resume_writing()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """Expect the rest of the request."""
+        if len(self.pipeline) > MOST_AHEAD:
+            self.transport.abort()
+        self._expect_request()
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._incomplete_bytes = 0
+        self._received_request()
+        super().on_message_complete()
+
+    # Inside
+
+    def _expect_request(self) -> None:
+        self._received_request()
+        self._request_limit = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _received_request(self) -> None:
+        if self._request_limit is not None:
+            self._request_limit.cancel()
+            self._request_limit = None
+
+    def _accepted(self) -> None:
+        if self._accept_limit is not None:
+            self._accept_limit.cancel()
+            self._accept_limit = None

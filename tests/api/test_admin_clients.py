@@ -1,0 +1,128 @@
+"""Clients of the admin address that do not go on: they cost nothing for long, and keep nobody out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared_registry.api import connection, live_data
+from shared_registry.embedded import EmbeddedServer
+from tests.proxy.conftest import SECONDS
+from tests.support.shown_fleet import shown_fleet
+from tests.support.until import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHORT_SECONDS = 0.2
+SCRIPT = b"GET /dashboard.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STATUS = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(connection, "ACCEPT_SECONDS", SHORT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", STATUS[:20], STATUS + STATUS[:20], b"POST" + STATUS[3:-2] + b"Content-Length: 9\r\n\r\n"],
+    ids=["nothing", "half a request", "half a second request", "no body"],
+)
+async def test_clients_without_a_request_are_disconnected(server: EmbeddedServer, sent: bytes) -> None:
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent)
+        with contextlib.closing(writer):
+            await reader.read()
+
+
+async def test_a_client_that_accepts_nothing_is_disconnected(server: EmbeddedServer) -> None:
+    async with shown_fleet(server.url, 1) as fleet:
+        with _socket_to(fleet.router.admin_url) as client:
+            await until(lambda: _is_open_to(client), "it is accepted")
+            with _ends_of(client) as [end]:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client.sendall(SCRIPT * (connection.MOST_AHEAD // 2))
+            await until(lambda: not _is_open_to(client), "it is disconnected")
+
+
+async def test_a_client_far_ahead_of_responses_is_disconnected(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ACCEPT_SECONDS", SECONDS)
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            writer.write(SCRIPT * 1000)
+            while await reader.read(65_536):
+                writer.write(SCRIPT * 1000)
+                await writer.drain()
+
+
+@pytest.mark.parametrize("kind", [b"X-Long: ", b"Content-Length: 1000000000\r\n\r\n"], ids=["a header", "a body"])
+async def test_a_client_with_an_endless_request_is_disconnected(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", SECONDS)
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
+        url = httpx.URL(fleet.router.admin_url)
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(STATUS[:-2] + kind)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+
+def _socket_to(url: str) -> socket.socket:
+    """Return a connection that can hold little that was not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((httpx.URL(url).host, httpx.URL(url).port))
+    return client
+
+
+@contextlib.contextmanager
+def _ends_of(client: socket.socket) -> Iterator[list[socket.socket]]:
+    """Yield a copy of the other end of a connection within this process, or nothing if it is closed."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for entry in list(os.scandir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if str(Path(entry.path).readlink()).startswith("socket:"):
+                    one = stack.enter_context(socket.socket(fileno=os.dup(int(entry.name))))
+                    if one.family == socket.AF_INET and one.getpeername() == client.getsockname():
+                        found.append(one)
+        yield found
+
+
+def _is_open_to(client: socket.socket) -> bool:
+    with _ends_of(client) as ends:
+        return bool(ends)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Connection": "Upgrade", "Upgrade": "h2c"}], ids=["plain", "an upgrade"])
+async def test_a_dashboard_that_is_read_stays(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    monkeypatch.setattr(live_data, "SILENT_SECONDS", 0.0)
+    async with (
+        shown_fleet(server.url, 1) as fleet,
+        asyncio.timeout(SECONDS),
+        httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http,
+        http.stream("GET", f"{fleet.router.admin_url}/events", headers=headers) as answer,
+    ):
+        pieces = answer.aiter_lines()
+        begun = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < begun + 5 * SHORT_SECONDS:
+            await anext(pieces)
