@@ -138,7 +138,7 @@ RULES = {
         (Kind.CLOCK, Kind.FAILOVER, Kind.DRAIN, Kind.ENABLE),
     ),
     "a mirror notices another history": Rule(
-        (Python(f"{MIRROR}._poll", "raise Gap", "pass"),),
+        (Python(f"{MIRROR}._poll", "raise Gap", "Gap"),),
         (Kind.FLUSH, Kind.CLOCK),
     ),
     "nobody is reaped soon after an outage": Rule(
