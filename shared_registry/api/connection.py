@@ -2,7 +2,7 @@
 
 uvicorn has a time limit only for the pause between two requests. Without further ones, connections on which nothing
 happens could use up all that the address serves at once, and keep monitoring from it. Nor does uvicorn limit how long
-a request is, and how many it keeps while it answers an earlier one of the same client: their memory is the router's.
+a request is, whose memory is the router's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ REQUEST_SECONDS = 10.0
 ACCEPT_SECONDS = 10.0
 """How long a client may accept nothing of a response when all buffers are full."""
 
-MOST_AHEAD = 32
-"""How many requests a client may send ahead of the responses."""
 LONGEST_REQUEST = 65_536
 """The most bytes of a request, as far as that can be told from what is read at once."""
 
@@ -64,8 +62,6 @@ class ImpatientConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Expect the rest of the request."""
-        if len(self.pipeline) > MOST_AHEAD:
-            self.transport.abort()
         self._expect_request()
         super().on_message_begin()
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from shared_registry.admin.blast_radius import Room
 from shared_registry.admin.operator import Change
 from shared_registry.cli.access import address_document
+from shared_registry.cli.console import printable
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable
 
@@ -102,11 +103,15 @@ def results_document(config: RouterConfig, by: str, results: Results) -> dict[st
 def result_lines(results: Results) -> list[str]:
     """Return one line of text for each result."""
     lines = [
-        f"{f'{one.name} {one.url}' if one.name else one.url}: {one.outcome.replace('_', ' ')}"
-        + sessions_text(one.sessions)
+        f"{label(one.url, one.name)}: {one.outcome.replace('_', ' ')}" + sessions_text(one.sessions)
         for one in results.each
     ]
     return lines if results.left is None else [*lines, room_text(results.left)]
+
+
+def label(url: str, name: str | None) -> str:
+    """Return a replica's name and url, without characters that could control the terminal."""
+    return printable(f"{name} {url}" if name else url)
 
 
 def sessions_text(sessions: int | None) -> str:

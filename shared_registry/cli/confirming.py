@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from shared_registry.admin.blast_radius import BlastRadius
 from shared_registry.admin.operator import Operator, Target
-from shared_registry.cli.changes import Result, Results, room_text, sessions_text
+from shared_registry.cli.changes import Result, Results, label, room_text, sessions_text
 from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import LabelSelector
 
@@ -60,7 +60,7 @@ def confirm(plan: PlannedChange, verb: str, *, always: bool = False) -> bool:
         why = f"{warning}; " if plan.radius.leaves_nothing else ""
         raise UsageError(f"--yes: is required to {verb.lower()} them without a terminal; {why}nothing was changed")
     for one in registered:
-        sys.stderr.write(f"{_label(one)}{sessions_text(plan.radius.sessions[one.key])}\n")
+        sys.stderr.write(f"{label(one.url, one.name)}{sessions_text(plan.radius.sessions[one.key])}\n")
     sys.stderr.write(f"{warning}\n" if plan.radius.leaves_nothing else f"{room_text(plan.radius.after)}\n")
     what = "this replica" if len(registered) == 1 else f"these {len(registered)} replicas"
     sys.stderr.write(f"{verb} {what}? [y/N] ")  # typer's own question writes to standard output, which is for results
@@ -84,7 +84,3 @@ def with_cost(plan: PlannedChange, results: Results) -> Results:
 def _warning(radius: BlastRadius, verb: str) -> str:
     left = "no replica that takes sessions" if not radius.after.replicas else "no free slot"
     return f"this would leave {left}, and new sessions wait or are refused; `{verb.lower()} --dry-run` shows it"
-
-
-def _label(target: Target) -> str:
-    return f"{target.name} {target.url}" if target.name else target.url

@@ -181,3 +181,8 @@ def test_the_page_lists_every_key_of_the_status() -> None:
     head = Head(history_id="h", revision="1-0", epoch=1)
     overview = Overview(0.0, head, None, 1, 0, [], "", None)
     assert set(overview_document(RouterConfig(), overview)) <= set(re.findall(r"`(\w+)`", listed))
+
+
+def test_a_name_cannot_control_the_terminal_after_a_change() -> None:
+    [line] = result_lines(Results([Result("http://a", "\x1b[31mevil\n", "draining")]))
+    assert line == "\\x1b[31mevil\\n http://a: draining"
