@@ -43,7 +43,8 @@ class Emitter:
         """
         if not callable(listener):
             raise UsageError(f"listener: must be callable, got {listener!r}")
-        if inspect.iscoroutinefunction(listener):
+        call = getattr(listener, "__call__", None)  # noqa: B004  of an object that can be called
+        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(call):
             raise UsageError("listener: must be a plain function, because nothing awaits it; it may put into a queue")
         subscription = _Subscription(listener, with_sessions=with_sessions)
         self._replace((*self._subscriptions, subscription))

@@ -43,7 +43,7 @@ class Narrator:
     @contextlib.contextmanager
     def narrating(self) -> Iterator[None]:
         """Log the present state of a started registry, and within the block each change."""
-        end = self._registry.subscribe(self.hear)
+        end = self._registry.subscribe(self.hear, with_sessions=False)
         try:
             self._log_state()
             yield

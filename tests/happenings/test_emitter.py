@@ -105,8 +105,11 @@ def test_what_a_listener_causes_follows_after_the_delivery() -> None:
 def test_only_plain_functions_can_listen() -> None:
     async def listen(_: Happening) -> None: ...
 
+    class Listening:
+        async def __call__(self, _: Happening) -> None: ...
+
     emitter = Emitter()
-    for wrong in (listen, "listen"):
+    for wrong in (listen, Listening(), "listen"):
         with pytest.raises(UsageError, match="listener"):
             emitter.subscribe(wrong)  # type: ignore[arg-type]
     assert not emitter.has_listeners
