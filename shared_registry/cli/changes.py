@@ -103,13 +103,13 @@ def results_document(config: RouterConfig, by: str, results: Results) -> dict[st
 def result_lines(results: Results) -> list[str]:
     """Return one line of text for each result."""
     lines = [
-        f"{label(one.url, one.name)}: {one.outcome.replace('_', ' ')}" + sessions_text(one.sessions)
+        f"{shown_name(one.url, one.name)}: {one.outcome.replace('_', ' ')}" + sessions_text(one.sessions)
         for one in results.each
     ]
     return lines if results.left is None else [*lines, room_text(results.left)]
 
 
-def label(url: str, name: str | None) -> str:
+def shown_name(url: str, name: str | None) -> str:
     """Return a replica's name and url, without characters that could control the terminal."""
     return printable(f"{name} {url}" if name else url)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from shared_registry.admin.blast_radius import BlastRadius
 from shared_registry.admin.operator import Operator, Target
-from shared_registry.cli.changes import Result, Results, label, room_text, sessions_text
+from shared_registry.cli.changes import Result, Results, room_text, sessions_text, shown_name
 from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import LabelSelector
 
@@ -60,7 +60,7 @@ def confirm(plan: PlannedChange, verb: str, *, always: bool = False) -> bool:
         why = f"{warning}; " if plan.radius.leaves_nothing else ""
         raise UsageError(f"--yes: is required to {verb.lower()} them without a terminal; {why}nothing was changed")
     for one in registered:
-        sys.stderr.write(f"{label(one.url, one.name)}{sessions_text(plan.radius.sessions[one.key])}\n")
+        sys.stderr.write(f"{shown_name(one.url, one.name)}{sessions_text(plan.radius.sessions[one.key])}\n")
     sys.stderr.write(f"{warning}\n" if plan.radius.leaves_nothing else f"{room_text(plan.radius.after)}\n")
     what = "this replica" if len(registered) == 1 else f"these {len(registered)} replicas"
     sys.stderr.write(f"{verb} {what}? [y/N] ")  # typer's own question writes to standard output, which is for results

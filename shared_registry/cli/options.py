@@ -184,6 +184,10 @@ def set_log_level(config: RouterConfig) -> None:
     logging.getLogger("shared_registry").setLevel(config.log_level.upper())
 
 
+LOG_FIELDS = ("url", "admin_url", "pool", "replica", "router", "epoch", "request_id")
+"""The attributes of log records that a line in JSON shows, so that programs need not parse messages."""
+
+
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"
@@ -203,9 +207,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if self._worker is not None:
             line["worker"] = self._worker
-        for name in ("url", "admin_url"):
-            if url := getattr(record, name, None):
-                line[name] = url
+        line |= {name: value for name in LOG_FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

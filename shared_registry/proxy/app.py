@@ -250,7 +250,8 @@ class Router:
             exchange.refuse(exchange.refusal)
         except Exception:
             text = "http: %s failed in the router itself (request %s)"
-            logger.exception(text, exchange.method, exchange.request_id.decode())
+            request_id = exchange.request_id.decode()
+            logger.exception(text, exchange.method, request_id, extra={"request_id": request_id})
             exchange.note_end("router_failed", error="internal_error")
             exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
 

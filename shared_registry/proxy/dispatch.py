@@ -186,7 +186,8 @@ class Dispatcher:
             return
         level = logging.INFO if failure.is_busy else logging.WARNING
         text = "session: %s did not take the session: %s (request %s)"
-        logger.log(level, text, replica.url, failure, request_id.decode())
+        extra = {"replica": replica.url, "request_id": request_id.decode()}
+        logger.log(level, text, replica.url, failure, request_id.decode(), extra=extra)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))
 

@@ -70,7 +70,9 @@ class HttpProxy:
             exchange.answer(refusal_of(failure))
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
             text = "http: %s %s: the replica: %s (request %s)"
-            logger.warning(text, exchange.method, _shown(exchange.path), error, exchange.request_id.decode())
+            request_id = exchange.request_id.decode()
+            extra = {"request_id": request_id}
+            logger.warning(text, exchange.method, _shown(exchange.path), error, request_id, extra=extra)
             exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
 

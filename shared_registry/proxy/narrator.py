@@ -37,6 +37,7 @@ class Narrator:
         """
         self._registry = registry
         self._of_pool = f"{pool}: " if pool else ""
+        self._fields = {"pool": pool} if pool else {}
         self._where = ""
         self._selection_due: asyncio.Handle | None = None
 
@@ -72,12 +73,16 @@ class Narrator:
 
     def _log_leader(self, leader: Leader | None) -> None:
         if leader is None:
-            logger.info("leader: %sthere is no leader", self._of_pool)
+            logger.warning("leader: %sthere is no leader", self._of_pool, extra=self._fields)
         else:
-            logger.info("leader: %s%s leads in epoch %d", self._of_pool, leader.router, leader.epoch)
+            extra = {**self._fields, "router": leader.router, "epoch": leader.epoch}
+            logger.info("leader: %s%s leads in epoch %d", self._of_pool, leader.router, leader.epoch, extra=extra)
 
     def _log_replica(self, record: ReplicaRecord, text: str) -> None:
-        logger.info("replica: %s%s is %s", self._of_pool, label(record), text)
+        is_down = record.health.status is ReplicaStatus.UNHEALTHY or record.ejected_until is not None
+        level = logging.WARNING if is_down and record.admin is AdminState.ACTIVE else logging.INFO
+        extra = {**self._fields, "replica": record.endpoint.url}
+        logger.log(level, "replica: %s%s is %s", self._of_pool, label(record), text, extra=extra)
 
     def _log_selection_soon(self) -> None:
         """Log it once after all that happens now: it takes a look at all replicas."""
@@ -88,8 +93,10 @@ class Narrator:
         """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
         self._selection_due = None
         able = [replica.record for replica in self._registry.all() if replica.record.is_selectable]
+        level = logging.INFO
         if self._registry.is_stale or not able:
             where = "no replica can take a session"
+            level = logging.ERROR if self._where else logging.INFO  # a fleet that is new has not been probed yet
         else:
             tier = [record for record in able if record.endpoint.primary] or able
             where = f"new sessions go to {', '.join(label(record) for record in tier[:NAMED_AT_ONCE])}"
@@ -97,7 +104,7 @@ class Narrator:
                 where += f" and {len(tier) - NAMED_AT_ONCE} more"
         if where != self._where:
             self._where = where
-            logger.info("select: %s%s", self._of_pool, where)
+            logger.log(level, "select: %s%s", self._of_pool, where, extra=self._fields)
 
 
 def label(record: ReplicaRecord) -> str:

@@ -34,7 +34,9 @@ class RefusalLog:
         count = self._kinds.get(kind)
         if count is None:
             self._kinds[kind] = _Count(now)
-            logger.warning("router: refused a request: %s (%s; request %s)", kind, reason, request_id.decode())
+            name = request_id.decode()
+            extra = {"request_id": name}
+            logger.warning("router: refused a request: %s (%s; request %s)", kind, reason, name, extra=extra)
         else:
             count.more += 1
             count.reason = reason

@@ -342,7 +342,8 @@ class Tunnel:
         """The replica has failed: end the client's side with an error frame."""
         self._ending = self._ending or Ending("replica", close, is_too_big=is_too_big)
         text = "session: broke on the replica's side: %s (request %s)"
-        logger.warning(text, close.reason, self._request_id.decode())
+        request_id = self._request_id.decode()
+        logger.warning(text, close.reason, request_id, extra={"request_id": request_id})
         message = "the replica's message is larger than max_frame_bytes" if is_too_big else "the replica failed"
         self.client.close_between_frames(failure("worker_failed", message, closing.FAILED, is_retryable=not is_too_big))
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shared_registry import __version__
+from shared_registry.cli.options import LOG_FIELDS
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
 from tests.support.command import SECRET, Running, is_one_error, run, running
@@ -326,7 +327,9 @@ def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path)
     fields = {"at", "level", "logger", "message"}
     for name, what in (("url", "router: serving"), ("admin_url", "admin: serving")):
         assert [line["message"].partition(" on ")[0] for line in lines if name in line] == [what]
-    assert all(line.keys() == fields for line in lines if not line.keys() & {"url", "admin_url"})
+    assert all(line.keys() - set(LOG_FIELDS) == fields for line in lines)
+    [leading] = [line for line in lines if "epoch" in line]
+    assert leading["message"] == f"leader: {leading['router']} leads in epoch {leading['epoch']}"
 
 
 def test_serve_outlives_redis_and_logs_each_edge_once(own_server: OwnServer, tmp_path: Path) -> None:

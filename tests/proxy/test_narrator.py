@@ -66,13 +66,14 @@ async def test_each_change_is_logged_once(fleet: Fleet, caplog: pytest.LogCaptur
         await until(lambda: f"replica: a ({A}) is removed" in caplog.messages)
         await asyncio.sleep(0.3)  # the event stream brings what the replies have brought
     await registry.enable(B)
-    assert caplog.messages == [
-        f"replica: a ({A}) is unhealthy (HTTP 503)",
-        f"select: new sessions go to {B}",
-        f"replica: {B} is draining (update)",
-        "select: no replica can take a session",
-        f"replica: a ({A}) is removed",
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"replica: a ({A}) is unhealthy (HTTP 503)"),
+        ("INFO", f"select: new sessions go to {B}"),
+        ("INFO", f"replica: {B} is draining (update)"),
+        ("ERROR", "select: no replica can take a session"),
+        ("INFO", f"replica: a ({A}) is removed"),
     ]
+    assert [getattr(record, "replica", None) for record in caplog.records] == [A, None, B, None, A]
 
 
 async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
