@@ -16,7 +16,7 @@ from shared_registry.admin import check
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.mirror import restoration
 from shared_registry.store import channel as scripts
-from shared_registry.store.lua import assemble
+from shared_registry.store.lua import assemble_all
 from tests.support.model.bench import connect
 from tests.support.model.queue_rules import CHECKED_AT_ONCE, GRANTS_AT_ONCE, PAGE
 from tests.support.model.steps import ENTRIES_AT_ONCE, LEASES_AT_ONCE, Harness
@@ -33,12 +33,14 @@ AT_ONCE = {
 }
 
 
-def in_small_pieces(name: str) -> str:
-    """Return a command's text that does so little at once that it takes several calls for a few sessions."""
-    text = assemble(name)
+def in_small_pieces() -> dict[str, str]:
+    """Return the commands with texts that do so little at once that a few sessions take several calls."""
+    texts = assemble_all()
     for limit, number in AT_ONCE.items():
-        text = re.sub(rf"local {limit} = \d+", f"local {limit} = {number}", text)
-    return text
+        texts = {
+            name: re.sub(rf"local {limit} = \d+", f"local {limit} = {number}", text) for name, text in texts.items()
+        }
+    return texts
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def scripts_in_small_pieces() -> Iterator[None]:
     scripts.scripts.cache_clear()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scripts, "assemble", in_small_pieces)
+            patch.setattr(scripts, "assemble_all", in_small_pieces)
             yield
     finally:
         scripts.scripts.cache_clear()
