@@ -38,7 +38,7 @@ class Narrator:
         self._registry = registry
         self._of_pool = f"{pool}: " if pool else ""
         self._fields = {"pool": pool} if pool else {}
-        self._where = ""
+        self._shown = logging.INFO, ""
         self._selection_due: asyncio.Handle | None = None
 
     @contextlib.contextmanager
@@ -92,18 +92,20 @@ class Narrator:
     def _log_selection(self) -> None:
         """Log the replicas to which new sessions go: those of the first tier that has a selectable one."""
         self._selection_due = None
-        able = [replica.record for replica in self._registry.all() if replica.record.is_selectable]
         level = logging.INFO
+        replicas = [replica.record for replica in self._registry.all()]
+        able = [record for record in replicas if record.is_selectable]
         if self._registry.is_stale or not able:
             where = "no replica can take a session"
-            level = logging.ERROR if self._where else logging.INFO  # a fleet that is new has not been probed yet
+            is_new = any(record.health.status is ReplicaStatus.UNKNOWN for record in replicas)
+            level = logging.INFO if is_new and not self._registry.is_stale else logging.ERROR
         else:
             tier = [record for record in able if record.endpoint.primary] or able
             where = f"new sessions go to {', '.join(label(record) for record in tier[:NAMED_AT_ONCE])}"
             if len(tier) > NAMED_AT_ONCE:
                 where += f" and {len(tier) - NAMED_AT_ONCE} more"
-        if where != self._where:
-            self._where = where
+        if (level, where) != self._shown:
+            self._shown = level, where
             logger.log(level, "select: %s%s", self._of_pool, where, extra=self._fields)
 
 

@@ -84,3 +84,18 @@ async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pyte
     await fleet.registry.drain(A)
     await asyncio.sleep(0.1)
     assert caplog.messages == []
+
+
+async def test_a_fleet_that_was_never_healthy_is_an_error_once_judged(
+    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
+    fleet = Fleet(server, namespace)
+    fleet.errors = {A: "HTTP 503", B: "HTTP 503"}
+    async with fleet.registry:
+        with Narrator(fleet.registry).narrating():
+            await until(lambda: any(record.levelname == "ERROR" for record in caplog.records), "it is an error")
+    said = [
+        record.levelname for record in caplog.records if record.getMessage() == "select: no replica can take a session"
+    ]
+    assert said == ["INFO", "ERROR"]
