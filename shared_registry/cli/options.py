@@ -39,13 +39,14 @@ ConfigOption = Annotated[
 ]
 
 
-def _selector(texts: list[str] | None) -> list[str] | None:
+def _selector(texts: list[str] | None) -> list[str]:
+    """Check the option's texts. Older versions of typer cannot use `None` that a callback returns."""
     for text in texts or []:
         try:
             LabelSelector.parse(text)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-    return texts
+    return texts or []
 
 
 SelectorOption = Annotated[

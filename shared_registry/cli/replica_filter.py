@@ -11,7 +11,7 @@ from shared_registry.admin.troubles import is_well
 from shared_registry.model import EVERY_REPLICA, LabelSelector, ReplicaRecord, ReplicaStatus
 
 
-class SortField(enum.Enum):
+class SortField(enum.StrEnum):
     """What the replicas can be sorted by."""
 
     ORDER = "order"
