@@ -21,7 +21,7 @@ from tests.support.until import until
 EXAMPLES = ROOT / "examples" / "monitoring"
 SCRAPE_SECONDS = 0.5
 START_SECONDS = 60.0
-ALERT_SECONDS = 60.0
+ALERT_SECONDS = 120.0
 
 
 def alert_rules() -> list[dict[str, Any]]:

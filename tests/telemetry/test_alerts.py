@@ -30,7 +30,7 @@ from tests.support.programs import program
 from tests.support.prometheus import Prometheus, alert_rules, prometheus_of
 from tests.support.until import until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Stage:
