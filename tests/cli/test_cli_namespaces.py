@@ -24,7 +24,7 @@ OwnServer = Callable[..., EmbeddedServer]
 
 @pytest.fixture
 def own(own_server: OwnServer) -> Iterator[Any]:
-    """A server with two namespaces in use, one of another schema, and keys that are none of ours."""
+    """A server with two namespaces in use, one of another schema, and keys of other programs."""
     server = own_server()
     asyncio.run(fill(server))
     with Redis.from_url(server.url, decode_responses=True) as raw:

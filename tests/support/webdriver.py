@@ -17,7 +17,7 @@ from shared_registry.embedded.bound_process import BoundProcess
 from tests.support.foreign import find_program
 from tests.support.until import until
 
-ARGUMENTS = [
+CHROMIUM_ARGUMENTS = [
     "--headless=new",
     "--no-sandbox",  # as root there is none
     "--disable-gpu",
@@ -90,7 +90,7 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{found[1]}", trust_env=False, timeout=SECONDS) as http:
             chrome = {
                 "binary": find_program("chromium"),
-                "args": [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"],
+                "args": [*CHROMIUM_ARGUMENTS, f"--user-data-dir={folder / 'profile'}"],
             }
             wanted = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
             answer = await http.post("/session", json={"capabilities": {"alwaysMatch": wanted}})

@@ -22,23 +22,13 @@ from tests.support.backend import Backend
 from tests.support.edges import KINDS, edge_before
 from tests.support.foreign import find_program
 from tests.support.until import until
+from tests.support.webdriver import CHROMIUM_ARGUMENTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PAGES = Path(__file__).parents[2] / "support" / "pages"
 SECONDS = 50.0
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",  # as root there is none
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "--ignore-certificate-errors",
-]
+ARGUMENTS = [*CHROMIUM_ARGUMENTS, "--ignore-certificate-errors"]
 
 
 class Site:
