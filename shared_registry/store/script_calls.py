@@ -30,7 +30,7 @@ class _CallUnderWay:
 class ScriptCalls:
     """Executes scripts, and keeps the order of calls while the server does not know the scripts.
 
-    The order is not kept if the server forgets some of the scripts only, or if a restart goes unnoticed while other
+    Calls of known scripts are executed in the order in which the client's connections bring them. The order is not kept if the server forgets some of the scripts only, or if a restart goes unnoticed while other
     programs make it know a part of them.
     """
 

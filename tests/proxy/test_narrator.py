@@ -86,7 +86,7 @@ async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pyte
     assert caplog.messages == []
 
 
-async def test_a_fleet_that_was_never_healthy_is_an_error_once_judged(
+async def test_a_fleet_never_healthy_is_an_error_once_judged(
     server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
