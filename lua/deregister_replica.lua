@@ -26,16 +26,19 @@ local refused = refusal({
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained')
+local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained',
+  'withdrawn_at_ms')
 if stored[1] ~= incarnation or stored[2] == 'removed' then
   return {'not_found'}
 end
 
 local now_ms = server_now_ms()
 local is_drained = when_drained ~= '1' or tonumber(stored[3]) == 0
-if not is_drained and stored[4] == '1' then
+if not is_drained and stored[4] == '1' and not stored[5] then
   return {'draining'}
 end
+-- What is removed on purpose stays removed, although its source of discovery does not have it either.
+redis.call('HDEL', replica, 'withdrawn_at_ms', 'kept_admin')
 if is_drained then
   write_tombstone(replica, replica_url, now_ms, reason)
   redis.call('HSET', replica, 'removed_by', by)

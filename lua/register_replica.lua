@@ -1,19 +1,25 @@
 -- Registers a replica, or changes the spec of a registered one and keeps its health, admin state and load. A
 -- registration on purpose ends an ejection.
 --
+-- The mode of a replica that the leader discovered is its source, and the token and epoch of the leader's term; see
+-- lib/discovered.lua. What belongs to a source of discovery is changed by that source only, and it changes nothing
+-- else.
+--
 -- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
 -- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+-- KEYS    meta replicas removed leader routers events queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
--- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
+-- RETURNS created|updated, event  |  unchanged|tombstone|overridden|fenced  |  claimed, source
+--         |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/discovered.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
@@ -26,27 +32,35 @@ local FIELD_WIDTH = 2
 local OPTIONAL = {health_check_path = true, health_check_port = true}
 
 local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1, 7)
+local token, epoch
+mode, token, epoch = parse_mode(mode)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'leader', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
 end
 
-local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source')
-local incarnation, spec_request, admin, source = stored[1], stored[2], stored[3], stored[4]
+if token and is_over(token, epoch) then
+  return {'fenced'}
+end
+local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source', 'withdrawn_at_ms')
+local incarnation, spec_request, admin, source, withdrawn = unpack(stored, 1, 5)
 if incarnation and (incarnation == request or spec_request == request) then
   return {'unchanged'}
 end
 local is_new = not incarnation or not admin or admin == 'removed'
-if mode == 'seed' and admin == 'removed' then
+if mode ~= 'explicit' and admin == 'removed' and not withdrawn then
   return {'tombstone'}
 end
-if mode == 'seed' and not is_new and source == 'explicit' then
+if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then
   return {'overridden'}
+end
+if not is_new and source ~= mode and (is_discovered(mode) or is_discovered(source)) then
+  return {'claimed', source or ''}
 end
 
 local function position()
@@ -128,6 +142,7 @@ if is_new then
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')
   redis.call('HSETNX', replica, 'in_flight', '0')
+  recall_operators_state(replica, mode)
 end
 refresh_ready(replica, replica_url)
 local reply = {is_new and 'created' or 'updated'}

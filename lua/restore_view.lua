@@ -134,7 +134,8 @@ local function put_back(replica, url, entry)
   forget_doubt(replica)
   forget_ejections(replica)
   -- The view may know none of these.
-  redis.call('HDEL', replica, 'health_check_path', 'health_check_port', 'admin_by', 'admin_by_at_ms')
+  redis.call('HDEL', replica, 'health_check_path', 'health_check_port', 'admin_by', 'admin_by_at_ms',
+    'withdrawn_at_ms', 'kept_admin')
   redis.call('HSET', replica, unpack(fields))
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')

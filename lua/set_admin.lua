@@ -47,7 +47,7 @@ if state ~= 'draining' then
   forget_ejections(replica)
 end
 if state == 'active' then
-  redis.call('HDEL', replica, 'removes_when_drained')
+  redis.call('HDEL', replica, 'removes_when_drained', 'withdrawn_at_ms', 'kept_admin')
 end
 local since_ms = stored[1] == state and stored[5] or whole(now_ms)
 redis.call('HSET', replica, 'admin', state, 'admin_reason', reason, 'admin_since_ms', since_ms, 'admin_by', by,

@@ -36,11 +36,28 @@ class AdminState(enum.Enum):
     REMOVED = "removed"
 
 
-class Source(enum.Enum):
-    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose."""
+class Source(enum.StrEnum):
+    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose.
+
+    The source of a replica that the leader discovered is a text such as `dns:pods`; see `read_source`.
+    """
 
     SEED = "seed"
     EXPLICIT = "explicit"
+
+
+def read_source(text: str) -> str:
+    """Return a source: one of `Source`, or the kind and name of a source of discovery.
+
+    Raises:
+        ValueError: The text is no source.
+    """
+    return text if is_discovered(text) else Source(text)
+
+
+def is_discovered(source: str) -> bool:
+    """Return whether a replica with this source belongs to a source of discovery."""
+    return ":" in source
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,7 @@ class ReplicaRecord:
 
     Attributes:
         key: The canonical url, which identifies the replica in Redis.
+        withdrawn_at: When its source of discovery ceased to have it; `None` if it did not.
         incarnation: A random id, new at each registration after a removal. A late result for an earlier registration
             of the same url carries the earlier id and is dropped.
         admin_by: Who set the admin state and its reason last; empty if it is not known.
@@ -149,7 +167,8 @@ class ReplicaRecord:
     health: ReplicaHealth = ReplicaHealth()
     doubt: Doubt = NO_DOUBT
     incarnation: str = ""
-    source: Source = Source.SEED
+    source: str = Source.SEED
+    withdrawn_at: float | None = None
     registered_at: float | None = None
     status_since: float | None = None
     last_error: str = ""
@@ -276,7 +295,15 @@ class Removal(NamedTuple):
     Attributes:
         revision: The revision of the removal, or a later one.
         restored_from: See `ReplicaRecord`.
+        is_lasting: Whether an operator removed it. A replica whose source withdrew it may come back at any time, so
+            its removal is not restored after a loss of history.
     """
 
     revision: str
     restored_from: str = ""
+    is_lasting: bool = True
+
+    @classmethod
+    def of(cls, record: ReplicaRecord) -> Removal:
+        """Return the removal that the record of an event shows."""
+        return cls(record.revision, record.restored_from, record.withdrawn_at is None)

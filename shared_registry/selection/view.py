@@ -259,11 +259,11 @@ class View:
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
         if replica is None:
             if is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
-                self.removed[record.key] = Removal(record.revision, record.restored_from)
+                self.removed[record.key] = Removal.of(record)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
             replica.record = record
-            self.removed[record.key] = Removal(record.revision, record.restored_from)
+            self.removed[record.key] = Removal.of(record)
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order

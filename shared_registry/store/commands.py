@@ -40,6 +40,7 @@ from shared_registry.store.answers import (
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_probers
+from shared_registry.store.discovering import DiscoveryCommands, claimed
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -80,7 +81,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands):
+class Store(LeaderCommands, DiscoveryCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -133,6 +134,9 @@ class Store(LeaderCommands):
             mode: The source of the spec. A seed does not override what operators have done.
             request: An id from `new_token`, the same for all repetitions of one request.
             by: The person or program that requested it.
+
+        Raises:
+            ReplicaClaimed: The replica belongs to a source of discovery, which alone changes it.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -140,7 +144,8 @@ class Store(LeaderCommands):
         reply = await self._sessions.run(
             "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
-        expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
+        if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "claimed") == "claimed":
+            raise claimed(key, reply.values[0])
         return events_of(reply.values, take)
 
     async def deregister(

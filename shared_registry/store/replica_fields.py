@@ -23,6 +23,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Source,
     prober_of,
+    read_source,
 )
 
 
@@ -142,7 +143,7 @@ def _doubt(name: str, form: Form, *, attribute: str = "", documents: Document = 
     return ReplicaField(name, Doubt, attribute or name, form, Group.PRESENT, documents=documents)
 
 
-STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
+STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), Form(read_source)
 
 FIELDS = (
     _spec("url", TEXT, is_required=True),
@@ -154,7 +155,8 @@ FIELDS = (
     _spec("labels", LABELS, as_text=lambda labels: f"labels {labels}" if labels else ""),
     _spec("health_check_path", ABSENT_TEXT, as_text=lambda path: f"health check path {path}" if path else ""),
     _spec("health_check_port", OPTIONAL_PORT, as_text=lambda port: f"health check port {port}" if port else ""),
-    _record("source", SOURCE, Group.OPERATION, is_required=True),
+    _record("source", SOURCE, Group.OPERATION, is_required=True, documents=Document.STATUS),
+    _record("withdrawn_at_ms", TIME, Group.OPERATION, attribute="withdrawn_at"),
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
     _record("in_flight", COUNT, Group.PRESENT, is_in_events=False, documents=Document.STATUS),
@@ -202,6 +204,7 @@ ONLY_FOR_SCRIPTS = (
     "unreached_from",
     "returned_at_ms",
     "removed_by",
+    "kept_admin",
 )
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 

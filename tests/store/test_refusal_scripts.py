@@ -28,6 +28,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
     "give_opinions": lambda space: space.store.give_opinions([Opinion(OpinionKind.OPINION, "q", RESULT)], THRESHOLDS),
+    "govern_replica": lambda space: space.store.govern(TERM, "explicit", A, "draining"),
     "heartbeat": lambda space: space.store.heartbeat(info("router~1"), expiry_seconds=60),
     "leave_cluster": lambda space: space.store.leave(affinity_seconds=60),
     "reap_router": lambda space: space.store.reap("router~1", affinity_seconds=60),

@@ -72,6 +72,8 @@ CALLS: dict[str, Call] = {
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
     "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
+    "register_discovered": lambda space: space.store.register_discovered(TERM, "dns:pods", B, ReplicaEndpoint(B)),
+    "govern": lambda space: space.store.govern(TERM, "explicit", A, "draining"),
     "head": lambda space: space.reader.head(),
 }
 READS: dict[str, Call] = {
