@@ -164,10 +164,14 @@ class View:
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over records that were read. Older revisions and unknown replicas are ignored."""
+        is_to_prepare = self.panic is not None  # which depends on when replicas last answered
         for record in records:
             if replica := self._replicas.get(record.key):
-                self._set(replica, replica.record.after_read(record))
-        self._prepare()
+                before = replica.record
+                self._set(replica, before.after_read(record))
+                is_to_prepare = is_to_prepare or _affects_choice(before) != _affects_choice(replica.record)
+        if is_to_prepare:
+            self._prepare()
 
     def apply(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over the records of events, in the order of the events. Older revisions are ignored."""
@@ -298,6 +302,11 @@ class View:
         if self._is_withheld or healthy * 100 >= self._panic_percent * len(self._ordered):
             return None
         return find_panic(self._ordered, self._panic_percent, now=self._now())
+
+
+def _affects_choice(record: ReplicaRecord) -> tuple[object, ...]:
+    """Return what decides, of a record, whether and how the replica is chosen while there is no panic."""
+    return record.revision, record.endpoint, record.health.status, record.admin, record.ejected_until
 
 
 def _position(replica: Replica) -> tuple[int, str]:
