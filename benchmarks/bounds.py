@@ -38,8 +38,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
     """Return the longest call of each command, and which scripts were not measured.
 
     The targets hold for a `redis-server` on the PATH: its allocator is the one that servers in production have. The
-    server that the package brings for tests has the C library's, which takes some milliseconds more in single calls; its
-    figures stand beside, or alone where there is no `redis-server`.
+    server that the package brings for tests has the C library's, which takes some milliseconds more in single calls;
+    its figures stand beside, or alone where there is no `redis-server`.
     """
     replicas = 2_000 if is_quick else 10_000
     packaged = await _measure(None, replicas)
