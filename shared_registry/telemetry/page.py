@@ -15,7 +15,7 @@ from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.store.figure_reader import Figures
 from shared_registry.telemetry import exposition
-from shared_registry.telemetry.collector import Samples, OneMetric
+from shared_registry.telemetry.collector import OneMetric, Samples
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
 from shared_registry.telemetry.fleet import CountsByReplica, Fleet
 from shared_registry.telemetry.happened import Happened
