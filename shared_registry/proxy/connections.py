@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import fields
 from urllib.parse import urlsplit
 
@@ -29,17 +30,26 @@ class ReplicaConnections:
         tls: The TLS settings of new connections.
     """
 
-    def __init__(self, config: RouterConfig, tls: TlsContexts, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        config: RouterConfig,
+        tls: TlsContexts,
+        traffic: Traffic | None = None,
+        *,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             config: The settings of connections.
             tls: The TLS settings of new connections.
             traffic: Counts how long it takes to connect.
+            make_room: Called before a connection is opened. It may close the idle connections.
         """
         self._config = config
         self._traffic = traffic or Traffic()
         self.tls = tls
+        self._make_room = make_room
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
         self.idle_count = 0
@@ -78,6 +88,7 @@ class ReplicaConnections:
         Raises:
             NotReached: It could not be opened.
         """
+        self._make_room()
         parts = urlsplit(replica.url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         seconds = self._config.connect_timeout_seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed
 from shared_registry.proxy.forwarding import forwarded, is_forwarding
@@ -82,11 +82,7 @@ def body_length(headers: Headers, http_version: str) -> int:
     elif not _HOST.fullmatch(host):
         raise AmbiguousRequest("its Host is malformed")
     if b"transfer-encoding" in named:
-        if b"content-length" in named:
-            raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
-        encodings = [value.lower() for value in _values(headers, b"transfer-encoding")]
-        if encodings != [b"chunked"] or http_version == "1.0":
-            raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+        _refuse_encoded(headers, named, http_version)
         return CHUNKED
     length = named.get(b"content-length")
     if length is None:
@@ -94,6 +90,14 @@ def body_length(headers: Headers, http_version: str) -> int:
     if not _DIGITS.fullmatch(length) or (not is_each_once and len(_values(headers, b"content-length")) > 1):
         raise AmbiguousRequest("Content-Length must be one decimal number")
     return int(length)
+
+
+def _refuse_encoded(headers: Headers, named: Mapping[bytes, bytes], http_version: str) -> None:
+    if b"content-length" in named:
+        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
+    encodings = [value.lower() for value in _values(headers, b"transfer-encoding")]
+    if encodings != [b"chunked"] or http_version == "1.0":
+        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
 
 
 def _refuse_malformed(named: Mapping[bytes, bytes], headers: Headers) -> None:
