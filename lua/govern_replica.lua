@@ -5,12 +5,12 @@
 -- with its last session is. Only what the source itself has drained or withdrawn comes back into service. Sessions that
 -- wait get its slots with the next heartbeat of a router.
 --
--- KEYS    meta replicas removed leader events ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix
+-- KEYS    meta replicas removed admin_by_name leader events ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix
 -- ARGV    token epoch source replica_url state router reason
 -- RETURNS set|draining|removed, event  |  unchanged|not_found|fenced  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix
+-- WRITES  meta replicas removed admin_by_name events ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix
 -- COST    O(log replicas)
 
 -- include lib/keys.lua
@@ -24,8 +24,8 @@ local token, epoch, source, replica_url, state, router, reason = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'leader', 'events', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'admin_by_name', 'leader', 'events', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
@@ -43,11 +43,11 @@ local is_leaving, is_withdrawn = stored[4] == '1', stored[5]
 local now_ms = server_now_ms()
 local at = whole(now_ms)
 
-local function changed(reply, kind)
+-- Appends the event of the change to the reply.
+local function tell(reply, kind)
   refresh_ready(replica, replica_url)
   emit_replica(now_ms, replica, replica_url,
     {'kind', kind, 'router', router, 'by', source, 'reason', reason}, reply)
-  return reply
 end
 
 if state == 'gone' then
@@ -59,25 +59,29 @@ if state == 'gone' then
     return {'unchanged'}
   end
   if not is_leaving then
-    keep_operators_state(replica, source)
+    if not is_own then
+      keep_admin_of(replica, replica_url)
+    end
     redis.call('HSET', replica, 'withdrawn_at_ms', at, 'removed_by', source)
   end
   if is_drained then
     write_tombstone(replica, replica_url, now_ms, reason)
-    local reply = changed({'removed'}, 'replica_deregistered')
+    local reply = {'removed'}
+    tell(reply, 'replica_deregistered')
     forget_withdrawn(replica, replica_url)
     return reply
   end
   redis.call('HDEL', replica, 'restored_from')
   redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', at, 'admin_reason', reason, 'admin_by', source,
     'admin_by_at_ms', at, 'removes_when_drained', '1')
-  return changed({'draining'}, 'replica_admin')
+  local reply = {'draining'}
+  tell(reply, 'replica_admin')
+  return reply
 end
 
 local has_returned = is_leaving and is_withdrawn
 if has_returned then
-  redis.call('HDEL', replica, 'removes_when_drained', 'removed_by')
-  recall_operators_state(replica, source)
+  recall_admin(replica, replica_url, now_ms)
   local now = redis.call('HMGET', replica, 'admin', 'admin_by')
   admin, is_own = now[1], now[2] == source
 end
@@ -91,4 +95,6 @@ if wanted ~= admin or (wanted == 'draining' and is_own and stored[7] ~= reason) 
 elseif not has_returned then
   return {'unchanged'}
 end
-return changed({'set'}, 'replica_admin')
+local reply = {'set'}
+tell(reply, 'replica_admin')
+return reply

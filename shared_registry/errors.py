@@ -5,7 +5,7 @@
     ├── UsageError                         the call does not fit the registry's state, such as a verb before start
     ├── MissingExtra (also ImportError)    an optional part of the package is not installed; names the remedy
     ├── UnknownReplica (also LookupError)  the replica is not in the shared registry
-    ├── ReplicaClaimed                     the replica came by another way, by which alone it is changed
+    ├── ReplicaClaimed                     the replica came another way, by which alone it is changed; names that way
     ├── NoHealthyReplica                   no replica that may take sessions is healthy; try again later
     ├── Saturated                          every healthy, active replica is at capacity; try again later
     └── StoreError                         Redis could not execute the operation
@@ -42,7 +42,7 @@ class UnknownReplica(RegistryError, LookupError):
 
 
 class ReplicaClaimed(RegistryError):
-    """The replica came by another way, such as discovery, and is changed by that way only. Nothing was written."""
+    """The replica came another way, such as an announcement, and is changed by that way only. Nothing was written."""
 
 
 class NoHealthyReplica(RegistryError):

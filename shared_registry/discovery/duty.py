@@ -55,7 +55,7 @@ class Discovery:
         *,
         clock: Clock,
         rng: random.Random,
-        make: Callable[[DiscoveryRule, RouterConfig], DiscoverySource] = make_source,
+        make: Callable[[DiscoveryRule], DiscoverySource] = make_source,
     ) -> None:
         """Set up.
 
@@ -72,7 +72,7 @@ class Discovery:
         """
         self._store = store
         self._view = view
-        self._sources = [(rule, make(rule, config)) for rule in config.discovery]
+        self._sources = [(rule, make(rule)) for rule in config.discovery]
         self._clock = clock
         self._rng = rng
         self._states: dict[str, FollowedSource] = {}

@@ -26,6 +26,7 @@ from shared_registry.model import (
     Source,
     Thresholds,
 )
+from shared_registry.store.announcing import AnnouncementCommands
 from shared_registry.store.answers import (
     BeginWrite,
     events_of,
@@ -81,7 +82,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands, DiscoveryCommands):
+class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -136,7 +137,7 @@ class Store(LeaderCommands, DiscoveryCommands):
             by: The person or program that requested it.
 
         Raises:
-            ReplicaClaimed: The replica belongs to a source of discovery, which alone changes it.
+            ReplicaClaimed: The replica announces itself, or was discovered, so that nothing else changes its spec.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -145,7 +146,7 @@ class Store(LeaderCommands, DiscoveryCommands):
             "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
         if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "claimed") == "claimed":
-            raise claimed(key, reply.values[0])
+            raise claimed(key, *reply.values)
         return events_of(reply.values, take)
 
     async def deregister(
@@ -278,7 +279,7 @@ class Store(LeaderCommands, DiscoveryCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, next_ms, version, count, *names = reply.values
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -291,6 +292,7 @@ class Store(LeaderCommands, DiscoveryCommands):
             probers=probers,
             is_partial=partial == "1",
             settling=settling,
+            next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:

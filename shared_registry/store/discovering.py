@@ -6,7 +6,7 @@ from typing import Literal
 
 from shared_registry.aio.completion import completed
 from shared_registry.errors import Fenced, ReplicaClaimed
-from shared_registry.model import Event, ReplicaEndpoint, Term
+from shared_registry.model import Event, ReplicaEndpoint, Source, Term
 from shared_registry.store.answers import BeginWrite, events_of, expect, new_token
 from shared_registry.store.channel import Channel
 from shared_registry.store.replica_fields import spec_fields
@@ -50,7 +50,7 @@ class DiscoveryCommands:
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its registration of {key} was refused")
         if status == "claimed":
-            raise claimed(key, reply.values[0])
+            raise claimed(key, *reply.values)
         events_of(reply.values, take)
         return status != "tombstone"
 
@@ -81,6 +81,8 @@ class DiscoveryCommands:
         return None if status == "not_found" else events_of(reply.values, take)
 
 
-def claimed(key: str, source: str) -> ReplicaClaimed:
+def claimed(key: str, source: str, owner: str = "") -> ReplicaClaimed:
     """Return the error for a replica that came by another way."""
-    return ReplicaClaimed(f"replica {key} came by another way ({source}), by which alone it is changed")
+    if source == Source.ANNOUNCED:
+        return ReplicaClaimed(f"{key} is announced by {owner or 'another program'}, which alone changes it")
+    return ReplicaClaimed(f"{key} came by another way ({source}), by which alone it is changed")

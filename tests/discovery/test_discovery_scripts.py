@@ -115,7 +115,7 @@ async def test_a_replica_that_comes_back_is_in_service(space: Space) -> None:
     await space.store.govern(term, PODS, A, "active")
     fields = space.fields(A)
     assert fields["admin"] == "active"
-    assert not fields.keys() & {"removes_when_drained", "withdrawn_at_ms", "kept_admin", "removed_by"}
+    assert not fields.keys() & {"removes_when_drained", "withdrawn_at_ms", "removed_by"}
     space.raw.hset(space.keys.replica(A), "in_flight", "0")
 
 
