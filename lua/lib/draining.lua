@@ -1,4 +1,4 @@
--- The removal of a replica that drains in order to be removed.
+-- What happens when the last session on a replica ends that takes no new ones.
 
 -- include lib/events.lua
 -- include lib/tombstones.lua
@@ -12,4 +12,11 @@ local function remove_drained(url, now_ms, router, reply)
   refresh_ready(replica, url)
   emit_replica(now_ms, replica, url,
     {'kind', 'replica_deregistered', 'router', router, 'by', 'last session ended', 'reason', reason}, reply)
+end
+
+-- Reports that the last session has ended on a replica that is drained, disabled or removed, to those who wait for it.
+-- It appends nothing for an active replica, whose last session ends all the time.
+-- reply: the list to which the event is appended.
+local function report_empty(url, now_ms, router, reply)
+  append_event(reply, emit(now_ms, {'kind', 'replica_emptied', 'router', router, 'reported', url}))
 end
