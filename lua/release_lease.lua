@@ -66,9 +66,11 @@ refused = read_refusal(state, replica, 'hash') or session_refusal(lease_id)
 if refused then
   return refused
 end
--- In the usual case the queue is empty and the replica is not to be removed with its last session. Then nothing more
--- is written than this lease and its count, and a replica that had a free slot stays in its ready set.
-local is_mere_release, place = depth == 0 and state[REMOVES_WHEN_DRAINED] ~= '1', set_of(state)
+-- In the usual case the queue is empty, and this is not the last session on a replica that takes no new ones. Then
+-- nothing more is written than this lease and its count, and a replica that had a free slot stays in its ready set.
+local is_mere_release = depth == 0
+  and (state[ADMIN] == 'active' and state[REMOVES_WHEN_DRAINED] ~= '1' or tonumber(state[IN_FLIGHT] or '') ~= 1)
+local place = set_of(state)
 if is_mere_release and place and place ~= keys.full then
   refused = type_refusal({place, 'zset'})
 else

@@ -1,4 +1,4 @@
--- The removal of a replica that drains in order to be removed.
+-- What happens when the last session on a replica ends that takes no new ones.
 
 -- include lib/discovered.lua
 -- include lib/events.lua
@@ -14,4 +14,11 @@ local function remove_drained(url, now_ms, router, reply)
   emit_replica(now_ms, replica, url,
     {'kind', 'replica_deregistered', 'router', router, 'by', 'last session ended', 'reason', reason}, reply)
   forget_withdrawn(replica, url)
+end
+
+-- Reports that the last session has ended on a replica that is drained, disabled or removed, to those who wait for it.
+-- It appends nothing for an active replica, whose last session ends all the time.
+-- reply: the list to which the event is appended.
+local function report_empty(url, now_ms, router, reply)
+  append_event(reply, emit(now_ms, {'kind', 'replica_emptied', 'router', router, 'reported', url}))
 end

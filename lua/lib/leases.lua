@@ -8,14 +8,19 @@ local function replica_refusal(url)
   return type_refusal({keys.replica_prefix .. url, 'hash'})
 end
 
--- Lowers the count of sessions of a replica, removed or not. If the last session has ended and the replica was to be
--- removed then, it removes the replica.
+-- Lowers the count of sessions of a replica, removed or not. If the last session has ended on a replica that takes no
+-- new ones, it removes the replica if that was to happen then, or reports that the replica is empty.
 -- reply: the list to which events are appended.
 local function unload(url, count, now_ms, router, reply)
   local replica = keys.replica_prefix .. url
   local state = redis.call('HMGET', replica, unpack(STATE_FIELDS))
   local left = count_off(url, state, count)
-  if left == 0 and state[ADMIN] ~= 'removed' and state[REMOVES_WHEN_DRAINED] == '1' then
+  if left ~= 0 or not state[ADMIN] then
+    return
+  end
+  if state[ADMIN] ~= 'removed' and state[REMOVES_WHEN_DRAINED] == '1' then
     remove_drained(url, now_ms, router, reply)
+  elseif state[ADMIN] ~= 'active' then
+    report_empty(url, now_ms, router, reply)
   end
 end

@@ -20,6 +20,7 @@ from shared_registry.config.taken_names import refuse_taken_name
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import (
     AdminState,
+    Event,
     EventKind,
     LabelSelector,
     Leader,
@@ -216,6 +217,14 @@ class Operator(Outsider):
     async def sessions_left(self, targets: Sequence[Target]) -> int:
         """Return how many sessions these replicas have in all, including replicas that were removed meanwhile."""
         return sum([await self._reader.in_flight(target.key) or 0 for target in targets])
+
+    async def revision(self) -> str:
+        """Return the id of the last event."""
+        return (await self._reader.head()).revision
+
+    async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
+        """Return the events after a revision. Wait up to `seconds` for the first."""
+        return await self._reader.wait_events(after=after, seconds=seconds)
 
     async def repair(self) -> list[Violation]:
         """Repair all data that can be derived from other data; return the violations that remain."""

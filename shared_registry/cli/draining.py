@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 1.0
+"""How often the number of sessions is read while no event says that a replica has none left."""
+EVENTS_SECONDS = 0.05
+"""The least time between two readings, however many events there are."""
 
 
 async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_seconds: float | None) -> int:
@@ -28,10 +31,13 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
     deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
     async with Operator(settings) as operator:
         targets = await operator.find(names, also_removed=True)
-        left = await operator.sessions_left(targets)
+        revision, left = await operator.revision(), await operator.sessions_left(targets)
         with _progress(left) as show:
             while left and time.monotonic() < deadline:
-                await asyncio.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
+                pause = min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0))
+                await asyncio.sleep(min(EVENTS_SECONDS, pause))
+                events = await operator.wait_events(after=revision, seconds=pause)
+                revision = events[-1].id if events else revision
                 left = await operator.sessions_left(targets)
                 show(left)
     return left

@@ -55,6 +55,8 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
 
 def _doubt(event: Event) -> str:
     """Return what an event says about replicas whose state it does not carry."""
+    if event.kind is EventKind.REPLICA_EMPTIED:
+        return f"{event.reported} has no session left"
     if event.reported:
         return f"{event.reported} failed a session of {event.router}"
     asked = sorted({router for question in event.questions for router in question.asked})

@@ -23,6 +23,8 @@ from shared_registry.model import ORIGIN, Event, is_later
 from shared_registry.store.redis_url import mask_redis_url
 
 PAUSE_SECONDS = 0.5
+SHORTEST_SECONDS = 0.1
+"""The least time between two updates of a status, however many events there are; a slow reading lengthens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ Show = Callable[[State], None]
 async def watch_status(
     settings: RegistryAddress, chosen: ReplicaFilter, *, interval_seconds: float, as_json: bool
 ) -> None:
-    """Read and show the status every `interval_seconds` until cancelled.
+    """Read and show the status at each change, and at least every `interval_seconds`, until cancelled.
 
     While Redis cannot be reached, also at the start, it shows the error, and the last status with its age.
 
@@ -82,6 +84,7 @@ async def _renew(settings: RegistryAddress, interval_seconds: float, show: Show)
         observer: Observer | None = None
         while True:
             trouble: StoreError | None = None
+            began_at = time.monotonic()
             try:
                 if observer is None:
                     observer = await stack.enter_async_context(Observer(settings))
@@ -94,7 +97,21 @@ async def _renew(settings: RegistryAddress, interval_seconds: float, show: Show)
                     raise
                 trouble = error
             show(State(overview, time.monotonic() - read_at, trouble))
-            await asyncio.sleep(interval_seconds)
+            pause = min(interval_seconds, max(SHORTEST_SECONDS, time.monotonic() - began_at))
+            await asyncio.sleep(pause)
+            if trouble is None and observer is not None and overview is not None:
+                await _change(observer, overview, interval_seconds - pause)
+            else:
+                await asyncio.sleep(interval_seconds - pause)
+
+
+async def _change(observer: Observer, overview: Overview, seconds: float) -> None:
+    """Wait for an event after a status, that long at most."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(StoreError):  # the next reading shows it
+        if seconds <= 0 or await observer.wait_events(after=overview.head.revision, seconds=seconds):
+            return
+    await asyncio.sleep(max(0.0, until - time.monotonic()))
 
 
 def _page(settings: RegistryAddress, state: State, chosen: ReplicaFilter, width: int) -> Group:

@@ -80,7 +80,7 @@ def status(
         typer.Option(
             "--interval",
             metavar="SECONDS",
-            help="With --watch: the time between two updates; default: 1.",
+            help="With --watch: the longest time between two updates; default: 1.",
             callback=seconds_above_zero,
             show_default=False,
         ),
@@ -125,7 +125,7 @@ def status(
     """
     options = given(context, redis, namespace, as_json=as_json)
     if interval is not None and not watch:
-        raise UsageError("--interval: is the time between two updates of --watch; add --watch")
+        raise UsageError("--interval: is the longest time between two updates of --watch; add --watch")
     chosen = ReplicaFilter(wide, unhealthy, label_selector(selector), sort)
     if router is not None:
         if watch or removed:

@@ -112,6 +112,19 @@ class ReplicaDrained(ReplicaHappening):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaEmptied(Happening):
+    """The last session has ended on a replica that is drained, disabled or removed.
+
+    Attributes:
+        key: The canonical url of the replica.
+        router: The key of the router that had the session, or that has reaped the session's router.
+    """
+
+    key: str
+    router: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaDisabled(ReplicaHappening):
     """A replica takes no new sessions, and is not probed."""
 

@@ -22,6 +22,7 @@ from shared_registry.happenings import (
     ReplicaDisabled,
     ReplicaDrained,
     ReplicaEjected,
+    ReplicaEmptied,
     ReplicaEnabled,
     ReplicaHappening,
     ReplicaHealthy,
@@ -178,6 +179,8 @@ class News:
     def _report_bare(self, event: Event) -> None:
         if made := _ROUTERS.get(event.kind):
             self._emitter.emit(made(at=event.at, router=event.router, by=event.by, reason=event.reason))
+        elif event.kind is EventKind.REPLICA_EMPTIED:
+            self._emitter.emit(ReplicaEmptied(at=event.at, key=event.reported, router=event.router))
         elif event.kind is EventKind.SETTLING_BEGAN:
             self._emitter.emit(SettlingBegan(at=event.at, router=event.router))
         elif event.kind is EventKind.SETTLING_ENDED:

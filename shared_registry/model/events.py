@@ -25,6 +25,7 @@ class EventKind(enum.Enum):
     REPLICA_SUSPECTED = "replica_suspected"
     REPLICA_CLEARED = "replica_cleared"
     REPLICA_REPORTED = "replica_reported"
+    REPLICA_EMPTIED = "replica_emptied"
     REPLICA_HANDED_BACK = "replica_handed_back"
     REPLICA_EJECTED = "replica_ejected"
     REPLICA_RETURNED = "replica_returned"
@@ -63,7 +64,8 @@ class Event:
         unreadable: The canonical url of the replica if its hash is damaged and there is no record; otherwise empty.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
-        reported: The canonical url of a replica on which a session failed; empty for other events.
+        reported: The canonical url of a replica on which a session failed, or the last one has ended; empty for other
+            events.
         questions: The questions about replicas that a prober does not reach.
         plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
         mark: With the id, tells this event from one of another course of the history; empty if a program of an earlier

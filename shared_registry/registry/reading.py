@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.aio.breath import Breath
-from shared_registry.model import Event, Leader, Plan, Replica
+from shared_registry.model import AdminState, Event, Leader, Plan, Replica
 from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.registry import readiness
 from shared_registry.registry.draining import until_drained
@@ -215,8 +215,10 @@ class RegistryReads(RegistryState):
     async def wait_drained(self, replica: Replica | str, *, timeout_seconds: float | None = None) -> bool:
         """Wait until a replica has no sessions; return whether it has none.
 
-        A removed replica keeps its sessions until they end. The end of a session of this router is noticed at once,
-        that of another router within half a second.
+        A removed replica keeps its sessions until they end. On a replica that is drained, disabled or removed, the end
+        of the last session is noticed at once, or within five seconds if its router is of an earlier version.
+        On an active replica the end of a session of this router is noticed at once, and of another one within half a
+        second.
 
         Args:
             replica: The replica, by handle, url or name.
@@ -229,8 +231,18 @@ class RegistryReads(RegistryState):
         deadline = math.inf if timeout_seconds is None else self._clock.monotonic() + timeout_seconds
         if await self._reader.in_flight(key) is None:
             raise unknown_replica(key)
+
+        def is_reported() -> bool:
+            record = self._mirror.record(key)
+            return self.is_started and (record is None or record.admin is not AdminState.ACTIVE)
+
         return await until_drained(
-            lambda: self._reader.in_flight(key), key, self._emitter, deadline=deadline, clock=self._clock
+            lambda: self._reader.in_flight(key),
+            key,
+            self.subscribe,
+            is_reported=is_reported,
+            deadline=deadline,
+            clock=self._clock,
         )
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.errors import UnknownReplica
-from shared_registry.happenings import Emitter
+from shared_registry.happenings import Emitter, Listener
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.registry.outcomes import Outcomes
 from shared_registry.registry.wiring import Parts
@@ -26,6 +27,15 @@ class RegistryState(ABC):
     _view: View
     _mirror: Mirror
     _outcomes: Outcomes
+
+    @abstractmethod
+    def subscribe(self, listener: Listener, *, with_sessions: bool = True) -> Callable[[], None]:
+        """Call a listener with everything that happens from now on; return the function that ends that."""
+
+    @property
+    @abstractmethod
+    def is_started(self) -> bool:
+        """Whether the registry follows the shared state."""
 
     @abstractmethod
     def _expect_started(self) -> None:

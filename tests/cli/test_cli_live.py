@@ -50,6 +50,15 @@ def test_a_watched_status_outlives_redis_and_ends_with_ctrl_c(own_server: OwnSer
     assert documents[-1]["replicas"][-1]["url"] == "http://10.0.0.2:8000"
 
 
+def test_a_watched_status_shows_a_change_before_its_interval(own_server: OwnServer, tmp_path: Path) -> None:
+    server = own_server()
+    with running(tmp_path, "status", "-w", "--interval", "600", "--json", **on(server)) as lines:
+        for number, url in enumerate((A, "http://10.0.0.2:8000"), 1):
+            wait_for(lambda: lines.out.count("\n") == number, "the state before")  # noqa: B023
+            invoke("add", url, **on(server))
+        wait_for(lambda: "10.0.0.2" in lines.out, "the change")
+
+
 def test_a_terminal_shows_one_redrawn_table_that_stays_afterwards(server: EmbeddedServer) -> None:
     reader, writer = pty.openpty()
     try:

@@ -18,6 +18,7 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.registry import draining
 from tests.support.leasing_registry import KeepingRegistry
 from tests.support.space import A, B
 from tests.support.until import until
@@ -83,6 +84,22 @@ async def test_a_wrong_timeout_or_an_unstarted_registry_is_refused(
         assert (await registry.acquire(timeout=timeout)).replica in registry.all()
     with pytest.raises(UsageError, match="await start"):
         await SharedReplicaRegistry(config).acquire()
+
+
+@pytest.mark.parametrize("change", ["drain", "disable", "deregister"])
+async def test_the_end_of_another_routers_session_ends_the_wait(
+    registry: SharedReplicaRegistry, config: RouterConfig, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Without any reading in between."""
+    monkeypatch.setattr(draining, "SHORTEST_PAUSE_SECONDS", 600.0)
+    async with KeepingRegistry(config, health_checks=False) as other:
+        lease = await other.acquire()
+        await getattr(registry, change)(lease.replica)
+        waiting = asyncio.ensure_future(registry.wait_drained(lease.replica, timeout_seconds=600))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done
+        await lease.release()
+        assert await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_caller_can_wait_until_a_replica_is_drained(registry: SharedReplicaRegistry) -> None:

@@ -99,6 +99,45 @@ async def test_a_replica_to_be_removed_goes_with_its_last_session(space: Space, 
     assert event.record.admin is AdminState.REMOVED
 
 
+@pytest.mark.parametrize("state", ["draining", "disabled", "removed"])
+@pytest.mark.parametrize("how", ["release", "leave", "reap", "move"])
+async def test_the_last_session_on_a_closed_replica_is_reported(space: Space, how: str, state: str) -> None:
+    """However it ends, and only the last one."""
+    await serve(space)
+    other, _ = await acquire(space, router=TWO)
+    lease, _ = await acquire(space)
+    if state == "removed":
+        await space.remove()
+    else:
+        await space.store.set_admin(A, AdminState(state), by="o", reason="r")
+    assert await space.store_of(TWO).release(other) == []
+    if how == "release":
+        (event,) = await space.store.release(lease)
+        assert (event.kind, event.reported) == (EventKind.REPLICA_EMPTIED, A)
+    else:
+        await ENDS[how](space, lease)
+    (event,) = (one for one in await space.reader.last_events(9) if one.kind is EventKind.REPLICA_EMPTIED)
+    assert (event.reported, event.record) == (A, None)
+    assert event.router == (TWO if how == "reap" else ONE)
+    assert in_flight(space) == 0
+
+
+async def test_sessions_on_an_active_replica_end_without_an_event(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    revision = (await space.reader.head()).revision
+    await space.store.release(lease)
+    assert (await space.reader.head()).revision == revision
+
+
+async def test_a_repeated_release_reports_nothing(space: Space) -> None:
+    await serve(space)
+    lease, _ = await acquire(space)
+    await space.store.set_admin(A, AdminState.DRAINING, by="o", reason="r")
+    assert len(await space.store.release(lease)) == 1
+    assert await space.store.release(lease) == []
+
+
 async def test_without_sessions_a_replica_is_removed_at_once(space: Space) -> None:
     await serve(space)
     await remove_when_drained(space)

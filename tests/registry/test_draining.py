@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from shared_registry.happenings import Emitter, LeaseEnd, LeaseEnded
-from shared_registry.registry.draining import LONGEST_PAUSE_SECONDS, until_drained
+from shared_registry.happenings import Emitter, LeaseEnd, LeaseEnded, ReplicaEmptied
+from shared_registry.registry.draining import LONGEST_PAUSE_IF_REPORTED_SECONDS, LONGEST_PAUSE_SECONDS, until_drained
 from tests.support.fake_clock import FakeClock
 
 KEY = "http://10.0.0.1:8000"
@@ -34,10 +34,34 @@ def ended(key: str) -> LeaseEnded:
     return LeaseEnded(at=0.0, lease_id="1", key=key, end=LeaseEnd.RELEASED)
 
 
+def is_active() -> bool:
+    return False
+
+
+async def test_the_end_of_the_last_session_wakes_it(clock: FakeClock, emitter: Emitter) -> None:
+    load = Load(1)
+    waiting = asyncio.ensure_future(
+        until_drained(
+            load.read, KEY, emitter.subscribe, is_reported=lambda: True, deadline=clock.monotonic() + 100, clock=clock
+        )
+    )
+    await clock.advance(60.0)
+    assert load.reads <= 60 / LONGEST_PAUSE_IF_REPORTED_SECONDS + 9
+    load.sessions = 0
+    emitter.emit(ReplicaEmptied(at=0.0, key="http://10.0.0.2:8000"))
+    await clock.settle()
+    assert not waiting.done()
+    emitter.emit(ReplicaEmptied(at=0.0, key=KEY))
+    await clock.settle()
+    assert await waiting
+
+
 async def test_the_readings_become_rare(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
     waiting = asyncio.ensure_future(
-        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+        until_drained(
+            load.read, KEY, emitter.subscribe, is_reported=is_active, deadline=clock.monotonic() + 100, clock=clock
+        )
     )
     await clock.advance(10.0)
     assert load.reads <= 10 / LONGEST_PAUSE_SECONDS + 6
@@ -50,7 +74,9 @@ async def test_the_readings_become_rare(clock: FakeClock, emitter: Emitter) -> N
 async def test_the_end_of_an_own_lease_wakes_it(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
     waiting = asyncio.ensure_future(
-        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+        until_drained(
+            load.read, KEY, emitter.subscribe, is_reported=is_active, deadline=clock.monotonic() + 100, clock=clock
+        )
     )
     await clock.advance(10.0)
     reads, load.sessions = load.reads, 0
@@ -65,7 +91,9 @@ async def test_the_end_of_an_own_lease_wakes_it(clock: FakeClock, emitter: Emitt
 async def test_a_release_on_its_way_is_awaited_closely(clock: FakeClock, emitter: Emitter) -> None:
     load = Load(1)
     waiting = asyncio.ensure_future(
-        until_drained(load.read, KEY, emitter, deadline=clock.monotonic() + 100, clock=clock)
+        until_drained(
+            load.read, KEY, emitter.subscribe, is_reported=is_active, deadline=clock.monotonic() + 100, clock=clock
+        )
     )
     await clock.advance(10.0)
     emitter.emit(ended(KEY))
@@ -78,7 +106,9 @@ async def test_a_release_on_its_way_is_awaited_closely(clock: FakeClock, emitter
 
 async def test_the_deadline_ends_it(clock: FakeClock, emitter: Emitter) -> None:
     deadline = clock.monotonic() + 0.3
-    waiting = asyncio.ensure_future(until_drained(Load(1).read, KEY, emitter, deadline=deadline, clock=clock))
+    waiting = asyncio.ensure_future(
+        until_drained(Load(1).read, KEY, emitter.subscribe, is_reported=is_active, deadline=deadline, clock=clock)
+    )
     await clock.advance(0.3)
     assert waiting.done()
     assert not await waiting

@@ -322,7 +322,9 @@ class Keyspace:
 
     def _as_they_appeared(self, urls: Iterable[str]) -> list[str]:
         """Return replicas in the order of their events, where a rule leaves the order open."""
-        place = {event.get("replica"): at for at, event in reversed(list(enumerate(self._appeared)))}
+        place = {
+            event.get("replica", event.get("reported")): at for at, event in reversed(list(enumerate(self._appeared)))
+        }
         return sorted(urls, key=lambda url: place.get(url, 0))
 
 

@@ -115,10 +115,14 @@ class LeaseRules(QueueRules):
         left = self.in_flight(url) - count
         assert left >= 0
         replica["in_flight"] = str(left)
-        if left == 0 and replica["admin"] != "removed" and replica.get("removes_when_drained") == "1":
+        if left:
+            return
+        if replica["admin"] != "removed" and replica.get("removes_when_drained") == "1":
             reason = replica["admin_reason"]
             self._put_tombstone(url, reason)
             self._emit_replica(url, "replica_deregistered", router=router, by="last session ended", reason=reason)
+        elif replica["admin"] != "active":
+            self._emit("replica_emptied", router=router, reported=url)
 
     def _end_affinity(self, session: str, urls: Sequence[str], affinity_ms: int) -> None:
         """Some leases of a session ended at once, on these replicas, in an order that is up to the server.
