@@ -51,6 +51,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     ),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
+    "take_over_lease": lambda space: space.store_of("router~2").take_over(LEASE),
     "upgrade_namespace": lambda space: space.store.upgrade(by="me"),
     "write_plan": lambda space: space.store.write_plan(TERM, {"00": "router~1"}),
 }
@@ -67,6 +68,7 @@ OWN_KEYS = {
     "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "several_prefix"},
     "restore_leases": {"leases_prefix"},
     "restore_view": set(),
+    "take_over_lease": set(),
     "heartbeat": {"router_prefix", "leases_prefix"},
     "reap_router": {"router_prefix", "leases_prefix", "inbox_prefix"},
     "leave_cluster": {"router_prefix", "leases_prefix", "inbox_prefix"},
