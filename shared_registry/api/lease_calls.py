@@ -7,6 +7,7 @@ import secrets
 from shared_registry.api.documents import EndQuery, LeaseDocument, LeaseRequest, Renewal
 from shared_registry.api.operations import Call, Operation
 from shared_registry.api.problems import Problem
+from shared_registry.leases import OnPosition
 from shared_registry.leases.movable import MovableLease, movable_id
 from shared_registry.proxy.pool import Pool
 
@@ -78,6 +79,7 @@ async def new_or_known(
     timeout_seconds: float,
     exclude: list[str],
     most: int,
+    on_position: OnPosition | None = None,
 ) -> MovableLease:
     """Return the lease of a request, perhaps an earlier one.
 
@@ -92,7 +94,9 @@ async def new_or_known(
     if len(leases) >= most and leases.get(lease_id) is None:
         detail = f"clients of the API have {most} leases at this router"
         raise Problem("no_room", detail, "ask another router, or raise max_api_leases", retry_after=1)
-    return await call.registry.acquire_movable(lease_id, session, timeout=timeout_seconds, exclude=exclude)
+    return await call.registry.acquire_movable(
+        lease_id, session, timeout=timeout_seconds, exclude=exclude, on_position=on_position
+    )
 
 
 def expect_running(pool: Pool) -> None:

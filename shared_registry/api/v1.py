@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import Access
+from shared_registry.api.hold import hold_operation
 from shared_registry.api.lease_calls import lease_operations
 from shared_registry.api.operations import Endpoint, Operation
 from shared_registry.api.problems import Problem
@@ -17,7 +18,7 @@ from shared_registry.proxy.app import Router
 
 def api_operations(most_leases: int) -> list[Operation]:
     """Return all operations. `most_leases` is how many leases clients of the API may have."""
-    return [*lease_operations(most_leases), *replica_operations()]
+    return [hold_operation(most_leases), *lease_operations(most_leases), *replica_operations()]
 
 
 def api_routes(router: Router, access: Access, operations: Iterable[Operation]) -> list[BaseRoute]:

@@ -242,8 +242,7 @@ class Asker:
         """
         takes_spare = self._has_panic and attempts.may_try_spare and lease_id is None
         return SlotRequest(
-            lease_id
-            or new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
+            lease_id or new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
             avoided,
             attempts.excluded,
             self._closings,

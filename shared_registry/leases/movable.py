@@ -27,6 +27,7 @@ from shared_registry.store.replies import Denied
 ENDING_SECONDS = 2.0
 """How long a request waits for the end of an earlier lease of its id."""
 PAUSE_SECONDS = 0.02
+UNCLAIMED_SECONDS = 10.0
 
 
 def movable_id(owner: str, text: str, session: str | None) -> str:
@@ -263,6 +264,7 @@ class MovableLeases:
 
     def _keep(self, lease: Lease) -> MovableLease:
         self._leases[lease.id] = found = MovableLease(lease)
+        self.expect(found, UNCLAIMED_SECONDS)  # nobody has said yet how long it is wanted
         return found
 
     def _forget(self, lease_id: str) -> None:

@@ -263,7 +263,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
     ) -> MovableLease:
         """Return the lease of that id, which may be another router's so far; or acquire a new one, as `acquire` does.
 
-        The lease has no deadline, and no holder. The session gets healthy replicas only.
+        The lease has no holder, and a deadline in some seconds. The session gets healthy replicas only.
 
         Args:
             lease_id: An id from `movable_id`.
