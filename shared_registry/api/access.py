@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_registry.aio.from_files import FromFiles
-from shared_registry.api.problems import Problem
+from shared_registry.api.problems import ApiProblem
 from shared_registry.config import RouterConfig
 from shared_registry.config.admin_tokens import RIGHTS, AdminToken, Right, read_admin_tokens
 from shared_registry.config.api_keys import digest_of
@@ -61,35 +61,35 @@ class Access:
         """Return the token of a request; `None` if it has none.
 
         Raises:
-            Problem: The token is not known.
+            ApiProblem: The token is not known.
         """
         given = _token_in(headers)
         if given is None:
             return None
         token = self._tokens.value.get(digest_of(given.encode("latin-1")))
         if token is None:
-            raise Problem("no_token", "this token is not known", "send one of admin_tokens or admin_tokens_file")
+            raise ApiProblem("no_token", "this token is not known", "send one of admin_tokens or admin_tokens_file")
         return token
 
     def require(self, right: Right, token: AdminToken | None) -> None:
         """Check that a request may be made.
 
         Raises:
-            Problem: It may not.
+            ApiProblem: It may not.
         """
         if right in self._open or (token is not None and right in token.rights):
             return
         if token is None:
             remedy = f"send Authorization: Bearer TOKEN, of a token that allows to {right}; see admin_tokens"
-            raise Problem("no_token", f"without a token nobody may {right} here", remedy)
+            raise ApiProblem("no_token", f"without a token nobody may {right} here", remedy)
         remedy = f"add the word {right} to its line in admin_tokens or admin_tokens_file"
-        raise Problem("not_allowed", f"this token does not allow to {right}", remedy)
+        raise ApiProblem("not_allowed", f"this token does not allow to {right}", remedy)
 
     def count(self, client: str, now: float) -> None:
         """Count a call of a client.
 
         Raises:
-            Problem: The client calls too often.
+            ApiProblem: The client calls too often.
         """
         left, at = self._budgets.pop(client, (MOST_CALLS, now))
         left = min(MOST_CALLS, left + (now - at) * CALLS_A_SECOND)
@@ -98,7 +98,7 @@ class Access:
             self._budgets.popitem(last=False)
         if left < 1:
             detail = f"a client may make {CALLS_A_SECOND:g} calls a second"
-            raise Problem("too_many_requests", detail, "call less often", retry_after=1)
+            raise ApiProblem("too_many_requests", detail, "call less often", retry_after=1)
 
 
 class ReadGuard:
@@ -118,9 +118,9 @@ class ReadGuard:
                 token = self._access.caller(headers)
                 self._access.require("read", token)
                 if headers.get("sec-fetch-site") == "cross-site":
-                    raise Problem("not_allowed", "pages of other sites may not use this address", "open it directly")
+                    raise ApiProblem("not_allowed", "pages of other sites may not use this address", "open it directly")
                 scope[CALLER] = token
-            except Problem as problem:
+            except ApiProblem as problem:
                 app = problem.response()
         await app(scope, receive, send)
 

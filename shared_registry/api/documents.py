@@ -22,7 +22,7 @@ RequestId = Annotated[
         description="A text that the client makes, such as a UUID. The same text finds the same lease again.",
     ),
 ]
-Session = Annotated[
+SessionName = Annotated[
     str,
     Field(
         min_length=1,
@@ -36,9 +36,9 @@ Ttl = Annotated[
     float, Field(ge=SHORTEST_TTL, le=LONGEST_TTL, description="After how many seconds the lease ends, if not renewed.")
 ]
 Reason = Annotated[str, Field(max_length=500, pattern=TEXT, description="The reason, for people.")]
-Named = Annotated[str, Field(min_length=1, max_length=2048, pattern=TEXT)]
+GivenName = Annotated[str, Field(min_length=1, max_length=2048, pattern=TEXT)]
 Excluded = Annotated[
-    list[Named],
+    list[GivenName],
     Field(max_length=MOST_EXCLUDED, description="Replicas that were tried without success, by url or name."),
 ]
 
@@ -47,7 +47,7 @@ class LeaseRequest(Body):
     """What a lease is wanted for."""
 
     request_id: RequestId | None = None
-    session: Session | None = None
+    session: SessionName | None = None
     timeout_seconds: Wait = 0.0
     ttl_seconds: Ttl = 60.0
     exclude: Excluded = Field(default_factory=list)
@@ -76,7 +76,7 @@ class HoldQuery(Query):
     """What a lease is wanted for."""
 
     request_id: RequestId | None = None
-    session: Session | None = None
+    session: SessionName | None = None
     timeout_seconds: Wait = 0.0
     exclude: Excluded = Field(default_factory=list)
     resume: bool = Field(default=False, description="Whether to take over an existing lease only.")
@@ -107,7 +107,7 @@ class EndQuery(Query):
 class SelectQuery(Query):
     """For what a replica is wanted."""
 
-    key: Session | None = None
+    key: SessionName | None = None
     exclude: Excluded = Field(default_factory=list)
 
 
@@ -119,7 +119,7 @@ class SelectedReplica(BaseModel):
     primary: bool
 
 
-class ReplicaDocument(BaseModel):
+class ShownReplica(BaseModel):
     """A replica. There are more members than are listed here: those of `/status`."""
 
     model_config = ConfigDict(extra="allow")
@@ -137,9 +137,9 @@ class ReplicaDocument(BaseModel):
 class ReplicaList(BaseModel):
     """All replicas, in order."""
 
-    replicas: list[ReplicaDocument]
+    replicas: list[ShownReplica]
     revision: str = Field(description="The revision that the list shows. Events after it change the list.")
     age_seconds: float | None = Field(description="How long ago the list was known to be current.")
 
 
-Document = dict[str, Any]
+JsonObject = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import Any
 from shared_registry.api.documents import HoldQuery, LeaseDocument, Nothing, Position
 from shared_registry.api.lease_calls import expect_running, lease_document, new_or_known
 from shared_registry.api.operations import Call, Operation, event_text
-from shared_registry.api.problems import Problem, ProblemDocument
+from shared_registry.api.problems import ApiProblem, ProblemDocument
 from shared_registry.leases.movable import MovableLease, movable_id
 
 COMMENT_SECONDS = 5.0
@@ -57,7 +57,7 @@ async def _hold(call: Call, *, most: int) -> AsyncGenerator[str, None]:
         lease = await leases.find(movable_id(call.caller, request_id, query.session))
         if lease is None:
             remedy = "acquire a new lease, without resume"
-            raise Problem("ended", "no router has a lease of this request_id", remedy, field="request_id")
+            raise ApiProblem("ended", "no router has a lease of this request_id", remedy, field="request_id")
     else:
         acquiring = _Acquiring(call, request_id, most)
         async with contextlib.aclosing(acquiring.positions()) as positions:

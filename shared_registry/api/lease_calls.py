@@ -6,7 +6,7 @@ import secrets
 
 from shared_registry.api.documents import EndQuery, LeaseDocument, LeaseRequest, Renewal
 from shared_registry.api.operations import Call, Operation
-from shared_registry.api.problems import Problem
+from shared_registry.api.problems import ApiProblem
 from shared_registry.leases import OnPosition
 from shared_registry.leases.movable import MovableLease, movable_id
 from shared_registry.proxy.pool import Pool
@@ -84,7 +84,7 @@ async def new_or_known(
     """Return the lease of a request, perhaps an earlier one.
 
     Raises:
-        Problem: This router stops, or has no room.
+        ApiProblem: This router stops, or has no room.
         RegistryError: There is no slot.
         InUse: Another request of that id is under way.
     """
@@ -93,7 +93,7 @@ async def new_or_known(
     leases = call.registry.movable_leases
     if len(leases) >= most and leases.get(lease_id) is None:
         detail = f"clients of the API have {most} leases at this router"
-        raise Problem("no_room", detail, "ask another router, or raise max_api_leases", retry_after=1)
+        raise ApiProblem("no_room", detail, "ask another router, or raise max_api_leases", retry_after=1)
     return await call.registry.acquire_movable(
         lease_id, session, timeout=timeout_seconds, exclude=exclude, on_position=on_position
     )
@@ -103,11 +103,11 @@ def expect_running(pool: Pool) -> None:
     """Check that a router takes new leases.
 
     Raises:
-        Problem: It does not, such as while it stops.
+        ApiProblem: It does not, such as while it stops.
     """
     reason = pool.not_ready_reason()
     if reason is not None:
-        raise Problem("unavailable", f"this router takes no leases now: {reason}", "ask another router", retry_after=1)
+        raise ApiProblem("unavailable", f"no leases are given now: {reason}", "ask another router", retry_after=1)
 
 
 def lease_document(pool: Pool, lease: MovableLease, request_id: str | None, ttl_seconds: float | None) -> LeaseDocument:
@@ -154,5 +154,5 @@ async def _find(call: Call) -> MovableLease:
     if len(lease_id) <= LONGEST_ID and lease_id.isascii():
         lease = await call.registry.movable_leases.find(lease_id)
     if lease is None:
-        raise Problem("ended", "no router has this lease: it has ended, or never was", "acquire a new one", field="id")
+        raise ApiProblem("ended", "no router has this lease: it has ended", "acquire a new one", field="id")
     return lease

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import CALLER, Access
-from shared_registry.api.problems import Problem, problem_of, problem_of_validation
+from shared_registry.api.problems import ApiProblem, problem_of, problem_of_validation
 from shared_registry.config.admin_tokens import AdminToken, Right
 from shared_registry.proxy.app import Router
 from shared_registry.proxy.pool import Pool
@@ -122,7 +122,7 @@ class Endpoint:
             call = await self._call_of(request)
         except ClientDisconnect:
             return
-        except Problem as problem:
+        except ApiProblem as problem:
             await problem.response()(scope, receive, send)
             return
         if self._operation.is_stream:
@@ -158,8 +158,8 @@ class Endpoint:
         if pool is None:
             remedy = f"send the parameter pool, with one of: {', '.join(filter(None, sorted(pools))) or 'none'}"
             if name:
-                raise Problem("not_found", "this router has no such pool", remedy, field="pool")
-            raise Problem("invalid_request", "this router has several pools", remedy, field="pool")
+                raise ApiProblem("not_found", "this router has no such pool", remedy, field="pool")
+            raise ApiProblem("invalid_request", "this router has several pools", remedy, field="pool")
         return pool
 
     async def _answer(self, call: Call) -> Response:
@@ -230,24 +230,24 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _failed(operation: Operation, error: Exception) -> Problem:
+def _failed(operation: Operation, error: Exception) -> ApiProblem:
     problem = problem_of(error)
     if problem is None:
         logger.error("api: %s %s failed in the router itself", operation.method, operation.path, exc_info=error)
-        return Problem("unavailable", "the router failed; see its log", "try again at another router", retry_after=1)
+        return ApiProblem("unavailable", "the router failed; see its log", "try again at another router", retry_after=1)
     return problem
 
 
 def _query_of(request: Request, model: type[Query]) -> dict[str, Any]:
     if len(request.scope["query_string"]) > LONGEST_QUERY:
-        raise Problem("too_large", "the query is too long", f"send at most {LONGEST_QUERY} bytes")
+        raise ApiProblem("too_large", "the query is too long", f"send at most {LONGEST_QUERY} bytes")
     found: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         known = model.model_fields.get(name)
         if known is not None and get_origin(known.annotation) is list:
             found.setdefault(name, []).append(value)
         elif name in found:
-            raise Problem("invalid_request", f"{name[:64]} is there twice", "send it once", field=name[:64])
+            raise ApiProblem("invalid_request", f"{name[:64]} is there twice", "send it once", field=name[:64])
         else:
             found[name] = value
     return found
@@ -257,16 +257,16 @@ async def _body_of(request: Request) -> bytes:
     """Return the body; that of an empty object if there is none.
 
     Raises:
-        Problem: It is too long, or no JSON.
+        ApiProblem: It is too long, or no JSON.
     """
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > LONGEST_BODY:
-            raise Problem("too_large", "the body is too long", f"send at most {LONGEST_BODY} bytes")
+            raise ApiProblem("too_large", "the body is too long", f"send at most {LONGEST_BODY} bytes")
     if not body:
         return b"{}"
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Problem("not_json", "the body is not said to be JSON", "send Content-Type: application/json")
+        raise ApiProblem("not_json", "the body is not said to be JSON", "send Content-Type: application/json")
     return bytes(body)

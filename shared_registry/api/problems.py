@@ -54,7 +54,7 @@ TITLES = {
 """The status and the title of each kind of problem, by its code."""
 
 
-class Problem(Exception):
+class ApiProblem(Exception):
     """A call that fails. Its text is for people.
 
     Attributes:
@@ -102,49 +102,49 @@ class Problem(Exception):
         return Response(json.dumps(self.document()), self.status, fields, media_type=CONTENT_TYPE)
 
 
-def problem_of(error: Exception) -> Problem | None:
+def problem_of(error: Exception) -> ApiProblem | None:
     """Return the problem that an error of the registry is; `None` if it is none of its errors."""
-    if isinstance(error, Problem):
+    if isinstance(error, ApiProblem):
         return error
     made = next((make for kind, make in _MADE_OF.items() if isinstance(error, kind)), None)
     return None if made is None else made(error)
 
 
-def problem_of_validation(error: ValidationError) -> Problem:
+def problem_of_validation(error: ValidationError) -> ApiProblem:
     """Return the problem of a request whose parts do not have their form."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(map(str, first["loc"])) or None
-    return Problem("invalid_request", f"{field or 'body'}: {first['msg']}", "see /docs", field=field)
+    return ApiProblem("invalid_request", f"{field or 'body'}: {first['msg']}", "see /docs", field=field)
 
 
-def _of_config(error: Exception) -> Problem:
+def _of_config(error: Exception) -> ApiProblem:
     text = str(error)
     field, separator, _ = text.partition(": ")
     is_named = bool(separator) and field.replace("_", "").isalnum()
-    return Problem("invalid_request", text, "correct the request", field=field if is_named else None)
+    return ApiProblem("invalid_request", text, "correct the request", field=field if is_named else None)
 
 
-def _of_saturation(error: Exception) -> Problem:
+def _of_saturation(error: Exception) -> ApiProblem:
     after = math.ceil(getattr(error, "retry_after_seconds", None) or 1)
-    return Problem("saturated", str(error), _WAIT, retry_after=after)
+    return ApiProblem("saturated", str(error), _WAIT, retry_after=after)
 
 
-def _unavailable(error: Exception) -> Problem:
-    return Problem("unavailable", str(error), "try again at another router, or later", retry_after=1)
+def _unavailable(error: Exception) -> ApiProblem:
+    return ApiProblem("unavailable", str(error), "try again at another router, or later", retry_after=1)
 
 
 _WAIT = "try again later, or wait with timeout_seconds"
-_MADE_OF: dict[type[Exception], Callable[[Exception], Problem]] = {
-    InUse: lambda _: Problem(
+_MADE_OF: dict[type[Exception], Callable[[Exception], ApiProblem]] = {
+    InUse: lambda _: ApiProblem(
         "in_use",
         "a request of this id is under way at this router",
         "wait until it ends, or use another request_id",
         retry_after=1,
     ),
-    UnknownReplica: lambda error: Problem("not_found", str(error), "list the replicas with GET /v1/replicas"),
+    UnknownReplica: lambda error: ApiProblem("not_found", str(error), "list the replicas with GET /v1/replicas"),
     ConfigError: _of_config,
     Saturated: _of_saturation,
-    NoHealthyReplica: lambda error: Problem("no_healthy_replica", str(error), _WAIT, retry_after=1),
+    NoHealthyReplica: lambda error: ApiProblem("no_healthy_replica", str(error), _WAIT, retry_after=1),
     StoreError: _unavailable,
     UsageError: _unavailable,
 }

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from shared_registry.aio.breath import Breath
-from shared_registry.api.documents import Document as Json
-from shared_registry.api.documents import ReplicaDocument, ReplicaList, SelectedReplica, SelectQuery
+from shared_registry.api.documents import JsonObject, ReplicaList, SelectedReplica, SelectQuery, ShownReplica
 from shared_registry.api.operations import Call, Operation
-from shared_registry.api.problems import Problem
+from shared_registry.api.problems import ApiProblem
 from shared_registry.errors import ConfigError, NoHealthyReplica, StoreError, UnknownReplica
 from shared_registry.model import Replica
 from shared_registry.store.replica_fields import Document, replica_document
@@ -44,7 +43,7 @@ def replica_operations() -> list[Operation]:
             "get_replica",
             "Return one replica, by url or name.",
             _get,
-            answer=ReplicaDocument,
+            answer=ShownReplica,
             problems=("not_found",),
         ),
     ]
@@ -58,7 +57,7 @@ async def _select(call: Call) -> SelectedReplica:
     return SelectedReplica(url=replica.url, name=replica.name, primary=replica.primary)
 
 
-async def _list(call: Call) -> Json:
+async def _list(call: Call) -> JsonObject:
     registry, breath = call.registry, Breath()
     await _refresh(call)
     replicas = []
@@ -68,7 +67,7 @@ async def _list(call: Call) -> Json:
     return {"replicas": replicas, "revision": registry.revision, "age_seconds": registry.age_seconds}
 
 
-async def _get(call: Call) -> Json:
+async def _get(call: Call) -> JsonObject:
     replica = named_replica(call)
     await _refresh(call)
     return document_of(call, replica)
@@ -84,7 +83,7 @@ def named_replica(call: Call) -> Replica:
     """Return the replica that the path names.
 
     Raises:
-        Problem: There is none.
+        ApiProblem: There is none.
     """
     name = call.path["replica"]
     try:
@@ -93,10 +92,10 @@ def named_replica(call: Call) -> Replica:
         replica = None
     if replica is None:
         remedy = "list the replicas with GET /v1/replicas"
-        raise Problem("not_found", "no replica has this url or name", remedy, field="replica")
+        raise ApiProblem("not_found", "no replica has this url or name", remedy, field="replica")
     return replica
 
 
-def document_of(call: Call, replica: Replica) -> Json:
+def document_of(call: Call, replica: Replica) -> JsonObject:
     """Return a replica for a client."""
     return replica_document(replica.record, Document.STATUS, call.registry.plan)

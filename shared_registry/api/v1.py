@@ -11,7 +11,7 @@ from shared_registry.api.access import Access
 from shared_registry.api.hold import hold_operation
 from shared_registry.api.lease_calls import lease_operations
 from shared_registry.api.operations import Endpoint, Operation
-from shared_registry.api.problems import Problem
+from shared_registry.api.problems import ApiProblem
 from shared_registry.api.replica_calls import replica_operations
 from shared_registry.proxy.app import Router
 
@@ -45,10 +45,10 @@ class ByMethod:
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        problem = Problem("method_not_allowed", "this path has other methods", f"use one of: {self._allowed}")
+        problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {self._allowed}")
         await problem.response({"allow": self._allowed})(scope, receive, send)
 
 
 async def no_such_path(_: object) -> object:
     """Answer a request for a path that the API does not have."""
-    return Problem("not_found", "the API has no such path", "see /docs").response()
+    return ApiProblem("not_found", "the API has no such path", "see /docs").response()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared_registry.config.api_keys import lines_of, read_lines, read_secret
+from shared_registry.config.api_keys import read_lines, read_secret, setting_lines
 from shared_registry.config.problems import shorten
 from shared_registry.errors import ConfigError
 
@@ -45,7 +45,7 @@ def check_admin_tokens(value: object) -> tuple[AdminToken, ...]:
     Raises:
         ConfigError: The value is not such a list. The message does not contain any of it.
     """
-    return read_admin_tokens(lines_of("admin_tokens", value), "admin_tokens[{}]".format, first=0)
+    return read_admin_tokens(setting_lines("admin_tokens", value), "admin_tokens[{}]".format, first=0)
 
 
 def read_admin_tokens(lines: Iterable[object], where: Callable[[int], str], *, first: int) -> tuple[AdminToken, ...]:

@@ -83,12 +83,12 @@ def check_api_keys(value: object) -> tuple[ApiKey, ...]:
     """Return the keys of the setting `api_keys`.
 
     Args:
-        value: See `lines_of`.
+        value: See `setting_lines`.
 
     Raises:
         ConfigError: The value is not such a list. The message does not contain any of it.
     """
-    return read_api_keys(lines_of("api_keys", value), "api_keys[{}]".format, first=0)
+    return read_api_keys(setting_lines("api_keys", value), "api_keys[{}]".format, first=0)
 
 
 def read_api_keys(lines: Iterable[object], where: Callable[[int], str], *, first: int) -> tuple[ApiKey, ...]:
@@ -100,7 +100,7 @@ def read_api_keys(lines: Iterable[object], where: Callable[[int], str], *, first
     return read_lines(lines, where, _parse, first=first)
 
 
-def lines_of(field_name: str, value: object) -> list[object]:
+def setting_lines(field_name: str, value: object) -> list[object]:
     """Return the lines of a setting with keys.
 
     Args:

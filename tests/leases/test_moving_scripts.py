@@ -114,7 +114,7 @@ async def test_they_end_where_no_grace_is_given(space: Space) -> None:
     assert in_flight(space, A) + in_flight(space, B) == 0
 
 
-async def test_an_heir_with_a_lease_of_that_id_gets_no_second(space: Space) -> None:
+async def test_an_heir_with_that_id_gets_no_second_lease(space: Space) -> None:
     lease, _ = await granted(space, TWO)
     grant = await space.store.acquire(lease)
     assert isinstance(grant, Grant)
