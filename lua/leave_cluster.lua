@@ -1,10 +1,12 @@
 -- Removes a router that stops cleanly. Each call ends some of its waiters and leases; the call that ends the last lease
 -- takes the router out of `routers`.
 --
+-- With `moves` 1, leases that may move go to another live router, if there is one, instead of ending (lib/moving.lua).
+--
 -- KEYS    meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
--- ARGV    key affinity_ms
+-- ARGV    key affinity_ms moves
 -- RETURNS left|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -14,7 +16,7 @@
 -- include lib/keys.lua
 -- include lib/departures.lua
 
-local key, affinity_ms = unpack(ARGV)
+local key, affinity_ms, moves = unpack(ARGV)
 
 local record, leases, inbox = keys.router_prefix .. key, keys.leases_prefix .. key, keys.inbox_prefix .. key
 local refused = refusal({
@@ -29,7 +31,8 @@ if not redis.call('ZSCORE', keys.routers, key) then
 end
 
 local now_ms = server_now_ms()
-local leases_left = end_some(key, now_ms, key, affinity_ms)
+local heir = moves == '1' and find_heir(now_ms, key) or nil
+local leases_left = end_some(key, now_ms, key, affinity_ms, heir)
 if leases_left then
   return {'partial', whole(leases_left)}
 end

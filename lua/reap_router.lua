@@ -1,10 +1,12 @@
 -- Reaps a router that has sent no heartbeat for longer than its expiry. Each call ends some of its waiters and leases;
 -- the call that ends the last lease removes the router. Each call first checks whether the router is alive again.
 --
+-- With `moves` 1, leases that may move go to the router that calls, if it is one, instead of ending (lib/moving.lua).
+--
 -- KEYS    meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
--- ARGV    key by affinity_ms
+-- ARGV    key by affinity_ms moves
 -- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -14,7 +16,7 @@
 -- include lib/keys.lua
 -- include lib/departures.lua
 
-local key, by, affinity_ms = unpack(ARGV)
+local key, by, affinity_ms, moves = unpack(ARGV)
 
 local record, leases, inbox = keys.router_prefix .. key, keys.leases_prefix .. key, keys.inbox_prefix .. key
 local refused = refusal({
@@ -34,7 +36,8 @@ if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
   return {'alive'}
 end
 
-local leases_left = end_some(key, now_ms, by, affinity_ms)
+local heir = moves == '1' and by ~= key and redis.call('ZSCORE', keys.routers, by) and by or nil
+local leases_left = end_some(key, now_ms, by, affinity_ms, heir)
 if leases_left then
   return {'partial', whole(leases_left)}
 end

@@ -5,6 +5,8 @@
 -- until they are below capacity. A lease on a replica whose hash is absent or damaged is skipped, because nothing could
 -- count it, and the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
+-- A lease that has moved to another router is not restored, and the reply names it: its session is there now.
+--
 -- With `is_lost` Redis had these leases and has lost them. So leases of other routers may be lost too, and no new
 -- session gets a slot until they are back; see lib/settling.lua.
 --
@@ -12,14 +14,16 @@
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
 -- ARGV    router is_lost … (lease_id url)
--- RETURNS restored, how many, how many urls are over capacity, these, urls without a hash  |  not_registered
+-- RETURNS restored, how many, how many urls are over capacity, how many leases have moved, these urls, these leases,
+--         urls without a hash  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed events queue settling ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
--- COST    O(leases * log replicas + served * (log replicas + log waiters))
+-- COST    O(leases * (routers + log replicas) + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/leases.lua
+-- include lib/moving.lua
 -- include lib/queue.lua
 -- include lib/settling.lua
 
@@ -42,16 +46,22 @@ end
 
 local now_ms = server_now_ms()
 local restored = 0
-local named, skipped = {}, {}
+local named, skipped, moved = {}, {}, {}
 for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
   local lease_id, url = ARGV[i], ARGV[i + 1]
   local replica = keys.replica_prefix .. url
   local elsewhere = redis.call('HGET', leases, lease_id)
   local load = redis.pcall('HGET', replica, 'in_flight')
   local is_there = type(load) == 'string' and tonumber(load) ~= nil
-  local is_named = is_there and named or skipped
-  is_named[url] = true
-  if is_there and elsewhere ~= url then
+  local has_moved = may_move(lease_id) and not elsewhere and holder_of(lease_id, router)
+  if has_moved then
+    moved[#moved + 1] = lease_id
+  elseif is_there then
+    named[url] = true
+  else
+    skipped[url] = true
+  end
+  if is_there and not has_moved and elsewhere ~= url then
     redis.call('HSET', leases, lease_id, url)
     redis.call('HSET', replica, 'in_flight', whole(tonumber(load) + 1))
     redis.call('PERSIST', replica)
@@ -76,7 +86,7 @@ if is_lost == '1' and restored > 0 and not is_settling() then
   local expiry = type(own) == 'string' and tonumber(own) or math.huge
   begin_settling(now_ms, router, whole(math.min(expires_at_ms - now_ms, expiry)), 'leases were lost')
 end
-local reply = {'restored', whole(restored), ''}
+local reply = {'restored', whole(restored), '', whole(#moved)}
 for url in pairs(named) do
   local state = redis.call('HMGET', keys.replica_prefix .. url, 'in_flight', 'capacity')
   refresh_ready(keys.replica_prefix .. url, url)
@@ -85,7 +95,10 @@ for url in pairs(named) do
     reply[#reply + 1] = url
   end
 end
-reply[3] = whole(#reply - 3)
+reply[3] = whole(#reply - 4)
+for _, lease_id in ipairs(moved) do
+  reply[#reply + 1] = lease_id
+end
 for url in pairs(skipped) do
   reply[#reply + 1] = url
 end

@@ -2,6 +2,7 @@
 -- call takes long.
 
 -- include lib/leases.lua
+-- include lib/moving.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
 -- include lib/settling.lua
@@ -70,17 +71,20 @@ local function drop_waiters(waiters, affinity_ms)
   end
 end
 
-local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
+-- heir: the router that gets the leases which may move; nil if they end like the others.
+local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
   if #ids > 0 then
     redis.call('HDEL', leases, unpack(ids))
   end
   for _, id in ipairs(ids) do
-    if not session_refusal(id) then
+    if heir and may_move(id) and bequeath(id, urls[id], heir) then
+      loads[urls[id]] = loads[urls[id]] - 1
+    elseif not session_refusal(id) then
       end_affinity(id, urls[id], affinity_ms)
     end
   end
   for url, count in pairs(loads) do
-    if not replica_refusal(url) then
+    if count > 0 and not replica_refusal(url) then
       unload(url, count, now_ms, by, {})
     end
   end
@@ -91,7 +95,7 @@ end
 -- write is a deletion, because Redis allows a script to go on when memory is short if its first write is one. A key of
 -- a lease or a waiter that has another type than the registry's is left as it is, and holds up nothing.
 -- Returns the number of leases left, or false if none is left.
-local function end_some(key, now_ms, by, affinity_ms)
+local function end_some(key, now_ms, by, affinity_ms, heir)
   local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
   local waiters, queue_cursor = next_waiters(key)
   local urls, ids, loads, cursor = {}, {}, {}, '0'
@@ -101,7 +105,7 @@ local function end_some(key, now_ms, by, affinity_ms)
   redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
   strike_prober(key)
   drop_waiters(waiters, affinity_ms)
-  end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms)
+  end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
   local left = redis.call('HLEN', leases)
   local is_done = left == 0 and queue_cursor == 'done'
   if is_done then

@@ -10,26 +10,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shared_registry.api.access import Access, ReadGuard, Tokens
 from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
 from shared_registry.api.pieces import PiecewiseResponse
+from shared_registry.api.v1 import api_operations, api_routes
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
 from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
 
 
-def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: LiveData) -> Starlette:
-    """Return the application that shows a router to operators and programs. It changes nothing.
+def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: LiveData, tokens: Tokens) -> Starlette:
+    """Return the application that shows a router to operators and programs, and has the API.
 
     Args:
         router: The router.
         config: The settings with which it has started.
         metrics: The page of its metrics.
         live: The live data of the dashboard.
+        tokens: The tokens of clients of the API.
     """
+    access = Access(config, tokens)
     names = [config.admin_host, *config.admin_names]
     return Starlette(
         routes=[
@@ -39,8 +43,9 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
             Route("/metrics", _metrics(metrics)),
             Route("/events", EventStream(live)),
             *(Route(path, file_of_page) for path in FILES),
+            *api_routes(router, access, api_operations(config.max_api_leases)),
         ],
-        middleware=[Middleware(HostGuard, names=names)],
+        middleware=[Middleware(HostGuard, names=names), Middleware(ReadGuard, access=access)],
     )
 
 

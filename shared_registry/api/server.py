@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from shared_registry.api.access import Tokens
 from shared_registry.api.app import admin_app
 from shared_registry.api.connection import ImpatientConnection
 from shared_registry.api.live_data import LiveData
@@ -19,7 +20,7 @@ from shared_registry.proxy.app import Router
 from shared_registry.telemetry.page import MetricsPage
 
 MOST_REQUESTS = 100
-"""The most connections at once that are answered; others get 503."""
+"""The most connections at once that are answered, besides those that hold leases; others get 503."""
 TICK_SECONDS = 1.0
 STOP_SECONDS = 1
 """How long responses under way have to end when the router stops."""
@@ -39,17 +40,21 @@ class AdminServer:
         Args:
             listener: A listening, non-blocking socket.
             config: The router's settings.
+
+        Raises:
+            ConfigError: The file of tokens cannot be used.
         """
         self.url = listening.url_at(listener, "http")
         self._listener = listener
         self._config = config
+        self._tokens = Tokens(config)
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
         metrics, live = MetricsPage(router), LiveData(router)
         server = _QuietUvicorn(
             uvicorn.Config(
-                admin_app(router, self._config, metrics, live),
+                admin_app(router, self._config, metrics, live, self._tokens),
                 http=ImpatientConnection,
                 ws="none",
                 lifespan="off",
@@ -59,13 +64,16 @@ class AdminServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=MOST_REQUESTS,
+                limit_concurrency=MOST_REQUESTS + self._config.max_api_leases,
                 timeout_graceful_shutdown=STOP_SECONDS,
             )
         )
+        works = [metrics.run(), live.run()]
+        if self._tokens.has_files:
+            works.append(self._tokens.follow())
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
-            beside = [tasks.create_task(work) for work in (metrics.run(), live.run())]
+            beside = [tasks.create_task(work) for work in works]
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
                 await asyncio.wait([serving, *beside], return_when=asyncio.FIRST_COMPLETED)

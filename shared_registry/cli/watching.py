@@ -20,7 +20,7 @@ from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
 from shared_registry.cli.console import print_json, print_line, printable
 from shared_registry.cli.event_filter import EventFilter, parse_age, parse_kinds
-from shared_registry.cli.event_lines import event_document, event_line
+from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK, UNREACHABLE
 from shared_registry.cli.global_options import GlobalOptions
 from shared_registry.cli.log_output import log_to_stderr
@@ -40,6 +40,7 @@ from shared_registry.cli.waiting import wait_ready
 from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import UsageError
 from shared_registry.model import Event, is_later
+from shared_registry.store.event_document import event_document
 from shared_registry.store.replica_fields import Document, documented
 from shared_registry.urls import canonical_url
 

@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast
 
 from shared_registry.config.problems import shorten
 from shared_registry.config.route_rules import is_path
@@ -24,6 +25,21 @@ from shared_registry.errors import ConfigError
 
 SHORTEST_KEY = 16
 """Shorter keys could be found by trying."""
+
+
+class Secret(Protocol):
+    """A key of any kind: its owner's name, and the SHA-256 of the key."""
+
+    @property
+    def name(self) -> str:
+        """The name of its owner."""
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the key."""
+
+
+K = TypeVar("K", bound=Secret)
 _KEY = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST_KEY},512}}")
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _DIGEST = re.compile(r"sha256:([0-9A-Fa-f]{64})")
@@ -67,6 +83,28 @@ def check_api_keys(value: object) -> tuple[ApiKey, ...]:
     """Return the keys of the setting `api_keys`.
 
     Args:
+        value: See `setting_lines`.
+
+    Raises:
+        ConfigError: The value is not such a list. The message does not contain any of it.
+    """
+    return read_api_keys(setting_lines("api_keys", value), "api_keys[{}]".format, first=0)
+
+
+def read_api_keys(lines: Iterable[object], where: Callable[[int], str], *, first: int) -> tuple[ApiKey, ...]:
+    """Return the keys in lines; see `read_lines`.
+
+    Raises:
+        ConfigError: A line is no key, or repeats one. The message does not contain the line.
+    """
+    return read_lines(lines, where, _parse, first=first)
+
+
+def setting_lines(field_name: str, value: object) -> list[object]:
+    """Return the lines of a setting with keys.
+
+    Args:
+        field_name: The name of the setting.
         value: A list of lines as in a file, or of keys; or the lines as one text, separated by commas or line ends; or
             a mapping of names to what follows them in a line. An item of a list may be a mapping as well.
 
@@ -78,27 +116,29 @@ def check_api_keys(value: object) -> tuple[ApiKey, ...]:
     elif isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise ConfigError(f"api_keys: must be a list such as ['team-a: sha256:HEX'], got {type(value).__name__}")
-    value = [line for item in value for line in _lines(item)]
-    return read_api_keys(value, "api_keys[{}]".format, first=0)
+        raise ConfigError(f"{field_name}: must be a list such as ['team-a: sha256:HEX'], got {type(value).__name__}")
+    return [line for item in value for line in _lines(item)]
 
 
-def read_api_keys(lines: Iterable[object], where: Callable[[int], str], *, first: int) -> tuple[ApiKey, ...]:
+def read_lines(
+    lines: Iterable[object], where: Callable[[int], str], parse: Callable[[object, str], K], *, first: int
+) -> tuple[K, ...]:
     """Return the keys in lines. Empty lines and comments have none.
 
     Args:
         lines: The lines; or keys, which are returned as they are.
         where: Returns the place of a line in messages, for its number.
+        parse: Returns the key in a line at a place.
         first: The number of the first line.
 
     Raises:
         ConfigError: A line is no key, or repeats one. The message does not contain the line.
     """
-    found: dict[bytes, ApiKey] = {}
+    found: dict[bytes, K] = {}
     for number, line in enumerate(lines, first):
         if isinstance(line, str) and (not line.strip() or line.strip().startswith("#")):
             continue
-        key = line if isinstance(line, ApiKey) else _parse(line, where(number))
+        key = cast("K", line) if hasattr(line, "digest") else parse(line, where(number))
         if key.digest in found:
             raise ConfigError(f"{where(number)}: repeats the key of {found[key.digest].name}; remove one of them")
         found[key.digest] = key
@@ -110,12 +150,17 @@ def _lines(item: object) -> Iterable[object]:
     return [f"{name}: {secret}" for name, secret in item.items()] if isinstance(item, Mapping) else [item]
 
 
-def _parse(line: object, where: str) -> ApiKey:
+def read_secret(line: object, where: str) -> tuple[str, bytes, list[str]]:
+    """Return the name, the digest and the further words of a line.
+
+    Raises:
+        ConfigError: The line is not usable. The message does not contain it.
+    """
     if not isinstance(line, str):
         raise ConfigError(f"{where}: must be text such as 'team-a: sha256:HEX', got {type(line).__name__}")
     words = line.split()
     name = words.pop(0)[:-1] if words[0].endswith(":") else None
-    secret, *paths = words or [""]
+    secret, *further = words or [""]
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: its name is not usable; write 1 to 64 of A-Z a-z 0-9 '_' '.' '@' '-'")
     if secret.startswith("sha256:"):
@@ -130,6 +175,11 @@ def _parse(line: object, where: str) -> ApiKey:
     else:
         rule = f"{SHORTEST_KEY} to 512 of A-Z a-z 0-9 and ._~+/=-"
         raise ConfigError(f"{where}: its key is not usable; write NAME: KEY, where the key has {rule}")
+    return name or f"key-{digest.hex()[:8]}", digest, further
+
+
+def _parse(line: object, where: str) -> ApiKey:
+    name, digest, paths = read_secret(line, where)
     if wrong := next((path for path in paths if not is_path(path)), None):
         raise ConfigError(f"{where}: the path {shorten(wrong)} is not usable; write a path such as /v1/models or /v1/*")
-    return ApiKey(name or f"key-{digest.hex()[:8]}", digest, tuple(paths))
+    return ApiKey(name, digest, tuple(paths))

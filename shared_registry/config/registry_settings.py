@@ -311,6 +311,11 @@ class RegistrySettings:
     others. A lower value refuses sessions sooner that would wait without success. Each waiter costs some 200 bytes in
     Redis, and one read of its position per second."""
 
+    hold_grace_seconds: Grace = 5.0
+    """Seconds for which a slot stays taken after the connection that holds it by the API has ended, or after its router
+    has left or died. In this time the same client can take it over again, at any router. 0 frees the slot at once. A
+    higher value bridges longer interruptions, and keeps the slots of clients that do not come back for longer."""
+
     degraded_placement: DegradedMode = "share"
     """What `acquire()` does while Redis is away. `share`: this router uses its equal share of the free slots that it
     last read, so that all routers together stay within capacity as far as their last reads were current. `off`:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
 from shared_registry.config.admin_rules import check_admin_names, check_admin_port
+from shared_registry.config.admin_tokens import AdminToken, check_admin_tokens
 from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.discovery_rules import DiscoveryRule, check_discovery
 from shared_registry.config.pool_rules import PoolRule, check_pools
@@ -280,6 +281,10 @@ Host = Annotated[str, PlainValidator(check_host("host"))]
 AdminHost = Annotated[str, PlainValidator(check_host("admin_host"))]
 AdminPort = Annotated[int | Literal["auto", "off"], PlainValidator(check_admin_port)]
 AdminNames = Annotated[tuple[str, ...], PlainValidator(check_admin_names)]
+OwnAdminTokens = Annotated[tuple[AdminToken, ...], PlainValidator(check_admin_tokens)]
+AdminTokensFile = Annotated[str | None, PlainValidator(check_file("admin_tokens_file"))]
+AdminAccess = Literal["none", "read", "lease", "operate"]
+HoldCount = Annotated[int, Field(ge=0, le=100_000)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 PoolRules = Annotated[tuple[PoolRule, ...], PlainValidator(check_pools)]

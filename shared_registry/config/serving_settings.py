@@ -11,9 +11,11 @@ from shared_registry.config.rules import (
     CHECKS_OF_A_PART,
     AccessLogForm,
     AccessLogPath,
+    AdminAccess,
     AdminHost,
     AdminNames,
     AdminPort,
+    AdminTokensFile,
     ApiKeyPlace,
     ApiKeysFile,
     BodyBytes,
@@ -23,9 +25,11 @@ from shared_registry.config.rules import (
     Expiry,
     FrameBytes,
     Grace,
+    HoldCount,
     LogLevel,
     OnLost,
     OptionalSeconds,
+    OwnAdminTokens,
     OwnApiKeys,
     OwnCertificateFile,
     OwnKeyFile,
@@ -243,6 +247,28 @@ class ServingSettings:
     """Host names, such as `[router-1.example.com]`, by which the admin address may be reached, besides IP addresses,
     `localhost`, `admin_host` and this machine's name. Requests for other names are refused with 403, so that a page of
     another site cannot read the admin address by a name of its own that leads there. None by default."""
+
+    admin_access: AdminAccess = "read"
+    """What clients without a token may do at the admin address. `read`, the default, shows all and changes nothing;
+    `none` asks for a token for all but `/healthz` and `/readyz`; `lease` allows to acquire slots as well, and `operate`
+    everything. Set the last two only where nobody else can connect, because a web page or a program on the same machine
+    could then drain replicas."""
+
+    admin_tokens: OwnAdminTokens = ()
+    """Tokens for the API of the admin address, in the form of lines of `admin_tokens_file`, such as `['go-router:
+    sha256:HEX lease']`. None by default: then nobody can do more than `admin_access` says. Use the file if tokens
+    should change while the router runs."""
+
+    admin_tokens_file: AdminTokensFile = None
+    """File of tokens for the API of the admin address, in addition to `admin_tokens`; none by default. Each line has a
+    name, a digest, and what the token allows, of `read`, `lease` and `operate`: `go-router: sha256:HEX lease`. The
+    command `shared-registry api-key` makes lines without the last part. A changed file is used within some seconds;
+    while it is unusable, the former tokens stay in use."""
+
+    max_api_leases: HoldCount = 2000
+    """The most leases that clients of the API may have at this router at once, whether they have a time to live or are
+    held by a connection. More are refused with 503, so that others find room at another router. A lease that is held
+    needs a connection and some 30 kB of memory; 0 refuses all."""
 
     @field_validator("tls_client_ca_file")
     @classmethod

@@ -54,6 +54,7 @@ SHARED_SETTINGS = (
     "max_ejection_percent",
     "base_ejection_seconds",
     "ejection_failures",
+    "hold_grace_seconds",
     "slow_start_seconds",
     "probing",
 )
@@ -143,7 +144,9 @@ class RouterConfig(ServingSettings, RegistrySettings):
     def _masked(self) -> dict[str, Any]:
         found = {"redis_url": self.redis_url, "health_check_headers": self.health_check_headers}
         keys = [f"{key.name}: ***" for key in self.api_keys]
-        return {**_masked(found), "api_keys": keys, "pools": [_shown_pool(pool) for pool in self.pools]}
+        tokens = [f"{token.name}: *** {' '.join(sorted(token.rights))}" for token in self.admin_tokens]
+        found = _masked(found) | {"api_keys": keys, "admin_tokens": tokens}
+        return {**found, "pools": [_shown_pool(pool) for pool in self.pools]}
 
 
 _LATER: dict[str, object] = {
@@ -158,6 +161,7 @@ _LATER: dict[str, object] = {
     "max_ejection_percent": 50.0,
     "base_ejection_seconds": 30.0,
     "ejection_failures": 5,
+    "hold_grace_seconds": 5.0,
     "probing": "leader",
 }
 """Shared settings that were added after the first release, with their defaults."""

@@ -78,6 +78,7 @@ class Acquirer:
         attempts: Attempts,
         timeout_seconds: float = 0.0,
         on_position: OnPosition | None = None,
+        lease_id: str | None = None,
     ) -> Lease:
         """Return a lease on the least loaded replica that has room, or on the replica where the session was before.
 
@@ -89,6 +90,8 @@ class Acquirer:
             attempts: What the session has tried before. These replicas are not used, except after waiting in the queue.
             timeout_seconds: How long to wait for a slot, including the wait for this call's turn to ask Redis.
             on_position: Called with the session's position in the queue while the session waits.
+            lease_id: The id of the lease, which this router must not know; a new one by default. The session gets no
+                replica that is not healthy then, and does not wait while Redis is away.
 
         Raises:
             Saturated: All replicas stayed full until the timeout, or this router was too busy to ask Redis in time.
@@ -99,7 +102,7 @@ class Acquirer:
         """
         asked_at = self._clock.monotonic()
         deadline = asked_at + timeout_seconds
-        request = self._asker.request(session, avoided, attempts)
+        request = self._asker.request(session, avoided, attempts, lease_id=lease_id)
         request.asked_at = asked_at
         try:
             while True:
@@ -109,7 +112,7 @@ class Acquirer:
                     raise Saturated(f"{error}; try again later") from error
                 except AWAY:
                     left = deadline - self._clock.monotonic()
-                    if left <= 0:
+                    if left <= 0 or lease_id is not None:
                         raise
                 finally:
                     self._give_up(request)
@@ -229,15 +232,17 @@ class Asker:
         self._clock = clock
         self._closings = 0
 
-    def request(self, session: str | None, avoided: Collection[str], attempts: Attempts) -> SlotRequest:
-        """Return a new request for a session. Nothing is sent yet.
+    def request(
+        self, session: str | None, avoided: Collection[str], attempts: Attempts, *, lease_id: str | None = None
+    ) -> SlotRequest:
+        """Return a new request for a session. Nothing is sent yet. Its lease has that id, or a new one.
 
         In the queue, a session that has tried a replica before is not given one that is not healthy: it could be the
         same.
         """
-        takes_spare = self._has_panic and attempts.may_try_spare
+        takes_spare = self._has_panic and attempts.may_try_spare and lease_id is None
         return SlotRequest(
-            new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
+            lease_id or new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
             avoided,
             attempts.excluded,
             self._closings,

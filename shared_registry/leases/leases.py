@@ -13,6 +13,7 @@ from shared_registry.leases.asking import Acquirer, Asker
 from shared_registry.leases.holding import Holder
 from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.movable import MovableLeases
 from shared_registry.leases.outage import Outage
 from shared_registry.leases.queue import RouterQueue
 from shared_registry.leases.reconciliation import Member, Reconciler
@@ -108,6 +109,15 @@ class Placement:
             rng=rng,
         )
         self.acquirer = self._acquirer(clock)
+        self.movable = MovableLeases(
+            store,
+            self.ledger,
+            mirror,
+            self.reconciler,
+            end=self.holder.end,
+            grace_seconds=settings.hold_grace_seconds,
+            clock=clock,
+        )
 
     def _acquirer(self, clock: Clock) -> Acquirer:
         return Acquirer(
@@ -129,12 +139,14 @@ class Placement:
                 group.create_task(self._queue.run())
                 group.create_task(self.outage.poll_loads())
                 group.create_task(self.settler.run())
+                group.create_task(self.movable.run())
 
     def close(self) -> None:
         """Forget all leases, because they end with this router. Releasing one of them does nothing any more."""
         for lease in self.ledger.clear():
             if self._news.emitter.has_listeners:
                 self._news.ended(lease, LeaseEnd.LEFT)
+        self.movable.close()
         self.reconciler.close()
         self._asker.close()
         self._queue.call_all()

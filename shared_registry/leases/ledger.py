@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from shared_registry.leases.lease import HeldLease
 
+MOVES = "~moves"
+"""What stands in the id of a lease that may move; see lua/lib/moving.lua."""
+
 
 def new_lease_id(session: str | None, *, needs_healthy: bool = False) -> str:
     """Return a random lease id, with the time by this router's clock, which `shared-registry leases` shows as an age.
@@ -166,6 +169,11 @@ class Ledger:
         self._ending.add(lease_id)
         self._releases += 1
         return True
+
+    def move_away(self, lease_id: str) -> None:
+        """Record that a held lease has moved to another router, so that it ends here without a release."""
+        if self._end_held(lease_id):
+            self._ending.discard(lease_id)
 
     def keep(self, lease_id: str, key: str) -> None:
         """Record that Redis did not receive the end of a lease that it counts on this replica."""

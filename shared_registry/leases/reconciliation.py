@@ -19,7 +19,7 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.lease_news import LeaseNews
-from shared_registry.leases.ledger import Ledger
+from shared_registry.leases.ledger import MOVES, Ledger
 from shared_registry.store.commands import Store
 from shared_registry.store.reader import Reader
 
@@ -47,7 +47,15 @@ class Reconciler:
     """Compares Redis with the ledger when asked, after a move to another server, and once a minute.
 
     Only one `run` at a time; `reconcile` may be called concurrently.
+
+    Attributes:
+        inherit: Called with the id and the canonical url of each orphaned lease that may move. It has come from a
+            router that is gone, and is not released.
+        move_away: Called with the id of each lease that has moved to another router.
     """
+
+    inherit: Callable[[str, str], Awaitable[None]]
+    move_away: Callable[[str], None]
 
     def __init__(
         self,
@@ -246,6 +254,8 @@ class Reconciler:
             for chunk in _chunks(missing, RESTORED_AT_ONCE):
                 await self._put_back(chunk, is_lost=is_lost)
             self._was_reaped = False
+            for lease_id in [one for one in orphaned if MOVES in one]:
+                await self.inherit(lease_id, orphaned.pop(lease_id))
             self._orphaned = orphaned
             return list(orphaned)
 
@@ -263,6 +273,9 @@ class Reconciler:
         self._unanswered.difference_update(leases)
         self._ledger.confirm(leases, not_there=restored.not_there)
         self._ledger.contest(leases, over_capacity=restored.over_capacity)
+        for lease_id in restored.moved:
+            self.move_away(lease_id)
+            leases.pop(lease_id, None)
         if restored.count:
             logger.warning("placement: put back %d leases that Redis did not have", restored.count)
             if self._news.emitter.has_listeners:

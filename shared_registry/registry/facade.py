@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from shared_registry.errors import StoreError, StoreUnavailable, UsageError
 from shared_registry.happenings import Emitter, Listener
 from shared_registry.leases import Lease, OnPosition
 from shared_registry.leases.attempts import NO_ATTEMPTS, attempts_of
+from shared_registry.leases.movable import MovableLease, MovableLeases
 from shared_registry.model import Replica
 from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks
@@ -240,6 +241,55 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             timeout_seconds=timeout,
             on_position=on_position,
         )
+
+    @property
+    def movable_leases(self) -> MovableLeases:
+        """The leases of this router whose sessions do not run through it; see `acquire_movable`.
+
+        Raises:
+            UsageError: The registry is not started.
+        """
+        self._expect_started()
+        return self._parts.placement.movable
+
+    async def acquire_movable(
+        self,
+        lease_id: str,
+        session: str | None = None,
+        *,
+        timeout: float = 0.0,
+        exclude: Collection[Replica | str | Lease] = (),
+        on_position: OnPosition | None = None,
+    ) -> MovableLease:
+        """Return the lease of that id, which may be another router's so far; or acquire a new one, as `acquire` does.
+
+        The lease has no holder, and a deadline in some seconds. The session gets healthy replicas only.
+
+        Args:
+            lease_id: An id from `movable_id`.
+            session: See `acquire`.
+            timeout: See `acquire`. While Redis is away, the call does not wait.
+            exclude: See `acquire`.
+            on_position: See `acquire`.
+
+        Raises:
+            RegistryError: See `acquire`.
+            InUse: Another call for that id is under way at this router.
+        """
+        leases = self.movable_leases
+        attempts = attempts_of(exclude, self._view) if exclude else NO_ATTEMPTS
+
+        def acquire(new_id: str) -> Awaitable[Lease]:
+            return self._parts.placement.acquirer.acquire(
+                session,
+                avoided=self._view.cooling.difference(attempts.excluded),
+                attempts=attempts,
+                timeout_seconds=timeout,
+                on_position=on_position,
+                lease_id=new_id,
+            )
+
+        return await leases.acquire(lease_id, acquire, session=session)
 
     def subscribe(self, listener: Listener, *, with_sessions: bool = True) -> Callable[[], None]:
         """Call a listener with everything that happens from now on; return the function that ends that.

@@ -62,6 +62,7 @@ class Membership:
         self._measure = measure
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
+        self._moves_leases = settings.hold_grace_seconds > 0
         self._expiry_seconds = settings.router_expiry_seconds
         self._panic_percent = settings.effective_panic_percent
         self._probing = settings.probing
@@ -118,7 +119,8 @@ class Membership:
         Raises:
             StoreError: Redis did not accept the change. Other routers reap this one when it has expired.
         """
-        while await self._store.leave(affinity_seconds=self._affinity_seconds) is Departure.PARTIAL:
+        affinity, moves = self._affinity_seconds, self._moves_leases
+        while await self._store.leave(affinity_seconds=affinity, moves=moves) is Departure.PARTIAL:
             pass
 
     async def run(self) -> None:
@@ -162,7 +164,9 @@ class Membership:
                 while departure is Departure.PARTIAL:
                     if self._clock.monotonic() >= until:
                         return
-                    departure = await self._store.reap(router, affinity_seconds=self._affinity_seconds)
+                    departure = await self._store.reap(
+                        router, affinity_seconds=self._affinity_seconds, moves=self._moves_leases
+                    )
             except KeyConflict as error:
                 if router not in self._unreapable:
                     self._unreapable.add(router)

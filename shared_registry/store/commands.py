@@ -295,7 +295,7 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
             next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
-    async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:
+    async def reap(self, router: str, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
         One call ends some leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
@@ -304,16 +304,20 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
         Args:
             router: The router's key.
             affinity_seconds: How long the affinity of its sessions is kept.
+            moves: Whether leases that may move go to this router, instead of ending.
         """
-        reply = await self._control.run("reap_router", [router, self._router, milliseconds(affinity_seconds)])
+        args = [router, self._router, milliseconds(affinity_seconds), flag(moves)]
+        reply = await self._control.run("reap_router", args)
         return _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
 
-    async def leave(self, *, affinity_seconds: float = 0.0) -> Departure:
+    async def leave(self, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
         """End this router's leases, and remove the router with its last lease.
 
-        Like `reap`, one call ends some leases. The result is `REFUSED` if the router is not registered.
+        Like `reap`, one call ends some leases. The result is `REFUSED` if the router is not registered. With `moves`,
+        leases that may move go to another live router, if there is one, instead of ending.
         """
-        reply = await self._control.run("leave_cluster", [self._router, milliseconds(affinity_seconds)])
+        args = [self._router, milliseconds(affinity_seconds), flag(moves)]
+        reply = await self._control.run("leave_cluster", args)
         return _DEPARTURES[expect(reply, "left", "partial", "not_found")]
 
     async def acquire(
@@ -422,6 +426,22 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
         expect(reply, *_ENDINGS)
         return events_of(reply.values, take) if reply.values else []
 
+    async def take_over(self, lease_id: str, *, on_sent: Callable[[], None] | None = None) -> Grant | Denied | None:
+        """Move a lease that may move to this router, from whichever router has it. Return `None` if none has it.
+
+        Args:
+            lease_id: The lease's id.
+            on_sent: Called when the call gets its turn. Before that, nothing can have happened in Redis.
+        """
+        reply = await self._sessions.run("take_over_lease", [self._router, lease_id], on_sent=on_sent)
+        status = expect(reply, "held", "moved", "not_found", _NOT_REGISTERED)
+        if status == "not_found":
+            return None
+        if status == _NOT_REGISTERED:
+            return Denied(Denial.NOT_REGISTERED)
+        key, revision = reply.values
+        return Grant(key, revision)
+
     async def restore_leases(self, leases: Mapping[str, str], *, is_lost: bool = False) -> Restored | None:
         """Restore leases that this router holds. Return `None` if the router is not registered.
 
@@ -433,8 +453,9 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
         reply = await self._recovery.run("restore_leases", args)
         if expect(reply, "restored", "not_registered") == "not_registered":
             return None
-        count, over, *urls = reply.values
-        return Restored(int(count), urls[: int(over)], urls[int(over) :])
+        count, over, moved, *names = reply.values
+        first, last = int(over), int(over) + int(moved)
+        return Restored(int(count), names[:first], names[last:], tuple(names[first:last]))
 
     async def restore(
         self, entries: Sequence[Sequence[str]], *, view_history_id: str, view_revision: str, is_complete: bool = False

@@ -170,11 +170,13 @@ class Restored:
         count: The number of leases that Redis did not have, or had on another replica.
         over_capacity: Canonical urls of replicas that now have more sessions than their capacity.
         not_there: Canonical urls of replicas that Redis does not have. Leases on these were not restored.
+        moved: Ids of leases that were not restored, because they have moved to another router.
     """
 
     count: int
     over_capacity: Sequence[str]
     not_there: Sequence[str]
+    moved: Sequence[str] = ()
 
 
 class UpgradeOutcome(enum.Enum):

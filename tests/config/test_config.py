@@ -68,6 +68,7 @@ OURS: dict[str, Any] = {
     "slow_start_seconds": 0.0,
     "affinity_seconds": 300.0,
     "max_queue": 10_000,
+    "hold_grace_seconds": 5.0,
     "degraded_placement": "share",
     "local_cooldown_seconds": 5.0,
     "redis_timeout_seconds": 1.0,
@@ -107,6 +108,10 @@ OURS: dict[str, Any] = {
     "admin_host": "127.0.0.1",
     "admin_port": "auto",
     "admin_names": (),
+    "admin_access": "read",
+    "admin_tokens": (),
+    "admin_tokens_file": None,
+    "max_api_leases": 2000,
 }
 LOCAL_SETTINGS = {
     "host",
@@ -165,6 +170,10 @@ LOCAL_SETTINGS = {
     "admin_host",
     "admin_port",
     "admin_names",
+    "admin_access",
+    "admin_tokens",
+    "admin_tokens_file",
+    "max_api_leases",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
 
@@ -248,6 +257,7 @@ def test_good_values_are_accepted(settings: dict[str, Any]) -> None:
 
 SECONDS = [name for name in NAMES if name.endswith("_seconds")]
 MAY_BE_ZERO = {
+    "hold_grace_seconds",
     "slow_start_seconds",
     "affinity_seconds",
     "local_cooldown_seconds",
@@ -718,6 +728,7 @@ OTHER_VALUES: dict[str, Any] = {
     "slow_start_seconds": 30.0,
     "affinity_seconds": 60.0,
     "max_queue": 5,
+    "hold_grace_seconds": 6.0,
     "degraded_placement": "off",
     "local_cooldown_seconds": 0.0,
     "redis_timeout_seconds": 2.0,
@@ -756,6 +767,10 @@ OTHER_VALUES: dict[str, Any] = {
     "admin_host": "0.0.0.0",
     "admin_port": "off",
     "admin_names": ["router-1.example.com"],
+    "admin_access": "none",
+    "admin_tokens": ["a: sk-0123456789abcdef read"],
+    "admin_tokens_file": "tokens",
+    "max_api_leases": 5,
 }
 
 

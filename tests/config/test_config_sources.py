@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
+from shared_registry.config.admin_tokens import check_admin_tokens
 from shared_registry.config.api_keys import check_api_keys
 from shared_registry.config.discovery_rules import DiscoveryRule
 from shared_registry.config.draft import Draft
@@ -70,6 +71,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "slow_start_seconds": ("30", 30.0),
     "affinity_seconds": ("0", 0.0),
     "max_queue": ("7", 7),
+    "hold_grace_seconds": ("6", 6.0),
     "degraded_placement": ("off", "off"),
     "local_cooldown_seconds": ("1", 1.0),
     "redis_timeout_seconds": ("2", 2.0),
@@ -108,6 +110,10 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "admin_host": ("0.0.0.0", "0.0.0.0"),
     "admin_port": ("9100", 9100),
     "admin_names": ("A.example, b.example", ("a.example", "b.example")),
+    "admin_access": ("none", "none"),
+    "admin_tokens": ("a: sk-0123456789abcdef lease", check_admin_tokens([{"a": "sk-0123456789abcdef lease"}])),
+    "admin_tokens_file": ("tokens", "tokens"),
+    "max_api_leases": ("7", 7),
 }
 
 

@@ -11,11 +11,12 @@ import pytest
 from shared_registry import ConfigError, EventKind, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.event_lines import event_document, event_line
+from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Source
 from shared_registry.store.codec import parse_record, removed_entry, restored_entry
+from shared_registry.store.event_document import event_document
 from tests.support.own_pages import shown_replicas
 from tests.support.space import A, B, Space, on_server
 from tests.support.until import until

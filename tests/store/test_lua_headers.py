@@ -22,6 +22,8 @@ TEXT = {
     "elsewhere",
     "entry.url",
     "far",
+    "former",
+    "heir",
     "held",
     "keys.affinity_prefix",
     "keys.inbox_prefix",

@@ -651,6 +651,7 @@ async def _settle(scene: Scene, space: Space) -> None:
     def heartbeat(**said: Any) -> Awaitable[Heartbeat]:
         return scene.one.heartbeat(prober("r~1"), expiry_seconds=5, **said)
 
+    await _move(scene)
     await answered("restored", scene.one.restore_leases({"000000aa": A}, is_lost=True))
     for known_history in ("", "lost"):
         word = (await answered("alive", heartbeat(known_history=known_history))).settling
@@ -664,6 +665,21 @@ async def _settle(scene: Scene, space: Space) -> None:
     stranger = replace(prober("r~9"), cluster="us", config_fingerprint="other")
     await scene.refused("wrong_cluster", scene.one.heartbeat(stranger, expiry_seconds=5))
     space.raw.hdel(space.keys.meta, "cluster")
+
+
+async def _move(scene: Scene) -> None:
+    """Move a lease that may move, by a client that comes to another router, and by its router's departure."""
+    answered, lease_id = scene.answered, "000000ac~moves"
+    await scene.heartbeat("r~1", "r~6")
+    await answered("restored", scene.restore({lease_id: A}))
+    other = scene.store("r~6")
+    await answered("not_registered", scene.store("r~7").take_over(lease_id))
+    await answered("moved", other.take_over(lease_id))
+    await answered("held", other.take_over(lease_id))
+    await answered("restored", scene.restore({lease_id: A}))
+    await answered("left", other.leave(moves=True))
+    await answered("released", scene.release(lease_id))
+    await answered("not_found", scene.one.take_over(lease_id))
 
 
 async def _serve_by_share(scene: Scene, waiters: Waiters, term: Term) -> None:

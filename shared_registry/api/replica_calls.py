@@ -1,0 +1,101 @@
+"""The operations on replicas."""
+
+from __future__ import annotations
+
+import contextlib
+
+from shared_registry.aio.breath import Breath
+from shared_registry.api.documents import JsonObject, ReplicaList, SelectedReplica, SelectQuery, ShownReplica
+from shared_registry.api.operations import Call, Operation
+from shared_registry.api.problems import ApiProblem
+from shared_registry.errors import ConfigError, NoHealthyReplica, StoreError, UnknownReplica
+from shared_registry.model import Replica
+from shared_registry.store.replica_fields import Document, replica_document
+
+
+def replica_operations() -> list[Operation]:
+    """Return the operations."""
+    return [
+        Operation(
+            "GET",
+            "/v1/select",
+            "read",
+            "select_replica",
+            "Choose a replica by the policy, without a slot.",
+            _select,
+            query=SelectQuery,
+            answer=SelectedReplica,
+            problems=("not_found", "no_healthy_replica"),
+        ),
+        Operation(
+            "GET",
+            "/v1/replicas",
+            "read",
+            "list_replicas",
+            "List all replicas.",
+            _list,
+            answer=ReplicaList,
+        ),
+        Operation(
+            "GET",
+            "/v1/replicas/{replica}",
+            "read",
+            "get_replica",
+            "Return one replica, by url or name.",
+            _get,
+            answer=ShownReplica,
+            problems=("not_found",),
+        ),
+    ]
+
+
+async def _select(call: Call) -> SelectedReplica:
+    query: SelectQuery = call.query
+    replica = call.registry.select(key=query.key, exclude=query.exclude)
+    if replica is None:
+        raise NoHealthyReplica("no replica can be selected")
+    return SelectedReplica(url=replica.url, name=replica.name, primary=replica.primary)
+
+
+async def _list(call: Call) -> JsonObject:
+    registry, breath = call.registry, Breath()
+    await _refresh(call)
+    replicas = []
+    for replica in registry.all():
+        replicas.append(document_of(call, replica))
+        await breath.pause()
+    return {"replicas": replicas, "revision": registry.revision, "age_seconds": registry.age_seconds}
+
+
+async def _get(call: Call) -> JsonObject:
+    replica = named_replica(call)
+    await _refresh(call)
+    return document_of(call, replica)
+
+
+async def _refresh(call: Call) -> None:
+    if call.registry.is_started:
+        with contextlib.suppress(StoreError):  # the list says how old it is
+            await call.registry.refresh()
+
+
+def named_replica(call: Call) -> Replica:
+    """Return the replica that the path names.
+
+    Raises:
+        ApiProblem: There is none.
+    """
+    name = call.path["replica"]
+    try:
+        replica = call.registry.get(name)
+    except (ConfigError, UnknownReplica):
+        replica = None
+    if replica is None:
+        remedy = "list the replicas with GET /v1/replicas"
+        raise ApiProblem("not_found", "no replica has this url or name", remedy, field="replica")
+    return replica
+
+
+def document_of(call: Call, replica: Replica) -> JsonObject:
+    """Return a replica for a client."""
+    return replica_document(replica.record, Document.STATUS, call.registry.plan)

@@ -1,0 +1,54 @@
+"""The API under `/v1`: its operations, and their routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from shared_registry.api.access import Access
+from shared_registry.api.hold import hold_operation
+from shared_registry.api.lease_calls import lease_operations
+from shared_registry.api.operations import Endpoint, Operation
+from shared_registry.api.problems import ApiProblem
+from shared_registry.api.replica_calls import replica_operations
+from shared_registry.proxy.app import Router
+
+
+def api_operations(most_leases: int) -> list[Operation]:
+    """Return all operations. `most_leases` is how many leases clients of the API may have."""
+    return [hold_operation(most_leases), *lease_operations(most_leases), *replica_operations()]
+
+
+def api_routes(router: Router, access: Access, operations: Iterable[Operation]) -> list[BaseRoute]:
+    """Return the routes of operations; a replica's url in a path may have slashes."""
+    methods: dict[str, dict[str, Endpoint]] = {}
+    for operation in operations:
+        path = operation.path.replace("{replica}", "{replica:path}")
+        methods.setdefault(path, {})[operation.method] = Endpoint(operation, router, access)
+    longest_first = sorted(methods, key=lambda path: (path.count("/"), not path.endswith(":path}")), reverse=True)
+    return [*(Route(path, ByMethod(methods[path])) for path in longest_first), Route("/v1/{rest:path}", no_such_path)]
+
+
+class ByMethod:
+    """The ASGI application of one path."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        """Serve operations by their methods."""
+        self._endpoints = endpoints
+        self._allowed = ", ".join(sorted(endpoints))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
+        problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {self._allowed}")
+        await problem.response({"allow": self._allowed})(scope, receive, send)
+
+
+async def no_such_path(_: object) -> object:
+    """Answer a request for a path that the API does not have."""
+    return ApiProblem("not_found", "the API has no such path", "see /docs").response()

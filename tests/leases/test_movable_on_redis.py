@@ -1,0 +1,171 @@
+"""Leases that may move, at registries: they have deadlines, and survive the routers that have them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.errors import Saturated
+from shared_registry.leases.movable import InUse, MovableLease, movable_id
+from tests.support.lease_commands import expect_counted
+from tests.support.space import Space, info, on_server
+from tests.support.until import until
+
+pytestmark = pytest.mark.redis
+URL = "http://127.0.0.1:8001"
+FAST = {"heartbeat_seconds": 0.2, "router_expiry_seconds": 1.0, "hold_grace_seconds": 0.5}
+
+
+@pytest_asyncio.fixture
+async def space(server: EmbeddedServer, namespace: str) -> AsyncIterator[Space]:
+    async with on_server(server.url, namespace) as space:
+        await space.add(URL, capacity=2)
+        await space.make("healthy", URL)
+        yield space
+        expect_counted(space)
+
+
+@contextlib.asynccontextmanager
+async def registry(space: Space, server: EmbeddedServer, **settings: Any) -> AsyncIterator[SharedReplicaRegistry]:
+    config = RouterConfig(
+        replicas=[ReplicaEndpoint(URL, capacity=2)],
+        redis_url=server.url,
+        namespace=space.keys.namespace,
+        **{**FAST, **settings},
+    )
+    async with SharedReplicaRegistry(config, health_checks=False) as one:
+        yield one
+
+
+def an_id(text: str = "a", session: str | None = None) -> str:
+    return movable_id("client", text, session)
+
+
+def in_flight(space: Space) -> int:
+    return int(space.raw.hget(space.keys.replica(URL), "in_flight"))
+
+
+async def acquired(registry: SharedReplicaRegistry, text: str = "a", **more: Any) -> MovableLease:
+    return await registry.acquire_movable(an_id(text), **more)
+
+
+async def test_the_same_id_finds_the_same_lease(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one, registry(space, server) as two:
+        first = await acquired(one)
+        assert await acquired(one) is first
+        second = await acquired(two)
+        assert second.lease.id == first.lease.id
+        assert second.lease.replica.url == URL
+        assert in_flight(space) == 1
+        await until(first.changed.is_set, "the first router learns that its lease has moved")
+        assert one.lease_count == 0
+        assert in_flight(space) == 1
+        await two.movable_leases.release(second)
+        assert in_flight(space) == 0
+
+
+async def test_a_lease_ends_at_its_deadline(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one:
+        lease = await acquired(one)
+        one.movable_leases.expect(lease, 30.0)
+        other = await acquired(one, "b")
+        one.movable_leases.expect(other, 0.05)
+        await until(lambda: in_flight(space) == 1, "one of the two has ended")
+        assert other.changed.is_set()
+        assert not lease.changed.is_set()
+        one.movable_leases.take(lease)
+        assert lease.ends_at is None
+
+
+async def test_a_former_holder_does_not_let_go(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one:
+        lease = await acquired(one)
+        first = one.movable_leases.take(lease)
+        changed = lease.changed
+        second = one.movable_leases.take(lease)
+        assert changed.is_set()
+        one.movable_leases.let_go(lease, first)
+        assert lease.is_held
+        one.movable_leases.let_go(lease, second)
+        await until(lambda: in_flight(space) == 0, "the lease has ended with the grace")
+
+
+async def test_a_stopped_routers_leases_wait_for_their_clients(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server, hold_grace_seconds=30.0) as two:
+        async with registry(space, server, hold_grace_seconds=30.0) as one:
+            held = await acquired(one)
+            await acquired(one, "b")
+            with pytest.raises(Saturated):
+                await two.acquire()
+        assert held.changed.is_set()
+        with pytest.raises(Saturated):
+            await two.acquire()
+        found = await acquired(two)
+        assert found.lease.replica.url == URL
+        assert in_flight(space) == 2
+        await until(lambda: two.movable_leases.get(an_id("b")) is not None, "the other one was inherited")
+        assert in_flight(space) == 2
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.3])
+async def test_leases_of_a_stopped_router_end_with_the_grace(
+    space: Space, server: EmbeddedServer, grace: float
+) -> None:
+    async with registry(space, server, hold_grace_seconds=grace):
+        async with registry(space, server, hold_grace_seconds=grace) as one:
+            await acquired(one)
+        await until(lambda: in_flight(space) == 0, "the slot is free again")
+
+
+async def test_a_dead_routers_leases_are_inherited_then_end(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as two:
+        dead = space.store_of("dead~1")
+        await dead.heartbeat(info("dead~1"), expiry_seconds=1.0)
+        await dead.acquire(an_id())
+        await dead.acquire(an_id("b"))
+        kept = await acquired(two)
+        await until(lambda: two.movable_leases.get(an_id("b")) is not None, "the reaper inherits the lease")
+        await until(lambda: in_flight(space) == 1, "nobody came back for it")
+        assert not kept.changed.is_set()
+
+
+async def test_an_id_is_asked_for_once_at_a_time(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one:
+        results = await asyncio.gather(acquired(one), acquired(one), return_exceptions=True)
+        assert [type(result) for result in results] == [MovableLease, InUse]
+
+
+async def test_a_released_id_may_be_used_again(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one:
+        for _ in range(50):
+            lease = await acquired(one)
+            release = asyncio.create_task(one.movable_leases.release(lease))
+            await asyncio.sleep(0)
+            again = await acquired(one)
+            await release
+            assert in_flight(space) == 1
+            await one.movable_leases.release(again)
+            assert in_flight(space) == 0
+
+
+async def test_a_cancelled_request_leaves_no_lease(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one, registry(space, server) as two:
+        for at in range(40):
+            await acquired(one)
+            task = asyncio.create_task(acquired(two))
+            for _ in range(at):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                two.movable_leases.expect(await task, 0.0)
+            lease = one.movable_leases.get(an_id())
+            if lease is not None:
+                await one.movable_leases.release(lease)
+            await until(lambda: in_flight(space) == 0, "nothing is left", seconds=10)
