@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shared_registry.api.envoy import discovery
 from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
+from shared_registry.api.pick import pick
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
@@ -37,6 +39,8 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
             Route("/status", _page(router.status)),
             Route("/metrics", _metrics(metrics)),
             Route("/events", EventStream(live)),
+            Route("/v1/pick", pick(router)),
+            Route("/v3/discovery:endpoints", discovery(router), methods=["POST"]),
             *(Route(path, file_of_page) for path in FILES),
         ],
         middleware=[Middleware(HostGuard, names=names)],
