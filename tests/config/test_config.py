@@ -105,6 +105,7 @@ OURS: dict[str, Any] = {
     "tracing": "off",
     "admin_host": "127.0.0.1",
     "admin_port": "auto",
+    "agent_port": "off",
     "admin_names": (),
 }
 LOCAL_SETTINGS = {
@@ -162,6 +163,7 @@ LOCAL_SETTINGS = {
     "tracing",
     "admin_host",
     "admin_port",
+    "agent_port",
     "admin_names",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
@@ -349,6 +351,8 @@ def test_words_are_clean_text(name: str, value: object) -> None:
             {"admin_port": -1},
             "admin_port: must be a port from 1 to 65535, 0 for any free one, auto (the default) or off",
         ),
+        ({"agent_port": "auto"}, "agent_port: must be a port from 1 to 65535, or off (the default), got 'auto'"),
+        ({"agent_port": 65_536}, "or off (the default), got 65536"),
         ({"admin_port": "on"}, "auto (the default) or off, got 'on'"),
         ({"admin_port": True}, "auto (the default) or off, got True"),
         ({"admin_port": 65_536}, "auto (the default) or off, got 65536"),
@@ -722,6 +726,7 @@ OTHER_VALUES: dict[str, Any] = {
     "tracing": "otlp",
     "admin_host": "0.0.0.0",
     "admin_port": "off",
+    "agent_port": 11_000,
     "admin_names": ["router-1.example.com"],
 }
 
