@@ -6,6 +6,7 @@ Its server is imported only if there is an address, because it needs some megaby
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class AdminAddress:
 
     Attributes:
         url: Its url for others; empty if the address is off.
-        works: What serves it beside a router; nothing if it is off.
+        works: What serves it, and HAProxy's agent checks, beside a router.
     """
 
     url: str = ""
@@ -46,17 +47,33 @@ def admin_address(config: RouterConfig, *, worker: int | None = None) -> Iterato
         ConfigError: It cannot listen there.
         MissingExtra: A package that it needs is not installed.
     """
-    port = port_of(config, worker)
-    if port is None:
-        yield AdminAddress()
-        return
-    require_extra("router", "prometheus_client", "starlette", "uvicorn")
-    from shared_registry.api.server import AdminServer  # noqa: PLC0415  only if there is an address
+    with contextlib.ExitStack() as stack:
+        url, works = "", list[Work]()
+        port = port_of(config, worker)
+        if port is not None:
+            require_extra("router", "prometheus_client", "starlette", "uvicorn")
+            from shared_registry.api.server import AdminServer  # noqa: PLC0415  only if there is an address
 
-    place = listening.ListenAddress(config.admin_host, port, "admin_host", "admin_port", _REMEDY)
-    with listening.listener_at(place, peer_timeout_seconds=config.peer_timeout_seconds) as listener:
-        server = AdminServer(listener, config)
-        yield AdminAddress(server.url, (server.serve,))
+            server = AdminServer(stack.enter_context(_listener(config, "admin_port", port, _REMEDY)), config)
+            url = server.url
+            works.append(server.serve)
+        if config.agent_port != "off":
+            from shared_registry.api.agent import AgentServer  # noqa: PLC0415  only if there is one
+
+            port = config.agent_port + (worker or 1) - 1
+            if port > MAX_PORT:
+                raise ConfigError(
+                    f"agent_port: {config.agent_port} leaves no port for worker {worker}; set a lower one"
+                )
+            works.append(AgentServer(stack.enter_context(_listener(config, "agent_port", port, _AGENT_REMEDY))).serve)
+        yield AdminAddress(url, works)
+
+
+def _listener(
+    config: RouterConfig, setting: str, port: int, remedy: str
+) -> contextlib.AbstractContextManager[socket.socket]:
+    place = listening.ListenAddress(config.admin_host, port, "admin_host", setting, remedy)
+    return listening.listener_at(place, peer_timeout_seconds=config.peer_timeout_seconds)
 
 
 def port_of(config: RouterConfig, worker: int | None) -> int | None:
@@ -80,4 +97,7 @@ def port_of(config: RouterConfig, worker: int | None) -> int | None:
 _REMEDY = (
     "set admin_port to another port (each worker takes one, from there), to 0 for any free one, or to off, "
     "or stop the program that uses it"
+)
+_AGENT_REMEDY = (
+    "set agent_port to another port (each worker takes one, from there) or to off, or stop the program that uses it"
 )

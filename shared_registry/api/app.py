@@ -11,10 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shared_registry.api.access import Access, ReadGuard, Tokens
+from shared_registry.api.envoy import discovery
 from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
+from shared_registry.api.pick import pick
 from shared_registry.api.pieces import PiecewiseResponse
 from shared_registry.api.v1 import api_operations, api_routes
 from shared_registry.config import RouterConfig
@@ -42,6 +44,8 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
             Route("/status", _page(router.status)),
             Route("/metrics", _metrics(metrics)),
             Route("/events", EventStream(live)),
+            Route("/v1/pick", pick(router)),
+            Route("/v3/discovery:endpoints", discovery(router), methods=["POST"]),
             *(Route(path, file_of_page) for path in FILES),
             *api_routes(router, access, api_operations(config.max_api_leases)),
         ],

@@ -16,8 +16,11 @@ REQUEST_SECONDS = 10.0
 ACCEPT_SECONDS = 10.0
 """How long a client may accept nothing of a response when all buffers are full."""
 
-LONGEST_REQUEST = 65_536
-"""The most bytes of a request, as far as that can be told from what is read at once."""
+LONGEST_REQUEST = 262_144
+"""The most bytes of a request, as far as that can be told from what is read at once.
+
+Envoy 1.40 sends 77 kB each time it asks for endpoints, because it lists all its extensions.
+"""
 
 
 class ImpatientConnection(HttpToolsProtocol):

@@ -33,6 +33,22 @@ def check_admin_port(value: object) -> int | Literal["auto", "off"]:
     )
 
 
+def check_agent_port(value: object) -> int | Literal["off"]:
+    """Return the value of the setting `agent_port`. YAML reads `off` as false.
+
+    Raises:
+        ConfigError: The value is no port, and not `off`.
+    """
+    try:
+        port = check_admin_port(value)
+    except ConfigError:
+        port = "auto"
+    if port == "auto":
+        remedy = f"must be a port from 1 to {MAX_PORT}, or off (the default)"
+        raise ConfigError(f"agent_port: {remedy}, got {shorten(value)}")
+    return port or "off"
+
+
 def check_admin_names(value: object) -> tuple[str, ...]:
     """Return the host names of the setting `admin_names`, in lower case.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
-from shared_registry.config.admin_rules import check_admin_names, check_admin_port
+from shared_registry.config.admin_rules import check_admin_names, check_admin_port, check_agent_port
 from shared_registry.config.admin_tokens import AdminToken, check_admin_tokens
 from shared_registry.config.api_keys import ApiKey, check_api_keys
 from shared_registry.config.discovery_rules import DiscoveryRule, check_discovery
@@ -280,6 +280,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, PlainValidator(check_host("host"))]
 AdminHost = Annotated[str, PlainValidator(check_host("admin_host"))]
 AdminPort = Annotated[int | Literal["auto", "off"], PlainValidator(check_admin_port)]
+AgentPort = Annotated[int | Literal["off"], PlainValidator(check_agent_port)]
 AdminNames = Annotated[tuple[str, ...], PlainValidator(check_admin_names)]
 OwnAdminTokens = Annotated[tuple[AdminToken, ...], PlainValidator(check_admin_tokens)]
 AdminTokensFile = Annotated[str | None, PlainValidator(check_file("admin_tokens_file"))]

@@ -16,6 +16,7 @@ from shared_registry.config.rules import (
     AdminNames,
     AdminPort,
     AdminTokensFile,
+    AgentPort,
     ApiKeyPlace,
     ApiKeysFile,
     BodyBytes,
@@ -242,6 +243,11 @@ class ServingSettings:
     several routers on a machine need no further setting. Each worker is a router with an admin address of its own: the
     second has the next port, and so on. 0 takes any free port, which the router logs. `off` serves no admin address,
     which saves some 5 MB for each worker."""
+
+    agent_port: AgentPort = "off"
+    """TCP port, at `admin_host`, that answers the agent checks of HAProxy, which then drains, weights and stops
+    replicas as the cluster does; see `docs/integrations.md`. With workers the second has the next port, and so on.
+    Whoever can connect may ask for the state of a replica, and change nothing. `off` by default."""
 
     admin_names: AdminNames = ()
     """Host names, such as `[router-1.example.com]`, by which the admin address may be reached, besides IP addresses,

@@ -109,6 +109,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "tracing": ("otlp", "otlp"),
     "admin_host": ("0.0.0.0", "0.0.0.0"),
     "admin_port": ("9100", 9100),
+    "agent_port": ("9200", 9200),
     "admin_names": ("A.example, b.example", ("a.example", "b.example")),
     "admin_access": ("none", "none"),
     "admin_tokens": ("a: sk-0123456789abcdef lease", check_admin_tokens([{"a": "sk-0123456789abcdef lease"}])),
