@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # what type checkers take for true; `typing` would be a t
 if TYPE_CHECKING:
     from shared_registry import happenings
     from shared_registry.admin.check import Violation
+    from shared_registry.announcing.announcement import Announcement
     from shared_registry.config import RouterConfig
     from shared_registry.errors import (
         ConfigError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         KeyConflict,
         NoHealthyReplica,
         RegistryError,
+        ReplicaClaimed,
         Saturated,
         Settling,
         SlotMigrating,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdminState",
+    "Announcement",
     "ConfigError",
     "Event",
     "EventKind",
@@ -65,6 +68,7 @@ __all__ = [
     "NoHealthyReplica",
     "RegistryError",
     "Replica",
+    "ReplicaClaimed",
     "ReplicaEndpoint",
     "ReplicaHealth",
     "ReplicaStatus",
@@ -85,6 +89,7 @@ __all__ = [
 
 _HOMES = {
     "AdminState": "shared_registry.model",
+    "Announcement": "shared_registry.announcing.announcement",
     "ConfigError": "shared_registry.errors",
     "Event": "shared_registry.model",
     "EventKind": "shared_registry.model",
@@ -98,6 +103,7 @@ _HOMES = {
     "NoHealthyReplica": "shared_registry.errors",
     "RegistryError": "shared_registry.errors",
     "Replica": "shared_registry.model",
+    "ReplicaClaimed": "shared_registry.errors",
     "ReplicaEndpoint": "shared_registry.model",
     "ReplicaHealth": "shared_registry.model",
     "ReplicaStatus": "shared_registry.model",

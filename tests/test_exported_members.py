@@ -14,6 +14,7 @@ from shared_registry import fastvideo
 EXPORTED = {
     shared_registry: [
         "AdminState",
+        "Announcement",
         "ConfigError",
         "Event",
         "EventKind",
@@ -27,6 +28,7 @@ EXPORTED = {
         "NoHealthyReplica",
         "RegistryError",
         "Replica",
+        "ReplicaClaimed",
         "ReplicaEndpoint",
         "ReplicaHealth",
         "ReplicaStatus",

@@ -42,6 +42,8 @@ Commands:
               active and below their capacity.
   check       Verify the registry's invariants in Redis, while routers use it.
               Exit with 1 if an invariant is violated.
+  join        Announce a replica, and run its command: register it once it is
+              healthy, and take it out when it ends.
   add         Register new replicas, or change registered ones. Options that
               are not given change nothing.
   remove      Remove replicas. Config files do not bring them back; `add`

@@ -25,6 +25,7 @@ MODULES = {
     "namespaces": "namespace_list",
     "wait": "watching",
     "check": "checking",
+    "join": "joining",
     "add": "replicas",
     "remove": "replicas",
     "drain": "replicas",

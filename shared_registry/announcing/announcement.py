@@ -1,0 +1,260 @@
+"""`Announcement`: keeps one replica registered for as long as the program beside it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+from shared_registry.admin.connection import Outsider
+from shared_registry.config import RouterConfig, validate_endpoint
+from shared_registry.errors import ConfigError, StoreError, UsageError
+from shared_registry.model import ReplicaEndpoint
+from shared_registry.store.answers import new_token
+from shared_registry.store.commands import Store
+from shared_registry.store.replies import Announced, AnnouncedAs, Beat, BeatWord, Withdrawn
+from shared_registry.urls import canonical_url
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_TTL_SECONDS, LONGEST_TTL_SECONDS = 5.0, 3600.0
+"""Below the shortest one, a short outage of Redis that routers do not notice could be taken for a death."""
+BEATS_PER_TTL = 3
+RETRIES_PER_TTL = 12
+JITTER = 0.1
+POLL_SECONDS = 0.5
+LONGEST_DRAIN_SECONDS = 86_400.0
+
+
+class Announcement:
+    """`async with Announcement(config, ReplicaEndpoint("http://127.0.0.1:8000", capacity=1), owner="pod-1"): ...`.
+
+    Inside the block a task registers the replica and sends heartbeats, a third of the time to live apart. If Redis is
+    away, or another instance holds the url, or the registration is refused otherwise, the task logs why, once, and
+    tries on; so entering the block does not fail for such a reason. At the end of the block the replica drains for at
+    most `drain_seconds` and is deregistered. If the block ends by an exception or a cancellation, it is deregistered at
+    once.
+
+    Routers probe the replica: it takes sessions once they find it healthy. If this process is killed, routers take it
+    out of service after the time to live.
+
+    Not thread-safe. An object serves one block; make a new one for the next.
+
+    Attributes:
+        instance: The id of this instance of the replica, new for each object.
+        owner: Its name for people.
+    """
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        endpoint: ReplicaEndpoint,
+        *,
+        owner: str = "",
+        ttl_seconds: float = 10.0,
+        drain_seconds: float = 30.0,
+    ) -> None:
+        """Set up; nothing connects before `async with`.
+
+        Args:
+            config: Names the registry; only the settings of Redis are used.
+            endpoint: The replica. Its url is the one by which routers reach it.
+            owner: The name of this instance for people; by default the replica's name, or that of this machine.
+            ttl_seconds: How long the replica stays in service without a heartbeat, from 5 s to an hour.
+            drain_seconds: How long its sessions may go on at the end of the block.
+
+        Raises:
+            ConfigError: The endpoint or one of the times is not valid.
+        """
+        if not SHORTEST_TTL_SECONDS <= ttl_seconds <= LONGEST_TTL_SECONDS:
+            raise ConfigError(f"ttl: {ttl_seconds:g} must be from {SHORTEST_TTL_SECONDS:g} to {LONGEST_TTL_SECONDS:g}")
+        if not 0 <= drain_seconds <= LONGEST_DRAIN_SECONDS:
+            raise ConfigError(f"drain_seconds: {drain_seconds:g} must be from 0 to {LONGEST_DRAIN_SECONDS:g}")
+        self._endpoint = validate_endpoint(endpoint, "replica")
+        self._key = canonical_url(self._endpoint.url)
+        self.owner = owner or self._endpoint.name or socket.gethostname()
+        self.instance = new_token()
+        self._ttl_seconds = ttl_seconds
+        self._drain_seconds = drain_seconds
+        self._outsider = _Connection(config)
+        self._store = self._outsider.store
+        self._is_held = asyncio.Event()
+        self._trouble = ""
+        self._was_announced = False
+        self._is_leaving = False
+        self._in_flight = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to announce."""
+        if self._task is not None:
+            raise UsageError("an Announcement serves one block; make a new one")
+        self._task = asyncio.create_task(self._run(), name=f"announcement of {self._key}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drain and deregister."""
+        try:
+            if kind is None:
+                await self.drain(self._drain_seconds)
+        finally:
+            try:
+                await self.withdraw()
+            finally:
+                await self._outsider.close()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the last word of the registry was that this instance holds the replica."""
+        return self._is_held.is_set()
+
+    @property
+    def trouble(self) -> str:
+        """Why the replica is not announced now; empty if it is."""
+        return self._trouble
+
+    async def wait_held(self, *, timeout_seconds: float) -> None:
+        """Wait until the replica is registered.
+
+        Raises:
+            TimeoutError: It is not registered in time; see `trouble`.
+        """
+        async with asyncio.timeout(timeout_seconds):
+            await self._is_held.wait()
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Take no new sessions, and wait for the end of those on the replica. Return whether all have ended.
+
+        Heartbeats go on. While Redis is away it waits on, because the sessions may still run.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        is_asked = False
+        while self._is_held.is_set() or is_asked:
+            self._is_leaving = True
+            with contextlib.suppress(StoreError):
+                if not is_asked:
+                    reply = await self._store.withdraw(self._key, self.instance, by=self.owner, when_drained=True)
+                    if reply.result is not Withdrawn.DRAINING:
+                        self._is_held.clear()
+                        return True
+                    is_asked = True
+                beat = await self._store.beat(self._key, self.instance)
+                if beat.word is not BeatWord.DRAINING:
+                    self._is_held.clear()
+                    return True
+                self._in_flight = beat.in_flight
+            if time.monotonic() >= deadline:
+                logger.warning("announcement: %s still has %d sessions", self._key, self._in_flight)
+                return False
+            await asyncio.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0)))
+        return True
+
+    async def close(self) -> None:
+        """Disconnect, where the block was never entered."""
+        await self._outsider.close()
+
+    async def withdraw(self) -> None:
+        """Deregister the replica at once, and send no heartbeats any more. A failure is logged: routers expire it."""
+        self._is_leaving = True
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+        try:
+            reply = await self._store.withdraw(self._key, self.instance, by=self.owner)
+        except StoreError as error:
+            logger.warning("announcement: %s cannot be deregistered, and will expire: %s", self._key, error)
+        else:
+            if reply.result is Withdrawn.REMOVED:
+                logger.info("announcement: %s is deregistered", self._key)
+        self._is_held.clear()
+
+    async def _run(self) -> None:
+        """Announce the replica and send heartbeats until cancelled."""
+        while True:
+            began = time.monotonic()
+            try:
+                is_held = await self._beat() if self._is_held.is_set() else await self._announce()
+            except StoreError as error:
+                self._note_trouble(f"Redis does not accept it: {error}")
+                pause = self._ttl_seconds / RETRIES_PER_TTL
+            else:
+                pause = self._ttl_seconds / BEATS_PER_TTL if is_held else self._ttl_seconds / RETRIES_PER_TTL
+            pause *= 1 - JITTER * random.random()
+            await asyncio.sleep(max(began + pause - time.monotonic(), 0.01))
+
+    async def _announce(self) -> bool:
+        """Register the replica. Return whether this instance holds it now."""
+        if self._is_leaving:
+            return True
+        reply = await self._store.announce(
+            self._key, self._endpoint, owner=self.owner, instance=self.instance, ttl_seconds=self._ttl_seconds
+        )
+        if reply.is_accepted:
+            self._is_held.set()
+            self._note_trouble("")
+            return True
+        self._note_trouble(_refusal_text(reply))
+        return False
+
+    async def _beat(self) -> bool:
+        """Send a heartbeat. Return whether this instance still holds the replica."""
+        beat = await self._store.beat(self._key, self.instance)
+        if beat.word in (BeatWord.HELD, BeatWord.DRAINING):
+            self._in_flight = beat.in_flight
+            self._note_trouble("")
+            return True
+        self._is_held.clear()
+        if beat.word is BeatWord.UNKNOWN:
+            logger.warning("announcement: %s had expired or was lost; it is announced again", self._key)
+            return await self._announce()
+        self._note_trouble(_loss_text(beat))
+        return False
+
+    def _note_trouble(self, text: str) -> None:
+        """Log a change."""
+        if text and text != self._trouble:
+            logger.warning("announcement: %s is not announced: %s", self._key, text)
+        elif not text and (self._trouble or not self._was_announced):
+            self._was_announced = True
+            logger.info("announcement: %s is announced by %s", self._key, self.owner)
+        self._trouble = text
+
+
+class _Connection(Outsider):
+    """The connection of an announcement, which does not have to be there at the beginning."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        super().__init__(config)
+        self.store = Store(self._clients, self._keys, router="", timeout_seconds=self._timeout_seconds)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._clients.close()
+
+
+def _refusal_text(reply: Announced) -> str:
+    if reply.result is AnnouncedAs.TAKEN:
+        return f"it is held by {reply.holder}, which is alive"
+    if reply.result is AnnouncedAs.CLAIMED:
+        return f"it is registered otherwise (source {reply.source}), and only that way changes it"
+    if reply.result is AnnouncedAs.REMOVED:
+        return "an operator removed it; restart this program, or `shared-registry add` and `remove` it"
+    return "this instance has withdrawn it"
+
+
+def _loss_text(beat: Beat) -> str:
+    if beat.word is BeatWord.TAKEN:
+        return f"it is held by {beat.holder} now"
+    if beat.word is BeatWord.CLAIMED:
+        return f"it is registered otherwise (source {beat.source}), and only that way changes it"
+    if beat.word is BeatWord.REMOVED:
+        return "an operator removed it; restart this program, or `shared-registry add` and `remove` it"
+    return "this instance has withdrawn it"

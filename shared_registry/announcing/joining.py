@@ -1,0 +1,176 @@
+"""The life of a replica that joins: healthy on this machine, announced, drained, deregistered, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared_registry.aio.stop_signals import SERVICE_STOP_SIGNALS, StopRequest
+from shared_registry.announcing.announcement import Announcement
+from shared_registry.announcing.child import FORWARDED, Child
+from shared_registry.config import RouterConfig
+from shared_registry.errors import ConfigError
+from shared_registry.model import ReplicaEndpoint, ReplicaRecord
+from shared_registry.probing import HttpProber
+from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.probing.target import probe_url
+from shared_registry.urls import canonical_url
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 0.5
+NOT_STARTED = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """What `join` is asked for.
+
+    Attributes:
+        config: Names the registry, and says what a probe asks and expects.
+        endpoint: The replica.
+        owner: The name of this instance for people; empty for the default of `Announcement`.
+        ttl_seconds: How long the replica stays in service without a heartbeat.
+        drain_seconds: How long its sessions may go on after a request to stop.
+        stop_seconds: How long the command may take to end after its sessions.
+    """
+
+    config: RouterConfig
+    endpoint: ReplicaEndpoint
+    owner: str = ""
+    ttl_seconds: float = 10.0
+    drain_seconds: float = 30.0
+    stop_seconds: float = 30.0
+
+
+async def join(joining: Joining, command: Sequence[str]) -> int:
+    """Run the command and announce the replica that it is, from its first success of a probe to its end.
+
+    A first SIGTERM, SIGINT or SIGQUIT lets the replica drain; a second one ends it at once. SIGHUP, SIGUSR1 and SIGUSR2
+    are passed on. If the command ends, the replica is deregistered at once.
+
+    Args:
+        joining: What to announce.
+        command: The replica's command; empty if the replica runs elsewhere.
+
+    Returns:
+        The exit code of the command, as shells give it; 0 without a command.
+
+    Raises:
+        ConfigError: The replica or a setting is not valid. Nothing was started.
+    """
+    announcement = _announcement(joining)
+    stop = StopRequest()
+    child = None
+    if command:
+        try:
+            child = await Child.start(command)
+        except OSError as error:
+            logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  the error says it all
+            return NOT_STARTED
+    try:
+        with _signals(stop, child):
+            return await _accompany(joining, announcement, child, stop)
+    finally:
+        if child is not None:
+            child.kill()
+
+
+async def _accompany(joining: Joining, announcement: Announcement, child: Child | None, stop: StopRequest) -> int:
+    ended = asyncio.create_task(child.wait() if child else asyncio.Event().wait())
+    try:
+        if await _first(ended, stop.asked, _until_healthy(joining)):
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(announcement)
+                try:
+                    await _first(ended, stop.asked)
+                    if not ended.done():
+                        await _first(ended, stop.urgent, announcement.drain(joining.drain_seconds))
+                finally:
+                    await announcement.withdraw()
+        else:
+            await announcement.close()
+        if child is None:
+            return 0
+        return await child.end(0.0 if stop.urgent.is_set() else joining.stop_seconds)
+    finally:
+        ended.cancel()
+        await asyncio.wait((ended,))
+
+
+async def _first(ended: asyncio.Task[Any], asked: asyncio.Event, work: Coroutine[Any, Any, Any] | None = None) -> bool:
+    """Wait until the child has ended, a stop is asked for, or the work is done. Return whether the work is done."""
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(asked.wait())]
+    working = asyncio.create_task(work) if work else None
+    if working:
+        tasks.append(working)
+    try:
+        await asyncio.wait((ended, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        if working and working.done() and not working.cancelled():
+            working.result()
+            return True
+        return False
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def _until_healthy(joining: Joining) -> None:
+    """Probe the replica, as routers do, until a probe succeeds."""
+    config, endpoint = joining.config, joining.endpoint
+    record = ReplicaRecord(canonical_url(endpoint.url), endpoint)
+    url = probe_url(record, config.health_check_path, config.health_check_port)
+    reported = ""
+    async with HttpProber(config) as probe:
+        while True:
+            error: str | None
+            try:
+                _, error = await probe(url, timeout=config.health_check_timeout_seconds)
+            except OwnTrouble as trouble:
+                error = str(trouble)
+            if error is None:
+                logger.info("join: %s is healthy", endpoint.url)
+                return
+            if error != reported:
+                logger.info("join: waiting until %s is healthy: %s", endpoint.url, error)
+                reported = error
+            await asyncio.sleep(PROBE_SECONDS)
+
+
+def _announcement(joining: Joining) -> Announcement:
+    for name, seconds in (("stop_seconds", joining.stop_seconds), ("drain_seconds", joining.drain_seconds)):
+        if not 0 <= seconds <= 86_400:
+            raise ConfigError(f"{name}: {seconds:g} must be from 0 to 86400")
+    return Announcement(
+        joining.config,
+        joining.endpoint,
+        owner=joining.owner,
+        ttl_seconds=joining.ttl_seconds,
+        drain_seconds=joining.drain_seconds,
+    )
+
+
+@contextlib.contextmanager
+def _signals(stop: StopRequest, child: Child | None) -> Iterator[None]:
+    """Handle signals until the end of the block."""
+    loop = asyncio.get_running_loop()
+
+    def forward(number: signal.Signals) -> None:
+        if child is not None:
+            child.forward(number)
+
+    for number in SERVICE_STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.ask)
+    for number in FORWARDED:
+        loop.add_signal_handler(number, forward, number)
+    try:
+        yield
+    finally:
+        for number in (*SERVICE_STOP_SIGNALS, *FORWARDED):
+            loop.remove_signal_handler(number)
