@@ -199,12 +199,14 @@ class Router:
         """Return the page `/status`."""
         process: dict[str, Any] = {"worker": self.worker, "pid": os.getpid()}
         if only := self.pools.get(""):
-            return Answer(200, {}, text=f"{(await only.status())[:-1]},{as_json(process)[1:]}")
+            return Answer(200, {}, pieces=await only.status(process))
         names = list(self.pools)
-        texts = await asyncio.gather(*(self.pools[name].status() for name in names))
-        pools = ",".join(f"{as_json(name)}:{text}" for name, text in zip(names, texts, strict=True))
+        pools = await asyncio.gather(*(self.pools[name].status({}) for name in names))
         whole = {"url": self.url, **process, "sessions": self.live.count}
-        return Answer(200, {}, text=f'{as_json(whole)[:-1]},"pools":{{{pools}}}}}')
+        pieces = [f'{as_json(whole)[:-1]},"pools":'.encode()]
+        for at, (name, of_pool) in enumerate(zip(names, pools, strict=True)):
+            pieces += f"{',' if at else '{'}{as_json(name)}:".encode(), *of_pool
+        return Answer(200, {}, pieces=[*pieces, b"}}"])
 
     async def healthz(self) -> Answer:
         """Return the page `/healthz`."""

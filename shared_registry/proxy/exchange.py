@@ -415,11 +415,12 @@ class Exchange:
         if (error := answer.error) is not None and error not in NO_REFUSALS:
             self.note_refusal(f"{answer.status} {error}", answer.document["message"])
             self.note_end("refused", error=error)
-        content = answer.content()
-        named = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))
+        pieces = answer.content()
+        named = (b"content-type", b"application/json"), (b"content-length", b"%d" % sum(map(len, pieces)))
         self.begin(answer.status, (*named, *answer.fields))
         if self.method != "HEAD":
-            self.send(content)
+            for piece in pieces:
+                self.send(piece)
         self.end()
 
     def become_session(self) -> None:
