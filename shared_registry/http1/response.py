@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httptools
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed
+from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed, name_of
 
 LONGEST_HEAD = 64 * 1024
 """The most bytes of a response's head, or of a body's framing between two pieces of it."""
@@ -168,9 +168,9 @@ class ResponseReader:
         self._unread_bytes = 0
         self.status = status
         self.is_begun = True
-        named = dict(fields)
-        self._has_framing = b"content-length" in named or b"transfer-encoding" in named
-        if b"transfer-encoding" in named and not _is_chunked(fields):
+        is_encoded = b"transfer-encoding" in map(name_of, fields)
+        self._has_framing = is_encoded or b"content-length" in map(name_of, fields)
+        if is_encoded and not _is_chunked(fields):
             raise ReplicaBroke("the transfer encoding of its response is not chunked")
         self._receiver.begin(status, fields)
         if self._is_head_request or status in WITHOUT_BODY:

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers
+from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
 
@@ -364,7 +364,7 @@ class Exchange:
             record.answer(status, self.client.now())
         head = [_STATUS_LINES[status], *map(b": ".join, fields), b"x-request-id: " + self.request_id]
         has_body = self.method != "HEAD" and status not in WITHOUT_BODY
-        if has_body and b"content-length" not in dict(fields):
+        if has_body and b"content-length" not in map(name_of, fields):
             if self.version == "1.0":
                 self._is_delimited = False
                 self.keep_alive = False

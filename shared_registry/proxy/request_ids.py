@@ -6,7 +6,7 @@ import itertools
 import re
 import secrets
 
-from shared_registry.http1.fields import Headers
+from shared_registry.http1.fields import Headers, name_of
 from shared_registry.proxy.headers import REQUEST_ID
 
 MOST_CHARACTERS = 128
@@ -27,7 +27,7 @@ class RequestIds:
         Args:
             fields: The request's headers, with names in lower case.
         """
-        if REQUEST_ID in dict(fields):
+        if REQUEST_ID in map(name_of, fields):
             found = [value for name, value in fields if name == REQUEST_ID]
             if len(found) == 1 and _WELL_FORMED.fullmatch(found[0]):
                 return found[0]
