@@ -371,9 +371,10 @@ class ReplicaConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def _complete(self) -> None:
-        if self._answered is not None and not self._answered.done():
-            cast("Receiver", self._receiver).end()
-            self._answered.set_result(None)
+        answered, receiver = self._answered, self._receiver
+        if answered is not None and receiver is not None and not answered.done():
+            receiver.end()
+            answered.set_result(None)
 
     def _settle_unread(self) -> bool:
         """Note whether the request was certainly not read. Return whether that is settled."""

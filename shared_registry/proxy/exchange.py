@@ -70,6 +70,7 @@ class Exchange:
         is_chunked: Whether the request's body is sent in chunks.
         keep_alive: Whether the connection may carry another request after the response.
         is_received: Whether the request was received whole.
+        is_traced: Whether the request has a trace.
         is_begun: Whether the head of a response was sent. No other response can be sent then.
         is_over: Whether a response was sent whole, or was broken off.
         task: The task that serves the request; cancelled if the client leaves.
@@ -103,6 +104,7 @@ class Exchange:
         "is_handshake",
         "is_over",
         "is_received",
+        "is_traced",
         "keep_alive",
         "key_name",
         "method",
@@ -136,6 +138,7 @@ class Exchange:
         self.request_id = client.site.ids.of(fields)
         self.started_at = now = client.now()
         self.record = client.site.begin_record(now)
+        self.is_traced = self.record is not None and client.site.tracing is not None
         if self.record is not None and client.site.tracing is not None:
             self.record.trace = client.site.tracing.begin(self, self.record)
         self.bytes_in = self.bytes_out = 0
@@ -458,11 +461,6 @@ class Exchange:
         """Record that the replica did not take the session."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.fail_attempt(reason)
-
-    @property
-    def is_traced(self) -> bool:
-        """Whether the request has a trace."""
-        return self.record is not None and self.record.trace is not None
 
     def note_position(self, _position: int, _depth: int) -> None:
         """Record that the session waits in the queue. May be called again."""

@@ -153,9 +153,10 @@ def to_replica(
         is_trusted: Whether the client is a trusted proxy.
     """
     named = dict(headers)
+    is_chunked = b"transfer-encoding" in named
     passed = _without(headers, named, _NOT_TO_REPLICA)
     passed = forwarded(passed, named, client=client, scheme=scheme, is_trusted=is_trusted)
-    if b"transfer-encoding" in named:
+    if is_chunked:
         passed.append((b"transfer-encoding", b"chunked"))
     return passed
 
@@ -168,12 +169,12 @@ def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
     return _without(headers, named, _NOT_TO_CLIENT if has_length else _NOT_TO_CLIENT_WITHOUT_LENGTH)
 
 
-def _without(headers: Headers, named: Mapping[bytes, bytes], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+def _without(headers: Headers, named: dict[bytes, bytes], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """Return the headers but for those that are to be dropped, and those that `Connection` names.
 
     Args:
         headers: The headers.
-        named: The last value of each.
+        named: The last value of each. Those that are dropped may be removed.
         dropped: The names of those to be dropped.
     """
     is_each_once = len(named) == len(headers)
@@ -182,8 +183,10 @@ def _without(headers: Headers, named: Mapping[bytes, bytes], dropped: frozenset[
         tokens = _tokens(headers, b"connection")
         if not _NAMING_NOTHING.issuperset(tokens):
             dropped |= set(tokens) - _NOT_TO_BE_NAMED
-    if dropped.isdisjoint(named):
-        return list(headers)
+    if is_each_once:
+        for name in dropped.intersection(named):
+            del named[name]
+        return list(named.items())
     return [pair for pair in headers if pair[0] not in dropped]
 
 
