@@ -73,7 +73,10 @@ if (mode == 'seed' or is_discovered(mode)) and admin == 'removed'
     and not (was_announced and (expired or withdrawn)) then
   return {'tombstone'}
 end
-if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then
+if mode == 'seed' and not is_new and source == 'explicit' then
+  return {'overridden'}
+end
+if mode == 'seed' and not is_new and is_discovered(source) then
   return {'overridden'}
 end
 if not is_new and (is_announced ~= was_announced

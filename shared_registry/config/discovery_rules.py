@@ -27,24 +27,9 @@ MOST_CAPACITY = 2**53
 _EXAMPLE = "{kind: dns, name: pods, host: replicas.example, port: 8000}"
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_PATH = re.compile(r"/[\x21-\x7e]{0,1000}")
-_FIELD = re.compile(r"[^\s.]{1,128}(\.[^\s.]{1,128}){0,15}")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[0-9a-fA-F:]+)(:[0-9]{1,5})?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,126}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]{0,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class JsonPlace:
-    """Where a replica says something about itself.
-
-    Attributes:
-        path: The path of a JSON document, appended to the replica's url.
-        field: The name of a field; with dots, that of a nested one. Empty if the response's status says it.
-    """
-
-    path: str
-    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +56,6 @@ class DiscoveryRule:
         labels: The labels of each.
         interval_seconds: The time between two answers of the source.
         confirm_seconds: How long many replicas must be missing before they are removed.
-        capacity_from: Where each replica says its capacity.
-        ready_from: Where each replica says whether it takes new sessions.
     """
 
     kind: DiscoveryKind
@@ -94,8 +77,6 @@ class DiscoveryRule:
     labels: Mapping[str, str] = field(default_factory=dict)
     interval_seconds: float = 5.0
     confirm_seconds: float = 300.0
-    capacity_from: JsonPlace | None = None
-    ready_from: JsonPlace | None = None
 
     @property
     def source(self) -> str:
@@ -103,9 +84,9 @@ class DiscoveryRule:
         return f"{self.kind}:{self.name}"
 
 
-_OF_ALL = frozenset({"kind", "name", "interval_seconds", "confirm_seconds", "capacity_from", "ready_from"})
+_OF_ALL = frozenset({"kind", "name", "interval_seconds", "confirm_seconds"})
 _OF_SPECS = frozenset({"scheme", "primary", "weight", "capacity", "labels", "port"})
-_KEYS: Mapping[str, frozenset[str]] = {
+KEYS: Mapping[str, frozenset[str]] = {
     "file": _OF_ALL | {"path"},
     "dns": _OF_ALL | _OF_SPECS | {"host", "record", "nameservers"},
     "kubernetes": _OF_ALL | _OF_SPECS | {"service", "namespace", "server", "token_file", "ca_file"},
@@ -138,7 +119,7 @@ def _checked(where: str, rule: object) -> DiscoveryRule:
     kind = rule.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"{where}.kind: must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {shorten(kind)}")
-    known = _KEYS[kind]
+    known = KEYS[kind]
     for key in rule:
         if key not in known:
             guess = nearest(str(key), known)
@@ -232,24 +213,6 @@ def _server(where: str, value: object) -> object:
     raise ConfigError(f"{where}: {shorten(value)} is not usable; write for example https://127.0.0.1:6443")
 
 
-def _place(*, needs_field: bool) -> Callable[[str, object], object]:
-    example = "{path: /readyz, field: available_gpus}"
-
-    def check(where: str, value: object) -> object:
-        if isinstance(value, JsonPlace):
-            return value
-        if not isinstance(value, Mapping) or value.keys() - {"path", "field"}:
-            raise ConfigError(f"{where}: must be a mapping such as {example}, got {shorten(value)}")
-        path, name = value.get("path"), value.get("field") or ""
-        if not isinstance(path, str) or not _PATH.fullmatch(path):
-            raise ConfigError(f"{where}.path: {shorten(path)} is not usable; write for example /readyz")
-        if not isinstance(name, str) or (name and not _FIELD.fullmatch(name)) or (needs_field and not name):
-            raise ConfigError(f"{where}.field: {shorten(name)} is no name; write for example available_gpus")
-        return JsonPlace(path, name)
-
-    return check
-
-
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "kind": _one_of(*KINDS),
     "name": _text(NAMESPACE_PATTERN, "pods (1 to 64 of A-Z a-z 0-9 _ . -)"),
@@ -270,6 +233,4 @@ _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "labels": _labels,
     "interval_seconds": _number(0.05, 3600),
     "confirm_seconds": _number(0, 86_400),
-    "capacity_from": _place(needs_field=True),
-    "ready_from": _place(needs_field=False),
 }

@@ -1,11 +1,12 @@
 """The addresses of a DNS name, or its SRV records: a headless service, or a zone that something else keeps.
 
 Both A and AAAA records are requested; each address is a replica. If one of the two requests fails, the answer is
-partial: what it has is used, and nothing has vanished. A name that does not exist, or has no record, is a failure, because
-a server that has just started says the same. Answers that do not fit into a datagram are requested again over TCP.
+partial: what it has is used, and nothing has vanished. A name that does not exist, or has no record, is a failure,
+because a server that has just started says the same. Answers that do not fit into a datagram are requested again over
+TCP.
 
-A name is requested again after `interval_seconds`, or when its records may be forgotten, whichever is later: before that a
-server would give the same answer.
+A name is requested again after `interval_seconds`, or when its records may be forgotten, whichever is later: before
+that a server would give the same answer.
 """
 
 from __future__ import annotations
@@ -90,9 +91,8 @@ class DnsSource:
             return _answer([], [services], self._rule.host)
         targets = [(words[3], int(words[2])) for words in (text.split() for text in services.texts[:MOST_TARGETS])]
         names = sorted({name for name, _ in targets if name != "."})
-        known = dict(
-            zip(names, await asyncio.gather(*(self._addresses(resolver, name) for name in names)), strict=True)
-        )
+        addresses = await asyncio.gather(*(self._addresses(resolver, name) for name in names))
+        known = dict(zip(names, addresses, strict=True))
         found: dict[str, ReplicaEndpoint] = {}
         records = [services]
         for name, port in sorted(targets):

@@ -13,10 +13,10 @@ from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.config.discovery_rules import DiscoveryRule
-from shared_registry.discovery.answer import DiscoverySource
+from shared_registry.discovery.answer import DiscoverySource, SourceAnswer
 from shared_registry.discovery.following import DiscoveryStore, FollowedSource, Following
 from shared_registry.discovery.kinds import make_source
-from shared_registry.errors import Fenced
+from shared_registry.errors import Fenced, MissingExtra
 from shared_registry.model import Event, Term
 from shared_registry.selection.view import View
 
@@ -65,14 +65,12 @@ class Discovery:
             config: The settings, which name the sources.
             clock: The monotonic clock.
             rng: Used for jitter.
-            make: Makes a source.
-
-        Raises:
-            MissingExtra: A source needs a package that is not installed.
+            make: Makes a source. If a package for it is not installed, that is logged, and the others are followed.
         """
         self._store = store
         self._view = view
-        self._sources = [(rule, make(rule)) for rule in config.discovery]
+        self._rules = config.discovery
+        self._make = make
         self._clock = clock
         self._rng = rng
         self._states: dict[str, FollowedSource] = {}
@@ -93,8 +91,8 @@ class Discovery:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                for rule, source in self._sources:
-                    group.create_task(self._follow(term, rule, source))
+                for rule in self._rules:
+                    group.create_task(self._follow(term, rule))
         except BaseExceptionGroup as failures:
             fenced, rest = failures.split(Fenced)
             if fenced is None or rest is not None:
@@ -103,7 +101,7 @@ class Discovery:
         finally:
             self._states.clear()
 
-    async def _follow(self, term: CurrentTerm, rule: DiscoveryRule, source: DiscoverySource) -> None:
+    async def _follow(self, term: CurrentTerm, rule: DiscoveryRule) -> None:
         following = Following(
             self._store, self._view, rule.source, confirm_seconds=rule.confirm_seconds, clock=self._clock
         )
@@ -111,12 +109,14 @@ class Discovery:
         backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS, rng=self._rng)
         while term.is_current:
             try:
-                async with contextlib.aclosing(source.answers()) as answers:
+                async with contextlib.aclosing(self._make(rule).answers()) as answers:
                     async for answer in answers:
                         await following.take(Term(term.epoch, term.token), answer)
                         backoff.reset()
             except Fenced:
                 raise
+            except MissingExtra as error:
+                await following.take(Term(term.epoch, term.token), SourceAnswer(failure=str(error)))
             except Exception:
                 logger.exception("discovery: following %s failed; trying again", rule.source)
             await self._clock.sleep(backoff.next_seconds())

@@ -1,10 +1,10 @@
 """The endpoints of a Kubernetes service: its EndpointSlices are listed, then watched.
 
 The API server is asked over HTTPS with the token of the pod's service account, which is read anew for each request
-because Kubernetes replaces it. A list gives all slices and a resourceVersion; the watch goes on from there, and bookmarks
-move the version on. A watch that ends is begun again from the last version. If the server has forgotten that version
-(410 Gone), or after `RESYNC_SECONDS`, everything is listed anew. What a list does not have, or what a watch has deleted, is listed
-again before it counts as missing a second time.
+because Kubernetes replaces it. A list gives all slices and a resourceVersion; the watch goes on from there, and
+bookmarks move the version on. A watch that ends is begun again from the last version. If the server has forgotten that
+version (410 Gone), or after `RESYNC_SECONDS`, everything is listed anew. What a list does not have, or a watch has
+deleted, is listed again before it counts as missing a second time.
 
 Each answer has all endpoints of all slices. An endpoint that two slices have counts once, by the better of both.
 Terminating endpoints drain, and so do those that are not ready. New endpoints are registered when they are ready.
@@ -254,9 +254,7 @@ def _check(status: int, text: str) -> None:
     if status == httpx.codes.GONE:
         raise GoneError
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise KubernetesError(
-            f"the API server refuses ({status}): may the service account list and watch endpointslices?"
-        )
+        raise KubernetesError(f"the API server refuses ({status}): may this account list and watch endpointslices?")
     if status != httpx.codes.OK:
         raise KubernetesError(f"the API server answered {status}: {' '.join(text[:200].split())}")
 

@@ -337,10 +337,6 @@ def test_words_are_clean_text(name: str, value: object) -> None:
             "discovery[0].interval_seconds: must be a number from 0.05 to 3600, got 0",
         ),
         (
-            {"discovery": [{"kind": "dns", "name": "a", "host": "h", "port": 1, "capacity_from": {"path": "/r"}}]},
-            "discovery[0].capacity_from.field: '' is no name; write for example available_gpus",
-        ),
-        (
             {"discovery": [{"kind": "file", "name": "a", "path": "x"}, {"kind": "file", "name": "a", "path": "y"}]},
             "discovery: file:a is the name of two sources; give each a name of its own",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.config.discovery_rules import check_discovery
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
 from tests.support.space import Space
@@ -200,3 +202,20 @@ async def test_a_loss_of_redis_loses_no_discovered_replica(
         fleet.write(1, 2, 3, 4)  # its removal was no operator's
         await until(lambda: len(registry.all()) == 4, "the fourth comes back")
         assert {replica.record.source for replica in registry.all()} == {FLEET}
+
+
+async def test_a_missing_package_stops_no_other_source(
+    make: Make, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_installed(module: str) -> bool:
+        return module != "dns"
+
+    monkeypatch.setattr("shared_registry.extras._is_installed", is_installed)
+    fleet.write(1)
+    registry = make()
+    pods = {"kind": "dns", "name": "pods", "host": "replicas.example", "port": 8000}
+    config = dataclasses.replace(registry.config, discovery=(*registry.config.discovery, *check_discovery([pods])))
+    async with running(SharedReplicaRegistry(config)) as registry:
+        await until(lambda: len(registry.all()) == 1, "the replica of the file")
+        await until(lambda: "pip install 'shared-registry[discovery]'" in caplog.text, "the remedy")
+        assert registry.is_leader

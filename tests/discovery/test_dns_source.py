@@ -42,13 +42,8 @@ async def test_each_address_of_a_name_is_a_replica(names: DnsServer) -> None:
     answer = await ask(names, scheme="https", capacity=3, weight=2, labels={"zone": "a"})
     assert urls(answer) == ["https://127.0.0.1:8000", "https://127.0.0.2:8000", "https://[::1]:8000"]
     for one in answer.found:
-        endpoint = one.endpoint
-        assert (endpoint.capacity, endpoint.weight, dict(endpoint.labels), endpoint.primary) == (
-            3,
-            2.0,
-            {"zone": "a"},
-            True,
-        )
+        spec = one.endpoint
+        assert (spec.capacity, spec.weight, dict(spec.labels), spec.primary) == (3, 2.0, {"zone": "a"}, True)
     assert not answer.failure
     assert not answer.is_partial
 

@@ -33,10 +33,14 @@ PARTS = {
     "api": ["router"],
     "cli": ["cli", "router"],
     "demo": ["cli", "router", "demo"],
+    "discovery": ["discovery"],
     "embedded": ["embedded"],
     "telemetry": ["otel", "router"],
 }
-PUBLISHED = [*CORE, *(item for extra in ("cli", "demo", "embedded", "otel", "router") for item in EXTRAS[extra])]
+PUBLISHED = [
+    *CORE,
+    *(item for extra in ("cli", "demo", "discovery", "embedded", "otel", "router") for item in EXTRAS[extra]),
+]
 # Modules of a namespace that several distributions share; the longest one that fits has the distribution.
 SHARED_NAMESPACES = {
     "opentelemetry": "opentelemetry-api",

@@ -1,7 +1,7 @@
 """An API server of Kubernetes on loopback, as far as EndpointSlices go: what it says is what its documentation shows.
 
-It speaks HTTP/1.1 over TLS. A list has `items` and a resourceVersion, in pages if a limit is given. A watch is a response
-in chunks, with one JSON object a line: ADDED, MODIFIED, DELETED, BOOKMARK, or ERROR with a Status.
+It speaks HTTP/1.1 over TLS. A list has `items` and a resourceVersion, in pages if a limit is given. A watch is a
+response in chunks, with one JSON object a line: ADDED, MODIFIED, DELETED, BOOKMARK, or ERROR with a Status.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class KubernetesApi:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if not await self._respond(head.decode(), writer):
                     break
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             self._writers.discard(writer)
@@ -131,7 +131,7 @@ class KubernetesApi:
             return self._send(writer, 404, self._status(404, "the server could not find the requested resource"))
         if query.get("watch"):
             await self._watch(writer, query)
-            return False
+            return True
         return self._list(writer, query)
 
     def _status(self, code: int, message: str) -> Json:

@@ -149,7 +149,8 @@ RULES = {
         (Kind.FLUSH, Kind.CLOCK),
     ),
     "a config file does not bring back a removed replica": Rule(
-        (Lua("if mode == 'seed' and admin == 'removed' then", "if false then"),), (Kind.REMOVE, Kind.STOP)
+        (Lua("if (mode == 'seed' or is_discovered(mode)) and admin == 'removed'", "if false"),),
+        (Kind.REMOVE, Kind.STOP),
     ),
     "a config file does not override an operator": Rule(
         (Lua("if mode == 'seed' and not is_new and source == 'explicit' then", "if false then"),), (Kind.ADD, Kind.STOP)
