@@ -3,21 +3,26 @@
 --
 -- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
 -- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
+-- A name that another registered replica has is refused; a replica that already has the name keeps it. `indexing`
+-- means that names of earlier registrations are entered first, and that there are more: the caller repeats the call.
+--
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+-- KEYS    meta replicas removed routers names events queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
--- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+-- RETURNS created|updated, event  |  unchanged|tombstone|overridden|indexing  |  name_taken, url  |
+--         wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed names events queue ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
--- COST    O(log replicas + served * (log replicas + log waiters))
+-- COST    O(log replicas + served * (log replicas + log waiters) + names entered)
 
 -- include lib/keys.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/names.lua
 -- include lib/ready.lua
 -- include lib/queue.lua
 
@@ -29,14 +34,14 @@ local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'routers', 'names', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
 end
 
-local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source')
+local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source', 'name')
 local incarnation, spec_request, admin, source = stored[1], stored[2], stored[3], stored[4]
 if incarnation and (incarnation == request or spec_request == request) then
   return {'unchanged'}
@@ -47,6 +52,23 @@ if mode == 'seed' and admin == 'removed' then
 end
 if mode == 'seed' and not is_new and source == 'explicit' then
   return {'overridden'}
+end
+
+local new_name = ''
+for i = 8, #ARGV, FIELD_WIDTH do
+  if ARGV[i] == 'name' then
+    new_name = ARGV[i + 1]
+  end
+end
+if new_name ~= '' and (is_new or stored[5] ~= new_name) then
+  begin_history(history_id)
+  if not enter_names() then
+    return {'indexing'}
+  end
+  local holder = name_holder(new_name, replica_url)
+  if holder then
+    return {'name_taken', holder}
+  end
 end
 
 local function position()
@@ -101,6 +123,7 @@ begin_history(history_id)
 redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)
+claim_name(new_name, replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
 if #absent > 0 then
   redis.call('HDEL', replica, unpack(absent))

@@ -12,15 +12,17 @@
 -- it was restored. So `absent` removes only a replica that an earlier view of the same history restored. After a
 -- complete view, earlier views of its history are superseded.
 --
+-- A name that another replica was given after the loss stays with that one: the restored replica has no name then.
+--
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
+-- KEYS    meta replicas removed routers names events queue settling ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
+-- WRITES  meta replicas removed names events queue ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
@@ -29,6 +31,7 @@
 -- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/names.lua
 -- include lib/ready.lua
 -- include lib/revisions.lua
 -- include lib/tombstones.lua
@@ -57,8 +60,8 @@ while next_at <= #ARGV do
 end
 
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'routers', 'names', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 })
 if refused then
   return refused
@@ -136,6 +139,11 @@ local function put_back(replica, url, entry)
   -- The view may know none of these.
   redis.call('HDEL', replica, 'health_check_path', 'health_check_port', 'admin_by', 'admin_by_at_ms')
   redis.call('HSET', replica, unpack(fields))
+  if known.name and known.name ~= '' and name_holder(known.name, url) then
+    redis.call('HSET', replica, 'name', '')
+  else
+    claim_name(known.name, url)
+  end
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')
   redis.call('ZREM', keys.removed, url)

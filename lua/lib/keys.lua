@@ -6,7 +6,7 @@ local keys = {
   ready_primary = prefix .. 'ready:primary', ready_secondary = prefix .. 'ready:secondary', full = prefix .. 'full',
   spare_primary = prefix .. 'spare:primary', spare_secondary = prefix .. 'spare:secondary',
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected',
-  leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
+  names = prefix .. 'names', leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
   settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
   several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
@@ -15,5 +15,6 @@ local keys = {
 local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
-  settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
+  settling = 'zset', probers = 'zset', plan = 'hash', names = 'hash', ejected = 'zset', queue = 'zset',
+  events = 'stream',
 }

@@ -43,6 +43,7 @@ class Inspection:
         spares: Its score in each spare set in which it is: `spare_primary`, `spare_secondary` or `spare_answered`.
         ejected: Its score in `ejected`; `None` if it is not in the set.
         is_full: Whether it is in `full`.
+        named: The url that `names` has for its name; empty for none.
         fields: The fields of its hash that are not empty.
     """
 
@@ -53,6 +54,7 @@ class Inspection:
     spares: Mapping[str, float]
     ejected: float | None
     is_full: bool
+    named: str
     fields: dict[str, str]
 
 
@@ -128,13 +130,18 @@ class Inspector(Reader):
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
-                *scores, is_full, count = itertools.islice(values, 6 + len(SPARE_SETS))
+                *scores, is_full, named, count = itertools.islice(values, 7 + len(SPARE_SETS))
                 order, primary, secondary, *rest, ejected = (float(score) if score else None for score in scores)
                 spares = {name: score for name, score in zip(SPARE_SETS, rest, strict=True) if score is not None}
                 pairs = [(next(values), next(values)) for _ in range(int(count))]
                 fields = {name: value for name, value in pairs if value}
-                found.append(Inspection(url, order, primary, secondary, spares, ejected, is_full == "1", fields))
+                found.append(Inspection(url, order, primary, secondary, spares, ejected, is_full == "1", named, fields))
         return found
+
+    async def has_names(self) -> bool:
+        """Return whether `names` has the names of all replicas; not yet after an earlier version."""
+        async with self._channel.bounded():
+            return bool(await self._commands.hget(self._keys.meta, "names_cursor") == "done")
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
         """Return the loads that differ from the number of leases, and which of these routers are not listed.

@@ -2,8 +2,8 @@
 
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), mark, epoch,
                                        next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
-                                       reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
-                                       panic_percent, settling, restored:<history_id>
+                                       names_cursor, reap_after_ms, reap_until_ms, probers_version, slow_start_ms,
+                                       panic, panic_percent, settling, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, until it is added again
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
@@ -14,6 +14,7 @@
     sr:{<ns>}:spare:secondary  zset    the same for the other replicas of that kind
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
+    sr:{<ns>}:names            hash    name -> url of the replica that has it; or had it, if its hash says otherwise
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:settling         zset    router key -> 1 if it may bring something back after a loss, 0 if not; expires
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
@@ -69,6 +70,7 @@ class Keys:
         self.spare_secondary = f"{self.prefix}spare:secondary"
         self.spare_answered = f"{self.prefix}spare:answered"
         self.ejected = f"{self.prefix}ejected"
+        self.names = f"{self.prefix}names"
         self.leader = f"{self.prefix}leader"
         self.settling = f"{self.prefix}settling"
         self.routers = f"{self.prefix}routers"
@@ -118,6 +120,7 @@ class Keys:
             self.spare_secondary: "zset",
             self.spare_answered: "zset",
             self.ejected: "zset",
+            self.names: "hash",
             self.leader: "hash",
             self.settling: "zset",
             self.routers: "zset",
