@@ -39,6 +39,7 @@ from shared_registry.config.rules import (
     ConfiguredReplicas,
     Count,
     DegradedMode,
+    DiscoveryRules,
     Expiry,
     Grace,
     Host,
@@ -327,6 +328,12 @@ class RegistrySettings:
     takes well under a millisecond, so 1 s without a response means that Redis is stalled. The time in which a call is
     queued inside this process, or in which the event loop is blocked, does not count. With a lower value calls fail
     sooner. With a higher value callers wait longer; `lease_seconds` describes the upper limit."""
+
+    discovery: DiscoveryRules = ()
+    """Sources from which the leader learns which replicas there are: files, DNS names and Kubernetes services; none by
+    default. A replica that appears is registered, and one that vanishes is drained and then removed. Each source
+    changes only the replicas that came from it. Set the same sources on all routers, because any may become the leader;
+    docs/discovery.md has the keys of each kind, and says when an answer is not believed."""
 
     @field_validator("replica_tls_verify")
     @classmethod

@@ -6,6 +6,7 @@ policy reads one attribute.
 
 from __future__ import annotations
 
+import collections
 import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,6 +28,8 @@ from shared_registry.selection import Panic, Selection, find_panic
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
+DEPARTED_AT_MOST = 1000
+"""How many removals of announced replicas that left by themselves are remembered."""
 Preferring = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
@@ -73,6 +76,7 @@ class View:
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
         self.removed: dict[str, Removal] = {}
+        self._departed: collections.deque[str] = collections.deque()
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
         self._ordered: tuple[Replica, ...] = ()
@@ -164,10 +168,14 @@ class View:
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over records that were read. Older revisions and unknown replicas are ignored."""
+        is_to_prepare = self.panic is not None  # which depends on when replicas last answered
         for record in records:
             if replica := self._replicas.get(record.key):
-                self._set(replica, replica.record.after_read(record))
-        self._prepare()
+                before = replica.record
+                self._set(replica, before.after_read(record))
+                is_to_prepare = is_to_prepare or _affects_choice(before) != _affects_choice(replica.record)
+        if is_to_prepare:
+            self._prepare()
 
     def apply(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over the records of events, in the order of the events. Older revisions are ignored."""
@@ -259,11 +267,21 @@ class View:
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
         if replica is None:
             if is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
-                self.removed[record.key] = Removal(record.revision, record.restored_from)
+                self._note_removal(record)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
             replica.record = record
-            self.removed[record.key] = Removal(record.revision, record.restored_from)
+            self._note_removal(record)
+
+    def _note_removal(self, record: ReplicaRecord) -> None:
+        """Remember a removal. Of those that do not last only the latest are remembered: pods come and go."""
+        removal = self.removed[record.key] = Removal.of(record)
+        if not removal.is_lasting:
+            self._departed.append(record.key)
+            if len(self._departed) > DEPARTED_AT_MOST:
+                oldest = self._departed.popleft()
+                if oldest in self.removed and not self.removed[oldest].is_lasting and oldest not in self._departed:
+                    del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order
@@ -298,6 +316,11 @@ class View:
         if self._is_withheld or healthy * 100 >= self._panic_percent * len(self._ordered):
             return None
         return find_panic(self._ordered, self._panic_percent, now=self._now())
+
+
+def _affects_choice(record: ReplicaRecord) -> tuple[object, ...]:
+    """Return what decides, of a record, whether and how the replica is chosen while there is no panic."""
+    return record.revision, record.endpoint, record.health.status, record.admin, record.ejected_until
 
 
 def _position(replica: Replica) -> tuple[int, str]:

@@ -26,6 +26,7 @@ from shared_registry.model import (
     Source,
     Thresholds,
 )
+from shared_registry.store.announcing import AnnouncementCommands
 from shared_registry.store.answers import (
     BeginWrite,
     events_of,
@@ -40,6 +41,7 @@ from shared_registry.store.answers import (
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_probers
+from shared_registry.store.discovering import DiscoveryCommands, claimed
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -80,7 +82,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands):
+class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -136,6 +138,7 @@ class Store(LeaderCommands):
 
         Raises:
             ConfigError: Another registered replica has the name. The message names both urls.
+            ReplicaClaimed: The replica announces itself, or was discovered, so that nothing else changes its spec.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -145,7 +148,11 @@ class Store(LeaderCommands):
         while reply.status == "indexing":  # once, after an earlier version: ends when all replicas were passed over
             take = self._begin_write()
             reply = await self._sessions.run("register_replica", words)
-        if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "name_taken") == "name_taken":
+        done = "created", "updated", "unchanged", "tombstone", "overridden"
+        status = expect(reply, *done, "claimed", "name_taken")
+        if status == "claimed":
+            raise claimed(key, *reply.values)
+        if status == "name_taken":
             raise ConfigError(
                 f"{endpoint.url} cannot be named {endpoint.name!r}: {reply.values[0]} has this name; "
                 "choose another one, or rename or remove that replica first"
@@ -282,7 +289,7 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, next_ms, version, count, *names = reply.values
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -295,6 +302,7 @@ class Store(LeaderCommands):
             probers=probers,
             is_partial=partial == "1",
             settling=settling,
+            next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:

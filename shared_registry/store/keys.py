@@ -15,6 +15,9 @@
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
     sr:{<ns>}:names            hash    name -> url of the replica that has it; or had it, if its hash says otherwise
+    sr:{<ns>}:announced        zset    url -> when an announced replica expires unless a heartbeat comes before
+    sr:{<ns>}:departing        zset    url -> when one that is out of service, or its tombstone, is looked at
+    sr:{<ns>}:admin_by_name    hash    name or url -> admin state of an announced replica that is away
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:settling         zset    router key -> 1 if it may bring something back after a loss, 0 if not; expires
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
@@ -71,6 +74,9 @@ class Keys:
         self.spare_answered = f"{self.prefix}spare:answered"
         self.ejected = f"{self.prefix}ejected"
         self.names = f"{self.prefix}names"
+        self.announced = f"{self.prefix}announced"
+        self.departing = f"{self.prefix}departing"
+        self.admin_by_name = f"{self.prefix}admin_by_name"
         self.leader = f"{self.prefix}leader"
         self.settling = f"{self.prefix}settling"
         self.routers = f"{self.prefix}routers"
@@ -121,6 +127,9 @@ class Keys:
             self.spare_answered: "zset",
             self.ejected: "zset",
             self.names: "hash",
+            self.announced: "zset",
+            self.departing: "zset",
+            self.admin_by_name: "hash",
             self.leader: "hash",
             self.settling: "zset",
             self.routers: "zset",
