@@ -2,11 +2,11 @@
 -- some replicas at one instant, for `check`, which compares them.
 --
 -- KEYS    replicas ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
---         announced departing replica_prefix
+--         announced departing names replica_prefix
 -- ARGV    … (url)
 -- RETURNS inspected, then for each url: order, score in ready_primary, ready_secondary, spare_primary, spare_secondary,
---         spare_answered, ejected, announced and departing ('' where absent), whether in full, how many fields its
---         hash has, name and value of each
+--         spare_answered, ejected, announced and departing ('' where absent), whether in full, the url that
+--         `names` has for its name ('' for none), how many fields its hash has, name and value of each
 -- WRITES
 -- COST    O(urls * log replicas)
 
@@ -25,6 +25,12 @@ for _, url in ipairs(ARGV) do
   end
   reply[#reply + 1] = redis.call('SISMEMBER', keys.full, url) == 1 and '1' or '0'
   local fields = redis.pcall('HGETALL', keys.replica_prefix .. url)  -- an error, for another type, has no entries
+  reply[#reply + 1] = ''
+  for i = 1, #fields, 2 do
+    if fields[i] == 'name' and fields[i + 1] ~= '' then
+      reply[#reply] = redis.call('HGET', keys.names, fields[i + 1]) or ''
+    end
+  end
   reply[#reply + 1] = whole(#fields / 2)
   for i = 1, #fields do
     reply[#reply + 1] = fields[i]

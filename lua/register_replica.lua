@@ -12,18 +12,23 @@
 -- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
 -- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`. A
 -- repeated announcement is a heartbeat.
+--
+-- A name that another registered replica has is refused to a seed and to an operator; a replica that already has the
+-- name keeps it. `indexing` means that names of earlier registrations are entered first, and that there are more: the
+-- caller repeats the call.
+--
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
--- KEYS    meta replicas removed announced departing admin_by_name leader routers events queue settling
---         ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix leases_prefix
---         affinity_prefix several_prefix inbox_prefix
+-- KEYS    meta replicas removed announced departing admin_by_name leader names routers events queue
+--         settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
+--         leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
--- RETURNS created|updated, event  |  unchanged|tombstone|overridden|fenced  |  taken, owner
---         |  claimed, source, owner  |  withdrawn  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed announced departing admin_by_name events queue ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
---         inbox_prefix
--- COST    O(log replicas + served * (log replicas + log waiters))
+-- RETURNS created|updated, event  |  unchanged|tombstone|overridden|fenced|indexing  |  taken, owner
+--         |  name_taken, url  |  claimed, source, owner  |  withdrawn  |  wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed announced departing admin_by_name names events queue ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix
+-- COST    O(log replicas + served * (log replicas + log waiters) + names entered)
 
 -- include lib/keys.lua
 -- include lib/announced.lua
@@ -32,6 +37,7 @@
 -- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/names.lua
 -- include lib/ready.lua
 -- include lib/queue.lua
 
@@ -45,8 +51,8 @@ mode, token, epoch = parse_mode(mode)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'announced', 'departing', 'admin_by_name', 'leader', 'routers', 'events', 'queue',
-  'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'announced', 'departing', 'admin_by_name', 'leader', 'names', 'routers', 'events',
+  'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
@@ -99,6 +105,19 @@ if is_announced and not is_new and not is_same then
   is_new = true
 end
 local returns = is_same and not is_new and expired
+
+local new_name = given.name or ''
+if (mode == 'seed' or mode == 'explicit') and new_name ~= ''
+    and (is_new or redis.call('HGET', replica, 'name') ~= new_name) then
+  begin_history(history_id)
+  if not enter_names() then
+    return {'indexing'}
+  end
+  local holder = name_holder(new_name, replica_url)
+  if holder then
+    return {'name_taken', holder}
+  end
+end
 
 local function position()
   if order ~= '' then
@@ -154,6 +173,7 @@ begin_history(history_id)
 redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)
+claim_name(new_name, replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
 if #absent > 0 then
   redis.call('HDEL', replica, unpack(absent))

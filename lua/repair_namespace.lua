@@ -1,6 +1,7 @@
 -- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives the
--- ready sets and `ejected` from the hashes, and the sets of replicas, announced replicas and tombstones too. It ends
--- leases, inboxes and waiters of the given routers that are not in `routers`, and gives free slots to waiters.
+-- ready sets, `ejected` and `names` from the hashes, and the sets of replicas, announced replicas and tombstones
+-- too. It ends leases, inboxes and waiters of the given routers that are not in `routers`, and gives free slots to
+-- waiters.
 --
 -- The caller has counted the leases. For each url come its wrong `in_flight` and the right number, both empty if it is
 -- right. The number is not written if `in_flight` is another by now, so a repeated call changes nothing.
@@ -13,19 +14,20 @@
 -- deleted.
 -- If anything was wrong, the last event makes all mirrors read everything anew. Otherwise nothing is written.
 --
--- KEYS    meta replicas removed announced departing routers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix
---         several_prefix inbox_prefix
+-- KEYS    meta replicas removed announced departing routers names events queue settling ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered ejected probers replica_prefix leases_prefix
+--         affinity_prefix several_prefix inbox_prefix
 -- ARGV    router by first_event routers cursor … (url in_flight leases)
 -- RETURNS repaired, how many things were wrong, cursor ('' after the last page)  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed announced departing events queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
---         inbox_prefix
+-- WRITES  meta replicas removed announced departing names events queue ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix
 -- COST    O(urls * log replicas + routers + 1000 * log waiters)
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
 -- include lib/events.lua
+-- include lib/names.lua
 -- include lib/ready.lua
 -- include lib/tombstones.lua
 -- include lib/peers.lua
@@ -39,7 +41,7 @@ local router, by, first_event, routers, cursor = unpack(ARGV, 1, 5)
 
 local refused = refusal({
   'replicas', 'removed', 'announced', 'departing', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary',
-  'full', 'spare_primary', 'spare_secondary', 'spare_answered', 'ejected', 'probers',
+  'full', 'spare_primary', 'spare_secondary', 'spare_answered', 'ejected', 'probers', 'names',
 })
 if refused then
   return refused
@@ -133,6 +135,7 @@ local function repair_membership(replica, url)
     count(redis.call('ZADD', keys.replicas, 'CH', order, url))
     count(redis.call('ZREM', keys.removed, url))
     count(redis.call('PERSIST', replica))
+    count(claim_name(redis.call('HGET', replica, 'name'), url) and 1 or 0)
     return
   end
   count(redis.call('ZREM', keys.replicas, url))

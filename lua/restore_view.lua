@@ -12,19 +12,22 @@
 -- it was restored. So `absent` removes only a replica that an earlier view of the same history restored. After a
 -- complete view, earlier views of its history are superseded.
 --
+-- A name that another replica was given after the loss stays with that one: the restored replica has no name then.
+--
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
 -- An announced replica gets one time to live in which its instance may send a heartbeat.
 --
--- KEYS    meta replicas removed announced departing routers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+-- KEYS    meta replicas removed announced departing routers names events queue settling ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed announced departing events queue ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- WRITES  meta replicas removed announced departing names events queue ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
@@ -33,6 +36,7 @@
 -- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/events.lua
+-- include lib/names.lua
 -- include lib/ready.lua
 -- include lib/revisions.lua
 -- include lib/tombstones.lua
@@ -61,8 +65,8 @@ while next_at <= #ARGV do
 end
 
 local refused = refusal({
-  'replicas', 'removed', 'announced', 'departing', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary',
-  'full', 'spare_primary', 'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'announced', 'departing', 'routers', 'names', 'events', 'queue', 'ready_primary',
+  'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
 })
 if refused then
   return refused
@@ -128,6 +132,11 @@ local function without_health(fields)
   return rest
 end
 
+-- Returns whether a config file or an operator gave the replica its name.
+local function is_given(known)
+  return (known.source == 'seed' or known.source == 'explicit') and known.name and known.name ~= ''
+end
+
 local function put_back(replica, url, entry)
   local stored = redis.call('HMGET', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'status')
   local known, fields = entry.known, entry.fields
@@ -145,6 +154,11 @@ local function put_back(replica, url, entry)
   redis.call('HDEL', replica, 'health_check_path', 'health_check_port', 'admin_by', 'admin_by_at_ms')
   forget_announcement(replica, url)
   redis.call('HSET', replica, unpack(fields))
+  if is_given(known) and name_holder(known.name, url) then
+    redis.call('HSET', replica, 'name', '')
+  else
+    claim_name(known.name, url)
+  end
   if known.source == 'announced' and tonumber(known.ttl_ms or '') then
     note_heartbeat(replica, url, now_ms, known.ttl_ms)
   end

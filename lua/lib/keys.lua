@@ -7,7 +7,7 @@ local keys = {
   spare_primary = prefix .. 'spare:primary', spare_secondary = prefix .. 'spare:secondary',
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected', announced = prefix .. 'announced',
   departing = prefix .. 'departing', admin_by_name = prefix .. 'admin_by_name',
-  leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
+  names = prefix .. 'names', leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
   settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
   several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
@@ -17,5 +17,5 @@ local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
   settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
-  announced = 'zset', departing = 'zset', admin_by_name = 'hash',
+  announced = 'zset', departing = 'zset', admin_by_name = 'hash', names = 'hash',
 }

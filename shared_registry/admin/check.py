@@ -32,6 +32,8 @@ ANSWERED_MARGIN_SECONDS = 60.0
 _REMEDY = "--repair restores what follows from other data; for the rest, `shared-registry add {url}` with its settings"
 QUEUE_READS = 4
 POLL_SECONDS = 0.5
+GIVEN = frozenset({"seed", "explicit"})
+"""Sources whose names nobody else may have. What announces itself, or is discovered, is named by its deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Violation:
     """One invariant that does not hold.
 
     Attributes:
-        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership`, `events` or `affinity`.
+        rule: `type`, `load`, `lease`, `queue`, `ready`, `membership`, `name`, `events` or `affinity`.
         key: The Redis key that is wrong.
         message: What is wrong, for the operator.
         url: Canonical url of the replica concerned, if the violation concerns one.
@@ -74,7 +76,9 @@ async def find_violations(reader: Inspector, keys: Keys) -> list[Violation]:
     urls = {key.removeprefix(keys.replica_prefix) for key in types if key.startswith(keys.replica_prefix)}
     urls |= set(await reader.urls()) | set(await reader.ready_urls())
     urls -= {key.removeprefix(keys.replica_prefix) for key in wrong}
+    has_names = await reader.has_names()
     inspections = await reader.inspect(sorted(urls))
+    found += await _lasting_name_violations(reader, keys, inspections, has_names=has_names)
     now = await reader.server_time()
     for inspection in inspections:
         found += inspection_violations(inspection, keys, now=now)
@@ -235,6 +239,41 @@ def queue_violations(inspection: QueueInspection, keys: Keys) -> Iterator[Violat
     for router in inspection.unlisted:
         text = f"{router} has waiters or an inbox, but is not listed, so nothing reaps it"
         yield Violation("queue", keys.queue, text, router=router)
+
+
+def name_violations(inspections: Sequence[Inspection], keys: Keys, *, has_names: bool) -> Iterator[Violation]:
+    """Yield the names that several of these replicas have, and those that `names` should lead from.
+
+    Args:
+        inspections: All replicas.
+        keys: The namespace.
+        has_names: Whether all names should be in `names`.
+    """
+    holders: dict[str, list[str]] = {}
+    for one in inspections:
+        is_registered = one.fields.get("admin", "removed") != "removed"
+        if one.fields.get("name") and is_registered and one.fields.get("source") in GIVEN:
+            holders.setdefault(one.fields["name"], []).append(one.url)
+    named = {one.url: one.named for one in inspections}
+    for name, (first, *others) in holders.items():
+        for url in others:
+            text = f"has the name {name!r}, and so has {first}; give one of them another with `shared-registry add`"
+            yield Violation("name", keys.replica(url), text, url=url)
+        if has_names and not others and named[first] != first:
+            text = f"leads from {name!r} to {named[first] or 'nothing'}, should lead to {first}"
+            yield Violation("membership", keys.names, text, url=first)
+
+
+async def _lasting_name_violations(
+    reader: Inspector, keys: Keys, inspections: Sequence[Inspection], *, has_names: bool
+) -> list[Violation]:
+    """Return the violations that are there when the replicas concerned are read again: a name may have moved on."""
+    found = list(name_violations(inspections, keys, has_names=has_names))
+    if not found:
+        return []
+    names = {one.fields.get("name", "") for one in inspections if one.url in {each.url for each in found}}
+    again = await reader.inspect([one.url for one in inspections if one.fields.get("name", "") in names])
+    return list(name_violations(again, keys, has_names=has_names))
 
 
 async def _lasting_inspection(reader: Inspector, inboxes: Sequence[str]) -> QueueInspection:

@@ -45,6 +45,7 @@ class Inspection:
         announced: Its score in `announced`; `None` if it is not in the set.
         departing: Its score in `departing`; `None` if it is not in the set.
         is_full: Whether it is in `full`.
+        named: The url that `names` has for its name; empty for none.
         fields: The fields of its hash that are not empty.
     """
 
@@ -57,6 +58,7 @@ class Inspection:
     announced: float | None
     departing: float | None
     is_full: bool
+    named: str
     fields: dict[str, str]
 
 
@@ -138,7 +140,7 @@ class Inspector(Reader):
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
-                *scores, is_full, count = itertools.islice(values, 8 + len(SPARE_SETS))
+                *scores, is_full, named, count = itertools.islice(values, 9 + len(SPARE_SETS))
                 order, primary, secondary, *rest, ejected, announced, departing = (
                     float(score) if score else None for score in scores
                 )
@@ -146,8 +148,13 @@ class Inspector(Reader):
                 pairs = [(next(values), next(values)) for _ in range(int(count))]
                 fields = {name: value for name, value in pairs if value}
                 listed = (ejected, announced, departing)
-                found.append(Inspection(url, order, primary, secondary, spares, *listed, is_full == "1", fields))
+                found.append(Inspection(url, order, primary, secondary, spares, *listed, is_full == "1", named, fields))
         return found
+
+    async def has_names(self) -> bool:
+        """Return whether `names` has the names of all replicas; not yet after an earlier version."""
+        async with self._channel.bounded():
+            return bool(await self._commands.hget(self._keys.meta, "names_cursor") == "done")
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:
         """Return the loads that differ from the number of leases, and which of these routers are not listed.

@@ -234,7 +234,7 @@ class Observer(Outsider):
                 if fields:
                     found.append(parse_router(key, fields, expires_at_ms))
             except KeyConflict as error:
-                logger.warning("redis: a router is left out: %s", error)
+                logger.warning("redis: a router is left out: %s", error, extra={"router": key})
         return RouterList(
             await self._reader.server_time(),
             await self._reader.leader(),
@@ -269,7 +269,8 @@ class Observer(Outsider):
                 async for page in self._reader.leases(router):
                     found |= {lease_id: LeaseRecord(lease_id, router, key) for lease_id, key in page.items()}
             except KeyConflict as error:
-                logger.warning("redis: the leases of %s are left out: %s", router, error)
+                text = "redis: the leases of %s are left out: %s"
+                logger.warning(text, router, error, extra={"router": router})
         leases = sorted(found.values(), key=lambda lease: (lease.router, lease.key, lease.id))
         names = await self._names_of(sorted({lease.key for lease in leases}))
         named = [replace(lease, name=names.get(lease.key, "")) for lease in leases]

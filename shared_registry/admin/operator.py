@@ -16,7 +16,6 @@ from shared_registry.admin.check import Violation
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
-from shared_registry.config.taken_names import refuse_taken_name
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import (
     AdminState,
@@ -175,14 +174,10 @@ class Operator(Outsider):
     async def register(self, endpoint: ReplicaEndpoint) -> Change:
         """Register a replica, or change the spec of a registered one. Its health and load stay.
 
-        Another operator or router that gives the same name to another replica at this very moment is not seen.
-
         Raises:
             ConfigError: Another replica has this name.
         """
         key = canonical_url(endpoint.url)
-        records = await self._reader.records(await self._reader.urls()) if endpoint.name else {}
-        refuse_taken_name(key, endpoint, ((other, record.endpoint) for other, record in records.items()))
         events = await self._store.register(key, endpoint, mode=Source.EXPLICIT, request=new_token(), by=self.by)
         if not events:
             return Change.UNCHANGED

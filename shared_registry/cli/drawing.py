@@ -13,10 +13,10 @@ from rich.console import Group as RichGroup
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from shared_registry.cli.tables import GAP, TABLE_WIDTH, Group, Shown, Table, Text, output_width
+from shared_registry.cli.tables import GAP, TABLE_WIDTH, Printed, Stack, Table, Text, output_width
 
 
-def draw(shown: Shown) -> None:
+def draw(shown: Printed) -> None:
     """Draw on standard output."""
     new_console(output_width()).print(drawn(shown), crop=False, soft_wrap=isinstance(shown, str))
 
@@ -26,9 +26,9 @@ def new_console(width: int | None = TABLE_WIDTH) -> Console:
     return _Console(width=width, markup=False, emoji=False, highlight=False)
 
 
-def drawn(shown: Shown) -> RenderableType:
+def drawn(shown: Printed) -> RenderableType:
     """Return what rich draws."""
-    if isinstance(shown, Group):
+    if isinstance(shown, Stack):
         return RichGroup(*map(drawn, shown.parts))
     if isinstance(shown, Table):
         return _drawn_table(shown)

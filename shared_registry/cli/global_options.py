@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from shared_registry.config.address import RegistryAddress, plain_address
+from shared_registry.config.address import RegistryAddress, short_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ class GlobalOptions:
         """
         plain = None
         if path is None:
-            plain = plain_address(os.environ, redis_url=self.redis, namespace=self.namespace)
+            plain = short_address(os.environ, redis_url=self.redis, namespace=self.namespace)
         return self.load(path) if plain is None else plain
 
     def load(self, path: Path | None = None, **overrides: Any) -> RouterConfig:

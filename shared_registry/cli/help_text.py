@@ -146,18 +146,19 @@ Usage: {program} status [OPTIONS]
   router), queue {depth, first_since}, panic (the reason, or null),
   routers_in_trouble {router: why it cannot connect to replicas}, and replicas
   [{url, name, primary, weight, capacity, labels, health_check_path,
-  health_check_port, in_flight, status, status_since, admin, admin_since,
-  admin_reason, admin_by, ejected_until, ejections, last_ok_at,
+  health_check_port, source, in_flight, status, status_since, admin,
+  admin_since, admin_reason, admin_by, ejected_until, ejections, last_ok_at,
   last_failure_at, last_latency_ms, last_error, consecutive_failures,
   consecutive_successes, prober, suspected_by, asked, unreached_by,
-  reached_by, refuted_prober} and trouble (what is not well, or null)]. Times
-  are seconds since the epoch on the Redis server's clock. Capacity 0 means no
-  limit. With --watch it prints one such object per line, or {redis,
-  namespace, error, age_seconds} while Redis is away. With --from it prints
-  the router's own /status, with from, summary and the trouble of each
-  replica. With --removed it prints one object: redis, namespace, at, and
-  removed [{url, name, removed_at, by, reason}]. A removal has no end: `add`
-  brings the replica back.
+  reached_by, refuted_prober, owner, ttl_seconds, last_heartbeat_at,
+  expired_at} and trouble (what is not well, or null)]. Times are seconds
+  since the epoch on the Redis server's clock. Capacity 0 means no limit. With
+  --watch it prints one such object per line, or {redis, namespace, error,
+  age_seconds} while Redis is away. With --from it prints the router's own
+  /status, with from, summary and the trouble of each replica. With --removed
+  it prints one object: redis, namespace, at, and removed [{url, name,
+  removed_at, by, reason}]. A removal has no end: `add` brings the replica
+  back.
 
 Options:
   -w, --watch                     Update the table until Ctrl-C, also while
@@ -290,8 +291,8 @@ Usage: {program} events [OPTIONS]
   --json prints one object: redis, namespace, and events [{id, kind, at,
   previous, router, epoch, by, reason, sit_out_seconds, replica}], where
   replica is null or {url, name, primary, weight, capacity, order, labels,
-  health_check_path, health_check_port, status, admin, ejected_until}. With
-  --follow it prints one event per line.
+  health_check_path, health_check_port, status, admin, ejected_until, owner}.
+  With --follow it prints one event per line.
 
 Options:
   -f, --follow          Also show new events, until Ctrl-C.

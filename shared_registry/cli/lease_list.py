@@ -7,7 +7,7 @@ from typing import Any
 from shared_registry.admin.observer import LeaseList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
-from shared_registry.cli.tables import Column, Group, Shown, Table
+from shared_registry.cli.tables import Column, Printed, Stack, Table
 from shared_registry.config.address import RegistryAddress
 from shared_registry.store.redis_url import mask_redis_url
 
@@ -30,7 +30,7 @@ def leases_document(config: RegistryAddress, found: LeaseList) -> dict[str, Any]
     return {**address_document(config), "at": found.at, "leases": each}
 
 
-def leases_text(config: RegistryAddress, found: LeaseList) -> Shown:
+def leases_text(config: RegistryAddress, found: LeaseList) -> Printed:
     """Return the leases as a table."""
     leases = found.leases
     if not leases:
@@ -47,4 +47,4 @@ def leases_text(config: RegistryAddress, found: LeaseList) -> Shown:
         ]
     )
     routers, replicas = {one.router for one in leases}, {one.key for one in leases}
-    return Group(table, f"{len(leases)} leases of {len(routers)} routers on {len(replicas)} replicas")
+    return Stack(table, f"{len(leases)} leases of {len(routers)} routers on {len(replicas)} replicas")

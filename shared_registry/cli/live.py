@@ -16,7 +16,7 @@ from shared_registry.cli.console import duration, print_json
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import overview_text
-from shared_registry.cli.tables import Group, Text, is_drawn, output_width, print_shown
+from shared_registry.cli.tables import Stack, Text, is_drawn, output_width, print_shown
 from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import ORIGIN, Event, is_later
@@ -61,7 +61,7 @@ async def watch_status(
     if not is_drawn():
         width = output_width()
         await _renew(
-            settings, interval_seconds, lambda state: print_shown(Group(_page(settings, state, chosen, width), ""))
+            settings, interval_seconds, lambda state: print_shown(Stack(_page(settings, state, chosen, width), ""))
         )
         return
     from rich.live import Live  # noqa: PLC0415  slow to import
@@ -114,15 +114,15 @@ async def _change(observer: Observer, overview: Overview, seconds: float) -> Non
     await asyncio.sleep(max(0.0, until - time.monotonic()))
 
 
-def _page(settings: RegistryAddress, state: State, chosen: ReplicaFilter, width: int) -> Group:
+def _page(settings: RegistryAddress, state: State, chosen: ReplicaFilter, width: int) -> Stack:
     if state.overview is None:
         where = mask_redis_url(settings.redis_url)
-        return Group(Text(f"Redis at {where} cannot be read for {since(state.age)}: {state.trouble}", "bold red"))
+        return Stack(Text(f"Redis at {where} cannot be read for {since(state.age)}: {state.trouble}", "bold red"))
     page = overview_text(
         settings, state.overview, chosen, width=width, away_seconds=state.age if state.trouble else None
     )
     old = f"{duration(state.age)} old: {state.trouble}"
-    return Group(page, Text(old, "red")) if state.trouble else Group(page)
+    return Stack(page, Text(old, "red")) if state.trouble else Stack(page)
 
 
 def _json_lines(settings: RegistryAddress, chosen: ReplicaFilter) -> Show:

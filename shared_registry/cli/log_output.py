@@ -6,6 +6,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from shared_registry.aio.log_fields import common_fields
+
 if TYPE_CHECKING:
     from shared_registry.config import RouterConfig
 
@@ -38,7 +40,7 @@ def set_log_level(config: RouterConfig) -> None:
     logging.getLogger("shared_registry").setLevel(config.log_level.upper())
 
 
-LOG_FIELDS = ("url", "admin_url", "pool", "replica", "router", "epoch", "request_id")
+LOG_FIELDS = (*("url", "admin_url", "namespace", "pool", "replica", "router", "epoch", "request_id", "session_digest"),)
 """The attributes of log records that a line in JSON shows, so that programs need not parse messages."""
 
 
@@ -61,6 +63,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if self._worker is not None:
             line["worker"] = self._worker
+        line |= common_fields()
         line |= {name: value for name in LOG_FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -13,7 +13,7 @@ from shared_registry.cli.access import address_document, explained
 from shared_registry.cli.console import print_json, print_line, printable
 from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.options import ConfigOption, JsonOption, RedisOption, given
-from shared_registry.cli.tables import Column, Group, fitted_table, output_width, print_shown
+from shared_registry.cli.tables import Column, Stack, fitted_table, output_width, print_shown
 from shared_registry.store.namespaces import NamespaceRecord
 from shared_registry.store.redis_url import mask_redis_url
 from shared_registry.store.schema import SCHEMAS, can_use
@@ -59,7 +59,7 @@ def _document(one: NamespaceRecord) -> dict[str, Any]:
     }
 
 
-def _table(found: Sequence[NamespaceRecord]) -> Group:
+def _table(found: Sequence[NamespaceRecord]) -> Stack:
     columns = [
         Column("namespace", [one.name for one in found]),
         Column("schema", [printable(one.schema or "-") for one in found], keep=3),
@@ -68,7 +68,7 @@ def _table(found: Sequence[NamespaceRecord]) -> Group:
         Column("leader", [printable(one.leader or "-") for one in found], keep=2),
     ]
     notes = [f"{one.name}: {note}" for one in found if (note := _note(one))]
-    return Group(fitted_table(columns, output_width()), *notes)
+    return Stack(fitted_table(columns, output_width()), *notes)
 
 
 def _count(number: int | None) -> str:

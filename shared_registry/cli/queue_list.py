@@ -8,7 +8,7 @@ from shared_registry.admin.observer import QueueList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.cli.lease_list import DIGITS_SHOWN
-from shared_registry.cli.tables import Column, Group, Shown, Table
+from shared_registry.cli.tables import Column, Printed, Stack, Table
 from shared_registry.config.address import RegistryAddress
 from shared_registry.store.redis_url import mask_redis_url
 
@@ -28,7 +28,7 @@ def queue_document(config: RegistryAddress, found: QueueList) -> dict[str, Any]:
     return {**address_document(config), "at": found.at, "depth": found.depth, "waiters": waiters}
 
 
-def queue_text(config: RegistryAddress, found: QueueList) -> Shown:
+def queue_text(config: RegistryAddress, found: QueueList) -> Printed:
     """Return the queue as a table."""
     if not found.depth:
         return f"no session waits in namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
@@ -44,4 +44,4 @@ def queue_text(config: RegistryAddress, found: QueueList) -> Shown:
     )
     more = found.depth - len(found.waiters)
     summary = f"{found.depth} sessions wait" + (f"; {more} are not shown, raise --count" if more else "")
-    return Group(table, summary) if found.waiters else summary
+    return Stack(table, summary) if found.waiters else summary

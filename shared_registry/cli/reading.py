@@ -14,7 +14,7 @@ from shared_registry.cli.console import print_json
 from shared_registry.cli.global_options import GlobalOptions
 from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.replica_filter import SHOW_ALL, ReplicaFilter
-from shared_registry.cli.tables import Shown, output_width, print_shown
+from shared_registry.cli.tables import Printed, output_width, print_shown
 from shared_registry.config.address import RegistryAddress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def show_status(options: GlobalOptions, config: Path | None = None, chosen: Repl
     """Show the status."""
     from shared_registry.cli.overview_document import overview_document  # noqa: PLC0415
 
-    def text(settings: RegistryAddress, overview: Overview) -> Shown:
+    def text(settings: RegistryAddress, overview: Overview) -> Printed:
         from shared_registry.cli.status import overview_text  # noqa: PLC0415
 
         return overview_text(settings, overview, chosen, width=output_width())
@@ -81,7 +81,7 @@ def _show(
     config: Path | None,
     read: Callable[[Observer], Awaitable[T]],
     document: Callable[[RegistryAddress, T], object],
-    text: Callable[[RegistryAddress, T], Shown],
+    text: Callable[[RegistryAddress, T], Printed],
 ) -> None:
     """Read the registry once, and print the result as text or as JSON."""
     log_to_stderr()

@@ -62,6 +62,7 @@ def key_commands(keys: Keys) -> list[KeyCommand]:
             ("ZRANGE", keys.spare_answered, "0", "-1", "WITHSCORES"),
         ),
         KeyCommand("replicas that operators removed, and when (ms)", ("ZRANGE", keys.removed, "0", "-1", "WITHSCORES")),
+        KeyCommand("which replica has each name", ("HGETALL", keys.names)),
         KeyCommand("the leader, its epoch, and the time of its election", ("HGETALL", keys.leader)),
         KeyCommand("milliseconds until the leader's time ends unless renewed; -2: no leader", ("PTTL", keys.leader)),
         KeyCommand("the routers, and when each expires (ms)", ("ZRANGE", keys.routers, "0", "-1", "WITHSCORES")),

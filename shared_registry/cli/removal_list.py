@@ -7,7 +7,7 @@ from typing import Any
 from shared_registry.admin.observer import RemovalList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
-from shared_registry.cli.tables import Column, Shown, Table
+from shared_registry.cli.tables import Column, Printed, Table
 from shared_registry.config.address import RegistryAddress
 
 
@@ -23,7 +23,7 @@ def removals_document(config: RegistryAddress, found: RemovalList) -> dict[str, 
     }
 
 
-def removals_text(config: RegistryAddress, found: RemovalList) -> Shown:
+def removals_text(config: RegistryAddress, found: RemovalList) -> Printed:
     """Return the removed replicas as a table."""
     if not found.removed:
         return f"no replica of namespace {config.namespace} is removed"

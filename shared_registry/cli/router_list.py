@@ -7,7 +7,7 @@ from typing import Any
 from shared_registry.admin.observer import RouterList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
-from shared_registry.cli.tables import Column, Group, Shown, Text, fitted_table
+from shared_registry.cli.tables import Column, Printed, Stack, Text, fitted_table
 from shared_registry.config.address import RegistryAddress
 from shared_registry.model import RouterRecord
 from shared_registry.store.redis_url import mask_redis_url
@@ -46,7 +46,7 @@ def routers_document(config: RegistryAddress, found: RouterList) -> dict[str, An
     }
 
 
-def routers_text(config: RegistryAddress, found: RouterList, *, width: int | None = None) -> Shown:
+def routers_text(config: RegistryAddress, found: RouterList, *, width: int | None = None) -> Printed:
     """Return the routers as a table of the columns that fit; of all columns without a width."""
     if not found.routers:
         return f"no routers have joined namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
@@ -71,7 +71,7 @@ def routers_text(config: RegistryAddress, found: RouterList, *, width: int | Non
         ],
         width,
     )
-    lines: list[Shown] = [table]
+    lines: list[Printed] = [table]
     lines += [
         f"{printable(one.info.key)} cannot connect to replicas for reasons of its own: {printable(one.info.trouble)}"
         for one in found.routers
@@ -81,7 +81,7 @@ def routers_text(config: RegistryAddress, found: RouterList, *, width: int | Non
     if odd:
         what = "router has" if odd == 1 else "routers have"
         lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")
-    return Group(*lines)
+    return Stack(*lines)
 
 
 def _measured(seconds: float | None) -> str:

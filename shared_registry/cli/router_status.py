@@ -12,7 +12,7 @@ from shared_registry.admin.troubles import trouble_of
 from shared_registry.cli.console import printable
 from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import explained_replicas
-from shared_registry.cli.tables import Group, Shown, Text, facts_table
+from shared_registry.cli.tables import Printed, Stack, Text, facts_table
 
 
 def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
@@ -47,7 +47,7 @@ def page_document(url: str, page: Mapping[str, Any], overview: Overview, chosen:
 
 def page_text(
     url: str, page: Mapping[str, Any], overview: Overview, chosen: ReplicaFilter, *, width: int | None
-) -> Shown:
+) -> Printed:
     """Return the status as text."""
     summary, leader = page_summary(page, overview), overview.leader
     facts = facts_table(
@@ -60,7 +60,7 @@ def page_text(
         ]
     )
     sentence = Text(printable(summary.text), f"bold {summary.level.value}")
-    return Group(sentence, facts, *explained_replicas(overview, chosen, width=width))
+    return Stack(sentence, facts, *explained_replicas(overview, chosen, width=width))
 
 
 def _view(page: Mapping[str, Any]) -> Text:

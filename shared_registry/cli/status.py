@@ -14,7 +14,7 @@ from shared_registry.cli.console import duration, printable
 from shared_registry.cli.overview_document import overview_summary
 from shared_registry.cli.replica_filter import SHOW_ALL, ReplicaFilter
 from shared_registry.cli.replica_table import label_of, replica_table
-from shared_registry.cli.tables import Group, Shown, Table, Text, facts_table
+from shared_registry.cli.tables import Printed, Stack, Table, Text, facts_table
 from shared_registry.config.address import RegistryAddress
 from shared_registry.model import ReplicaRecord, ReplicaStatus, prober_of
 from shared_registry.store.redis_url import mask_redis_url
@@ -33,7 +33,7 @@ def overview_text(
     *,
     width: int | None = None,
     away_seconds: float | None = None,
-) -> Shown:
+) -> Printed:
     """Return the status as text: a sentence, the facts, what is not well, and the table of replicas.
 
     Args:
@@ -45,11 +45,11 @@ def overview_text(
     """
     summary = overview_summary(overview, away_seconds)
     sentence = Text(printable(summary.text), f"bold {summary.level.value}")
-    parts: list[Shown] = [sentence, _facts(config, overview)]
-    return Group(*parts, *explained_replicas(overview, chosen, width=width))
+    parts: list[Printed] = [sentence, _facts(config, overview)]
+    return Stack(*parts, *explained_replicas(overview, chosen, width=width))
 
 
-def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int | None) -> list[Shown]:
+def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int | None) -> list[Printed]:
     """Return what is not well, and the table of replicas."""
     replicas = chosen.of(overview.replicas)
     parts = _troubles(overview, replicas, is_whole=chosen.only_unwell or chosen.is_wide)
@@ -115,12 +115,12 @@ def _shares(overview: Overview) -> str:
     return f"shared: {', '.join(counts)}" if counts else "shared"
 
 
-def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole: bool) -> list[Shown]:
+def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole: bool) -> list[Printed]:
     """Return a line for each replica that is not well, those that concern most sessions first."""
     unwell = [(one, text) for one in replicas if (text := trouble_of(one, overview.at))]
     unwell.sort(key=lambda found: -found[0].in_flight)
     shown = unwell if is_whole else unwell[:TROUBLES_SHOWN]
-    lines: list[Shown] = []
+    lines: list[Printed] = []
     for one, text in shown:
         is_up = one.health.status is ReplicaStatus.HEALTHY
         lines.append(Text(printable(f"{label_of(one)}: {text}"), "yellow" if is_up else "red"))

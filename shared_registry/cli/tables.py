@@ -81,16 +81,16 @@ class Table:
         self.may_fold = may_fold
 
 
-class Group:
+class Stack:
     """Several things, one below the other."""
 
     __slots__ = ("parts",)
 
-    def __init__(self, *parts: Shown) -> None:
+    def __init__(self, *parts: Printed) -> None:
         self.parts = parts
 
 
-Shown = str | Text | Table | Group
+Printed = str | Text | Table | Stack
 """What can be printed."""
 
 
@@ -127,7 +127,7 @@ def is_drawn() -> bool:
     return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
-def print_shown(shown: Shown) -> None:
+def print_shown(shown: Printed) -> None:
     """Print on standard output, and flush it.
 
     Raises:
@@ -142,9 +142,9 @@ def print_shown(shown: Shown) -> None:
     sys.stdout.flush()
 
 
-def lines_of(shown: Shown) -> Iterator[str]:
+def lines_of(shown: Printed) -> Iterator[str]:
     """Yield the plain lines."""
-    if isinstance(shown, Group):
+    if isinstance(shown, Stack):
         for part in shown.parts:
             yield from lines_of(part)
     elif isinstance(shown, Table):

@@ -45,7 +45,7 @@ class RegistryAddress(Protocol):
         """The longest time of one blocking read."""
 
 
-class PlainAddress:
+class ShortAddress:
     """An address of which only the Redis and the namespace are chosen. Both are valid."""
 
     __slots__ = ("namespace", "redis_url")
@@ -58,7 +58,7 @@ class PlainAddress:
         self.namespace = namespace
 
 
-def plain_address(
+def short_address(
     environ: Mapping[str, str], *, redis_url: str | None, namespace: str | None
 ) -> RegistryAddress | None:
     """Return the address in the arguments, else in the environment; `None` if `load_config` must find or refuse it.
@@ -80,6 +80,6 @@ def plain_address(
     if given or not NAMESPACE_PATTERN.fullmatch(name):
         return None
     try:
-        return PlainAddress(check_redis_url(from_env[0] if redis_url is None else redis_url), name)
+        return ShortAddress(check_redis_url(from_env[0] if redis_url is None else redis_url), name)
     except ConfigError:
         return None

@@ -182,7 +182,8 @@ class Election:
         if self._term is not None:
             self._term.deadline = min(self._term.deadline, now)
         self._deposition.set()
-        logger.info("leader: stepping down for %s, sitting out %g s", event.by or "somebody", seconds)
+        extra = {"epoch": event.epoch}
+        logger.info("leader: stepping down for %s, sitting out %g s", event.by or "somebody", seconds, extra=extra)
 
     async def run(self) -> None:
         """Take part in elections until cancelled; then finish an outstanding campaign, and resign."""
@@ -252,7 +253,7 @@ class Election:
                 await self._store.resign(term.token)
             return
         self._deposition.clear()
-        logger.info("leader: leading in epoch %d", term.epoch)
+        logger.info("leader: leading in epoch %d", term.epoch, extra={"epoch": term.epoch})
         self._term = term
         if self._emitter.has_listeners:
             self._emitter.emit(TermBegan(at=time.time(), epoch=term.epoch))
@@ -306,11 +307,13 @@ class Election:
         except StoreError:
             resignation = Resignation.LOST  # the lease expires, because nothing renews it
         if resignation is Resignation.NEEDED:
-            logger.warning("leader: no other router can lead, going on although %s", reason)
+            logger.warning(
+                "leader: no other router can lead, going on although %s", reason, extra={"epoch": term.epoch}
+            )
             term.handicap_until = handicap_until
             return True
         self._handicap_until = handicap_until
-        logger.warning("leader: resigning, so that another router leads: %s", reason)
+        logger.warning("leader: resigning, so that another router leads: %s", reason, extra={"epoch": term.epoch})
         return False
 
     async def _end(
@@ -328,7 +331,7 @@ class Election:
             self._term = None
         await asyncio.gather(renewals, return_exceptions=True)
         if not self._deposition.is_set() and not has_resigned and (not renewals.cancelled() or not term.is_current):
-            logger.warning("leader: lost epoch %d", term.epoch)
+            logger.warning("leader: lost epoch %d", term.epoch, extra={"epoch": term.epoch})
         if has_resigned:
             return
         with contextlib.suppress(StoreError):  # if Redis is away, the lease expires, because nothing renews it

@@ -281,7 +281,8 @@ class Reconciler:
             if self._news.emitter.has_listeners:
                 self._news.put_back(restored)
         for url in restored.over_capacity:
-            logger.warning("placement: %s has more sessions than its capacity after leases were put back", url)
+            text = "placement: %s has more sessions than its capacity after leases were put back"
+            logger.warning(text, url, extra={"replica": url})
         for lease_id in leases:
             if lease_id not in self._ledger.held:  # a release that began meanwhile may have reached Redis before this
                 await self._release(lease_id)

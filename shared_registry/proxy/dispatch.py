@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from shared_registry.leases import OnPosition
+from shared_registry.leases.ledger import session_digest
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.exchange import Exchange
@@ -154,7 +155,7 @@ class Dispatcher:
                 if failure.trouble is not None or not slot.is_spare:
                     failures.append(failure)
                 exchange.note_not_taken(str(failure))
-                self._note(slot.replica, failure, exchange.request_id)
+                self._note(slot.replica, failure, exchange.request_id, key)
                 if failure.trouble is not None and failure.trouble.is_general:
                     break
                 if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
@@ -174,14 +175,18 @@ class Dispatcher:
         await asyncio.sleep(min(BUSY_PAUSE_SECONDS, left))
         return True
 
-    def _note(self, replica: Replica, failure: NotReached, request_id: bytes) -> None:
+    def _note(self, replica: Replica, failure: NotReached, request_id: bytes, key: str | None) -> None:
         self._traffic.failures[replica.key, failure.cause] += 1
         if failure.trouble is not None:
             self._reports.trouble(replica, failure.trouble)
             return
         level = logging.INFO if failure.is_busy else logging.WARNING
         text = "session: %s did not take the session: %s (request %s)"
-        extra = {"replica": replica.url, "request_id": request_id.decode()}
+        extra = {
+            "replica": replica.url,
+            "request_id": request_id.decode(),
+            "session_digest": key and session_digest(key),
+        }
         logger.log(level, text, replica.url, failure, request_id.decode(), extra=extra)
         if failure.is_evidence:
             self._reports.failure(replica, str(failure))

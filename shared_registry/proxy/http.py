@@ -11,6 +11,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.http1.connection import ReplicaSilent
 from shared_registry.http1.fields import Headers, request_head
 from shared_registry.http1.response import ReplicaBroke
+from shared_registry.leases.ledger import session_digest
 from shared_registry.model import Replica
 from shared_registry.proxy import headers
 from shared_registry.proxy.access_record import Ended
@@ -71,7 +72,7 @@ class HttpProxy:
         except (ReplicaBroke, ReplicaSilent, ReplicaLost) as error:
             text = "http: %s %s: the replica: %s (request %s)"
             request_id = exchange.request_id.decode()
-            extra = {"request_id": request_id}
+            extra = {"request_id": request_id, "session_digest": key and session_digest(key)}
             logger.warning(text, exchange.method, _shown(exchange.path), error, request_id, extra=extra)
             exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))

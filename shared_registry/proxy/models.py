@@ -72,7 +72,9 @@ class Models:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await _ask(replica.url, pool.connections.tls)
         except (ProbeFailure, OwnTrouble, OSError, ValueError, RecursionError, TimeoutError) as error:
-            logger.info("models: %s does not list its models: %s", replica.url, str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            extra = {"replica": replica.url}
+            logger.info("models: %s does not list its models: %s", replica.url, reason, extra=extra)
             return None
 
 

@@ -14,6 +14,8 @@ from shared_registry.model import AdminState, Leader, ReplicaRecord, ReplicaStat
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 NAMED_AT_ONCE = 4
+PATIENCE_LEASES = 3
+"""After how many leases without a leader a router that has started logs it. An election takes about one."""
 EJECTED = "ejected, because sessions fail on it"
 _TEXTS: Mapping[type[Happening], str] = MappingProxyType(
     {
@@ -37,9 +39,10 @@ class Narrator:
         """
         self._registry = registry
         self._of_pool = f"{pool}: " if pool else ""
-        self._fields = {"pool": pool} if pool else {}
+        self._fields = {"namespace": registry.config.namespace} | ({"pool": pool} if pool else {})
         self._shown = logging.INFO, ""
         self._selection_due: asyncio.Handle | None = None
+        self._election_due: asyncio.Handle | None = None
 
     @contextlib.contextmanager
     def narrating(self) -> Iterator[None]:
@@ -47,9 +50,14 @@ class Narrator:
         end = self._registry.subscribe(self.hear, with_sessions=False)
         try:
             self._log_state()
+            if self._registry.leader is None:
+                loop, patience = asyncio.get_running_loop(), PATIENCE_LEASES * self._registry.config.lease_seconds
+                self._election_due = loop.call_later(patience, self._log_vacancy, patience)
             yield
         finally:
             end()
+            if self._election_due is not None:
+                self._election_due.cancel()
             if self._selection_due is not None:
                 self._selection_due.cancel()
 
@@ -77,6 +85,11 @@ class Narrator:
         else:
             extra = {**self._fields, "router": leader.router, "epoch": leader.epoch}
             logger.info("leader: %s%s leads in epoch %d", self._of_pool, leader.router, leader.epoch, extra=extra)
+
+    def _log_vacancy(self, seconds: float) -> None:
+        if self._registry.leader is None:
+            text = "leader: %snobody was elected within %g s after the start"
+            logger.warning(text, self._of_pool, seconds, extra=self._fields)
 
     def _log_replica(self, record: ReplicaRecord, text: str) -> None:
         is_down = record.health.status is ReplicaStatus.UNHEALTHY or record.ejected_until is not None

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from shared_registry.aio.log_fields import logging_about
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded
 from shared_registry.errors import RegistryError, StoreError, StoreUnavailable
@@ -181,16 +182,23 @@ class Pool:
         return [b'{"replicas":[', *replicas, f"],{as_json({**rest, **more})[1:]}".encode()]
 
     async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
+        about = {"namespace": self.config.namespace} | ({"pool": self.name} if self.name else {})
+        with logging_about(**about):
+            await self._join(wait_seconds)
+            on_joined()
+            await self._narrate()
+
+    async def _narrate(self) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)
-        await self._join(wait_seconds)
-        on_joined()
+        extra = {"router": registry.router_key}
         try:
-            logger.info("router: %s has joined namespace %s at %s", registry.router_key, self.config.namespace, where)
+            text = "router: %s has joined namespace %s at %s"
+            logger.info(text, registry.router_key, self.config.namespace, where, extra=extra)
             with Narrator(registry, pool=self.name).narrating():
                 await self._work(registry)
         finally:
             await registry.stop()
-            logger.info("router: %s has left", registry.router_key)
+            logger.info("router: %s has left", registry.router_key, extra=extra)
 
     async def _work(self, registry: SharedReplicaRegistry) -> None:
         """Take part until cancelled. While the router stops, the sessions that go on keep their leases."""

@@ -6,7 +6,6 @@ import hashlib
 from typing import Any
 
 from shared_registry.config import validate_endpoint
-from shared_registry.config.taken_names import refuse_taken_name
 from shared_registry.model import AdminState, Replica, ReplicaEndpoint, Source
 from shared_registry.registry.state import RegistryState, unknown_replica
 from shared_registry.store.answers import new_token
@@ -85,8 +84,6 @@ class RegistryChanges(RegistryState):
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
         """Register a replica, or change the spec of a registered one. Its health and load stay.
 
-        A name that another router gives to another replica at this very moment is not seen.
-
         Args:
             endpoint: The whole spec, or a url.
             by: Who asked for the change.
@@ -98,7 +95,6 @@ class RegistryChanges(RegistryState):
         whole = ReplicaEndpoint(endpoint) if isinstance(endpoint, str) else endpoint
         spec = validate_endpoint(whole, changes=attributes)
         key = canonical_url(spec.url)
-        refuse_taken_name(key, spec, ((replica.key, replica.record.endpoint) for replica in self._view.all()))
         await self._parts.store.register(key, spec, mode=Source.EXPLICIT, request=new_token(), by=by)
         return self._view.get(key) or self._view.handle(Replica(spec).record)
 

@@ -374,7 +374,11 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             )
         self._become_router()
         self._life = Life(
-            f"shared_registry {self.router_key}", join=self._join, work=self._run_tasks, close=self._close
+            f"shared_registry {self.router_key}",
+            join=self._join,
+            work=self._run_tasks,
+            close=self._close,
+            namespace=self.config.namespace,
         )
         return self._life
 
@@ -392,7 +396,9 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             if self._redis is not None:
                 return None  # its connections cannot be used here
             self._use(self._assemble(self._router_key, clients_of(self.config, None)))
-            self._life = Life(f"shared_registry {self.router_key}, leaving", close=self._close)
+            self._life = Life(
+                f"shared_registry {self.router_key}, leaving", close=self._close, namespace=self.config.namespace
+            )
             self._life.end()
         elif not self._life.is_here:
             raise UsageError(ELSEWHERE)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from shared_registry.aio.log_fields import logging_about
 from shared_registry.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Life:
         close: Callable[[], Awaitable[None]],
         join: Callable[[], Awaitable[None]] | None = None,
         work: Callable[[], Awaitable[None]] | None = None,
+        namespace: str = "",
     ) -> None:
         """Begin, on the running event loop.
 
@@ -34,8 +36,10 @@ class Life:
             close: Leaves the routers and closes the connections, however far the life came.
             join: Joins the routers.
             work: Runs until cancelled.
+            namespace: What all log lines of its tasks name.
         """
         self._join, self._work, self._close = join, work, close
+        self._namespace = namespace
         self._loop = asyncio.get_running_loop()
         self._joined: asyncio.Future[None] = self._loop.create_future()
         self._has_begun = False
@@ -99,6 +103,10 @@ class Life:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
+        with logging_about(namespace=self._namespace):
+            await self._live()
+
+    async def _live(self) -> None:
         self._has_begun = True
         can_wait = True
         try:

@@ -138,7 +138,8 @@ class Membership:
                 await self._clock.sleep(self._backoff.next_seconds())
             else:
                 if self._is_in_trouble or heartbeat.joined:
-                    logger.info("router: %s is among the live routers", self._info.key)
+                    extra = {"router": self._info.key}
+                    logger.info("router: %s is among the live routers", self._info.key, extra=extra)
                 self._is_in_trouble = False
                 self._backoff.reset()
                 await wait_until(self._clock, next_heartbeat_at, self._probers.is_changed)
@@ -170,8 +171,9 @@ class Membership:
             except KeyConflict as error:
                 if router not in self._unreapable:
                     self._unreapable.add(router)
-                    logger.warning("router: %s has expired and cannot be reaped: %s", router, error)
+                    extra = {"router": router}
+                    logger.warning("router: %s has expired and cannot be reaped: %s", router, error, extra=extra)
                 continue
             self._unreapable.discard(router)
             if departure is Departure.DONE:
-                logger.warning("router: %s has expired and was reaped", router)
+                logger.warning("router: %s has expired and was reaped", router, extra={"router": router})

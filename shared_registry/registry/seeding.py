@@ -13,7 +13,7 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.errors import KeyConflict, ReplicaClaimed, StoreError
+from shared_registry.errors import ConfigError, KeyConflict, ReplicaClaimed, StoreError
 from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
 from shared_registry.store.answers import new_token
 from shared_registry.store.commands import Store
@@ -94,6 +94,9 @@ class Seeding:
                     if str(self._keys.replica(key)) not in str(error):
                         raise
                     notices.append(f"replica {key} cannot be registered: {error}")
+                except ConfigError as error:
+                    notices.append(f"{error}; until then it is not registered as this config says")
+                    continue
             if key in removed:
                 notices.append(_removed_text(removed[key]))
             elif known is not None and differences:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from shared_registry.errors import StoreError
+from shared_registry.errors import ConfigError, StoreError
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -137,16 +137,26 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
             by: The person or program that requested it.
 
         Raises:
+            ConfigError: Another registered replica has the name. The message names both urls.
             ReplicaClaimed: The replica announces itself, or was discovered, so that nothing else changes its spec.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
+        words = [mode.value, request, new_token(), self._router, by, key, order, *spec]
         take = self._begin_write()
-        reply = await self._sessions.run(
-            "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
-        )
-        if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "claimed") == "claimed":
+        reply = await self._sessions.run("register_replica", words)
+        while reply.status == "indexing":  # once, after an earlier version: ends when all replicas were passed over
+            take = self._begin_write()
+            reply = await self._sessions.run("register_replica", words)
+        done = "created", "updated", "unchanged", "tombstone", "overridden"
+        status = expect(reply, *done, "claimed", "name_taken")
+        if status == "claimed":
             raise claimed(key, *reply.values)
+        if status == "name_taken":
+            raise ConfigError(
+                f"{endpoint.url} cannot be named {endpoint.name!r}: {reply.values[0]} has this name; "
+                "choose another one, or rename or remove that replica first"
+            )
         return events_of(reply.values, take)
 
     async def deregister(

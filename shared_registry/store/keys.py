@@ -2,8 +2,8 @@
 
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), mark, epoch,
                                        next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
-                                       reap_after_ms, reap_until_ms, probers_version, slow_start_ms, panic,
-                                       panic_percent, settling, restored:<history_id>
+                                       names_cursor, reap_after_ms, reap_until_ms, probers_version, slow_start_ms,
+                                       panic, panic_percent, settling, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, until it is added again
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica
@@ -14,6 +14,7 @@
     sr:{<ns>}:spare:secondary  zset    the same for the other replicas of that kind
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
+    sr:{<ns>}:names            hash    name -> url of the replica that has it; or had it, if its hash says otherwise
     sr:{<ns>}:announced        zset    url -> when an announced replica expires unless a heartbeat comes before
     sr:{<ns>}:departing        zset    url -> when one that is out of service, or its tombstone, is looked at
     sr:{<ns>}:admin_by_name    hash    name or url -> admin state of an announced replica that is away
@@ -72,6 +73,7 @@ class Keys:
         self.spare_secondary = f"{self.prefix}spare:secondary"
         self.spare_answered = f"{self.prefix}spare:answered"
         self.ejected = f"{self.prefix}ejected"
+        self.names = f"{self.prefix}names"
         self.announced = f"{self.prefix}announced"
         self.departing = f"{self.prefix}departing"
         self.admin_by_name = f"{self.prefix}admin_by_name"
@@ -124,6 +126,7 @@ class Keys:
             self.spare_secondary: "zset",
             self.spare_answered: "zset",
             self.ejected: "zset",
+            self.names: "hash",
             self.announced: "zset",
             self.departing: "zset",
             self.admin_by_name: "hash",

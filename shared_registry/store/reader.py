@@ -195,7 +195,7 @@ class Reader(LeaseReader, FigureReader):
         records, damage = await self.read_each(urls, known=known)
         for url, text in damage.items():
             if url not in self._damaged:
-                logger.warning("redis: a replica is left out: %s", text)
+                logger.warning("redis: a replica is left out: %s", text, extra={"replica": url})
         self._damaged = self._damaged.difference(urls).union(damage)
         return records
 

@@ -328,7 +328,10 @@ def test_serve_logs_json_for_programs(variables: dict[str, str], tmp_path: Path)
     for name, what in (("url", "router: serving"), ("admin_url", "admin: serving")):
         assert [line["message"].partition(" on ")[0] for line in lines if name in line] == [what]
     assert all(line.keys() - set(LOG_FIELDS) == fields for line in lines)
-    [leading] = [line for line in lines if "epoch" in line]
+    [leading] = [line for line in lines if "router" in line and "epoch" in line]
+    assert leading["namespace"] == variables["SHARED_REGISTRY_NAMESPACE"]
+    [own] = [line for line in lines if line["message"].startswith("leader: leading in epoch")]
+    assert (own["namespace"], own["epoch"]) == (leading["namespace"], leading["epoch"])
     assert leading["message"] == f"leader: {leading['router']} leads in epoch {leading['epoch']}"
 
 

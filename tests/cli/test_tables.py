@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.cli.drawing import drawn, new_console
-from shared_registry.cli.tables import Column, Group, Shown, Table, Text, fitted_table, lines_of
+from shared_registry.cli.tables import Column, Printed, Stack, Table, Text, facts_table, fitted_table, lines_of
 
 REPLICAS = Column("replica", ["gpu-1", Text("gpu-22", "red"), "日本"])
 LOADS = Column("in flight", ["1", "10", "100"], is_number=True)
-TABLES: list[Shown] = [
+TABLES: list[Printed] = [
     Table([REPLICAS, LOADS]),
     fitted_table([REPLICAS, LOADS], 80),
-    Table([REPLICAS, LOADS], has_headings=False),
-    Group(Text("a sentence", "bold"), Table([LOADS, REPLICAS]), "the end"),
+    facts_table([("leader", Text("router-1", "red")), ("", "nobody waits")]),
+    Stack(Text("a sentence", "bold"), Table([LOADS, REPLICAS]), "the end"),
     Table([Column("setting", ["one", "two"]), Column("value", ["a\nb", ""]), Column("from", ["x", "y"])]),
 ]
 
 
 @pytest.mark.parametrize("shown", TABLES, ids=range(len(TABLES)))
-def test_plain_lines_are_those_that_rich_draws(shown: Shown) -> None:
+def test_plain_lines_are_those_that_rich_draws(shown: Printed) -> None:
     console = new_console(100)
     with console.capture() as capture:
         console.print(drawn(shown), crop=False)

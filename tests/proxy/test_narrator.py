@@ -10,7 +10,7 @@ import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.proxy.narrator import Narrator
+from shared_registry.proxy.narrator import PATIENCE_LEASES, Narrator
 from tests.support.until import until
 
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
@@ -99,3 +99,40 @@ async def test_a_fleet_never_healthy_is_an_error_once_judged(
         record.levelname for record in caplog.records if record.getMessage() == "select: no replica can take a session"
     ]
     assert said == ["INFO", "ERROR"]
+
+
+async def test_a_start_without_an_election_is_logged(
+    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="shared_registry.proxy.narrator")
+    config = RouterConfig(
+        redis_url=server.url,
+        namespace=namespace,
+        lease_seconds=0.6,
+        renew_interval_seconds=0.1,
+        redis_timeout_seconds=0.2,
+    )
+    async with SharedReplicaRegistry(config, health_checks=False) as registry:
+        with Narrator(registry).narrating():
+            await until(lambda: any("elected" in text for text in caplog.messages))
+    [record] = [one for one in caplog.records if "elected" in one.getMessage()]
+    assert record.getMessage() == "leader: nobody was elected within 1.8 s after the start"
+    assert vars(record)["namespace"] == namespace
+
+
+async def test_an_election_after_the_start_is_no_warning(
+    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="shared_registry.proxy.narrator")
+    config = RouterConfig(
+        redis_url=server.url,
+        namespace=namespace,
+        lease_seconds=0.6,
+        renew_interval_seconds=0.1,
+        redis_timeout_seconds=0.2,
+    )
+    async with SharedReplicaRegistry(config) as registry:
+        with Narrator(registry).narrating():
+            await until(lambda: registry.leader is not None)
+            await asyncio.sleep(PATIENCE_LEASES * config.lease_seconds)
+    assert not [text for text in caplog.messages if "elected" in text]

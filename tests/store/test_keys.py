@@ -22,6 +22,7 @@ SPELLED = {
     "spare_secondary": ("sr:{a.B-1_}:spare:secondary", "zset"),
     "spare_answered": ("sr:{a.B-1_}:spare:answered", "zset"),
     "ejected": ("sr:{a.B-1_}:ejected", "zset"),
+    "names": ("sr:{a.B-1_}:names", "hash"),
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "settling": ("sr:{a.B-1_}:settling", "zset"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
-from shared_registry.errors import Fenced, ReplicaClaimed, StoreRefused
+from shared_registry.errors import ConfigError, Fenced, ReplicaClaimed, StoreRefused
 from shared_registry.model import (
     AdminState,
     ConnectedSessions,
@@ -38,7 +38,7 @@ from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
 """For one command, which some runners execute slowly."""
-RAISED = {"fenced": Fenced, "claimed": ReplicaClaimed, "wrong_cluster": StoreRefused}
+RAISED = {"fenced": Fenced, "claimed": ReplicaClaimed, "name_taken": ConfigError, "wrong_cluster": StoreRefused}
 """What a store makes of a status word, where it returns nothing."""
 
 T = TypeVar("T")
@@ -192,6 +192,14 @@ async def _replicas(scene: Scene, space: Space) -> None:
     await answered("created", register("a1", weight=0.1 + 0.2))
     await answered("unchanged", register("a2", weight=0.1 + 0.2))
     await answered("updated", register("a3", capacity=2, order=7, name="A"))
+    await scene.refused("name_taken", register("b0", url=B, name="A"))
+    earlier = {f"http://earlier-{number}": number for number in range(1500)}
+    space.raw.zadd(space.keys.replicas, earlier)
+    space.raw.hdel(space.keys.meta, "names_cursor")
+    await scene.run("register_replica", "explicit", "b0", "0" * 16, "r~1", "me", B, "", "name", "B")
+    assert space.raw.hget(space.keys.meta, "names_cursor") != "done"
+    space.raw.zrem(space.keys.replicas, *earlier)
+    space.raw.hset(space.keys.meta, "names_cursor", "done")
     await answered("overridden", register("a4", Source.SEED))
     await answered("set", set_admin(AdminState.DRAINING, "deploy"))
     await answered("unchanged", set_admin(AdminState.DRAINING, "deploy"))
@@ -727,7 +735,8 @@ async def _history(scene: Scene, space: Space) -> None:
     """Puts two views back after a loss of everything: the later one has the say."""
     answered = scene.answered
     lost = await space.reader.snapshot()
-    known, history_id = lost.records[A], lost.head.history_id
+    history_id = lost.head.history_id
+    known = replace(lost.records[A], endpoint=replace(lost.records[A].endpoint, name="A"))
     assert history_id is not None
     space.raw.delete(*space.dump())
 
@@ -759,6 +768,7 @@ async def _inspection(scene: Scene, space: Space) -> None:
 
 async def _repair(scene: Scene, space: Space) -> None:
     """Puts in order what was written by hand."""
+    space.raw.delete(space.keys.names)
     space.raw.hset(space.keys.replica(A), "in_flight", "9")
     space.raw.zadd(space.keys.ready_secondary, {C: 1})
     space.raw.zadd(space.keys.replicas, {C: 9, "http://x": 1})

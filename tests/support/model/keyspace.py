@@ -131,6 +131,7 @@ class Keyspace:
         self.meta: Fields = {}
         self.replicas: dict[str, int] = {}
         self.removed: dict[str, Sum] = {}
+        self.names: dict[str, str] = {}
         self.hashes: dict[str, Fields] = {}
         self.leader: Fields = {}
         self.routers: dict[str, Value] = {}
@@ -223,6 +224,7 @@ class Keyspace:
             "meta": self.meta,
             "replicas": {url: float(order) for url, order in self.replicas.items()},
             "removed": self.removed,
+            "names": self.names,
             "ready:primary": ready.primary,
             "ready:secondary": ready.secondary,
             "full": ready.full,

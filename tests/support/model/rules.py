@@ -56,13 +56,9 @@ class Namespace(LeaseRules):
     def register_replica(self, *, mode: str, request: str, router: str, by: str, key: str, spec: Spec) -> str:
         self._tick()
         stored = self.hashes.get(key, {})
-        if request in (stored.get("incarnation"), stored.get("spec_request")):
-            return "unchanged"
         is_new = stored.get("admin", "removed") == "removed"
-        if mode == "seed" and stored and is_new:
-            return "tombstone"
-        if mode == "seed" and not is_new and stored["source"] == "explicit":
-            return "overridden"
+        if refusal := self._refusal_to_register(stored, mode=mode, request=request, key=key, name=spec.name):
+            return refusal
         order = self._position(key, spec)
         fields = spec.fields(order, mode)
         absent = [name for name in OPTIONAL if name not in fields]
@@ -70,6 +66,7 @@ class Namespace(LeaseRules):
             return "unchanged"
         self._begin_history()
         self._set_order(key, order)
+        self._claim_name(spec.name, key)
         replica = self.hashes.setdefault(key, {})
         replica |= {**fields, "spec_request": request}
         for name in absent:
@@ -97,6 +94,21 @@ class Namespace(LeaseRules):
         self._emit_replica(key, "replica_registered" if is_new else "replica_updated", router=router, by=by)
         self._serve()
         return "created" if is_new else "updated"
+
+    def _refusal_to_register(self, stored: Fields, *, mode: str, request: str, key: str, name: str) -> str:
+        is_new = stored.get("admin", "removed") == "removed"
+        if request in (stored.get("incarnation"), stored.get("spec_request")):
+            return "unchanged"
+        if mode == "seed" and stored and is_new:
+            return "tombstone"
+        if mode == "seed" and not is_new and stored["source"] == "explicit":
+            return "overridden"
+        if name and (is_new or stored.get("name") != name):
+            self._begin_history()
+            self.meta["names_cursor"] = "done"
+            if self._is_taken(name, key):
+                return "name_taken"
+        return ""
 
     def deregister_replica(
         self, *, key: str, incarnation: str, router: str, by: str, reason: str, when_drained: bool
@@ -431,10 +443,20 @@ class Namespace(LeaseRules):
                 replica[name] = known[name]
         if not keeps_health:
             replica.pop("failing_witness", None)
+        if self._is_taken(str(known["name"]), url):
+            replica["name"] = ""
+        self._claim_name(str(replica["name"]), url)
         replica["removes_when_drained"] = known.get("removes_when_drained", "0")
         replica.setdefault("in_flight", "0")
         self.removed.pop(url, None)
         self._set_order(url, exact(known["order"]))
+
+    def _is_taken(self, name: str, url: str) -> bool:
+        return any(other != url and fields["name"] == name for other, fields in self.alive().items() if name)
+
+    def _claim_name(self, name: str, url: str) -> None:
+        if name:
+            self.names[name] = url
 
     def _listed(self) -> list[str]:
         return sorted(self.replicas, key=lambda url: (self.replicas[url], url))
