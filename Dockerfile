@@ -25,8 +25,9 @@ USER 10001:10001
 EXPOSE 9000
 # Healthy: this process answers. What else may be wrong, full replicas or a Redis that is down, no restart would mend, and
 # it would end the sessions that go on. bash asks, for 2 ms of CPU: Python takes 50 to start, and `shared-registry` more.
-# If the environment has the certificate, Python asks by TLS; the check does not know what the file says.
+# If the environment has the certificate, it asks at the admin address, which speaks no TLS; only if nobody listens there,
+# Python asks by TLS. The check does not know what the file says.
 HEALTHCHECK --interval=10s --timeout=10s --start-period=20s CMD ["bash", "-c", \
-    "if [[ $SHARED_REGISTRY_TLS_CERTIFICATE_FILE ]]; then exec python -I -c \"import http.client as h, os, ssl; e = os.environ.get; c = h.HTTPSConnection(e('SHARED_REGISTRY_HOST') or '127.0.0.1', int(e('SHARED_REGISTRY_PORT') or '9000'), timeout=5, context=ssl._create_unverified_context()); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)\"; fi; trap '' PIPE; exec 3<>/dev/tcp/${SHARED_REGISTRY_HOST:-127.0.0.1}/${SHARED_REGISTRY_PORT:-9000} && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 5 _ status _ <&3 && [[ $status == 200 ]] || exit 1"]
+    "trap '' PIPE; host=${SHARED_REGISTRY_HOST:-127.0.0.1}; port=${SHARED_REGISTRY_PORT:-9000}; if [[ $SHARED_REGISTRY_TLS_CERTIFICATE_FILE ]]; then host=${SHARED_REGISTRY_ADMIN_HOST:-127.0.0.1}; [[ ${SHARED_REGISTRY_ADMIN_PORT:-auto} == auto ]] && port=$((port + 1000)) || port=$SHARED_REGISTRY_ADMIN_PORT; fi; if { exec 3<>/dev/tcp/$host/$port; } 2>/dev/null; then printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 5 _ status _ <&3 && [[ $status == 200 ]] || exit 1; elif [[ $SHARED_REGISTRY_TLS_CERTIFICATE_FILE ]]; then exec python -I -c \"import http.client as h, os, ssl; e = os.environ.get; c = h.HTTPSConnection(e('SHARED_REGISTRY_HOST') or '127.0.0.1', int(e('SHARED_REGISTRY_PORT') or '9000'), timeout=5, context=ssl._create_unverified_context()); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)\"; else exit 1; fi"]
 ENTRYPOINT ["shared-registry"]
 CMD ["serve", "--config", "/etc/shared-registry/router.yaml"]

@@ -105,7 +105,7 @@ class Namespace:
         return took
 
     def _name(self, command: str) -> str:
-        name, *words = command.replace("b'", "").split()
+        name, *words = command.replace("b'", "").replace('b"', "").split()
         if name.upper() in ("EVALSHA", "EVAL") and words:
             return self._names.get(words[0], name)
         return name.upper()

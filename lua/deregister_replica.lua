@@ -12,6 +12,7 @@
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
+-- include lib/discovered.lua
 -- include lib/events.lua
 -- include lib/ready.lua
 -- include lib/tombstones.lua
@@ -26,17 +27,25 @@ local refused = refusal({
 if refused then
   return refused
 end
-local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained')
+local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained',
+  'withdrawn_at_ms', 'source')
 if stored[1] ~= incarnation or stored[2] == 'removed' then
   return {'not_found'}
 end
 
 local now_ms = server_now_ms()
 local is_drained = when_drained ~= '1' or tonumber(stored[3]) == 0
-if not is_drained and stored[4] == '1' then
+local is_withdrawn_by_source = stored[5] and is_discovered(stored[6])
+if not is_drained and stored[4] == '1' and not is_withdrawn_by_source then
   return {'draining'}
 end
+if is_withdrawn_by_source then
+  -- What an operator removes stays removed, although its source of discovery does not have it either.
+  redis.call('HDEL', replica, 'withdrawn_at_ms')
+end
 if is_drained then
+  -- Of an announced replica: what an operator removes is not gone by itself.
+  redis.call('HDEL', replica, 'expired_at_ms', 'withdrawn_at_ms')
   write_tombstone(replica, replica_url, now_ms, reason)
   redis.call('HSET', replica, 'removed_by', by)
 else

@@ -1,5 +1,6 @@
 -- The removal of a replica that drains in order to be removed.
 
+-- include lib/discovered.lua
 -- include lib/events.lua
 -- include lib/tombstones.lua
 
@@ -12,4 +13,5 @@ local function remove_drained(url, now_ms, router, reply)
   refresh_ready(replica, url)
   emit_replica(now_ms, replica, url,
     {'kind', 'replica_deregistered', 'router', router, 'by', 'last session ended', 'reason', reason}, reply)
+  forget_withdrawn(replica, url)
 end

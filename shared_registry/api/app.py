@@ -14,6 +14,7 @@ from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
+from shared_registry.api.pieces import PiecewiseResponse
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
@@ -48,13 +49,13 @@ def _page(answer: Callable[[], Awaitable[Answer]]) -> Callable[[Request], Awaita
 
     async def respond(_: Request) -> Response:
         found = await answer()
-        return Response(found.content(), found.status, media_type="application/json")
+        return PiecewiseResponse(found.content(), found.status, media_type="application/json")
 
     return respond
 
 
 def _metrics(page: MetricsPage) -> Callable[[Request], Awaitable[Response]]:
     async def respond(_: Request) -> Response:
-        return Response(await page.render(), headers={"content-type": CONTENT_TYPE})
+        return PiecewiseResponse(await page.render(), headers={"content-type": CONTENT_TYPE})
 
     return respond

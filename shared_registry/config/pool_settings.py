@@ -39,6 +39,8 @@ def pool_configs(config: RouterConfig) -> dict[str, RouterConfig]:
     problems: list[Problem] = []
     if config.pools and config.replicas:
         problems.append(Problem("replicas: while there are pools, each replica belongs to one; move them there"))
+    if config.pools and config.discovery:
+        problems.append(Problem("discovery: while there are pools, each source belongs to one; move it there"))
     owners: dict[tuple[str, str], str] = {}
     for pool in config.pools:
         unknown = [_unknown(pool, name) for name in pool.settings if name not in OF_A_POOL]
@@ -46,7 +48,9 @@ def pool_configs(config: RouterConfig) -> dict[str, RouterConfig]:
             problems += unknown
             continue
         try:
-            made = replace(config, **{"namespace": pool.name, "replicas": [], **pool.settings, "pools": ()})
+            made = replace(
+                config, **{"namespace": pool.name, "replicas": [], "discovery": (), **pool.settings, "pools": ()}
+            )
         except InvalidSettings as error:
             problems += [Problem(f"pools: {pool.name}: {problem.text}") for problem in error.problems]
             continue

@@ -34,6 +34,7 @@ HEALTH_CHECK_SETTINGS = frozenset(
         "probing",
         "probe_concurrency",
         "slow_start_seconds",
+        "discovery",
     }
 )
 """Settings of probes and of the leader. If one of them changes, the health checks begin anew with the new values."""

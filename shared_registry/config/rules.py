@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 from shared_registry.config.access_rules import check_cors_origins, check_trusted_proxies
 from shared_registry.config.admin_rules import check_admin_names, check_admin_port
 from shared_registry.config.api_keys import ApiKey, check_api_keys
+from shared_registry.config.discovery_rules import DiscoveryRule, check_discovery
 from shared_registry.config.pool_rules import PoolRule, check_pools
 from shared_registry.config.probe_rules import check_file, is_port, wrong_path
 from shared_registry.config.problems import InvalidSettings, Problem, shorten, unknown_setting
@@ -282,6 +283,7 @@ AdminNames = Annotated[tuple[str, ...], PlainValidator(check_admin_names)]
 ConfiguredReplicas = Annotated[list[ReplicaEndpoint], PlainValidator(check_replicas)]
 SessionKeyText = Annotated[str | None, PlainValidator(check_session_key)]
 PoolRules = Annotated[tuple[PoolRule, ...], PlainValidator(check_pools)]
+DiscoveryRules = Annotated[tuple[DiscoveryRule, ...], PlainValidator(check_discovery)]
 RouteRules = Annotated[tuple[RouteRule, ...], PlainValidator(check_routes)]
 OwnCertificateFile = Annotated[str | None, PlainValidator(check_file("tls_certificate_file"))]
 OwnKeyFile = Annotated[str | None, PlainValidator(check_file("tls_key_file"))]

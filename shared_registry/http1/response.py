@@ -6,6 +6,7 @@ encodings other than chunked, control characters in headers, and heads that do n
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 import httptools
@@ -16,8 +17,10 @@ LONGEST_HEAD = 64 * 1024
 """The most bytes of a response's head, or of a body's framing between two pieces of it."""
 SWITCHING_PROTOCOLS = 101
 
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _FIRST_BYTE = b"H"[0]
+_END_OF_HEAD = b"\r\n\r\n"
+_FIELD = re.compile(rb"\r\n([^:\r\n]+):[ \t]*([^\r\n]*)")
+"""A header's line in a head that the parser has accepted. To be called for each header would take the parser longer."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
@@ -54,8 +57,8 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_fields",
         "_has_framing",
+        "_head",
         "_is_head_request",
         "_is_interim",
         "_is_upgrade",
@@ -77,7 +80,7 @@ class ResponseReader:
         self.may_carry_more = True
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver
-        self._fields: list[tuple[bytes, bytes]] = []
+        self._head = b""
         self._has_framing = False
         self._is_head_request = False
         self._is_interim = False
@@ -99,7 +102,7 @@ class ResponseReader:
         self._receiver = receiver
         self._is_head_request = is_head_request
         self._is_upgrade = is_upgrade
-        self._fields = []
+        self._head = b""
         self._has_framing = True
         self._unread_bytes = 0
 
@@ -113,8 +116,10 @@ class ResponseReader:
             ReplicaBroke: The response is refused.
             Exception: The receiver has raised it.
         """
-        if not self._unread_bytes and not self.is_begun and data[0] != _FIRST_BYTE:
-            raise ReplicaBroke("illegal status line")  # the parser would take RTSP as well
+        if not self.is_begun:
+            if not self._unread_bytes and data[0] != _FIRST_BYTE:
+                raise ReplicaBroke("illegal status line")  # the parser would take RTSP as well
+            self._head += data
         self._unread_bytes += len(data)
         failure: Exception | None = None
         try:
@@ -141,13 +146,7 @@ class ResponseReader:
         """Begin a head. Nothing may follow a complete response."""
         if self.is_complete:
             self.may_carry_more = False
-        self._fields = []
         self._is_interim = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, and drop a trailer."""
-        if not self.is_begun:
-            self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Pass on the head, unless the response is an interim one. All interim responses count as one head."""
@@ -161,11 +160,23 @@ class ResponseReader:
                 raise ReplicaBroke("it has switched protocols without being asked to")
         elif status < 200:
             self._is_interim = True
+            self._head = self._head[self._head.find(_END_OF_HEAD) + len(_END_OF_HEAD) :]
             return
-        if name := malformed(self._fields):
+        fields = self._take_fields()
+        if name := malformed(fields):
             raise ReplicaBroke(f"the value of {name.decode()} has control characters")
         self._unread_bytes = 0
-        self._begin_response(status)
+        self.status = status
+        self.is_begun = True
+        named = dict(fields)
+        self._has_framing = b"content-length" in named or b"transfer-encoding" in named
+        if b"transfer-encoding" in named and not _is_chunked(fields):
+            raise ReplicaBroke("the transfer encoding of its response is not chunked")
+        self._receiver.begin(status, fields)
+        if self._is_head_request or status in WITHOUT_BODY:
+            self.is_void = self.is_complete = True
+            if not self._parser.should_keep_alive():
+                self.may_carry_more = False
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -190,19 +201,15 @@ class ResponseReader:
 
     # Inside
 
-    def _begin_response(self, status: int) -> None:
-        self.status = status
-        self.is_begun = True
-        self._has_framing = False
-        for name, value in self._fields:
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise ReplicaBroke("the transfer encoding of its response is not chunked")
-            self._has_framing = self._has_framing or name in _FRAMING
-        self._receiver.begin(status, self._fields)
-        if self._is_head_request or status in WITHOUT_BODY:
-            self.is_void = self.is_complete = True
-            if not self._parser.should_keep_alive():
-                self.may_carry_more = False
+    def _take_fields(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of the head that the parser has just read, with names in lower case."""
+        end = self._head.find(_END_OF_HEAD)
+        found = _FIELD.findall(self._head, 0, end)
+        self._head = b""
+        if not found:
+            return []
+        names, values = zip(*found, strict=True)
+        return list(zip(map(bytes.lower, names), values, strict=True))
 
     def _failure(self, error: httptools.HttpParserError) -> Exception | None:
         """Return what has failed when the parser has raised an error."""
@@ -216,3 +223,7 @@ class ResponseReader:
         if isinstance(error, httptools.HttpParserInvalidStatusError) or self._parser.get_status_code() < 100:
             return ReplicaBroke("illegal status line")
         return ReplicaBroke(f"illegal header line: {error}")
+
+
+def _is_chunked(fields: Headers) -> bool:
+    return all(value.lower() == b"chunked" for name, value in fields if name == b"transfer-encoding")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
+from shared_registry.discovery import Discovery
 from shared_registry.leader.authority import Participation
 from shared_registry.leader.duties import Duty, perform
 from shared_registry.leader.election import Election, LeaderLease
@@ -161,7 +162,8 @@ class HealthChecks:
         )
         panic = PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng)
         upgrader = Upgrader(self._store, router=self._router, clock=self._clock, rng=self._rng)
-        return [probing, plan, panic, self._ramps(config), upgrader]
+        discovery = Discovery(self._store, self._mirror.view, config, clock=self._clock, rng=self._rng)
+        return [probing, plan, panic, self._ramps(config), upgrader, discovery]
 
     def _health_loop(self, config: RouterConfig, probe: HttpProbe, retain: Retain | None) -> HealthLoop:
         return HealthLoop(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import random
@@ -55,6 +56,9 @@ from shared_registry.store.reader import Gap, Head, Reader
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
+RECORDS_AT_ONCE = 500
+REPLICAS_A_SECOND = 2000
+"""How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
 Notice = Callable[[Sequence[Event]], None]
 
@@ -130,6 +134,11 @@ class Mirror:
     def age_seconds(self) -> float | None:
         """How long ago the view was last known to be current; `None` before the first read."""
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
+
+    @property
+    def read_age_seconds(self) -> float | None:
+        """How long ago the data that the event stream does not carry were read; `None` before the first read."""
+        return None if self._refreshed_at is None else self._clock.monotonic() - self._refreshed_at
 
     @contextlib.contextmanager
     def subscribed(self, *listeners: Notice) -> Iterator[None]:
@@ -233,14 +242,15 @@ class Mirror:
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read the data that the event stream does not carry: probe times, counters and loads.
 
-        Without `at_once`, read at most once per `refresh_seconds`. Concurrent callers share one read.
+        Without `at_once`, read at most once per `refresh_seconds`, and at most `REPLICAS_A_SECOND`. Concurrent callers
+        share one read.
 
         Raises:
             StoreError: Redis could not be read; the view is unchanged.
         """
         if self._refreshing is None:
-            read_at = self._refreshed_at
-            if not at_once and read_at is not None and self._clock.monotonic() - read_at < self._refresh_seconds:
+            age, count = self.read_age_seconds, len(self.view.all())
+            if not at_once and age is not None and age < max(self._refresh_seconds, count / REPLICAS_A_SECOND):
                 return
             self._refreshing = asyncio.ensure_future(self._read_records())
             self._refreshing.add_done_callback(self._end_refresh)
@@ -279,16 +289,18 @@ class Mirror:
 
     async def _read_records(self) -> None:
         generation, leader_before = self.generation, self.leader
-        records = await self._reader.records([replica.key for replica in self.view.all()])
+        records = await self._reader.records([replica.key for replica in self.view.all()], known=self.record)
         leader = await self._reader.leader()
         head = await self._reader.head()
-        if (
-            generation == self.generation and head.history_id == self.history_id
-        ):  # otherwise the records belong to another history than the view
-            self.view.read(records.values())
-            if self.leader is leader_before:
-                self.leader = leader
-            self._refreshed_at = self._clock.monotonic()
+        if generation != self.generation or head.history_id != self.history_id:
+            return  # the records belong to another history than the view
+        if self.leader is leader_before:
+            self.leader = leader
+        self._refreshed_at = self._clock.monotonic()
+        changed = iter(records.values())
+        while generation == self.generation and (piece := list(itertools.islice(changed, RECORDS_AT_ONCE))):
+            self.view.read(piece)
+            await asyncio.sleep(0)
 
     def _end_refresh(self, task: asyncio.Task[None]) -> None:
         self._refreshing = None

@@ -32,6 +32,8 @@ from shared_registry.model.replicas import (
     ReplicaRecord,
     ReplicaStatus,
     Source,
+    is_discovered,
+    read_source,
 )
 from shared_registry.model.revisions import ORIGIN, is_later
 from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
@@ -72,7 +74,9 @@ __all__ = [
     "Source",
     "Term",
     "Thresholds",
+    "is_discovered",
     "is_later",
     "planned_prober",
     "prober_of",
+    "read_source",
 ]

@@ -36,11 +36,29 @@ class AdminState(enum.Enum):
     REMOVED = "removed"
 
 
-class Source(enum.Enum):
-    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose."""
+class Source(enum.StrEnum):
+    """The source of a replica's spec: a config file, an operator or a program on purpose, or an announcement.
+
+    The source of a replica that the leader discovered is a text such as `dns:pods`; see `read_source`.
+    """
 
     SEED = "seed"
     EXPLICIT = "explicit"
+    ANNOUNCED = "announced"
+
+
+def read_source(text: str) -> str:
+    """Return a source: one of `Source`, or the kind and name of a source of discovery.
+
+    Raises:
+        ValueError: The text is no source.
+    """
+    return text if is_discovered(text) else Source(text)
+
+
+def is_discovered(source: str) -> bool:
+    """Return whether a replica with this source belongs to a source of discovery."""
+    return ":" in source
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,12 @@ class ReplicaRecord:
         ejected_until: Until when the replica takes no new sessions because sessions failed on it, although probes
             succeed; `None` if it is not ejected.
         ejections: How often it was ejected lately, on which the length of the next ejection depends.
+        owner: The name of the instance that announced it; empty if it was not announced, as the following.
+        instance: The id of that instance.
+        ttl_seconds: How long it stays in service without a heartbeat of that instance.
+        last_heartbeat_at: When the last one came, as of the last read of the whole record.
+        expired_at: When it was put out of service because none came; `None` if it was not.
+        withdrawn_at: When its instance, or its source of discovery, withdrew it; `None` if it did not.
         revision: The id of the last event that changed its routing-relevant state.
         restored_from: The revision and the history as of which the record is known. Set if the replica was restored
             after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
@@ -149,7 +173,7 @@ class ReplicaRecord:
     health: ReplicaHealth = ReplicaHealth()
     doubt: Doubt = NO_DOUBT
     incarnation: str = ""
-    source: Source = Source.SEED
+    source: str = Source.SEED
     registered_at: float | None = None
     status_since: float | None = None
     last_error: str = ""
@@ -163,6 +187,12 @@ class ReplicaRecord:
     slow_start_seconds: float | None = None
     ejected_until: float | None = None
     ejections: int = 0
+    owner: str = ""
+    instance: str = ""
+    ttl_seconds: float | None = None
+    last_heartbeat_at: float | None = None
+    expired_at: float | None = None
+    withdrawn_at: float | None = None
     revision: str = ORIGIN
     restored_from: str = ""
 
@@ -184,7 +214,7 @@ class ReplicaRecord:
         """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""
         if not is_later(record.revision, self.revision):
             return self
-        return replace(record, in_flight=self.in_flight)
+        return replace(record, in_flight=self.in_flight, last_heartbeat_at=self.last_heartbeat_at)
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
@@ -276,7 +306,16 @@ class Removal(NamedTuple):
     Attributes:
         revision: The revision of the removal, or a later one.
         restored_from: See `ReplicaRecord`.
+        is_lasting: Whether an operator removed it. A replica that was withdrawn or expired may come back at any time,
+            so its removal is not restored after a loss of history.
     """
 
     revision: str
     restored_from: str = ""
+    is_lasting: bool = True
+
+    @classmethod
+    def of(cls, record: ReplicaRecord) -> Removal:
+        """Return the removal that the record of an event shows."""
+        has_left = record.expired_at is not None or record.withdrawn_at is not None
+        return cls(record.revision, record.restored_from, not has_left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,17 @@ class Answer:
         status: The HTTP status.
         document: The body, as JSON.
         fields: Further headers, with names in lower case.
-        text: The body as JSON text, in place of the document, for a body too long to be written in one piece.
+        pieces: The body as JSON, in place of the document, for a body too long to be written in one piece.
     """
 
     status: int
     document: Mapping[str, Any]
     fields: tuple[tuple[bytes, bytes], ...] = field(default=())
-    text: str = ""
+    pieces: Sequence[bytes] = ()
 
-    def content(self) -> bytes:
-        """Return the body."""
-        return (self.text or as_json(self.document)).encode()
+    def content(self) -> Sequence[bytes]:
+        """Return the body, in pieces."""
+        return self.pieces or (as_json(self.document).encode(),)
 
     @property
     def error(self) -> str | None:
@@ -37,9 +37,12 @@ class Answer:
         return self.document["code"] if self.document.get("type") == "error" else None
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def as_json(document: object) -> str:
     """Return a document as compact JSON."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    return _encode(document)
 
 
 def error_answer(

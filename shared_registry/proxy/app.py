@@ -199,12 +199,14 @@ class Router:
         """Return the page `/status`."""
         process: dict[str, Any] = {"worker": self.worker, "pid": os.getpid()}
         if only := self.pools.get(""):
-            return Answer(200, {}, text=f"{(await only.status())[:-1]},{as_json(process)[1:]}")
+            return Answer(200, {}, pieces=await only.status(process))
         names = list(self.pools)
-        texts = await asyncio.gather(*(self.pools[name].status() for name in names))
-        pools = ",".join(f"{as_json(name)}:{text}" for name, text in zip(names, texts, strict=True))
+        pools = await asyncio.gather(*(self.pools[name].status({}) for name in names))
         whole = {"url": self.url, **process, "sessions": self.live.count}
-        return Answer(200, {}, text=f'{as_json(whole)[:-1]},"pools":{{{pools}}}}}')
+        pieces = [f'{as_json(whole)[:-1]},"pools":'.encode()]
+        for at, (name, of_pool) in enumerate(zip(names, pools, strict=True)):
+            pieces += f"{',' if at else '{'}{as_json(name)}:".encode(), *of_pool
+        return Answer(200, {}, pieces=[*pieces, b"}}"])
 
     async def healthz(self) -> Answer:
         """Return the page `/healthz`."""
@@ -233,17 +235,20 @@ class Router:
     def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
         self._tasks.discard(task)
-        if not task.cancelled():
-            exchange.note_end("router_failed")
-        else:
-            is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
-            ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
-            exchange.note_end(ended, close_code=closing.LOST if is_open else None)
+        record = exchange.record
+        if record is not None and record.ended is None:
+            if not task.cancelled():
+                exchange.note_end("router_failed")
+            else:
+                ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
+                is_open = record.status == SWITCHING_PROTOCOLS
+                exchange.note_end(ended, close_code=closing.LOST if is_open else None)
         self.site.end_record(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            await self._answer(exchange, normal_path(exchange.path))
+            path = exchange.path
+            await self._answer(exchange, path, normal_path(path))
         except asyncio.CancelledError:
             if exchange.refusal is None:
                 raise
@@ -255,7 +260,7 @@ class Router:
             exchange.note_end("router_failed", error="internal_error")
             exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
 
-    async def _answer(self, exchange: Exchange, path: bytes) -> None:
+    async def _answer(self, exchange: Exchange, raw_path: bytes, path: bytes) -> None:
         if self._cors is not None and self._cors.settles(exchange):
             return
         if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
@@ -266,9 +271,9 @@ class Router:
             if exchange.record is not None:
                 exchange.record.place = "page"
             exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
-        elif exchange.is_guest:
+        elif exchange.client.is_guest:
             exchange.answer(_NO_ROOM)
-        elif has_way_up(exchange.path):
+        elif has_way_up(raw_path):
             exchange.answer(_WAY_UP)
         elif exchange.is_too_large:
             exchange.refuse(TOO_LARGE)

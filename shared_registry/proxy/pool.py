@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded
 from shared_registry.errors import RegistryError, StoreError, StoreUnavailable
 from shared_registry.probing.tls import TlsContexts
-from shared_registry.proxy.answers import error_answer
+from shared_registry.proxy.answers import as_json, error_answer
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.dispatch import Dispatcher
@@ -28,7 +30,7 @@ from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
-from shared_registry.proxy.status import Queue, not_ready_reason, status_text
+from shared_registry.proxy.status import Queue, not_ready_reason, replicas_json, status_document
 from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -36,6 +38,8 @@ from shared_registry.store.redis_url import mask_redis_url
 
 RETRY_SECONDS = 5.0
 """The pause before a pool that could not be joined is tried again, while the router serves others."""
+REFRESH_SECONDS = 0.1
+"""How long `/status` waits for what is read from Redis. Of thousands of replicas the next call shows it."""
 logger = logging.getLogger(__name__)
 
 
@@ -65,14 +69,17 @@ class Pool:
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self.traffic = Traffic()
-        self.connections = ReplicaConnections(config, TlsContexts(config), self.traffic)
+        self.connections = ReplicaConnections(
+            config, TlsContexts(config), self.traffic, make_room=lambda: descriptors.make_room(live.count)
+        )
         self._url = url
         self._live = LiveSessions(live)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
         self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
-        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live, self.traffic)
+        self._dispatcher = Dispatcher(self._placement, self._reports, self._live, self.traffic)
+        self._replicas = Remembered(functools.partial(replicas_json, self.registry), seconds=0.0)
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)
 
@@ -154,14 +161,24 @@ class Pool:
         """Return the reason why a load balancer should send no clients of this pool; `None` if it should."""
         return not_ready_reason(self.registry, is_open=self._opening.is_open, is_stopping=self._stopping.is_set())
 
-    async def status(self) -> str:
-        """Return the body of `/status` as JSON, from the last view if Redis cannot be read."""
-        queue = Queue(None, self._placement.waiting)
+    async def status(self, more: Mapping[str, Any]) -> list[bytes]:
+        """Return the body of `/status` as JSON, in pieces, from the last view if Redis cannot be read.
+
+        Calls at the same time share what is read and written.
+
+        Args:
+            more: What the body has besides.
+        """
+        depth = None
         if self.registry.is_started:
-            with contextlib.suppress(StoreError):  # the document contains the age of the view
-                await self.registry.refresh()
-                queue = Queue(await self._depth.get(), self._placement.waiting)
-        return await status_text(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
+            with contextlib.suppress(StoreError, TimeoutError):  # the document contains the ages of the view
+                depth = await self._depth.get()
+                async with asyncio.timeout(REFRESH_SECONDS):
+                    await self.registry.refresh()
+        replicas = await self._replicas.get()
+        queue = Queue(depth, self._placement.waiting)
+        rest = status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
+        return [b'{"replicas":[', *replicas, f"],{as_json({**rest, **more})[1:]}".encode()]
 
     async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
         registry, where = self.registry, mask_redis_url(self.config.redis_url)

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shared_registry.aio.breath import Breath
-from shared_registry.model import Plan, ReplicaRecord
 from shared_registry.proxy.answers import as_json
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.store.replica_fields import Document, replica_document
+from shared_registry.store.replica_fields import Document, ReplicaDocument
 
 THE_ORIGINALS = ("url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures")
 """The fields of a replica in the `/status` of FastVideo's router, in its order."""
+AT_ONCE = 50
+_REPLICA = ReplicaDocument(Document.STATUS, first=THE_ORIGINALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,25 @@ class Queue:
     here: int
 
 
-async def status_text(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> str:
-    """Return the body of `GET /status`, as JSON. Times are on the Redis server's clock.
+async def replicas_json(registry: SharedReplicaRegistry) -> list[bytes]:
+    """Return the replicas of `GET /status` as JSON, in pieces. Times are on the Redis server's clock.
 
-    Each replica has the fields of FastVideo's router first, then the additional ones. With thousands of replicas this
-    gives way to other tasks in between, so that replicas may be of slightly different times.
+    Each has the fields of FastVideo's router first, then the additional ones. With thousands of replicas this gives way
+    to other tasks in between, so that replicas may be of slightly different times.
     """
-    breath, plan, replicas = Breath(), registry.plan, []
-    for replica in registry.all():
-        replicas.append(as_json(_replica_document(replica.record, plan)))
+    breath, plan, pieces, records = Breath(), registry.plan, [], [replica.record for replica in registry.all()]
+    for at in range(0, len(records), AT_ONCE):
+        # An encoder costs as much as a replica, so that several replicas share one.
+        text = as_json([_REPLICA.of(record, plan) for record in records[at : at + AT_ONCE]])
+        pieces.append(f"{',' if at else ''}{text[1:-1]}".encode())
         await breath.pause()
+    return pieces
+
+
+def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:
+    """Return what the body of `GET /status` has besides the replicas."""
     leader = registry.leader
-    rest = {
+    return {
         "queue": asdict(queue),
         "router": registry.router_key,
         "url": url,
@@ -49,6 +57,7 @@ async def status_text(registry: SharedReplicaRegistry, *, url: str, live_session
         "revision": registry.revision,
         "history_id": registry.history_id,
         "age_seconds": registry.age_seconds,
+        "read_age_seconds": registry.read_age_seconds,
         "is_stale": registry.is_stale,
         "writable_age_seconds": registry.writable_age_seconds,
         "write_failure": registry.write_failure,
@@ -56,7 +65,6 @@ async def status_text(registry: SharedReplicaRegistry, *, url: str, live_session
         "panic": str(registry.panic) if registry.panic else None,
         "sessions": live_sessions,
     }
-    return f'{{"replicas":[{",".join(replicas)}],{as_json(rest)[1:]}'
 
 
 def not_ready_reason(registry: SharedReplicaRegistry, *, is_open: bool, is_stopping: bool) -> str | None:
@@ -81,8 +89,3 @@ def ready_document(registry: SharedReplicaRegistry) -> dict[str, Any]:
         warnings.append("this router recently could not connect to replicas for reasons of its own; see its log")
     document = {"status": "ready", "writable_age_seconds": registry.writable_age_seconds}
     return {**document, "warning": "; ".join(warnings)} if warnings else document
-
-
-def _replica_document(record: ReplicaRecord, plan: Plan | None) -> dict[str, Any]:
-    ours = replica_document(record, Document.STATUS, plan)
-    return {name: ours[name] for name in THE_ORIGINALS} | ours

@@ -60,19 +60,6 @@ class KindTraffic:
         self.first_bytes = Distribution(SLOW_SECONDS)
         self.bytes_in = self.bytes_out = 0
 
-    def add(self, exchange: Exchange, record: AccessRecord) -> None:
-        """Count a request that has ended."""
-        outcome = OUTCOMES[record.ended]
-        status = record.status
-        if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
-            outcome = "replica_failed"
-        self.ended[outcome] += 1
-        self.durations.add(record.ended_at - record.started_at)
-        if record.answered_at is not None:
-            self.first_bytes.add(record.answered_at - record.started_at)
-        self.bytes_in += exchange.bytes_in
-        self.bytes_out += exchange.bytes_out
-
 
 class Traffic:
     """What became of the requests of one pool. Everything only rises.
@@ -100,5 +87,16 @@ class Traffic:
 
     def add(self, exchange: Exchange, record: AccessRecord) -> None:
         """Count a request that has ended. The router's own pages do not count."""
-        if record.place != "page":
-            (self.websocket if exchange.is_handshake else self.http).add(exchange, record)
+        if record.place == "page":
+            return
+        kind = self.websocket if exchange.is_handshake else self.http
+        outcome = OUTCOMES[record.ended]
+        status = record.status
+        if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
+            outcome = "replica_failed"
+        kind.ended[outcome] += 1
+        kind.durations.add(record.ended_at - record.started_at)
+        if record.answered_at is not None:
+            kind.first_bytes.add(record.answered_at - record.started_at)
+        kind.bytes_in += exchange.bytes_in
+        kind.bytes_out += exchange.bytes_out

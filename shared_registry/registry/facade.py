@@ -427,6 +427,8 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             await self._clients.close()
 
     def _expect_started(self) -> None:
+        if self._parent is None and self._life is not None and self._life.is_usable:
+            return
         if self._parent is not None:
             raise forks.refusal(self._parent)
         if self._life is None or not self._life.is_running or self._life.is_abandoned:

@@ -49,6 +49,11 @@ class Life:
         return self._joined.done() and not self._is_ending
 
     @property
+    def is_usable(self) -> bool:
+        """Whether the router has joined, has not begun to leave, and belongs to the running event loop."""
+        return self._joined.done() and not self._is_ending and self._loop is asyncio.get_running_loop()
+
+    @property
     def is_ending(self) -> bool:
         """Whether it was ended, or ends by itself."""
         return self._is_ending

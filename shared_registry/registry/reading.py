@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection
 
 from shared_registry.admin.check import Violation, find_violations
+from shared_registry.aio.breath import Breath
 from shared_registry.model import Event, Leader, Plan, Replica
 from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.registry import readiness
@@ -133,6 +134,14 @@ class RegistryReads(RegistryState):
         return self._mirror.age_seconds
 
     @property
+    def read_age_seconds(self) -> float | None:
+        """How long ago `refresh`, or a full read, has read the data that the event stream does not carry.
+
+        `None` before `start`. This is the age of loads, probe times, latencies and counters.
+        """
+        return self._mirror.read_age_seconds
+
+    @property
     def writable_age_seconds(self) -> float | None:
         """How long ago Redis last accepted a heartbeat, which is a write. At rest up to `heartbeat_seconds`."""
         return self._parts.writability.age_seconds
@@ -166,7 +175,11 @@ class RegistryReads(RegistryState):
 
         It reads in pieces, between which other tasks run, and nothing of replicas but their loads.
         """
-        weights = {replica.key: replica.endpoint.weight for replica in self._view.all()}
+        breath, weights = Breath(), {}
+        for replica in self._view.all():
+            record = replica.record
+            weights[record.key] = record.endpoint.weight
+            await breath.pause()
         return await self._reader.figures(weights, ramping=self._view.ramping)
 
     @property
@@ -233,6 +246,7 @@ class RegistryReads(RegistryState):
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read from Redis the data that the event stream does not carry: probe times, latencies, counters, loads.
 
-        Reads at most once per `refresh_seconds`, unless `at_once` is true. Calls in between return without reading.
+        Reads at most once per `refresh_seconds`, and a large fleet less often, so that no more than 2,000 replicas are
+        read a second; unless `at_once` is true. Calls in between return without reading.
         """
         await self._mirror.refresh(at_once=at_once)

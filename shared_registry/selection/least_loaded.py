@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from shared_registry.model import Replica
 from shared_registry.selection.loads import Loads
@@ -39,12 +39,11 @@ class LeastLoaded:
             self._shared_loads.begin(members.replicas)
         else:
             self._shared_loads.begin(one for one in members.changed if members.weight_of(one) is not None)
-        self._ends = list(accumulate(weight * len(replicas) for weight, replicas in members.classes.items()))
+        starts = [0.0, *accumulate(weight * len(replicas) for weight, replicas in members.classes.items())]
+        self._ends = starts[1:]
         self._classes = [
             (weight, (end - start) / len(replicas) * ABOVE_ROUNDING, replicas)
-            for (weight, replicas), start, end in zip(
-                members.classes.items(), [0.0, *self._ends[:-1]], self._ends, strict=True
-            )
+            for (weight, replicas), (start, end) in zip(members.classes.items(), pairwise(starts), strict=True)
         ]
         self._only = None if len(self._classes) > 1 else next(iter(members.classes.values()), ())
 

@@ -6,6 +6,7 @@ attribute. Only the replicas that a change touches are moved. Lists of all repli
 
 from __future__ import annotations
 
+import collections
 import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -30,6 +31,8 @@ from shared_registry.urls import canonical_url
 _NOT_REMOVED = Removal(ORIGIN)
 MOST_TOUCHED = 4
 """If more than one in so many replicas is touched at once, all are put in order anew."""
+DEPARTED_AT_MOST = 1000
+"""How many removals of announced replicas that left by themselves are remembered."""
 
 
 class View:
@@ -71,6 +74,7 @@ class View:
         self._now = now
         self.first: Replica | None = None
         self.removed: dict[str, Removal] = {}
+        self._departed: collections.deque[str] = collections.deque()
         self._replicas: dict[str, Replica] = {}
         self._everyone = Ordered()
         self._levels = Levels()
@@ -269,11 +273,21 @@ class View:
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
         if replica is None:
             if is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
-                self.removed[record.key] = Removal(record.revision, record.restored_from)
+                self._note_removal(record)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
             replica.record = record
-            self.removed[record.key] = Removal(record.revision, record.restored_from)
+            self._note_removal(record)
+
+    def _note_removal(self, record: ReplicaRecord) -> None:
+        """Remember a removal. Of those that do not last only the latest are remembered: pods come and go."""
+        removal = self.removed[record.key] = Removal.of(record)
+        if not removal.is_lasting:
+            self._departed.append(record.key)
+            if len(self._departed) > DEPARTED_AT_MOST:
+                oldest = self._departed.popleft()
+                if oldest in self.removed and not self.removed[oldest].is_lasting and oldest not in self._departed:
+                    del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         former, replica.record = replica.record, self._without_ended(record)

@@ -26,6 +26,7 @@ from shared_registry.model import (
     Source,
     Thresholds,
 )
+from shared_registry.store.announcing import AnnouncementCommands
 from shared_registry.store.answers import (
     BeginWrite,
     events_of,
@@ -40,6 +41,7 @@ from shared_registry.store.answers import (
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_probers
+from shared_registry.store.discovering import DiscoveryCommands, claimed
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
@@ -80,7 +82,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands):
+class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -133,6 +135,9 @@ class Store(LeaderCommands):
             mode: The source of the spec. A seed does not override what operators have done.
             request: An id from `new_token`, the same for all repetitions of one request.
             by: The person or program that requested it.
+
+        Raises:
+            ReplicaClaimed: The replica announces itself, or was discovered, so that nothing else changes its spec.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -140,7 +145,8 @@ class Store(LeaderCommands):
         reply = await self._sessions.run(
             "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
-        expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
+        if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "claimed") == "claimed":
+            raise claimed(key, *reply.values)
         return events_of(reply.values, take)
 
     async def deregister(
@@ -273,7 +279,7 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, next_ms, version, count, *names = reply.values
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -286,6 +292,7 @@ class Store(LeaderCommands):
             probers=probers,
             is_partial=partial == "1",
             settling=settling,
+            next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:

@@ -5,13 +5,13 @@ It reads in bounded pieces and changes nothing.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from shared_registry.aio.breath import Breath
 from shared_registry.errors import KeyConflict
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Removal, ReplicaRecord
 from shared_registry.store.channel import bounded
@@ -24,7 +24,7 @@ from shared_registry.store.lease_reader import LeaseReader
 from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, stream_entries
 from shared_registry.store.schema import expect_schema
 
-RECORDS_AT_ONCE = 200
+RECORDS_AT_ONCE = 100
 URLS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 500
 HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster")
@@ -183,21 +183,33 @@ class Reader(LeaseReader, FigureReader):
             if len(page) < URLS_AT_ONCE:
                 return list(dict.fromkeys(urls))
 
-    async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
-        """Return the records of these replicas, without replicas that are not registered or whose hash is damaged."""
-        records, damage = await self.read_each(urls)
+    async def records(
+        self, urls: Sequence[str], *, known: Callable[[str], ReplicaRecord | None] = lambda _: None
+    ) -> dict[str, ReplicaRecord]:
+        """Return the records of these replicas, without replicas that are not registered or whose hash is damaged.
+
+        Args:
+            urls: Their canonical urls.
+            known: Returns the record that is known of a replica. Records that equal it are left out.
+        """
+        records, damage = await self.read_each(urls, known=known)
         for url, text in damage.items():
             if url not in self._damaged:
                 logger.warning("redis: a replica is left out: %s", text)
         self._damaged = self._damaged.difference(urls).union(damage)
         return records
 
-    async def read_each(self, urls: Sequence[str]) -> tuple[dict[str, ReplicaRecord], dict[str, str]]:
-        """Return the records of these replicas, and for those whose hash is damaged, what is wrong with it."""
+    async def read_each(
+        self, urls: Sequence[str], *, known: Callable[[str], ReplicaRecord | None] = lambda _: None
+    ) -> tuple[dict[str, ReplicaRecord], dict[str, str]]:
+        """Return the records of these replicas, and for those whose hash is damaged, what is wrong with it.
+
+        `known` is that of `records`. Other tasks run in between.
+        """
         records: dict[str, ReplicaRecord] = {}
         damage: dict[str, str] = {}
         for at in range(0, len(urls), RECORDS_AT_ONCE):
-            chunk = urls[at : at + RECORDS_AT_ONCE]
+            chunk, breath = urls[at : at + RECORDS_AT_ONCE], Breath()
             async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
@@ -211,10 +223,12 @@ class Reader(LeaseReader, FigureReader):
                     if isinstance(fields, Exception):
                         raise KeyConflict(f"replica {url}: its key is not a hash; run `shared-registry check`")
                     if fields and fields.get("admin") != AdminState.REMOVED.value:
-                        records[url] = parse_record(url, fields)
+                        record = parse_record(url, fields)
+                        if record != known(url):  # thousands that stay alive would keep the garbage collector busy
+                            records[url] = record
                 except KeyConflict as error:
                     damage[url] = str(error)
-            await asyncio.sleep(0)
+                await breath.pause()
         return records, damage
 
     async def snapshot(self) -> Snapshot:
@@ -337,7 +351,7 @@ def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], eve
         key = record.key
         if record.admin is AdminState.REMOVED:
             records.pop(key, None)
-            removed[key] = Removal(event.id, record.restored_from)
+            removed[key] = Removal.of(record)
         else:
             known = records.get(key)
             records[key] = known.after_event(record) if known else record

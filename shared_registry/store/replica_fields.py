@@ -7,7 +7,8 @@ of fields that it uses itself.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from shared_registry.model import (
     ReplicaStatus,
     Source,
     prober_of,
+    read_source,
 )
 
 
@@ -50,6 +52,10 @@ class Document(enum.Flag):
     BOTH = STATUS | EVENT
 
 
+def _as_it_is(value: object) -> object:
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The conversion of a value to and from text in Redis, and to JSON.
@@ -62,7 +68,7 @@ class Form:
 
     read: Callable[[str], Any]
     write: Callable[[Any], str | None] = str
-    show: Callable[[Any], object] = lambda value: value
+    show: Callable[[Any], object] = _as_it_is
 
 
 TEXT = Form(str)
@@ -142,7 +148,7 @@ def _doubt(name: str, form: Form, *, attribute: str = "", documents: Document = 
     return ReplicaField(name, Doubt, attribute or name, form, Group.PRESENT, documents=documents)
 
 
-STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), _word(Source)
+STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), Form(read_source)
 
 FIELDS = (
     _spec("url", TEXT, is_required=True),
@@ -154,7 +160,7 @@ FIELDS = (
     _spec("labels", LABELS, as_text=lambda labels: f"labels {labels}" if labels else ""),
     _spec("health_check_path", ABSENT_TEXT, as_text=lambda path: f"health check path {path}" if path else ""),
     _spec("health_check_port", OPTIONAL_PORT, as_text=lambda port: f"health check port {port}" if port else ""),
-    _record("source", SOURCE, Group.OPERATION, is_required=True),
+    _record("source", SOURCE, Group.OPERATION, is_required=True, documents=Document.STATUS),
     _record("incarnation", TEXT, Group.OPERATION, is_required=True),
     _record("registered_at_ms", TIME, Group.OPERATION, attribute="registered_at"),
     _record("in_flight", COUNT, Group.PRESENT, is_in_events=False, documents=Document.STATUS),
@@ -186,6 +192,19 @@ FIELDS = (
     _doubt("unreached_by", NAMES, documents=Document.STATUS),
     _doubt("reached_by", REMARK, documents=Document.STATUS),
     _doubt("refuted_prober", REMARK, documents=Document.STATUS),
+    _record("owner", REMARK, Group.OPERATION, documents=Document.BOTH),
+    _record("instance", REMARK, Group.OPERATION),
+    _record("ttl_ms", TIME, Group.OPERATION, attribute="ttl_seconds", documents=Document.STATUS),
+    _record(
+        "last_heartbeat_at_ms",
+        TIME,
+        Group.PRESENT,
+        attribute="last_heartbeat_at",
+        is_in_events=False,
+        documents=Document.STATUS,
+    ),
+    _record("expired_at_ms", TIME, Group.OPERATION, attribute="expired_at", documents=Document.STATUS),
+    _record("withdrawn_at_ms", TIME, Group.OPERATION, attribute="withdrawn_at"),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
     _record("restored_from", TEXT, Group.PRESENT),
 )
@@ -246,22 +265,47 @@ def spec_text(endpoint: ReplicaEndpoint) -> str:
     return ", ".join(text for text in texts if text)
 
 
-_SHOWN = {which: tuple(field for field in FIELDS if which & field.documents) for which in Document}
-"""The fields of each document, found once: a page may show thousands of replicas."""
+class ReplicaDocument:
+    """One JSON document about replicas. It is prepared once, because a page may show thousands of replicas."""
+
+    def __init__(self, which: Document, *, first: Sequence[str] = ()) -> None:
+        """Find the members of the document.
+
+        Args:
+            which: The document.
+            first: The members to show before the others.
+        """
+        fields = sorted(
+            (field for field in FIELDS if which & field.documents),
+            key=lambda field: first.index(field.attribute) if field.attribute in first else len(first),
+        )
+        self._names = tuple(field.attribute for field in fields)
+        self._values = operator.attrgetter(*(f"{_WHERE[field.holder]}{field.attribute}" for field in fields))
+        self._shown = tuple((one.attribute, one.form.show) for one in fields if one.form.show is not _as_it_is)
+        self._has_prober = "prober" in self._names
+
+    def of(self, record: ReplicaRecord, plan: Plan | None = None) -> dict[str, Any]:
+        """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock.
+
+        Args:
+            record: The replica.
+            plan: How routers share the probing; its routers are named as probers.
+        """
+        document: dict[str, Any] = dict(zip(self._names, self._values(record), strict=True))
+        for name, show in self._shown:
+            document[name] = show(document[name])
+        if plan is not None and self._has_prober:
+            document["prober"] = prober_of(record, plan, None)
+        return document
+
+
+_WHERE = {ReplicaRecord: "", ReplicaEndpoint: "endpoint.", ReplicaHealth: "health.", Doubt: "doubt."}
+_DOCUMENTS = {which: ReplicaDocument(which) for which in Document if which}
 
 
 def replica_document(record: ReplicaRecord, which: Document, plan: Plan | None = None) -> dict[str, Any]:
-    """Return a replica for JSON. Times are seconds since the Unix epoch on the Redis server's clock.
-
-    Args:
-        record: The replica.
-        which: The document.
-        plan: How routers share the probing; its routers are named as probers.
-    """
-    document = {field.attribute: field.form.show(field.of(record)) for field in _SHOWN[which]}
-    if plan is not None and "prober" in document:
-        document["prober"] = prober_of(record, plan, None)
-    return document
+    """Return a replica for JSON, as `ReplicaDocument.of` does."""
+    return _DOCUMENTS[which].of(record, plan)
 
 
 def documented(which: Document) -> list[str]:

@@ -30,8 +30,9 @@ class _CallUnderWay:
 class ScriptCalls:
     """Executes scripts, and keeps the order of calls while the server does not know the scripts.
 
-    Calls of known scripts are executed in the order in which the client's connections bring them. The order is not kept if the server forgets some of the scripts only, or if a restart goes unnoticed while other
-    programs make it know a part of them.
+    Calls of known scripts are executed in the order in which the client's connections bring them. The order is not
+    kept either if the server forgets some of the scripts only, or if a restart goes unnoticed while other programs
+    make it know a part of them.
     """
 
     def __init__(self, client: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
 from shared_registry.tallies import Distribution
 from shared_registry.telemetry.exposition import number
@@ -47,16 +47,13 @@ class Samples:
         return dict(zip(self._families[name].all_labels, values, strict=True))
 
 
-class LatestSamples(Collector):
-    """Shows the samples of the last scrape to a registry of `prometheus_client`.
+class OneMetric(CollectorRegistry):
+    """One metric as a registry of `prometheus_client`, which writes a whole registry at once."""
 
-    Attributes:
-        samples: These samples.
-    """
-
-    def __init__(self) -> None:
-        self.samples = Samples(())
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self._metric = metric
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics."""
-        yield from self.samples.metrics()
+        """Return the metric."""
+        yield self._metric

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from shared_registry._version import __version__
+from shared_registry.aio.breath import Breath
 from shared_registry.errors import RegistryError
 from shared_registry.proxy.app import Router
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.store.figure_reader import Figures
 from shared_registry.telemetry import exposition
-from shared_registry.telemetry.collector import LatestSamples, Samples
+from shared_registry.telemetry.collector import OneMetric, Samples
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
 from shared_registry.telemetry.fleet import CountsByReplica, Fleet
 from shared_registry.telemetry.happened import Happened
@@ -42,10 +43,8 @@ class MetricsPage:
         """
         self._router = router
         self._lag = LoopLag()
-        self._latest = LatestSamples()
-        self._registry = CollectorRegistry()  # of its own: several routers may run in one process
-        self._registry.register(self._latest)
-        ProcessCollector(registry=self._registry)
+        self._process = CollectorRegistry()  # of its own: several routers may run in one process
+        ProcessCollector(registry=self._process)
         self._figures = {
             name: Remembered(pool.registry.figures, seconds=pool.config.refresh_seconds)
             for name, pool in router.pools.items()
@@ -61,17 +60,19 @@ class MetricsPage:
         """Measure the lag of the event loop until cancelled."""
         await self._lag.run()
 
-    async def render(self) -> bytes:
-        """Return the page. It may be as old as `refresh_seconds`."""
+    async def render(self) -> Sequence[bytes]:
+        """Return the page, in pieces. It may be as old as `refresh_seconds`."""
         return await self._page.get()
 
-    async def _render(self) -> bytes:
-        samples = Samples((*OF_ROUTER, *OF_POOL))
+    async def _render(self) -> Sequence[bytes]:
+        breath, samples = Breath(), Samples((*OF_ROUTER, *OF_POOL))
         pools = list(self._router.pools.values())
         fleets = [await self._put_pool(samples, pool) for pool in pools]
         self._put_router(samples)
-        self._latest.samples = samples
-        pieces = [generate_latest(self._registry)]
+        pieces = [generate_latest(self._process)]
+        for metric in samples.metrics():
+            await breath.pause()
+            pieces.append(generate_latest(OneMetric(metric)))
         for family in OF_REPLICA:
             pieces.append(exposition.head_lines(family).encode())
             for fleet in fleets:
@@ -80,7 +81,7 @@ class MetricsPage:
             pieces.append(exposition.head_lines(family).encode())
             for fleet, found in zip(fleets, counts, strict=True):
                 pieces += [piece.encode() async for piece in fleet.counts(family, found)]
-        return b"".join(pieces)
+        return pieces
 
     def _put_router(self, samples: Samples) -> None:
         samples.put("sr_build_info", 1, __version__)

@@ -11,6 +11,7 @@ import pytest
 
 from shared_registry.config import LoadedConfig, Origin, OriginKind, RouterConfig, from_env, load_config
 from shared_registry.config.api_keys import check_api_keys
+from shared_registry.config.discovery_rules import DiscoveryRule
 from shared_registry.config.draft import Draft
 from shared_registry.config.pool_rules import PoolRule
 from shared_registry.config.problems import Problem
@@ -24,6 +25,10 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "host": ("127.0.0.1", "127.0.0.1"),
     "port": (" 9001 ", 9001),
     "replicas": ("http://a:1, http://b:2,", [ReplicaEndpoint("http://a:1"), ReplicaEndpoint("http://b:2")]),
+    "discovery": (
+        '[{"kind": "file", "name": "fleet", "path": "replicas.yaml"}]',
+        (DiscoveryRule("file", "fleet", path="replicas.yaml"),),
+    ),
     "health_check_path": ("/readyz", "/readyz"),
     "health_check_interval_seconds": ("4", 4.0),
     "health_check_timeout_seconds": (".5", 0.5),

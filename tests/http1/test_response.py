@@ -139,6 +139,21 @@ def test_a_whole_response_is_read_however_it_is_split(response: bytes, body: byt
         assert not [name for name, _ in kept.fields if name in (b"x-checksum", b"link")]
 
 
+def test_headers_are_passed_on_in_order_however_they_are_split() -> None:
+    fields = b"X-A:1\r\nx-b: \t two: 2 \r\nX-Empty:\r\nX-Blank:  \r\nSet-Cookie: a\r\nSET-COOKIE: \xe9\r\n"
+    for pieces in splits(b"HTTP/1.1 103 -\r\nLink: a\r\n\r\nHTTP/1.1 200 X-Y: z\r\n" + fields + LENGTH + b"\r\nok"):
+        kept, _, _ = read(pieces)
+        assert kept.fields == [
+            (b"x-a", b"1"),
+            (b"x-b", b"two: 2 "),
+            (b"x-empty", b""),
+            (b"x-blank", b""),
+            (b"set-cookie", b"a"),
+            (b"set-cookie", b"\xe9"),
+            (b"content-length", b"2"),
+        ]
+
+
 @pytest.mark.parametrize("response", [OK + LENGTH + b"\r\nok", b"HTTP/1.1 204 -\r\n\r\n"], ids=["200", "204"])
 @pytest.mark.parametrize("surplus", [b"x", b"\r\n", b"HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n", b"{}", b"H"])
 def test_surplus_bytes_end_the_connection_not_the_response(response: bytes, surplus: bytes) -> None:

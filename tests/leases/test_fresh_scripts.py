@@ -26,7 +26,8 @@ async def well(url: str, *, timeout: float) -> tuple[float, str | None]:
 async def release_and_acquire(url: str, servers: Sequence[EmbeddedServer], client: Any = None) -> None:
     """Let each session release the only slot when the next one asks for it, which does not wait.
 
-    A caller's client sends known scripts over several connections, whose order nobody promises: it makes no third round.
+    A caller's client sends known scripts over several connections, whose order nobody promises. So it makes no third
+    round.
     """
     config = RouterConfig(redis_url=url, replicas=[ReplicaEndpoint(REPLICA, capacity=1)])
     async with SharedReplicaRegistry(config, http_get=well, redis=client) as registry:

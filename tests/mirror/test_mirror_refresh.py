@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import AdminState, Leader, ReplicaHealth, ReplicaStatus
+from shared_registry.mirror import mirror
+from shared_registry.model import AdminState, Leader, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from tests.support.fake_clock import FakeClock
 from tests.support.mirroring_router import REFRESH, MirroringRouter
 from tests.support.scripted_reader import History, url_of
@@ -37,6 +38,46 @@ async def test_refreshes_are_rate_limited_unless_at_once(clock: FakeClock, route
     assert router.reader.count("records") == 2
     await router.mirror.refresh()
     assert router.reader.count("records") == 2
+
+
+async def test_a_large_fleet_is_refreshed_less_often(
+    clock: FakeClock, router: MirroringRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "REPLICAS_A_SECOND", len(router.shown()) / (3 * REFRESH))
+    router.reader.calls.clear()
+    for reads in (0, 0, 1):
+        await clock.advance(REFRESH)
+        await router.mirror.refresh()
+        assert router.reader.count("records") == reads
+
+
+async def test_the_age_of_what_no_event_carries_is_known(clock: FakeClock, router: MirroringRouter) -> None:
+    assert router.mirror.read_age_seconds == 0
+    await clock.advance(2 * REFRESH)
+    assert router.mirror.read_age_seconds == 2 * REFRESH
+    await router.mirror.refresh()
+    assert router.mirror.read_age_seconds == 0
+
+
+async def test_a_full_read_ends_what_a_refresh_has_not_applied(
+    clock: FakeClock, history: History, router: MirroringRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RECORDS_AT_ONCE", 1)
+    for number in (1, 2):
+        history.count(number, ReplicaHealth(HEALTHY), in_flight=7)
+    read, pieces = router.view.read, 0
+
+    def interrupted(records: list[ReplicaRecord]) -> None:
+        nonlocal pieces
+        pieces += 1
+        read(records)
+        router.mirror.generation += 1
+
+    monkeypatch.setattr(router.view, "read", interrupted)
+    await clock.advance(REFRESH)
+    await router.mirror.refresh()
+    assert pieces == 1
+    assert sorted(router.handle(number).in_flight for number in (1, 2)) == [0, 7]
 
 
 async def test_concurrent_refreshes_share_one_read_despite_a_cancelled_caller(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import time
 from collections.abc import Callable
 
@@ -15,8 +14,8 @@ from shared_registry.admin.observer import Observer
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.status import overview_text
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.proxy.status import Queue, status_text
 from tests.support.faulty_proxy import FaultyProxy
+from tests.support.own_pages import shown_replicas
 from tests.support.sharing_routers import QUICK, sharing
 from tests.support.until import until
 
@@ -197,8 +196,8 @@ async def test_the_status_names_who_probes_each_replica(server: EmbeddedServer, 
             overview = await observer.overview()
         shown = overview_document(registry.config, overview)["replicas"]
         assert {one["url"]: one["prober"] for one in shown} == expected
-        page = json.loads(await status_text(registry, url="", live_sessions=0, queue=Queue(0, 0)))
-        assert {one["url"]: one["prober"] for one in page["replicas"]} == expected
+        page = await shown_replicas(registry)
+        assert {one["url"]: one["prober"] for one in page} == expected
         console = Console(width=200, record=True, file=io.StringIO())
         console.print(overview_text(registry.config, overview))
         text = console.export_text()

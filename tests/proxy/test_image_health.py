@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared_registry.api.address import ABOVE_PORT
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import RouterProcess, StartProcess
 from tests.support.certificates import Authority
@@ -74,6 +75,34 @@ async def test_a_router_with_tls_is_healthy(start_process: StartProcess, tmp_pat
     router.command.process.send_signal(signal.SIGSTOP)
     assert not await is_healthy(router, SHARED_REGISTRY_TLS_CERTIFICATE_FILE=certificate)
     router.command.process.send_signal(signal.SIGCONT)
+
+
+async def test_the_check_of_a_router_with_tls_starts_no_python(start_process: StartProcess, tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    (tmp_path / "bash").symlink_to(bash)
+    certificate, key = (str(file) for file in Authority(tmp_path).sign("router"))
+    router = await start_process(tls_certificate_file=certificate, tls_key_file=key, admin_port=0)
+    variables = {
+        "PATH": str(tmp_path),
+        "SHARED_REGISTRY_TLS_CERTIFICATE_FILE": certificate,
+        "SHARED_REGISTRY_ADMIN_PORT": str(httpx.URL(router.admin_url).port),
+    }
+    assert await is_healthy(router, **variables)
+    assert await is_healthy(router, **variables, SHARED_REGISTRY_ADMIN_HOST="0.0.0.0")
+    usual = {
+        **variables,
+        "SHARED_REGISTRY_PORT": str(int(variables["SHARED_REGISTRY_ADMIN_PORT"]) - ABOVE_PORT),
+        "SHARED_REGISTRY_ADMIN_PORT": "auto",
+    }
+    assert await is_healthy(router, **usual)
+    router.command.process.send_signal(signal.SIGSTOP)
+    assert not await is_healthy(router, **variables)
+    router.command.process.send_signal(signal.SIGCONT)
+    router.command.process.kill()
+    router.command.process.wait()
+    del variables["PATH"]
+    assert not await is_healthy(router, **variables)
 
 
 async def test_a_frozen_or_dead_process_is_unhealthy(start_process: StartProcess) -> None:

@@ -38,6 +38,11 @@ async def test_an_old_value_is_read_again() -> None:
     assert [await remembered.get(), await remembered.get()] == [1, 2]
 
 
+async def test_calls_that_wait_for_a_reading_take_its_value() -> None:
+    remembered = Remembered(Source(), seconds=0.0)
+    assert await asyncio.gather(*[remembered.get() for _ in range(100)]) == [1] * 100
+
+
 async def test_a_failure_is_not_remembered() -> None:
     source = Source()
     remembered = Remembered(source, seconds=HOUR)

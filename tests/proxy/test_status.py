@@ -13,14 +13,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from shared_registry.aio import breath
-from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
-from shared_registry.proxy import opening
-from shared_registry.proxy.status import Queue, status_text
+from shared_registry.proxy import opening, pool
+from shared_registry.proxy.status import AT_ONCE, replicas_json
 from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
+from tests.support.own_pages import shown_replicas
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -209,21 +209,7 @@ async def test_refused_writes_are_reported_and_leave_the_router_ready(
 async def test_a_long_status_gives_way_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [Replica(ReplicaEndpoint(f"http://10.0.0.1:{port}")) for port in range(1, 2001)]
     registry = create_autospec(SharedReplicaRegistry, instance=True)
-    registry.configure_mock(
-        plan=None,
-        leader=None,
-        panic=None,
-        router_key="a",
-        revision="0-0",
-        history_id="h",
-        age_seconds=0.0,
-        is_leader=False,
-        is_stale=False,
-        writable_age_seconds=0.0,
-        write_failure=None,
-        is_in_trouble=False,
-        config=RouterConfig(),
-    )
+    registry.plan = None
     registry.all.return_value = records
     turns = 0
 
@@ -235,7 +221,47 @@ async def test_a_long_status_gives_way_to_other_tasks(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(breath, "PIECE_SECONDS", 0.0)
     counting = asyncio.create_task(count_turns())
-    text = await status_text(registry, url="", live_sessions=0, queue=Queue(0, 0))
+    shown = await shown_replicas(registry)
     counting.cancel()
-    assert turns >= 1000
-    assert [one["url"] for one in json.loads(text)["replicas"]] == [one.url for one in records]
+    assert turns >= len(records) / AT_ONCE - 1
+    assert [one["url"] for one in shown] == [one.url for one in records]
+
+
+async def test_a_slow_read_delays_no_status(router: RunningRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, reads = asyncio.Event(), 0
+
+    async def refresh() -> None:
+        nonlocal reads
+        reads += 1
+        await gate.wait()
+
+    monkeypatch.setattr(router.router.pools[""].registry, "refresh", refresh)
+    assert (await router.status())["read_age_seconds"] >= 0
+    assert reads == 1
+
+
+async def test_requests_at_the_same_time_write_the_replicas_once(
+    start_router: StartRouter, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, writes = asyncio.Event(), 0
+
+    async def counted(registry: SharedReplicaRegistry) -> list[bytes]:
+        nonlocal writes
+        writes += 1
+        await gate.wait()
+        return await replicas_json(registry)
+
+    monkeypatch.setattr(pool, "replicas_json", counted)
+    gate.set()
+    router = await start_router(backend.url)
+    gate.clear()
+    writes = 0
+    asked = [asyncio.create_task(router.status()) for _ in range(8)]
+
+    async def are_under_way() -> bool:
+        return len(router.router.site.clients) >= len(asked) and writes == 1
+
+    await until(are_under_way, "all are under way")
+    gate.set()
+    assert {status["replicas"][0]["url"] for status in await asyncio.gather(*asked)} == {backend.url}
+    assert writes == 1

@@ -15,8 +15,8 @@ from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Source
-from shared_registry.proxy.status import Queue, status_text
 from shared_registry.store.codec import parse_record, removed_entry, restored_entry
+from tests.support.own_pages import shown_replicas
 from tests.support.space import A, B, Space, on_server
 from tests.support.until import until
 
@@ -115,8 +115,8 @@ async def test_every_router_shows_labels_and_their_changes(config: RouterConfig)
         await until(lambda: replica.labels == {"zone": "b"})
         with pytest.raises(ConfigError, match=r"endpoint\.labels: the name 'a b' must be text"):
             await one.register(A, labels={"a b": "c"})
-        document = json.loads(await status_text(one, url="", live_sessions=0, queue=Queue(0, 0)))
-        assert json.loads(json.dumps(document))["replicas"][0]["labels"] == {"zone": "b"}
+        [document] = await shown_replicas(one)
+        assert document["labels"] == {"zone": "b"}
 
 
 async def test_a_file_changes_labels_that_only_a_file_set(config: RouterConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,8 +11,8 @@ from shared_registry import EventKind, ReplicaEndpoint, RouterConfig, SharedRepl
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Source
-from shared_registry.proxy.status import Queue, status_text
 from shared_registry.store.codec import parse_record, restored_entry
+from tests.support.own_pages import shown_replicas
 from tests.support.scripted_server import OK, Peer, scripted
 from tests.support.space import A, B, Space, on_server
 from tests.support.until import until
@@ -115,8 +114,7 @@ async def test_the_leader_probes_each_replica_where_it_says(server: EmbeddedServ
             await until(lambda: replica.is_healthy)
             assert {request.split(b" ")[1] for request in health.requests} == {b"/ready"}
             assert sessions.accepted == 0
-            document = json.loads(await status_text(registry, url="", live_sessions=0, queue=Queue(0, 0)))
-            [shown] = json.loads(json.dumps(document))["replicas"]
+            [shown] = await shown_replicas(registry)
             assert (shown["health_check_path"], shown["health_check_port"]) == ("/ready", port)
             await registry.register(replica.endpoint, health_check_path=None, health_check_port=None)
             await until(lambda: bool(sessions.requests))

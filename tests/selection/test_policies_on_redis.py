@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +13,7 @@ from shared_registry import EventKind, Fenced, ReplicaEndpoint, RouterConfig, Sh
 from shared_registry.admin.observer import Observer
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Term
-from shared_registry.proxy.status import Queue, status_text
+from shared_registry.proxy.status import Queue, status_document
 from tests.support.space import A, B, C, D, Space, info, on_server
 from tests.support.until import until
 
@@ -113,7 +112,7 @@ async def test_all_routers_together_record_one_panic_and_one_end(
         await until(lambda: all(registry.panic is not None for registry in running))
         await until(lambda: all(set(shares(registry)) == set(URLS) for registry in running))
         why = "1 of 4 active replicas healthy, panic_percent is 50"
-        assert json.loads(await status_text(running[1], url="", live_sessions=0, queue=Queue(0, 0)))["panic"] == why
+        assert status_document(running[1], url="", live_sessions=0, queue=Queue(0, 0))["panic"] == why
 
         async def told() -> list[tuple[EventKind, str]]:
             events = [event for event in await observer.last_events(1000) if event.kind in PANIC]

@@ -49,7 +49,7 @@ TEXT = {
 
 # What the scenario passes as arguments of these names: no two are alike that a store could mix up.
 PASSED = {
-    "by": "(me)?",
+    "by": "(me|dns:pods|file:fleet)?",
     "history_id": "[0-9a-f]{16}",
     "view_history_id": "[0-9a-f]{16}",
     "view_revision": r"\d+-\d+",

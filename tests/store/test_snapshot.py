@@ -29,8 +29,10 @@ class Interrupted(Inspector):
         super().__init__(space.clients, space.keys, timeout_seconds=TIMEOUT_SECONDS)
         self._meanwhile = meanwhile
 
-    async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
-        records = await super().records(urls)
+    async def records(
+        self, urls: Sequence[str], *, known: Callable[[str], ReplicaRecord | None] = lambda _: None
+    ) -> dict[str, ReplicaRecord]:
+        records = await super().records(urls, known=known)
         await self._meanwhile()
         return records
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 class Scrape:
     """The samples of one page."""
 
-    def __init__(self, page: bytes) -> None:
-        self.families = list(text_string_to_metric_families(page.decode()))
+    def __init__(self, page: Sequence[bytes]) -> None:
+        self.families = list(text_string_to_metric_families(b"".join(page).decode()))
         self.samples = [sample for family in self.families for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from shared_registry.admin.inspector import Inspector, LeaseInspection, QueueInspection
-from shared_registry.errors import Fenced, StoreRefused
+from shared_registry.errors import Fenced, ReplicaClaimed, StoreRefused
 from shared_registry.model import (
     AdminState,
     ConnectedSessions,
@@ -31,13 +31,14 @@ from shared_registry.store.channel import Channel, scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
+from shared_registry.store.discovering import ServiceState
 from shared_registry.store.lane import Lane
 from shared_registry.store.replies import Affinity, Departure, Elected, Heartbeat, WrongAffinity
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
 
 PATIENCE_SECONDS = 60.0
 """For one command, which some runners execute slowly."""
-RAISED = {"fenced": Fenced, "wrong_cluster": StoreRefused}
+RAISED = {"fenced": Fenced, "claimed": ReplicaClaimed, "wrong_cluster": StoreRefused}
 """What a store makes of a status word, where it returns nothing."""
 
 T = TypeVar("T")
@@ -155,6 +156,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _replicas,
         _election,
         _probes,
+        _discovery,
         _routers,
         _leases,
         _departures,
@@ -168,6 +170,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _repair,
         _late_removal,
         _together,
+        _announced,
     ):
         await part(scene, space)
 
@@ -267,6 +270,42 @@ async def _probes(scene: Scene, space: Space) -> None:
     space.raw.hset(space.keys.replica(B), "in_flight", "2")
     await answered("set", scene.set_admin(B, AdminState.ACTIVE, "refresh"))
     assert space.ready() == ({A}, set(), {B})
+
+
+async def _discovery(scene: Scene, space: Space) -> None:
+    answered, one = scene.answered, scene.one
+    term = await scene.elect("t3")
+    former = Term(term.epoch, "other")
+    url = "http://10.0.0.9:8000"
+
+    def register(source: str = "dns:pods", mandate: Term = term, **spec: Any) -> Awaitable[bool]:
+        return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, **spec))
+
+    def govern(state: ServiceState, reason: str = "", mandate: Term = term) -> Awaitable[object]:
+        return one.govern(mandate, "dns:pods", url, state, reason=reason)
+
+    await scene.refused("fenced", register(mandate=former))
+    await answered("not_found", govern("draining"))
+    await answered("created", register())
+    await answered("unchanged", register())
+    await answered("updated", register(capacity=1))
+    await scene.refused("claimed", register("file:fleet"))
+    await scene.refused("claimed", one.register(url, ReplicaEndpoint(url), mode=Source.EXPLICIT, request="a7"))
+    await scene.refused("fenced", govern("draining", mandate=former))
+    await answered("set", govern("draining", "why"))
+    await answered("unchanged", govern("draining", "why"))
+    await answered("set", govern("active"))
+    space.raw.hset(space.keys.replica(url), "in_flight", "1")
+    await answered("set", scene.set_admin(url, AdminState.DRAINING, "deploy"))
+    await answered("draining", govern("gone", "why"))
+    await answered("unchanged", govern("gone", "why"))
+    await answered("set", govern("active"))
+    space.raw.hset(space.keys.replica(url), "in_flight", "0")
+    await answered("removed", govern("gone", "why"))
+    await answered("created", register())
+    await answered("set", scene.set_admin(url, AdminState.ACTIVE))
+    await answered("removed", scene.deregister(url))
+    await answered("tombstone", register())
 
 
 async def _routers(scene: Scene, space: Space) -> None:
@@ -735,6 +774,44 @@ async def _repair(scene: Scene, space: Space) -> None:
         "t": Affinity("", has_end=False, several={}),
     }
     space.raw.delete(space.keys.leases("r~1"), space.keys.affinity_prefix + "s", space.keys.several_prefix + "s")
+
+
+async def _announced(scene: Scene, space: Space) -> None:
+    """One replica after the other is announced, on a url that the other parts do not use."""
+    answered, one, url = scene.answered, scene.one, "http://127.0.0.9:1"
+
+    def announce(instance: str, at: str = url) -> Awaitable[object]:
+        spec = ReplicaEndpoint(at, name="pod")
+        return one.announce(at, spec, owner="o", instance=instance, ttl_seconds=10, by="me")
+
+    def withdraw(instance: str, *, when_drained: bool = False) -> Awaitable[object]:
+        return one.withdraw(url, instance, by="me", reason="why", when_drained=when_drained)
+
+    async def fall_silent() -> None:
+        space.raw.zadd(space.keys.announced, {url: 1})
+        known = {"heartbeat_at_ms": space.now_ms(), "announcements_resumed_at_ms": 0, "reap_after_ms": 0}
+        space.raw.hset(space.keys.meta, mapping=known)
+        space.raw.hset(space.keys.replica(url), "last_heartbeat_at_ms", 1)
+        await scene.heartbeat("r~1")
+
+    await answered("not_found", withdraw("i1"))
+    await answered("created", announce("i1"))
+    await answered("beaten", one.beat(url, "i1"))
+    await answered("taken", announce("i2"))
+    await answered("taken", withdraw("i2"))
+    await answered("claimed", announce("i1", "http://127.0.0.8:2"))
+    await answered("set", scene.set_admin(url, AdminState.DISABLED))
+    space.raw.hset(space.keys.replica(url), "in_flight", "1")
+    await fall_silent()
+    await answered("set", scene.set_admin(url, AdminState.DRAINING))
+    await answered("created", announce("i3"))
+    await answered("draining", withdraw("i3", when_drained=True))
+    await answered("withdrawn", announce("i3"))
+    await answered("removed", withdraw("i3"))
+    space.raw.hset(space.keys.replica(url), "in_flight", "0")
+    await answered("created", announce("i4"))
+    await answered("set", scene.set_admin(url, AdminState.DISABLED))
+    await fall_silent()
 
 
 async def _late_removal(scene: Scene, space: Space) -> None:

@@ -174,9 +174,12 @@ class ScriptedReader:
             raise Gap
         return found
 
-    async def records(self, urls: Sequence[str]) -> dict[str, ReplicaRecord]:
+    async def records(
+        self, urls: Sequence[str], *, known: Callable[[str], ReplicaRecord | None] = lambda _: None
+    ) -> dict[str, ReplicaRecord]:
         self._begin("records")
-        found = {url: self.history.records[url] for url in urls if url in self.history.records}
+        present = self.history.records
+        found = {url: present[url] for url in urls if url in present and present[url] != known(url)}
         await self.records_gate.wait()
         return found
 

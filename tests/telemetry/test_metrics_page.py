@@ -138,7 +138,7 @@ async def test_many_readers_cost_one_read_of_redis(start_router: StartRouter, mo
         page = MetricsPage(router.router)
         pages = await asyncio.gather(*(page.render() for _ in range(50)))
     assert reads == 1
-    assert len(set(pages)) == 1
+    assert len(set(map(id, pages))) == 1
 
 
 async def test_promtool_finds_no_fault_in_the_page(start_router: StartRouter) -> None:
@@ -149,7 +149,7 @@ async def test_promtool_finds_no_fault_in_the_page(start_router: StartRouter) ->
     done = await asyncio.to_thread(
         subprocess.run,
         [find_program("promtool", "prometheus"), "check", "metrics"],
-        input=page,
+        input=b"".join(page),
         capture_output=True,
         check=False,
     )
@@ -200,7 +200,7 @@ async def test_no_two_replicas_have_the_same_labels(
     fleet = Fleet([ReplicaRecord(url, ReplicaEndpoint(url, name=name)) for url, name in replicas], {}, pool="")
     await fleet.count()
     text = exposition.head_lines(OF_REPLICA[0]) + "".join([piece async for piece in fleet.samples(OF_REPLICA[0])])
-    found = [one["replica"] for one in Scrape(text.encode()).labels_of("sr_replica_up")]
+    found = [one["replica"] for one in Scrape([text.encode()]).labels_of("sr_replica_up")]
     assert len(set(found)) == len(replicas)
     assert labels is None or found == labels
 
@@ -209,7 +209,7 @@ async def test_hostile_names_are_escaped() -> None:
     fleet = Fleet(records(1, names=['a"b\\c\nd']), {}, pool="p")
     await fleet.count()
     text = exposition.head_lines(OF_REPLICA[0]) + "".join([piece async for piece in fleet.samples(OF_REPLICA[0])])
-    assert Scrape(text.encode()).value("sr_replica_up", replica='a"b\\c\nd', pool="p") == 1
+    assert Scrape([text.encode()]).value("sr_replica_up", replica='a"b\\c\nd', pool="p") == 1
 
 
 async def test_draining_replicas_show_since_when() -> None:
@@ -235,7 +235,7 @@ async def test_the_admin_address_serves_the_metrics(start_with_admin: StartRoute
         async with httpx.AsyncClient(base_url=router.admin_url, trust_env=False) as admin:
             answer = await admin.get("/metrics")
         assert answer.headers["content-type"] == CONTENT_TYPE
-        assert Scrape(answer.content).value("sr_replicas", status="healthy", admin="active") == 1
+        assert Scrape([answer.content]).value("sr_replicas", status="healthy", admin="active") == 1
         assert (await router.http.get("/metrics")).status_code == 404
         assert backend.scopes == [], "no replica was asked"
 

@@ -1,0 +1,122 @@
+"""The leader's duty to follow all sources of discovery of its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.clock import Clock
+from shared_registry.config import RouterConfig
+from shared_registry.config.discovery_rules import DiscoveryRule
+from shared_registry.discovery.answer import DiscoverySource
+from shared_registry.discovery.following import DiscoveryStore, FollowedSource, Following
+from shared_registry.discovery.kinds import make_source
+from shared_registry.errors import Fenced
+from shared_registry.model import Event, Term
+from shared_registry.selection.view import View
+
+LONGEST_PAUSE_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+
+
+class CurrentTerm(Protocol):
+    """The leader's term."""
+
+    @property
+    def epoch(self) -> int:
+        """See `Term`."""
+
+    @property
+    def token(self) -> str:
+        """See `Term`."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the leader may still act."""
+
+
+class Discovery:
+    """Follows the sources of one registry while this router is the leader. `run` once per term.
+
+    Attributes:
+        states: What is known of each source, by its name such as `dns:pods`; empty while this router does not lead.
+    """
+
+    def __init__(
+        self,
+        store: DiscoveryStore,
+        view: View,
+        config: RouterConfig,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        make: Callable[[DiscoveryRule], DiscoverySource] = make_source,
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: Writes what was discovered.
+            view: Shows what the registry has.
+            config: The settings, which name the sources.
+            clock: The monotonic clock.
+            rng: Used for jitter.
+            make: Makes a source.
+
+        Raises:
+            MissingExtra: A source needs a package that is not installed.
+        """
+        self._store = store
+        self._view = view
+        self._sources = [(rule, make(rule)) for rule in config.discovery]
+        self._clock = clock
+        self._rng = rng
+        self._states: dict[str, FollowedSource] = {}
+
+    @property
+    def states(self) -> Mapping[str, FollowedSource]:
+        """See the class."""
+        return self._states
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Do nothing: the next answer of a source finds what has changed."""
+
+    async def run(self, term: CurrentTerm) -> None:
+        """Follow all sources until the term ends.
+
+        Raises:
+            Fenced: Another router is the leader.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for rule, source in self._sources:
+                    group.create_task(self._follow(term, rule, source))
+        except BaseExceptionGroup as failures:
+            fenced, rest = failures.split(Fenced)
+            if fenced is None or rest is not None:
+                raise
+            raise Fenced(f"epoch {term.epoch} is over; what was discovered was refused") from None
+        finally:
+            self._states.clear()
+
+    async def _follow(self, term: CurrentTerm, rule: DiscoveryRule, source: DiscoverySource) -> None:
+        following = Following(
+            self._store, self._view, rule.source, confirm_seconds=rule.confirm_seconds, clock=self._clock
+        )
+        self._states[rule.source] = following.state
+        backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS, rng=self._rng)
+        while term.is_current:
+            try:
+                async with contextlib.aclosing(source.answers()) as answers:
+                    async for answer in answers:
+                        await following.take(Term(term.epoch, term.token), answer)
+                        backoff.reset()
+            except Fenced:
+                raise
+            except Exception:
+                logger.exception("discovery: following %s failed; trying again", rule.source)
+            await self._clock.sleep(backoff.next_seconds())
